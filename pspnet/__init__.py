@@ -1,0 +1,1 @@
+"""Keeps a PSPNet segmentation model trained, measured and promoted."""

@@ -1,0 +1,59 @@
+"""What can go wrong, and the exit status that says how.
+
+PspnetError
+├── UserError      params, data or a command line are wrong   exit 1    retrying cannot help
+├── Busy           another process holds a lock we need       exit 75   a later try may succeed
+└── Interrupted    asked to stop, and the work so far is kept
+                       by a person (Ctrl-C)                   exit 130
+                       by the system (SIGTERM)                exit 75
+
+Anything else is a bug and shows its traceback.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+EXIT_USER = 1
+EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
+EXIT_CTRL_C = 130
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend: where it is, what was found there, what was expected, what to do."""
+
+    where: str
+    found: str
+    expected: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.found}"
+        if self.expected:
+            text += f"; expected {self.expected}"
+        return f"{text}. {self.fix}" if self.fix else text
+
+
+class PspnetError(Exception):
+    exit_status = EXIT_USER
+
+
+class UserError(PspnetError):
+    """Every problem found, in one message."""
+
+    def __init__(self, problems: Problem | Sequence[Problem]) -> None:
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        lines = [str(problem) for problem in self.problems]
+        if len(lines) > 1:
+            lines = [f"{len(lines)} problems:", *(f"  {line}" for line in lines)]
+        super().__init__("\n".join(lines))
+
+
+class Busy(PspnetError):
+    exit_status = EXIT_TEMPORARY
+
+
+class Interrupted(PspnetError):
+    def __init__(self, exit_status: int) -> None:
+        super().__init__("Stopped. The same command goes on from here.")
+        self.exit_status = exit_status
