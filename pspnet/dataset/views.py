@@ -1,0 +1,46 @@
+"""Unlabelled images as a self-supervised method wants to see them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pspnet.dataset.prepared import ShardReader
+from pspnet.dataset.transforms import Augmentation
+
+MakeViews = Callable[[NDArray[np.uint8], Any, np.random.Generator], Mapping[str, NDArray[np.generic]]]
+
+
+class UnlabelledViews(Dataset[dict[str, Tensor]]):
+    """Sample (epoch, position) is the same in any process, in any order."""
+
+    def __init__(
+        self, reader: ShardReader, index: pd.DataFrame, augmentation: Augmentation, views: MakeViews, params: Any, seed: int
+    ) -> None:
+        self._reader = reader
+        self._places = index[["shard", "row"]].to_numpy()
+        self._augmentation, self._views, self._params, self._seed = augmentation, views, params, seed
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, position = key
+        shard, row = self._places[position]
+        rng = np.random.default_rng([self._seed, epoch, position])
+        image = self._augmentation.image(self._reader.image(shard, row), int(rng.integers(2**31)))
+        views = self._views(image, self._params, rng)
+        return {name: _tensor(value) for name, value in views.items()}
+
+
+def _tensor(value: NDArray[np.generic]) -> Tensor:
+    """Images become (3, H, W)."""
+    array = np.asarray(value)
+    if array.dtype == np.uint8:
+        array = array.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,56 @@
+"""The bundle: one directory that is the model. Whoever has it can predict, and needs nothing else."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pspnet.model.network import Architecture, PSPNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.weights import digest, load_weights, read_json, save_weights, write_json
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+FACTS = "model.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    network: PSPNet
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    pretraining: str
+    dataset_fingerprint: str
+    backbone_digest: str
+
+    def save(self, folder: Path) -> None:
+        save_weights(self.network, folder / WEIGHTS)
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "architecture": asdict(self.network.architecture),
+            "preprocessing": asdict(self.preprocessing),
+            "classes": self.classes,
+            "colors": self.colors,
+            "pretraining": self.pretraining,
+            "dataset_fingerprint": self.dataset_fingerprint,
+            "backbone_digest": self.backbone_digest,
+        }
+        write_json(facts, folder / FACTS)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Bundle":
+        facts = read_json(folder / FACTS, FORMAT_VERSION)
+        network = PSPNet(Architecture(**facts["architecture"]))
+        load_weights(network, folder / WEIGHTS)
+        return cls(
+            network=network.eval(),
+            preprocessing=Preprocessing(**{key: tuple(value) for key, value in facts["preprocessing"].items()}),
+            classes=tuple(facts["classes"]),
+            colors=tuple((r, g, b) for r, g, b in facts["colors"]),
+            pretraining=facts["pretraining"],
+            dataset_fingerprint=facts["dataset_fingerprint"],
+            backbone_digest=facts["backbone_digest"],
+        )
+
+
+def bundle_digest(folder: Path) -> str:
+    return digest(folder)

@@ -1,0 +1,70 @@
+"""Weights on disk: safetensors only, and loaded whole or not at all."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pspnet.errors import Problem, UserError
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Every tensor must be there, of the right shape, and no other: a weight left random is never noticed later."""
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(Problem(str(path), f"cannot be read as safetensors ({error})")) from None
+    wanted = module.state_dict()
+    if problems := list(_differences(wanted, found)):
+        raise UserError(Problem(str(path), "does not fit this network: " + "; ".join(problems)))
+    module.load_state_dict(found, strict=True)
+
+
+def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    common = wanted.keys() & found.keys()
+    shapes = [
+        f"{name} is {tuple(found[name].shape)} and should be {tuple(wanted[name].shape)}"
+        for name in sorted(common)
+        if found[name].shape != wanted[name].shape
+    ]
+    groups = [
+        ("missing", sorted(wanted.keys() - common)),
+        ("not known", sorted(found.keys() - common)),
+        ("of another shape", shapes),
+    ]
+    return [f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if names[3:] else ''})" for kind, names in groups if names]
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, format_version: int) -> dict[str, Any]:
+    """The facts beside the weights."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(Problem(str(path), f"cannot be read ({error})")) from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != format_version:
+        raise UserError(Problem(str(path), f"has format version {version}", f"version {format_version}",
+                                "Make it again with this version of pspnet, or use the version that made it."))
+    return dict(content)
+
+
+def digest(folder: Path) -> str:
+    """One number for a folder of weights and facts: their names and bytes, nothing else."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,17 @@
+"""The one place where every dependency's telemetry, version check and greeting is switched off."""
+
+import os
+
+SWITCHES = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+
+def go_offline() -> None:
+    """Call before the dependencies are imported; what a person has set stays. DVC run by hand has its own .dvc/config."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,47 @@
+"""Inpainting (Pathak et al., 2016): paint what lies under hidden blocks, from what lies around them."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pspnet.config.pretrain import PretrainParams
+from pspnet.model.backbone import ResNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.selfsup.pretext import Pretext, Views
+
+
+class Inpainting(Pretext):
+    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: PretrainParams) -> None:
+        super().__init__(backbone, preprocessing, params)
+        deepest = backbone.channels[-1]
+        hidden = max(16, deepest // 4)
+        self.reduce = nn.Sequential(
+            nn.Conv2d(deepest, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True)
+        )
+        self.paint = nn.Sequential(
+            nn.Conv2d(hidden, hidden, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(hidden, 3, 3, padding=1)
+        )
+
+    @staticmethod
+    def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
+        block, side = params.inpainting.block_px, len(image)
+        blocks = -(-side // block)  # per side; the last may stick out
+        count = min(blocks**2 - 1, max(1, round(params.inpainting.hidden_share * blocks**2)))
+        hidden = np.zeros(blocks**2, bool)
+        hidden[rng.choice(blocks**2, count, replace=False)] = True
+        plane = hidden.reshape(blocks, blocks).repeat(block, axis=0).repeat(block, axis=1)
+        return {"image": image, "hidden": plane[None, :side, :side]}
+
+    def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        images, hidden = self.preprocessing(views["image"]), views["hidden"]  # (N, 3, S, S), (N, 1, S, S)
+        *_, c5 = self.backbone(images.masked_fill(hidden, 0))  # 0 is the mean colour
+        features = self.reduce(c5)
+        # Painted at a quarter of the size: block by block the mean colours and edges count, not the grain.
+        quarter = (images.shape[-2] // 4, images.shape[-1] // 4)
+        painted = self.paint(F.interpolate(features, quarter, mode="bilinear", align_corners=False)).float()
+        target = F.interpolate(images, quarter, mode="area")
+        holes = F.interpolate(hidden.float(), quarter, mode="area")
+        error = ((painted - target).abs() * holes).sum() / (3 * holes.sum())
+        visible_error = ((painted - target).abs() * (1 - holes)).sum() / (3 * (1 - holes).sum())
+        return error, {"visible_error": visible_error}

@@ -1,0 +1,47 @@
+"""Jigsaw as dense classification: the patches of a view are shuffled, and each must tell where it came from.
+
+One question per patch instead of one per permutation (Noroozi and Favaro, 2016) needs no table of permutations and trains
+the feature map that segmentation will use.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pspnet.config.pretrain import PretrainParams
+from pspnet.model.backbone import ResNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.selfsup.pretext import Pretext, Views
+
+
+class Jigsaw(Pretext):
+    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: PretrainParams) -> None:
+        super().__init__(backbone, preprocessing, params)
+        self.grid = params.jigsaw.grid
+        self.classifier = nn.Conv2d(backbone.channels[-1], self.grid**2, 1)
+
+    @staticmethod
+    def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
+        grid, gap = params.jigsaw.grid, params.jigsaw.gap_px
+        side = len(image) // grid  # of a patch
+        if rng.random() < params.jigsaw.gray_probability:
+            image = image.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
+        middle = np.uint8(image.mean())
+        shown = np.full((grid * side, grid * side, 3), middle, np.uint8)
+        origins = rng.permutation(grid**2)
+        for place, origin in enumerate(origins):
+            row, column = divmod(int(origin), grid)
+            patch = image[row * side : (row + 1) * side, column * side : (column + 1) * side].astype(np.int16)
+            # Its own shift in brightness: shading that runs across the whole view must not give places away.
+            patch = np.clip(patch + rng.integers(-16, 17), 0, 255)[gap : side - gap, gap : side - gap]
+            row, column = divmod(place, grid)
+            top, left = row * side + gap, column * side + gap
+            shown[top : top + len(patch), left : left + patch.shape[1]] = patch
+        return {"image": shown, "origins": origins.reshape(grid, grid)}
+
+    def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        *_, c5 = self.backbone(self.preprocessing(views["image"]))
+        logits = self.classifier(F.adaptive_avg_pool2d(c5, self.grid)).float()  # (N, grid * grid, grid, grid)
+        right = (logits.argmax(dim=1) == views["origins"]).float().mean()
+        return F.cross_entropy(logits, views["origins"]), {"accuracy": right}

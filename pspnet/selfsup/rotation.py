@@ -1,0 +1,31 @@
+"""Rotation prediction (Gidaris et al., 2018): which way is up?"""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pspnet.config.pretrain import PretrainParams
+from pspnet.model.backbone import ResNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.selfsup.pretext import Pretext, Views
+
+TURNS = 4
+
+
+class Rotation(Pretext):
+    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: PretrainParams) -> None:
+        super().__init__(backbone, preprocessing, params)
+        self.classifier = nn.Linear(backbone.channels[-1], TURNS)
+
+    @staticmethod
+    def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
+        # Views are square and cut out before they are turned: neither shape nor borders tell the angle.
+        turns = rng.integers(TURNS)
+        return {"image": np.rot90(image, turns), "turns": np.int64(turns)}  # type: ignore[dict-item]
+
+    def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        *_, c5 = self.backbone(self.preprocessing(views["image"]))
+        logits = self.classifier(c5.mean(dim=(2, 3))).float()
+        right = (logits.argmax(dim=1) == views["turns"]).float().mean()
+        return F.cross_entropy(logits, views["turns"]), {"accuracy": right}

@@ -1,0 +1,83 @@
+"""Prepared images with masks and a backbone -> the bundle, and the history of its training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pspnet.config.backbone import BackboneParams
+from pspnet.config.finetune import FinetuneParams
+from pspnet.config.runtime import RuntimeParams
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.segmentation import AnnotatedImages, TrainingCrops
+from pspnet.dataset.transforms import Augmentation
+from pspnet.model.bundle import Bundle
+from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
+from pspnet.model.pretrained import PretrainedBackbone
+from pspnet.model.weights import digest
+from pspnet.outputs import whole_file, whole_folder
+from pspnet.training.checkpoint import open_checkpoint, training_digest
+from pspnet.training.finetune import finetune as train
+from pspnet.training.runtime import configure, device_lock
+
+
+def run(
+    backbone: BackboneParams,
+    finetune: FinetuneParams,
+    runtime: RuntimeParams,
+    *,
+    prepared: Path,
+    pretrained: Path,
+    out: Path,
+    history: Path,
+    checkpoints: Path,
+    tick: Callable[[int, int, str], None],
+) -> None:
+    dataset = PreparedDataset.open(prepared)
+    start = PretrainedBackbone.open(pretrained)
+    device = configure(runtime)
+    torch.manual_seed(runtime.seed)
+    architecture = Architecture(
+        backbone.depth, backbone.width, finetune.output_stride, len(dataset.classes), finetune.dropout
+    )
+    supervised = SupervisedPSPNet(PSPNet(architecture))
+    start.load_into(supervised.network.backbone, backbone.depth, backbone.width, pretrained)
+    augmentation = Augmentation(
+        height_px=finetune.crop_height_px,
+        width_px=finetune.crop_width_px,
+        scale_min=finetune.scale_min,
+        scale_max=finetune.scale_max,
+        flip_probability=finetune.flip_probability,
+        color_jitter=finetune.color_jitter,
+        fill=dataset.mean_color,
+        ignore=dataset.ignore,
+    )
+    crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, runtime.seed)
+    val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
+    sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
+    dependencies = {"dataset": dataset.fingerprint, "backbone": digest(pretrained), "device": device.type}
+    with (
+        device_lock(device),
+        open_checkpoint(checkpoints, "finetune", training_digest(sections, dependencies)) as checkpoint,
+    ):
+        records = pd.DataFrame(
+            train(
+                supervised, start.preprocessing, crops, val, dataset.classes, dataset.ignore,
+                finetune, runtime, device, checkpoint, tick,
+            )
+        )  # fmt: skip
+    bundle = Bundle(
+        network=supervised.network,
+        preprocessing=start.preprocessing,
+        classes=dataset.classes,
+        colors=dataset.colors,
+        pretraining=start.method,
+        dataset_fingerprint=dataset.fingerprint,
+        backbone_digest=digest(pretrained),
+    )
+    with whole_file(history) as path:
+        records.astype({"epoch": np.int64}).to_csv(path, index=False)
+    with whole_folder(out) as folder:
+        bundle.save(folder)

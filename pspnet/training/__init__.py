@@ -1,0 +1,1 @@
+"""Plain torch: one loop per task, and what the two loops share."""

@@ -1,0 +1,122 @@
+"""What a training needs to go on after a kill as if nothing had happened: one file, replaced in one step.
+
+It lies outside the outputs that DVC removes before each run, in a folder named after everything the weights depend on:
+other params, data or code find no checkpoint and start anew.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pspnet.errors import Interrupted
+from pspnet.outputs import whole_file
+from pspnet.training.runtime import exclusive
+
+KEPT = 3  # checkpoints of one stage, the newest: going back to the last params is common, further is not
+LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
+
+Record = dict[str, float]
+
+
+@dataclass
+class TrainingState:
+    module: nn.Module
+    optimizer: Optimizer
+    step: int = 0
+    records: list[Record] = field(default_factory=list)  # one per finished epoch
+    sums: Record = field(default_factory=dict)  # over the steps of the epoch under way
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights of the best epoch
+
+
+def training_digest(sections: Mapping[str, BaseModel], dependencies: Mapping[str, str]) -> str:
+    """Of everything that decides the weights: params, data and backbone, torch, and the code that is loaded."""
+    facts = {
+        "params": {name: section.model_dump() for name, section in sections.items()},
+        "dependencies": dict(dependencies),
+        "torch": torch.__version__,
+        "code": {
+            name: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+            for name, module in sorted(sys.modules.items())
+            if name.startswith("pspnet.") and module.__file__
+        },
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Checkpoint:
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "state.safetensors"
+        self._seconds = float(os.environ.get("PSPNET_CHECKPOINT_SECONDS", "30"))
+        self._saved = time.monotonic()
+
+    def restore(self, state: TrainingState) -> None:
+        """Fill `state` from the file, if there is one."""
+        if not self._path.exists():
+            return
+        with safe_open(self._path, "pt") as file:
+            facts = json.loads(file.metadata()["state"])
+            tensors: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "best": {}}
+            for key in file.keys():  # noqa: SIM118 (not a mapping)
+                kind, _, name = key.partition("/")
+                tensors[kind][name] = file.get_tensor(key)
+        state.module.load_state_dict(tensors["module"])
+        optimizer = state.optimizer.state_dict()
+        optimizer["state"] = {}
+        for name, tensor in tensors["optimizer"].items():
+            parameter, _, key = name.partition("/")
+            optimizer["state"].setdefault(int(parameter), {})[key] = tensor
+        state.optimizer.load_state_dict(optimizer)
+        state.best = tensors["best"]
+        state.step, state.records, state.sums = facts["step"], facts["records"], facts["sums"]
+
+    def save(self, state: TrainingState) -> None:
+        tensors = {f"module/{name}": tensor for name, tensor in state.module.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        for parameter, values in state.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{parameter}/{key}": torch.as_tensor(value) for key, value in values.items()}
+        facts = json.dumps({"step": state.step, "records": state.records, "sums": state.sums})
+        with whole_file(self._path) as path:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"state": facts})
+        self._saved = time.monotonic()
+
+    def save_if_due(self, state: TrainingState) -> None:
+        if time.monotonic() - self._saved > self._seconds:
+            self.save(state)
+
+    @contextmanager
+    def kept_when_interrupted(self, state: TrainingState) -> Iterator[None]:
+        """Interruptions come from `tick` alone, at moments when the state is whole."""
+        try:
+            yield
+        except Interrupted:
+            self.save(state)
+            raise
+
+
+@contextmanager
+def open_checkpoint(root: Path, stage: str, digest: str) -> Iterator[Checkpoint]:
+    folder = root / f"{stage}-{digest}"
+    with exclusive(folder / "lock", "this checkpoint", LOCK_WAIT_SECONDS):
+        _prune(root, stage, folder)
+        yield Checkpoint(folder)
+
+
+def _prune(root: Path, stage: str, current: Path) -> None:
+    others = [folder for folder in root.glob(f"{stage}-*") if folder != current]
+    others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in others[KEPT - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)

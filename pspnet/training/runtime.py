@@ -1,0 +1,73 @@
+"""The device a training runs on, and how it is made to give the same bits again."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+
+from pspnet.config.runtime import RuntimeParams
+from pspnet.errors import Busy, Problem, UserError
+
+
+def configure(runtime: RuntimeParams) -> torch.device:
+    """Set up this process for computing as `runtime` says, on the device that PSPNET_DEVICE names or the best there is."""
+    name = os.environ.get("PSPNET_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(Problem("PSPNET_DEVICE", f"'{name}' cannot be used ({reason})", "cpu, cuda or cuda:N")) from None
+    torch.set_num_threads(runtime.threads)
+    torch.backends.cudnn.benchmark = False
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
+
+
+def autocast(device: torch.device, runtime: RuntimeParams) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=runtime.precision == "bf16")
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Dropout and the like depend on the step alone, so a resumed run needs no memory of them."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def loader_workers() -> int:
+    """Processes that decode and augment. Their number changes no result, so it is a setting of the machine."""
+    setting = os.environ.get("PSPNET_LOADER_WORKERS")
+    if setting is None:
+        return min(8, (os.cpu_count() or 2) // 2)
+    if not setting.isdigit():
+        raise UserError(Problem("PSPNET_LOADER_WORKERS", f"is '{setting}'", "a whole number, 0 or more"))
+    return int(setting)
+
+
+@contextmanager
+def exclusive(path: Path, what: str, wait_seconds: float) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when this process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=wait_seconds)
+    except filelock.Timeout:
+        raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def device_lock(device: torch.device, wait_seconds: float) -> AbstractContextManager[None]:
+    """Two trainings on one GPU would only get in each other's way, or out of memory. A CPU can be shared."""
+    if device.type != "cuda":
+        return nullcontext()
+    uuid = torch.cuda.get_device_properties(device).uuid
+    return exclusive(Path(tempfile.gettempdir()) / f"pspnet-gpu-{uuid}.lock", "this GPU", wait_seconds)
