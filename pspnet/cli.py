@@ -13,7 +13,9 @@ from pspnet.offline import go_offline
 if TYPE_CHECKING:
     from pspnet.config.params import Params
 
-STATE = Path(os.environ.get("PSPNET_STATE", ".pspnet"))  # checkpoints and other memories of this machine; never an output
+STATE = Path(
+    os.environ.get("PSPNET_STATE", ".pspnet")
+)  # checkpoints and other memories of this machine; never an output
 CHECKPOINTS = STATE / "checkpoints"
 PARAMS = Path("params.yaml")
 
@@ -188,7 +190,9 @@ def accept(
 @app.command(rich_help_panel=AROUND)
 def doctor(
     raw: Annotated[Path, typer.Option(help="Folder of the raw data.")] = Path("data/raw"),
-    quick: Annotated[bool, typer.Option("--quick", help="Only what must hold before a run; silent when all is well.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only what must hold before a run; silent when all is well.")
+    ] = False,
 ) -> None:
     """Look at everything the pipeline needs and say what to do about what is missing.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from pspnet.dataset.segmentation import Annotated
+from pspnet.dataset.annotated import Annotated
 from pspnet.metrics import Confusion, class_iou, confusion_matrix, mean_iou, pixel_accuracy
 from pspnet.prediction import Prediction, Predictor
 

@@ -20,7 +20,8 @@ def class_iou(confusion: Confusion) -> NDArray[np.float64]:
     """Pixels that both have, over pixels that either has, for each class."""
     both = np.diag(confusion).astype(np.float64)
     either = confusion.sum(axis=0) + confusion.sum(axis=1) - both
-    return np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+    iou: NDArray[np.float64] = np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
+    return iou
 
 
 def mean_iou(confusion: Confusion) -> float:

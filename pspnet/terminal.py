@@ -41,7 +41,7 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(title: str) -> Iterator[Tick]:
     """A bar with rate and time left; without a terminal, a line now and then. Its tick is where Ctrl-C takes effect."""
-    with _stop_requests() as requested, (_bar(title) if err.is_terminal else _lines(title)) as show:
+    with _stop_requests() as requested, _bar(title) if err.is_terminal else _lines(title) as show:
 
         def tick(done: int, total: int, note: str) -> None:
             show(done, total, note)

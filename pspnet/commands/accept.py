@@ -26,7 +26,9 @@ def accept(stage: str, why: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", stage], check=True)
     after = _locked(stage)
     changed = {
-        path: [before["deps"].get(path), digest] for path, digest in after["deps"].items() if before["deps"].get(path) != digest
+        path: [before["deps"].get(path), digest]
+        for path, digest in after["deps"].items()
+        if before["deps"].get(path) != digest
     }
     if not changed:
         terminal.out.print(f"{stage}: no dependency has changed, there was nothing to accept.")
@@ -41,7 +43,9 @@ def accept(stage: str, why: str) -> None:
     }
     with RECORD.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-    terminal.out.print(f"{stage}: results kept although {', '.join(changed)} changed; {RECORD} says so. Commit it with {LOCK}.")
+    terminal.out.print(
+        f"{stage}: results kept although {', '.join(changed)} changed; {RECORD} says so. Commit it with {LOCK}."
+    )
 
 
 def _locked(stage: str) -> dict[str, dict[str, Any]]:

@@ -81,7 +81,9 @@ def _git() -> Iterator[Finding]:
     if head.returncode:
         yield Finding("git", "mend", "this is no git checkout with a commit", "git init, then a first commit")
         return
-    dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.splitlines()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     found = f"at {head.stdout.strip()}" + (f", {len(dirty)} changed or new files" if dirty else "")
     yield Finding("git", "look" if dirty else "good", found,
                   "Commit, so that a model can be traced to a commit." if dirty else "")  # fmt: skip
@@ -93,7 +95,9 @@ def _dvc() -> Iterator[Finding]:
     if remotes.returncode:
         yield Finding("DVC", "mend", remotes.stderr.strip() or "not usable", "dvc init")
     elif not remotes.stdout.strip():
-        yield Finding("DVC remote", "look", "none: results stay on this machine", "dvc remote add --default team s3://...")
+        yield Finding(
+            "DVC remote", "look", "none: results stay on this machine", "dvc remote add --default team s3://..."
+        )
     else:
         yield Finding("DVC remote", "good", ", ".join(" ".join(line.split()) for line in remotes.stdout.splitlines()))
 
@@ -111,7 +115,9 @@ def _devices() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
-            yield Finding("device", "good", f"cuda:{number}, {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+            yield Finding(
+                "device", "good", f"cuda:{number}, {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+            )
     else:
         yield Finding("device", "look", f"CPU, {cores} cores, no GPU that torch can use",
                       "Enough for the demo and small networks; a full PSPNet wants a GPU.")  # fmt: skip

@@ -1,13 +1,6 @@
-"""The whole of params.yaml: read once, every mistake in it reported together."""
+"""The whole of params.yaml."""
 
-import difflib
-import re
-from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
-from pydantic import BaseModel, ValidationError
 
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.dataset import DatasetParams
@@ -16,12 +9,10 @@ from pspnet.config.finetune import FinetuneParams
 from pspnet.config.predict import PredictParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.config.pretrain import PretrainParams
+from pspnet.config.reading import read_yaml, validate
 from pspnet.config.registry import RegistryParams
 from pspnet.config.runtime import RuntimeParams
 from pspnet.config.section import Section
-from pspnet.errors import Problem, UserError
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Params(Section):
@@ -36,126 +27,5 @@ class Params(Section):
     registry: RegistryParams
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: 1e-3 is a number, and a key may stand only once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A file that holds one mapping."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(Problem(str(path), "is missing")) from None
-    except UnicodeDecodeError:
-        raise UserError(Problem(str(path), "is not UTF-8 text")) from None
-    try:
-        content = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(Problem(str(path), "is not valid YAML: " + " ".join(str(error).split()))) from None
-    if not isinstance(content, dict):
-        raise UserError(Problem(str(path), f"holds {_name(content)}", "`key: value` lines"))
-    return content
-
-
 def load_params(path: Path) -> Params:
     return validate(Params, read_yaml(path), path.name)
-
-
-def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
-    """`content` as `model`, or one UserError with everything that is wrong with it."""
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise UserError(list(_problems(model, error, source))) from None
-
-
-def _problems(model: type[BaseModel], error: ValidationError, source: str) -> Iterator[Problem]:
-    told = set()
-    for detail in error.errors(include_url=False):
-        path = [str(part) for part in detail["loc"]]
-        declared, meaning = _declared(model, path)
-        if detail["type"] == "extra_forbidden":
-            guess = _closest(model, path)
-            yield Problem(source, f"unknown key '{'.'.join(path)}'" + (f"; did you mean '{guess}'?" if guess else ""))
-            continue
-        # Past a declared field pydantic adds the entry, then words of its own: ('dataset', 'classes', 'sky', 'int').
-        key = ".".join(path[: declared + 1])
-        if key in told:
-            continue
-        told.add(key)
-        if detail["type"] == "missing":
-            yield Problem(source, f"'{key}' is missing", fix=meaning)
-        else:
-            yield Problem(source, f"{key} is {_name(detail['input'])}", _reason(detail["msg"]))
-
-
-def _reason(message: str) -> str:
-    """pydantic's sentence, without what is said already."""
-    for start in ("Input should be ", "Value error, "):
-        message = message.removeprefix(start)
-    message = message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
-    message = message.replace("a valid string", "text").replace("a valid list", "a list")
-    message = message.replace("a valid dictionary or instance of ", "`key: value` lines as ")
-    return message.replace("a valid dictionary", "`key: value` lines")
-
-
-def _name(value: Any) -> str:
-    match value:
-        case None:
-            return "empty"
-        case bool():
-            return f"{str(value).lower()} (yes or no)"
-        case str():
-            return f"'{value}' (text)"
-        case list():
-            return "a list"
-        case dict():
-            return "`key: value` lines"
-        case _:
-            return str(value)
-
-
-def _declared(model: type[BaseModel], path: list[str]) -> tuple[int, str]:
-    """How many leading parts of `path` are declared fields, and what the last of them means."""
-    meaning = ""
-    fields = model.model_fields
-    for depth, part in enumerate(path):
-        if part not in fields:
-            return depth, meaning
-        meaning = " ".join((fields[part].description or "").split())
-        annotation = fields[part].annotation
-        fields = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
-    return len(path), meaning
-
-
-def _closest(model: type[BaseModel], path: list[str]) -> str | None:
-    """The known key most like an unknown one: first in its own section, then anywhere."""
-    known = list(_keys(model))
-    unknown = ".".join(path)
-    siblings = [key for key in known if key.rpartition(".")[0] == ".".join(path[:-1])]
-    for candidates in (siblings, known):
-        if found := difflib.get_close_matches(unknown, candidates, n=1, cutoff=0.75):
-            return found[0]
-    same_name = [key for key in known if key.rpartition(".")[2] == path[-1]]
-    return same_name[0] if len(same_name) == 1 else None
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")

@@ -1,16 +1,12 @@
-"""Images with masks, for training (augmented crops) and for measuring (as they are)."""
-
-from collections.abc import Iterator
-from typing import NamedTuple
+"""Images with masks as training sees them: augmented crops of one size."""
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pspnet.dataset.prepared import ShardReader
+from pspnet.dataset.shards import ShardReader
 from pspnet.dataset.transforms import Augmentation
 
 
@@ -36,28 +32,3 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (3, H, W) uint8
             "mask": torch.from_numpy(np.ascontiguousarray(mask)),  # (H, W) uint8
         }
-
-
-class Annotated(NamedTuple):
-    id: str
-    group: str
-    image: NDArray[np.uint8]  # (H, W, 3)
-    mask: NDArray[np.uint8]  # (H, W)
-
-
-class AnnotatedImages:
-    """The images of a split that have masks, whole, in the order of their ids."""
-
-    def __init__(self, reader: ShardReader, index: pd.DataFrame) -> None:
-        self._reader = reader
-        self._rows = list(index[["id", "group", "shard", "row"]].itertuples(index=False, name=None))
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, position: int) -> Annotated:
-        name, group, shard, row = self._rows[position]
-        return Annotated(name, group, self._reader.image(shard, row), self._reader.mask(shard, row))
-
-    def __iter__(self) -> Iterator[Annotated]:
-        return (self[position] for position in range(len(self)))

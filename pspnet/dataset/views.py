@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pspnet.dataset.prepared import ShardReader
+from pspnet.dataset.shards import ShardReader
 from pspnet.dataset.transforms import Augmentation
 
 MakeViews = Callable[[NDArray[np.uint8], Any, np.random.Generator], Mapping[str, NDArray[np.generic]]]
@@ -20,7 +20,13 @@ class UnlabelledViews(Dataset[dict[str, Tensor]]):
     """Sample (epoch, position) is the same in any process, in any order."""
 
     def __init__(
-        self, reader: ShardReader, index: pd.DataFrame, augmentation: Augmentation, views: MakeViews, params: Any, seed: int
+        self,
+        reader: ShardReader,
+        index: pd.DataFrame,
+        augmentation: Augmentation,
+        views: MakeViews,
+        params: Any,
+        seed: int,
     ) -> None:
         self._reader = reader
         self._places = index[["shard", "row"]].to_numpy()

@@ -82,8 +82,14 @@ class ResNet(nn.Module):
         for stage in range(4):
             channels = stem * 2**stage
             stages.append(
-                _stage(block, inputs, channels, BLOCKS[depth][stage], STRIDES[output_stride][stage],
-                       DILATIONS[output_stride][stage])
+                _stage(
+                    block,
+                    inputs,
+                    channels,
+                    BLOCKS[depth][stage],
+                    STRIDES[output_stride][stage],
+                    DILATIONS[output_stride][stage],
+                )
             )
             inputs = channels * block.expansion
         self.layer1, self.layer2, self.layer3, self.layer4 = stages

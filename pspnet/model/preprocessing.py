@@ -11,6 +11,12 @@ class Preprocessing:
     mean: tuple[float, float, float]  # of red, green, blue; 0 is black and 1 is white
     std: tuple[float, float, float]
 
+    @property
+    def mean_color(self) -> tuple[int, int, int]:
+        """What padding looks like: neither dark nor bright to the network."""
+        red, green, blue = (round(255 * channel) for channel in self.mean)
+        return red, green, blue
+
     def __call__(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> float32 of about zero mean and unit variance, in the layout that convolves fastest."""
         mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)

@@ -39,8 +39,14 @@ class PretrainedBackbone:
 
     def load_into(self, backbone: ResNet, depth: Depth, width: float, folder: Path) -> None:
         if (self.depth, self.width) != (depth, width):
-            raise UserError(Problem(str(folder), f"holds a ResNet-{self.depth} of width {self.width}",
-                                    f"ResNet-{depth} of width {width}", "Run the pretrain stage with today's params.yaml."))
+            raise UserError(
+                Problem(
+                    str(folder),
+                    f"holds a ResNet-{self.depth} of width {self.width}",
+                    f"ResNet-{depth} of width {width}",
+                    "Run the pretrain stage with today's params.yaml.",
+                )
+            )
         if self.method != "none":
             load_weights(backbone, folder / WEIGHTS)
 

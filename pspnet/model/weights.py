@@ -41,7 +41,9 @@ def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> l
         ("not known", sorted(found.keys() - common)),
         ("of another shape", shapes),
     ]
-    return [f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if names[3:] else ''})" for kind, names in groups if names]
+    return [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if names[3:] else ''})" for kind, names in groups if names
+    ]
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -56,8 +58,14 @@ def read_json(path: Path, format_version: int) -> dict[str, Any]:
         raise UserError(Problem(str(path), f"cannot be read ({error})")) from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != format_version:
-        raise UserError(Problem(str(path), f"has format version {version}", f"version {format_version}",
-                                "Make it again with this version of pspnet, or use the version that made it."))
+        raise UserError(
+            Problem(
+                str(path),
+                f"has format version {version}",
+                f"version {format_version}",
+                "Make it again with this version of pspnet, or use the version that made it.",
+            )
+        )
     return dict(content)
 
 

@@ -22,7 +22,7 @@ class Rotation(Pretext):
     def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
         # Views are square and cut out before they are turned: neither shape nor borders tell the angle.
         turns = rng.integers(TURNS)
-        return {"image": np.rot90(image, turns), "turns": np.int64(turns)}  # type: ignore[dict-item]
+        return {"image": np.rot90(image, int(turns)), "turns": np.array(turns)}
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         *_, c5 = self.backbone(self.preprocessing(views["image"]))

@@ -3,23 +3,25 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pspnet.config.evaluate import EvaluateParams
 from pspnet.config.predict import PredictParams
 from pspnet.config.runtime import RuntimeParams
+from pspnet.dataset.annotated import AnnotatedImages, annotated
 from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.segmentation import AnnotatedImages
+from pspnet.dataset.samples import Split
 from pspnet.errors import Problem, UserError
-from pspnet.evaluation import measure, predict_all
+from pspnet.evaluation import measure
 from pspnet.model.bundle import Bundle, bundle_digest
 from pspnet.outputs import whole_file, whole_folder
 from pspnet.prediction import Predictor
 from pspnet.report import EvaluationReport, Picture, write_report
 from pspnet.training.runtime import configure
 
-SPLIT = "test"
+SPLIT: Split = "test"
 
 
 def run(
@@ -33,50 +35,60 @@ def run(
     out: Path,
     metrics: Path,
     tick: Callable[[int, int, str], None],
-) -> None:
+) -> dict[str, Any]:
+    """Returns the headline numbers."""
     dataset = PreparedDataset.open(prepared)
     model = Bundle.load(bundle)
     if model.classes != dataset.classes:
-        raise UserError(Problem(str(bundle), f"knows the classes {', '.join(model.classes)}",
-                                f"those of {prepared}: {', '.join(dataset.classes)}", "Run the finetune stage again."))
+        raise UserError(
+            Problem(
+                str(bundle),
+                f"knows the classes {', '.join(model.classes)}",
+                f"those of {prepared}: {', '.join(dataset.classes)}",
+                "Run the finetune stage again.",
+            )
+        )
     device = configure(runtime)
     predictor = Predictor(
         model.network.to(device), model.preprocessing, predict.window_px, predict.window_overlap_px, device,
         runtime.precision,
     )  # fmt: skip
-    samples = AnnotatedImages(dataset.reader(), dataset.annotated(SPLIT))
+    samples = AnnotatedImages(dataset.reader(), annotated(dataset.index(), SPLIT))
     confusion, images = measure(
-        predictor, samples, dataset.classes, dataset.ignore, lambda done: tick(done, len(samples), "images")
+        predictor, samples, model.classes, dataset.ignore, lambda done: tick(done, len(samples), "images")
     )
     report = EvaluationReport(
         model=_facts(model),
         bundle=bundle_digest(bundle),
         split=SPLIT,
         fingerprint=dataset.fingerprints[SPLIT],
-        classes=dataset.classes,
-        colors=dataset.colors,
+        classes=model.classes,
+        colors=model.colors,
         confusion=confusion,
         images=images,
     )
+    summary = report.summary()
     by_quality = images["mean_iou"].dropna().sort_values(ascending=False, kind="stable").index
     best = by_quality[: evaluate.pictures]
     worst = by_quality[evaluate.pictures :][::-1][: evaluate.pictures]
     with whole_folder(out) as folder:
         write_report(
             report,
-            [_picture(predictor, samples, position) for position in best],
-            [_picture(predictor, samples, position) for position in worst],
+            [_picture(predictor, samples, images, position) for position in best],
+            [_picture(predictor, samples, images, position) for position in worst],
             {path.stem: pd.read_csv(path) for path in histories},
             folder,
         )
     with whole_file(metrics) as path:
+        headline = {name: summary[name] for name in ("mean_iou", "pixel_accuracy", "class_iou")}
         path.write_text(json.dumps(headline, indent=2) + "\n", encoding="utf-8")
+    return summary
 
 
-def _picture(predictor: Predictor, samples: AnnotatedImages, position: int) -> Picture:
+def _picture(predictor: Predictor, samples: AnnotatedImages, images: pd.DataFrame, position: int) -> Picture:
     sample = samples[position]
     [prediction] = predictor.predict(sample.image[None])
-    return Picture(sample.id, sample.image, sample.mask, prediction.mask)
+    return Picture(sample.id, images.loc[position, "mean_iou"], sample.image, sample.mask, prediction.mask)
 
 
 def _facts(model: Bundle) -> dict[str, str]:

@@ -10,8 +10,9 @@ import torch
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.finetune import FinetuneParams
 from pspnet.config.runtime import RuntimeParams
+from pspnet.dataset.annotated import AnnotatedImages, annotated
 from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.segmentation import AnnotatedImages, TrainingCrops
+from pspnet.dataset.segmentation import TrainingCrops
 from pspnet.dataset.transforms import Augmentation
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
@@ -51,11 +52,12 @@ def run(
         scale_max=finetune.scale_max,
         flip_probability=finetune.flip_probability,
         color_jitter=finetune.color_jitter,
-        fill=dataset.mean_color,
+        fill=start.preprocessing.mean_color,
         ignore=dataset.ignore,
     )
-    crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, runtime.seed)
-    val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
+    index = dataset.index()
+    crops = TrainingCrops(dataset.reader(), annotated(index, "train"), augmentation, runtime.seed)
+    val = AnnotatedImages(dataset.reader(), annotated(index, "val"))
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
     dependencies = {"dataset": dataset.fingerprint, "backbone": digest(pretrained), "device": device.type}
     with (

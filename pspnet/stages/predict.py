@@ -65,7 +65,7 @@ def run(
                 try:
                     image = decode_image(read_image(data, round(prepare.max_megapixels * 1e6)).data)
                 except Refused as error:
-                    refused.append(error.problem(str(path)))
+                    refused.append(Problem(str(path), error.found, error.expected, error.fix))
                 else:
                     [prediction] = predictor.predict(image[None])
                     _draw(image, prediction.mask, model, out, name)
@@ -82,7 +82,9 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         raise UserError(Problem(str(out), "holds predictions of another model or other params",
                                 fix="Give another folder with --out, or remove this one."))  # fmt: skip
     if not path.exists() and out.exists() and any(out.iterdir()):
-        raise UserError(Problem(str(out), "is not empty and holds no predictions", fix="Give another folder with --out."))
+        raise UserError(
+            Problem(str(out), "is not empty and holds no predictions", fix="Give another folder with --out.")
+        )
     with whole_file(path) as partial:
         partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

@@ -51,7 +51,7 @@ def run(
             scale_max=pretrain.scale_max,
             flip_probability=0.5,
             color_jitter=pretrain.color_jitter,
-            fill=dataset.mean_color,
+            fill=preprocessing.mean_color,
             ignore=dataset.ignore,
         )
         views = UnlabelledViews(

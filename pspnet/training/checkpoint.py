@@ -27,7 +27,6 @@ from pspnet.outputs import whole_file
 from pspnet.training.runtime import exclusive
 
 KEPT = 3  # checkpoints of one stage, the newest: going back to the last params is common, further is not
-LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
 
 Record = dict[str, float]
 
@@ -110,7 +109,7 @@ class Checkpoint:
 @contextmanager
 def open_checkpoint(root: Path, stage: str, digest: str) -> Iterator[Checkpoint]:
     folder = root / f"{stage}-{digest}"
-    with exclusive(folder / "lock", "this checkpoint", LOCK_WAIT_SECONDS):
+    with exclusive(folder / "lock", "this checkpoint"):
         _prune(root, stage, folder)
         yield Checkpoint(folder)
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from pspnet.config.finetune import FinetuneParams
 from pspnet.config.runtime import RuntimeParams
-from pspnet.dataset.segmentation import AnnotatedImages, TrainingCrops
+from pspnet.dataset.annotated import AnnotatedImages
+from pspnet.dataset.segmentation import TrainingCrops
 from pspnet.errors import Problem, UserError
 from pspnet.evaluation import measure
 from pspnet.losses import cross_entropy, supervised_loss
@@ -41,7 +42,9 @@ def finetune(
     steps_per_epoch = len(crops) // params.batch_size
     if steps_per_epoch == 0:
         raise UserError(
-            Problem("finetune.batch_size", f"is {params.batch_size}", f"at most the {len(crops)} training images there are")
+            Problem(
+                "finetune.batch_size", f"is {params.batch_size}", f"at most the {len(crops)} training images there are"
+            )
         )
     steps = params.epochs * steps_per_epoch
     images = steps * params.batch_size
@@ -63,6 +66,11 @@ def finetune(
     state = TrainingState(supervised, optimizer)
     checkpoint.restore(state)
     yield from state.records
+
+    def tick_val(measured: int) -> None:
+        note = f"epoch {len(state.records) + 1}/{params.epochs}, val {measured}/{len(val)}"
+        tick(state.step * params.batch_size, images, note)
+
     batches = load_batches(crops, len(crops), params.batch_size, runtime.seed, state.step, steps, loader_workers())
     with checkpoint.kept_when_interrupted(state):
         while len(state.records) < params.epochs:
@@ -81,8 +89,14 @@ def finetune(
                 auxiliary_loss = cross_entropy(auxiliary_logits, batch["mask"], ignore)
                 loss = supervised_loss(main_loss, auxiliary_loss, params.auxiliary_weight)
                 if not math.isfinite(loss.item()):
-                    raise UserError(Problem("finetune", f"the loss became {loss.item()} in step {state.step + 1}",
-                                            "a finite number", "Lower finetune.learning_rate or raise finetune.warmup_steps."))
+                    raise UserError(
+                        Problem(
+                            "finetune",
+                            f"the loss became {loss.item()} in step {state.step + 1}",
+                            "a finite number",
+                            "Lower finetune.learning_rate or raise finetune.warmup_steps.",
+                        )
+                    )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -92,14 +106,15 @@ def finetune(
                     state.sums[name] = state.sums.get(name, 0.0) + value.item()
                 checkpoint.save_if_due(state)
                 tick(state.step * params.batch_size, images, f"epoch {epoch}/{params.epochs}, loss {loss.item():.3f}")
-            done = state.step * params.batch_size
-            confusion, _ = measure(
-                predictor, val, classes, ignore,
-                lambda count, done=done, epoch=epoch: tick(done, images, f"epoch {epoch}/{params.epochs}, val {count}/{len(val)}"),
-            )
+            confusion, _ = measure(predictor, val, classes, ignore, tick_val)
             means = {name: total / steps_per_epoch for name, total in state.sums.items()}
-            record = {"epoch": epoch, "learning_rate": learning_rate, **means,
-                      "val_mean_iou": mean_iou(confusion), "val_pixel_accuracy": pixel_accuracy(confusion)}
+            record = {
+                "epoch": epoch,
+                "learning_rate": learning_rate,
+                **means,
+                "val_mean_iou": mean_iou(confusion),
+                "val_pixel_accuracy": pixel_accuracy(confusion),
+            }
             if record["val_mean_iou"] > max((r["val_mean_iou"] for r in state.records), default=-1):
                 state.best = {name: tensor.clone() for name, tensor in supervised.state_dict().items()}
             state.records.append(record)

@@ -28,7 +28,7 @@ def build_optimizer(
 def learning_rate_at(step: int, steps: int, learning_rate: float, warmup_steps: int, poly_power: float) -> float:
     """Up in a straight line over the warm-up, down to 0 by the poly rule over the whole."""
     warmup = min(1.0, (step + 1) / (warmup_steps + 1))
-    return learning_rate * warmup * (1 - step / steps) ** poly_power
+    return learning_rate * warmup * float((1 - step / steps) ** poly_power)
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:

@@ -28,7 +28,9 @@ def pretrain(
     """Trains `pretext`, and with it its backbone, in place; yields a record per epoch, earlier ones first after a resume."""
     steps_per_epoch = len(views) // params.batch_size
     if steps_per_epoch == 0:
-        raise UserError(Problem("pretrain.batch_size", f"is {params.batch_size}", f"at most the {len(views)} images there are"))
+        raise UserError(
+            Problem("pretrain.batch_size", f"is {params.batch_size}", f"at most the {len(views)} images there are")
+        )
     steps = params.epochs * steps_per_epoch
     pretext.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(
@@ -52,8 +54,14 @@ def pretrain(
                 with autocast(device, runtime):
                     loss, figures = pretext(batch)
                 if not math.isfinite(loss.item()):
-                    raise UserError(Problem("pretrain", f"the loss became {loss.item()} in step {state.step + 1}",
-                                            "a finite number", "Lower pretrain.learning_rate or raise pretrain.warmup_steps."))
+                    raise UserError(
+                        Problem(
+                            "pretrain",
+                            f"the loss became {loss.item()} in step {state.step + 1}",
+                            "a finite number",
+                            "Lower pretrain.learning_rate or raise pretrain.warmup_steps.",
+                        )
+                    )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -62,8 +70,11 @@ def pretrain(
                 for name, value in {"loss": loss, **figures}.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value.item()
                 checkpoint.save_if_due(state)
-                tick(state.step * params.batch_size, steps * params.batch_size,
-                     f"epoch {epoch}/{params.epochs}, loss {loss.item():.3f}")
+                tick(
+                    state.step * params.batch_size,
+                    steps * params.batch_size,
+                    f"epoch {epoch}/{params.epochs}, loss {loss.item():.3f}",
+                )
             means = {name: total / steps_per_epoch for name, total in state.sums.items()}
             state.records.append({"epoch": epoch, "learning_rate": learning_rate, **means})
             state.sums = {}

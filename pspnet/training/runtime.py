@@ -13,6 +13,8 @@ import torch
 from pspnet.config.runtime import RuntimeParams
 from pspnet.errors import Busy, Problem, UserError
 
+LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
+
 
 def configure(runtime: RuntimeParams) -> torch.device:
     """Set up this process for computing as `runtime` says, on the device that PSPNET_DEVICE names or the best there is."""
@@ -22,7 +24,9 @@ def configure(runtime: RuntimeParams) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(Problem("PSPNET_DEVICE", f"'{name}' cannot be used ({reason})", "cpu, cuda or cuda:N")) from None
+        raise UserError(
+            Problem("PSPNET_DEVICE", f"'{name}' cannot be used ({reason})", "cpu, cuda or cuda:N")
+        ) from None
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.benchmark = False
     if device.type == "cuda":
@@ -51,12 +55,12 @@ def loader_workers() -> int:
 
 
 @contextmanager
-def exclusive(path: Path, what: str, wait_seconds: float) -> Iterator[None]:
+def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file; the system lets go of it when this process ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=wait_seconds)
+        lock.acquire(timeout=LOCK_WAIT_SECONDS)
     except filelock.Timeout:
         raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None
     try:
@@ -65,9 +69,9 @@ def exclusive(path: Path, what: str, wait_seconds: float) -> Iterator[None]:
         lock.release()
 
 
-def device_lock(device: torch.device, wait_seconds: float) -> AbstractContextManager[None]:
+def device_lock(device: torch.device) -> AbstractContextManager[None]:
     """Two trainings on one GPU would only get in each other's way, or out of memory. A CPU can be shared."""
     if device.type != "cuda":
         return nullcontext()
     uuid = torch.cuda.get_device_properties(device).uuid
-    return exclusive(Path(tempfile.gettempdir()) / f"pspnet-gpu-{uuid}.lock", "this GPU", wait_seconds)
+    return exclusive(Path(tempfile.gettempdir()) / f"pspnet-gpu-{uuid}.lock", "this GPU")

@@ -1,0 +1,1 @@
+"""From raw files to samples that training and evaluation read."""

@@ -1,0 +1,135 @@
+"""What the numbers in masks mean: those in raw masks, and those in ours."""
+
+import colorsys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pspnet.config.dataset import ColorPart, DatasetParams, MaskValue
+from pspnet.config.reading import read_yaml, validate
+from pspnet.config.section import Section
+from pspnet.dataset.images import MaskValues
+from pspnet.errors import Problem, UserError
+
+IGNORE = 255  # the one value of a prepared mask that is no class
+MOST_CLASSES = IGNORE
+
+Color = tuple[int, int, int]
+
+EXAMPLE = """for example
+
+classes:
+  background: 0
+  scratch: [1, 2]       # two mask values, one class
+colors:                 # optional, for pictures
+  scratch: [220, 20, 60]
+ignore_values: [255]    # optional: "not annotated"
+"""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A class's place is its number in prepared masks; `values` is how raw masks spell it."""
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    values: Mapping[int, int]  # raw value -> class
+    ignore_values: tuple[int, ...]
+
+    def unknown(self, values: MaskValues) -> dict[int, int]:
+        """Raw values that are neither a class nor ignored -> their pixels."""
+        counts = np.bincount(values.ravel())
+        known = {*self.values, *self.ignore_values}
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if int(value) not in known}
+
+    def index_of(self, values: MaskValues) -> NDArray[np.uint8]:
+        """(H, W) raw values, none of them unknown -> (H, W) classes and IGNORE."""
+        table = np.full(65536, IGNORE, np.uint8)
+        table[list(self.values)] = list(self.values.values())
+        return table[values]
+
+
+class _ClassesFile(Section):
+    classes: dict[str, MaskValue | list[MaskValue]]
+    """Class name -> its value (or values) in the masks."""
+    colors: dict[str, Annotated[list[ColorPart], Field(min_length=3, max_length=3)]] = Field(default_factory=dict)
+    """Class name -> [red, green, blue] in pictures."""
+    ignore_values: list[MaskValue] = Field(default_factory=list)
+    """Mask values that say "not annotated"."""
+
+
+def declared_classes(dataset: DatasetParams, raw: Path) -> Classes:
+    """From params.yaml or from classes.yaml beside the data, never from both."""
+    path = raw / "classes.yaml"
+    if dataset.classes:
+        if path.is_file():
+            found = "classes are named here and in dataset.classes of params.yaml"
+            raise UserError(Problem(str(path), found, "one place", "Remove this file, or set dataset.classes: {}"))
+        return _build("params.yaml", dataset.classes, dataset.colors, dataset.ignore_values)
+    if dataset.colors or dataset.ignore_values:
+        found = "dataset.colors or dataset.ignore_values without dataset.classes"
+        raise UserError(Problem("params.yaml", found, "all three in one place", f"Move them to {path}."))
+    if not path.is_file():
+        raise UserError(Problem(str(path), "is missing, and dataset.classes in params.yaml is {}", EXAMPLE))
+    content = validate(_ClassesFile, read_yaml(path), str(path))
+    return _build(str(path), content.classes, content.colors, content.ignore_values)
+
+
+def _build(
+    where: str,
+    classes: Mapping[str, int | list[int]],
+    colors: Mapping[str, list[int]],
+    ignore_values: list[int],
+) -> Classes:
+    values = {name: value if isinstance(value, list) else [value] for name, value in classes.items()}
+    if problems := list(_problems(where, values, colors, ignore_values)):
+        raise UserError(problems)
+    return Classes(
+        names=tuple(values),
+        colors=tuple(_color(colors[name]) if name in colors else default_color(i) for i, name in enumerate(values)),
+        values={value: index for index, own in enumerate(values.values()) for value in own},
+        ignore_values=tuple(sorted(set(ignore_values))),
+    )
+
+
+def _problems(
+    where: str, classes: Mapping[str, list[int]], colors: Mapping[str, list[int]], ignore_values: list[int]
+) -> Iterator[Problem]:
+    if len(classes) < 2:
+        fix = "Name what is around it too, such as background: 0."
+        yield Problem(where, f"names one class only, {', '.join(classes) or 'or none'}", "at least two", fix)
+    if len(classes) > MOST_CLASSES:
+        yield Problem(where, f"names {len(classes)} classes", f"at most {MOST_CLASSES}")
+    for name, own in classes.items():
+        if not name.strip():
+            yield Problem(where, f"a class of values {own} has no name")
+        if not own:
+            yield Problem(where, f"class '{name}' has no value", "the number it has in the masks")
+        if both := sorted({*own} & {*ignore_values}):
+            yield Problem(where, f"value {both[0]} is class '{name}' and also ignored", "one of the two")
+    uses = Counter(value for own in classes.values() for value in own)
+    for value, count in sorted(uses.items()):
+        if count > 1:
+            names = ", ".join(f"'{name}'" for name, own in classes.items() if value in own)
+            yield Problem(where, f"value {value} stands {count} times ({names})", "each value once")
+    for name in colors:
+        if name not in classes:
+            yield Problem(where, f"a colour for '{name}', which is no class", "one of " + ", ".join(classes))
+
+
+def _color(parts: list[int]) -> Color:
+    red, green, blue = parts
+    return red, green, blue
+
+
+def default_color(index: int) -> Color:
+    """Hues a golden angle apart, so that neighbouring classes differ; three brightnesses in turn."""
+    hue, value = index * 0.61803398875 % 1, (0.95, 0.7, 0.5)[index % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
+    return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,0 +1,205 @@
+"""Encoded bytes <-> pixels. Pillow is the one decoder: training, evaluation and serving see the same pixels."""
+
+import io
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+
+MaskValues = NDArray[np.uint8] | NDArray[np.uint16]
+Turn = Callable[[NDArray[Any]], NDArray[Any]]
+TURNS: dict[int, Turn] = {  # EXIF orientation -> what makes the stored picture upright
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+class Refused(Exception):  # noqa: N818  not an error of ours: the file's
+    """Why a file cannot be used: what was found in it, what was expected, what to do."""
+
+    def __init__(self, found: str, expected: str, fix: str = "") -> None:
+        super().__init__(found)
+        self.found, self.expected, self.fix = found, expected, fix
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    data: bytes
+    height: int
+    width: int
+    orientation: int  # EXIF's, in the raw file; `data` is upright
+    channel_counts: NDArray[np.int64]  # (3, 256): pixels by channel and value, so that nobody decodes again to count
+
+
+def read_image(data: bytes, max_pixels: int) -> StoredImage:
+    """Sound 8-bit JPEG and PNG bytes stay as they are; anything else becomes an upright 8-bit RGB PNG."""
+    with _pillow(max_pixels) as complaints:
+        image, orientation = _open(data, max_pixels)
+        rgb = _to_rgb(image)
+        if _is_plain(image, data) and orientation == 1 and not complaints:
+            width, height = image.size
+        else:
+            # From the bare pixels: Pillow would carry colour profile and transparency over into the PNG.
+            pixels = TURNS.get(orientation, np.asarray)(np.asarray(rgb))
+            data, (height, width) = _encode(pixels), pixels.shape[:2]
+        counts = np.array(rgb.histogram(), np.int64).reshape(3, 256)
+    return StoredImage(data, height, width, orientation, counts)
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Bytes that read_image made -> (H, W, 3)."""
+    # The classes behind Image.open have no size limit of their own and look at no EXIF; read_image did both.
+    opener = PngImageFile if data.startswith(b"\x89PNG") else JpegImageFile
+    with opener(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
+def read_mask_values(data: bytes, max_pixels: int) -> MaskValues:
+    """The numbers in a mask: (H, W). Of a palette image its indices, of a 1-bit image 0 and 1."""
+    with _pillow(max_pixels):
+        image, orientation = _open(data, max_pixels)
+        values = _numbers(image, data)
+    return values if orientation == 1 else TURNS[orientation](values)
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    return _encode(mask)
+
+
+def decode_mask(data: bytes) -> NDArray[np.uint8]:
+    """Bytes that encode_mask made -> (H, W)."""
+    with PngImageFile(io.BytesIO(data)) as image:
+        return np.array(image)
+
+
+# The list of warning filters and Pillow's pixel limit belong to the whole process.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def _pillow(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
+    """Pillow with our pixel limit, its warnings kept for us."""
+    with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield complaints
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillow_limit
+
+
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
+    """The image, fully decoded but not turned, and its EXIF orientation."""
+    if not data:
+        raise Refused("is empty (0 bytes)", "an image")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        # The second picture of an MPO is another view or a smaller copy; phones write them.
+        if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
+            raise Refused(f"holds {frames} pictures", "one", "Save each as a file of its own.")
+        image.load()
+        orientation = image.getexif().get(0x0112, 1)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(int(re.findall(r"\d+", str(error))[0]), max_pixels) from None
+    except UnidentifiedImageError:  # its own words hold a memory address
+        raise Refused("cannot be recognised as an image", "one of " + ", ".join(FORMATS)) from None
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:  # decoders raise anything on broken bytes
+        reason = str(error) or type(error).__name__
+        raise Refused(f"cannot be decoded ({reason})", "a complete image") from None
+    return image, orientation if orientation in TURNS else 1
+
+
+def _too_large(pixels: int, max_pixels: int) -> Refused:
+    return Refused(
+        f"has {pixels / 1e6:,.1f} megapixels",
+        f"at most {max_pixels / 1e6:,.1f} (prepare.max_megapixels)",
+        "Cut it into tiles or raise prepare.max_megapixels.",
+    )
+
+
+def _is_plain(image: Image.Image, data: bytes) -> bool:
+    if image.mode not in ("L", "RGB") or "transparency" in image.info:
+        return False
+    return image.format in ("JPEG", "MPO") or (image.format == "PNG" and _bits(image, data) == 8)
+
+
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Per channel, in the file: Pillow turns 2 and 4 into 8, and 16 bits of a colour image too."""
+    if isinstance(image, TiffImageFile):
+        return int(image.tag_v2.get(258, (8,))[0])
+    return data[24] if image.format == "PNG" else 8
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return Image.fromarray((_sixteen_bits(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        kind = "floating-point pixels" if image.mode == "F" else f"{image.mode} colours"
+        raise Refused(f"has {kind}", "gray, RGB or CMYK of 8 or 16 bits", "Convert it to 8-bit gray or RGB.")
+    return image.convert("RGB")
+
+
+def _sixteen_bits(image: Image.Image) -> NDArray[np.uint16]:
+    """The upper 8 of 16 bits are kept, the same for every image: a stretch of its own would make brightness lie."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise Refused(f"has pixel values from {values.min()} to {values.max()}", "from 0 to 65535")
+    if values.max() < 4096:
+        found = f"has 16 bits a pixel but no value above {values.max():,}"
+        fix = "Rescale all images to 8 bits, or to the whole range of 16, by one factor."
+        raise Refused(found, "values up to 65,535: the upper 8 bits are kept, and here they are nearly empty", fix)
+    return values.astype(np.uint16)
+
+
+def _numbers(image: Image.Image, data: bytes) -> MaskValues:
+    if image.format in ("JPEG", "MPO"):
+        fix = "Export the masks as PNG again: what JPEG lost cannot be restored."
+        raise Refused("is a JPEG", "a lossless format: JPEG changes the class numbers", fix)
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:
+        raise Refused("is a TIFF in which 0 means white, so its numbers may be inverted", "0 means black")
+    values = np.asarray(image)
+    if image.mode in ("RGBA", "LA", "PA"):
+        if (values[..., -1] != 255).any():
+            raise Refused("is partly transparent", "one number a pixel", "Save the mask without alpha channel.")
+        values = values[..., :-1]
+    if values.ndim == 3:
+        if (values != values[..., :1]).any():
+            colors = image.getcolors(256)
+            count = f"{len(colors)}" if colors else "more than 256"
+            fix = "Save class numbers: one gray channel, or a palette image, instead of colours."
+            raise Refused(f"is a colour picture ({count} colours)", "one number a pixel", fix)
+        values = values[..., 0]
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise Refused(f"has values from {values.min()} to {values.max()}", "whole numbers from 0 to 65535")
+    if values.itemsize > 1:
+        return values.astype(np.uint16)
+    bits = _bits(image, data)
+    # Pillow shows 2- and 4-bit gray stretched to 0..255: class 1 as 85 or 17.
+    stretch = 255 // (2**bits - 1) if image.mode == "L" and bits in (2, 4) else 1
+    return values.astype(np.uint8) // np.uint8(stretch)
+
+
+def _encode(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=6)
+    return file.getvalue()

@@ -1,0 +1,125 @@
+"""Samples in Arrow files that are memory-mapped, cut so that new samples change only the files they fall into."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pspnet.dataset.images import decode_image, decode_mask
+from pspnet.dataset.samples import Split, stable_uniform
+
+MOST_AVERAGES = 4  # a shard is cut at this many times the average size, wherever it then is
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "split": pa.string(),
+        "image": pa.large_binary(),
+        "mask": pa.large_binary(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "group": pa.string(),
+        "source": pa.string(),
+        "sha256": pa.string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row: a column for each field."""
+
+    id: str
+    split: Split
+    image: bytes  # encoded
+    mask: bytes | None
+    height: int
+    width: int
+    group: str
+    source: str  # path below the raw folder
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        return len(self.image) + len(self.mask or b"")
+
+
+def digest(image: bytes, mask: bytes | None) -> str:
+    # The length first: else bytes could move from the image to the mask unseen.
+    total = hashlib.sha256(len(image).to_bytes(8, "big"))
+    total.update(image)
+    total.update(mask or b"")
+    return total.hexdigest()
+
+
+class Shard(NamedTuple):
+    name: str
+    samples: int
+    bytes: int
+
+
+class ShardWriter:
+    """Takes records in the order of their ids and holds one shard of them in memory."""
+
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self.shards: list[Shard] = []
+        self._folder, self._shard_bytes = folder, shard_bytes
+        self._records: list[Record] = []
+        self._held_bytes = 0
+        folder.mkdir()
+
+    def add(self, record: Record) -> None:
+        self._records.append(record)
+        self._held_bytes += record.size
+        # Whether a shard ends here is for this record alone to say; on average it does once in shard_bytes.
+        ends = stable_uniform(record.id) < record.size / self._shard_bytes
+        if ends or self._held_bytes >= MOST_AVERAGES * self._shard_bytes:
+            self._write()
+
+    def close(self) -> None:
+        if self._records:
+            self._write()
+
+    def _write(self) -> None:
+        path = self._folder / f"{len(self.shards):05d}.arrow"
+        arrays = [pa.array([getattr(record, f.name) for record in self._records], f.type) for f in SCHEMA]
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+        self.shards.append(Shard(path.name, len(self._records), path.stat().st_size))
+        self._records, self._held_bytes = [], 0
+
+
+class ShardReader:
+    """Pixels by (shard, row) of the index. Shards are opened by the process that reads them: pickled, this is small."""
+
+    def __init__(self, folder: Path, shard_names: Sequence[str]) -> None:
+        self._folder, self._names = folder, tuple(shard_names)
+        self._open: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def image(self, shard: int, row: int) -> NDArray[np.uint8]:
+        """(H, W, 3)"""
+        return decode_image(self._bytes("image", shard, row))
+
+    def mask(self, shard: int, row: int) -> NDArray[np.uint8]:
+        """(H, W); only for a sample that has one."""
+        return decode_mask(self._bytes("mask", shard, row))
+
+    def _bytes(self, column: str, shard: int, row: int) -> bytes:
+        if shard not in self._open:
+            self._open[shard] = open_shard(self._folder / self._names[shard])
+        data: bytes = self._open[shard].column(column)[int(row)].as_py()
+        return data
+
+
+def open_shard(path: Path) -> Any:
+    """One pyarrow.RecordBatch; its bytes are read from disk only where they are looked at."""
+    with pa.memory_map(str(path)) as file:  # the batch keeps the map, not the file: shards may outnumber open files
+        return pa.ipc.open_file(file).get_batch(0)

@@ -1,0 +1,92 @@
+"""One image and its mask: fit for training, or a problem that says why not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pspnet.dataset.classes import Classes
+from pspnet.dataset.images import TURNS, MaskValues, Refused, StoredImage, encode_mask, read_image, read_mask_values
+from pspnet.dataset.samples import RawSample, Split
+from pspnet.dataset.shards import Record, digest
+from pspnet.errors import Problem
+
+BYTES_PER_PIXEL = 8  # 16-bit RGBA, not compressed
+METADATA_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Checked:
+    record: Record
+    channel_counts: NDArray[np.int64]  # (3, 256): the image's pixels by channel and value
+    class_counts: NDArray[np.int64] | None  # (256,): the mask's pixels by value
+
+
+def check(sample: RawSample, split: Split, *, raw: Path, classes: Classes, max_pixels: int) -> Checked | Problem:
+    where = sample.image
+    try:
+        image = read_image(_read(raw / sample.image, max_pixels), max_pixels)
+        mask = None
+        if sample.mask and split != "unlabeled":  # the layout may say so of an image that has a mask
+            where = sample.mask
+            values = read_mask_values(_read(raw / sample.mask, max_pixels), max_pixels)
+            mask = _classes_of(_fitted(values, image), classes)
+    except Refused as refused:
+        return Problem(where, refused.found, refused.expected, refused.fix)
+    stored = None if mask is None else encode_mask(mask)
+    record = Record(
+        id=sample.id,
+        split=split,
+        image=image.data,
+        mask=stored,
+        height=image.height,
+        width=image.width,
+        group=sample.group,
+        source=sample.image,
+        sha256=digest(image.data, stored),
+    )
+    return Checked(record, image.channel_counts, None if mask is None else np.bincount(mask.ravel(), minlength=256))
+
+
+def _read(path: Path, max_pixels: int) -> bytes:
+    if not path.is_file():
+        raise Refused("is a broken link or another thing that is no file", "a file")
+    if (size := path.stat().st_size) > max_pixels * BYTES_PER_PIXEL + METADATA_BYTES:
+        found = f"has {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can have"
+        raise Refused(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.")
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise Refused("may not be read (permission denied)", "a file we may read") from None
+
+
+def _fitted(values: MaskValues, image: StoredImage) -> MaskValues:
+    """The mask as the upright image is: it may have been drawn on the picture before EXIF turned it."""
+    height, width = values.shape
+    upright, stored = (image.height, image.width), (image.height, image.width)
+    if image.orientation >= 5:
+        stored = stored[::-1]
+    if values.shape == upright == stored and image.orientation != 1:
+        found = f"has a size that fits its image both before and after EXIF orientation {image.orientation}"
+        fix = "Save the image upright, without an EXIF orientation."
+        raise Refused(found, "to be sure how the mask lies on the image", fix)
+    if values.shape == upright:
+        return values
+    if values.shape == stored:
+        return TURNS[image.orientation](values)
+    found = f"has {width} x {height} pixels, its image {image.width} x {image.height}"
+    raise Refused(found, "a mask of its image's size")
+
+
+def _classes_of(values: MaskValues, classes: Classes) -> NDArray[np.uint8]:
+    unknown = classes.unknown(values)
+    if not unknown:
+        return classes.index_of(values)
+    most = sorted(unknown, key=lambda value: (-unknown[value], value))[:5]
+    found = ", ".join(f"value {v} in {unknown[v]:,} pixels ({unknown[v] / values.size:.1%})" for v in most)
+    if len(unknown) > len(most):
+        found += f" and {len(unknown) - len(most)} more"
+    fix = f"Name them as classes, or say `ignore_values: {sorted(most)}`, in classes.yaml or dataset of params.yaml."
+    known = ", ".join(str(value) for value in sorted({*classes.values, *classes.ignore_values})[:20])
+    raise Refused(f"has {found}", f"declared values: {known}", fix)

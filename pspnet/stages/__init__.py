@@ -1,0 +1,1 @@
+"""One module per stage of dvc.yaml: paths and parameters in, one versioned directory out."""

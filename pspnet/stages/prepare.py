@@ -1,0 +1,56 @@
+"""`prepare`: raw files -> the prepared dataset."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from pspnet.config.dataset import DatasetParams
+from pspnet.config.prepare import PrepareParams
+from pspnet.dataset.adapters import LAYOUTS
+from pspnet.dataset.classes import declared_classes
+from pspnet.dataset.description import describe
+from pspnet.dataset.problems import shortened
+from pspnet.dataset.samples import RawSample
+from pspnet.dataset.shards import ShardWriter
+from pspnet.dataset.splits import assign_splits, missing_masks
+from pspnet.dataset.summary import Summary
+from pspnet.dataset.validation import check
+from pspnet.errors import Problem, UserError
+from pspnet.outputs import whole_folder
+
+
+def run(
+    dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, tick: Callable[[int, int, str], None]
+) -> None:
+    classes = declared_classes(dataset, raw)
+    found = list(LAYOUTS[dataset.layout](dataset, raw))
+    samples = [item for item in found if isinstance(item, RawSample)]
+    refused = [item for item in found if isinstance(item, Problem)]
+    split_of = assign_splits(
+        samples, split_seed=prepare.split_seed, val_share=prepare.val_share, test_share=prepare.test_share
+    )
+    labelled = [sample.group for sample in samples if sample.mask]
+    masks, groups = Counter(split_of[group] for group in labelled), Counter(split_of[group] for group in {*labelled})
+    if problems := missing_masks(masks, groups):  # told now, not after hours of reading
+        raise UserError(shortened([*problems, *refused]))
+    with whole_folder(out) as folder:
+        writer = ShardWriter(folder / "shards", prepare.shard_mb * 10**6)
+        summary = Summary(classes)
+        max_pixels = round(prepare.max_megapixels * 10**6)
+        for done, sample in enumerate(samples, start=1):
+            checked = check(sample, split_of[sample.group], raw=raw, classes=classes, max_pixels=max_pixels)
+            if isinstance(checked, Problem):
+                refused.append(checked)
+            else:
+                writer.add(checked.record)
+                summary.add(checked)
+            tick(done, len(samples), sample.id)
+        writer.close()
+        if len(refused) > prepare.tolerated_share * len(found):
+            raise UserError(shortened(refused))
+        prepared = summary.dataset(folder, writer.shards, refused)
+        if problems := missing_masks(prepared.masks, prepared.groups):  # of those that were left
+            raise UserError(shortened([*problems, *refused]))
+        assert len(found) == sum(prepared.images.values()) + len(refused)
+        prepared.write()
+        (folder / "report.md").write_text(describe(prepared), encoding="utf-8")

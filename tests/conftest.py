@@ -1,0 +1,3 @@
+from pspnet.offline import go_offline
+
+go_offline()

@@ -1,0 +1,60 @@
+"""Small real files for tests."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pspnet.config.dataset import DatasetParams
+from tests.parameters import ROOT, demo_params
+
+Pixels = NDArray[np.uint8]
+LIMIT = 1_000_000
+ORIENTATION = 0x0112
+
+
+def encoded(
+    pixels: NDArray[Any] | Image.Image, kind: str = "PNG", orientation: int | None = None, **options: Any
+) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    if orientation is not None:
+        options["exif"] = Image.Exif()
+        options["exif"][ORIENTATION] = orientation
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def noise(height: int, width: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def write(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def dataset_params(**changes: Any) -> DatasetParams:
+    """Two classes, 0 and 1; 255 is ignored; the group is the folder."""
+    defaults = {"classes": {"back": 0, "front": 1}, "ignore_values": [255], "group_pattern": "^([^/]+)"}
+    return demo_params(**{f"dataset__{key}": value for key, value in {**defaults, **changes}.items()}).dataset
+
+
+def write_pair(raw: Path, name: str, mask: NDArray[Any] | None = None, size: tuple[int, int] = (8, 12)) -> None:
+    """An image of its own noise; its mask where one is given."""
+    write(raw / f"images/{name}.png", encoded(noise(*size, seed=sum(name.encode()))))
+    if mask is not None:
+        write(raw / f"masks/{name}.png", encoded(mask))
+
+
+def shared_data(name: str) -> Path:
+    folder = Path(os.environ.get("PSPNET_SHARED_DATA", ROOT.parent / "shared/data")) / name
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}, which is not part of the project")
+    return folder

@@ -1,0 +1,308 @@
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from pspnet.dataset.images import (
+    TURNS,
+    Refused,
+    decode_image,
+    decode_mask,
+    encode_mask,
+    read_image,
+    read_mask_values,
+)
+from tests.dataset.rawdata import LIMIT, Pixels, encoded, noise, shared_data
+
+GRAY = np.array([[0, 100, 255], [7, 8, 9]], np.uint8)
+UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+
+
+def decoded(data: bytes) -> Pixels:
+    return decode_image(read_image(data, LIMIT).data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("pixels", [noise(5, 7), noise(5, 7)[..., 0]], ids=["RGB", "gray"])
+def test_bytes_of_a_sound_image_are_kept(kind: str, pixels: Pixels) -> None:
+    data = encoded(pixels, kind)
+    stored = read_image(data, LIMIT)
+    assert stored.data == data
+    assert (stored.height, stored.width) == (5, 7)
+
+
+def test_a_gray_image_decodes_to_three_equal_channels() -> None:
+    assert np.array_equal(decoded(encoded(GRAY)), np.stack([GRAY] * 3, axis=-1))
+
+
+def test_a_decoded_image_can_be_written_to() -> None:
+    decoded(encoded(GRAY))[0, 0] = 1
+
+
+# What the EXIF standard says of the stored row r and column c, for an upright image of height H and width W.
+STORED_PIXEL = {
+    1: lambda r, c, H, W: (r, c),
+    2: lambda r, c, H, W: (r, W - 1 - c),
+    3: lambda r, c, H, W: (H - 1 - r, W - 1 - c),
+    4: lambda r, c, H, W: (H - 1 - r, c),
+    5: lambda r, c, H, W: (c, r),
+    6: lambda r, c, H, W: (c, W - 1 - r),
+    7: lambda r, c, H, W: (H - 1 - c, W - 1 - r),
+    8: lambda r, c, H, W: (H - 1 - c, r),
+}
+
+
+def as_stored(upright: Pixels, orientation: int) -> Pixels:
+    height, width = upright.shape[:2]
+    rows, columns = (width, height) if orientation >= 5 else (height, width)
+    places = [[STORED_PIXEL[orientation](r, c, height, width) for c in range(columns)] for r in range(rows)]
+    return np.array([[upright[place] for place in row] for row in places])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_that_exif_turns_becomes_upright_pixel_by_pixel(orientation: int) -> None:
+    stored = read_image(encoded(as_stored(UPRIGHT, orientation), orientation=orientation), LIMIT)
+    assert np.array_equal(decode_image(stored.data), UPRIGHT)
+    assert (stored.height, stored.width, stored.orientation) == (2, 3, orientation)
+
+
+@pytest.mark.parametrize("orientation", sorted(TURNS))
+def test_a_mask_is_turned_like_its_image(orientation: int) -> None:
+    assert np.array_equal(TURNS[orientation](as_stored(GRAY, orientation)), GRAY)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 1000])
+def test_an_orientation_that_exif_does_not_know_turns_nothing(orientation: int) -> None:
+    data = encoded(UPRIGHT, orientation=orientation)
+    assert read_image(data, LIMIT).data == data
+
+
+def test_a_palette_image_becomes_its_colours() -> None:
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    expected = [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
+    assert decoded(encoded(image)).tolist() == expected
+
+
+def test_of_an_image_with_alpha_the_colours_stay() -> None:
+    rgba = np.array([[[1, 2, 3, 0], [4, 5, 6, 255]]], np.uint8)
+    assert decoded(encoded(rgba)).tolist() == [[[1, 2, 3], [4, 5, 6]]]
+
+
+def test_a_transparent_colour_does_not_come_back_after_normalising() -> None:
+    stored = read_image(encoded(UPRIGHT, transparency=(0, 1, 2)), LIMIT)
+    assert read_image(stored.data, LIMIT).data == stored.data
+    assert np.array_equal(decode_image(stored.data), UPRIGHT)
+
+
+def test_of_sixteen_bits_the_upper_eight_stay() -> None:
+    assert decoded(encoded(np.array([[0, 255, 256, 65535]], np.uint16)))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_twelve_bits_in_sixteen_are_refused_rather_than_turned_black() -> None:
+    with pytest.raises(Refused, match="no value above 4,095"):
+        read_image(encoded(np.array([[0, 4095]], np.uint16)), LIMIT)
+
+
+def test_a_one_bit_image_becomes_black_and_white() -> None:
+    assert decoded(encoded(Image.fromarray(np.array([[False, True]]))))[0, :, 0].tolist() == [0, 255]
+
+
+def test_a_cmyk_jpeg_becomes_rgb() -> None:
+    red = Image.new("RGB", (16, 16), (250, 20, 30)).convert("CMYK")
+    stored = read_image(encoded(red, "JPEG", quality=95), LIMIT)
+    assert stored.data.startswith(b"\x89PNG")
+    assert np.abs(decode_image(stored.data).astype(int) - [250, 20, 30]).max() <= 8
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "GIF", "WEBP"])
+def test_other_formats_become_png_of_the_same_pixels(kind: str) -> None:
+    data = encoded(np.stack([GRAY] * 3, axis=-1), kind, **({"lossless": True} if kind == "WEBP" else {}))
+    stored = read_image(data, LIMIT)
+    assert stored.data.startswith(b"\x89PNG")
+    assert decode_image(stored.data)[..., 0].tolist() == GRAY.tolist()
+
+
+def test_a_normalised_image_carries_no_colour_profile() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    stored = read_image(encoded(UPRIGHT, orientation=3, icc_profile=profile), LIMIT)
+    assert b"iCCP" not in stored.data
+
+
+def test_the_same_image_is_normalised_to_the_same_bytes() -> None:
+    data = encoded(UPRIGHT, "BMP")
+    assert read_image(data, LIMIT).data == read_image(data, LIMIT).data
+
+
+def test_pixels_are_counted_by_channel_and_value() -> None:
+    counts = read_image(encoded(np.array([[[1, 2, 3], [1, 5, 3]]], np.uint8)), LIMIT).channel_counts
+    assert counts.shape == (3, 256)
+    assert counts[0, 1] == 2 and counts[1, 2] == 1 and counts[1, 5] == 1 and counts[2, 3] == 2 and counts.sum() == 6
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_truncated_image_is_refused(kind: str) -> None:
+    data = encoded(noise(40, 40), kind)
+    with pytest.raises(Refused, match="cannot be decoded"):
+        read_image(data[: len(data) // 2], LIMIT)
+
+
+def test_an_animation_is_refused() -> None:
+    frames = [Image.fromarray(noise(4, 4, seed)) for seed in range(3)]
+    with pytest.raises(Refused, match="holds 3 pictures"):
+        read_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), LIMIT)
+
+
+def test_the_reason_of_a_refusal_is_the_same_every_time() -> None:
+    reasons = set()
+    for _ in range(2):
+        with pytest.raises(Refused) as refusal:
+            read_image(b"no image at all", LIMIT)
+        reasons.add(refusal.value.found)
+    assert reasons == {"cannot be recognised as an image"}
+
+
+def test_the_pixel_limit_is_exact_and_ours() -> None:
+    data = encoded(noise(10, 10))
+    assert read_image(data, 100).height == 10
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(Refused, match="has 0.0 megapixels"):
+        read_image(data, 99)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_an_image_above_pillows_own_limit_is_fine_below_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    data = encoded(noise(10, 10))
+    assert decode_image(read_image(data, 100).data).shape == (10, 10, 3)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(Path(__file__).parent / "nowhere") if False else Image.open(__import__("io").BytesIO(data))
+
+
+def test_threads_leave_warning_filters_and_limit_as_they_were() -> None:
+    before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
+    data = encoded(noise(30, 30), "BMP")
+    threads = [threading.Thread(target=lambda: [read_image(data, LIMIT) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before
+
+
+def test_every_awkward_file_is_read_or_refused_with_a_reason_and_without_a_warning() -> None:
+    outcomes = {}
+    for path in sorted(shared_data("awkward").rglob("*")):
+        if not path.is_file():
+            continue
+        for read in (read_image, read_mask_values):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                try:
+                    read(path.read_bytes(), 10_000_000)
+                    outcomes[path.name, read.__name__] = ""
+                except Refused as refused:
+                    assert refused.found and refused.expected
+                    assert " at 0x" not in refused.found
+                    outcomes[path.name, read.__name__] = refused.found
+    assert outcomes["bomb_30000x30000_1bit.png", "read_image"] == "has 900.0 megapixels"
+    assert outcomes["lying_ihdr_60000x60000_rgb.png", "read_image"] == "has 3,600.0 megapixels"
+    assert outcomes["zero_byte.png", "read_image"] == "is empty (0 bytes)"
+    assert outcomes["text_named.png", "read_image"] == "cannot be recognised as an image"
+    assert outcomes["truncated_jpeg.jpg", "read_image"].startswith("cannot be decoded")
+    for name in ("jpeg_named.png", "pil_sample_cmyk.jpg", "hopper.webp", "hopper_bad_exif.jpg", "p_trns_single.png"):
+        assert outcomes[name, "read_image"] == ""
+
+
+def test_photos_of_all_orientations_show_the_same_picture() -> None:
+    folder = shared_data("awkward") / "exif_orientation"
+    for name in ("Landscape", "Portrait"):
+        small = [
+            np.asarray(Image.fromarray(decoded_photo(folder / f"{name}_{orientation}.jpg")).resize((30, 30)), int)
+            for orientation in range(1, 9)
+        ]
+        for picture in small[1:]:  # each was drawn with a number of its own in the middle
+            assert np.median(np.abs(picture - small[0])) <= 3
+
+
+def decoded_photo(path: Path) -> Pixels:
+    return decode_image(read_image(path.read_bytes(), 10_000_000).data)
+
+
+def test_mask_values_of_a_palette_image_are_its_indices() -> None:
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    image.putpalette([0, 0, 0, 255, 0, 0, 9, 9, 9])
+    assert read_mask_values(encoded(image), LIMIT).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_mask_values_of_a_small_palette_are_its_indices(bits: int) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8))
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert read_mask_values(encoded(image, bits=bits), LIMIT).tolist() == [[0, 1]]
+
+
+def test_mask_values_of_a_one_bit_image_are_0_and_1() -> None:
+    values = read_mask_values(encoded(Image.fromarray(np.array([[False, True]]))), LIMIT)
+    assert values.tolist() == [[0, 1]] and values.dtype == np.uint8
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_mask_values_of_2_and_4_bit_gray_are_those_in_the_file(bits: int) -> None:
+    assert read_mask_values(gray_png([0, 1, 2, 3], bits), LIMIT).tolist() == [[0, 1, 2, 3]]
+
+
+def gray_png(values: list[int], bits: int) -> bytes:
+    """Pillow writes no such file, so its chunks are set by hand."""
+    import struct
+    import zlib
+
+    packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)),
+              (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def test_an_image_of_2_bit_gray_keeps_its_brightness() -> None:
+    assert decoded(gray_png([0, 1, 2, 3], 2))[0, :, 0].tolist() == [0, 85, 170, 255]
+
+
+def test_mask_values_of_16_bits_stay_whole() -> None:
+    assert read_mask_values(encoded(np.array([[7, 1000, 65535]], np.uint16)), LIMIT).tolist() == [[7, 1000, 65535]]
+
+
+def test_mask_values_of_a_colour_image_with_equal_channels_are_those() -> None:
+    assert np.array_equal(read_mask_values(encoded(np.stack([GRAY] * 3, axis=-1)), LIMIT), GRAY)
+
+
+def test_an_opaque_alpha_channel_of_a_mask_does_not_matter() -> None:
+    opaque = np.stack([GRAY] * 3 + [np.full_like(GRAY, 255)], axis=-1)
+    assert np.array_equal(read_mask_values(encoded(opaque), LIMIT), GRAY)
+
+
+def test_a_partly_transparent_mask_is_refused() -> None:
+    transparent = np.stack([GRAY] * 3 + [np.array([[255, 254, 255]] * 2, np.uint8)], axis=-1)
+    with pytest.raises(Refused, match="partly transparent"):
+        read_mask_values(encoded(transparent), LIMIT)
+
+
+def test_a_mask_in_colours_is_refused_with_their_number() -> None:
+    colors = np.array([[[255, 0, 0], [0, 255, 0], [255, 0, 0]]], np.uint8)
+    with pytest.raises(Refused, match=r"a colour picture \(2 colours\)"):
+        read_mask_values(encoded(colors), LIMIT)
+
+
+def test_a_jpeg_mask_is_refused() -> None:
+    with pytest.raises(Refused, match="is a JPEG"):
+        read_mask_values(encoded(np.zeros((8, 8), np.uint8), "JPEG"), LIMIT)
+
+
+def test_a_mask_survives_encoding() -> None:
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(decode_mask(encode_mask(mask)), mask)
+    assert encode_mask(mask) == encode_mask(mask)

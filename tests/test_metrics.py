@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix as sklearn_confusion
+from sklearn.metrics import jaccard_score
+from torchmetrics.functional.classification import multiclass_jaccard_index
+
+from pspnet.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+
+IGNORE = 255
+
+
+def test_hand_computed_example() -> None:
+    mask = np.array([[0, 0, 1], [1, IGNORE, 1]], np.uint8)
+    prediction = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    confusion = confusion_matrix(mask, prediction, 3, IGNORE)
+    assert confusion.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    assert class_iou(confusion)[:2].tolist() == [1 / 3, 2 / 4]
+    assert np.isnan(class_iou(confusion)[2])
+    assert mean_iou(confusion) == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert pixel_accuracy(confusion) == 3 / 5
+
+
+def test_agrees_with_two_other_libraries() -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 5, (4, 32, 32)).astype(np.uint8)
+    prediction = np.where(rng.random(mask.shape) < 0.6, mask, rng.integers(0, 5, mask.shape)).astype(np.uint8)
+    mask[rng.random(mask.shape) < 0.1] = IGNORE
+    confusion = sum(
+        (confusion_matrix(m, p, 5, IGNORE) for m, p in zip(mask, prediction, strict=True)), np.zeros((5, 5), np.int64)
+    )
+    valid = mask != IGNORE
+    assert (confusion == sklearn_confusion(mask[valid], prediction[valid])).all()
+    assert class_iou(confusion) == pytest.approx(jaccard_score(mask[valid], prediction[valid], average=None))
+    theirs = multiclass_jaccard_index(
+        torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(mask.astype(np.int64)), 5, ignore_index=IGNORE
+    )
+    assert mean_iou(confusion) == pytest.approx(theirs.item())
+
+
+def test_nothing_annotated_has_no_score() -> None:
+    confusion = np.zeros((2, 2), np.int64)
+    assert np.isnan(mean_iou(confusion))
+    assert np.isnan(pixel_accuracy(confusion))
+
+
+def test_a_class_only_predicted_scores_zero_and_counts() -> None:
+    confusion = np.array([[3, 1], [0, 0]])
+    assert class_iou(confusion).tolist() == [0.75, 0]
+    assert mean_iou(confusion) == 0.375
