@@ -174,10 +174,8 @@ def _classes(report: EvaluationReport) -> list[dict[Any, Any]]:
 def _confusions(report: EvaluationReport) -> list[dict[str, Any]]:
     """The ten mistakes that cost the most pixels."""
     wrong = report.confusion * ~np.eye(len(report.classes), dtype=bool)
-    of_class, of_errors = (
-        wrong / np.maximum(1, report.confusion.sum(axis=1, keepdims=True)),
-        wrong / max(1, wrong.sum()),
-    )
+    of_class = wrong / np.maximum(1, report.confusion.sum(axis=1, keepdims=True))
+    of_errors = wrong / max(1, wrong.sum())
     worst = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = [(int(at) // len(wrong), int(at) % len(wrong)) for at in worst if wrong.flat[at]]
     return [{"mask": m, "prediction": p, "of_class": of_class[m, p], "of_errors": of_errors[m, p]} for m, p in pairs]

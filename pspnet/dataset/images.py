@@ -57,8 +57,9 @@ def read_image(data: bytes, max_pixels: int) -> StoredImage:
             width, height = image.size
         else:
             # From the bare pixels: Pillow would carry colour profile and transparency over into the PNG.
+            # A photo gains 1 % from level 6, in three times the time.
             pixels = TURNS.get(orientation, np.asarray)(np.asarray(rgb))
-            data, (height, width) = _encode(pixels), pixels.shape[:2]
+            data, (height, width) = _encode(pixels, level=2), pixels.shape[:2]
         counts = np.array(rgb.histogram(), np.int64).reshape(3, 256)
     return StoredImage(data, height, width, orientation, counts)
 
@@ -80,7 +81,7 @@ def read_mask_values(data: bytes, max_pixels: int) -> MaskValues:
 
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    return _encode(mask)
+    return _encode(mask, level=6)
 
 
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
@@ -199,7 +200,7 @@ def _numbers(image: Image.Image, data: bytes) -> MaskValues:
     return values.astype(np.uint8) // np.uint8(stretch)
 
 
-def _encode(pixels: NDArray[np.uint8]) -> bytes:
+def _encode(pixels: NDArray[np.uint8], level: int) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=6)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=level)
     return file.getvalue()

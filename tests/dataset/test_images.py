@@ -1,6 +1,8 @@
+import io
+import struct
 import threading
 import warnings
-from pathlib import Path
+import zlib
 
 import numpy as np
 import pytest
@@ -179,7 +181,7 @@ def test_an_image_above_pillows_own_limit_is_fine_below_ours(monkeypatch: pytest
     data = encoded(noise(10, 10))
     assert decode_image(read_image(data, 100).data).shape == (10, 10, 3)
     with pytest.raises(Image.DecompressionBombError):
-        Image.open(Path(__file__).parent / "nowhere") if False else Image.open(__import__("io").BytesIO(data))
+        Image.open(io.BytesIO(data))
 
 
 def test_threads_leave_warning_filters_and_limit_as_they_were() -> None:
@@ -218,18 +220,10 @@ def test_every_awkward_file_is_read_or_refused_with_a_reason_and_without_a_warni
 
 
 def test_photos_of_all_orientations_show_the_same_picture() -> None:
-    folder = shared_data("awkward") / "exif_orientation"
-    for name in ("Landscape", "Portrait"):
-        small = [
-            np.asarray(Image.fromarray(decoded_photo(folder / f"{name}_{orientation}.jpg")).resize((30, 30)), int)
-            for orientation in range(1, 9)
-        ]
-        for picture in small[1:]:  # each was drawn with a number of its own in the middle
-            assert np.median(np.abs(picture - small[0])) <= 3
-
-
-def decoded_photo(path: Path) -> Pixels:
-    return decode_image(read_image(path.read_bytes(), 10_000_000).data)
+    folder = shared_data("awkward") / "pillow"
+    turned = [decoded((folder / f"hopper_orientation_{orientation}.jpg").read_bytes()) for orientation in range(2, 9)]
+    for picture in turned:  # all compressed from one photo
+        assert np.abs(picture.astype(int) - turned[0]).mean() < 5  # of different photos: about 70
 
 
 def test_mask_values_of_a_palette_image_are_its_indices() -> None:
@@ -257,9 +251,6 @@ def test_mask_values_of_2_and_4_bit_gray_are_those_in_the_file(bits: int) -> Non
 
 def gray_png(values: list[int], bits: int) -> bytes:
     """Pillow writes no such file, so its chunks are set by hand."""
-    import struct
-    import zlib
-
     packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)),
               (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")]  # fmt: skip
