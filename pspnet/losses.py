@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 def cross_entropy(logits: Tensor, masks: Tensor, ignore: int) -> Tensor:  # (N, K, H, W), (N, H, W)
     """Mean over the annotated pixels only. A batch without any gives 0, and a gradient of 0."""
-    # Pixels in one line: the loss over a plane has no deterministic backward pass on GPUs.
-    flat = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1]).float()
-    total = F.cross_entropy(flat, masks.reshape(-1).long(), ignore_index=ignore, reduction="sum")
+    # Class by class in memory, the softmax takes a third of the time; pixels in one line, because the loss over a plane
+    # has no deterministic backward pass on GPUs.
+    likelihoods = F.log_softmax(logits.float().contiguous(), dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+    total = F.nll_loss(likelihoods, masks.flatten().long(), ignore_index=ignore, reduction="sum")
     return total / (masks != ignore).sum().clamp(min=1)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pspnet.errors import Problem, UserError
 
@@ -74,7 +75,13 @@ def _problems(model: type[BaseModel], error: ValidationError, source: str) -> It
         if detail["type"] == "missing":
             yield Problem(source, f"'{key}' is missing", fix=meaning)
         else:
-            yield Problem(source, f"{key} is {_name(detail['input'])}", _reason(detail["msg"]))
+            found = "does not fit together" if _is_whole_section(detail) else f"is {_name(detail['input'])}"
+            yield Problem(source, f"{key} {found}", _reason(detail["msg"]))
+
+
+def _is_whole_section(detail: ErrorDetails) -> bool:
+    """A rule that several keys broke together."""
+    return detail["type"] == "value_error" and isinstance(detail["input"], dict)
 
 
 def _reason(message: str) -> str:
@@ -83,14 +90,13 @@ def _reason(message: str) -> str:
         message = message.removeprefix(start)
     message = message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
     message = message.replace("a valid string", "text").replace("a valid list", "a list")
-    message = message.replace("a valid dictionary or instance of ", "`key: value` lines as ")
-    return message.replace("a valid dictionary", "`key: value` lines")
+    return re.sub("a valid dictionary( or instance of [A-Za-z]+)?", "`key: value` lines", message)
 
 
 def _name(value: Any) -> str:
     match value:
         case None:
-            return "empty"
+            return "nothing"
         case bool():
             return f"{str(value).lower()} (yes or no)"
         case str():

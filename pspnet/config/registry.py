@@ -1,8 +1,8 @@
 """`registry`: the name under which models are kept."""
 
-from typing import Annotated
+import re
 
-from pydantic import StringConstraints
+from pydantic import field_validator
 
 from pspnet.config.section import Section
 
@@ -10,5 +10,12 @@ DEMO_MODEL = "pspnet-demo"
 
 
 class RegistryParams(Section):
-    model: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    model: str
     """Models of different names are never compared. The name pspnet-demo is for synthetic data only."""
+
+    @field_validator("model")
+    @classmethod
+    def _is_one_word(cls, model: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", model):
+            raise ValueError("letters and digits, with . _ - between them")
+        return model

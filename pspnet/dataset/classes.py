@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +57,7 @@ class Classes:
 class _ClassesFile(Section):
     classes: dict[str, MaskValue | list[MaskValue]]
     """Class name -> its value (or values) in the masks."""
-    colors: dict[str, Annotated[list[ColorPart], Field(min_length=3, max_length=3)]] = Field(default_factory=dict)
+    colors: dict[str, list[ColorPart]] = Field(default_factory=dict)
     """Class name -> [red, green, blue] in pictures."""
     ignore_values: list[MaskValue] = Field(default_factory=list)
     """Mask values that say "not annotated"."""
@@ -118,9 +117,11 @@ def _problems(
         if count > 1:
             names = ", ".join(f"'{name}'" for name, own in classes.items() if value in own)
             yield Problem(where, f"value {value} stands {count} times ({names})", "each value once")
-    for name in colors:
+    for name, color in colors.items():
         if name not in classes:
             yield Problem(where, f"a colour for '{name}', which is no class", "one of " + ", ".join(classes))
+        if len(color) != 3:
+            yield Problem(where, f"colour {color} of '{name}'", "[red, green, blue] from 0 to 255")
 
 
 def _color(parts: list[int]) -> Color:

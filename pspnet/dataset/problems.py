@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from pspnet.errors import Problem
 
@@ -9,10 +10,14 @@ MOST_SHOWN = 20
 
 
 def shortened(problems: Iterable[Problem]) -> list[Problem]:
-    """The first of them, and how many there are of each kind: what was expected is the kind."""
+    """Of many only the first, the advice once for each kind, and how many there are: what was expected is the kind."""
     every = list(problems)
     if len(every) <= MOST_SHOWN:
         return every
-    kinds = Counter(problem.expected for problem in every).most_common()
-    counts = "; ".join(f"{count:,} x expected {kind}" for kind, count in kinds)
-    return [*every[:MOST_SHOWN], Problem("...", f"and {len(every) - MOST_SHOWN:,} more. In all: {counts}")]
+    kinds = Counter(problem.expected for problem in every)
+    shown, told = [], set()
+    for problem in every[:MOST_SHOWN]:
+        shown.append(replace(problem, expected="", fix="") if problem.expected in told else problem)
+        told.add(problem.expected)
+    counts = "; ".join(f"{count:,} x expected {kind}" for kind, count in kinds.most_common())
+    return [*shown, Problem("...", f"and {len(every) - MOST_SHOWN:,} more. In all: {counts}")]

@@ -49,4 +49,4 @@ def _tensor(value: NDArray[np.generic]) -> Tensor:
     array = np.asarray(value)
     if array.dtype == np.uint8:
         array = array.transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.array(array, order="C"))

@@ -46,7 +46,7 @@ def run(
                 summary.add(checked)
             tick(done, len(samples), sample.id)
         writer.close()
-        if len(refused) > prepare.tolerated_share * len(found):
+        if len(refused) / len(found) > prepare.tolerated_share:
             raise UserError(shortened(refused))
         prepared = summary.dataset(folder, writer.shards, refused)
         if problems := missing_masks(prepared.masks, prepared.groups):  # of those that were left

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -63,6 +64,13 @@ def finetune(
     # Twice the training crop is the largest context the network can be trusted with, and fits where a batch fitted.
     window = 2 * max(params.crop_height_px, params.crop_width_px)
     predictor = Predictor(supervised.network, preprocessing, window, window // 4, device, runtime.precision)
+    learning_rate = partial(
+        learning_rate_at,
+        steps=steps,
+        learning_rate=params.learning_rate,
+        warmup_steps=params.warmup_steps,
+        poly_power=params.poly_power,
+    )
     state = TrainingState(supervised, optimizer)
     checkpoint.restore(state)
     yield from state.records
@@ -79,10 +87,7 @@ def finetune(
             while state.step < epoch * steps_per_epoch:
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in next(batches).items()}
                 seed_step(runtime.seed, state.step)
-                learning_rate = learning_rate_at(
-                    state.step, steps, params.learning_rate, params.warmup_steps, params.poly_power
-                )
-                set_learning_rate(optimizer, learning_rate)
+                set_learning_rate(optimizer, learning_rate(state.step))
                 with autocast(device, runtime):
                     main_logits, auxiliary_logits = supervised(preprocessing(batch["image"]))
                 main_loss = cross_entropy(main_logits, batch["mask"], ignore)
@@ -110,7 +115,7 @@ def finetune(
             means = {name: total / steps_per_epoch for name, total in state.sums.items()}
             record = {
                 "epoch": epoch,
-                "learning_rate": learning_rate,
+                "learning_rate": learning_rate(state.step - 1),
                 **means,
                 "val_mean_iou": mean_iou(confusion),
                 "val_pixel_accuracy": pixel_accuracy(confusion),

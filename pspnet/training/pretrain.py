@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -36,6 +37,13 @@ def pretrain(
     optimizer = build_optimizer(
         params.optimizer, [(pretext.parameters(), 1.0)], params.learning_rate, params.momentum, params.weight_decay
     )
+    learning_rate = partial(
+        learning_rate_at,
+        steps=steps,
+        learning_rate=params.learning_rate,
+        warmup_steps=params.warmup_steps,
+        poly_power=params.poly_power,
+    )
     state = TrainingState(pretext, optimizer)
     checkpoint.restore(state)
     yield from state.records
@@ -47,10 +55,7 @@ def pretrain(
             while state.step < epoch * steps_per_epoch:
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in next(batches).items()}
                 seed_step(runtime.seed, state.step)
-                learning_rate = learning_rate_at(
-                    state.step, steps, params.learning_rate, params.warmup_steps, params.poly_power
-                )
-                set_learning_rate(optimizer, learning_rate)
+                set_learning_rate(optimizer, learning_rate(state.step))
                 with autocast(device, runtime):
                     loss, figures = pretext(batch)
                 if not math.isfinite(loss.item()):
@@ -76,7 +81,7 @@ def pretrain(
                     f"epoch {epoch}/{params.epochs}, loss {loss.item():.3f}",
                 )
             means = {name: total / steps_per_epoch for name, total in state.sums.items()}
-            state.records.append({"epoch": epoch, "learning_rate": learning_rate, **means})
+            state.records.append({"epoch": epoch, "learning_rate": learning_rate(state.step - 1), **means})
             state.sums = {}
             yield state.records[-1]
     checkpoint.save(state)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def dataset_params(**changes: Any) -> DatasetParams:
 
 def write_pair(raw: Path, name: str, mask: NDArray[Any] | None = None, size: tuple[int, int] = (8, 12)) -> None:
     """An image of its own noise; its mask where one is given."""
-    write(raw / f"images/{name}.png", encoded(noise(*size, seed=sum(name.encode()))))
+    write(raw / f"images/{name}.png", encoded(noise(*size, seed=zlib.crc32(name.encode()))))
     if mask is not None:
         write(raw / f"masks/{name}.png", encoded(mask))
 

@@ -1,0 +1,86 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pspnet.config.params import Params, load_params
+from pspnet.config.reading import read_yaml, validate
+from pspnet.errors import UserError
+from tests.parameters import ROOT, changed
+
+
+def problems(**changes: Any) -> list[str]:
+    with pytest.raises(UserError) as error:
+        validate(Params, changed(read_yaml(ROOT / "params.yaml"), changes), "params.yaml")
+    return [str(problem) for problem in error.value.problems]
+
+
+def test_an_unknown_key_is_told_with_the_one_that_was_meant() -> None:
+    assert problems(finetune__lerning_rate=0.1) == [
+        "params.yaml: unknown key 'finetune.lerning_rate'; did you mean 'finetune.learning_rate'?"
+    ]
+    assert problems(finetun={}) == ["params.yaml: unknown key 'finetun'; did you mean 'finetune'?"]
+    assert problems(pretrain__jigsaw__grit=3) == [
+        "params.yaml: unknown key 'pretrain.jigsaw.grit'; did you mean 'pretrain.jigsaw.grid'?"
+    ]
+    assert problems(colour=3) == ["params.yaml: unknown key 'colour'"]
+
+
+def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
+    assert problems(split_seed=3) == ["params.yaml: unknown key 'split_seed'; did you mean 'prepare.split_seed'?"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finetune__batch_size": "many"}, "finetune.batch_size is 'many' (text); expected a whole number"),
+        ({"finetune__batch_size": 1}, "finetune.batch_size is 1; expected greater than or equal to 2"),
+        ({"finetune__epochs": True}, "finetune.epochs is true (yes or no); expected a whole number"),
+        ({"finetune__epochs": 2.5}, "finetune.epochs is 2.5; expected a whole number"),
+        ({"backbone__depth": 20}, "backbone.depth is 20; expected 18, 34, 50, 101 or 152"),
+        ({"runtime": None}, "runtime is nothing; expected `key: value` lines"),
+        ({"dataset__ignore_values": 255}, "dataset.ignore_values is 255; expected a list"),
+        ({"dataset__classes": {"sky": -1}}, "dataset.classes.sky is -1; expected greater than or equal to 0"),
+        ({"dataset__classes": {"sky": "blue"}}, "dataset.classes.sky is 'blue' (text); expected a whole number"),
+        ({"predict__window_overlap_px": 1024}, "predict does not fit together; expected window_overlap_px smaller than window_px"),
+        ({"registry__model": "my model"}, "registry.model is 'my model' (text); expected letters and digits, with . _ - between them"),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
+    assert problems(**changes) == [f"params.yaml: {message}"]
+
+
+def test_a_missing_key_is_told_with_its_meaning(tmp_path: Path) -> None:
+    content = read_yaml(ROOT / "params.yaml")
+    del content["evaluate"]["pictures"]
+    with pytest.raises(UserError) as error:
+        validate(Params, content, "params.yaml")
+    assert str(error.value) == (
+        "params.yaml: 'evaluate.pictures' is missing. How many of the best and how many of the worst images the page shows."
+    )
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    assert len(problems(finetune__epochs=0, runtime__threads=0, prepare__val_share=2, nonsense=1)) == 4
+
+
+def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.002", "learning_rate: 2e-3")
+    (tmp_path / "params.yaml").write_text(text)
+    assert load_params(tmp_path / "params.yaml").finetune.learning_rate == 0.002
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("a: 1\na: 2\n")
+    with pytest.raises(UserError, match="key 'a' stands twice"):
+        read_yaml(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "holds nothing"), (b"- 1", "holds a list"), (b"a: [", "is not valid YAML"), (b"\xff\xfe\x00", "is not UTF-8 text")],
+)
+def test_a_file_that_is_no_params_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_params(tmp_path / "params.yaml")

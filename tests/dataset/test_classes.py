@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pspnet.dataset.classes import IGNORE, Classes, declared_classes, default_color
+from pspnet.errors import UserError
+from tests.dataset.rawdata import dataset_params, write
+
+
+def from_file(raw: Path, text: str) -> Classes:
+    write(raw / "classes.yaml", text)
+    return declared_classes(dataset_params(classes={}, ignore_values=[]), raw)
+
+
+def test_classes_come_from_the_params(tmp_path: Path) -> None:
+    classes = declared_classes(
+        dataset_params(classes={"sky": 10, "road": [3, 4]}, colors={"road": [1, 2, 3]}), tmp_path
+    )
+    assert classes.names == ("sky", "road")
+    assert classes.colors == (default_color(0), (1, 2, 3))
+    assert classes.values == {10: 0, 3: 1, 4: 1}
+    assert classes.ignore_values == (255,)
+
+
+def test_classes_come_from_the_file_beside_the_data(tmp_path: Path) -> None:
+    text = "classes: {sky: 10, road: [3, 4]}\ncolors: {sky: [9, 9, 9]}\nignore_values: [0]\n"
+    classes = from_file(tmp_path, text)
+    assert classes.names == ("sky", "road")
+    assert classes.colors[0] == (9, 9, 9)
+    assert classes.ignore_values == (0,)
+
+
+def test_colors_and_ignore_values_in_the_file_are_optional(tmp_path: Path) -> None:
+    assert from_file(tmp_path, "classes: {a: 0, b: 1}").ignore_values == ()
+
+
+def test_classes_named_twice_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "classes.yaml", "classes: {a: 0, b: 1}")
+    with pytest.raises(UserError, match=r"named here and in dataset\.classes"):
+        declared_classes(dataset_params(), tmp_path)
+
+
+def test_classes_named_nowhere_are_asked_for_with_an_example(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is missing(.|\n)*classes:\n  background: 0"):
+        declared_classes(dataset_params(classes={}, ignore_values=[]), tmp_path)
+
+
+def test_ignore_values_apart_from_their_classes_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "classes.yaml", "classes: {a: 0, b: 1}")
+    with pytest.raises(UserError, match="all three in one place"):
+        declared_classes(dataset_params(classes={}, ignore_values=[255]), tmp_path)
+
+
+def test_all_that_is_wrong_with_classes_is_told_at_once(tmp_path: Path) -> None:
+    text = "classes: {a: 0, b: [0, 1], c: [], d: 7}\ncolors: {e: [1, 2, 3]}\nignore_values: [7]\n"
+    with pytest.raises(UserError) as error:
+        from_file(tmp_path, text)
+    told = [problem.found for problem in error.value.problems]
+    assert told == [
+        "class 'c' has no value",
+        "value 7 is class 'd' and also ignored",
+        "value 0 stands 2 times ('a', 'b')",
+        "a colour for 'e', which is no class",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: {a: 0}", "names one class only, a"),
+        ("classes: {a: x, b: 1}", "classes.a is 'x'"),
+        ("classes: {a: -1, b: 1}", "classes.a is -1"),
+        ("classes: {a: 0, b: 65536}", "classes.b is 65536"),
+        ("classes: {a: 0, b: 1}\ncolors: {a: [1, 2]}", "colour [1, 2] of 'a'"),
+        ("classes: {a: 0, b: 1}\ncolours: {}", "unknown key 'colours'; did you mean 'colors'"),
+        ("classes: {a: 0, a: 1}", "key 'a' stands twice"),
+        ("colors: {}", "'classes' is missing"),
+    ],
+)
+def test_a_wrong_classes_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        from_file(tmp_path, text)
+    assert message in str(error.value)
+    assert "classes.yaml" in str(error.value)
+
+
+def test_255_classes_fit_and_256_do_not(tmp_path: Path) -> None:
+    many = {f"class{index}": index for index in range(256)}
+    with pytest.raises(UserError, match="names 256 classes; expected at most 255"):
+        declared_classes(dataset_params(classes=many, ignore_values=[]), tmp_path)
+    many.pop("class255")
+    classes = declared_classes(dataset_params(classes=many, ignore_values=[]), tmp_path)
+    assert max(classes.values.values()) == 254 != IGNORE
+
+
+def test_default_colours_of_255_classes_differ() -> None:
+    assert len({default_color(index) for index in range(255)}) == 255
+
+
+def test_neighbouring_default_colours_are_far_apart() -> None:
+    colors = np.array([default_color(index) for index in range(12)])
+    distances = np.abs(colors[:, None] - colors[None]).sum(axis=2) + 999 * np.eye(12, dtype=int)
+    assert distances.min() > 60
+
+
+CLASSES = Classes(("a", "b"), (default_color(0), default_color(1)), {0: 0, 1000: 1, 7: 1}, (9,))
+
+
+def test_raw_values_become_class_indices() -> None:
+    mask = CLASSES.index_of(np.array([[0, 1000], [7, 9]], np.uint16))
+    assert mask.tolist() == [[0, 1], [1, IGNORE]]
+    assert mask.dtype == np.uint8
+
+
+def test_unknown_values_are_listed_with_their_pixels() -> None:
+    assert CLASSES.unknown(np.array([[0, 5, 5], [7, 9, 65535]], np.uint16)) == {5: 2, 65535: 1}
+    assert CLASSES.unknown(np.array([[0, 7], [9, 0]], np.uint8)) == {}

@@ -1,0 +1,185 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pspnet.dataset.adapters.folder import find
+from pspnet.dataset.samples import RawSample
+from pspnet.errors import Problem, UserError
+from tests.dataset.rawdata import dataset_params, encoded, noise, write, write_pair
+
+MASK = np.zeros((8, 12), np.uint8)
+
+
+def found(raw: Path, **changes: object) -> tuple[list[RawSample], list[Problem]]:
+    items = list(find(dataset_params(**changes), raw))
+    problems = [item for item in items if isinstance(item, Problem)]
+    return [item for item in items if isinstance(item, RawSample)], problems
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Scene a has a mask for its first image, scene b has none."""
+    write_pair(tmp_path, "a/1", MASK)
+    write_pair(tmp_path, "a/2")
+    write_pair(tmp_path, "b/deep/1.old")
+    return tmp_path
+
+
+def test_images_and_masks_are_paired_by_path_without_suffix(raw: Path) -> None:
+    write(raw / "images/a/3.JPEG", encoded(noise(8, 12), "JPEG"))
+    write(raw / "masks/a/3.tif", encoded(MASK, "TIFF"))
+    assert found(raw) == (
+        [
+            RawSample("a/1", "images/a/1.png", "masks/a/1.png", "a", None),
+            RawSample("a/2", "images/a/2.png", None, "a", None),
+            RawSample("a/3", "images/a/3.JPEG", "masks/a/3.tif", "a", None),
+            RawSample("b/deep/1.old", "images/b/deep/1.old.png", None, "b", None),
+        ],
+        [],
+    )
+
+
+def test_folders_may_have_other_names(tmp_path: Path) -> None:
+    write(tmp_path / "leftImg/x/1.png", encoded(noise(2, 2)))
+    write(tmp_path / "gt/fine/x/1.png", encoded(MASK))
+    samples, _ = found(tmp_path, images="leftImg", masks="gt/fine")
+    assert samples == [RawSample("x/1", "leftImg/x/1.png", "gt/fine/x/1.png", "x", None)]
+
+
+def test_samples_come_in_the_order_of_their_ids(raw: Path) -> None:
+    for name in ("z", "a-", "B"):
+        write_pair(raw, name)
+    samples, _ = found(raw, group_pattern="(.*)")
+    assert [sample.id for sample in samples] == ["B", "a-", "a/1", "a/2", "b/deep/1.old", "z"]
+
+
+def test_the_group_is_the_first_parenthesis_of_the_pattern(raw: Path) -> None:
+    samples, _ = found(raw, group_pattern=r"(\w/\w+)")
+    assert [sample.group for sample in samples] == ["a/1", "a/2", "b/deep"]
+
+
+def test_an_image_without_a_group_is_refused(raw: Path) -> None:
+    samples, [problem] = found(raw, group_pattern="^(a)")
+    assert [sample.id for sample in samples] == ["a/1", "a/2"]
+    assert problem.where == "images/b/deep/1.old.png"
+    assert problem.found == "id 'b/deep/1.old' names no group"
+    assert "^(a)" in problem.expected and problem.fix
+
+
+def test_files_of_the_system_are_passed_over(raw: Path) -> None:
+    for name in (".DS_Store", "._1.png", "Thumbs.db", "a/desktop.ini", ".cache/1.png", "__MACOSX/1.png"):
+        write(raw / "images" / name, "")
+        write(raw / "masks" / name, "")
+    samples, problems = found(raw)
+    assert len(samples) == 3 and not problems
+
+
+def test_a_file_that_is_no_image_by_its_suffix_is_refused(raw: Path) -> None:
+    write(raw / "images/a/notes.txt", "hello")
+    samples, [problem] = found(raw)
+    assert len(samples) == 3
+    assert (problem.where, problem.found) == ("images/a/notes.txt", "is no image by its suffix")
+
+
+def test_a_mask_without_an_image_is_refused(raw: Path) -> None:
+    write(raw / "masks/a/9.png", encoded(MASK))
+    _, [problem] = found(raw)
+    assert (problem.where, problem.found) == ("masks/a/9.png", "is a mask without an image")
+
+
+def test_two_images_of_one_name_are_both_refused(raw: Path) -> None:
+    write(raw / "images/a/1.jpg", encoded(noise(8, 12), "JPEG"))
+    samples, problems = found(raw)
+    assert [sample.id for sample in samples] == ["a/2", "b/deep/1.old"]
+    assert [problem.where for problem in problems] == ["images/a/1.jpg", "images/a/1.png"]
+    assert problems[0].found == "has the same name as images/a/1.png"
+
+
+def test_an_image_with_two_masks_is_refused(raw: Path) -> None:
+    write(raw / "masks/a/1.tif", encoded(MASK, "TIFF"))
+    samples, [problem] = found(raw)
+    assert [sample.id for sample in samples] == ["a/2", "b/deep/1.old"]
+    assert problem.found == "has 2 masks: masks/a/1.png, masks/a/1.tif"
+
+
+def test_a_link_to_a_file_is_a_file_and_a_link_to_a_folder_is_refused(raw: Path, tmp_path: Path) -> None:
+    (raw / "images/a/3.png").symlink_to(raw / "images/a/2.png")
+    (raw / "images/more").symlink_to(raw / "images/a")
+    samples, [problem] = found(raw)
+    assert "a/3" in [sample.id for sample in samples]
+    assert (problem.where, problem.found) == ("images/more", "is a link to a folder")
+
+
+def test_a_name_that_is_no_text_is_refused(raw: Path) -> None:
+    try:
+        Path(os.fsdecode(bytes(raw) + b"/images/a/\xff.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    _, [problem] = found(raw)
+    assert "no UTF-8" in problem.found
+    str(problem).encode()
+
+
+def test_missing_folders_are_both_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        found(tmp_path)
+    assert [Path(problem.where).name for problem in error.value.problems] == ["images", "masks"]
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"), [("/etc", "masks"), ("../images", "masks"), (".", "masks"), ("images", "images/masks")]
+)
+def test_folders_outside_the_raw_data_or_in_each_other_are_refused(raw: Path, images: str, masks: str) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml"):
+        found(raw, images=images, masks=masks)
+
+
+def test_masks_of_which_none_fits_are_told_with_an_example(tmp_path: Path) -> None:
+    write(tmp_path / "images/1.png", encoded(noise(2, 2)))
+    write(tmp_path / "masks/1_mask.png", encoded(MASK))
+    with pytest.raises(UserError, match=r"none of 1 masks .* masks/1_mask\.png beside images/1\.png"):
+        found(tmp_path)
+
+
+def test_official_splits_and_groups_are_read(raw: Path) -> None:
+    write(raw / "splits.csv", "\ufeffid,split,group\na/1,test,\na/2, test ,a\nb/deep/1.old,unlabeled,other\n")
+    samples, _ = found(raw)
+    assert [(sample.split, sample.group) for sample in samples] == [
+        ("test", "a"),
+        ("test", "a"),
+        ("unlabeled", "other"),
+    ]
+
+
+def test_an_image_that_splits_csv_leaves_out_has_no_official_split(raw: Path) -> None:
+    write(raw / "splits.csv", "id,split\na/1,val\n")
+    samples, _ = found(raw)
+    assert [sample.split for sample in samples] == ["val", None, None]
+
+
+def test_all_that_is_wrong_with_splits_csv_is_told_at_once(raw: Path) -> None:
+    write(raw / "splits.csv", "id,split\na/1,train\na/1,train\nnowhere,val\na/2,holdout\n")
+    with pytest.raises(UserError) as error:
+        found(raw)
+    told = [(problem.where.rpartition("/")[2], problem.found) for problem in error.value.problems]
+    assert told == [
+        ("splits.csv line 3", "id 'a/1' stands a second time"),
+        ("splits.csv line 4", "id 'nowhere' has no image"),
+        ("splits.csv line 5", "split 'holdout'"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "name,split\na/1,train\n", "id;split\na/1;train\n"])
+def test_a_missing_column_of_splits_csv_is_told(raw: Path, text: str) -> None:
+    write(raw / "splits.csv", text)
+    with pytest.raises(UserError, match="has no column"):
+        found(raw)

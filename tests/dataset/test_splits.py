@@ -1,0 +1,76 @@
+import pytest
+
+from pspnet.dataset.samples import RawSample, Split, stable_uniform
+from pspnet.dataset.splits import assign_splits, missing_masks
+from pspnet.errors import UserError
+
+
+def sample(name: str, group: str, labelled: bool = True, split: Split | None = None) -> RawSample:
+    return RawSample(name, f"images/{name}.png", f"masks/{name}.png" if labelled else None, group, split)
+
+
+def assign(samples: list[RawSample], seed: int = 0) -> dict[str, Split]:
+    return assign_splits(samples, split_seed=seed, val_share=0.2, test_share=0.3)
+
+
+SCENES = [sample(f"{scene}/{frame}", f"scene{scene}") for scene in range(400) for frame in range(2)]
+
+
+def test_the_stable_hash_is_the_one_it_always_was() -> None:
+    # sha256("a") = ca978112ca1b...
+    assert stable_uniform("a") == 0xCA978112CA1B / 2**48
+
+
+def test_the_hash_of_seed_and_group_decides() -> None:
+    for group, split in assign(SCENES).items():
+        position = stable_uniform(f"0\0{group}")
+        assert split == ("test" if position < 0.3 else "val" if position < 0.5 else "train")
+
+
+def test_shares_are_about_those_asked_for() -> None:
+    splits = list(assign(SCENES).values())
+    assert splits.count("test") == pytest.approx(120, abs=30)
+    assert splits.count("val") == pytest.approx(80, abs=25)
+
+
+def test_adding_data_moves_no_group() -> None:
+    before = assign(SCENES[:300])
+    after = assign([*SCENES, *(sample(f"new/{n}", f"new{n}") for n in range(50))])
+    assert {group: after[group] for group in before} == before
+
+
+def test_another_seed_deals_otherwise() -> None:
+    assert assign(SCENES, seed=1) != assign(SCENES)
+
+
+def test_a_group_without_masks_is_unlabeled() -> None:
+    assert assign([sample("x", "x", labelled=False)]) == {"x": "unlabeled"}
+
+
+def test_an_image_without_mask_stays_with_its_group() -> None:
+    held_out = next(group for group, split in assign(SCENES).items() if split == "test")
+    assert assign([sample("x", held_out, labelled=False), sample("y", held_out)]) == {held_out: "test"}
+
+
+def test_an_official_split_wins_over_the_hash_and_over_missing_masks() -> None:
+    splits: list[Split] = ["train", "val", "test", "unlabeled"]
+    official = [sample(f"{split}{n}", f"{split}{n}", n % 2 == 0, split) for split in splits for n in range(20)]
+    assert all(group.startswith(split) for group, split in assign(official).items())
+
+
+def test_an_official_split_of_one_image_is_that_of_its_group() -> None:
+    assert assign([sample("a", "g"), sample("b", "g", split="val"), sample("c", "g")]) == {"g": "val"}
+
+
+def test_every_group_in_two_official_splits_is_told() -> None:
+    torn = [sample(f"{g}{s}", g, split=s) for g in ("one", "two") for s in ("train", "test")]
+    with pytest.raises(UserError) as error:
+        assign(torn)
+    assert [p.where for p in error.value.problems] == ["group 'one'", "group 'two'"]
+    assert error.value.problems[0].found == "has two splits: train (onetrain), test (onetest)"
+
+
+def test_splits_without_masks_are_told_with_counts() -> None:
+    assert missing_masks({"train": 5, "val": 1, "test": 2}, {"train": 2, "val": 1, "test": 1}) == []
+    [problem] = missing_masks({"train": 1234, "test": 2}, {"train": 7, "test": 1})
+    assert problem.found == "masks: 1,234 in train (7 groups), 0 in val (0 groups), 2 in test (1 groups)"

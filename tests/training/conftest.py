@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from pspnet.config.params import Params
+from pspnet.dataset.synthetic import synthesize
+from pspnet.stages import prepare
+from tests.parameters import demo_params
+
+
+def quiet(done: int, total: int, note: str) -> None:
+    """A tick that shows nothing."""
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images, twenty-eight of them with masks."""
+    folder = tmp_path_factory.mktemp("data")
+    synthesize(folder / "raw", images=40, labelled=28, seed=0, tick=quiet)
+    params = demo_params(dataset__group_pattern="(.*)", prepare__val_share=0.2, prepare__test_share=0.2)
+    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", tick=quiet)
+    return folder / "prepared"
+
+
+@pytest.fixture
+def params() -> Params:
+    """Three short epochs of a tiny network."""
+    return demo_params(
+        backbone__width=0.125,
+        pretrain__epochs=3,
+        pretrain__batch_size=8,
+        pretrain__crop_px=48,
+        pretrain__warmup_steps=2,
+        finetune__epochs=3,
+        finetune__batch_size=4,
+        finetune__crop_height_px=48,
+        finetune__crop_width_px=64,
+        finetune__warmup_steps=2,
+        runtime__threads=1,
+    )
