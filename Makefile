@@ -1,22 +1,49 @@
 # The same targets for people and for CI. `make help` lists them.
 BIN := .venv/bin
-UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 INSTALLED := .venv/.installed
+UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install lock
-help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+.PHONY: help install demo pipeline test test-kills check bench lock
 
-install: $(INSTALLED)  ## .venv with the locked packages and this one
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+install: $(INSTALLED)  ## the locked packages and this one, in .venv
+
+demo: $(INSTALLED)  ## the whole pipeline on synthetic street scenes
+	@pspnet synthesize data/raw --images 600 --labelled 200 --seed 0
+	@$(MAKE) --no-print-directory pipeline
+
+pipeline: $(INSTALLED)  ## the stages that changed, on the data in data/raw
+	@pspnet doctor --quick
+	@dvc add --quiet data/raw
+	@dvc repro
+	@dvc metrics show
+	@echo "Report: reports/evaluation/report.html"
+
+test: $(INSTALLED)  ## all tests but those that kill, with coverage
+	python -m pytest -m "not kills" --cov --cov-report=term
+
+test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the same
+	python -m pytest -m kills --timeout 1500
+
+check: $(INSTALLED)  ## style, types, layers
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-logo 2>/dev/null || lint-imports
+
+bench: $(INSTALLED)  ## the figures of docs/benchmarks.md that this machine can give
+	python benchmarks/demo.py
+
+lock: $(INSTALLED)  ## resolve the ranges of pyproject.toml into requirements.lock again
+	$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
 
 $(INSTALLED): requirements.lock pyproject.toml
-	@started=$$(date +%s); set -e; \
+	@set -e; started=$$(date +%s); \
 	if command -v uv >/dev/null 2>&1; then test -x $(BIN)/python || uv venv --quiet .venv; \
 	else test -x $(BIN)/uv || { python3 -m venv .venv && $(BIN)/python -m pip install --quiet uv; }; fi; \
 	$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock; \
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .; \
-	touch $@; echo "Installed in $$(( $$(date +%s) - started )) s (the first time only)."
-
-lock: $(BIN)/python  ## resolve pyproject.toml into requirements.lock again
-	$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+	touch $@; echo "Installed in $$(( $$(date +%s) - started )) s (once)."

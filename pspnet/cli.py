@@ -25,7 +25,7 @@ AROUND = "Around the pipeline"
 app = typer.Typer(
     help="Keeps a PSPNet segmentation model trained, measured and promoted.",
     epilog="Example, from nothing to a report:  make demo  "
-    "Own data: put images/ and masks/ into data/raw, `pspnet use recipes/start.yaml`, name the classes, `make pipeline`.",
+    "Own data: images/ and masks/ into data/raw, `pspnet use recipes/start.yaml`, name the classes, `make pipeline`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -123,7 +123,7 @@ def evaluate(
     terminal.out.print(f"[bold]test mIoU {summary['mean_iou']:.3f}[/]  {out / 'report.html'}")
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=AROUND)
 def predict(
     images: Annotated[Path, typer.Option(help="Folder of images, searched with its sub-folders.")],
     bundle: Annotated[Path, typer.Option(help="The bundle to predict with.")],

@@ -12,6 +12,6 @@ SWITCHES = {
 
 
 def go_offline() -> None:
-    """Call before the dependencies are imported; what a person has set stays. DVC run by hand has its own .dvc/config."""
+    """Call before the dependencies are imported; what a person has set stays. DVC run by hand reads .dvc/config."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)

@@ -29,7 +29,9 @@ def source_files(module: str) -> set[str]:
 def sections(stage: str) -> list[str]:
     """The sections that the stage's function asks for."""
     parameters = inspect.signature(import_module(f"pspnet.stages.{stage}").run).parameters
-    return [name for name, p in parameters.items() if isinstance(p.annotation, type) and issubclass(p.annotation, Section)]
+    return [
+        name for name, p in parameters.items() if isinstance(p.annotation, type) and issubclass(p.annotation, Section)
+    ]
 
 
 @pytest.mark.parametrize("path", [ROOT / "params.yaml", *(ROOT / "recipes").glob("*.yaml")], ids=lambda path: path.name)

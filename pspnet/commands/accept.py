@@ -20,37 +20,50 @@ def accept(stage: str, why: str) -> None:
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     if stage not in stages:
         raise UserError(Problem("dvc.yaml", f"has no stage '{stage}'", ", ".join(stages)))
-    before = _locked(stage)
-    if not before:
+    before = read_yaml(LOCK)["stages"].get(stage) if LOCK.exists() else None
+    if before is None:
         raise UserError(Problem(str(LOCK), f"knows no results of '{stage}'", fix=f"Run `dvc repro {stage}` first."))
-    subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet", stage], check=True)
-    after = _locked(stage)
-    changed = {
-        path: [before["deps"].get(path), digest]
-        for path, digest in after["deps"].items()
-        if before["deps"].get(path) != digest
-    }
+    changed = _changed_code(stage)
     if not changed:
-        terminal.out.print(f"{stage}: no dependency has changed, there was nothing to accept.")
+        terminal.out.print(f"{stage}: nothing has changed, there is nothing to accept.")
         return
+    _dvc("commit", "--force", "--quiet", stage)
     entry = {
         "stage": stage,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "who": getpass.getuser(),
         "why": why,
         "changed": changed,
-        "results": after["outs"],
+        "results": {item["path"]: item["md5"] for item in before["outs"]},
     }
     with RECORD.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-    terminal.out.print(
-        f"{stage}: results kept although {', '.join(changed)} changed; {RECORD} says so. Commit it with {LOCK}."
-    )
+    terminal.out.print(f"{stage}: results kept although {', '.join(changed)} changed; {RECORD} says so.")
+    terminal.out.print(f"Commit it together with {LOCK}.")
 
 
-def _locked(stage: str) -> dict[str, dict[str, Any]]:
-    """Path -> digest of the stage's dependencies and results."""
-    entry = read_yaml(LOCK)["stages"].get(stage) if LOCK.exists() else None
-    if entry is None:
-        return {}
-    return {kind: {item["path"]: item.get("md5") for item in entry.get(kind, [])} for kind in ("deps", "outs")}
+def _changed_code(stage: str) -> list[str]:
+    """The modules that differ from those that made the results; anything else that differs is refused."""
+    status: list[Any] = json.loads(_dvc("status", "--json", stage)).get(stage, [])
+    changes = [
+        (kind, path) for entry in status if isinstance(entry, dict) for kind, paths in entry.items() for path in paths
+    ]
+    code = [path for kind, path in changes if kind == "changed deps" and path.startswith("pspnet/")]
+    other = sorted({path for _, path in changes} - set(code))
+    if other or any(not isinstance(entry, dict) for entry in status):
+        what = ", ".join(other) or "the command"
+        raise UserError(
+            Problem(
+                stage,
+                f"not only its code has changed: {what}",
+                fix=f"Run `dvc repro {stage}`: this changes the result.",
+            )
+        )
+    return sorted(code)
+
+
+def _dvc(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(Problem(f"dvc {' '.join(arguments)}", done.stderr.strip()))
+    return done.stdout

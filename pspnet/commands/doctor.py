@@ -62,16 +62,16 @@ def _params(path: Path) -> Iterator[Finding]:
 
 def _raw(path: Path, raw: Path) -> Iterator[Finding]:
     if not raw.is_dir() or not any(raw.iterdir()):
-        yield Finding("raw data", "mend", f"{raw} holds nothing.",
-                      "`make demo` draws something to try; for your own data put images/ and masks/ there.")  # fmt: skip
+        fix = "`make demo` draws something to try; for your own data put images/ and masks/ there."
+        yield Finding("raw data", "mend", f"{raw} holds nothing.", fix)
         return
     try:
         demo_params = load_params(path).registry.model == DEMO_MODEL
     except UserError:
         return
     if demo_params and not is_synthetic(raw):
-        yield Finding("raw data", "mend", f"{raw} holds your own data, and {path} is still the demo's.",
-                      "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make pipeline`.")  # fmt: skip
+        fix = "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make pipeline`."
+        yield Finding("raw data", "mend", f"{raw} holds your own data, and {path} is still the demo's.", fix)
     else:
         yield Finding("raw data", "good", f"{raw}, {'synthetic' if is_synthetic(raw) else 'your own'}")
 
@@ -85,8 +85,8 @@ def _git() -> Iterator[Finding]:
         ["git", "status", "--porcelain"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     found = f"at {head.stdout.strip()}" + (f", {len(dirty)} changed or new files" if dirty else "")
-    yield Finding("git", "look" if dirty else "good", found,
-                  "Commit, so that a model can be traced to a commit." if dirty else "")  # fmt: skip
+    fix = "Commit, so that a model can be traced to a commit." if dirty else ""
+    yield Finding("git", "look" if dirty else "good", found, fix)
 
 
 def _dvc() -> Iterator[Finding]:
@@ -104,14 +104,14 @@ def _dvc() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free / 1e9
-    yield Finding("disk", "good" if free > FREE_GB else "look", f"{free:,.0f} GB free",
-                  "" if free > FREE_GB else "Prepared data and the DVC cache each take about as much as the raw data.")  # fmt: skip
+    enough = free > FREE_GB
+    fix = "" if enough else "Raw and prepared data are kept twice: in the checkout and in DVC's cache."
+    yield Finding("disk", "good" if enough else "look", f"{free:,.0f} GB free", fix)
 
 
 def _devices() -> Iterator[Finding]:
     import torch
 
-    cores = os.cpu_count()
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
@@ -119,8 +119,8 @@ def _devices() -> Iterator[Finding]:
                 "device", "good", f"cuda:{number}, {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
             )
     else:
-        yield Finding("device", "look", f"CPU, {cores} cores, no GPU that torch can use",
-                      "Enough for the demo and small networks; a full PSPNet wants a GPU.")  # fmt: skip
+        fix = "Enough for the demo and small networks; a full PSPNet wants a GPU."
+        yield Finding("device", "look", f"CPU, {os.cpu_count()} cores, no GPU that torch can use", fix)
 
 
 def _versions() -> Iterator[Finding]:

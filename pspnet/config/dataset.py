@@ -13,7 +13,7 @@ ColorPart = Annotated[int, Field(ge=0, le=255)]
 
 class DatasetParams(Section):
     layout: Literal["folder"]
-    """How the files are laid out. `folder`: images in one folder, masks of the same stem in another."""
+    """How the files lie. `folder`: images in one folder, masks of the same names in another."""
     images: str
     """Folder of the images, below data/raw."""
     masks: str
@@ -25,8 +25,8 @@ class DatasetParams(Section):
     ignore_values: list[MaskValue]
     """Mask values that say "not annotated": neither trained on nor scored."""
     group_pattern: str
-    """Regular expression on an image's id (its path without suffix); its first parenthesis is the group (scene, patient,
-    video) that may not be on two sides of a split. `(.*)`: every image is a group of its own."""
+    """Regular expression on an image's id (its path without suffix); its first parenthesis is the group (scene,
+    patient, video) that may not be on two sides of a split. `(.*)`: every image is a group of its own."""
 
     @field_validator("group_pattern")
     @classmethod

@@ -36,6 +36,8 @@ class PretrainParams(Section):
     """Views are cut from the image enlarged by a random factor: the smallest ..."""
     scale_max: Positive
     """... and the largest."""
+    flip_probability: Share
+    """Of mirroring left and right; 0 where left and right differ in meaning."""
     color_jitter: NotNegative
     """Strength of random brightness, contrast and saturation."""
     output_stride: Literal[8, 16, 32]

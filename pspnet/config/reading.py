@@ -59,8 +59,10 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
 
 
 def _problems(model: type[BaseModel], error: ValidationError, source: str) -> Iterator[Problem]:
-    told = set()
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    # A misspelt key is also a missing one; once is enough.
+    told = {_closest(model, [*map(str, d["loc"])]) for d in details if d["type"] == "extra_forbidden"}
+    for detail in details:
         path = [str(part) for part in detail["loc"]]
         declared, meaning = _declared(model, path)
         if detail["type"] == "extra_forbidden":

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pspnet.dataset.samples import Split
 from pspnet.dataset.shards import ShardReader
 
 
@@ -16,11 +15,6 @@ class Annotated(NamedTuple):
     group: str
     image: NDArray[np.uint8]  # (H, W, 3)
     mask: NDArray[np.uint8]  # (H, W)
-
-
-def annotated(index: pd.DataFrame, split: Split) -> pd.DataFrame:
-    """The rows of a split that have masks."""
-    return index[(index["split"] == split) & index["has_mask"]]
 
 
 class AnnotatedImages:

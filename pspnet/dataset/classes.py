@@ -21,15 +21,14 @@ MOST_CLASSES = IGNORE
 
 Color = tuple[int, int, int]
 
-EXAMPLE = """for example
+EXAMPLE = """one of the two to name the classes, for example
 
 classes:
   background: 0
   scratch: [1, 2]       # two mask values, one class
 colors:                 # optional, for pictures
   scratch: [220, 20, 60]
-ignore_values: [255]    # optional: "not annotated"
-"""
+ignore_values: [255]    # optional: not annotated"""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ TURNS: dict[int, Turn] = {  # EXIF orientation -> what makes the stored picture 
 }
 
 
-class Refused(Exception):  # noqa: N818  not an error of ours: the file's
+class Refused(Exception):
     """Why a file cannot be used: what was found in it, what was expected, what to do."""
 
     def __init__(self, found: str, expected: str, fix: str = "") -> None:
@@ -121,7 +121,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(int(re.findall(r"\d+", str(error))[0]), max_pixels) from None
     except UnidentifiedImageError:  # its own words hold a memory address
-        raise Refused("cannot be recognised as an image", "one of " + ", ".join(FORMATS)) from None
+        fix = "Export it again or remove it: it is another kind of file, or its beginning is damaged."
+        raise Refused("cannot be recognised as an image", "one of " + ", ".join(FORMATS), fix) from None
     except (Refused, MemoryError):
         raise
     except Exception as error:  # decoders raise anything on broken bytes

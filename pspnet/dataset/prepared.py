@@ -100,11 +100,6 @@ class PreparedDataset:
         index = self.index()
         return index[index["has_mask"] & (index["split"] == split)]
 
-    @property
-    def mean_color(self) -> Color:
-        red, green, blue = (round(255 * value) for value in self.mean)
-        return red, green, blue
-
     def reader(self) -> ShardReader:
         return ShardReader(self.folder / "shards", [shard.name for shard in self.shards])
 

@@ -53,4 +53,4 @@ def missing_masks(masks: Mapping[Split, int], groups: Mapping[Split, int]) -> li
         "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, "
         "or change prepare.split_seed, prepare.val_share or prepare.test_share."
     )
-    return [Problem("splits", f"masks: {found}", "at least one in each", fix)]
+    return [Problem("splits", f"masks: {found}", "at least one in each, and no group divided", fix)]

@@ -76,7 +76,8 @@ def _fitted(values: MaskValues, image: StoredImage) -> MaskValues:
     if values.shape == stored:
         return TURNS[image.orientation](values)
     found = f"has {width} x {height} pixels, its image {image.width} x {image.height}"
-    raise Refused(found, "a mask of its image's size")
+    fix = "Export it again at that size. If it must be scaled: by nearest neighbour, so that classes do not blend."
+    raise Refused(found, "a mask of its image's size", fix)
 
 
 def _classes_of(values: MaskValues, classes: Classes) -> NDArray[np.uint8]:
@@ -87,6 +88,7 @@ def _classes_of(values: MaskValues, classes: Classes) -> NDArray[np.uint8]:
     found = ", ".join(f"value {v} in {unknown[v]:,} pixels ({unknown[v] / values.size:.1%})" for v in most)
     if len(unknown) > len(most):
         found += f" and {len(unknown) - len(most)} more"
-    fix = f"Name them as classes, or say `ignore_values: {sorted(most)}`, in classes.yaml or dataset of params.yaml."
+    what = 'If that means "not annotated", add'
+    fix = f"{what} `ignore_values: {sorted(most)}`, else name it as a class: in classes.yaml or dataset of params.yaml."
     known = ", ".join(str(value) for value in sorted({*classes.values, *classes.ignore_values})[:20])
     raise Refused(f"has {found}", f"declared values: {known}", fix)

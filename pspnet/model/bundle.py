@@ -19,7 +19,7 @@ class Bundle:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     pretraining: str
-    dataset_fingerprint: str
+    fingerprints: dict[str, str]  # of the splits that made it: train, and val that chose it
     backbone_digest: str
 
     def save(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class Bundle:
             "classes": self.classes,
             "colors": self.colors,
             "pretraining": self.pretraining,
-            "dataset_fingerprint": self.dataset_fingerprint,
+            "fingerprints": self.fingerprints,
             "backbone_digest": self.backbone_digest,
         }
         write_json(facts, folder / FACTS)
@@ -47,7 +47,7 @@ class Bundle:
             classes=tuple(facts["classes"]),
             colors=tuple((r, g, b) for r, g, b in facts["colors"]),
             pretraining=facts["pretraining"],
-            dataset_fingerprint=facts["dataset_fingerprint"],
+            fingerprints=facts["fingerprints"],
             backbone_digest=facts["backbone_digest"],
         )
 

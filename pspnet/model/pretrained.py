@@ -23,7 +23,7 @@ class PretrainedBackbone:
     depth: Depth
     width: float
     preprocessing: Preprocessing
-    dataset_fingerprint: str
+    fingerprints: dict[str, str]  # of the splits it has seen
 
     def save(self, backbone: ResNet | None, folder: Path) -> None:
         if backbone is not None:

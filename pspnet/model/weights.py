@@ -54,6 +54,8 @@ def read_json(path: Path, format_version: int) -> dict[str, Any]:
     """The facts beside the weights."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(Problem(str(path), "is missing", "a model that a stage has written", "dvc repro")) from None
     except (OSError, ValueError) as error:
         raise UserError(Problem(str(path), f"cannot be read ({error})")) from None
     version = content.get("format_version") if isinstance(content, dict) else None

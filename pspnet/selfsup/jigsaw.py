@@ -1,7 +1,7 @@
 """Jigsaw as dense classification: the patches of a view are shuffled, and each must tell where it came from.
 
-One question per patch instead of one per permutation (Noroozi and Favaro, 2016) needs no table of permutations and trains
-the feature map that segmentation will use.
+One question per patch instead of one per permutation (Noroozi and Favaro, 2016) needs no table of permutations and
+trains the feature map that segmentation will use.
 """
 
 import numpy as np

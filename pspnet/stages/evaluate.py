@@ -10,7 +10,7 @@ import pandas as pd
 from pspnet.config.evaluate import EvaluateParams
 from pspnet.config.predict import PredictParams
 from pspnet.config.runtime import RuntimeParams
-from pspnet.dataset.annotated import AnnotatedImages, annotated
+from pspnet.dataset.annotated import AnnotatedImages
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.samples import Split
 from pspnet.errors import Problem, UserError
@@ -53,7 +53,7 @@ def run(
         model.network.to(device), model.preprocessing, predict.window_px, predict.window_overlap_px, device,
         runtime.precision,
     )  # fmt: skip
-    samples = AnnotatedImages(dataset.reader(), annotated(dataset.index(), SPLIT))
+    samples = AnnotatedImages(dataset.reader(), dataset.annotated(SPLIT))
     confusion, images = measure(
         predictor, samples, model.classes, dataset.ignore, lambda done: tick(done, len(samples), "images")
     )

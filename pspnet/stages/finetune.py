@@ -10,8 +10,9 @@ import torch
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.finetune import FinetuneParams
 from pspnet.config.runtime import RuntimeParams
-from pspnet.dataset.annotated import AnnotatedImages, annotated
+from pspnet.dataset.annotated import AnnotatedImages
 from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.samples import Split
 from pspnet.dataset.segmentation import TrainingCrops
 from pspnet.dataset.transforms import Augmentation
 from pspnet.model.bundle import Bundle
@@ -22,6 +23,8 @@ from pspnet.outputs import whole_file, whole_folder
 from pspnet.training.checkpoint import open_checkpoint, training_digest
 from pspnet.training.finetune import finetune as train
 from pspnet.training.runtime import configure, device_lock
+
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def run(
@@ -55,11 +58,11 @@ def run(
         fill=start.preprocessing.mean_color,
         ignore=dataset.ignore,
     )
-    index = dataset.index()
-    crops = TrainingCrops(dataset.reader(), annotated(index, "train"), augmentation, runtime.seed)
-    val = AnnotatedImages(dataset.reader(), annotated(index, "val"))
+    crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, runtime.seed)
+    val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
-    dependencies = {"dataset": dataset.fingerprint, "backbone": digest(pretrained), "device": device.type}
+    fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
+    dependencies = {**fingerprints, "backbone": digest(pretrained), "device": device.type}
     with (
         device_lock(device),
         open_checkpoint(checkpoints, "finetune", training_digest(sections, dependencies)) as checkpoint,
@@ -76,7 +79,7 @@ def run(
         classes=dataset.classes,
         colors=dataset.colors,
         pretraining=start.method,
-        dataset_fingerprint=dataset.fingerprint,
+        fingerprints=fingerprints,
         backbone_digest=digest(pretrained),
     )
     with whole_file(history) as path:

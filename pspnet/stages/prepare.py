@@ -22,6 +22,8 @@ from pspnet.outputs import whole_folder
 def run(
     dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, tick: Callable[[int, int, str], None]
 ) -> None:
+    if not raw.is_dir():
+        raise UserError(Problem(str(raw), "is missing", "a folder of raw data", f"To try: pspnet synthesize {raw}"))
     classes = declared_classes(dataset, raw)
     found = list(LAYOUTS[dataset.layout](dataset, raw))
     samples = [item for item in found if isinstance(item, RawSample)]

@@ -10,6 +10,7 @@ from pspnet.config.backbone import BackboneParams
 from pspnet.config.pretrain import PretrainParams
 from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.samples import Split
 from pspnet.dataset.transforms import Augmentation
 from pspnet.dataset.views import UnlabelledViews
 from pspnet.model.preprocessing import Preprocessing
@@ -20,7 +21,7 @@ from pspnet.training.checkpoint import open_checkpoint, training_digest
 from pspnet.training.pretrain import pretrain as train
 from pspnet.training.runtime import configure, device_lock
 
-SPLITS = ("train", "unlabeled")  # never val or test
+SPLITS: tuple[Split, ...] = ("train", "unlabeled")  # never val or test
 
 
 def run(
@@ -36,7 +37,8 @@ def run(
 ) -> None:
     dataset = PreparedDataset.open(prepared)
     preprocessing = Preprocessing(dataset.mean, dataset.std)
-    facts = PretrainedBackbone(pretrain.method, backbone.depth, backbone.width, preprocessing, dataset.fingerprint)
+    fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
+    facts = PretrainedBackbone(pretrain.method, backbone.depth, backbone.width, preprocessing, fingerprints)
     records = pd.DataFrame(columns=["epoch", "loss"])
     network = None
     if pretrain.method != "none":
@@ -49,7 +51,7 @@ def run(
             width_px=pretrain.crop_px,
             scale_min=pretrain.scale_min,
             scale_max=pretrain.scale_max,
-            flip_probability=0.5,
+            flip_probability=pretrain.flip_probability,
             color_jitter=pretrain.color_jitter,
             fill=preprocessing.mean_color,
             ignore=dataset.ignore,
@@ -58,7 +60,7 @@ def run(
             dataset.reader(), index[index["split"].isin(SPLITS)], augmentation, method.views, pretrain, runtime.seed
         )
         sections = {"backbone": backbone, "pretrain": pretrain, "runtime": runtime}
-        digest = training_digest(sections, {"dataset": dataset.fingerprint, "device": device.type})
+        digest = training_digest(sections, {**fingerprints, "device": device.type})
         with device_lock(device), open_checkpoint(checkpoints, "pretrain", digest) as checkpoint:
             pretext = method(network, preprocessing, pretrain)
             records = pd.DataFrame(train(pretext, views, pretrain, runtime, device, checkpoint, tick))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,6 +28,12 @@ from pspnet.outputs import whole_file
 from pspnet.training.runtime import exclusive
 
 KEPT = 3  # checkpoints of one stage, the newest: going back to the last params is common, further is not
+# What takes part in a training. The rest (commands, messages, paths) may change while one is interrupted.
+CODE = tuple(
+    f"pspnet.{part}"
+    for part in ("dataset", "evaluation", "losses", "metrics", "model", "prediction", "selfsup", "training")
+)
+PACKAGES = ("torch", "numpy", "albumentations", "opencv-python-headless", "pillow")
 
 Record = dict[str, float]
 
@@ -42,15 +49,15 @@ class TrainingState:
 
 
 def training_digest(sections: Mapping[str, BaseModel], dependencies: Mapping[str, str]) -> str:
-    """Of everything that decides the weights: params, data and backbone, torch, and the code that is loaded."""
+    """Of everything that decides the weights: params, data and backbone, libraries, and the code that is loaded."""
     facts = {
         "params": {name: section.model_dump() for name, section in sections.items()},
         "dependencies": dict(dependencies),
-        "torch": torch.__version__,
+        "packages": {name: version(name) for name in PACKAGES},
         "code": {
             name: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
             for name, module in sorted(sys.modules.items())
-            if name.startswith("pspnet.") and module.__file__
+            if name.startswith(CODE) and module.__file__
         },
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

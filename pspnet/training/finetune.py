@@ -38,8 +38,10 @@ def finetune(
     checkpoint: Checkpoint,
     tick: Callable[[int, int, str], None],
 ) -> Iterator[Record]:
-    """Trains `supervised` in place and ends with the weights of the best epoch; yields a record per epoch, earlier ones
-    first after a resume."""
+    """Train `supervised` in place, to the weights of its best epoch; yields a record per epoch.
+
+    After a resume the records of all earlier epochs come first.
+    """
     steps_per_epoch = len(crops) // params.batch_size
     if steps_per_epoch == 0:
         raise UserError(
@@ -112,6 +114,8 @@ def finetune(
                 checkpoint.save_if_due(state)
                 tick(state.step * params.batch_size, images, f"epoch {epoch}/{params.epochs}, loss {loss.item():.3f}")
             confusion, _ = measure(predictor, val, classes, ignore, tick_val)
+            if not confusion.any():
+                raise UserError(Problem("val", "has no annotated pixel", "masks that are not ignored throughout"))
             means = {name: total / steps_per_epoch for name, total in state.sums.items()}
             record = {
                 "epoch": epoch,

@@ -26,7 +26,7 @@ def pretrain(
     checkpoint: Checkpoint,
     tick: Callable[[int, int, str], None],
 ) -> Iterator[Record]:
-    """Trains `pretext`, and with it its backbone, in place; yields a record per epoch, earlier ones first after a resume."""
+    """Train `pretext` in place, and with it its backbone; yields a record per epoch, earlier ones too."""
     steps_per_epoch = len(views) // params.batch_size
     if steps_per_epoch == 0:
         raise UserError(

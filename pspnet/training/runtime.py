@@ -17,7 +17,7 @@ LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoi
 
 
 def configure(runtime: RuntimeParams) -> torch.device:
-    """Set up this process for computing as `runtime` says, on the device that PSPNET_DEVICE names or the best there is."""
+    """Make this process compute as `runtime` says, on the device that PSPNET_DEVICE names or the best there is."""
     name = os.environ.get("PSPNET_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

@@ -42,8 +42,14 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
         ({"dataset__ignore_values": 255}, "dataset.ignore_values is 255; expected a list"),
         ({"dataset__classes": {"sky": -1}}, "dataset.classes.sky is -1; expected greater than or equal to 0"),
         ({"dataset__classes": {"sky": "blue"}}, "dataset.classes.sky is 'blue' (text); expected a whole number"),
-        ({"predict__window_overlap_px": 1024}, "predict does not fit together; expected window_overlap_px smaller than window_px"),
-        ({"registry__model": "my model"}, "registry.model is 'my model' (text); expected letters and digits, with . _ - between them"),
+        (
+            {"predict__window_overlap_px": 1024},
+            "predict does not fit together; expected window_overlap_px smaller than window_px",
+        ),
+        (
+            {"registry__model": "my model"},
+            "registry.model is 'my model' (text); expected letters and digits, with . _ - between them",
+        ),
     ],
 )
 def test_a_wrong_value_is_told_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
@@ -56,7 +62,8 @@ def test_a_missing_key_is_told_with_its_meaning(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         validate(Params, content, "params.yaml")
     assert str(error.value) == (
-        "params.yaml: 'evaluate.pictures' is missing. How many of the best and how many of the worst images the page shows."
+        "params.yaml: 'evaluate.pictures' is missing. "
+        "How many of the best and how many of the worst images the page shows."
     )
 
 
@@ -78,7 +85,12 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "holds nothing"), (b"- 1", "holds a list"), (b"a: [", "is not valid YAML"), (b"\xff\xfe\x00", "is not UTF-8 text")],
+    [
+        (b"", "holds nothing"),
+        (b"- 1", "holds a list"),
+        (b"a: [", "is not valid YAML"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+    ],
 )
 def test_a_file_that_is_no_params_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "params.yaml").write_bytes(content)

@@ -18,7 +18,9 @@ GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 def bundle(seed: int = 0) -> Bundle:
     torch.manual_seed(seed)
     network = PSPNet(Architecture(18, 0.125, 8, 3, dropout=0.1)).eval()
-    return Bundle(network, GRAY, ("a", "b", "c"), ((0, 0, 0), (1, 2, 3), (9, 9, 9)), "none", "fingerprint", "digest")
+    return Bundle(
+        network, GRAY, ("a", "b", "c"), ((0, 0, 0), (1, 2, 3), (9, 9, 9)), "none", {"train": "fingerprint"}, "digest"
+    )
 
 
 def test_a_bundle_predicts_the_same_after_a_round_trip(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
 
 def test_pretrained_weights_fit_a_finer_output_stride(tmp_path: Path) -> None:
     source = random_backbone(18, 0.125, 32, seed=3)
-    PretrainedBackbone("rotation", 18, 0.125, GRAY, "f").save(source, tmp_path)
+    PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(source, tmp_path)
     target = random_backbone(18, 0.125, 8, seed=4)
     PretrainedBackbone.open(tmp_path).load_into(target, 18, 0.125, tmp_path)
     assert all(
@@ -76,13 +78,13 @@ def test_pretrained_weights_fit_a_finer_output_stride(tmp_path: Path) -> None:
 
 
 def test_a_backbone_of_another_shape_is_refused(tmp_path: Path) -> None:
-    PretrainedBackbone("rotation", 18, 0.125, GRAY, "f").save(random_backbone(18, 0.125, 32, 0), tmp_path)
+    PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 32, 0), tmp_path)
     with pytest.raises(UserError, match=r"holds a ResNet-18 of width 0\.125; expected ResNet-50 of width 1"):
         PretrainedBackbone.open(tmp_path).load_into(ResNet(50, 0.125, 8), 50, 1.0, tmp_path)
 
 
 def test_no_pretraining_leaves_the_random_weights(tmp_path: Path) -> None:
-    PretrainedBackbone("none", 18, 0.125, GRAY, "f").save(None, tmp_path)
+    PretrainedBackbone("none", 18, 0.125, GRAY, {}).save(None, tmp_path)
     target = random_backbone(18, 0.125, 8, seed=4)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     PretrainedBackbone.open(tmp_path).load_into(target, 18, 0.125, tmp_path)

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, UserError
 from pspnet.model.bundle import Bundle, bundle_digest
+from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.stages import finetune as stage
 from pspnet.training.finetune import freeze, train_mode
 from tests.parameters import demo_params
@@ -26,7 +26,7 @@ Tick = Callable[[int, int, str], None]
 def backbone(tmp_path: Path) -> Path:
     folder = tmp_path / "backbone"
     folder.mkdir()
-    PretrainedBackbone("rotation", 18, 0.125, GRAY, "f").save(random_backbone(18, 0.125, 8, seed=0), folder)
+    PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, seed=0), folder)
     return folder
 
 
@@ -83,7 +83,7 @@ def test_a_resumed_run_repeats_no_step(params: Params, prepared: Path, backbone:
     assert min(seen) == 3 * params.finetune.batch_size
 
 
-@pytest.mark.parametrize("workers", ["1", "3"])
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_number_of_loader_processes_changes_nothing(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +123,7 @@ def test_history_has_a_line_for_each_epoch(params: Params, prepared: Path, backb
 
 def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """Trained and measured on the same four images, the network gets nearly every pixel right."""
-    from pspnet.dataset.annotated import AnnotatedImages, annotated
+    from pspnet.dataset.annotated import AnnotatedImages
     from pspnet.dataset.prepared import PreparedDataset
     from pspnet.dataset.segmentation import TrainingCrops
     from pspnet.dataset.transforms import Augmentation
@@ -132,11 +132,11 @@ def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_
     from pspnet.training.runtime import configure
 
     params = demo_params(
-        backbone__width=0.25, finetune__epochs=70, finetune__batch_size=4, finetune__learning_rate=0.004,
+        backbone__width=0.25, finetune__epochs=60, finetune__batch_size=4, finetune__learning_rate=0.004,
         finetune__warmup_steps=5, finetune__dropout=0.0,
     )  # fmt: skip
     dataset = PreparedDataset.open(prepared)
-    four = annotated(dataset.index(), "train").head(4)
+    four = dataset.annotated("train").head(4)
     plain = Augmentation(96, 128, 1.0, 1.0, 0.0, 0.0, (0, 0, 0), dataset.ignore)
     torch.manual_seed(0)
     architecture = Architecture(18, 0.25, 8, len(dataset.classes), dropout=0.0)
@@ -148,7 +148,7 @@ def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_
             Checkpoint(tmp_path), quiet,
         )
     )  # fmt: skip
-    assert max(record["val_mean_iou"] for record in records) > 0.9
+    assert max(record["val_pixel_accuracy"] for record in records) > 0.95
 
 
 def test_frozen_stages_keep_weights_and_statistics(

@@ -55,7 +55,7 @@ def test_the_order_does_not_depend_on_where_it_starts() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: Path) -> None:
     def state() -> TrainingState:
-        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
         return TrainingState(module, build_optimizer(optimizer, [(module.parameters(), 1.0)], 0.1, 0.9, 0.01))  # type: ignore[arg-type]
 
     torch.manual_seed(0)
@@ -124,8 +124,9 @@ with open_checkpoint(pathlib.Path({str(tmp_path)!r}), "finetune", "a"):
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match="Another process is using this checkpoint") as error, open_checkpoint(
-            tmp_path, "finetune", "a"
+        with (
+            pytest.raises(Busy, match="Another process is using this checkpoint") as error,
+            open_checkpoint(tmp_path, "finetune", "a"),
         ):
             pass
         assert error.value.exit_status == 75
@@ -145,7 +146,7 @@ def test_every_step_has_randomness_of_its_own() -> None:
 
 def test_a_wrong_setting_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_DEVICE", "abacus")
-    with pytest.raises(UserError, match="PSPNET_DEVICE: 'abacus' cannot be used .*; expected cpu, cuda or cuda:N"):
+    with pytest.raises(UserError, match=r"PSPNET_DEVICE: 'abacus' cannot be used .*; expected cpu, cuda or cuda:N"):
         runtime.configure(demo_params().runtime)
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", "-1")
     with pytest.raises(UserError, match="PSPNET_LOADER_WORKERS: is '-1'; expected a whole number, 0 or more"):

@@ -33,10 +33,14 @@ def find(dataset: DatasetParams, raw: Path) -> Iterator[RawSample | Problem]:
     problems: list[Problem] = []
     images = _files(raw, dataset.images, problems)
     if not images:
-        found, fix = f"holds no image ({len(problems)} other files)", "Put the images there, or change dataset.images."
-        raise UserError(Problem(str(raw / dataset.images), found, "files " + " ".join(SUFFIXES), fix))
+        found = "holds no image" + (f", only {len(problems):,} other files" if problems else "")
+        fix = "Put the images there, or change dataset.images in params.yaml."
+        raise UserError(Problem(str(raw / dataset.images), found, "files ending in " + " ".join(SUFFIXES), fix))
     masks = _files(raw, dataset.masks, problems)
-    if masks and not images.keys() & masks.keys():
+    if not masks:
+        fix = "Put masks there, each under the name of its image, or change dataset.masks in params.yaml."
+        raise UserError(Problem(str(raw / dataset.masks), "holds no mask", "masks for some of the images", fix))
+    if not images.keys() & masks.keys():
         raise UserError(_no_pair(dataset.masks, images, masks))
     listed = _listed(raw / "splits.csv", images)
     yield from problems
@@ -75,7 +79,7 @@ def _check_folders(dataset: DatasetParams, raw: Path) -> None:
         if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
             problems.append(Problem("params.yaml", f"{key} is '{folder}'", "a folder below the raw data"))
         elif not (raw / folder).is_dir():
-            fix = f"Make it and put the {key.removeprefix('dataset.')} there, or change {key}."
+            fix = f"Make it and put the {key.removeprefix('dataset.')} there, or change {key} in params.yaml."
             problems.append(Problem(str(raw / folder), "is missing", f"the folder that {key} names", fix))
     first, second = (PurePosixPath(folder) for folder in folders.values())
     if first.is_relative_to(second) or second.is_relative_to(first):

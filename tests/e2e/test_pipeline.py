@@ -1,0 +1,111 @@
+"""The whole pipeline with real DVC, on forty tiny images."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pspnet.config.reading import read_yaml
+from tests.e2e.pipeline import STEPS, checkout, digests, reproduce, run, write_params
+
+pytestmark = pytest.mark.timeout(300)
+SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = checkout(tmp_path_factory.mktemp("checkout"))
+    run(folder, *SYNTHESIZE)
+    assert reproduce(folder) == list(STEPS)
+    return folder
+
+
+def test_the_report_is_there(finished: Path) -> None:
+    assert (finished / "reports/evaluation/report.html").stat().st_size > 10_000
+    metrics = json.loads((finished / "reports/metrics.json").read_text())
+    assert 0 < metrics["mean_iou"] < 1
+    assert run(finished, "dvc", "metrics", "show", "--json")
+
+
+def test_nothing_runs_when_nothing_changed(finished: Path) -> None:
+    assert reproduce(finished) == []
+    assert json.loads(run(finished, "dvc", "status", "--json")) == {}
+
+
+def test_git_sees_only_what_a_user_commits(finished: Path) -> None:
+    run(finished, "git", "check-ignore", "--quiet", "data/raw", "data/prepared", "models", "reports", ".pspnet")
+    status = run(finished, "git", "status", "--porcelain").split()
+    assert set(status) == {"??", "data/raw.dvc", "dvc.lock"}
+
+
+def test_each_stage_leaves_why_it_ended(finished: Path) -> None:
+    for step in STEPS:
+        reason = json.loads((finished / ".pspnet/exit" / f"{step}.json").read_text())
+        assert reason == {"class": "done", "exit": 0, "message": ""}
+
+
+def test_another_clone_in_another_folder_gets_the_same_bytes(
+    finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = checkout(tmp_path_factory.mktemp("another") / "deeper")
+    run(other, *SYNTHESIZE)
+    reproduce(other)
+    assert digests(other) == digests(finished)
+    assert len(digests(other)) == 7
+
+
+def test_results_travel_by_the_run_cache(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A second machine that shares only the remote runs nothing, and needs no dvc.lock."""
+    run(finished, "dvc", "push", "--run-cache", "--quiet")
+    other = checkout(tmp_path_factory.mktemp("second"))
+    run(other, *SYNTHESIZE)
+    run(other, "dvc", "add", "--quiet", "data/raw")
+    run(other, "dvc", "remote", "modify", "--local", "folder", "url", str(finished / ".pspnet/dvc-remote"))
+    output = run(other, "dvc", "repro", "--pull")
+    assert "Running stage" not in output
+    assert digests(other) == digests(finished)
+    assert not (other / ".pspnet/checkpoints").exists()
+
+
+class TestWhatAChangeRuns:
+    """In this order: each test changes the same checkout a little more."""
+
+    def test_a_learning_rate_of_finetune_leaves_the_backbone_alone(self, finished: Path) -> None:
+        write_params(finished, finetune__learning_rate=0.001)
+        assert reproduce(finished) == ["finetune", "evaluate"]
+
+    def test_going_back_is_a_cache_hit(self, finished: Path) -> None:
+        write_params(finished, finetune__learning_rate=0.002)
+        assert reproduce(finished) == []
+
+    def test_a_comment_in_the_losses_runs_neither_prepare_nor_pretrain(self, finished: Path) -> None:
+        with (finished / "pspnet/losses.py").open("a") as file:
+            file.write("# a comment\n")
+        assert reproduce(finished) == ["finetune"]  # and its bundle is the same, so evaluate has nothing to do
+
+    def test_a_comment_can_be_accepted(self, finished: Path) -> None:
+        with (finished / "pspnet/metrics.py").open("a") as file:
+            file.write("# another comment\n")
+        for stage in ("finetune", "evaluate"):
+            run(finished, "pspnet", "accept", stage, "--why", "a comment")
+        assert reproduce(finished) == []
+        entries = [json.loads(line) for line in (finished / "accepted.jsonl").read_text().splitlines()]
+        assert [(entry["stage"], entry["changed"]) for entry in entries] == [
+            ("finetune", ["pspnet/metrics.py"]),
+            ("evaluate", ["pspnet/metrics.py"]),
+        ]
+
+    def test_no_pretraining_is_skipped_honestly(self, finished: Path) -> None:
+        write_params(finished, pretrain__method="none")
+        assert reproduce(finished) == ["pretrain", "finetune", "evaluate"]
+        assert (finished / "reports/pretrain.csv").read_text() == "epoch,loss\n"
+        assert "skipped" in (finished / "reports/evaluation/report.html").read_text()
+
+    def test_new_unlabelled_images_rewrite_only_the_shards_they_fall_into(self, finished: Path) -> None:
+        before = read_yaml(finished / "dvc.lock")["stages"]["prepare"]["outs"][0]
+        image = next((finished / "data/raw/images").iterdir())
+        (finished / "data/raw/images/zzz.png").write_bytes(image.read_bytes())
+        assert reproduce(finished)[:2] == ["prepare", "pretrain"]
+        after = read_yaml(finished / "dvc.lock")["stages"]["prepare"]["outs"][0]
+        assert after["nfiles"] == before["nfiles"]
+        assert after["md5"] != before["md5"]
