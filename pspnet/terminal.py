@@ -54,7 +54,7 @@ def progress(title: str) -> Iterator[Tick]:
 @contextmanager
 def _bar(title: str) -> Iterator[Tick]:
     columns = (TextColumn(f"[bold]{title}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(),
-               TextColumn("{task.description}"))  # fmt: skip
+               TextColumn("{task.description}", markup=False))  # fmt: skip
     with Progress(*columns, console=err, transient=True) as bars:
         task = bars.add_task("", total=None)
         yield lambda done, total, note: bars.update(task, completed=done, total=total, description=note)
@@ -74,7 +74,7 @@ def _lines(title: str) -> Iterator[Tick]:
         last = now
         rate = (done - first) / (now - started)
         left = f"{rate:,.0f}/s, {(total - done) / rate:,.0f} s left, " if rate else ""
-        err.print(f"{title}: {done:,}/{total:,}, {left}{note}")
+        err.print(f"{title}: {done:,}/{total:,}, {left}{note}", markup=False)
 
     yield show
 

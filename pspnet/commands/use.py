@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from pspnet import terminal
@@ -27,7 +28,7 @@ def use(recipe: Path, params: Path, backup: Path) -> None:
         partial.write_bytes(recipe.read_bytes())
     table = Table("parameter", "before", "now", title=f"{params} is now {recipe}", title_justify="left")
     for key in keys:
-        table.add_row(key, str(before.get(key, "")), str(after.get(key, "")))
+        table.add_row(*map(escape, (key, str(before.get(key, "")), str(after.get(key, "")))))
     terminal.out.print(table)
     terminal.out.print(f"What it was is in {backup}." if before else "")
 

@@ -38,7 +38,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(Problem(str(path), "is missing")) from None
+        raise UserError(Problem(str(path), "is missing", fix="Run this in the folder of your checkout.")) from None
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "is not UTF-8 text")) from None
     try:

@@ -55,7 +55,8 @@ def read_json(path: Path, format_version: int) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(Problem(str(path), "is missing", "a model that a stage has written", "dvc repro")) from None
+        fix = "Make it with `dvc repro`, or name another folder."
+        raise UserError(Problem(str(path), "is missing", "what a stage has written", fix)) from None
     except (OSError, ValueError) as error:
         raise UserError(Problem(str(path), f"cannot be read ({error})")) from None
     version = content.get("format_version") if isinstance(content, dict) else None

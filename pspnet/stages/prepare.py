@@ -23,7 +23,8 @@ def run(
     dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, tick: Callable[[int, int, str], None]
 ) -> None:
     if not raw.is_dir():
-        raise UserError(Problem(str(raw), "is missing", "a folder of raw data", f"To try: pspnet synthesize {raw}"))
+        fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
+        raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
     classes = declared_classes(dataset, raw)
     found = list(LAYOUTS[dataset.layout](dataset, raw))
     samples = [item for item in found if isinstance(item, RawSample)]

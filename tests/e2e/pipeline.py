@@ -31,7 +31,9 @@ TINY: dict[str, Any] = {
 
 def checkout(folder: Path, **changes: Any) -> Path:
     """The files git tracks, as they are now, under git and DVC again."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file() and name not in ("dvc.lock", "data/raw.dvc", "accepted.jsonl"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +45,17 @@ def checkout(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def clone(source: Path, folder: Path) -> Path:
+    """What another machine would have: what is committed, and nothing else."""
+    folder.parent.mkdir(exist_ok=True)
+    run(source, "git", "clone", "--quiet", str(source), str(folder))
+    return folder
+
+
 def write_params(folder: Path, **changes: Any) -> None:
-    (folder / "params.yaml").write_text(yaml.safe_dump(changed(read_yaml(folder / "params.yaml"), changes), sort_keys=False))
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(changed(read_yaml(folder / "params.yaml"), changes), sort_keys=False)
+    )
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pspnet.config.reading import read_yaml
-from tests.e2e.pipeline import STEPS, checkout, digests, reproduce, run, write_params
+from tests.e2e.pipeline import STEPS, checkout, clone, digests, reproduce, run, write_params
 
 pytestmark = pytest.mark.timeout(300)
 SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
@@ -33,7 +33,7 @@ def test_nothing_runs_when_nothing_changed(finished: Path) -> None:
 
 
 def test_git_sees_only_what_a_user_commits(finished: Path) -> None:
-    run(finished, "git", "check-ignore", "--quiet", "data/raw", "data/prepared", "models", "reports", ".pspnet")
+    run(finished, "git", "check-ignore", "data/raw", "data/prepared", "models", "reports", ".pspnet")
     status = run(finished, "git", "status", "--porcelain").split()
     assert set(status) == {"??", "data/raw.dvc", "dvc.lock"}
 
@@ -47,7 +47,7 @@ def test_each_stage_leaves_why_it_ended(finished: Path) -> None:
 def test_another_clone_in_another_folder_gets_the_same_bytes(
     finished: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    other = checkout(tmp_path_factory.mktemp("another") / "deeper")
+    other = clone(finished, tmp_path_factory.mktemp("another") / "deeper")
     run(other, *SYNTHESIZE)
     reproduce(other)
     assert digests(other) == digests(finished)
@@ -57,7 +57,7 @@ def test_another_clone_in_another_folder_gets_the_same_bytes(
 def test_results_travel_by_the_run_cache(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A second machine that shares only the remote runs nothing, and needs no dvc.lock."""
     run(finished, "dvc", "push", "--run-cache", "--quiet")
-    other = checkout(tmp_path_factory.mktemp("second"))
+    other = clone(finished, tmp_path_factory.mktemp("second") / "clone")
     run(other, *SYNTHESIZE)
     run(other, "dvc", "add", "--quiet", "data/raw")
     run(other, "dvc", "remote", "modify", "--local", "folder", "url", str(finished / ".pspnet/dvc-remote"))
@@ -99,7 +99,7 @@ class TestWhatAChangeRuns:
         write_params(finished, pretrain__method="none")
         assert reproduce(finished) == ["pretrain", "finetune", "evaluate"]
         assert (finished / "reports/pretrain.csv").read_text() == "epoch,loss\n"
-        assert "skipped" in (finished / "reports/evaluation/report.html").read_text()
+        assert "Skipped" in (finished / "reports/evaluation/report.html").read_text()
 
     def test_new_unlabelled_images_rewrite_only_the_shards_they_fall_into(self, finished: Path) -> None:
         before = read_yaml(finished / "dvc.lock")["stages"]["prepare"]["outs"][0]

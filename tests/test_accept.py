@@ -1,0 +1,145 @@
+"""`pspnet accept` on a real DVC repository with one small stage."""
+
+import getpass
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.command import pspnet
+from tests.dataset.rawdata import write
+
+DVC_YAML = """\
+stages:
+  finetune:
+    cmd: echo ran >> runs.log && echo weights > net.txt
+    params: [finetune]
+    deps: [images.txt, pspnet/x.py]
+    outs: [net.txt]
+  evaluate:
+    cmd: echo good > report.txt
+    deps: [net.txt]
+    outs: [report.txt]
+"""
+
+
+def run(*command: str, cwd: Path) -> str:
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+def dvc(*arguments: str, cwd: Path) -> str:
+    return run(sys.executable, "-m", "dvc", *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which `finetune` has run once, and `evaluate` never."""
+    folder = tmp_path_factory.mktemp("made") / "repository"
+    write(folder / "dvc.yaml", DVC_YAML)
+    write(folder / "params.yaml", "finetune: {epochs: 1}\n")
+    write(folder / "images.txt", "images")
+    write(folder / "pspnet/x.py", "x = 1\n")
+    run("git", "init", "--quiet", cwd=folder)
+    dvc("init", "--quiet", cwd=folder)
+    dvc("repro", "--quiet", "finetune", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def repository(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "repository")
+    return tmp_path / "repository"
+
+
+def accept(repository: Path, stage: str = "finetune", why: str = "a comment") -> subprocess.CompletedProcess[str]:
+    return pspnet("accept", stage, "--why", why, cwd=repository)
+
+
+def test_after_a_change_of_a_comment_the_result_is_kept_and_the_word_for_it_too(repository: Path) -> None:
+    write(repository / "pspnet/x.py", "x = 1  # one\n")
+    assert json.loads(dvc("status", "--json", "finetune", cwd=repository)) != {}
+    result = repository / "net.txt"
+    before = result.read_bytes()
+    done = accept(repository, why="only a comment")
+    assert done.stdout == (
+        "finetune: results kept although pspnet/x.py changed; accepted.jsonl says so.\n"
+        "Commit it together with dvc.lock.\n"
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert result.read_bytes() == before
+    assert json.loads(dvc("status", "--json", "finetune", cwd=repository)) == {}
+    [line] = (repository / "accepted.jsonl").read_text().splitlines()
+    entry = json.loads(line)
+    assert datetime.now(UTC) - datetime.fromisoformat(entry.pop("when")) < timedelta(minutes=1)
+    assert entry == {
+        "stage": "finetune",
+        "who": getpass.getuser(),
+        "why": "only a comment",
+        "changed": ["pspnet/x.py"],
+        "results": {"net.txt": hashlib.md5(before).hexdigest()},
+    }
+    assert (repository / "runs.log").read_text() == "ran\n"
+
+
+def test_each_acceptance_adds_a_line(repository: Path) -> None:
+    for why in ("first", "second"):
+        write(repository / "pspnet/x.py", f"x = 1  # {why}\n")
+        assert accept(repository, why=why).returncode == 0
+    lines = (repository / "accepted.jsonl").read_text().splitlines()
+    assert [json.loads(line)["why"] for line in lines] == ["first", "second"]
+
+
+def rewrite(name: str, text: str) -> Callable[[Path], object]:
+    return lambda repository: write(repository / name, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        pytest.param(rewrite("params.yaml", "finetune: {epochs: 2}\n"), "params.yaml", id="params"),
+        pytest.param(rewrite("images.txt", "other images"), "images.txt", id="data"),
+        pytest.param(rewrite("net.txt", "made by hand"), "net.txt", id="result"),
+        pytest.param(lambda repository: (repository / "net.txt").unlink(), "net.txt", id="no result"),
+        pytest.param(rewrite("dvc.yaml", DVC_YAML.replace("weights", "more")), "the command", id="command"),
+    ],
+)
+def test_what_changes_the_result_is_not_accepted(repository: Path, change: Callable[[Path], object], what: str) -> None:
+    write(repository / "pspnet/x.py", "x = 1  # one\n")
+    change(repository)
+    before = (repository / "dvc.lock").read_bytes()
+    done = accept(repository)
+    assert done.stderr == (
+        f"finetune: not only its code has changed: {what}. Run `dvc repro finetune`: this changes the result.\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert (repository / "dvc.lock").read_bytes() == before
+    assert not (repository / "accepted.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "status", "message"),
+    [
+        ("finetune", 0, "finetune: nothing has changed, there is nothing to accept."),
+        ("finetun", 1, "dvc.yaml: has no stage 'finetun'; expected finetune, evaluate"),
+        ("evaluate", 1, "dvc.lock: knows no results of 'evaluate'. Run `dvc repro evaluate` first."),
+    ],
+)
+def test_where_nothing_can_be_accepted_nothing_changes(repository: Path, stage: str, status: int, message: str) -> None:
+    before = (repository / "dvc.lock").read_bytes()
+    done = accept(repository, stage)
+    assert done.stdout + done.stderr == message + "\n"
+    assert done.returncode == status
+    assert (repository / "dvc.lock").read_bytes() == before
+    assert not (repository / "accepted.jsonl").exists()
+
+
+def test_outside_a_project_the_missing_file_is_named(tmp_path: Path) -> None:
+    done = accept(tmp_path)
+    assert (done.stderr, done.returncode) == ("dvc.yaml: is missing. Run this in the folder of your checkout.\n", 1)

@@ -1,0 +1,156 @@
+"""The commands around the pipeline, as a person meets them."""
+
+import inspect
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from pspnet.cli import app
+from tests.command import pspnet
+from tests.dataset.rawdata import encoded, noise, write
+from tests.parameters import ROOT
+
+START = ROOT / "recipes/start.yaml"
+GROUP = typer.main.get_group(app)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def test_use_makes_the_recipe_params_yaml_and_shows_what_that_changes(project: Path) -> None:
+    write(project / "params.yaml", (ROOT / "params.yaml").read_text().replace("^(street[0-9]+)", "^([a-z]+)"))
+    before = (project / "params.yaml").read_bytes()
+    done = pspnet("use", START, cwd=project)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert (project / "params.yaml").read_bytes() == START.read_bytes()
+    assert (project / ".pspnet/params.before.yaml").read_bytes() == before
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    assert ["dataset.group_pattern", "^([a-z]+)", "(.*)"] in rows
+    assert ["dataset.classes.object", "", "1"] in rows
+    assert ["registry.model", "pspnet-demo", "pspnet-start"] in rows
+    assert not any(row[0].startswith("runtime.seed") for row in rows if row)
+    assert "What it was is in .pspnet/params.before.yaml." in done.stdout
+
+
+def test_use_of_what_is_in_use_changes_nothing(project: Path) -> None:
+    done = pspnet("use", ROOT / "params.yaml", cwd=project)
+    assert done.stdout == f"params.yaml says the same as {ROOT / 'params.yaml'} already.\n"
+    assert list(contents(project)) == ["params.yaml"]
+
+
+def test_use_makes_params_yaml_where_there_is_none(tmp_path: Path) -> None:
+    done = pspnet("use", START, cwd=tmp_path)
+    assert done.returncode == 0
+    assert contents(tmp_path) == {"params.yaml": START.read_bytes()}
+
+
+def test_use_refuses_an_invalid_recipe_and_leaves_params_yaml_alone(project: Path) -> None:
+    write(project / "mine.yaml", START.read_text().replace("  depth: 50", "  depth: 51"))
+    before = contents(project)
+    done = pspnet("use", "mine.yaml", cwd=project)
+    assert done.stderr == "mine.yaml: backbone.depth is 51; expected 18, 34, 50, 101 or 152\n"
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert contents(project) == before
+
+
+def test_synthesize_draws_once_and_then_keeps_what_is_there(tmp_path: Path) -> None:
+    first = pspnet("synthesize", "raw", "--images", "3", "--labelled", "2", cwd=tmp_path)
+    assert (first.stdout, first.stderr, first.returncode) == ("", "", 0)
+    drawn = contents(tmp_path)
+    assert len([name for name in drawn if name.endswith(".png")]) == 5
+    again = pspnet("synthesize", "raw", "--images", "9", "--labelled", "9", "--seed", "1", cwd=tmp_path)
+    assert again.stderr == "raw: synthetic images are there already. Remove the folder to draw new ones.\n"
+    assert again.returncode == 0
+    assert contents(tmp_path) == drawn
+
+
+def test_synthesize_never_touches_data_that_is_not_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "raw/images/mine.png", encoded(noise(2, 2)))
+    before = contents(tmp_path)
+    done = pspnet("synthesize", "raw", cwd=tmp_path)
+    assert done.stderr == (
+        "raw: holds data that is not synthetic; expected an empty folder or none. "
+        "Move it away. To use data of your own: pspnet use recipes/start.yaml, then make pipeline.\n"
+    )
+    assert done.returncode == 1
+    assert contents(tmp_path) == before
+
+
+def test_doctor_says_what_to_do_about_missing_data(project: Path) -> None:
+    done = pspnet("doctor", cwd=project)
+    assert done.returncode == 1
+    rows = {cells[0]: cells[1:] for cells in map(cells_of, done.stdout.splitlines())}
+    assert rows["params"] == ["good", "complete; the model is pspnet-demo", ""]
+    assert rows["raw data"] == [
+        "mend",
+        "data/raw holds nothing.",
+        "`make demo` draws something to try; for your own data put images/ and masks/ there.",
+    ]
+    assert {"git", "DVC", "disk", "device", "versions"} <= {name.split()[0] for name in rows if name}
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("│")]
+
+
+def test_a_quick_doctor_refuses_the_demos_params_on_data_of_ones_own(project: Path) -> None:
+    write(project / "data/raw/images/mine.png", encoded(noise(2, 2)))
+    done = pspnet("doctor", "--quick", cwd=project)
+    assert done.stderr == (
+        "data/raw holds your own data, and params.yaml is still the demo's.\n"
+        "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make pipeline`.\n"
+    )
+    assert (done.stdout, done.returncode) == ("", 1)
+
+
+def test_a_quick_doctor_is_silent_where_all_is_well(project: Path) -> None:
+    pspnet("synthesize", "data/raw", "--images", "1", "--labelled", "1", cwd=project)
+    done = pspnet("doctor", "--quick", cwd=project)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_a_quick_doctor_tells_a_mistake_in_params_yaml(project: Path) -> None:
+    write(project / "data/raw/images/mine.png", encoded(noise(2, 2)))
+    write(project / "params.yaml", START.read_text().replace("  seed: 0", "  seed: -1"))
+    done = pspnet("doctor", "--quick", cwd=project)
+    assert done.stderr == "params.yaml: runtime.seed is -1; expected greater than or equal to 0\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("name", list(GROUP.commands))
+def test_the_help_of_a_command_shows_an_example_that_it_understands(name: str) -> None:
+    text = " ".join(inspect.cleandoc(GROUP.commands[name].help or "").split())
+    program, command, *arguments = shlex.split(text.partition("Example: ")[2])
+    assert (program, command) == ("pspnet", name)
+    context = GROUP.commands[name].make_context(name, arguments)
+    assert {parameter for parameter, value in context.params.items() if value is None} == set()
+
+
+def test_help_is_printed_at_once(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = pspnet("--help", cwd=tmp_path)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0
+        assert all(f" {name} " in done.stdout for name in GROUP.commands)
+    assert min(seconds) < 1.5  # 0.4 when this was written; torch alone takes 2
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["prepare", "--raw", "x", "--into", "y"], ["prepare"]], ids=" ".join)
+def test_a_command_line_that_is_not_understood_ends_with_2(tmp_path: Path, arguments: list[str]) -> None:
+    done = pspnet(*arguments, cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("", 2)
+    assert "Usage: pspnet" in done.stderr
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,175 @@
+"""What a person reads who has made a mistake: where it is, what was found, what was expected, what to do."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.command import pspnet
+from tests.dataset.rawdata import encoded, write, write_pair
+from tests.parameters import ROOT
+
+PREPARE = ("prepare", "--raw", "data/raw", "--out", "data/prepared")
+SCENES = ("street03", "street05", "street11", "street12", "street15", "street20")
+MASK = np.zeros((8, 12), np.uint8)
+MASK[:4] = 1
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The params as committed and a sound data set that fits them."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write(tmp_path / "data/raw/classes.yaml", "classes:\n  background: 0\n  scratch: 1\n")
+    for scene in SCENES:
+        write_pair(tmp_path / "data/raw", f"{scene}_0", MASK)
+    return tmp_path
+
+
+def params(old: str, new: str) -> Callable[[Path], object]:
+    def change(project: Path) -> None:
+        path = project / "params.yaml"
+        text = path.read_text()
+        assert text.count(old) == 1, f"params.yaml says `{old}` no longer, or more than once"
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+def file(name: str, content: bytes | str) -> Callable[[Path], object]:
+    return lambda project: write(project / "data/raw" / name, content)
+
+
+def without(name: str) -> Callable[[Path], object]:
+    return lambda project: shutil.rmtree(project / name)
+
+
+def empty(name: str) -> Callable[[Path], object]:
+    def change(project: Path) -> None:
+        shutil.rmtree(project / name)
+        (project / name).mkdir()
+
+    return change
+
+
+def only(*scenes: str) -> Callable[[Path], object]:
+    def change(project: Path) -> None:
+        for scene in set(SCENES) - set(scenes):
+            (project / f"data/raw/images/{scene}_0.png").unlink()
+            (project / f"data/raw/masks/{scene}_0.png").unlink()
+
+    return change
+
+
+def bordered(mask: np.ndarray) -> np.ndarray:
+    mask = mask.copy()
+    mask[0, :3] = 255
+    return mask
+
+
+def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
+    """Else the messages below could be those of another mistake."""
+    done = pspnet(*PREPARE, cwd=project)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("prepare: done in ")
+    counts = json.loads((project / "data/prepared/dataset.json").read_text())["counts"]
+    assert counts["prepared"] == len(SCENES)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        pytest.param(
+            params("  learning_rate: 0.002", "  lerning_rate: 0.002"),
+            "params.yaml: unknown key 'finetune.lerning_rate'; did you mean 'finetune.learning_rate'?",
+            id="unknown key",
+        ),
+        pytest.param(
+            params("threads: 2", "threads: two"),
+            "params.yaml: runtime.threads is 'two' (text); expected a whole number",
+            id="params of another type",
+        ),
+        pytest.param(
+            without("data/raw"),
+            "data/raw: is missing; expected the folder of the raw data. "
+            "Put your data there, or draw some to try: pspnet synthesize data/raw",
+            id="no raw data",
+        ),
+        pytest.param(
+            empty("data/raw/images"),
+            "data/raw/images: holds no image; expected files ending in "
+            ".jpg .jpeg .png .webp .tif .tiff .bmp .gif. "
+            "Put the images there, or change dataset.images in params.yaml.",
+            id="no images",
+        ),
+        pytest.param(
+            without("data/raw/masks"),
+            "data/raw/masks: is missing; expected the folder that dataset.masks names. "
+            "Make it and put the masks there, or change dataset.masks in params.yaml.",
+            id="no folder of masks",
+        ),
+        pytest.param(
+            empty("data/raw/masks"),
+            "data/raw/masks: holds no mask; expected masks for some of the images. "
+            "Put masks there, each under the name of its image, or change dataset.masks in params.yaml.",
+            id="no masks",
+        ),
+        pytest.param(
+            file("masks/street03_0.png", encoded(np.zeros((9, 13), np.uint8))),
+            "masks/street03_0.png: has 13 x 9 pixels, its image 12 x 8; expected a mask of its image's size. "
+            "Export it again at that size. If it must be scaled: by nearest neighbour, so that classes do not blend.",
+            id="mask of another size",
+        ),
+        pytest.param(
+            file("masks/street03_0.png", encoded(bordered(MASK))),
+            "masks/street03_0.png: has value 255 in 3 pixels (3.1%); expected declared values: 0, 1. "
+            'If that means "not annotated", add `ignore_values: [255]`, else name it as a class: '
+            "in classes.yaml or dataset of params.yaml.",
+            id="value 255 not declared",
+        ),
+        pytest.param(
+            file("images/street03_0.png", "These are words.\n"),
+            "images/street03_0.png: cannot be recognised as an image; expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
+            "Export it again or remove it: it is another kind of file, or its beginning is damaged.",
+            id="text named .png",
+        ),
+        pytest.param(
+            file("classes.yaml", "classes:\n  scratch: 1\n"),
+            "data/raw/classes.yaml: names one class only, scratch; expected at least two. "
+            "Name what is around it too, such as background: 0.",
+            id="one class",
+        ),
+        pytest.param(
+            only("street11", "street20"),
+            "splits: masks: 2 in train (2 groups), 0 in val (0 groups), 0 in test (0 groups); "
+            "expected at least one in each, and no group divided. "
+            "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, "
+            "or change prepare.split_seed, prepare.val_share or prepare.test_share.",
+            id="no group in val",
+        ),
+        pytest.param(
+            lambda project: (project / "data/raw/classes.yaml").unlink(),
+            "data/raw/classes.yaml: is missing, and dataset.classes in params.yaml is {}; "
+            "expected one of the two to name the classes, for example\n\n"
+            "classes:\n"
+            "  background: 0\n"
+            "  scratch: [1, 2]       # two mask values, one class\n"
+            "colors:                 # optional, for pictures\n"
+            "  scratch: [220, 20, 60]\n"
+            "ignore_values: [255]    # optional: not annotated",
+            id="classes nowhere",
+        ),
+        pytest.param(
+            lambda project: (project / "params.yaml").unlink(),
+            "params.yaml: is missing. Run this in the folder of your checkout.",
+            id="no params",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_message(project: Path, mistake: Callable[[Path], object], message: str) -> None:
+    mistake(project)
+    done = pspnet(*PREPARE, cwd=project)
+    assert (done.stderr, done.stdout, done.returncode) == (message + "\n", "", 1)
+    assert not (project / "data/prepared").exists()
