@@ -32,10 +32,10 @@ check: $(INSTALLED)  ## style, types, layers
 	ruff check .
 	ruff format --check .
 	mypy
-	lint-imports --no-logo 2>/dev/null || lint-imports
+	lint-imports --no-logo
 
-bench: $(INSTALLED)  ## the figures of docs/benchmarks.md that this machine can give
-	python benchmarks/demo.py
+bench: $(INSTALLED)  ## the demo timed stage by stage, in a clone
+	python benchmarks/pipeline.py
 
 lock: $(INSTALLED)  ## resolve the ranges of pyproject.toml into requirements.lock again
 	$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock

@@ -22,7 +22,7 @@ class FinetuneParams(Section):
     """... and the largest."""
     flip_probability: Share
     """Of mirroring left and right; 0 where left and right differ in meaning."""
-    color_jitter: NotNegative
+    color_jitter: Share
     """Strength of random brightness, contrast and saturation."""
     output_stride: Literal[8, 16, 32]
     """Pixels per feature: 8 as published; 16 is about three times cheaper and loses thin objects."""

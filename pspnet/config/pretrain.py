@@ -38,7 +38,7 @@ class PretrainParams(Section):
     """... and the largest."""
     flip_probability: Share
     """Of mirroring left and right; 0 where left and right differ in meaning."""
-    color_jitter: NotNegative
+    color_jitter: Share
     """Strength of random brightness, contrast and saturation."""
     output_stride: Literal[8, 16, 32]
     """Pixels per feature. Coarser than in finetune is cheaper and fits: dilation changes no weight's shape."""

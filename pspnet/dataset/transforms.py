@@ -1,5 +1,7 @@
 """Random augmentation of an image, with its mask where it has one: the only module that knows albumentations."""
 
+import math
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -22,6 +24,7 @@ class Augmentation:
         fill: tuple[int, int, int],
         ignore: int,
     ) -> None:
+        self._least_px = math.ceil(1 / scale_min) + 1
         cv2.setNumThreads(0)  # there is one loader process per core already
         self._compose = A.Compose(
             [
@@ -36,9 +39,14 @@ class Augmentation:
 
     def image(self, image: Pixels, seed: int) -> Pixels:
         self._compose.set_random_seed(seed)
-        return self._compose(image=image)["image"]  # type: ignore[no-any-return]
+        return self._compose(image=self._thick(image))["image"]  # type: ignore[no-any-return]
 
     def image_and_mask(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
         self._compose.set_random_seed(seed)
-        both = self._compose(image=image, mask=mask)
+        both = self._compose(image=self._thick(image), mask=self._thick(mask))
         return both["image"], both["mask"]
+
+    def _thick(self, pixels: Pixels) -> Pixels:
+        """A picture of one row would vanish when it is made smaller, so the row is repeated."""
+        missing = [(0, max(0, self._least_px - side)) for side in pixels.shape[:2]]
+        return np.pad(pixels, [*missing, (0, 0)][: pixels.ndim], mode="edge") if np.any(missing) else pixels

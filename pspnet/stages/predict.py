@@ -39,6 +39,9 @@ def run(
     """Returns the images that could not be read."""
     if not images.is_dir():
         raise UserError(Problem(str(images), "is not a folder", fix="Give the folder of the images with --images."))
+    if out.resolve().is_relative_to(images.resolve()):
+        found = "lies in the folder of the images, where its masks would be taken for images"
+        raise UserError(Problem(str(out), found, fix="Give another folder with --out."))
     files = sorted(path for path in images.rglob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise UserError(Problem(str(images), "holds no file"))
@@ -54,7 +57,7 @@ def run(
     finished = _finished(out / TABLE)
     refused = []
     with (out / TABLE).open("a", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns)
+        table = csv.DictWriter(file, columns, lineterminator="\n")
         if file.tell() == 0:
             table.writeheader()
         for done, path in enumerate(files, start=1):
@@ -72,6 +75,7 @@ def run(
                     table.writerow({"image": name, "sha256": sha256, **_figures(prediction, model.classes)})
                     file.flush()
             tick(done, len(files), "images")
+    _keep_newest(out / TABLE)
     return refused
 
 
@@ -93,12 +97,28 @@ def _finished(path: Path) -> dict[str, str]:
     """Image -> digest of the rows written so far; a row that a kill cut short is removed from the file."""
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
+    data = path.read_bytes()
+    whole_lines = data[: data.rfind(b"\n") + 1]
+    if whole_lines != data:
         with whole_file(path) as partial:
-            partial.write_text("".join(lines[:-1]), encoding="utf-8", newline="")
-    table = pd.read_csv(path, dtype=str) if path.stat().st_size else pd.DataFrame({"image": [], "sha256": []})
+            partial.write_bytes(whole_lines)
+    if not whole_lines:
+        return {}
+    table = _read(path)
     return dict(zip(table["image"], table["sha256"], strict=True))
+
+
+def _keep_newest(path: Path) -> None:
+    """Of an image that has changed since, only the row of its last prediction stays."""
+    table = _read(path)
+    newest = table.drop_duplicates("image", keep="last")
+    if len(newest) < len(table):
+        with whole_file(path) as partial:
+            newest.to_csv(partial, index=False)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)  # an image may be called NA
 
 
 def _figures(prediction: Prediction, classes: tuple[str, ...]) -> dict[str, Any]:

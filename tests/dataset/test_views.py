@@ -1,0 +1,104 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from pspnet.config.pretrain import PretrainParams
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.synthetic import synthesize
+from pspnet.dataset.transforms import Augmentation
+from pspnet.dataset.views import UnlabelledViews
+from pspnet.selfsup import METHODS
+from pspnet.stages import prepare
+from tests.parameters import demo_params
+from tests.training.conftest import quiet
+
+Sample = dict[str, Tensor]
+SIDE_PX = 48
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    folder = tmp_path_factory.mktemp("data")
+    synthesize(folder / "raw", images=16, labelled=16, seed=0, tick=quiet)
+    params = demo_params(dataset__group_pattern="(.*)")
+    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", tick=quiet)
+    return PreparedDataset.open(folder / "prepared")
+
+
+@pytest.fixture
+def params() -> PretrainParams:
+    return demo_params(pretrain__crop_px=SIDE_PX).pretrain
+
+
+def augmentation() -> Augmentation:
+    return Augmentation(SIDE_PX, SIDE_PX, 0.5, 2.0, 0.5, 0.2, (1, 2, 3), 255)
+
+
+def views(dataset: PreparedDataset, method: str, params: PretrainParams, seed: int = 0) -> UnlabelledViews:
+    index = dataset.index()
+    return UnlabelledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed)
+
+
+def same(one: Sample, other: Sample) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_view_is_an_image_with_the_questions_answers(
+    dataset: PreparedDataset, params: PretrainParams, method: str
+) -> None:
+    samples = views(dataset, method, params)
+    assert len(samples) == sum(dataset.images.values())
+    sample = samples[0, 0]
+    assert sample["image"].dtype == torch.uint8
+    assert tuple(sample["image"].shape) == (3, SIDE_PX, SIDE_PX)
+    assert len(sample) > 1
+    assert all(tensor.is_contiguous() for tensor in sample.values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_view_depends_on_seed_epoch_and_position_alone(
+    dataset: PreparedDataset, params: PretrainParams, method: str
+) -> None:
+    one, two = views(dataset, method, params), views(dataset, method, params)
+    copy: UnlabelledViews = pickle.loads(pickle.dumps(one))
+    keys = [(epoch, position) for epoch in range(3) for position in range(len(one))]
+    first = {key: one[key] for key in keys}
+    assert all(same(two[key], first[key]) for key in reversed(keys))
+    assert all(same(copy[key], first[key]) for key in keys[::2])
+    assert all(same(one[key], first[key]) for key in keys)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_epoch_position_and_seed_has_its_own_view(
+    dataset: PreparedDataset, params: PretrainParams, method: str
+) -> None:
+    samples = views(dataset, method, params)
+    images = [samples[epoch, position]["image"] for epoch in range(4) for position in range(len(samples))]
+    images += [views(dataset, method, params, seed=1)[0, position]["image"] for position in range(len(samples))]
+    assert len({image.numpy().tobytes() for image in images}) == len(images)
+
+
+def test_the_crop_and_the_question_have_randomness_of_their_own(
+    dataset: PreparedDataset, params: PretrainParams
+) -> None:
+    """Over many epochs a picture is asked about in every way: the crop does not decide the question."""
+    samples = views(dataset, "rotation", params)
+    asked = [[value for name, value in samples[epoch, 0].items() if name != "image"] for epoch in range(40)]
+    turns = [int(value.item()) for (value,) in asked]
+    assert np.bincount(turns, minlength=4).min() >= 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pickled_it_is_small_however_much_it_has_read(
+    dataset: PreparedDataset, params: PretrainParams, method: str
+) -> None:
+    index = pd.concat([dataset.index()] * 1000)
+    many = UnlabelledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed=0)
+    for position in range(sum(dataset.images.values())):
+        many[0, position]
+    assert len(pickle.dumps(many)) < 40_000 + 16 * len(index)  # albumentations: 28 kB; 16 for shard and row

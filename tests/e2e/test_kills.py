@@ -1,0 +1,194 @@
+"""SIGKILL at random moments of every step, then the same command again: the results are those of an undisturbed run."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from pspnet.config.reading import read_yaml
+from tests.e2e.pipeline import checkout, clone, digests, environment
+
+pytestmark = [pytest.mark.kills, pytest.mark.timeout(1500)]
+
+PIPELINE = """
+echo "Running stage 'synthesize':" && pspnet synthesize data/raw --images 400 --labelled 40 &&
+dvc add --quiet data/raw && dvc repro && echo complete
+"""
+# step -> how often it is killed, and within how many seconds of its start
+PLAN = {"synthesize": (2, 2.0), "prepare": (3, 1.5), "pretrain": (5, 12.0), "finetune": (6, 14.0), "evaluate": (3, 5.0)}
+OUTPUTS = {
+    "synthesize": ["data/raw"],
+    "prepare": ["data/prepared"],
+    "pretrain": ["models/backbone", "reports/pretrain.csv"],
+    "finetune": ["models/segmenter", "reports/finetune.csv"],
+    "evaluate": ["reports/evaluation", "reports/metrics.json"],
+}
+LAST_FILE = {  # written last into a folder that appears whole
+    "data/raw": "synthetic.json",
+    "data/prepared": "dataset.json",
+    "models/backbone": "backbone.json",
+    "models/segmenter": "model.json",
+    "reports/evaluation": "report.html",
+}
+SLOWER = {"pretrain__epochs": 6, "finetune__epochs": 40}
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    log = folder / ".pspnet.log"
+    env = environment(folder) | {"PSPNET_CHECKPOINT_SECONDS": "0.5"}
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            ["bash", "-c", PIPELINE],
+            cwd=folder,
+            env=env,
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        ) as shell,
+    ):
+        try:
+            yield shell
+        finally:
+            kill_all(folder)
+
+
+def output(folder: Path) -> str:
+    return (folder / ".pspnet.log").read_text()
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """Every process that works in the checkout, whoever is its parent by now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def kill_all(folder: Path) -> None:
+    for process in processes(folder):
+        process.kill()
+
+
+def kill_dvc(folder: Path) -> None:
+    (dvc,) = [process for process in processes(folder) if "repro" in process.cmdline()]
+    dvc.kill()
+
+
+def wait_until_gone(folder: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while (left := processes(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, f"still alive: {[process.cmdline() for process in left]}"
+
+
+def wait_for(folder: Path, shell: subprocess.Popen[str], text: str) -> bool:
+    """Whether `text` was printed before the pipeline ended."""
+    while text not in output(folder):
+        if shell.poll() is not None:
+            return text in output(folder)
+        time.sleep(0.02)
+    return True
+
+
+def forget(folder: Path, step: str) -> None:
+    """Have the next run do this step again, from its beginning."""
+    for path in OUTPUTS[step]:
+        target = folder / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    shutil.rmtree(folder / ".dvc/cache/runs", ignore_errors=True)
+    for checkpoint in (folder / ".pspnet/checkpoints").glob(f"{step}-*"):
+        shutil.rmtree(checkpoint)
+    lock = folder / "dvc.lock"
+    if lock.exists():
+        content = read_yaml(lock)
+        content["stages"].pop(step, None)
+        lock.write_text(yaml.safe_dump(content))
+
+
+def kill_in(folder: Path, step: str, seconds: float, only_dvc: bool, rng: random.Random) -> float:
+    """Start the pipeline and kill it within `seconds` of the start of `step`; returns when that was."""
+    for _ in range(10):
+        delay = rng.uniform(0, seconds)
+        with started(folder) as shell:
+            if wait_for(folder, shell, f"Running stage '{step}'"):
+                time.sleep(delay)
+                running = output(folder).rpartition("Running stage '")[2].partition("'")[0]
+                if shell.poll() is None and running == step:
+                    kill_dvc(folder) if only_dvc else kill_all(folder)
+                    wait_until_gone(folder, 20 if only_dvc else 5)
+                    return delay
+        forget(folder, step)  # it was over before the kill came
+    pytest.fail(f"{step} could not be hit")
+
+
+def assert_outputs_are_whole(folder: Path) -> None:
+    for path, last in LAST_FILE.items():
+        assert not (folder / path).exists() or (folder / path / last).exists(), f"{path} is half-written"
+
+
+def test_kills_leave_no_trace_in_the_results(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = int(os.environ.get("PSPNET_KILL_SEED", "0"))
+    rng = random.Random(seed)
+    undisturbed = checkout(tmp_path_factory.mktemp("undisturbed"), **SLOWER)
+    disturbed = clone(undisturbed, tmp_path_factory.mktemp("disturbed") / "clone")
+    with started(undisturbed) as shell:
+        assert wait_for(undisturbed, shell, "complete"), output(undisturbed)
+
+    kills = [(step, seconds, False) for step, (times, seconds) in PLAN.items() for _ in range(times)]
+    last_finetune = max(number for number, (step, *_) in enumerate(kills) if step == "finetune")
+    kills.insert(last_finetune, ("finetune", PLAN["finetune"][1], True))
+    assert len(kills) == 20
+    for number, (step, seconds, only_dvc) in enumerate(kills, start=1):
+        delay = kill_in(disturbed, step, seconds, only_dvc, rng)
+        assert_outputs_are_whole(disturbed)
+        with capsys.disabled():
+            what = "dvc alone" if only_dvc else "everything"
+            print(f"kill {number:2} of {len(kills)}, seed {seed}: {what}, {delay:4.1f} s into {step}", flush=True)
+
+    with started(disturbed) as shell:
+        assert wait_for(disturbed, shell, "complete"), output(disturbed)
+    wait_until_gone(disturbed, 5)
+    assert digests(disturbed) == digests(undisturbed)
+    weights = [(folder / "models/segmenter/model.safetensors").read_bytes() for folder in (undisturbed, disturbed)]
+    assert weights[0] == weights[1]
+    for name in ("pretrain.csv", "finetune.csv"):
+        assert (disturbed / "reports" / name).read_text() == (undisturbed / "reports" / name).read_text()
+
+
+def test_a_new_start_beside_an_orphan_waits_for_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """DVC alone is killed and the pipeline started again at once: two trainings never write one checkpoint."""
+    folder = checkout(tmp_path_factory.mktemp("orphan"), **SLOWER)
+    with started(folder) as shell:
+        assert wait_for(folder, shell, "Running stage 'finetune'"), output(folder)
+        while not list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")):
+            time.sleep(0.1)
+        trainer = next(process for process in processes(folder) if "finetune" in process.cmdline())
+        trainer.send_signal(signal.SIGSTOP)  # it cannot even take notice
+        kill_dvc(folder)
+        again = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(folder))
+        time.sleep(12)  # time enough to reach the training, and be held up by the lock
+        assert again.poll() is None
+        trainer.send_signal(signal.SIGCONT)  # now it finds that its parent is gone, and goes
+        assert again.wait(timeout=120) == 0
+    undisturbed = clone(folder, tmp_path_factory.mktemp("undisturbed") / "clone")
+    with started(undisturbed) as shell:
+        assert wait_for(undisturbed, shell, "complete"), output(undisturbed)
+    assert digests(folder) == digests(undisturbed)

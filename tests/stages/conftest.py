@@ -1,0 +1,58 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pspnet.config.params import Params
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.synthetic import synthesize
+from pspnet.model.bundle import Bundle
+from pspnet.model.network import Architecture, PSPNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.stages import prepare
+from tests.parameters import demo_params
+from tests.training.conftest import quiet
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty street scenes with masks, each with a corner that is not annotated."""
+    folder = tmp_path_factory.mktemp("stages")
+    synthesize(folder / "raw", images=30, labelled=30, seed=0, tick=quiet)
+    for path in (folder / "raw/masks").iterdir():
+        mask = np.array(Image.open(path))
+        mask[:20, :30] = 255
+        Image.fromarray(mask).save(path)
+    params = demo_params(dataset__group_pattern="(.*)")
+    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", tick=quiet)
+    return folder / "prepared"
+
+
+@pytest.fixture(scope="session")
+def bundle(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has learnt nothing, but whose predictions show several classes."""
+    dataset = PreparedDataset.open(prepared)
+    torch.manual_seed(0)
+    network = PSPNet(Architecture(18, 0.125, 8, len(dataset.classes), dropout=0.1))
+    preprocessing = Preprocessing(dataset.mean, dataset.std)
+    folder = tmp_path_factory.mktemp("bundle")
+    Bundle(network, preprocessing, dataset.classes, dataset.colors, "none", {}, "").save(folder)
+    return folder
+
+
+@pytest.fixture
+def foreign_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """The same network, which calls its classes otherwise."""
+    model = Bundle.load(bundle)
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    replace(model, classes=tuple(f"class{number}" for number in range(len(model.classes)))).save(folder)
+    return folder
+
+
+@pytest.fixture
+def params() -> Params:
+    return demo_params(evaluate__pictures=2, runtime__threads=1)
