@@ -149,15 +149,11 @@ import signal, time
 from pspnet.process import die_with_parent
 die_with_parent(signal.SIGKILL)
 print("ready", flush=True)
-time.sleep(100)
+time.sleep(20)
 """
 CHILDREN = {
-    "a stage": script("print('ready', flush=True)\nwhile True: time.sleep(0.05); tick(1, 2, '')"),
-    "a loader worker": [
-        sys.executable,
-        "-c",
-        WORKER,
-    ],
+    "a stage": script("print('ready', flush=True)\nfor _ in range(400): time.sleep(0.05); tick(1, 2, '')"),
+    "a loader worker": [sys.executable, "-c", WORKER],
 }
 
 
