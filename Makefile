@@ -23,7 +23,7 @@ pipeline: $(INSTALLED)  ## the stages that changed, on the data in data/raw
 	@echo "Report: reports/evaluation/report.html"
 
 test: $(INSTALLED)  ## all tests but those that kill, with coverage
-	python -m pytest -m "not kills" --cov --cov-report=term
+	python -m pytest -m "not kills" -n 2 --dist loadfile --cov --cov-report=term
 
 test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the same
 	python -m pytest -m kills --timeout 1500

@@ -1,7 +1,7 @@
-"""Times the whole pipeline from nothing, stage by stage, in a clone of this checkout, and prints a table for docs/benchmarks.md.
+"""Times the whole pipeline from nothing, stage by stage, in a clone of this checkout, and prints a table.
 
-python benchmarks/pipeline.py                                               the demo, as `make demo` runs it
-python benchmarks/pipeline.py --recipe recipes/steel-defects.yaml --data DIR    a recipe, on the data in DIR
+Without arguments it is the demo as `make demo` runs it, else a recipe on other data:
+python benchmarks/pipeline.py --recipe recipes/steel-defects.yaml --data FOLDER
 """
 
 import argparse
@@ -36,13 +36,14 @@ def main() -> None:
         else:
             rows.append(("synthesize", run(DEMO, clone)))
         rows.append(("dvc add", run(["dvc", "add", "--quiet", "data/raw"], clone)))
-        for stage in yaml.safe_load((clone / "dvc.yaml").read_text())["stages"]:
-            rows.append((stage, run(["dvc", "repro", "--single-item", stage], clone)))
+        stages = yaml.safe_load((clone / "dvc.yaml").read_text())["stages"]
+        rows += [(stage, run(["dvc", "repro", "--single-item", stage], clone)) for stage in stages]
         rows.append(("dvc repro, nothing to do", run(["dvc", "repro"], clone)))
         metrics = json.loads((clone / "reports/metrics.json").read_text())
     print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {arguments.recipe.name}\n")
     print("| step | seconds |\n|---|---|")
-    for step, seconds in [*rows, ("all", sum(seconds for _, seconds in rows))]:
+    rows.append(("all", sum(seconds for _, seconds in rows)))
+    for step, seconds in rows:
         print(f"| {step} | {seconds:.1f} |")
     classes = ", ".join(f"{name} {iou:.3f}" for name, iou in metrics["class_iou"].items())
     print(f"\ntest mIoU {metrics['mean_iou']:.3f}, pixel accuracy {metrics['pixel_accuracy']:.3f}; IoU: {classes}")

@@ -138,7 +138,7 @@ def predict(
     refused = _stage("predict", stage.run, ("prepare", "predict", "runtime"), images=images, bundle=bundle, out=out)
     for problem in refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
-    terminal.out.print(f"{out / stage.TABLE}" + (f", {len(refused)} images skipped" if refused else ""))
+    terminal.out.print(f"{out / 'predictions.csv'}" + (f", {len(refused)} images skipped" if refused else ""))
 
 
 @app.command(rich_help_panel=AROUND)

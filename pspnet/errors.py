@@ -41,12 +41,12 @@ class PspnetError(Exception):
 class UserError(PspnetError):
     """Every problem found, in one message."""
 
-    def __init__(self, problems: Problem | Sequence[Problem]) -> None:
+    def __init__(self, problems: Problem | Sequence[Problem], conclusion: str = "") -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         lines = [str(problem) for problem in self.problems]
         if len(lines) > 1:
             lines = [f"{len(lines)} problems:", *(f"  {line}" for line in lines)]
-        super().__init__("\n".join(lines))
+        super().__init__("\n".join([*lines, conclusion] if conclusion else lines))
 
 
 class Busy(PspnetError):
@@ -54,6 +54,8 @@ class Busy(PspnetError):
 
 
 class Interrupted(PspnetError):
-    def __init__(self, exit_status: int) -> None:
-        super().__init__("Stopped. The same command goes on from here.")
+    def __init__(
+        self, exit_status: int, message: str = "Stopped. Nothing is half-written; start it again as it was."
+    ) -> None:
+        super().__init__(message)
         self.exit_status = exit_status

@@ -87,7 +87,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
             id="unknown key",
         ),
         pytest.param(
-            params("threads: 2", "threads: two"),
+            params("threads: 1", "threads: two"),
             "params.yaml: runtime.threads is 'two' (text); expected a whole number",
             id="params of another type",
         ),
@@ -118,21 +118,26 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         ),
         pytest.param(
             file("masks/street03_0.png", encoded(np.zeros((9, 13), np.uint8))),
-            "masks/street03_0.png: has 13 x 9 pixels, its image 12 x 8; expected a mask of its image's size. "
-            "Export it again at that size. If it must be scaled: by nearest neighbour, so that classes do not blend.",
+            "data/raw/masks/street03_0.png: has 13 x 9 pixels, its image 12 x 8; "
+            "expected a mask of its image's size. "
+            "Export it again at that size. If it must be scaled: by nearest neighbour, so that classes do not blend."
+            "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
             id="mask of another size",
         ),
         pytest.param(
             file("masks/street03_0.png", encoded(bordered(MASK))),
-            "masks/street03_0.png: has value 255 in 3 pixels (3.1%); expected declared values: 0, 1. "
+            "data/raw/masks/street03_0.png: has value 255 in 3 pixels (3.1%); expected declared values: 0, 1. "
             'If that means "not annotated", add `ignore_values: [255]`, else name it as a class: '
-            "in classes.yaml or dataset of params.yaml.",
+            "in classes.yaml or dataset of params.yaml."
+            "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
             id="value 255 not declared",
         ),
         pytest.param(
             file("images/street03_0.png", "These are words.\n"),
-            "images/street03_0.png: cannot be recognised as an image; expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
-            "Export it again or remove it: it is another kind of file, or its beginning is damaged.",
+            "data/raw/images/street03_0.png: cannot be recognised as an image; "
+            "expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
+            "Export it again or remove it: it is another kind of file, or its beginning is damaged."
+            "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
             id="text named .png",
         ),
         pytest.param(

@@ -49,13 +49,13 @@ def run(body: str, folder: Path) -> subprocess.CompletedProcess[str]:
             "os.kill(os.getpid(), signal.SIGINT); tick(1, 2, '')",
             "interrupted",
             130,
-            "Stopped. The same command goes on from here.",
+            "Stopped. Nothing is half-written; start it again as it was.",
         ),
         (
             "os.kill(os.getpid(), signal.SIGTERM); tick(1, 2, '')",
             "interrupted",
             75,
-            "Stopped. The same command goes on from here.",
+            "Stopped. Nothing is half-written; start it again as it was.",
         ),
         ("[os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]", "interrupted", 130, "Stopped at once."),
         ("raise MemoryError('a lot')", "memory", 1, "a lot"),
@@ -95,7 +95,7 @@ def test_a_command_that_is_stopped_leaves_no_half_folder(tmp_path: Path, number:
         wait_for(tmp_path / "raw.partial/images/street00001_0.png")
         process.send_signal(number)
         assert process.wait(timeout=10) == status
-        assert process.stderr.read() == "Stopped. The same command goes on from here.\n"
+        assert process.stderr.read() == "Stopped. Nothing is half-written; start it again as it was.\n"
     assert not (tmp_path / "raw").exists()
 
 

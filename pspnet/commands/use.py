@@ -10,12 +10,16 @@ from rich.table import Table
 from pspnet import terminal
 from pspnet.config.params import load_params
 from pspnet.config.reading import read_yaml
+from pspnet.errors import UserError
 from pspnet.outputs import whole_file
 
 
 def use(recipe: Path, params: Path, backup: Path) -> None:
     load_params(recipe)
-    before = dict(_flat(read_yaml(params))) if params.exists() else {}
+    try:
+        before = dict(_flat(read_yaml(params)))
+    except UserError:  # missing, or what one wants to be rid of
+        before = {}
     after = dict(_flat(read_yaml(recipe)))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if not keys:
@@ -30,7 +34,8 @@ def use(recipe: Path, params: Path, backup: Path) -> None:
     for key in keys:
         table.add_row(*map(escape, (key, str(before.get(key, "")), str(after.get(key, "")))))
     terminal.out.print(table)
-    terminal.out.print(f"What it was is in {backup}." if before else "")
+    if backup.exists():
+        terminal.out.print(f"What it was is in {backup}.")
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pspnet.config.dataset import DatasetParams
@@ -35,7 +36,7 @@ def run(
     labelled = [sample.group for sample in samples if sample.mask]
     masks, groups = Counter(split_of[group] for group in labelled), Counter(split_of[group] for group in {*labelled})
     if problems := missing_masks(masks, groups):  # told now, not after hours of reading
-        raise UserError(shortened([*problems, *refused]))
+        raise UserError(shortened([*problems, *_located(refused, raw)]))
     with whole_folder(out) as folder:
         writer = ShardWriter(folder / "shards", prepare.shard_mb * 10**6)
         summary = Summary(classes)
@@ -50,10 +51,18 @@ def run(
             tick(done, len(samples), sample.id)
         writer.close()
         if len(refused) / len(found) > prepare.tolerated_share:
-            raise UserError(shortened(refused))
+            count = f"{len(refused):,} of {len(found):,} files cannot be used"
+            raise UserError(
+                shortened(_located(refused, raw)), f"{count}; prepare.tolerated_share is {prepare.tolerated_share:.1%}."
+            )
         prepared = summary.dataset(folder, writer.shards, refused)
         if problems := missing_masks(prepared.masks, prepared.groups):  # of those that were left
-            raise UserError(shortened([*problems, *refused]))
+            raise UserError(shortened([*problems, *_located(refused, raw)]))
         assert len(found) == sum(prepared.images.values()) + len(refused)
         prepared.write()
         (folder / "report.md").write_text(describe(prepared), encoding="utf-8")
+
+
+def _located(problems: list[Problem], raw: Path) -> list[Problem]:
+    """In a message paths are those of the reader; in the dataset they are below the raw folder."""
+    return [replace(problem, where=str(raw / problem.where)) for problem in problems]

@@ -108,9 +108,10 @@ class Checkpoint:
         """Interruptions come from `tick` alone, at moments when the state is whole."""
         try:
             yield
-        except Interrupted:
+        except Interrupted as stop:
             self.save(state)
-            raise
+            message = f"Stopped after step {state.step}, which is saved: the same command goes on from there."
+            raise Interrupted(stop.exit_status, message) from None
 
 
 @contextmanager

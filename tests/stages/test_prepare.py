@@ -142,7 +142,9 @@ def test_refused_files_beyond_the_tolerated_share_stop_the_stage_all_at_once(raw
         write(raw / f"images/scene00/broken{number}.png", b"no image")
     with pytest.raises(UserError) as error:
         run(raw, tmp_path / "out", tolerated_share=2.99 / (2 * SCENES + 4))
-    assert [problem.where for problem in error.value.problems] == [f"images/scene00/broken{n}.png" for n in range(3)]
+    assert [problem.where for problem in error.value.problems] == [
+        str(raw / f"images/scene00/broken{n}.png") for n in range(3)
+    ]
     assert not (tmp_path / "out").exists()
     assert len(run(raw, tmp_path / "out", tolerated_share=3 / (2 * SCENES + 4)).refused) == 3
 
@@ -171,7 +173,7 @@ def test_a_split_that_loses_its_only_mask_stops_the_stage(tmp_path: Path) -> Non
     write(raw / "masks/val/1.png", b"broken")
     with pytest.raises(UserError, match="0 in val") as error:
         run(raw, tmp_path / "out", tolerated_share=1.0)
-    assert error.value.problems[1].where == "masks/val/1.png"
+    assert error.value.problems[1].where == str(raw / "masks/val/1.png")
 
 
 def test_official_splits_are_kept(raw: Path, tmp_path: Path) -> None:
