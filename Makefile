@@ -2,6 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
+SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo pipeline test test-kills check bench lock
@@ -43,7 +44,8 @@ lock: $(INSTALLED)  ## resolve the ranges of pyproject.toml into requirements.lo
 $(INSTALLED): requirements.lock pyproject.toml
 	@set -e; started=$$(date +%s); \
 	if command -v uv >/dev/null 2>&1; then test -x $(BIN)/python || uv venv --quiet .venv; \
-	else test -x $(BIN)/uv || { python3 -m venv .venv && $(BIN)/python -m pip install --quiet uv; }; fi; \
+	else python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'; \
+	test -x $(BIN)/uv || { python3 -m venv .venv && $(BIN)/python -m pip install --quiet uv; }; fi; \
 	$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock; \
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .; \
 	touch $@; echo "Installed in $$(( $$(date +%s) - started )) s (once)."

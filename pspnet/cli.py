@@ -1,7 +1,7 @@
 """The `pspnet` command. Each function imports what it needs when it is called, so that `pspnet --help` is instant."""
 
 import os
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,10 +42,11 @@ def main() -> None:
     terminal.run(app)
 
 
-def _stage(name: str, run: Callable[..., Any], sections: tuple[str, ...], **paths: Any) -> Any:
+def _stage(name: str, sections: tuple[str, ...], **paths: Any) -> Any:
     """Check the whole of params.yaml, hand the stage its own sections, and run it as a process DVC can rely on."""
     with terminal.stage(name, STATE / "exit" / f"{name}.json") as tick:
         params = _params()
+        run = import_module(f"pspnet.stages.{name}").run  # takes seconds, in which a parent may die
         return run(**{section: getattr(params, section) for section in sections}, **paths, tick=tick)
 
 
@@ -64,9 +65,7 @@ def prepare(
 
     Example: pspnet prepare --raw data/raw --out data/prepared
     """
-    from pspnet.stages import prepare as stage
-
-    _stage("prepare", stage.run, ("dataset", "prepare"), raw=raw, out=out)
+    _stage("prepare", ("dataset", "prepare"), raw=raw, out=out)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -79,9 +78,7 @@ def pretrain(
 
     Example: pspnet pretrain --prepared data/prepared --out models/backbone --history reports/pretrain.csv
     """
-    from pspnet.stages import pretrain as stage
-
-    _stage("pretrain", stage.run, ("backbone", "pretrain", "runtime"),
+    _stage("pretrain", ("backbone", "pretrain", "runtime"),
            prepared=prepared, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
 
 
@@ -97,9 +94,7 @@ def finetune(
     Example: pspnet finetune --prepared data/prepared --backbone models/backbone --out models/segmenter --history
     reports/finetune.csv
     """
-    from pspnet.stages import finetune as stage
-
-    _stage("finetune", stage.run, ("backbone", "finetune", "runtime"),
+    _stage("finetune", ("backbone", "finetune", "runtime"),
            prepared=prepared, pretrained=backbone, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
 
 
@@ -116,9 +111,7 @@ def evaluate(
     Example: pspnet evaluate --prepared data/prepared --bundle models/segmenter --history reports/pretrain.csv --history
     reports/finetune.csv --out reports/evaluation --metrics reports/metrics.json
     """
-    from pspnet.stages import evaluate as stage
-
-    summary = _stage("evaluate", stage.run, ("evaluate", "predict", "runtime"),
+    summary = _stage("evaluate", ("evaluate", "predict", "runtime"),
                      prepared=prepared, bundle=bundle, histories=history, out=out, metrics=metrics)  # fmt: skip
     terminal.out.print(f"[bold]test mIoU {summary['mean_iou']:.3f}[/]  {out / 'report.html'}")
 
@@ -133,9 +126,7 @@ def predict(
 
     Example: pspnet predict --images photos --bundle models/segmenter --out predictions
     """
-    from pspnet.stages import predict as stage
-
-    refused = _stage("predict", stage.run, ("prepare", "predict", "runtime"), images=images, bundle=bundle, out=out)
+    refused = _stage("predict", ("prepare", "predict", "runtime"), images=images, bundle=bundle, out=out)
     for problem in refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
     terminal.out.print(f"{out / 'predictions.csv'}" + (f", {len(refused)} images skipped" if refused else ""))

@@ -13,7 +13,11 @@ def whole_folder(out: Path) -> Iterator[Path]:
     partial = out.with_name(out.name + ".partial")
     _remove(partial)
     partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        _remove(partial)
+        raise
     _remove(out)
     partial.rename(out)
 

@@ -1,6 +1,7 @@
 """How a command behaves towards the person (or the program) that runs it: progress, Ctrl-C, errors, exit status."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, PspnetError
+from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError
 from pspnet.outputs import whole_file
 from pspnet.process import die_with_parent
 
@@ -100,15 +101,19 @@ def _stop_requests() -> Iterator[list[int]]:
 @contextmanager
 def stage(name: str, exit_file: Path) -> Iterator[Tick]:
     """A stage as a process: ends with its parent, and leaves behind why it ended, since DVC's status is always 255."""
-    die_with_parent(signal.SIGTERM)
+    if "DVC_STAGE" in os.environ:  # a person's own run may outlive the terminal it was started in
+        die_with_parent(signal.SIGTERM)
     exit_file.unlink(missing_ok=True)  # none left behind: killed
     started = time.monotonic()
     try:
         with progress(name) as tick:
             yield tick
     except BaseException as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            fix = f"Lower {name}.batch_size or the size of its crops, or set runtime.precision: bf16."
+            error = UserError(Problem(name, "needs more memory than the device has", fix=fix))
         _write_exit(exit_file, *_reason(error))
-        raise
+        raise error from None
     _write_exit(exit_file, "done", 0, "")
     err.print(f"[bold]{name}[/]: done in {time.monotonic() - started:.0f} s")
 

@@ -1,6 +1,7 @@
 """Rules of the architecture that no single module could keep alone."""
 
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def test_no_parameter_has_a_default_and_each_says_what_it_means() -> None:
                 assert field.description, f"{model.__name__}.{name} does not say what it means"
 
     check(Params)
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data/README.md"]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
 def test_training_core_imports_no_engine_even_indirectly() -> None:

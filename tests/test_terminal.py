@@ -161,7 +161,10 @@ CHILDREN = {
 @pytest.mark.parametrize("child", CHILDREN)
 def test_who_depends_on_a_parent_ends_with_it(tmp_path: Path, child: str) -> None:
     parent = f"import subprocess; subprocess.run({CHILDREN[child]!r})"
-    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"DVC_STAGE": "a stage"}  # as DVC sets it; a person's own run may outlive a terminal
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.kill()

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -27,19 +28,26 @@ def accept(stage: str, why: str) -> None:
     if not changed:
         terminal.out.print(f"{stage}: nothing has changed, there is nothing to accept.")
         return
-    _dvc("commit", "--force", "--quiet", stage)
     entry = {
         "stage": stage,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": getpass.getuser(),
+        "who": _user(),
         "why": why,
         "changed": changed,
         "results": {item["path"]: item["md5"] for item in before["outs"]},
     }
     with RECORD.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
+    _dvc("commit", "--force", "--quiet", stage)  # last: results are never kept without a word
     terminal.out.print(f"{stage}: results kept although {', '.join(changed)} changed; {RECORD} says so.")
     terminal.out.print(f"Commit it together with {LOCK}.")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
 def _changed_code(stage: str) -> list[str]:

@@ -77,6 +77,9 @@ def _raw(path: Path, raw: Path) -> Iterator[Finding]:
 
 
 def _git() -> Iterator[Finding]:
+    if shutil.which("git") is None:
+        yield Finding("git", "mend", "git is not installed", "Install git.")
+        return
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     if head.returncode:
         yield Finding("git", "mend", "this is no git checkout with a commit", "git init, then a first commit")

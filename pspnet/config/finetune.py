@@ -1,8 +1,8 @@
 """`finetune`: supervised training of the whole network."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pspnet.config.section import AtLeastOne, Count, NotNegative, Pixels, Positive, Section, Share
 
@@ -36,7 +36,7 @@ class FinetuneParams(Section):
     """After warm-up; from there it falls to 0 by the poly rule."""
     backbone_learning_rate_factor: NotNegative
     """Factor for the backbone. 1 unless the backbone was trained at length: a small factor hurts weak weights."""
-    frozen_stages: Annotated[int, Field(ge=0, le=5)]
+    frozen_layers: Annotated[int, Field(ge=0, le=5)]
     """How much of the backbone stays as pretrained: 0 nothing, 1 the stem, 2 also layer1, ... 5 everything."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
     """Of SGD; AdamW has its own."""
@@ -46,3 +46,9 @@ class FinetuneParams(Section):
     """Steps over which the learning rate rises from 0."""
     poly_power: Positive
     """Learning rate = learning_rate * (1 - step / steps) ** poly_power."""
+
+    @model_validator(mode="after")
+    def _scales_are_in_order(self) -> Self:
+        if self.scale_min > self.scale_max:
+            raise ValueError("scale_min of at most scale_max")
+        return self

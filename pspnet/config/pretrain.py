@@ -1,8 +1,8 @@
 """`pretrain`: self-supervised training of the backbone on train and unlabelled images."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pspnet.config.section import AtLeastOne, Count, NotNegative, Pixels, Positive, Section, Share
 
@@ -58,3 +58,13 @@ class PretrainParams(Section):
     """Read by that method."""
     inpainting: InpaintingParams
     """Read by that method."""
+
+    @model_validator(mode="after")
+    def _views_show_something(self) -> Self:
+        if self.scale_min > self.scale_max:
+            raise ValueError("scale_min of at most scale_max")
+        if self.crop_px // self.jigsaw.grid <= 2 * self.jigsaw.gap_px:
+            raise ValueError("jigsaw.gap_px of less than half a patch (crop_px / jigsaw.grid)")
+        if self.inpainting.block_px > self.crop_px // 2:
+            raise ValueError("inpainting.block_px of at most half of crop_px")
+        return self

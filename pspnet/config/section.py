@@ -9,6 +9,7 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         strict=True,  # "8" is not 8, and yes is not 1
         use_attribute_docstrings=True,
     )

@@ -26,11 +26,11 @@ class Checked:
 def check(sample: RawSample, split: Split, *, raw: Path, classes: Classes, max_pixels: int) -> Checked | Problem:
     where = sample.image
     try:
-        image = read_image(_read(raw / sample.image, max_pixels), max_pixels)
+        image = read_image(read_file(raw / sample.image, max_pixels), max_pixels)
         mask = None
         if sample.mask and split != "unlabeled":  # the layout may say so of an image that has a mask
             where = sample.mask
-            values = read_mask_values(_read(raw / sample.mask, max_pixels), max_pixels)
+            values = read_mask_values(read_file(raw / sample.mask, max_pixels), max_pixels)
             mask = _classes_of(_fitted(values, image), classes)
     except Refused as refused:
         return Problem(where, refused.found, refused.expected, refused.fix)
@@ -49,7 +49,8 @@ def check(sample: RawSample, split: Split, *, raw: Path, classes: Classes, max_p
     return Checked(record, image.channel_counts, None if mask is None else np.bincount(mask.ravel(), minlength=256))
 
 
-def _read(path: Path, max_pixels: int) -> bytes:
+def read_file(path: Path, max_pixels: int) -> bytes:
+    """Of any file that may be an image; one that is too large to be one is not read at all."""
     if not path.is_file():
         raise Refused("is a broken link or another thing that is no file", "a file")
     if (size := path.stat().st_size) > max_pixels * BYTES_PER_PIXEL + METADATA_BYTES:
@@ -57,8 +58,8 @@ def _read(path: Path, max_pixels: int) -> bytes:
         raise Refused(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.")
     try:
         return path.read_bytes()
-    except PermissionError:
-        raise Refused("may not be read (permission denied)", "a file we may read") from None
+    except OSError as error:
+        raise Refused(f"cannot be read ({error.strerror})", "a file we can read") from None
 
 
 def _fitted(values: MaskValues, image: StoredImage) -> MaskValues:

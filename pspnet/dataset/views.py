@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from pspnet.dataset.shards import ShardReader
 from pspnet.dataset.transforms import Augmentation
 
-MakeViews = Callable[[NDArray[np.uint8], Any, np.random.Generator], Mapping[str, NDArray[np.generic]]]
+MakeViews = Callable[[Callable[[], NDArray[np.uint8]], Any, np.random.Generator], Mapping[str, NDArray[np.generic]]]
 
 
 class UnlabelledViews(Dataset[dict[str, Tensor]]):
@@ -39,8 +39,8 @@ class UnlabelledViews(Dataset[dict[str, Tensor]]):
         epoch, position = key
         shard, row = self._places[position]
         rng = np.random.default_rng([self._seed, epoch, position])
-        image = self._augmentation.image(self._reader.image(shard, row), int(rng.integers(2**31)))
-        views = self._views(image, self._params, rng)
+        image = self._reader.image(shard, row)
+        views = self._views(lambda: self._augmentation.image(image, int(rng.integers(2**31))), self._params, rng)
         return {name: _tensor(value) for name, value in views.items()}
 
 

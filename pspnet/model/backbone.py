@@ -104,7 +104,7 @@ class ResNet(nn.Module):
         c4 = self.layer3(c3)
         return c2, c3, c4, self.layer4(c4)
 
-    def stages(self) -> list[list[nn.Module]]:
+    def layers(self) -> list[list[nn.Module]]:
         """What can be frozen one after the other: the stem, then layer1 to layer4."""
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import digest, load_weights, read_json, save_weights, write_json
+from pspnet.model.weights import load_weights, read_json, save_weights, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -50,7 +50,3 @@ class Bundle:
             fingerprints=facts["fingerprints"],
             backbone_digest=facts["backbone_digest"],
         )
-
-
-def bundle_digest(folder: Path) -> str:
-    return digest(folder)

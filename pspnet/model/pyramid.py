@@ -7,13 +7,32 @@ from torch.nn import functional as F
 BINS = (1, 2, 3, 6)
 
 
+class AverageBins(nn.Module):
+    """Adaptive average pooling as two products of matrices: torch's own has no deterministic backward pass on GPUs."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, h, w) -> (N, C, bins, bins)
+        rows, columns = (self._shares(length, x) for length in x.shape[-2:])
+        return rows @ x @ columns.T
+
+    def _shares(self, length: int, x: Tensor) -> Tensor:
+        """(bins, length): what each feature counts in each bin. Bins overlap where they do not divide the length."""
+        places, numbers = torch.arange(length, device=x.device), torch.arange(self.bins, device=x.device)[:, None]
+        inside = (places >= numbers * length // self.bins) & (places < -(-(numbers + 1) * length // self.bins))
+        shares = inside.to(x.dtype)
+        return shares / shares.sum(dim=1, keepdim=True)
+
+
 class PyramidPooling(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         reduced = channels // len(BINS)
         self.branches = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(bins),
+                AverageBins(bins),
                 nn.Conv2d(channels, reduced, 1, bias=False),
                 nn.BatchNorm2d(reduced),
                 nn.ReLU(inplace=True),

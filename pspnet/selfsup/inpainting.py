@@ -1,14 +1,13 @@
 """Inpainting (Pathak et al., 2016): paint what lies under hidden blocks, from what lies around them."""
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet.config.pretrain import PretrainParams
 from pspnet.model.backbone import ResNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.selfsup.pretext import Pretext, Views
+from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 
 class Inpainting(Pretext):
@@ -24,8 +23,9 @@ class Inpainting(Pretext):
         )
 
     @staticmethod
-    def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
-        block, side = params.inpainting.block_px, len(image)
+    def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
+        block, image = params.inpainting.block_px, crop()
+        side = len(image)
         blocks = -(-side // block)  # per side; the last may stick out
         count = min(blocks**2 - 1, max(1, round(params.inpainting.hidden_share * blocks**2)))
         hidden = np.zeros(blocks**2, bool)

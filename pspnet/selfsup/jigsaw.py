@@ -5,25 +5,26 @@ trains the feature map that segmentation will use.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet.config.pretrain import PretrainParams
 from pspnet.model.backbone import ResNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.selfsup.pretext import Pretext, Views
+from pspnet.model.pyramid import AverageBins
+from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 
 class Jigsaw(Pretext):
     def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: PretrainParams) -> None:
         super().__init__(backbone, preprocessing, params)
-        self.grid = params.jigsaw.grid
-        self.classifier = nn.Conv2d(backbone.channels[-1], self.grid**2, 1)
+        grid = params.jigsaw.grid
+        self.average = AverageBins(grid)
+        self.classifier = nn.Conv2d(backbone.channels[-1], grid**2, 1)
 
     @staticmethod
-    def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
-        grid, gap = params.jigsaw.grid, params.jigsaw.gap_px
+    def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
+        grid, gap, image = params.jigsaw.grid, params.jigsaw.gap_px, crop()
         side = len(image) // grid  # of a patch
         if rng.random() < params.jigsaw.gray_probability:
             image = image.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
@@ -42,6 +43,8 @@ class Jigsaw(Pretext):
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         *_, c5 = self.backbone(self.preprocessing(views["image"]))
-        logits = self.classifier(F.adaptive_avg_pool2d(c5, self.grid)).float()  # (N, grid * grid, grid, grid)
-        right = (logits.argmax(dim=1) == views["origins"]).float().mean()
-        return F.cross_entropy(logits, views["origins"]), {"accuracy": right}
+        logits = self.classifier(self.average(c5)).float()  # (N, grid * grid, grid, grid)
+        # Patches in one line: the loss over a plane is not deterministic on GPUs.
+        logits, origins = logits.permute(0, 2, 3, 1).flatten(0, 2), views["origins"].flatten()
+        right = (logits.argmax(dim=1) == origins).float().mean()
+        return F.cross_entropy(logits, origins), {"accuracy": right}

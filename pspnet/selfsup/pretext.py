@@ -1,6 +1,7 @@
 """What every self-supervised method is: views made in the loader, a head on the backbone, a loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from pspnet.model.backbone import ResNet
 from pspnet.model.preprocessing import Preprocessing
 
 Views = dict[str, NDArray[np.generic]]
+Crop = Callable[[], NDArray[np.uint8]]  # each call cuts another (side, side, 3) view out of the image
 
 
 class Pretext(nn.Module, ABC):
@@ -20,12 +22,11 @@ class Pretext(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.preprocessing = preprocessing
-        self.params = params
 
     @staticmethod
     @abstractmethod
-    def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
-        """What the task shows of one (crop, crop, 3) image, and what it asks. Runs in the loader's processes."""
+    def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
+        """What the task shows of one image, and what it asks. Runs in the loader's processes."""
 
     @abstractmethod
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

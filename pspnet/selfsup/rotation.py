@@ -1,14 +1,13 @@
 """Rotation prediction (Gidaris et al., 2018): which way is up?"""
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet.config.pretrain import PretrainParams
 from pspnet.model.backbone import ResNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.selfsup.pretext import Pretext, Views
+from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 TURNS = 4
 
@@ -19,10 +18,10 @@ class Rotation(Pretext):
         self.classifier = nn.Linear(backbone.channels[-1], TURNS)
 
     @staticmethod
-    def views(image: NDArray[np.uint8], params: PretrainParams, rng: np.random.Generator) -> Views:
+    def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
         # Views are square and cut out before they are turned: neither shape nor borders tell the angle.
         turns = rng.integers(TURNS)
-        return {"image": np.rot90(image, int(turns)), "turns": np.array(turns)}
+        return {"image": np.rot90(crop(), int(turns)), "turns": np.array(turns)}
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         *_, c5 = self.backbone(self.preprocessing(views["image"]))

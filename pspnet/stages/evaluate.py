@@ -15,7 +15,8 @@ from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.samples import Split
 from pspnet.errors import Problem, UserError
 from pspnet.evaluation import measure
-from pspnet.model.bundle import Bundle, bundle_digest
+from pspnet.model.bundle import Bundle
+from pspnet.model.weights import digest
 from pspnet.outputs import whole_file, whole_folder
 from pspnet.prediction import Predictor
 from pspnet.report import EvaluationReport, Picture, write_report
@@ -57,9 +58,11 @@ def run(
     confusion, images = measure(
         predictor, samples, model.classes, dataset.ignore, lambda done: tick(done, len(samples), "images")
     )
+    if not confusion.any():
+        raise UserError(Problem(SPLIT, "has no annotated pixel", "masks that are not ignored throughout"))
     report = EvaluationReport(
         model=_facts(model),
-        bundle=bundle_digest(bundle),
+        bundle=digest(bundle),
         split=SPLIT,
         fingerprint=dataset.fingerprints[SPLIT],
         classes=model.classes,

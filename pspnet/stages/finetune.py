@@ -62,7 +62,8 @@ def run(
     val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
-    dependencies = {**fingerprints, "backbone": digest(pretrained), "device": device.type}
+    backbone_digest = digest(pretrained)
+    dependencies = {**fingerprints, "backbone": backbone_digest, "device": device.type}
     with (
         device_lock(device),
         open_checkpoint(checkpoints, "finetune", training_digest(sections, dependencies)) as checkpoint,
@@ -80,7 +81,7 @@ def run(
         colors=dataset.colors,
         pretraining=start.method,
         fingerprints=fingerprints,
-        backbone_digest=digest(pretrained),
+        backbone_digest=backbone_digest,
     )
     with whole_file(history) as path:
         records.astype({"epoch": np.int64}).to_csv(path, index=False)

@@ -8,8 +8,10 @@ from pspnet.config.predict import PredictParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.images import Refused, decode_image, read_image
+from pspnet.dataset.validation import read_file
 from pspnet.errors import Problem, UserError
-from pspnet.model.bundle import Bundle, bundle_digest
+from pspnet.model.bundle import Bundle
+from pspnet.model.weights import digest
 from pspnet.prediction import Predictor
 from pspnet.predictions import PredictionFolder
 from pspnet.training.runtime import configure
@@ -33,14 +35,14 @@ def run(
         model.network.to(device), model.preprocessing, predict.window_px, predict.window_overlap_px, device,
         runtime.precision,
     )  # fmt: skip
-    settings = {"bundle": bundle_digest(bundle), "precision": runtime.precision, **predict.model_dump()}
+    settings = {"bundle": digest(bundle), "precision": runtime.precision, **predict.model_dump()}
     folder = PredictionFolder(out, settings, model.classes, model.colors)
     max_pixels = round(prepare.max_megapixels * 1e6)
     refused = []
     for done, path in enumerate(files, start=1):
         name = path.relative_to(images).as_posix()
         try:
-            data = path.read_bytes()
+            data = read_file(path, max_pixels)
             sha256 = hashlib.sha256(data).hexdigest()
             if folder.finished.get(name) != sha256:
                 image = decode_image(read_image(data, max_pixels).data)
@@ -48,8 +50,6 @@ def run(
                 folder.add(name, sha256, image, prediction)
         except Refused as error:
             refused.append(Problem(str(path), error.found, error.expected, error.fix))
-        except PermissionError:
-            refused.append(Problem(str(path), "may not be read (permission denied)", "a file we may read"))
         tick(done, len(files), "images")
     folder.close()
     return refused

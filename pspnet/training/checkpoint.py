@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pspnet.errors import Interrupted
+from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.outputs import whole_file
 from pspnet.training.runtime import exclusive
 
@@ -31,9 +31,9 @@ KEPT = 3  # checkpoints of one stage, the newest: going back to the last params 
 # What takes part in a training. The rest (commands, messages, paths) may change while one is interrupted.
 CODE = tuple(
     f"pspnet.{part}"
-    for part in ("dataset", "evaluation", "losses", "metrics", "model", "prediction", "selfsup", "training")
+    for part in ("dataset", "evaluation", "losses", "metrics", "model", "prediction", "selfsup", "stages", "training")
 )
-PACKAGES = ("torch", "numpy", "albumentations", "opencv-python-headless", "pillow")
+PACKAGES = ("torch", "numpy", "albumentations", "pillow")
 
 Record = dict[str, float]
 
@@ -66,8 +66,8 @@ def training_digest(sections: Mapping[str, BaseModel], dependencies: Mapping[str
 class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "state.safetensors"
-        self._seconds = float(os.environ.get("PSPNET_CHECKPOINT_SECONDS", "30"))
-        self._saved = time.monotonic()
+        self._seconds = _seconds_between()
+        self._saved, self._took = time.monotonic(), 0.0
 
     def restore(self, state: TrainingState) -> None:
         """Fill `state` from the file, if there is one."""
@@ -86,6 +86,10 @@ class Checkpoint:
             parameter, _, key = name.partition("/")
             optimizer["state"].setdefault(int(parameter), {})[key] = tensor
         state.optimizer.load_state_dict(optimizer)
+        for weight, values in state.optimizer.state.items():
+            for key, value in values.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape:  # laid out in memory as the weight is
+                    values[key] = torch.empty_like(weight).copy_(value)
         state.best = tensors["best"]
         state.step, state.records, state.sums = facts["step"], facts["records"], facts["sums"]
 
@@ -95,12 +99,15 @@ class Checkpoint:
         for parameter, values in state.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{parameter}/{key}": torch.as_tensor(value) for key, value in values.items()}
         facts = json.dumps({"step": state.step, "records": state.records, "sums": state.sums})
+        started = time.monotonic()
         with whole_file(self._path) as path:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"state": facts})
         self._saved = time.monotonic()
+        self._took = self._saved - started
 
     def save_if_due(self, state: TrainingState) -> None:
-        if time.monotonic() - self._saved > self._seconds:
+        """On a slow disk less often: saving may take a twentieth of the time, no more."""
+        if time.monotonic() - self._saved > max(self._seconds, 20 * self._took):
             self.save(state)
 
     @contextmanager
@@ -112,6 +119,14 @@ class Checkpoint:
             self.save(state)
             message = f"Stopped after step {state.step}, which is saved: the same command goes on from there."
             raise Interrupted(stop.exit_status, message) from None
+
+
+def _seconds_between() -> float:
+    setting = os.environ.get("PSPNET_CHECKPOINT_SECONDS", "30")
+    try:
+        return float(setting)
+    except ValueError:
+        raise UserError(Problem("PSPNET_CHECKPOINT_SECONDS", f"is '{setting}'", "a number of seconds")) from None
 
 
 @contextmanager

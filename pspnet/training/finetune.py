@@ -22,7 +22,7 @@ from pspnet.prediction import Predictor
 from pspnet.training.checkpoint import Checkpoint, Record, TrainingState
 from pspnet.training.loading import load_batches
 from pspnet.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from pspnet.training.runtime import autocast, loader_workers, seed_step
+from pspnet.training.runtime import autocast, seed_step
 
 
 def finetune(
@@ -52,7 +52,7 @@ def finetune(
     steps = params.epochs * steps_per_epoch
     images = steps * params.batch_size
     supervised.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frozen = freeze(supervised.network.backbone, params.frozen_stages)
+    frozen = freeze(supervised.network.backbone, params.frozen_layers)
     optimizer = build_optimizer(
         params.optimizer,
         [
@@ -81,7 +81,7 @@ def finetune(
         note = f"epoch {len(state.records) + 1}/{params.epochs}, val {measured}/{len(val)}"
         tick(state.step * params.batch_size, images, note)
 
-    batches = load_batches(crops, len(crops), params.batch_size, runtime.seed, state.step, steps, loader_workers())
+    batches = load_batches(crops, len(crops), params.batch_size, runtime.seed, state.step, steps, device)
     with checkpoint.kept_when_interrupted(state):
         while len(state.records) < params.epochs:
             epoch = len(state.records) + 1
@@ -133,9 +133,9 @@ def finetune(
     supervised.load_state_dict(state.best)
 
 
-def freeze(backbone: ResNet, stages: int) -> list[nn.Module]:
-    """Fix the first stages' weights; returns their modules, whose BatchNorm must keep its statistics too."""
-    frozen = [module for stage in backbone.stages()[:stages] for module in stage]
+def freeze(backbone: ResNet, layers: int) -> list[nn.Module]:
+    """Fix the first layers' weights; returns their modules, whose BatchNorm must keep its statistics too."""
+    frozen = [module for layer in backbone.layers()[:layers] for module in layer]
     for module in frozen:
         module.requires_grad_(False)
     return frozen

@@ -4,10 +4,12 @@ import signal
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pspnet.process import die_with_parent
+from pspnet.training.runtime import loader_workers
 
 Batch = dict[str, Tensor]
 Key = tuple[int, int]  # (epoch, position): all that a sample's randomness may depend on, besides the seed
@@ -32,13 +34,21 @@ class _Steps(Sampler[list[Key]]):
 
 
 def load_batches(
-    dataset: Dataset[Batch], images: int, batch_size: int, seed: int, first_step: int, steps: int, workers: int
+    dataset: Dataset[Batch],
+    images: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
+    workers = loader_workers()
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_sampler=_Steps(images, batch_size, seed, first_step, steps),
         num_workers=workers,
         worker_init_fn=_start_worker if workers else None,
+        pin_memory=device.type == "cuda",
     )
     return iter(loader)
 

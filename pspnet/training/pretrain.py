@@ -14,7 +14,7 @@ from pspnet.selfsup.pretext import Pretext
 from pspnet.training.checkpoint import Checkpoint, Record, TrainingState
 from pspnet.training.loading import load_batches
 from pspnet.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from pspnet.training.runtime import autocast, loader_workers, seed_step
+from pspnet.training.runtime import autocast, seed_step
 
 
 def pretrain(
@@ -47,7 +47,7 @@ def pretrain(
     state = TrainingState(pretext, optimizer)
     checkpoint.restore(state)
     yield from state.records
-    batches = load_batches(views, len(views), params.batch_size, runtime.seed, state.step, steps, loader_workers())
+    batches = load_batches(views, len(views), params.batch_size, runtime.seed, state.step, steps, device)
     with checkpoint.kept_when_interrupted(state):
         while len(state.records) < params.epochs:
             epoch = len(state.records) + 1

@@ -29,9 +29,11 @@ def configure(runtime: RuntimeParams) -> torch.device:
         ) from None
     torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
 
 
@@ -61,6 +63,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=LOCK_WAIT_SECONDS)
+    except PermissionError:
+        raise UserError(Problem(str(path), "is another user's lock", "a file we may write", "Remove it.")) from None
     except filelock.Timeout:
         raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None
     try:

@@ -46,6 +46,16 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
             {"predict__window_overlap_px": 1024},
             "predict does not fit together; expected window_overlap_px smaller than window_px",
         ),
+        ({"finetune__scale_min": 2.0}, "finetune does not fit together; expected scale_min of at most scale_max"),
+        (
+            {"pretrain__jigsaw__gap_px": 16},
+            "pretrain does not fit together; expected jigsaw.gap_px of less than half a patch (crop_px / jigsaw.grid)",
+        ),
+        (
+            {"pretrain__inpainting__block_px": 50},
+            "pretrain does not fit together; expected inpainting.block_px of at most half of crop_px",
+        ),
+        ({"prepare__max_megapixels": float("inf")}, "prepare.max_megapixels is inf; expected a finite number"),
         (
             {"registry__model": "my model"},
             "registry.model is 'my model' (text); expected letters and digits, with . _ - between them",

@@ -4,7 +4,7 @@ from torch import nn
 
 from pspnet.model.backbone import Depth, OutputStride, ResNet
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
-from pspnet.model.pyramid import PyramidPooling
+from pspnet.model.pyramid import AverageBins, PyramidPooling
 
 
 def network(depth: Depth = 18, width: float = 0.125, output_stride: OutputStride = 8, classes: int = 5) -> PSPNet:
@@ -49,7 +49,7 @@ def test_every_3x3_convolution_of_the_last_stages_is_dilated(depth: Depth) -> No
         return {m.dilation for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
 
     backbone = ResNet(depth, 0.125, 8)
-    assert [dilations(stage) for (stage,) in backbone.stages()[1:]] == [{(1, 1)}, {(1, 1)}, {(2, 2)}, {(4, 4)}]
+    assert [dilations(stage) for (stage,) in backbone.layers()[1:]] == [{(1, 1)}, {(1, 1)}, {(2, 2)}, {(4, 4)}]
 
 
 def test_dilation_changes_no_weight_and_nothing_before_it() -> None:
@@ -82,6 +82,14 @@ def test_pyramid_puts_the_features_first_and_the_whole_image_next() -> None:
     assert torch.equal(pooled[:, :8], features)
     whole_image = pooled[:, 8:10]
     assert torch.allclose(whole_image, whole_image[..., :1, :1])
+
+
+@pytest.mark.parametrize("size", [(12, 16), (7, 5), (1, 1), (6, 60), (13, 3)])
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_average_bins_are_those_of_adaptive_pooling(size: tuple[int, int], bins: int) -> None:
+    features = torch.randn(2, 4, *size)
+    expected = nn.functional.adaptive_avg_pool2d(features, bins)
+    assert torch.allclose(AverageBins(bins)(features), expected, atol=1e-6)
 
 
 def test_gradients_reach_every_parameter() -> None:

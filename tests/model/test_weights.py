@@ -6,11 +6,11 @@ import torch
 
 from pspnet.errors import UserError
 from pspnet.model.backbone import ResNet
-from pspnet.model.bundle import Bundle, bundle_digest
+from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from pspnet.model.weights import load_weights, save_weights
+from pspnet.model.weights import digest, load_weights, save_weights
 
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -37,8 +37,8 @@ def test_the_same_weights_are_the_same_bundle(tmp_path: Path) -> None:
     for name, seed in [("one", 0), ("again", 0), ("other", 1)]:
         (tmp_path / name).mkdir()
         bundle(seed).save(tmp_path / name)
-    assert bundle_digest(tmp_path / "one") == bundle_digest(tmp_path / "again")
-    assert bundle_digest(tmp_path / "one") != bundle_digest(tmp_path / "other")
+    assert digest(tmp_path / "one") == digest(tmp_path / "again")
+    assert digest(tmp_path / "one") != digest(tmp_path / "other")
 
 
 def test_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score, jaccard_score
 from pspnet.config.params import Params
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import UserError
-from pspnet.model.bundle import Bundle, bundle_digest
+from pspnet.model.bundle import Bundle
+from pspnet.model.weights import digest
 from pspnet.report import load_report
 from pspnet.stages import evaluate as stage
 from tests.dataset.rawdata import write
@@ -86,7 +87,7 @@ def test_the_report_is_a_page_a_file_for_programs_and_tables(
     report = load_report(tmp_path / "evaluation")
     dataset = PreparedDataset.open(prepared)
     assert (report.bundle, report.split, report.fingerprint) == (
-        bundle_digest(bundle),
+        digest(bundle),
         "test",
         dataset.fingerprints["test"],
     )

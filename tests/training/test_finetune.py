@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, UserError
-from pspnet.model.bundle import Bundle, bundle_digest
+from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
+from pspnet.model.weights import digest
 from pspnet.stages import finetune as stage
 from pspnet.training.finetune import freeze, train_mode
 from tests.parameters import demo_params
@@ -43,7 +44,7 @@ def run(params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick
         checkpoints=folder / "checkpoints",
         tick=tick,
     )
-    return bundle_digest(folder / "bundle")
+    return digest(folder / "bundle")
 
 
 def stopping_after(ticks: int) -> Tick:
@@ -73,6 +74,26 @@ def test_a_run_that_is_stopped_anywhere_and_started_again_ends_the_same(
         assert not (folder / "bundle").exists()
         assert run(params, prepared, backbone, folder) == whole
         assert (folder / "history.csv").read_text() == history
+
+
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        ("cpu", "bf16"),
+        pytest.param("cuda", "fp32", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+        pytest.param("cuda", "bf16", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    ],
+)
+def test_other_devices_and_precisions_resume_as_exactly(
+    device: str, precision: str, params: Params, prepared: Path, backbone: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PSPNET_DEVICE", device)
+    params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"precision": precision})})
+    whole = run(params, prepared, backbone, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(params, prepared, backbone, tmp_path / "stopped", stopping_after(6))
+    assert run(params, prepared, backbone, tmp_path / "stopped") == whole
 
 
 def test_a_resumed_run_repeats_no_step(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
@@ -151,10 +172,10 @@ def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_
     assert max(record["val_pixel_accuracy"] for record in records) > 0.95
 
 
-def test_frozen_stages_keep_weights_and_statistics(
+def test_frozen_layers_keep_weights_and_statistics(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    finetune = params.finetune.model_copy(update={"frozen_stages": 2, "epochs": 1})
+    finetune = params.finetune.model_copy(update={"frozen_layers": 2, "epochs": 1})
     run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
     after = Bundle.load(tmp_path / "bundle").network.backbone.state_dict()

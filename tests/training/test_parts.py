@@ -1,5 +1,7 @@
 """What the two loops share: schedule, optimiser, order of the images, checkpoints, locks."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ from pspnet.training import runtime
 from pspnet.training.checkpoint import KEPT, Checkpoint, TrainingState, open_checkpoint, training_digest
 from pspnet.training.loading import _Steps
 from pspnet.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from tests.parameters import demo_params
+from tests.parameters import ROOT, demo_params
 
 
 def test_learning_rate_rises_in_a_line_and_falls_by_the_poly_rule() -> None:
@@ -69,6 +71,10 @@ def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: P
     Checkpoint(tmp_path).restore(after)
     assert (after.step, after.records, after.sums) == (before.step, before.records, before.sums)
     assert torch.equal(after.best["weight"], before.best["weight"])
+    for weight, values in after.optimizer.state.items():
+        moments = [value for value in values.values() if value.shape == weight.shape]
+        assert moments
+        assert all(moment.stride() == weight.stride() for moment in moments)  # else GPUs take another, slower path
     images = torch.randn(2, 3, 8, 8)
     for one in (before, after):
         one.optimizer.zero_grad()
@@ -91,8 +97,6 @@ def test_only_the_newest_checkpoints_of_a_stage_are_kept(tmp_path: Path) -> None
     for number in range(KEPT + 2):
         with open_checkpoint(tmp_path, "finetune", str(number)):
             pass
-        import os
-
         os.utime(tmp_path / f"finetune-{number}", (number, number))
     with open_checkpoint(tmp_path, "pretrain", "other"):
         pass
@@ -108,6 +112,31 @@ def test_other_params_data_or_code_have_another_checkpoint() -> None:
     }
     assert len(digests) == 3
     assert training_digest({"finetune": params.finetune}, {"dataset": "a"}) in digests
+
+
+def test_other_code_of_a_stage_has_another_checkpoint(tmp_path: Path) -> None:
+    """A finished checkpoint must not pass for the result of code that came later."""
+    shutil.copytree(ROOT / "pspnet", tmp_path / "pspnet")
+    code = """
+import pspnet.stages.finetune
+from pspnet.training.checkpoint import training_digest
+print(training_digest({}, {}))
+"""
+
+    def digest() -> str:
+        command = [sys.executable, "-c", code]  # finds the package in its working directory
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    before = digest()
+    for changed in ("pspnet/stages/finetune.py", "pspnet/losses.py"):
+        with (tmp_path / changed).open("a") as file:
+            file.write("# changed\n")
+        after = digest()
+        assert after != before
+        before = after
+    with (tmp_path / "pspnet/terminal.py").open("a") as file:
+        file.write("# changed\n")
+    assert digest() == before
 
 
 def test_a_second_training_of_the_same_waits_and_then_gives_way(
