@@ -109,13 +109,20 @@ def stage(name: str, exit_file: Path) -> Iterator[Tick]:
         with progress(name) as tick:
             yield tick
     except BaseException as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-            fix = f"Lower {name}.batch_size or the size of its crops, or set runtime.precision: bf16."
-            error = UserError(Problem(name, "needs more memory than the device has", fix=fix))
-        _write_exit(exit_file, *_reason(error))
-        raise error from None
+        told = (
+            _out_of_memory(name) if type(error).__name__ == "OutOfMemoryError" else error
+        )  # torch's, not imported here
+        _write_exit(exit_file, *_reason(told))
+        if told is error:
+            raise
+        raise told from error
     _write_exit(exit_file, "done", 0, "")
     err.print(f"[bold]{name}[/]: done in {time.monotonic() - started:.0f} s")
+
+
+def _out_of_memory(name: str) -> UserError:
+    fix = f"Lower {name}.batch_size or the size of its crops, or set runtime.precision: bf16."
+    return UserError(Problem(name, "needs more memory than the device has", fix=fix))
 
 
 def _reason(error: BaseException) -> tuple[str, int, str]:

@@ -59,9 +59,16 @@ def run(body: str, folder: Path) -> subprocess.CompletedProcess[str]:
         ),
         ("[os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]", "interrupted", 130, "Stopped at once."),
         ("raise MemoryError('a lot')", "memory", 1, "a lot"),
+        (
+            "raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')",
+            "user",
+            1,
+            "work: needs more memory than the device has. "
+            "Lower work.batch_size or the size of its crops, or set runtime.precision: bf16.",
+        ),
         ("1 / 0", "bug", 1, "ZeroDivisionError: division by zero"),
     ],
-    ids=["done", "user", "busy", "Ctrl-C", "SIGTERM", "Ctrl-C twice", "memory", "bug"],
+    ids=["done", "user", "busy", "Ctrl-C", "SIGTERM", "Ctrl-C twice", "memory", "memory of the device", "bug"],
 )
 def test_a_stage_leaves_behind_why_it_ended(tmp_path: Path, body: str, kind: str, status: int, message: str) -> None:
     write(tmp_path / EXIT_FILE, '{"class": "of the run before"}')

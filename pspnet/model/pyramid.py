@@ -15,14 +15,15 @@ class AverageBins(nn.Module):
         self.bins = bins
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, h, w) -> (N, C, bins, bins)
-        rows, columns = (self._shares(length, x) for length in x.shape[-2:])
-        return rows @ x @ columns.T
+        rows, columns = (self._shares(length, x.device) for length in x.shape[-2:])
+        with torch.autocast(x.device.type, enabled=False):  # a mean of many numbers needs all its digits
+            return rows @ x.float() @ columns.T
 
-    def _shares(self, length: int, x: Tensor) -> Tensor:
+    def _shares(self, length: int, device: torch.device) -> Tensor:
         """(bins, length): what each feature counts in each bin. Bins overlap where they do not divide the length."""
-        places, numbers = torch.arange(length, device=x.device), torch.arange(self.bins, device=x.device)[:, None]
+        places, numbers = torch.arange(length, device=device), torch.arange(self.bins, device=device)[:, None]
         inside = (places >= numbers * length // self.bins) & (places < -(-(numbers + 1) * length // self.bins))
-        shares = inside.to(x.dtype)
+        shares = inside.float()
         return shares / shares.sum(dim=1, keepdim=True)
 
 
