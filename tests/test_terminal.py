@@ -63,8 +63,10 @@ def run(body: str, folder: Path) -> subprocess.CompletedProcess[str]:
             "raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')",
             "user",
             1,
-            "work: needs more memory than the device has. "
-            "Lower work.batch_size or the size of its crops, or set runtime.precision: bf16.",
+            (
+                "work: needs more memory than the device has. "
+                "Lower work.batch_size or the size of its crops, or set runtime.precision: bf16."
+            ),
         ),
         ("1 / 0", "bug", 1, "ZeroDivisionError: division by zero"),
     ],
