@@ -1,19 +1,28 @@
 """A predictor over annotated images -> one confusion matrix and a row per image."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pspnet.dataset.annotated import Annotated
-from pspnet.metrics import Confusion, class_iou, confusion_matrix, mean_iou, pixel_accuracy
-from pspnet.prediction import Prediction, Predictor
+from pspnet.metrics import Confusion, confusion_matrix, intersection_and_union, iou, mean_iou, pixel_accuracy
+from pspnet.prediction import Prediction
 
 BATCH_PIXELS = 2**19  # of the images predicted at once: many small ones, or a single large one
 
 
+class Predicts(Protocol):
+    """A Predictor, or a version that is asked by `served`."""
+
+    def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
+        """Images of one size, (N, H, W, 3)."""
+
+
 def measure(
-    predictor: Predictor,
+    predictor: Predicts,
     samples: Iterable[Annotated],
     classes: tuple[str, ...],
     ignore: int,
@@ -21,11 +30,10 @@ def measure(
 ) -> tuple[Confusion, pd.DataFrame]:
     """Nothing is kept but counts, however many images there are. `tick` is told the number of images done."""
     total = np.zeros((len(classes), len(classes)), np.int64)
-    rows = []
+    rows, counts = [], []
     for sample, prediction in predict_all(predictor, samples):
         confusion = confusion_matrix(sample.mask, prediction.mask, len(classes), ignore)
         total += confusion
-        ious = {f"iou_{name}": value for name, value in zip(classes, class_iou(confusion), strict=True)}
         rows.append(
             {
                 "id": sample.id,
@@ -33,14 +41,19 @@ def measure(
                 "pixels": int(confusion.sum()),
                 "pixel_accuracy": pixel_accuracy(confusion),
                 "mean_iou": mean_iou(confusion),
-                **ious,
             }
         )
+        counts.append(intersection_and_union(confusion))
         tick(len(rows))
-    return total, pd.DataFrame(rows)
+    intersection, union = np.moveaxis(np.array(counts, np.int64).reshape(-1, 2, len(classes)), 1, 0)
+    columns = {"iou": iou(intersection, union), "intersection": intersection, "union": union}
+    of_classes = [
+        pd.DataFrame(values, columns=[f"{prefix}_{name}" for name in classes]) for prefix, values in columns.items()
+    ]
+    return total, pd.concat([pd.DataFrame(rows), *of_classes], axis=1)
 
 
-def predict_all(predictor: Predictor, samples: Iterable[Annotated]) -> Iterator[tuple[Annotated, Prediction]]:
+def predict_all(predictor: Predicts, samples: Iterable[Annotated]) -> Iterator[tuple[Annotated, Prediction]]:
     """In their order; neighbours of one size share a pass through the network."""
     batch: list[Annotated] = []
     for sample in samples:
@@ -54,5 +67,5 @@ def predict_all(predictor: Predictor, samples: Iterable[Annotated]) -> Iterator[
         yield from _predict_batch(predictor, batch)
 
 
-def _predict_batch(predictor: Predictor, batch: list[Annotated]) -> Iterator[tuple[Annotated, Prediction]]:
+def _predict_batch(predictor: Predicts, batch: list[Annotated]) -> Iterator[tuple[Annotated, Prediction]]:
     return zip(batch, predictor.predict(np.stack([sample.image for sample in batch])), strict=True)

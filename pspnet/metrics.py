@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Confusion = NDArray[np.int64]  # (K, K)
+Counts = NDArray[np.int64] | NDArray[np.float64]  # (..., K)
 
 
 def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int, ignore: int) -> Confusion:
@@ -16,17 +17,32 @@ def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], cla
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+def intersection_and_union(confusion: Confusion) -> tuple[Counts, Counts]:
+    """Pixels that both have, and pixels that either has, for each class. Those of several images may be added up."""
+    both = np.diag(confusion).copy()  # a view would keep the whole matrix alive
+    return both, confusion.sum(axis=0) + confusion.sum(axis=1) - both
+
+
+def iou(intersection: Counts, union: Counts) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = np.divide(intersection, union, out=np.full(union.shape, np.nan), where=union > 0)
+    return values
+
+
+def mean_over_classes(ious: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., K) -> (...)"""
+    known = ~np.isnan(ious)
+    counts = known.sum(axis=-1)
+    sums = np.where(known, ious, 0).sum(axis=-1)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    return means
+
+
 def class_iou(confusion: Confusion) -> NDArray[np.float64]:
-    """Pixels that both have, over pixels that either has, for each class."""
-    both = np.diag(confusion).astype(np.float64)
-    either = confusion.sum(axis=0) + confusion.sum(axis=1) - both
-    iou: NDArray[np.float64] = np.divide(both, either, out=np.full(len(both), np.nan), where=either > 0)
-    return iou
+    return iou(*intersection_and_union(confusion))
 
 
 def mean_iou(confusion: Confusion) -> float:
-    values = class_iou(confusion)
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+    return float(mean_over_classes(class_iou(confusion)))
 
 
 def pixel_accuracy(confusion: Confusion) -> float:

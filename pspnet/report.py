@@ -21,7 +21,7 @@ from pspnet import metrics
 from pspnet.errors import Problem, UserError
 
 Histories = dict[str, pd.DataFrame]  # stage of training -> one row per epoch; an empty frame: it was skipped
-FORMAT = 1
+FORMAT = 2
 IGNORED = 255
 PROTOCOL = (
     "Every image is predicted once, at a single scale and without flipping. One confusion matrix counts the labelled "
@@ -50,7 +50,9 @@ class EvaluationReport:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     confusion: metrics.Confusion  # rows = mask, columns = prediction
-    images: pd.DataFrame  # one row each: id, group, pixels, pixel_accuracy, mean_iou, iou_<class> ... (NaN = absent)
+    # One row each: id, group, pixels, pixel_accuracy, mean_iou, and for every class iou_<class> (NaN = absent) and the
+    # pixels it comes from, intersection_<class> and union_<class>, which add up to the confusion's.
+    images: pd.DataFrame
 
     @property
     def mean_iou(self) -> float:

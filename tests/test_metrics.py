@@ -5,7 +5,15 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import jaccard_score
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from pspnet.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from pspnet.metrics import (
+    class_iou,
+    confusion_matrix,
+    intersection_and_union,
+    iou,
+    mean_iou,
+    mean_over_classes,
+    pixel_accuracy,
+)
 
 IGNORE = 255
 
@@ -48,3 +56,20 @@ def test_a_class_only_predicted_scores_zero_and_counts() -> None:
     confusion = np.array([[3, 1], [0, 0]])
     assert class_iou(confusion).tolist() == [0.75, 0]
     assert mean_iou(confusion) == 0.375
+
+
+def test_intersections_and_unions_of_images_add_up_to_the_iou_of_all() -> None:
+    rng = np.random.default_rng(0)
+    confusions = rng.integers(0, 50, (7, 4, 4))
+    confusions[:, 3] = confusions[:, :, 3] = 0
+    counts = [intersection_and_union(confusion) for confusion in confusions]
+    intersection, union = np.sum(counts, axis=0)
+    total = confusions.sum(axis=0)
+    by_hand = [total[k, k] / (total[k].sum() + total[:, k].sum() - total[k, k]) for k in range(3)]
+    assert iou(intersection, union).tolist() == pytest.approx([*by_hand, np.nan], nan_ok=True)
+    assert np.array_equal(iou(intersection, union), class_iou(total), equal_nan=True)
+
+
+def test_mean_over_classes_leaves_out_absent_ones_in_every_row() -> None:
+    means = mean_over_classes(np.array([[0.5, np.nan, 0.0], [1.0, 0.5, 0.0], [np.nan] * 3]))
+    assert means.tolist() == pytest.approx([0.25, 0.5, np.nan], nan_ok=True)

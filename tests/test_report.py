@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pspnet.errors import UserError
-from pspnet.metrics import class_iou, confusion_matrix, mean_iou, pixel_accuracy
+from pspnet.metrics import class_iou, confusion_matrix, intersection_and_union, mean_iou, pixel_accuracy
 from pspnet.report import (
     IGNORED,
     WRONG,
@@ -31,11 +31,16 @@ def picture(name: str, mask: np.ndarray = MASK, prediction: np.ndarray = PREDICT
     return Picture(name, mean_iou(confusion_matrix(mask, prediction, 3, IGNORED)), image, mask, prediction)
 
 
+def of_classes(kind: str, values: np.ndarray) -> dict[str, float]:
+    return {f"{kind}_{name}": value for name, value in zip(CLASSES, values, strict=True)}
+
+
 def report_of(*pictures: tuple[str, Picture]) -> EvaluationReport:
     rows, total = [], np.zeros((3, 3), np.int64)
     for group, one in pictures:
         confusion = confusion_matrix(one.mask, one.prediction, 3, IGNORED)
         total += confusion
+        intersection, union = intersection_and_union(confusion)
         rows.append(
             {
                 "id": one.id,
@@ -43,7 +48,9 @@ def report_of(*pictures: tuple[str, Picture]) -> EvaluationReport:
                 "pixels": int(confusion.sum()),
                 "pixel_accuracy": pixel_accuracy(confusion),
                 "mean_iou": one.mean_iou,
-                **{f"iou_{name}": iou for name, iou in zip(CLASSES, class_iou(confusion), strict=True)},
+                **of_classes("iou", class_iou(confusion)),
+                **of_classes("intersection", intersection),
+                **of_classes("union", union),
             }
         )
     facts = {"backbone": "ResNet-18, width 0.25", "output stride": "8"}
@@ -131,8 +138,16 @@ def test_report_of_another_format_is_refused(report: EvaluationReport, tmp_path:
     write(report, tmp_path)
     path = tmp_path / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(UserError, match="format 99; expected format 1"):
+    with pytest.raises(UserError, match="format 99; expected format 2"):
         load_report(tmp_path)
+
+
+def test_pixels_of_each_image_are_for_programs_not_for_the_page(report: EvaluationReport, tmp_path: Path) -> None:
+    page = write(report, tmp_path)
+    assert "intersection" not in page and "union" not in page
+    counts = pd.read_parquet(tmp_path / "images.parquet").filter(regex="^(intersection|union)_")
+    assert counts.shape == (3, 6)
+    assert set(counts.dtypes) == {np.dtype(np.int64)}
 
 
 def test_same_report_gives_the_same_bytes(report: EvaluationReport, tmp_path: Path) -> None:

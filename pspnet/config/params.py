@@ -9,10 +9,12 @@ from pspnet.config.finetune import FinetuneParams
 from pspnet.config.predict import PredictParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.config.pretrain import PretrainParams
+from pspnet.config.promotion import PromotionParams
 from pspnet.config.reading import read_yaml, validate
 from pspnet.config.registry import RegistryParams
 from pspnet.config.runtime import RuntimeParams
 from pspnet.config.section import Section
+from pspnet.config.serve import ServeParams
 
 
 class Params(Section):
@@ -25,6 +27,8 @@ class Params(Section):
     predict: PredictParams
     runtime: RuntimeParams
     registry: RegistryParams
+    promotion: PromotionParams
+    serve: ServeParams
 
 
 def load_params(path: Path) -> Params:

@@ -60,6 +60,10 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
             {"registry__model": "my model"},
             "registry.model is 'my model' (text); expected letters and digits, with . _ - between them",
         ),
+        ({"promotion__resamples": 99}, "promotion.resamples is 99; expected greater than or equal to 100"),
+        ({"promotion__min_gain": -2}, "promotion.min_gain is -2; expected greater than or equal to -1"),
+        ({"promotion__approval": "maybe"}, "promotion.approval is 'maybe' (text); expected 'auto' or 'manual'"),
+        ({"serve__max_images": 0}, "serve.max_images is 0; expected greater than or equal to 1"),
     ],
 )
 def test_a_wrong_value_is_told_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
