@@ -33,9 +33,7 @@ class PredictionFolder:
 
     def add(self, name: str, sha256: str, image: NDArray[np.uint8], prediction: Prediction) -> None:
         """The row comes last: an image is finished when it stands in the table."""
-        indexed = Image.fromarray(prediction.mask)
-        indexed.putpalette(self._palette.ravel().tolist())
-        _save(indexed, self._folder / "masks" / f"{name}.png")
+        _save(palette_image(prediction.mask, self._palette), self._folder / "masks" / f"{name}.png")
         colored = Image.fromarray(self._palette[prediction.mask])
         _save(Image.blend(Image.fromarray(image), colored, 0.5), self._folder / "overlays" / f"{name}.png")
         row = {"image": name, "sha256": sha256, **self._figures(prediction)}
@@ -73,6 +71,14 @@ class PredictionFolder:
             return {}
         rows = _read(self.table)
         return dict(zip(rows["image"], rows["sha256"], strict=True))
+
+
+def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
+    """Programs read class indices from it, people see colours. `palette` is (K, 3)."""
+    indexed = Image.fromarray(mask)
+    # For up to 16 colours Pillow writes less than 8 bits a pixel, which not every reader takes for indices.
+    indexed.putpalette([*palette.ravel().tolist(), *[0] * 3 * max(0, 17 - len(palette))])
+    return indexed
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -39,6 +39,14 @@ class Refused(Exception):
         self.found, self.expected, self.fix = found, expected, fix
 
 
+class TooLarge(Refused):
+    def __init__(self, pixels: int, max_pixels: int, setting: str) -> None:
+        found = f"has {pixels / 1e6:,.1f} megapixels"
+        expected = f"at most {max_pixels / 1e6:,.1f} ({setting})"
+        super().__init__(found, expected, f"Cut it into tiles or raise {setting}.")
+        self.pixels = pixels
+
+
 @dataclass(frozen=True)
 class StoredImage:
     data: bytes
@@ -119,7 +127,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         image.load()
         orientation = image.getexif().get(0x0112, 1)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(int(re.findall(r"\d+", str(error))[0]), max_pixels) from None
+        pixels = int(re.findall(r"\d+", str(error))[0])
+        raise TooLarge(pixels, max_pixels, "prepare.max_megapixels") from None
     except UnidentifiedImageError:  # its own words hold a memory address
         fix = "Export it again or remove it: it is another kind of file, or its beginning is damaged."
         raise Refused("cannot be recognised as an image", "one of " + ", ".join(FORMATS), fix) from None
@@ -129,14 +138,6 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         reason = str(error) or type(error).__name__
         raise Refused(f"cannot be decoded ({reason})", "a complete image") from None
     return image, orientation if orientation in TURNS else 1
-
-
-def _too_large(pixels: int, max_pixels: int) -> Refused:
-    return Refused(
-        f"has {pixels / 1e6:,.1f} megapixels",
-        f"at most {max_pixels / 1e6:,.1f} (prepare.max_megapixels)",
-        "Cut it into tiles or raise prepare.max_megapixels.",
-    )
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:

@@ -1,0 +1,37 @@
+"""`pspnet serve`: a version behind HTTP, in a process of its own that knows no pspnet but the version's."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+from pspnet.errors import Problem, UserError
+from pspnet.served import own_code_environment
+
+SERVER = Path(__file__).parents[1] / "serving/server.py"
+
+
+def serve(model_folder: Path, title: str, host: str, port: int) -> None:
+    """Until it is stopped."""
+    if not (model_folder / "MLmodel").is_file():
+        raise UserError(Problem(str(model_folder), "holds no MLmodel", "the folder of a registered version"))
+    command = [sys.executable, "-P", str(SERVER), "--until-stdin-ends", "--model", str(model_folder.resolve()),
+               "--title", title, "--host", host, "--port", str(port)]  # fmt: skip
+    # Our end of the pipe closes with us, however we end.
+    with subprocess.Popen(command, env=own_code_environment(), stdin=subprocess.PIPE) as server:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            # Of a Ctrl-C the terminal tells the server too; a second SIGINT would make it drop what is under way.
+            server.terminate()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = server.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if status:
+        raise typer.Exit(status if status > 0 else 128 - status)

@@ -1,0 +1,123 @@
+"""A bundle as a version that MLflow can serve: with the code and the settings it was made with, nothing pickled."""
+
+import importlib.metadata
+import logging
+import os
+import re
+import shutil
+import tempfile
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pspnet.config.params import Params
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+PACKAGE = Path(__file__).parent
+BUNDLE = "bundle"
+CODE_SUFFIXES = (".py", ".j2")
+NOT_NEEDED_TO_SERVE = {"dvc", "prefect", "fastapi"}  # our range of fastapi is for prefect's sake
+
+
+def save_version(bundle: Path, params: Params, extra: Mapping[str, Path], folder: Path) -> None:
+    """`extra`: artifact name -> file or folder to carry along. `folder` must be empty or not there yet."""
+    import mlflow.pyfunc
+
+    with tempfile.TemporaryDirectory() as temporary, _quiet():
+        # Copies of our own: MLflow refuses links, which DVC makes where its cache is shared, and it keeps the last part
+        # of a path, which is to be the artifact's name.
+        artifacts = {name: Path(temporary, "artifacts", name) for name in (BUNDLE, *extra)}
+        for name, path in {BUNDLE: bundle, **extra}.items():
+            _copy(path, artifacts[name])
+        mlflow.pyfunc.save_model(
+            path=folder,
+            python_model=PACKAGE / "serving/model.py",
+            artifacts={name: str(path) for name, path in artifacts.items()},
+            code_paths=[str(_copy_code(Path(temporary, "code")))],
+            signature=_signature(),
+            input_example=_example(),
+            pip_requirements=list(requirements()),
+            model_config=settings(params),
+        )
+
+
+def settings(params: Params) -> dict[str, Any]:
+    """The version's model_config: what `serving.service` asks for."""
+    runtime = {"precision": params.runtime.precision, "threads": params.runtime.threads}
+    return {**params.predict.model_dump(), **runtime, **params.serve.model_dump()}
+
+
+def requirements() -> Iterator[str]:
+    """What this package needs to serve, in the versions that are installed here."""
+    for line in importlib.metadata.requires("pspnet") or []:
+        name = re.split(r"[^\w.-]", line)[0]
+        if "extra ==" not in line and name not in NOT_NEEDED_TO_SERVE:
+            # Without what may follow a plus sign: 2.15.0+cpu is on no public index.
+            yield f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
+
+
+def _signature() -> "ModelSignature":
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, DataType, Map, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "image")]),
+        outputs=Schema(
+            [
+                ColSpec(DataType.string, "mask"),
+                ColSpec(DataType.long, "height"),
+                ColSpec(DataType.long, "width"),
+                ColSpec(DataType.double, "confidence"),
+                ColSpec(Map(DataType.double), "shares"),
+            ]
+        ),
+    )
+
+
+def _copy(path: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.copytree(path, copy)
+    else:
+        shutil.copyfile(path, copy)
+
+
+def _copy_code(folder: Path) -> Path:
+    for path in PACKAGE.rglob("*"):
+        if path.suffix in CODE_SUFFIXES:
+            _copy(path, folder / path.relative_to(PACKAGE.parent))
+    return folder / PACKAGE.name
+
+
+def _example() -> pd.DataFrame:
+    """A bright disc on a dark ground."""
+    rows, columns = np.ogrid[:48, :64]
+    pixels = np.where((rows - 24) ** 2 + (columns - 32) ** 2 < 18**2, 220, 40).astype(np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).convert("RGB").save(file, "PNG")
+    return pd.DataFrame({"image": [b64encode(file.getvalue()).decode()]})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow tells on standard error what it is doing, with a bar for every copied file. Its warnings come through."""
+    logger, bars = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    level, setting = logger.level, os.environ.get(bars)
+    logger.setLevel(logging.WARNING)
+    os.environ[bars] = "false"
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        del os.environ[bars]
+        if setting is not None:
+            os.environ[bars] = setting

@@ -1,0 +1,150 @@
+"""A version is asked in a process of its own, where its own code answers, whatever is in use here."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pspnet.dataset.images import decode_mask
+from pspnet.errors import Problem, UserError
+from pspnet.offline import SWITCHES
+from pspnet.prediction import Prediction
+
+WORKER = Path(__file__).parent / "serving/worker.py"
+LOAD_SECONDS = 300
+SECONDS_PER_IMAGE = 600  # a large image, a large network, a small CPU
+END_SECONDS = 10
+TOLD_LINES = 15  # of what a worker that failed has written
+
+
+@dataclass(frozen=True, eq=False)
+class ServedPrediction:
+    mask: NDArray[np.uint8]  # (H, W) class indices
+    confidence: float
+    shares: dict[str, float]
+
+
+Ask = Callable[[list[bytes]], list[ServedPrediction]]
+
+
+@dataclass(frozen=True)
+class ServedPredictor:
+    """To `evaluation.measure`, a version that is asked is what a Predictor is."""
+
+    ask: Ask
+
+    def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
+        answers = self.ask([_png(image) for image in images])
+        return [
+            Prediction(answer.mask, np.broadcast_to(np.float32(answer.confidence), answer.mask.shape))
+            for answer in answers
+        ]
+
+
+@contextmanager
+def served(model_folder: Path) -> Iterator[Ask]:
+    """Images as encoded files, of any number and size, go in; what the version makes of them comes out."""
+    if not (model_folder / "MLmodel").is_file():
+        raise UserError(Problem(str(model_folder), "holds no MLmodel", "the folder of a registered version"))
+    with tempfile.TemporaryFile() as log, _worker(model_folder, log) as worker:
+        ready = _answer(worker, LOAD_SECONDS, log, f"{model_folder}: the version cannot be loaded")
+        if not Path(ready["code"] or "/").is_relative_to(model_folder.resolve()):
+            raise RuntimeError(f"{model_folder}: answers with the code of {ready['code']}, not with its own")
+
+        def ask(images: list[bytes]) -> list[ServedPrediction]:
+            question = json.dumps({"images": [b64encode(image).decode() for image in images]})
+            what = f"{model_folder}: no answer about {len(images)} images"
+            answer = _answer(worker, SECONDS_PER_IMAGE * max(1, len(images)), log, what, question)
+            if "error" in answer:
+                raise UserError(Problem(str(model_folder), answer["error"]))
+            return [_prediction(row) for row in answer["rows"]]
+
+        yield ask
+
+
+def own_code_environment() -> dict[str, str]:
+    """Ours, without what would put another pspnet before the version's own."""
+    kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
+    # The folder of a version is not ours to write byte code into.
+    fixed = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**SWITCHES, **kept, **fixed}
+
+
+@contextmanager
+def _worker(model_folder: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+    environment = own_code_environment()
+    environment.pop("MLFLOW_PYFUNC_INFERENCE_CONFIG", None)  # a person's settings for a server: not what is measured
+    worker = subprocess.Popen(
+        [sys.executable, "-P", str(WORKER), str(model_folder.resolve())],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        encoding="utf-8",
+    )
+    try:
+        yield worker
+    finally:
+        worker.kill()
+        worker.wait(END_SECONDS)
+        for pipe in (worker.stdin, worker.stdout):
+            if pipe:
+                with suppress(BrokenPipeError):  # of what is left in the buffer
+                    pipe.close()
+
+
+def _answer(
+    worker: subprocess.Popen[str], seconds: float, log: IO[bytes], failure: str, question: str | None = None
+) -> Any:
+    """One line out, one line in. Whatever blocks too long is ended by ending the worker."""
+    assert worker.stdin
+    assert worker.stdout
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        worker.kill()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.start()
+    line = ""
+    try:
+        if question is not None:
+            worker.stdin.write(question + "\n")
+            worker.stdin.flush()
+        line = worker.stdout.readline()
+    except BrokenPipeError:
+        pass
+    finally:
+        timer.cancel()
+    if line.endswith("\n"):
+        return json.loads(line)
+    reason = f"none within {seconds:,.0f} s" if late.is_set() else f"it ended with {worker.wait(END_SECONDS)}"
+    log.seek(0)
+    said = log.read().decode(errors="replace").splitlines()[-TOLD_LINES:]
+    raise RuntimeError("\n".join([f"{failure} ({reason}). Its last words:", *said]))
+
+
+def _prediction(row: dict[str, Any]) -> ServedPrediction:
+    mask = decode_mask(b64decode(row["mask"]))
+    return ServedPrediction(mask, row["confidence"], row["shares"])
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=1)
+    return file.getvalue()

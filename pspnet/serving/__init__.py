@@ -1,0 +1,1 @@
+"""A registered version answering requests, with the code it was saved with."""

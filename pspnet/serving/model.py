@@ -1,0 +1,54 @@
+"""A registered version as MLflow loads it. MLflow copies this file into the version and runs it from there."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.pyfunc.model import PythonModel
+
+import pspnet
+from pspnet.errors import UserError
+
+CODE = Path(__file__).parent / "code"  # beside this file once it is in a version
+
+
+class Answer(MlflowException):
+    """What the client is told instead of rows."""
+
+    def serialize_as_json(self) -> str:
+        # Not self.message: MLflow's server writes the request into it, megabytes of base64.
+        return json.dumps({"error_code": self.error_code, "message": str(self)})
+
+
+class SegmentationModel(PythonModel):
+    def load_context(self, context: Any) -> None:
+        in_use = Path(pspnet.__file__).parent
+        if CODE.is_dir() and not in_use.resolve().is_relative_to(CODE.resolve()):
+            raise RuntimeError(
+                f"{CODE.parent}: this process uses the pspnet of {in_use}; expected the version's own in {CODE}. "
+                "Load the version in a process that has not imported pspnet (pspnet.served does)."
+            )
+        # Here and not above: another pspnet may lack it, which would hide the message.
+        from pspnet.serving.service import Service
+
+        self._service = Service(Path(context.artifacts["bundle"]), context.model_config)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        try:
+            return self._service.answer(model_input)
+        except UserError as error:
+            raise Answer(str(error), INVALID_PARAMETER_VALUE) from None
+        except Exception as error:
+            logging.getLogger(__name__).exception("A request failed.")
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the other one is torch's
+                found = "The request needs more memory than there is now. Try again, or send fewer or smaller images."
+                raise Answer(found, TEMPORARILY_UNAVAILABLE) from None
+            raise Answer("The server failed; its log says why.", INTERNAL_ERROR) from None
+
+
+mlflow.models.set_model(SegmentationModel())

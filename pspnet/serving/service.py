@@ -1,0 +1,140 @@
+"""One request: base64 images -> rows, or everything that is wrong with it. Knows neither MLflow nor HTTP."""
+
+import binascii
+import io
+import re
+import threading
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pspnet.config.predict import PredictParams
+from pspnet.config.reading import validate
+from pspnet.config.runtime import RuntimeParams
+from pspnet.config.serve import ServeParams
+from pspnet.dataset.images import Refused, TooLarge, decode_image, read_image
+from pspnet.errors import Problem, UserError
+from pspnet.model.bundle import Bundle
+from pspnet.prediction import Prediction, Predictor
+from pspnet.predictions import palette_image
+from pspnet.training.runtime import configure
+
+COLUMN = "image"
+WHITESPACE = b" \t\r\n\f\v"
+DATA_URL = re.compile(rb"data:[^,]{0,100},")
+EXPECTED = "base64 of an image file"
+
+
+class Service:
+    def __init__(self, bundle: Path, settings: Mapping[str, Any]) -> None:
+        """`settings` are keys of the sections predict, runtime and serve, in one flat mapping."""
+        predict = validate(PredictParams, _section(PredictParams, settings), "model_config")
+        # Nothing is drawn at random: any seed will do.
+        runtime = validate(RuntimeParams, {"seed": 0, **_section(RuntimeParams, settings)}, "model_config")
+        self._limits = validate(ServeParams, _section(ServeParams, settings), "model_config")
+        model = Bundle.load(bundle)
+        device = configure(runtime)
+        self._predictor = Predictor(
+            model.network.to(device), model.preprocessing, predict.window_px, predict.window_overlap_px, device,
+            runtime.precision,
+        )  # fmt: skip
+        self._classes = model.classes
+        self._palette = np.array(model.colors, np.uint8)
+        # The probabilities of a large image are gigabytes; several at once would be several times that.
+        self._one_at_a_time = threading.Lock()
+
+    def answer(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Every image is looked at before the first is predicted: one bad image refuses the request."""
+        images: list[Callable[[], NDArray[np.uint8]]] = []
+        problems = []
+        for number, value in enumerate(self._sent(table), start=1):
+            try:
+                images.append(self._checked(value))
+            except Refused as error:
+                problems.append(Problem(f"image {number}", error.found, error.expected, error.fix))
+        if problems:
+            raise UserError(problems)
+        return pd.DataFrame([self._row(pixels()) for pixels in images])
+
+    def _sent(self, table: pd.DataFrame) -> list[object]:
+        if list(table.columns) != [COLUMN]:
+            found = "has the columns " + ", ".join(map(repr, table.columns)) if len(table.columns) else "has no column"
+            raise UserError(Problem("request", found, f"one column, '{COLUMN}': {EXPECTED} in each row"))
+        most = self._limits.max_images
+        if len(table) > most:
+            expected, fix = f"at most {most:,} (serve.max_images)", "Send them in several requests."
+            raise UserError(Problem("request", f"holds {len(table):,} images", expected, fix))
+        if table.empty:
+            raise UserError(Problem("request", "holds no image", f"from 1 to {most:,}"))
+        return list(table[COLUMN])
+
+    def _checked(self, value: object) -> Callable[[], NDArray[np.uint8]]:
+        """What will decode it, once its turn has come."""
+        data = _decoded(value, self._limits.max_image_mb)
+        stored = _stored(data, self._limits.max_megapixels)
+        if stored is data:
+            return partial(decode_image, data)
+        # Made an RGB PNG, which may be a hundred times what was sent: made again when it is needed.
+        return lambda: decode_image(_stored(data, self._limits.max_megapixels))
+
+    def _row(self, image: NDArray[np.uint8]) -> dict[str, Any]:
+        with self._one_at_a_time:
+            [prediction] = self._predictor.predict(image[None])
+        height, width = prediction.mask.shape
+        shares = np.bincount(prediction.mask.ravel(), minlength=len(self._classes)) / prediction.mask.size
+        return {
+            "mask": self._png(prediction),
+            "height": height,
+            "width": width,
+            "confidence": float(prediction.confidence.mean()),
+            "shares": dict(zip(self._classes, shares.tolist(), strict=True)),
+        }
+
+    def _png(self, prediction: Prediction) -> str:
+        file = io.BytesIO()
+        palette_image(prediction.mask, self._palette).save(file, "PNG")
+        return b64encode(file.getvalue()).decode()
+
+
+def _stored(data: bytes, max_megapixels: float) -> bytes:
+    max_pixels = round(max_megapixels * 1e6)
+    try:
+        return read_image(data, max_pixels).data
+    except TooLarge as error:
+        raise TooLarge(error.pixels, max_pixels, "serve.max_megapixels") from None
+
+
+def _section(section: type[PredictParams | RuntimeParams | ServeParams], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in section.model_fields if name in settings}
+
+
+def _decoded(value: object, max_mb: float) -> bytes:
+    if not isinstance(value, str):
+        null = bool(pd.api.types.is_scalar(value) and pd.isna(value))
+        raise Refused("is null" if null else f"is {type(value).__name__}, not text", EXPECTED)
+    try:
+        text = value.encode("ascii")
+    except UnicodeEncodeError:
+        raise _not_base64(value) from None
+    # Not with split() or a pattern: of "a a a ..." they would make millions of strings.
+    text = text.translate(None, WHITESPACE)
+    if url := DATA_URL.match(text):
+        text = text[url.end() :]
+    if (size := len(text) * 3 / 4) > max_mb * 1e6:
+        fix = "Send a smaller file or raise serve.max_image_mb."
+        raise Refused(f"has {size / 1e6:,.1f} MB", f"at most {max_mb:,.1f} (serve.max_image_mb)", fix)
+    try:
+        return b64decode(text, validate=True)
+    except binascii.Error:
+        raise _not_base64(value) from None
+
+
+def _not_base64(value: str) -> Refused:
+    fix = "Encode the bytes of the file itself, not its name or address."
+    return Refused(f"is not base64 (it begins with {value[:20]!r})", EXPECTED, fix)

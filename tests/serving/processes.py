@@ -1,0 +1,172 @@
+"""Servers as real processes, and what clients send to them."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pspnet.dataset.images import decode_mask
+from pspnet.model.bundle import Bundle
+from pspnet.prediction import Predictor
+from tests.parameters import ROOT
+
+START_SECONDS = 90
+BIN = Path(sys.executable).parent
+SERVER = ROOT / "pspnet/serving/server.py"
+URL = "/invocations"
+Process = subprocess.Popen[bytes]
+
+
+class Response(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def content(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def message(self) -> str:
+        return str(self.content["message"])
+
+    def mask(self, row: int = 0) -> NDArray[np.uint8]:
+        assert self.status == 200, self.text
+        return decode_mask(b64decode(self.content["predictions"][row]["mask"]))
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """One thread, nothing of MLflow's set, and the programs beside this Python found first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **settings}
+
+
+@contextmanager
+def process(command: Sequence[object], folder: Path, **settings: str) -> Iterator[Process]:
+    """What it prints goes to `folder`/log. Everything it has started ends with it."""
+    with (folder / "log").open("wb") as log:
+        started = subprocess.Popen(
+            list(map(str, command)),
+            cwd=folder,
+            env=environment(**settings),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+        assert started.stdin
+        started.stdin.close()
+        started.wait(10)
+
+
+@contextmanager
+def server(version: Path, folder: Path, *options: str, **settings: str) -> Iterator[tuple[Process, int]]:
+    """Our server on a free port, once it answers."""
+    command = [sys.executable, "-P", SERVER, "--model", version, "--title", "models:/x/3", "--port", "0", *options]
+    with process(command, folder, **settings) as started:
+        yield started, port_told(started, folder)
+
+
+def port_told(started: Process, folder: Path) -> int:
+    until = time.monotonic() + START_SECONDS
+    while "stops it\n" not in (text := (folder / "log").read_text()):
+        assert started.poll() is None, text
+        assert time.monotonic() < until, text
+        time.sleep(0.1)
+    return int(text.partition("http://127.0.0.1:")[2].partition(",")[0])
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for_ping(started: Process, port: int, folder: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while True:
+        assert started.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < until, (folder / "log").read_text()
+        try:
+            if get(port, "/ping").status == 200:
+                return
+        except ConnectionError:
+            time.sleep(0.2)
+
+
+def get(port: int, path: str) -> Response:
+    return _request(port, "GET", path, None, {})
+
+
+def post(
+    port: int, content: Any, kind: str | None = "application/json", headers: dict[str, str] | None = None
+) -> Response:
+    """Bytes, and what yields bytes, are sent as they are; anything else as JSON."""
+    body = content if isinstance(content, bytes | Iterator) else json.dumps(content).encode()
+    return _request(port, "POST", URL, body, {**({"content-type": kind} if kind else {}), **(headers or {})})
+
+
+def _request(
+    port: int, method: str, path: str, body: bytes | Iterable[bytes] | None, headers: dict[str, str]
+) -> Response:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return Response(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read().decode())
+    finally:
+        connection.close()
+
+
+def split(*images: Any) -> dict[str, Any]:
+    """A request for these images; bytes become base64."""
+    return {"dataframe_split": {"columns": ["image"], "data": [[text(image)] for image in images]}}
+
+
+def text(image: Any) -> Any:
+    return b64encode(image).decode() if isinstance(image, bytes) else image
+
+
+def predicted(bundle: Path, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What the bundle says by the code of this checkout, as params.yaml wants it."""
+    model = Bundle.load(bundle)
+    torch.set_num_threads(1)
+    [prediction] = Predictor(
+        model.network, model.preprocessing, 1024, 256, torch.device("cpu"), "fp32"
+    ).predict(image[None])  # fmt: skip
+    assert len(np.unique(prediction.mask)) > 1
+    return prediction.mask
+
+
+def png_of_zeros(width: int, height: int, data: bytes | None = None) -> bytes:
+    """Black, 1 bit a pixel; `data` instead of the pixels."""
+    if data is None:
+        data = bytes((width + 7) // 8 + 1) * height
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = {b"IHDR": header, b"IDAT": zlib.compress(data, 9), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in parts.items()
+    )

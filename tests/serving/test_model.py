@@ -1,0 +1,163 @@
+"""A version served by MLflow's own command, in an environment where another pspnet stands first in line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.dataset.rawdata import encoded, noise
+from tests.serving.processes import (
+    BIN,
+    environment,
+    free_port,
+    png_of_zeros,
+    post,
+    predicted,
+    process,
+    split,
+    wait_for_ping,
+)
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def port(version: Path, newer_checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """`mlflow models serve`, started in a newer checkout."""
+    folder, port = tmp_path_factory.mktemp("models_serve"), free_port()
+    command = [BIN / "mlflow", "models", "serve", "-m", version, "--env-manager", "local", "-p", str(port)]
+    settings = {"PYTHONPATH": str(newer_checkout), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    with process(command, folder, **settings) as started:
+        wait_for_ping(started, port, folder)
+        yield port
+
+
+def test_an_old_version_answers_with_its_own_code_in_a_newer_checkout(
+    port: int, bundle: Path, newer_checkout: Path
+) -> None:
+    image = noise(30, 50)
+    answered = post(port, split(encoded(image))).mask()
+    assert np.array_equal(answered, predicted(bundle, image))
+    code = (
+        "import sys, numpy, torch; from pathlib import Path; from pspnet.model.bundle import Bundle\n"
+        "from pspnet.prediction import Predictor; from tests.dataset.rawdata import noise\n"
+        "model = Bundle.load(Path(sys.argv[1])); p = Predictor(model.network, model.preprocessing, 1024, 256, "
+        "torch.device('cpu'), 'fp32')\nprint(p.predict(noise(30, 50)[None])[0].mask.tolist())"
+    )
+    python_path = f"{newer_checkout}:{Path(__file__).parents[2]}"
+    newer = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(bundle)],
+        env=environment(PYTHONPATH=python_path), capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert not np.array_equal(answered, json.loads(newer.stdout))  # or this test could not fail
+
+
+def test_every_way_of_mlflow_to_write_a_request_is_understood(port: int, bundle: Path) -> None:
+    image = noise(30, 50)
+    expected = predicted(bundle, image)
+    [[sent]] = split(encoded(image))["dataframe_split"]["data"]
+    for request in (
+        {"dataframe_records": [{"image": sent}]},
+        {"inputs": [sent]},
+        {"inputs": {"image": [sent]}},
+        {"instances": [{"image": sent}]},
+        {"instances": [sent]},
+    ):
+        assert np.array_equal(post(port, request).mask(), expected)
+    assert np.array_equal(post(port, f"image\n{sent}\n".encode(), "text/csv").mask(), expected)
+
+
+def test_a_bad_request_is_400_with_a_short_message_and_without_a_traceback(port: int) -> None:
+    sound = encoded(noise(30, 50))
+    bomb = png_of_zeros(50_000, 50_000, data=b"\0")
+    zeros = png_of_zeros(20_000, 20_000)
+    refused = post(port, split(sound, b"words", None, "", sound[:900], bomb, zeros))
+    assert refused.status == 400
+    assert refused.content == {
+        "error_code": "INVALID_PARAMETER_VALUE",
+        "message": "6 problems:\n"
+        "  image 2: cannot be recognised as an image; expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
+        "Export it again or remove it: it is another kind of file, or its beginning is damaged.\n"
+        "  image 3: is null; expected base64 of an image file\n"
+        "  image 4: is empty (0 bytes); expected an image\n"
+        "  image 5: cannot be decoded (image file is truncated); expected a complete image\n"
+        "  image 6: has 2,500.0 megapixels; expected at most 25.0 (serve.max_megapixels). "
+        "Cut it into tiles or raise serve.max_megapixels.\n"
+        "  image 7: has 400.0 megapixels; expected at most 25.0 (serve.max_megapixels). "
+        "Cut it into tiles or raise serve.max_megapixels.",
+    }
+
+
+def test_a_request_without_images_or_with_too_many_is_400(port: int) -> None:
+    none, many = post(port, split()), post(port, split(*[encoded(noise(8, 8))] * 17))
+    assert (none.status, none.message) == (400, "request: holds no image; expected from 1 to 16")
+    assert (many.status, many.message) == (
+        400,
+        "request: holds 17 images; expected at most 16 (serve.max_images). Send them in several requests.",
+    )
+    wrong = post(port, {"dataframe_split": {"columns": ["picture"], "data": [["a"]]}})
+    assert wrong.status == 400
+    assert "Model is missing inputs ['image']. Note that there were extra inputs: ['picture']." in wrong.message
+    assert post(port, split(encoded(noise(8, 8)))).status == 200  # still there
+
+
+def test_a_process_that_has_another_pspnet_in_use_cannot_load_a_version(version: Path, tmp_path: Path) -> None:
+    code = "import pspnet.errors, mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(version)]
+    done = subprocess.run(
+        command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+    package = Path(__file__).parents[2] / "pspnet"
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"RuntimeError: {version}: this process uses the pspnet of {package}; expected the version's own in "
+        f"{version}/code. Load the version in a process that has not imported pspnet (pspnet.served does)."
+    )
+
+
+FAIL = """
+import json, sys
+import mlflow.pyfunc, pandas
+from mlflow.exceptions import MlflowException
+
+model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"max_images": 1})
+service = model.unwrap_python_model()._service
+answers = []
+
+def ask():
+    try:
+        model.predict(pandas.DataFrame({"image": ["", ""]}))
+    except MlflowException as error:
+        answers.append([error.get_http_status_code(), json.loads(error.serialize_as_json())["message"]])
+
+def failing(error):
+    def answer(table):
+        raise error
+    return answer
+
+ask()
+for error in (MemoryError(), ZeroDivisionError("a bug")):
+    service.answer = failing(error)
+    ask()
+print(json.dumps(answers))
+"""
+
+
+def test_limits_can_be_changed_at_load_and_failures_are_told_without_their_traceback(
+    version: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-P", "-c", FAIL, str(version)]
+    done = subprocess.run(
+        command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [
+        [400, "request: holds 2 images; expected at most 1 (serve.max_images). Send them in several requests."],
+        [503, "The request needs more memory than there is now. Try again, or send fewer or smaller images."],
+        [500, "The server failed; its log says why."],
+    ]
+    assert "ZeroDivisionError: a bug" in done.stderr

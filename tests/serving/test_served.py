@@ -1,0 +1,178 @@
+"""A version asked in a process of its own, from the process of a newer checkout."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pspnet import served as module
+from pspnet.dataset.annotated import Annotated
+from pspnet.errors import UserError
+from pspnet.evaluation import measure
+from pspnet.model.bundle import Bundle
+from pspnet.prediction import Predictor
+from pspnet.served import Ask, ServedPredictor, served
+from tests.dataset.rawdata import encoded, noise
+from tests.parameters import ROOT
+from tests.serving.conftest import CLASSES
+from tests.serving.processes import environment, predicted, process
+
+pytestmark = pytest.mark.timeout(300)
+
+ASK = """
+import json, sys
+from pathlib import Path
+import pspnet.served
+from tests.dataset.rawdata import encoded, noise
+with pspnet.served.served(Path(sys.argv[1])) as ask:
+    [answer] = ask([encoded(noise(30, 50))])
+print(json.dumps({"asked with": pspnet.served.__file__, "mask": answer.mask.tolist()}))
+"""
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pspnet.served import served
+with served(Path(sys.argv[1])):
+    print("ready", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture(scope="module")
+def ask(version: Path) -> Iterator[Ask]:
+    with served(version) as ask:
+        yield ask
+
+
+def test_answers_are_the_bundles_masks_with_figures(ask: Ask, bundle: Path) -> None:
+    images = [noise(30, 50), noise(64, 48, seed=1)]
+    answers = ask([encoded(image) for image in images])
+    for image, answer in zip(images, answers, strict=True):
+        assert np.array_equal(answer.mask, predicted(bundle, image))
+        assert answer.mask.dtype == np.uint8
+        assert 1 / len(CLASSES) < answer.confidence < 1
+        assert answer.shares == {name: (answer.mask == number).mean() for number, name in enumerate(CLASSES)}
+
+
+def test_who_asks_a_version_of_its_own_has_no_limits(ask: Ask) -> None:
+    assert len(ask([encoded(noise(8, 8))] * 20)) == 20  # a request from outside may hold 16
+
+
+def test_a_bad_image_is_told_and_the_next_is_answered(ask: Ask, version: Path) -> None:
+    with pytest.raises(UserError) as error:
+        ask([b"", encoded(noise(8, 8))])
+    assert str(error.value) == f"{version}: image 1: is empty (0 bytes); expected an image"
+    assert len(ask([encoded(noise(8, 8))])) == 1
+
+
+def test_a_version_is_measured_as_its_bundle_is(ask: Ask, bundle: Path) -> None:
+    random = np.random.default_rng(0)
+    sizes = [(30, 50), (30, 50), (40, 20)]
+    samples = [
+        Annotated(f"{n}", "group", noise(*size, seed=n), random.integers(0, 4, size).astype(np.uint8))
+        for n, size in enumerate(sizes)
+    ]
+    model = Bundle.load(bundle)
+    torch.set_num_threads(1)
+    predictor = Predictor(model.network, model.preprocessing, 1024, 256, torch.device("cpu"), "fp32")
+    asked, table = measure(ServedPredictor(ask), samples, CLASSES, 255, lambda done: None)
+    expected, expected_table = measure(predictor, samples, CLASSES, 255, lambda done: None)
+    assert np.array_equal(asked, expected)
+    assert table.equals(expected_table)
+
+
+def test_an_old_version_answers_with_its_own_code_when_a_newer_checkout_asks(
+    version: Path, bundle: Path, newer_checkout: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ASK, str(version)],
+        env=environment(PYTHONPATH=f"{newer_checkout}:{ROOT}"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["asked with"] == str(newer_checkout / "pspnet/served.py")
+    assert np.array_equal(answer["mask"], predicted(bundle, noise(30, 50)))
+
+
+def test_a_worker_uses_the_versions_code_even_where_another_stands_first(
+    version: Path, newer_checkout: Path, tmp_path: Path
+) -> None:
+    worker = [sys.executable, "-P", str(newer_checkout / "pspnet/serving/worker.py"), str(version)]
+    done = subprocess.run(
+        worker,
+        input='{"images": []}\n',
+        env=environment(PYTHONPATH=str(newer_checkout)),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert json.loads(done.stdout.splitlines()[0]) == {"ready": True, "code": str(version / "code/pspnet")}
+    assert done.returncode == 0
+
+
+def test_a_version_that_cannot_be_loaded_is_told_with_the_last_words(version: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(version, broken)
+    (broken / "artifacts/bundle/model.safetensors").unlink()
+    with pytest.raises(RuntimeError) as error, served(broken):
+        pass
+    first, *said = str(error.value).splitlines()
+    assert first == f"{broken}: the version cannot be loaded (it ended with 1). Its last words:"
+    assert "model.safetensors" in said[-1]
+
+
+def test_settings_meant_for_a_server_do_not_reach_what_is_measured(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_PYFUNC_INFERENCE_CONFIG", '{"threads": 0}')  # it could not be loaded
+    with served(version) as ask:
+        assert len(ask([encoded(noise(8, 8))])) == 1
+
+
+def test_a_folder_that_is_no_version_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error, served(tmp_path):
+        pass
+    assert str(error.value) == f"{tmp_path}: holds no MLmodel; expected the folder of a registered version"
+
+
+def test_a_version_that_takes_too_long_is_given_up(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOAD_SECONDS", 0.2)
+    with pytest.raises(RuntimeError, match=r"the version cannot be loaded \(none within 0 s\)"), served(version):
+        pass
+
+
+def test_an_answer_that_takes_too_long_is_given_up(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(version) as ask:
+        monkeypatch.setattr(module, "SECONDS_PER_IMAGE", 0.001)
+        with pytest.raises(RuntimeError, match=r"no answer about 1 images \(none within 0 s\)"):
+            ask([encoded(noise(300, 400))])
+
+
+def test_a_worker_dies_with_who_asks_however_that_ends(version: Path, tmp_path: Path) -> None:
+    with process([sys.executable, "-c", HOLD, version], tmp_path) as started:
+        until = time.monotonic() + 90
+        while "ready" not in (tmp_path / "log").read_text():
+            assert time.monotonic() < until, (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        [worker] = psutil.Process(started.pid).children()
+        os.kill(started.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs([worker], timeout=10)
+        assert not alive
