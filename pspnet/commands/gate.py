@@ -1,0 +1,104 @@
+"""The gate's question put and answered: reports on today's test split, a version asked, a decision recorded."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pspnet import terminal
+from pspnet.commands.workshop import Workshop
+from pspnet.dataset.annotated import AnnotatedImages
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.samples import Split
+from pspnet.evaluation import measure
+from pspnet.model.bundle import Bundle
+from pspnet.outputs import whole_folder
+from pspnet.promotion import Decision, decide
+from pspnet.registry.audit import withdrawal
+from pspnet.registry.decisions import question
+from pspnet.registry.expected import difference
+from pspnet.registry.versions import Version, part
+from pspnet.report import EvaluationReport, load_report, write_report
+from pspnet.served import ServedPredictor, served
+
+SPLIT: Split = "test"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where today's data and reports are; another host may have neither."""
+
+    prepared: Path
+    report: Path
+
+
+def judge(shop: Workshop, version: Version, champion: Version | None, data: Data, forced: bool) -> Decision:
+    """A question that was asked before is not asked again."""
+    rules = shop.params.promotion
+    withdrawn = withdrawal(shop.audit.moves(), version.number)
+    fingerprint = _todays_fingerprint(shop, version, data)
+    asked = question(
+        version.bundle, champion.bundle if champion else "", fingerprint, rules.model_dump(), bool(withdrawn), forced
+    )
+    if answered := shop.decisions.find(asked):
+        return answered
+    decision = decide(
+        _report(shop, version, fingerprint, data),
+        _report(shop, champion, fingerprint, data) if champion else None,
+        rules,
+        candidate_version=version.number,
+        champion_version=champion.number if champion else None,
+        predicts_the_same=difference(shop.versions.folder(version)),
+        withdrawn=withdrawn,
+        earlier_decisions=shop.decisions.count(fingerprint),
+        forced=forced,
+    )
+    shop.decisions.record(asked, decision, version)
+    return decision
+
+
+def _todays_fingerprint(shop: Workshop, version: Version, data: Data) -> str:
+    """Of the test split that is prepared here; without one, of that on which the version was measured."""
+    if (data.prepared / "dataset.json").exists():
+        return PreparedDataset.open(data.prepared).fingerprints[SPLIT]
+    return load_report(part(shop.versions.folder(version), "report")).fingerprint
+
+
+def _report(shop: Workshop, version: Version, fingerprint: str, data: Data) -> EvaluationReport:
+    """On today's test split if that can be; a model of other classes cannot be measured there."""
+    measured = shop.state / "evaluations" / f"{version.bundle[:16]}-{fingerprint[:16]}"
+    if (data.report / "report.json").exists():
+        # Asked before all of it is read: it may be of another bundle, or of a time when reports were different.
+        facts = json.loads((data.report / "report.json").read_text(encoding="utf-8"))
+        if (facts.get("bundle"), facts.get("fingerprint")) == (version.bundle, fingerprint):
+            return load_report(data.report)
+    folder = shop.versions.folder(version)
+    registered = load_report(part(folder, "report"))
+    if registered.fingerprint == fingerprint:
+        return registered
+    if not measured.exists():
+        dataset = PreparedDataset.open(data.prepared)
+        if dataset.classes != registered.classes:
+            return registered
+        with whole_folder(measured) as partial:
+            write_report(_measured(version, folder, dataset), [], [], {}, partial)
+    return load_report(measured)
+
+
+def _measured(version: Version, folder: Path, dataset: PreparedDataset) -> EvaluationReport:
+    """By the version's own code, as it is served."""
+    samples = AnnotatedImages(dataset.reader(), dataset.annotated(SPLIT))
+    title = f"version {version.number} on today's test split"
+    with served(folder) as ask, terminal.progress(title) as tick:
+        confusion, images = measure(
+            ServedPredictor(ask), samples, dataset.classes, dataset.ignore, lambda done: tick(done, len(samples), "")
+        )
+    return EvaluationReport(
+        model={"version": str(version.number)},
+        bundle=version.bundle,
+        split=SPLIT,
+        fingerprint=dataset.fingerprints[SPLIT],
+        classes=dataset.classes,
+        colors=Bundle.load(part(folder, "bundle")).colors,
+        confusion=confusion,
+        images=images,
+    )

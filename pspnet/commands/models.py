@@ -1,0 +1,94 @@
+"""`pspnet models`: the versions there are; `pspnet models history`: who was champion when, and why."""
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from rich.markup import escape
+from rich.table import Table
+
+from pspnet import terminal
+from pspnet.commands.workshop import Workshop
+from pspnet.registry.audit import Move
+from pspnet.registry.versions import HOW_TO_REGISTER, Version
+from pspnet.tracking.connection import SQLITE, shown, tracking_uri
+
+
+def models(shop: Workshop, as_json: bool) -> None:
+    shop.audit.settle()
+    versions = shop.versions.all()
+    if as_json:
+        terminal.out.print(json.dumps([_facts(version) for version in versions], indent=2), markup=False)
+        return
+    if not versions:
+        terminal.out.print(f"{shop.versions.model} has no version yet. {HOW_TO_REGISTER}")
+        return
+    table = Table("version", "", "test mIoU", "decision", "registered", "commit", "bundle",
+                  title=shop.versions.model, title_justify="left", show_edge=False, pad_edge=False)  # fmt: skip
+    for version in reversed(versions):
+        table.add_row(
+            str(version.number),
+            ", ".join(f"[bold green]{alias}[/]" if alias == "champion" else alias for alias in version.aliases),
+            "" if version.mean_iou is None else f"{version.mean_iou:.3f}",
+            _decision(version),
+            f"{version.created.astimezone():%Y-%m-%d %H:%M}",
+            version.tags.get("git.commit", "")[:7] + ("+" if version.tags.get("git.dirty") == "true" else ""),
+            version.bundle[:12],
+        )
+    terminal.out.print(table)
+
+
+def overview(shop: Workshop) -> None:
+    """The table, and where the rest can be seen."""
+    models(shop, as_json=False)
+    uri = tracking_uri(shop.state)
+    if uri.startswith("http"):
+        terminal.out.print(f"Runs, versions and decisions: {uri}", markup=False)
+    else:
+        if uri.startswith(SQLITE):
+            uri = f"{SQLITE}{os.path.relpath(uri.removeprefix(SQLITE))}"
+        terminal.out.print(f"Runs, versions and decisions: mlflow ui --backend-store-uri {shown(uri)}", markup=False)
+
+
+def history(shop: Workshop, as_json: bool) -> None:
+    shop.audit.settle()
+    moves = shop.audit.moves()
+    if as_json:
+        terminal.out.print(json.dumps([asdict(move) for move in moves], indent=2), markup=False)
+        return
+    if not moves:
+        terminal.out.print(f"{shop.versions.model} has had no champion yet.")
+        return
+    table = Table("", "what", "from", "to", "who", "when", "why", "state", title=f"champions of {shop.versions.model}",
+                  title_justify="left", show_edge=False, pad_edge=False)  # fmt: skip
+    for move in moves:
+        table.add_row(*map(escape, _row(move)))
+    terminal.out.print(table)
+
+
+def _row(move: Move) -> tuple[str, ...]:
+    when = datetime.fromisoformat(move.when).astimezone()
+    who = f"{move.who} on {move.host}" if move.host else move.who
+    why = f"{move.why} ({move.note})" if move.note else move.why
+    return (str(move.number), move.kind, str(move.from_version or "-"), str(move.to_version or "-"),
+            who, f"{when:%Y-%m-%d %H:%M}", why, move.state)  # fmt: skip
+
+
+def _decision(version: Version) -> str:
+    outcome = version.tags.get("decision", "")
+    if outcome == "passed" and version.tags.get("approval") == "waiting" and "champion" not in version.aliases:
+        return "passed, waiting for approval"
+    return outcome
+
+
+def _facts(version: Version) -> dict[str, object]:
+    return {
+        "version": version.number,
+        "aliases": version.aliases,
+        "bundle": version.bundle,
+        "test_mean_iou": version.mean_iou,
+        "registered": version.created.astimezone(UTC).isoformat(timespec="seconds"),
+        "run_id": version.run_id,
+        "tags": dict(version.tags),
+    }

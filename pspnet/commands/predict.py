@@ -1,0 +1,22 @@
+"""`pspnet predict --model`: a registered version predicts with its own code, settings and bundle."""
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from pspnet.commands.workshop import Workshop
+from pspnet.registry.provenance import PARAMS
+from pspnet.registry.versions import Version, part
+from pspnet.served import own_code_environment
+
+COMMAND = "from pspnet.cli import main; main()"
+
+
+def predict_with_version(shop: Workshop, version: Version, images: Path, out: Path) -> NoReturn:
+    """Our process becomes that of the version's own `pspnet predict`: signals and exit status are its own."""
+    folder = shop.versions.folder(version).resolve()
+    own = {"--bundle": part(folder, "bundle"), "--params": part(folder, "provenance") / PARAMS, "--out": out}
+    options = [str(word) for pair in own.items() for word in pair]
+    environment = own_code_environment() | {"PYTHONPATH": str(folder / "code")}
+    os.execve(sys.executable, [sys.executable, "-P", "-c", COMMAND, "predict", str(images), *options], environment)  # noqa: S606

@@ -1,0 +1,109 @@
+"""`pspnet promote` and `rollback`: the champion moves, or a person reads why not."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pspnet import terminal
+from pspnet.commands.gate import Data, judge
+from pspnet.commands.workshop import Workshop
+from pspnet.errors import Problem, UserError
+from pspnet.promotion import Decision
+from pspnet.registry.audit import Move, Wish, previous_champion
+from pspnet.registry.versions import CHALLENGER, Version
+
+Outcome = Literal["promoted", "is champion", "waiting", "refused", "held"]
+
+
+@dataclass(frozen=True)
+class Promotion:
+    outcome: Outcome
+    version: int
+    decision: Decision | None = None  # none was needed
+    move: Move | None = None
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "outcome": self.outcome,
+            "version": self.version,
+            "decision": self.decision.as_json() if self.decision else None,
+            "move": asdict(self.move) if self.move else None,
+        }
+
+
+class _Stays(Exception):
+    def __init__(self, outcome: Outcome, decision: Decision | None = None) -> None:
+        self.promotion_outcome, self.decision = outcome, decision
+
+
+def promote(
+    shop: Workshop, version: Version, data: Data, *, why: str = "", forced: bool = False, approved: bool = False
+) -> Promotion:
+    """The gate is asked about the champion there is then, and again if another is there when the alias is claimed."""
+    decisions: list[Decision] = []
+
+    def wish(champion: int) -> Wish:
+        if champion == version.number:
+            raise _Stays("is champion")
+        decision = judge(shop, version, shop.versions.get(str(champion)) if champion else None, data, forced)
+        decisions.append(decision)
+        if decision.outcome != "passed":
+            raise _Stays(decision.outcome, decision)
+        if shop.params.promotion.approval == "manual" and not approved:
+            raise _Stays("waiting", decision)
+        reason = why or ("approved: " if approved else "") + decision.summary()
+        return Wish("promotion", version.number, reason, decision.digest)
+
+    try:
+        move = shop.audit.move(wish, lost=lambda text: terminal.err.print(f"{text}; deciding again", markup=False))
+    except _Stays as stays:
+        if stays.promotion_outcome == "waiting":
+            shop.versions.set_tags(version.number, {"approval": "waiting"})
+        return Promotion(stays.promotion_outcome, version.number, stays.decision)
+    shop.versions.set_tags(version.number, {"promotion": str(move.number), "approval": "given" if approved else "auto"})
+    return Promotion("promoted", version.number, decisions[-1], move)
+
+
+def rollback(shop: Workshop, to: str | None, why: str) -> Move:
+    """Through the same claim and record; the gate is not asked, since a person knows better at that moment."""
+
+    def wish(champion: int) -> Wish:
+        if not champion:
+            raise UserError(Problem(shop.versions.model, "has no champion, so there is nothing to roll back"))
+        target = shop.versions.get(to).number if to else previous_champion(shop.audit.moves())
+        if target == champion:
+            raise UserError(Problem(shop.versions.model, f"has version {target} as champion already"))
+        shop.versions.get(str(target))  # it may have been deleted
+        return Wish("rollback", target, why)
+
+    return shop.audit.move(wish, lost=lambda text: terminal.err.print(f"{text}; looking again", markup=False))
+
+
+def candidate(shop: Workshop, which: str | None) -> Version:
+    """The version that was asked for, else the challenger."""
+    if which is None and shop.versions.alias(CHALLENGER) is None:
+        fix = "`make pipeline` registers what it trained, or name a version: `pspnet models` lists them."
+        raise UserError(Problem(shop.versions.model, "has no challenger to promote", fix=fix))
+    return shop.versions.get(which or CHALLENGER)
+
+
+def as_json(promotion: Promotion) -> str:
+    return json.dumps(promotion.facts())
+
+
+def tell(shop: Workshop, promotion: Promotion) -> None:
+    model, number = shop.versions.model, promotion.version
+    lines = {
+        "promoted": f"{model}: version {number} is now champion",
+        "is champion": f"{model}: version {number} is the champion already",
+        "waiting": f"{model}: version {number} has passed and waits: pspnet promote {number} --approve",
+        "held": f"{model}: version {number} is held; a person may decide: pspnet promote {number} --force --why TEXT",
+        "refused": f"{model}: version {number} is not promoted",
+    }
+    good = promotion.outcome in ("promoted", "is champion")
+    terminal.out.print(lines[promotion.outcome], style="green" if good else "yellow", markup=False)
+    if promotion.decision:
+        for reason in promotion.decision.reasons:
+            mark = "[green]passed[/]" if reason.passed else "[red]not passed[/]"
+            terminal.out.print(f"  {mark}  {reason.rule}: ", end="")
+            terminal.out.print(reason.text, markup=False)

@@ -1,0 +1,126 @@
+"""`pspnet register`: a bundle becomes a version, with all that is needed to trace it, make it again and trust it."""
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pspnet import terminal
+from pspnet.commands.promote import Promotion
+from pspnet.commands.workshop import Workshop
+from pspnet.config.serve import ServeParams
+from pspnet.dataset.annotated import AnnotatedImages
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.errors import Problem, UserError
+from pspnet.model.bundle import Bundle
+from pspnet.model.weights import digest
+from pspnet.packaging import save_version
+from pspnet.registry.expected import IMAGES, write_expected
+from pspnet.registry.provenance import collect, stage_runs
+from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
+from pspnet.report import EvaluationReport, load_report
+from pspnet.tracking.connection import experiment
+from pspnet.tracking.pipeline import data_sources, pipeline_key, pipeline_run
+from pspnet.training.runtime import exclusive
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the stages have left; of a bundle from elsewhere some may be missing."""
+
+    bundle: Path
+    report: Path
+    prepared: Path
+    records: Path
+
+
+def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
+    """The version, and whether it is new."""
+    bundle = Bundle.load(results.bundle)
+    key = digest(results.bundle)
+    with exclusive(shop.state / "registry.lock", "the registry from this checkout"):
+        if known := shop.versions.by_bundle(key):
+            return known, False
+        report = _report_of(results, key)
+        with tempfile.TemporaryDirectory() as folder:
+            version = _add(shop, results, bundle, key, report, Path(folder))
+        if version.number != shop.versions.alias(CHAMPION):
+            shop.versions.set_alias(CHALLENGER, version.number)
+        return shop.versions.get(str(version.number)), True
+
+
+def _report_of(results: Results, key: str) -> EvaluationReport:
+    report = load_report(results.report)
+    if report.bundle != key:
+        found = f"is of the bundle {report.bundle[:12]}, and {results.bundle} is {key[:12]}"
+        raise UserError(Problem(str(results.report), found, "the report of this bundle", "`dvc repro` evaluates it."))
+    return report
+
+
+def _add(shop: Workshop, results: Results, bundle: Bundle, key: str, report: EvaluationReport, folder: Path) -> Version:
+    client, params = shop.client, shop.params
+    provenance, expected, version = (folder / name for name in ("provenance", "expected", "version"))
+    tags = collect(provenance, data_sources(), results.records)
+    home = experiment(client, shop.state, params.registry.model)
+    tags |= stage_runs(client, [home], results.records)
+    tags |= {f"fingerprint.{split}": fingerprint for split, fingerprint in bundle.fingerprints.items()}
+    tags |= {f"fingerprint.{report.split}": report.fingerprint, "test_mean_iou": f"{report.mean_iou:.6f}"}
+    tags |= {"classes": str(len(bundle.classes)), "backbone": bundle.backbone_digest}
+    write_expected(results.bundle, params, list(_samples(results.prepared, params.serve)), expected)
+    extra = {"provenance": provenance, "report": results.report, "expected": expected}
+    save_version(results.bundle, params, extra, version)
+    run_id = pipeline_run(client, shop.state, params, pipeline_key(params))
+    place = f"versions/{key[:16]}"  # the same if a first attempt was killed
+    client.log_artifacts(run_id, str(version), place)
+    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+    added = shop.versions.add(source, run_id, key, {**tags, "pipeline": run_id})
+    client.set_tag(run_id, "pspnet.version", str(added.number))
+    _tell_reuse(shop, run_id, tags)
+    return added
+
+
+def _tell_reuse(shop: Workshop, pipeline: str, tags: dict[str, str]) -> None:
+    """The pipeline's run says which stages' results were made by an earlier one, or elsewhere."""
+    for tag, value in tags.items():
+        kind, _, stage = tag.partition(".")
+        if kind != "run":
+            continue
+        elsewhere = stage.endswith(".elsewhere")
+        if elsewhere or shop.client.get_run(value).data.tags.get("mlflow.parentRunId") != pipeline:
+            shop.client.set_tag(pipeline, f"reused.{stage}", value)
+
+
+def _samples(prepared: Path, limits: ServeParams) -> Iterator[bytes]:
+    """Test images as a client would send them; without any, one that is drawn."""
+    sent = 0
+    if (prepared / "dataset.json").exists():
+        dataset = PreparedDataset.open(prepared)
+        samples = AnnotatedImages(dataset.reader(), dataset.annotated("test").head(IMAGES))
+        for sample in samples:
+            data = _png(sample.image)
+            if len(data) <= limits.max_image_mb * 1e6 and sample.mask.size <= limits.max_megapixels * 1e6:
+                sent += 1
+                yield data
+    if not sent:
+        yield _png(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def as_json(version: Version, new: bool, promotion: Promotion | None) -> str:
+    facts = {"version": version.number, "new": new, "bundle": version.bundle, "test_mean_iou": version.mean_iou}
+    return json.dumps(facts | ({"promotion": promotion.facts()} if promotion else {}))
+
+
+def tell(shop: Workshop, version: Version, new: bool) -> None:
+    what = "is now version" if new else "is known as version"
+    terminal.out.print(f"{shop.versions.model}: the bundle {version.bundle[:12]} {what} {version.number}")

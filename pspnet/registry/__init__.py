@@ -1,0 +1,1 @@
+"""Versions of the model, who became champion and why: kept in MLflow."""

@@ -1,0 +1,106 @@
+"""The gate's decisions, each a run: what was asked, what was decided, why, and a page that shows it."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pspnet.promotion import Decision, decision_page
+from pspnet.registry.audit import user
+from pspnet.registry.versions import Version, Versions
+from pspnet.tracking.connection import experiment
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+JSON, PAGE = "decision.json", "decision.html"
+LONGEST_TAG = 4000
+
+
+def question(
+    candidate: str, champion: str, fingerprint: str, rules: dict[str, Any], withdrawn: bool, forced: bool
+) -> str:
+    """The digest of what is asked: the same question is answered once."""
+    facts = [candidate, champion, fingerprint, rules, withdrawn, forced]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class Decisions:
+    def __init__(self, client: "MlflowClient", state: Path, versions: Versions) -> None:
+        self._client, self._versions = client, versions
+        self._home = experiment(client, state, versions.model)
+
+    def find(self, asked: str) -> Decision | None:
+        """The answer to a question that was asked before."""
+        from mlflow.artifacts import load_dict
+
+        run = self._run(asked)
+        if run is None or run.info.status != "FINISHED":
+            return None
+        return Decision.from_json(load_dict(f"{run.info.artifact_uri}/{JSON}"))
+
+    def count(self, fingerprint: str) -> int:
+        """How many decisions this test split has made."""
+        filter_string = f"tags.`pspnet.kind` = 'decision' and tags.fingerprint = '{fingerprint}'"
+        return len(self._client.search_runs([self._home], filter_string, max_results=50_000))
+
+    def record(self, asked: str, decision: Decision, version: Version) -> str:
+        """The id of its run. Killed in the middle and done again, it is the same run."""
+        run = self._run(asked)
+        if run is None:
+            tags = {
+                "pspnet.kind": "decision",
+                "question": asked,
+                "fingerprint": decision.fingerprint,
+                "outcome": decision.outcome,
+                "summary": decision.summary()[:LONGEST_TAG],
+                "digest": decision.digest,
+                "candidate": str(version.number),
+                "champion": str(decision.champion.version) if decision.champion else "none",
+                "mlflow.user": user(),
+            }
+            if version.run_id:
+                tags["mlflow.parentRunId"] = version.run_id
+            name = f"decision-on-version-{version.number}"
+            run = self._client.create_run(self._home, tags=tags, run_name=name)
+        run_id = str(run.info.run_id)
+        figures = {
+            "test_mean_iou": decision.candidate.mean_iou,
+            "champion_mean_iou": decision.champion.mean_iou if decision.champion else None,
+            "difference": decision.difference,
+            "difference_low": decision.interval[0] if decision.interval else None,
+            "difference_high": decision.interval[1] if decision.interval else None,
+        }
+        for name, value in figures.items():
+            if value is not None and name not in run.data.metrics:
+                self._client.log_metric(run_id, name, value)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, JSON).write_text(json.dumps(decision.as_json(), indent=2) + "\n", encoding="utf-8")
+            Path(folder, PAGE).write_text(decision_page(decision), encoding="utf-8")
+            self._client.log_artifacts(run_id, folder)
+        self._client.set_terminated(run_id)
+        reasons = "\n".join(f"{'+' if reason.passed else '-'} {reason.text}" for reason in decision.reasons)
+        self._versions.set_tags(
+            version.number,
+            {
+                "decision": decision.outcome,
+                "decision.summary": decision.summary()[:LONGEST_TAG],
+                "decision.reasons": reasons[:LONGEST_TAG],
+                "decision.run": run_id,
+            },
+        )
+        return run_id
+
+    def of(self, version: Version) -> "list[Run]":
+        """All there were on a version, oldest first."""
+        filter_string = f"tags.`pspnet.kind` = 'decision' and tags.candidate = '{version.number}'"
+        found = self._client.search_runs([self._home], filter_string, order_by=["attributes.start_time ASC"])
+        return list(found)
+
+    def _run(self, asked: str) -> "Run | None":
+        found = self._client.search_runs(
+            [self._home], f"tags.question = '{asked}'", max_results=1, order_by=["attributes.start_time ASC"]
+        )
+        return found[0] if found else None

@@ -1,0 +1,140 @@
+"""Registered versions and their aliases, and the folders they are downloaded to."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pspnet.config.reading import read_yaml
+from pspnet.errors import Problem, UserError
+from pspnet.outputs import whole_folder
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+BUNDLE = "pspnet.bundle"  # tag: the digest of the bundle that a version is
+
+
+@dataclass(frozen=True)
+class Version:
+    number: int
+    bundle: str
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    created: datetime
+    run_id: str
+    source: str
+
+    @property
+    def mean_iou(self) -> float | None:
+        value = self.tags.get("test_mean_iou")
+        return float(value) if value else None
+
+
+class Versions:
+    """Those of one registered model."""
+
+    def __init__(self, client: "MlflowClient", state: Path, model: str) -> None:
+        self.client, self.model = client, model
+        self._folders = state / "versions"
+
+    def all(self) -> list[Version]:
+        """Oldest first."""
+        aliases = self._aliases()
+        found: list[Version] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(f"name = '{self.model}'", max_results=200, page_token=token)
+            found += [_version(item, aliases) for item in page]
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda version: version.number)
+
+    def get(self, which: str) -> Version:
+        """By number or alias."""
+        versions = self.all()
+        for version in versions:
+            if which in (str(version.number), *version.aliases):
+                return version
+        known = ", ".join(str(v.number) + "".join(f" ({alias})" for alias in v.aliases) for v in versions)
+        problem = f"has no version '{which}'"
+        raise UserError(Problem(self.model, problem, known or "a registered version", "" if known else HOW_TO_REGISTER))
+
+    def by_bundle(self, digest: str) -> Version | None:
+        """The oldest, should there be several."""
+        return next((version for version in self.all() if version.bundle == digest), None)
+
+    def alias(self, alias: str) -> int | None:
+        return self._aliases().get(alias)
+
+    def add(self, source: str, run_id: str, digest: str, tags: Mapping[str, str]) -> Version:
+        """A version with its tags in one write. Of two hosts that add one bundle at the same time the first wins."""
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(MlflowException):  # it is there already; if not, the next call says why
+            self.client.create_registered_model(self.model)
+        created = self.client.create_model_version(self.model, source, run_id, tags={**tags, BUNDLE: digest})
+        first = self.by_bundle(digest)
+        assert first is not None
+        if first.number != int(created.version):
+            self.client.delete_model_version(self.model, created.version)
+        return first
+
+    def set_tags(self, number: int, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.model, str(number), key, value)
+
+    def set_alias(self, alias: str, number: int) -> None:
+        self.client.set_registered_model_alias(self.model, alias, str(number))
+
+    def remove_alias(self, alias: str) -> None:
+        self.client.delete_registered_model_alias(self.model, alias)
+
+    def folder(self, version: Version) -> Path:
+        """The whole of a version on this machine: its code, bundle, report and provenance."""
+        folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:16]}"
+        if not folder.exists():
+            from mlflow.artifacts import download_artifacts
+
+            with whole_folder(folder) as partial:
+                download_artifacts(artifact_uri=version.source, dst_path=str(partial / "download"))
+                (content,) = [path.parent for path in (partial / "download").rglob("MLmodel")]
+                content.rename(partial / "model")
+        return folder / "model"
+
+    def _aliases(self) -> dict[str, int]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            model = self.client.get_registered_model(self.model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
+        return {alias: int(number) for alias, number in model.aliases.items()}
+
+
+HOW_TO_REGISTER = "`make pipeline` registers what it trained."
+
+
+def part(folder: Path, name: str) -> Path:
+    """`bundle`, `report` or `provenance` in a version's folder; MLflow names the folders after their originals."""
+    artifacts: dict[str, Any] = read_yaml(folder / "MLmodel")["flavors"]["python_function"]["artifacts"]
+    return folder / str(artifacts[name]["path"])
+
+
+def _version(item: "ModelVersion", aliases: Mapping[str, int]) -> Version:
+    number = int(item.version)
+    return Version(
+        number=number,
+        bundle=item.tags.get(BUNDLE, ""),
+        aliases=tuple(sorted(alias for alias, target in aliases.items() if target == number)),
+        tags=dict(item.tags),
+        created=datetime.fromtimestamp(item.creation_timestamp / 1000, UTC),
+        run_id=item.run_id or "",
+        source=item.source or "",
+    )

@@ -1,0 +1,200 @@
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pspnet.errors import UserError
+from pspnet.registry.audit import Audit, Move, Wish, previous_champion, withdrawal
+from pspnet.registry.versions import Versions
+from pspnet.tracking.connection import connect
+from tests.registry.mover import move
+
+pytestmark = pytest.mark.timeout(280)
+PROCESSES = multiprocessing.get_context("forkserver")  # each has MLflow imported and its own connections
+PROCESSES.set_forkserver_preload(["mlflow.tracking", "tests.registry.mover"])
+SECONDS = 60
+
+
+@dataclass
+class Mover:
+    process: BaseProcess
+    talk: Connection
+
+    def wait(self) -> str | None:
+        """What it told; None if it was killed."""
+        try:
+            told: str | None = self.talk.recv() if self.talk.poll(SECONDS) else None
+        except EOFError:
+            told = None
+        self.process.join(SECONDS)
+        return told
+
+
+class Shop:
+    """A registry with eight empty versions."""
+
+    def __init__(self, uri: str, state: Path, name: str) -> None:
+        self.uri, self.state, self.name = uri, state, name
+        self.client = connect(state)
+        self.versions = Versions(self.client, state, name)
+        for number in range(1, 9):
+            self.versions.add(f"file:///nowhere/{number}", "", f"digest {number}", {})
+        self.audit = Audit(self.client, state, self.versions)
+
+    def ready(
+        self, version: int, expected: int | None = None, moment: int | None = None, fails: int = signal.SIGKILL
+    ) -> Mover:
+        """A process that has connected and waits for `go`."""
+        ours, theirs = PROCESSES.Pipe()
+        state = self.state.parent / f"host-{version}"  # hosts share nothing but the database
+        arguments: tuple[Any, ...] = (self.uri, state, self.name, version, expected, moment, int(fails), theirs)
+        process = PROCESSES.Process(target=move, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        assert ours.poll(SECONDS)
+        assert ours.recv() == "ready"
+        return Mover(process, ours)
+
+    @property
+    def champion(self) -> int:
+        return self.versions.alias("champion") or 0
+
+    def assert_in_order(self) -> list[Move]:
+        """Every number once, each move starting where the last one ended, and the alias where the last one went."""
+        moves = self.audit.moves()
+        assert [move.number for move in moves] == list(range(1, len(moves) + 1))
+        done = [move for move in moves if move.state == "done"]
+        assert [move.from_version for move in done] == [0, *(move.to_version for move in done)][: len(done)]
+        assert self.champion == (done[-1].to_version if done else 0)
+        assert not self.client.search_experiments(filter_string=f"name LIKE '{self.name}.promotion.%'")
+        return moves
+
+
+@pytest.fixture
+def shop(database: str, state: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    yield Shop(database, state, f"streets-{request.node.name.partition('[')[0]}")
+
+
+def promote(version: int, _: int) -> Wish:
+    return Wish("promotion", version, "")
+
+
+def race(movers: list[Mover]) -> list[str]:
+    for mover in movers:
+        mover.talk.send("go")
+    return [mover.wait() or "" for mover in movers]
+
+
+def test_of_eight_processes_one_wins_each_number(shop: Shop) -> None:
+    told = race([shop.ready(version) for version in range(1, 9)])
+    moves = shop.assert_in_order()
+    assert [move.state for move in moves] == ["done"] * 8
+    assert sorted(move.to_version for move in moves) == list(range(1, 9))
+    assert all("moved" in text for text in told)
+    assert any("was won by" in text for text in told)  # else they did not meet
+
+
+def test_who_expected_another_champion_stops(shop: Shop) -> None:
+    told = race([shop.ready(version, expected=0) for version in range(1, 9)])
+    (move,) = shop.assert_in_order()
+    assert sum("stopped: the champion is" in text for text in told) == 7
+    assert move.to_version == shop.champion
+
+
+@pytest.mark.kills
+def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
+    shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
+    moment = 0
+    while True:
+        before, version = shop.champion, 2 + moment % 7
+        mover = shop.ready(version, moment=moment)
+        (told,) = race([mover])
+        shop.audit.settle()
+        shop.assert_in_order()
+        assert shop.champion in (before, version)
+        if told:
+            break
+        assert mover.process.exitcode == -signal.SIGKILL
+        moment += 1
+    assert moment > 30, "a move consists of more calls than were hit"
+    assert shop.champion == version
+
+
+def falls_asleep(mover: Mover) -> bool:
+    """Else it comes to its end."""
+    try:
+        process = psutil.Process(mover.process.pid)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if process.status() == psutil.STATUS_STOPPED:
+                return True
+            time.sleep(0.01)
+    except psutil.NoSuchProcess:
+        pass
+    return False
+
+
+@pytest.mark.kills
+def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process is stopped at any step, taken for dead, and wakes up when another version is champion."""
+    monkeypatch.setattr("pspnet.registry.audit.OTHER_HOST_SECONDS", 0.2)
+    moment = 0
+    while True:
+        sleeper = shop.ready(1 + moment % 4, moment=moment, fails=signal.SIGSTOP)
+        sleeper.talk.send("go")
+        asleep = falls_asleep(sleeper)
+        shop.audit.move(partial(promote, 5 + moment % 4), lost=print)
+        if not asleep:
+            break
+        psutil.Process(sleeper.process.pid).send_signal(signal.SIGCONT)
+        assert sleeper.wait() is not None
+        shop.audit.settle()
+        assert [move.state for move in shop.assert_in_order()].count("abandoned") == 0
+        moment += 1
+    assert moment > 30
+
+
+def test_an_alias_moved_by_other_means_is_recorded_and_kept(shop: Shop) -> None:
+    shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
+    shop.versions.set_alias("champion", 5)
+    shop.audit.settle()
+    moves = shop.assert_in_order()
+    assert (moves[-1].kind, moves[-1].from_version, moves[-1].to_version) == ("outside", 1, 5)
+    shop.versions.remove_alias("champion")
+    shop.audit.settle()
+    assert shop.assert_in_order()[-1].to_version == 0
+
+
+def history(*steps: tuple[str, int]) -> list[Move]:
+    champion, moves = 0, []
+    for number, (kind, version) in enumerate(steps, start=1):
+        moves.append(Move(number, kind, champion, version, "ann", "noon", "", "", "h", "1@2", state="done"))  # type: ignore[arg-type]
+        champion = version
+    return moves
+
+
+def test_rollbacks_in_a_row_go_back_further() -> None:
+    moves = history(("promotion", 1), ("promotion", 2), ("promotion", 3))
+    assert previous_champion(moves) == 2
+    moves = history(("promotion", 1), ("promotion", 2), ("promotion", 3), ("rollback", 2))
+    assert previous_champion(moves) == 1
+    moves = history(("promotion", 1), ("promotion", 2), ("rollback", 1), ("promotion", 3))
+    assert previous_champion(moves) == 1
+    with pytest.raises(UserError, match="no earlier champion"):
+        previous_champion(history(("promotion", 1)))
+
+
+def test_what_was_rolled_back_is_withdrawn_until_it_is_champion_again() -> None:
+    moves = history(("promotion", 1), ("promotion", 2), ("rollback", 1))
+    assert withdrawal(moves, 2) == "version 2 was rolled back by ann at noon"
+    assert withdrawal(moves, 1) is None
+    assert withdrawal([*moves, *history(("promotion", 2))], 2) is None

@@ -1,0 +1,94 @@
+"""The real commands on eight versions, each better than the one before, and a ninth of other classes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.command import PSPNET
+from tests.parameters import ROOT, changed
+
+pytestmark = pytest.mark.timeout(600)
+RULES = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": 0.0, "promotion__max_class_loss": 1.0}
+
+
+class Team:
+    def __init__(self, database: str, folder: Path) -> None:
+        self.database, self.folder = database, folder
+        self.params(**RULES, registry__model="team")
+
+    def params(self, **changes: Any) -> None:
+        source = self.folder / "params.yaml"
+        content = yaml.safe_load((source if source.exists() else ROOT / "params.yaml").read_text())
+        source.write_text(yaml.safe_dump(changed(content, changes)))
+
+    def environment(self, host: str) -> dict[str, str]:
+        own = {"MLFLOW_TRACKING_URI": self.database, "PSPNET_STATE": str(self.folder / host), "COLUMNS": "300"}
+        return {**os.environ, **own, "OMP_NUM_THREADS": "1"}
+
+    def start(self, host: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [PSPNET, *arguments], cwd=self.folder, env=self.environment(host), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def call(self, *arguments: str, status: int = 0) -> str:
+        with self.start("here", *arguments) as process:
+            out, err = process.communicate(timeout=200)
+        assert process.returncode == status, out + err
+        return out + err
+
+    def champions(self) -> list[int]:
+        moves = json.loads(self.call("models", "history", "--json"))
+        assert [move["number"] for move in moves] == list(range(1, len(moves) + 1))
+        assert [move["from_version"] for move in moves] == [0, *(move["to_version"] for move in moves)][:-1]
+        assert {move["state"] for move in moves} == {"done"}
+        return [move["to_version"] for move in moves]
+
+
+@pytest.fixture(scope="module")
+def team(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    team = Team(database, tmp_path_factory.mktemp("team"))
+    subprocess.run(
+        [sys.executable, "-m", "tests.registry.registrar", team.folder / "here", team.folder], cwd=ROOT, check=True,
+        env=team.environment("here"), timeout=300,
+    )  # fmt: skip
+    yield team
+    shutil.rmtree(team.folder)
+
+
+@pytest.mark.kills
+def test_eight_hosts_promote_eight_versions_at_once(team: Team) -> None:
+    """Each is decided on against the champion there is when its turn comes; who is no better by then stops."""
+    hosts = {number: team.start(f"host{number}", "promote", str(number)) for number in range(1, 9)}
+    told = {number: "".join(host.communicate(timeout=300)) for number, host in hosts.items()}
+    champions = team.champions()
+    assert champions == sorted(set(champions)), "a better one was replaced by a worse"
+    assert champions[-1] == 8
+    for number, host in hosts.items():
+        won = number in champions
+        assert host.returncode == (0 if won else 1), told[number]
+        assert ("is now champion" in told[number]) is won
+        assert won or "not passed  gain: gain -" in told[number]
+    aliases = {item["version"]: item["aliases"] for item in json.loads(team.call("models", "--json"))}
+    assert [number for number, names in aliases.items() if "champion" in names] == [8]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_other_classes_are_held_until_a_person_forces_them(team: Team) -> None:
+    if not team.champions():
+        team.call("promote", "1")
+    said = team.call("promote", "9", status=1)
+    assert "version 9 is held" in said
+    assert "new bus; gone car" in said
+    assert "is now champion" in team.call("promote", "9", "--force", "--why", "buses matter more")
+    assert team.champions()[-1] == 9
+    said = team.call("rollback")
+    assert "9 no longer" in said
