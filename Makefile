@@ -16,11 +16,11 @@ demo: $(INSTALLED)  ## the whole pipeline on synthetic street scenes
 	@pspnet synthesize data/raw --images 600 --labelled 200 --seed 0
 	@$(MAKE) --no-print-directory pipeline
 
-pipeline: $(INSTALLED)  ## the stages that changed, on the data in data/raw
+pipeline: $(INSTALLED)  ## what changed on the data in data/raw, up to the champion
 	@pspnet doctor --quick
 	@dvc add --quiet data/raw
 	@dvc repro
-	@dvc metrics show
+	@pspnet register models/segmenter --promote
 	@echo "Report: reports/evaluation/report.html"
 
 test: $(INSTALLED)  ## all tests but those that kill, with coverage

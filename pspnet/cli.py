@@ -11,6 +11,7 @@ from pspnet import terminal
 from pspnet.offline import go_offline
 
 if TYPE_CHECKING:
+    from pspnet.commands.workshop import Workshop
     from pspnet.config.params import Params
 
 STATE = Path(
@@ -19,7 +20,9 @@ STATE = Path(
 CHECKPOINTS = STATE / "checkpoints"
 PARAMS = Path("params.yaml")
 
+CHAMPION = "champion"
 STAGES = "Stages (dvc.yaml calls them; `make pipeline` runs what changed)"
+REGISTRY = "Versions of the model"
 AROUND = "Around the pipeline"
 
 app = typer.Typer(
@@ -33,8 +36,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Which = Annotated[str, typer.Argument(help="A version: its number, champion or challenger.", metavar="VERSION")]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Why = Annotated[str, typer.Option(help="Kept in the audit.")]
+PreparedNow = Annotated[Path, typer.Option(help="Today's prepared dataset, on whose test split models are compared.")]
+ReportNow = Annotated[Path, typer.Option(help="The evaluation of the bundle.")]
+PREPARED, REPORT, RECORDS = Path("data/prepared"), Path("reports/evaluation"), Path("reports/runs")
+
 Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
 History = Annotated[Path, typer.Option(help="CSV to write: a line per epoch.")]
+RunRecord = Annotated[
+    Path | None, typer.Option(help="JSON to write: which MLflow run this was, how long it took, and where.")
+]
 
 
 def main() -> None:
@@ -42,12 +55,20 @@ def main() -> None:
     terminal.run(app)
 
 
-def _stage(name: str, sections: tuple[str, ...], **paths: Any) -> Any:
+def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> Any:
     """Check the whole of params.yaml, hand the stage its own sections, and run it as a process DVC can rely on."""
     with terminal.stage(name, STATE / "exit" / f"{name}.json") as tick:
         params = _params()
-        run = import_module(f"pspnet.stages.{name}").run  # takes seconds, in which a parent may die
-        return run(**{section: getattr(params, section) for section in sections}, **paths, tick=tick)
+        from pspnet.tracking.attempt import stage_run
+
+        with stage_run(STATE, name, params, sections, run_record, _note) as run:
+            stage = import_module(f"pspnet.stages.{name}")  # takes seconds, in which a parent may die
+            own = {section: getattr(params, section) for section in sections}
+            return stage.run(**own, **paths, run=run, tick=tick)
+
+
+def _note(text: str) -> None:
+    terminal.err.print(text, style="yellow", markup=False)
 
 
 def _params() -> "Params":
@@ -60,12 +81,13 @@ def _params() -> "Params":
 def prepare(
     raw: Annotated[Path, typer.Option(help="Folder of the raw data.")],
     out: Annotated[Path, typer.Option(help="Folder to write: shards, dataset.json, report.md.")],
+    run_record: RunRecord = None,
 ) -> None:
     """Raw images and masks -> a checked, split, sharded dataset.
 
-    Example: pspnet prepare --raw data/raw --out data/prepared
+    Example: pspnet prepare --raw data/raw --out data/prepared --run-record reports/runs/prepare.json
     """
-    _stage("prepare", ("dataset", "prepare"), raw=raw, out=out)
+    _stage("prepare", ("dataset", "prepare"), run_record, raw=raw, out=out)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -73,12 +95,14 @@ def pretrain(
     prepared: Prepared,
     out: Annotated[Path, typer.Option(help="Folder to write: the backbone.")],
     history: History,
+    run_record: RunRecord = None,
 ) -> None:
     """Train the backbone on images without masks (`pretrain.method` in params.yaml).
 
-    Example: pspnet pretrain --prepared data/prepared --out models/backbone --history reports/pretrain.csv
+    Example: pspnet pretrain --prepared data/prepared --out models/backbone --history reports/pretrain.csv --run-record
+    reports/runs/pretrain.json
     """
-    _stage("pretrain", ("backbone", "pretrain", "runtime"),
+    _stage("pretrain", ("backbone", "pretrain", "runtime"), run_record,
            prepared=prepared, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
 
 
@@ -88,13 +112,14 @@ def finetune(
     backbone: Annotated[Path, typer.Option(help="The backbone, made by `pretrain`.")],
     out: Annotated[Path, typer.Option(help="Folder to write: the bundle, which is the model.")],
     history: History,
+    run_record: RunRecord = None,
 ) -> None:
     """Train the whole network on images with masks; the best epoch on val becomes the bundle.
 
     Example: pspnet finetune --prepared data/prepared --backbone models/backbone --out models/segmenter --history
-    reports/finetune.csv
+    reports/finetune.csv --run-record reports/runs/finetune.json
     """
-    _stage("finetune", ("backbone", "finetune", "runtime"),
+    _stage("finetune", ("backbone", "finetune", "runtime"), run_record,
            prepared=prepared, pretrained=backbone, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
 
 
@@ -105,28 +130,43 @@ def evaluate(
     history: Annotated[list[Path], typer.Option(help="CSV of a training, to draw its curves; may be given again.")],
     out: Annotated[Path, typer.Option(help="Folder to write: report.html, report.json and tables.")],
     metrics: Annotated[Path, typer.Option(help="JSON to write: the headline numbers.")],
+    run_record: RunRecord = None,
 ) -> None:
     """Measure a bundle on the test split and write the report.
 
     Example: pspnet evaluate --prepared data/prepared --bundle models/segmenter --history reports/pretrain.csv --history
-    reports/finetune.csv --out reports/evaluation --metrics reports/metrics.json
+    reports/finetune.csv --out reports/evaluation --metrics reports/metrics.json --run-record reports/runs/evaluate.json
     """
-    summary = _stage("evaluate", ("evaluate", "predict", "runtime"),
+    summary = _stage("evaluate", ("evaluate", "predict", "runtime"), run_record,
                      prepared=prepared, bundle=bundle, histories=history, out=out, metrics=metrics)  # fmt: skip
     terminal.out.print(f"[bold]test mIoU {summary['mean_iou']:.3f}[/]  {out / 'report.html'}")
 
 
 @app.command(rich_help_panel=AROUND)
 def predict(
-    images: Annotated[Path, typer.Option(help="Folder of images, searched with its sub-folders.")],
-    bundle: Annotated[Path, typer.Option(help="The bundle to predict with.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images, searched with its sub-folders.")],
     out: Annotated[Path, typer.Option(help="Folder to write: masks, overlays, predictions.csv.")],
+    model: Annotated[str, typer.Option(help="A registered version: champion, challenger or its number.")] = CHAMPION,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle to predict with instead of a registered one.")] = None,
+    params: Annotated[Path, typer.Option(help="The params to predict with; a version has its own.")] = PARAMS,
 ) -> None:
     """Masks for a folder of images. Run again, it goes on where it stopped.
 
-    Example: pspnet predict --images photos --bundle models/segmenter --out predictions
+    Example: pspnet predict photos --out predictions   (with the champion)
+             pspnet predict photos --out predictions --bundle models/segmenter
     """
-    refused = _stage("predict", ("prepare", "predict", "runtime"), images=images, bundle=bundle, out=out)
+    if bundle is None:
+        from pspnet.commands.predict import predict_with_version
+
+        shop = _workshop()
+        predict_with_version(shop, shop.versions.get(model), images, out)
+        return
+    with terminal.stage("predict", STATE / "exit" / "predict.json") as tick:
+        from pspnet.config.params import load_params
+        from pspnet.stages.predict import run
+
+        own = load_params(params)
+        refused = run(own.prepare, own.predict, own.runtime, images=images, bundle=bundle, out=out, tick=tick)
     for problem in refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
     terminal.out.print(f"{out / 'predictions.csv'}" + (f", {len(refused)} images skipped" if refused else ""))
@@ -179,6 +219,21 @@ def accept(
 
 
 @app.command(rich_help_panel=AROUND)
+def runs(
+    limit: Annotated[int, typer.Option(min=1, help="How many, from the newest on.")] = 20,
+    classes: Annotated[bool, typer.Option("--classes", help="The test IoU of every class too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that is known of them, for programs.")] = False,
+) -> None:
+    """Runs of the pipeline: how good each was, what became of it, and which parameters made the difference.
+
+    Example: pspnet runs --limit 5 --classes
+    """
+    from pspnet.commands import runs as command
+
+    command.runs(PARAMS, STATE, limit, classes, as_json)
+
+
+@app.command(rich_help_panel=AROUND)
 def doctor(
     raw: Annotated[Path, typer.Option(help="Folder of the raw data.")] = Path("data/raw"),
     quick: Annotated[
@@ -192,3 +247,161 @@ def doctor(
     from pspnet.commands import doctor as command
 
     command.examine(PARAMS, raw, quick)
+
+
+def _workshop() -> "Workshop":
+    from pspnet.commands.workshop import open_workshop
+
+    return open_workshop(STATE, _params())
+
+
+@app.command(rich_help_panel=REGISTRY)
+def register(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")],
+    report: ReportNow = REPORT,
+    prepared: PreparedNow = PREPARED,
+    records: Annotated[Path, typer.Option(help="Folder of the stages' run records.")] = RECORDS,
+    promote: Annotated[bool, typer.Option("--promote", help="Then ask the gate, and promote it if it passes.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle a version of the model `registry.model`; the same bundle never becomes two.
+
+    Example: pspnet register models/segmenter --promote
+    """
+    from pspnet.commands import promote as promotion
+    from pspnet.commands import register as command
+    from pspnet.commands.gate import Data
+
+    shop = _workshop()
+    version, new = command.register(shop, command.Results(bundle, report, prepared, records))
+    done = promotion.promote(shop, version, Data(prepared, report)) if promote else None
+    if as_json:
+        terminal.out.print(command.as_json(version, new, done), markup=False)
+        return
+    command.tell(shop, version, new)
+    if done:
+        from pspnet.commands import models
+
+        promotion.tell(shop, done)
+        models.overview(shop)
+
+
+@app.command(rich_help_panel=REGISTRY)
+def promote(
+    version: Annotated[str | None, typer.Argument(help="Its number; else the challenger.")] = None,
+    approve: Annotated[bool, typer.Option("--approve", help="A person agrees (promotion.approval: manual).")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote what is held; --why must say why.")] = False,
+    why: Why = "",
+    report: ReportNow = REPORT,
+    prepared: PreparedNow = PREPARED,
+    as_json: Json = False,
+) -> None:
+    """Ask the gate about a version, and make it champion if it passes. Exit status 1: it is not champion.
+
+    Example: pspnet promote 3 --approve
+    """
+    from pspnet.commands import promote as command
+    from pspnet.commands.gate import Data
+
+    if force and not why:
+        raise typer.BadParameter("say why: it is kept in the audit", param_hint="--why")
+    shop = _workshop()
+    done = command.promote(
+        shop, command.candidate(shop, version), Data(prepared, report), why=why, forced=force, approved=approve
+    )
+    if as_json:
+        terminal.out.print(command.as_json(done), markup=False)
+    else:
+        command.tell(shop, done)
+    if done.move is None and done.outcome != "is champion":
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=REGISTRY)
+def rollback(
+    to: Annotated[
+        str | None, typer.Option(help="The version to go back to; else the champion before this one.")
+    ] = None,
+    why: Why = "",
+) -> None:
+    """Make an earlier version champion again. What was rolled back is not promoted again by itself.
+
+    Example: pspnet rollback --why "misses scratches at night"
+    """
+    from pspnet.commands import promote as command
+
+    shop = _workshop()
+    move = command.rollback(shop, to, why)
+    terminal.out.print(f"{shop.versions.model}: version {move.to_version} is champion, {move.from_version} no longer")
+
+
+models_app = typer.Typer(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(models_app, name="models", rich_help_panel=REGISTRY)
+
+
+@models_app.callback()
+def models(context: typer.Context, as_json: Json = False) -> None:
+    """The registered versions: aliases, test mIoU, decisions. `pspnet models history`: who was champion when, and why.
+
+    Example: pspnet models
+    """
+    if context.invoked_subcommand is None:
+        from pspnet.commands import models as command
+
+        command.models(_workshop(), as_json)
+
+
+@models_app.command("history")
+def models_history(as_json: Json = False) -> None:
+    """Every promotion and rollback: who, when, why, from and to.
+
+    Example: pspnet models history
+    """
+    from pspnet.commands import models as command
+
+    command.history(_workshop(), as_json)
+
+
+@app.command(rich_help_panel=REGISTRY)
+def lineage(version: Which = CHAMPION, as_json: Json = False) -> None:
+    """What a version was made of: data, runs, commit, params, packages, report, decisions.
+
+    Example: pspnet lineage champion
+    """
+    from pspnet.commands import lineage as command
+
+    command.lineage(_workshop(), version, as_json)
+
+
+@app.command(rich_help_panel=REGISTRY)
+def reproduce(
+    version: Which,
+    run_again: Annotated[
+        bool, typer.Option("--run-again", help="Really run every stage; else results may come from DVC's cache.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree, whatever comes out.")] = False,
+) -> None:
+    """Make a version again, from its commit and data in a worktree, and compare digests. Exit status 1: they differ.
+
+    Example: pspnet reproduce 3
+    """
+    from pspnet.commands import reproduce as command
+
+    command.reproduce(_workshop(), version, run_again, keep)
+
+
+@app.command(rich_help_panel=REGISTRY)
+def serve(
+    model: Annotated[str, typer.Option(help="A registered version: champion, challenger or its number.")] = CHAMPION,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: int = 5001,
+) -> None:
+    """Answer images over HTTP with masks, by the version's own code: POST /invocations, GET /ping.
+
+    Example: pspnet serve --port 5001
+    """
+    from pspnet.commands import serve as command
+
+    shop = _workshop()
+    version = shop.versions.get(model)
+    command.serve(shop.versions.folder(version), f"{shop.versions.model} version {version.number}", host, port)

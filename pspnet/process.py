@@ -1,11 +1,19 @@
-"""What ties a process to the one that started it."""
+"""Whose process this is, and what ties it to the one that started it."""
 
 import ctypes
+import getpass
 import os
 import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
 def die_with_parent(death_signal: signal.Signals) -> None:

@@ -12,7 +12,7 @@ def pspnet(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.
     return subprocess.run(
         [PSPNET, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", **environment},
+        env={**os.environ, "COLUMNS": "200", "PSPNET_TRACKING": "off", **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -1,8 +1,6 @@
 """`pspnet accept`: a change of code that cannot matter, taken on a person's word, and that word kept."""
 
-import getpass
 import json
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,6 +10,7 @@ from typing import Any
 from pspnet import terminal
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Problem, UserError
+from pspnet.process import user
 
 LOCK = Path("dvc.lock")
 RECORD = Path("accepted.jsonl")  # committed with dvc.lock: its entries say which results older code has made
@@ -31,7 +30,7 @@ def accept(stage: str, why: str) -> None:
     entry = {
         "stage": stage,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "who": _user(),
+        "who": user(),
         "why": why,
         "changed": changed,
         "results": {item["path"]: item["md5"] for item in before["outs"]},
@@ -41,13 +40,6 @@ def accept(stage: str, why: str) -> None:
     _dvc("commit", "--force", "--quiet", stage)  # last: results are never kept without a word
     terminal.out.print(f"{stage}: results kept although {', '.join(changed)} changed; {RECORD} says so.")
     terminal.out.print(f"Commit it together with {LOCK}.")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return f"user {os.getuid()}"
 
 
 def _changed_code(stage: str) -> list[str]:

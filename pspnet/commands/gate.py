@@ -49,7 +49,7 @@ def judge(shop: Workshop, version: Version, champion: Version | None, data: Data
         champion_version=champion.number if champion else None,
         predicts_the_same=difference(shop.versions.folder(version)),
         withdrawn=withdrawn,
-        earlier_decisions=shop.decisions.count(fingerprint),
+        earlier_decisions=shop.decisions.count(fingerprint, besides=asked),
         forced=forced,
     )
     shop.decisions.record(asked, decision, version)

@@ -44,14 +44,15 @@ def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
     bundle = Bundle.load(results.bundle)
     key = digest(results.bundle)
     with exclusive(shop.state / "registry.lock", "the registry from this checkout"):
-        if known := shop.versions.by_bundle(key):
-            return known, False
-        report = _report_of(results, key)
-        with tempfile.TemporaryDirectory() as folder:
-            version = _add(shop, results, bundle, key, report, Path(folder))
-        if version.number != shop.versions.alias(CHAMPION):
+        version = known = shop.versions.by_bundle(key)
+        if version is None:
+            with tempfile.TemporaryDirectory() as folder:
+                version = _add(shop, results, bundle, key, _report_of(results, key), Path(folder))
+        # Of a known one too: the process that added it may have been killed before it came here.
+        if version.number not in (shop.versions.alias(CHAMPION), shop.versions.alias(CHALLENGER)):
             shop.versions.set_alias(CHALLENGER, version.number)
-        return shop.versions.get(str(version.number)), True
+        shop.client.set_tag(version.run_id, "pspnet.version", str(version.number))
+        return shop.versions.get(str(version.number)), known is None
 
 
 def _report_of(results: Results, key: str) -> EvaluationReport:
@@ -78,10 +79,8 @@ def _add(shop: Workshop, results: Results, bundle: Bundle, key: str, report: Eva
     place = f"versions/{key[:16]}"  # the same if a first attempt was killed
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-    added = shop.versions.add(source, run_id, key, {**tags, "pipeline": run_id})
-    client.set_tag(run_id, "pspnet.version", str(added.number))
     _tell_reuse(shop, run_id, tags)
-    return added
+    return shop.versions.add(source, run_id, key, {**tags, "pipeline": run_id})
 
 
 def _tell_reuse(shop: Workshop, pipeline: str, tags: dict[str, str]) -> None:

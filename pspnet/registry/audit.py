@@ -13,7 +13,6 @@ names of experiments are unique in its database, those of deleted experiments to
 A claim that still exists is an unfinished move, and steps 4 and 5 can be done again by anybody.
 """
 
-import getpass
 import os
 import socket
 import time
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from pspnet.errors import Busy, Problem, UserError
+from pspnet.process import user
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Versions
 from pspnet.tracking.connection import experiment
 
@@ -304,13 +304,6 @@ def _move(tags: "dict[str, str]") -> Move:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return f"user {os.getuid()}"
 
 
 def _new_move(number: int, from_version: int, wish: Wish) -> Move:

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pspnet.process import user
 from pspnet.promotion import Decision, decision_page
-from pspnet.registry.audit import user
 from pspnet.registry.versions import Version, Versions
 from pspnet.tracking.connection import experiment
 
@@ -41,9 +41,11 @@ class Decisions:
             return None
         return Decision.from_json(load_dict(f"{run.info.artifact_uri}/{JSON}"))
 
-    def count(self, fingerprint: str) -> int:
-        """How many decisions this test split has made."""
-        filter_string = f"tags.`pspnet.kind` = 'decision' and tags.fingerprint = '{fingerprint}'"
+    def count(self, fingerprint: str, besides: str) -> int:
+        """How many decisions this test split has made, not counting the one that is being made."""
+        filter_string = (
+            f"tags.`pspnet.kind` = 'decision' and tags.fingerprint = '{fingerprint}' and tags.question != '{besides}'"
+        )
         return len(self._client.search_runs([self._home], filter_string, max_results=50_000))
 
     def record(self, asked: str, decision: Decision, version: Version) -> str:
@@ -81,6 +83,7 @@ class Decisions:
             Path(folder, PAGE).write_text(decision_page(decision), encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
         self._client.set_terminated(run_id)
+        self._client.update_model_version(self._versions.model, str(version.number), decision.summary())
         reasons = "\n".join(f"{'+' if reason.passed else '-'} {reason.text}" for reason in decision.reasons)
         self._versions.set_tags(
             version.number,

@@ -20,6 +20,7 @@ from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.pretrained import PretrainedBackbone
 from pspnet.model.weights import digest
 from pspnet.outputs import whole_file, whole_folder
+from pspnet.tracking.run import StageRun
 from pspnet.training.checkpoint import open_checkpoint, training_digest
 from pspnet.training.finetune import finetune as train
 from pspnet.training.runtime import configure, device_lock
@@ -37,6 +38,7 @@ def run(
     out: Path,
     history: Path,
     checkpoints: Path,
+    run: StageRun,
     tick: Callable[[int, int, str], None],
 ) -> None:
     dataset = PreparedDataset.open(prepared)
@@ -63,17 +65,16 @@ def run(
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
     backbone_digest = digest(pretrained)
-    dependencies = {**fingerprints, "backbone": backbone_digest, "device": device.type}
-    with (
-        device_lock(device),
-        open_checkpoint(checkpoints, "finetune", training_digest(sections, dependencies)) as checkpoint,
-    ):
-        records = pd.DataFrame(
-            train(
-                supervised, start.preprocessing, crops, val, dataset.classes, dataset.ignore,
-                finetune, runtime, device, checkpoint, tick,
-            )
+    key = training_digest(sections, {**fingerprints, "backbone": backbone_digest, "device": device.type})
+    run.identify(training=key)
+    for split in SPLITS:
+        run.dataset(split, fingerprints[split], prepared, dataset.images[split])
+    with device_lock(device), open_checkpoint(checkpoints, "finetune", key) as checkpoint:
+        training = train(
+            supervised, start.preprocessing, crops, val, dataset.classes, dataset.ignore,
+            finetune, runtime, device, checkpoint, tick,
         )  # fmt: skip
+        records = pd.DataFrame(run.epochs(training))
     bundle = Bundle(
         network=supervised.network,
         preprocessing=start.preprocessing,
@@ -87,3 +88,5 @@ def run(
         records.astype({"epoch": np.int64}).to_csv(path, index=False)
     with whole_folder(out) as folder:
         bundle.save(folder)
+    run.headline({"val_mean_iou": records["val_mean_iou"].max()})
+    run.artifacts(history)

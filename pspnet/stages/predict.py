@@ -57,7 +57,7 @@ def run(
 
 def _files(images: Path, out: Path) -> list[Path]:
     if not images.is_dir():
-        raise UserError(Problem(str(images), "is not a folder", fix="Give the folder of the images with --images."))
+        raise UserError(Problem(str(images), "is not a folder", fix="Name the folder of the images."))
     if out.resolve().is_relative_to(images.resolve()):
         found = "lies in the folder of the images, where its masks would be taken for images"
         raise UserError(Problem(str(out), found, fix="Give another folder with --out."))

@@ -18,14 +18,22 @@ from pspnet.dataset.summary import Summary
 from pspnet.dataset.validation import check
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_folder
+from pspnet.tracking.run import StageRun
 
 
 def run(
-    dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, tick: Callable[[int, int, str], None]
+    dataset: DatasetParams,
+    prepare: PrepareParams,
+    *,
+    raw: Path,
+    out: Path,
+    run: StageRun,
+    tick: Callable[[int, int, str], None],
 ) -> None:
     if not raw.is_dir():
         fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
         raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
+    run.identify(raw=raw)
     classes = declared_classes(dataset, raw)
     found = list(LAYOUTS[dataset.layout](dataset, raw))
     samples = [item for item in found if isinstance(item, RawSample)]
@@ -61,6 +69,10 @@ def run(
         assert len(found) == sum(prepared.images.values()) + len(refused)
         prepared.write()
         (folder / "report.md").write_text(describe(prepared), encoding="utf-8")
+    for split, images in prepared.images.items():
+        run.dataset(split, prepared.fingerprints[split], out, images)
+    run.figures({"images": prepared.images, "masks": prepared.masks, "refused": len(refused)})
+    run.artifacts(out / "dataset.json", out / "report.md")
 
 
 def _located(problems: list[Problem], raw: Path) -> list[Problem]:

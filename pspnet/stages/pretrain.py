@@ -17,6 +17,7 @@ from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
 from pspnet.outputs import whole_file, whole_folder
 from pspnet.selfsup import METHODS
+from pspnet.tracking.run import StageRun
 from pspnet.training.checkpoint import open_checkpoint, training_digest
 from pspnet.training.pretrain import pretrain as train
 from pspnet.training.runtime import configure, device_lock
@@ -33,16 +34,22 @@ def run(
     out: Path,
     history: Path,
     checkpoints: Path,
+    run: StageRun,
     tick: Callable[[int, int, str], None],
 ) -> None:
     dataset = PreparedDataset.open(prepared)
     preprocessing = Preprocessing(dataset.mean, dataset.std)
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
     facts = PretrainedBackbone(pretrain.method, backbone.depth, backbone.width, preprocessing, fingerprints)
+    device = configure(runtime)
+    sections = {"backbone": backbone, "pretrain": pretrain, "runtime": runtime}
+    digest = training_digest(sections, {**fingerprints, "device": device.type})
+    run.identify(training=digest)
+    for split in SPLITS:
+        run.dataset(split, fingerprints[split], prepared, dataset.images[split])
     records = pd.DataFrame(columns=["epoch", "loss"])
     network = None
     if pretrain.method != "none":
-        device = configure(runtime)
         network = random_backbone(backbone.depth, backbone.width, pretrain.output_stride, runtime.seed)
         method = METHODS[pretrain.method]
         index = dataset.index()
@@ -59,12 +66,12 @@ def run(
         views = UnlabelledViews(
             dataset.reader(), index[index["split"].isin(SPLITS)], augmentation, method.views, pretrain, runtime.seed
         )
-        sections = {"backbone": backbone, "pretrain": pretrain, "runtime": runtime}
-        digest = training_digest(sections, {**fingerprints, "device": device.type})
         with device_lock(device), open_checkpoint(checkpoints, "pretrain", digest) as checkpoint:
             pretext = method(network, preprocessing, pretrain)
-            records = pd.DataFrame(train(pretext, views, pretrain, runtime, device, checkpoint, tick))
+            training = train(pretext, views, pretrain, runtime, device, checkpoint, tick)
+            records = pd.DataFrame(run.epochs(training))
     with whole_file(history) as path:
         records.astype({"epoch": np.int64}).to_csv(path, index=False)
     with whole_folder(out) as folder:
         facts.save(network, folder)
+    run.artifacts(history)

@@ -11,6 +11,7 @@ from pspnet.dataset.segmentation import TrainingCrops
 from pspnet.dataset.synthetic import synthesize
 from pspnet.dataset.transforms import Augmentation
 from pspnet.stages import prepare
+from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
 
@@ -22,7 +23,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("data")
     synthesize(folder / "raw", images=16, labelled=16, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)")
-    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", tick=quiet)
+    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", run=StageRun(), tick=quiet)
     return PreparedDataset.open(folder / "prepared")
 
 

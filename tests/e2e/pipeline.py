@@ -86,6 +86,7 @@ def reproduce(folder: Path) -> list[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Result -> digest, for every result of every stage."""
+    """Result -> digest, for every result of every stage. Run records are none: they differ by machine and time."""
     stages = read_yaml(folder / "dvc.lock")["stages"]
-    return {item["path"]: item["md5"] for stage in stages.values() for item in stage["outs"]}
+    outs = [item for stage in stages.values() for item in stage["outs"]]
+    return {item["path"]: item["md5"] for item in outs if not item["path"].startswith("reports/runs/")}

@@ -9,28 +9,40 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import checkout, clone, digests, environment
+from tests.tracking.told import history, runs, the_run
 
 pytestmark = [pytest.mark.kills, pytest.mark.timeout(1500)]
 
 PIPELINE = """
 echo "Running stage 'synthesize':" && pspnet synthesize data/raw --images 400 --labelled 40 &&
-dvc add --quiet data/raw && dvc repro && echo complete
+dvc add --quiet data/raw && dvc repro &&
+echo "Running stage 'register':" && pspnet register models/segmenter --promote && echo complete
 """
 # step -> how often it is killed, and within how many seconds of its start
-PLAN = {"synthesize": (2, 2.0), "prepare": (3, 1.5), "pretrain": (5, 12.0), "finetune": (6, 14.0), "evaluate": (3, 5.0)}
+PLAN = {
+    "synthesize": (1, 2.0),
+    "prepare": (2, 1.5),
+    "pretrain": (4, 12.0),
+    "finetune": (5, 14.0),
+    "evaluate": (2, 5.0),
+    "register": (5, 8.0),
+}
 OUTPUTS = {
     "synthesize": ["data/raw"],
-    "prepare": ["data/prepared"],
-    "pretrain": ["models/backbone", "reports/pretrain.csv"],
-    "finetune": ["models/segmenter", "reports/finetune.csv"],
-    "evaluate": ["reports/evaluation", "reports/metrics.json"],
+    "prepare": ["data/prepared", "reports/runs/prepare.json"],
+    "pretrain": ["models/backbone", "reports/pretrain.csv", "reports/runs/pretrain.json"],
+    "finetune": ["models/segmenter", "reports/finetune.csv", "reports/runs/finetune.json"],
+    "evaluate": ["reports/evaluation", "reports/metrics.json", "reports/runs/evaluate.json"],
+    "register": [],
 }
 LAST_FILE = {  # written last into a folder that appears whole
     "data/raw": "synthetic.json",
@@ -39,7 +51,7 @@ LAST_FILE = {  # written last into a folder that appears whole
     "models/segmenter": "model.json",
     "reports/evaluation": "report.html",
 }
-SLOWER = {"pretrain__epochs": 6, "finetune__epochs": 40}
+SLOWER: dict[str, Any] = {"pretrain__epochs": 6, "finetune__epochs": 40, "promotion__min_mean_iou": 0.0}
 
 
 @contextmanager
@@ -142,6 +154,33 @@ def assert_outputs_are_whole(folder: Path) -> None:
         assert not (folder / path).exists() or (folder / path / last).exists(), f"{path} is half-written"
 
 
+def assert_each_stage_is_one_run_with_every_epoch_once(folder: Path) -> None:
+    client = MlflowClient(f"sqlite:///{folder}/.pspnet/mlflow.db")
+    found = {run.info.run_name: run for run in runs(client, "pspnet-demo")}
+    assert len(runs(client, "pspnet-demo")) == len(found) == 4
+    parent = the_run(client, "pspnet-demo", "pipeline")
+    assert {run.info.status for run in (parent, *found.values())} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    for name in ("pretrain", "finetune"):
+        epochs = range(1, SLOWER[f"{name}__epochs"] + 1)
+        assert [step for step, _ in history(client, found[name], "loss")] == list(epochs)
+        steps = [step for step, _ in history(client, found[name], "system/cpu_utilization_percentage")]
+        assert steps == list(range(len(steps)))
+
+
+def assert_one_version_and_one_decision(folder: Path) -> None:
+    client = MlflowClient(f"sqlite:///{folder}/.pspnet/mlflow.db")
+    (version,) = client.search_model_versions("name = 'pspnet-demo'")
+    assert client.get_registered_model("pspnet-demo").aliases == {"champion": version.version}
+    (decision,) = runs(client, "pspnet-demo", "decision")
+    assert (decision.info.status, decision.data.tags["outcome"]) == ("FINISHED", "passed")
+    assert {item.path for item in client.list_artifacts(decision.info.run_id)} == {"decision.json", "decision.html"}
+    audit = client.get_experiment_by_name("pspnet-demo.promotions")
+    assert audit is not None
+    (move,) = client.search_runs([audit.experiment_id])
+    assert (move.data.tags["number"], move.data.tags["state"]) == ("1", "done")
+
+
 def test_kills_leave_no_trace_in_the_results(
     tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +210,8 @@ def test_kills_leave_no_trace_in_the_results(
     assert weights[0] == weights[1]
     for name in ("pretrain.csv", "finetune.csv"):
         assert (disturbed / "reports" / name).read_text() == (undisturbed / "reports" / name).read_text()
+    assert_each_stage_is_one_run_with_every_epoch_once(disturbed)
+    assert_one_version_and_one_decision(disturbed)
 
 
 def test_a_new_start_beside_an_orphan_waits_for_it(tmp_path_factory: pytest.TempPathFactory) -> None:

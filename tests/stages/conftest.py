@@ -13,6 +13,7 @@ from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.stages import prepare
+from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
 
@@ -27,7 +28,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask[:20, :30] = 255
         Image.fromarray(mask).save(path)
     params = demo_params(dataset__group_pattern="(.*)")
-    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", tick=quiet)
+    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", run=StageRun(), tick=quiet)
     return folder / "prepared"
 
 

@@ -18,6 +18,7 @@ from pspnet.model.bundle import Bundle
 from pspnet.model.weights import digest
 from pspnet.report import load_report
 from pspnet.stages import evaluate as stage
+from pspnet.tracking.run import StageRun
 from tests.dataset.rawdata import write
 from tests.training.conftest import quiet
 
@@ -38,6 +39,7 @@ def run(params: Params, prepared: Path, bundle: Path, folder: Path, tick: Tick =
         histories=histories,
         out=folder / "evaluation",
         metrics=folder / "metrics.json",
+        run=StageRun(),
         tick=tick,
     )
 
@@ -97,6 +99,23 @@ def test_the_report_is_a_page_a_file_for_programs_and_tables(
     assert metrics == {name: summary[name] for name in ("mean_iou", "pixel_accuracy", "class_iou")}
     images = len(dataset.annotated("test"))
     assert seen == [(done, images, "images") for done in range(1, images + 1)]
+
+
+def test_pixels_of_the_images_add_up_to_the_numbers_of_the_whole_split(
+    params: Params, prepared: Path, bundle: Path, tmp_path: Path
+) -> None:
+    run(params, prepared, bundle, tmp_path)
+    report = load_report(tmp_path / "evaluation")
+    pairs = measured_by_hand(prepared, bundle)
+    for k, name in enumerate(report.classes):
+        counts = report.images.set_index("id")[[f"intersection_{name}", f"union_{name}"]]
+        assert set(counts.dtypes) == {np.dtype(np.int64)}
+        for image, (mask, prediction) in pairs.items():
+            by_hand = [((mask == k) & (prediction == k)).sum(), ((mask == k) | (prediction == k)).sum()]
+            assert counts.loc[image].tolist() == pytest.approx(by_hand, abs=2)  # a pixel between two classes may tip
+        both, either = counts.sum()
+        assert both == report.confusion[k, k]
+        assert both / either == report.class_iou[k]
 
 
 @pytest.mark.parametrize("asked", [0, 2, 1000])

@@ -243,7 +243,7 @@ def test_predictions_beside_the_images_they_are_of_are_refused(params: Params, i
 
 
 def test_a_missing_or_empty_folder_of_images_is_told(params: Params, bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is not a folder. Give the folder of the images with --images"):
+    with pytest.raises(UserError, match=r"is not a folder. Name the folder of the images"):
         run(params, tmp_path / "nowhere", bundle, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no file"):

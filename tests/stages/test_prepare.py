@@ -13,6 +13,7 @@ from pspnet.dataset.classes import IGNORE
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import UserError
 from pspnet.stages import prepare
+from pspnet.tracking.run import StageRun
 from tests.dataset.rawdata import dataset_params, encoded, noise, shared_data, write, write_pair
 from tests.parameters import demo_params
 
@@ -26,7 +27,7 @@ def quiet(done: int, total: int, note: str) -> None:
 def run(raw: Path, out: Path, tick: Callable[[int, int, str], None] = quiet, **changes: Any) -> PreparedDataset:
     dataset = {key: value for key, value in changes.items() if key not in ("tolerated_share", "max_megapixels")}
     params = demo_params(**{f"prepare__{key}": value for key, value in changes.items() if key not in dataset})
-    prepare.run(dataset_params(**dataset), params.prepare, raw=raw, out=out, tick=tick)
+    prepare.run(dataset_params(**dataset), params.prepare, raw=raw, out=out, run=StageRun(), tick=tick)
     return PreparedDataset.open(out)
 
 

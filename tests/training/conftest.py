@@ -5,6 +5,7 @@ import pytest
 from pspnet.config.params import Params
 from pspnet.dataset.synthetic import synthesize
 from pspnet.stages import prepare
+from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
 
 
@@ -18,7 +19,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     synthesize(folder / "raw", images=40, labelled=28, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)", prepare__val_share=0.2, prepare__test_share=0.2)
-    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", tick=quiet)
+    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", run=StageRun(), tick=quiet)
     return folder / "prepared"
 
 

@@ -15,6 +15,7 @@ from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
 from pspnet.model.weights import digest
 from pspnet.stages import finetune as stage
+from pspnet.tracking.run import StageRun
 from pspnet.training.finetune import freeze, train_mode
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
@@ -42,6 +43,7 @@ def run(params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick
         out=folder / "bundle",
         history=folder / "history.csv",
         checkpoints=folder / "checkpoints",
+        run=StageRun(),
         tick=tick,
     )
     return digest(folder / "bundle")

@@ -12,6 +12,7 @@ from pspnet.errors import Interrupted, UserError
 from pspnet.model.weights import digest
 from pspnet.selfsup import METHODS
 from pspnet.stages import pretrain as stage
+from pspnet.tracking.run import StageRun
 from tests.training.conftest import quiet
 from tests.training.test_finetune import stopping_after
 
@@ -31,6 +32,7 @@ def run(params: Params, prepared: Path, folder: Path, tick: Tick = quiet) -> str
         out=folder / "backbone",
         history=folder / "history.csv",
         checkpoints=folder / "checkpoints",
+        run=StageRun(),
         tick=tick,
     )
     return digest(folder / "backbone")

@@ -1,0 +1,147 @@
+"""One attempt at a stage: the process that sends what the stage tells, how it ended, and what is remembered of it."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pspnet.config.params import Params
+from pspnet.errors import Interrupted, Problem, UserError
+from pspnet.outputs import whole_file
+from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt, reason, undelivered
+from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_params
+from pspnet.tracking.run import StageRun
+
+PATIENCE_SECONDS = 25.0  # longer than a sender takes that is in order
+IMPATIENCE_SECONDS = 5.0  # somebody waits for the process to end, or its journal is broken
+LONGEST_MESSAGE = 2000
+
+
+def is_on() -> bool:
+    setting = os.environ.get("PSPNET_TRACKING", "on")
+    if setting not in ("on", "off"):
+        raise UserError(Problem("PSPNET_TRACKING", f"is '{setting}'", "on or off"))
+    return setting == "on"
+
+
+@contextmanager
+def stage_run(
+    state: Path, stage: str, params: Params, sections: Sequence[str], out: Path | None, tell: Callable[[str], object]
+) -> Iterator[StageRun]:
+    """What the stage tells inside the block goes to MLflow; afterwards `out` remembers what is known of the attempt.
+
+    Whatever goes wrong on that way is told in one line, and is no concern of the stage.
+    """
+    started = time.monotonic()
+    run, sender = StageRun(), None
+    if is_on():
+        try:
+            sender = _Sender(state)
+            run = _open(state, stage, params, sections, sender)
+        except Exception as error:
+            tell(f"{stage}: this run is not tracked ({reason(error)}).")
+    try:
+        yield run
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
+        run.end(status, (str(error) or type(error).__name__)[:LONGEST_MESSAGE])
+        _close(state, stage, run, sender, IMPATIENCE_SECONDS, tell)
+        raise
+    run.end("FINISHED")
+    _close(state, stage, run, sender, PATIENCE_SECONDS, tell)
+    if out:
+        _remember(out, run, params, time.monotonic() - started)
+
+
+def _open(state: Path, stage: str, params: Params, sections: Sequence[str], sender: "_Sender") -> StageRun:
+    pipeline = {"key": pipeline_key(params), "params": pipeline_params(params)}
+    started = time.time_ns() // 1_000_000
+    return StageRun(
+        state / "tracking",
+        stage,
+        {name: getattr(params, name) for name in sections},
+        about={"experiment": params.registry.model, "started": started},
+        attempt={"pipeline": pipeline, "tags": circumstances(), "started": started},
+        opened=sender.follow,
+    )
+
+
+class _Sender:
+    """The process; it loads while the stage does."""
+
+    def __init__(self, state: Path) -> None:
+        (state / "tracking").mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-P", "-m", "pspnet.tracking.sender", str(state.resolve()), str(os.getpid())]
+        with (state / "tracking/sender.log").open("w") as log:  # until it knows the journal's folder
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0)
+
+    def follow(self, folder: Path) -> None:
+        assert self._process.stdin
+        with suppress(BrokenPipeError):  # it has died, and says so when it is waited for
+            self._process.stdin.write(f"{folder.resolve()}\n".encode())
+
+    def finish(self, seconds: float) -> int | None:
+        """Its exit status, if it comes to an end."""
+        assert self._process.stdin
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"\n")  # closing is not enough: a loader's process may hold the other end
+            self._process.stdin.close()
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+
+
+def _close(
+    state: Path, stage: str, run: StageRun, sender: _Sender | None, seconds: float, tell: Callable[[str], object]
+) -> None:
+    try:
+        status = sender.finish(seconds if run.trouble is None else IMPATIENCE_SECONDS) if sender else None
+        if run.trouble:
+            tell(f"{stage}: not all of this run is tracked ({reason(run.trouble)}).")
+        if run.journal and (pending := Delivery(state, run.journal.folder).pending):
+            late = status in (None, TOO_LATE)
+            why = "there was no time left" if late else f"the process that sends ended with {status}"
+            why = Receipt.of(run.journal.folder).trouble or why
+            tell(f"{stage}: {undelivered(state, run.journal.folder, len(pending), why)}")
+    except Exception as error:
+        tell(f"{stage}: whether this run is tracked is not known ({reason(error)}).")
+
+
+def _remember(out: Path, run: StageRun, params: Params, seconds: float) -> None:
+    """No stage may depend on this: it differs from machine to machine, and from one time to the next."""
+    receipt = Receipt.of(run.journal.folder) if run.journal else Receipt()
+    facts = {
+        "run_id": receipt.run_id or None,
+        "journal": run.journal.id if run.journal else None,
+        "experiment": params.registry.model,
+        "server": receipt.server or None,
+        "pipeline": run.pipeline,
+        "seconds": round(seconds, 1),
+        "machine": _machine(),
+    }
+    with whole_file(out) as partial:
+        partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _machine() -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+    }
+    torch = sys.modules.get("torch")  # loaded only by stages that compute with it
+    if torch and torch.cuda.is_initialized():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts

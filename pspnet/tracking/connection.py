@@ -1,0 +1,94 @@
+"""Which MLflow this is, and a client for it."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from pspnet.errors import Busy
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+SQLITE = "sqlite:///"
+IDENTITY = "pspnet.identity"  # tag of an experiment: by it one tracking server is told from another
+MIGRATION_SECONDS = 120
+
+
+def tracking_uri(state: Path) -> str:
+    """What MLFLOW_TRACKING_URI says; else a database of this checkout's own."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{(state / 'mlflow.db').resolve()}"
+
+
+def shown(text: str) -> str:
+    """An address, or a text with addresses, without the passwords that may stand in it."""
+    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
+
+
+def connect(state: Path) -> "MlflowClient":
+    """A client whose database exists; two processes that create one at the same time would break it."""
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    uri = tracking_uri(state)
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # for those parts of MLflow that ask the environment only
+    from mlflow.tracking import MlflowClient
+
+    with _one_at_a_time(state, uri):
+        client = MlflowClient(uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def _one_at_a_time(state: Path, uri: str) -> Iterator[None]:
+    if uri.startswith("http"):  # the server has made its database before it listens
+        yield
+        return
+    folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else state
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / "mlflow.lock", timeout=MIGRATION_SECONDS):
+            yield
+    except filelock.Timeout:
+        raise Busy(f"Another process has been preparing {shown(uri)} for {MIGRATION_SECONDS} s.") from None
+
+
+def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str, str] | None = None) -> str:
+    """The id of the experiment of this name, which is made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # The kind has MLflow's pages show trainings, not conversations.
+        marked = {IDENTITY: uuid.uuid4().hex, "mlflow.experimentKind": "custom_model_development", **(tags or {})}
+        try:
+            return str(client.create_experiment(name, _artifacts(state), tags=marked))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # another process was quicker
+            if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def identity(client: "MlflowClient", experiment_id: str) -> str:
+    """Of the experiment in this tracking server, in no other."""
+    found = client.get_experiment(experiment_id).tags.get(IDENTITY)
+    if found is None:  # it was not made here
+        found = uuid.uuid4().hex
+        client.set_experiment_tag(experiment_id, IDENTITY, found)
+    return str(found)
+
+
+def _artifacts(state: Path) -> str | None:
+    """Beside a database in a file; where a server keeps them, that is its own matter."""
+    uri = tracking_uri(state)
+    if uri.startswith("http"):
+        return None
+    folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else state
+    return (folder.resolve() / "mlartifacts").as_uri()

@@ -1,0 +1,54 @@
+"""Names and values as MLflow accepts them: letters, digits and . _ - space, with / between the parts of a name."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+Values = Mapping[str, float | Mapping[Any, float | None] | None]
+
+LONGEST_PART, LONGEST_VALUE = 150, 5000  # MLflow takes 250 for a name and 6000 for a value
+
+
+def flat(section: BaseModel, prefix: str) -> dict[str, str]:
+    """Params by their full names; what a person names freely (classes, colours) stays one value."""
+    params: dict[str, str] = {}
+    for name in type(section).model_fields:
+        value: Any = getattr(section, name)
+        if isinstance(value, BaseModel):
+            params |= flat(value, f"{prefix}.{name}")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            params[f"{prefix}.{name}"] = text[:LONGEST_VALUE]
+    return params
+
+
+def metrics(values: Values) -> dict[str, float]:
+    """`{"iou": {"sky": 0.9}}` becomes `{"iou/sky": 0.9}`; what has no value is left out."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            parts = distinct(value)
+            found |= {f"{name}/{parts[part]}": float(one) for part, one in value.items() if one is not None}
+        elif value is not None:
+            found[name] = float(value)
+    return found
+
+
+def distinct(names: Mapping[str, Any]) -> dict[str, str]:
+    """A valid part of a name for each of `names`, no two alike even where case does not count."""
+    valid = {name: _valid(name) for name in names}
+    count = Counter(part.casefold() for part in valid.values())
+    return {
+        name: part if count[part.casefold()] == 1 else f"{part}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+        for name, part in valid.items()
+    }
+
+
+def _valid(name: str) -> str:
+    part = re.sub(r"[^\w.\- ]", "_", name)[:LONGEST_PART]
+    return part if part.strip(".") else "_" * max(1, len(part))  # as parts of a path . and .. mean something else

@@ -1,0 +1,132 @@
+"""The run that the runs of one pipeline's stages belong to: same params, same data, same code, same pipeline."""
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pspnet
+from pspnet.config.params import Params
+from pspnet.config.reading import read_yaml
+from pspnet.errors import Problem, UserError
+from pspnet.tracking.connection import experiment
+from pspnet.tracking.naming import flat
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+DVC = Path("dvc.yaml")
+GIT_SECONDS = 5
+
+
+def pipeline_key(params: Params) -> str:
+    """Of what the stages read and are: params, raw data, dvc.yaml, the package. PSPNET_PIPELINE replaces it."""
+    if given := os.environ.get("PSPNET_PIPELINE"):
+        if not re.fullmatch(r"[A-Za-z0-9._:-]{1,200}", given):
+            raise UserError(Problem("PSPNET_PIPELINE", f"is '{given}'", "letters, digits and . _ : -"))
+        return given
+    facts = {
+        "params": {name: getattr(params, name).model_dump(mode="json") for name in _sections(params)},
+        "stages": DVC.read_text(encoding="utf-8") if DVC.exists() else "",
+        "data": {path.as_posix(): path.read_text(encoding="utf-8") for path in data_sources()},
+        "code": _code(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def pipeline_params(params: Params) -> dict[str, str]:
+    return {key: value for name in _sections(params) for key, value in flat(getattr(params, name), name).items()}
+
+
+def pipeline_run(client: "MlflowClient", state: Path, params: Params, key: str) -> str:
+    """The id of the pipeline's run, which is made if there is none."""
+    experiment_id = experiment(client, state, params.registry.model)
+    now = time.time_ns() // 1_000_000
+    run = ensure_pipeline(client, experiment_id, key, pipeline_params(params), circumstances(), now)
+    return str(run.info.run_id)
+
+
+def ensure_pipeline(
+    client: "MlflowClient",
+    experiment_id: str,
+    key: str,
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    started: int,
+) -> "Run":
+    tags = {**tags, "pspnet.kind": "pipeline", "mlflow.source.name": "pspnet"}
+    run = ensure_run(client, experiment_id, ("pspnet.pipeline", key), f"pipeline-{key[:8]}", tags, started)
+    add_params(client, run, params)
+    return run
+
+
+def ensure_run(
+    client: "MlflowClient", experiment_id: str, mark: tuple[str, str], name: str, tags: Mapping[str, str], started: int
+) -> "Run":
+    """The run that bears the mark, a tag and its value; the oldest, should two machines have made one at once."""
+    order = ["attributes.start_time", "attributes.run_id"]
+    found = client.search_runs([experiment_id], f"tags.`{mark[0]}` = '{mark[1]}'", max_results=1, order_by=order)
+    return found[0] if found else client.create_run(experiment_id, started, {**tags, mark[0]: mark[1]}, name)
+
+
+def add_params(client: "MlflowClient", run: "Run", params: Mapping[str, str]) -> None:
+    """Those that the run has not got: MLflow refuses to change one."""
+    from mlflow.entities import Param
+
+    new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
+    for start in range(0, len(new), 100):  # as many as one request may hold
+        client.log_batch(run.info.run_id, params=new[start : start + 100])
+
+
+def circumstances() -> dict[str, str]:
+    """Tags that say from which commit, where and by whom a run was started, as far as that is known."""
+    tags = {"mlflow.source.type": "LOCAL", "pspnet.host": platform.node()}
+    if (commit := _git("rev-parse", "HEAD")) is not None:
+        # DVC itself writes dvc.lock and *.dvc while the pipeline runs, and git need not know them yet
+        changes = _git("status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)*.dvc")
+        tags |= {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": str(changes != "").lower()}
+    with suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _stages() -> dict[str, Any]:
+    return dict(read_yaml(DVC)["stages"]) if DVC.exists() else {}
+
+
+def _sections(params: Params) -> list[str]:
+    """Those that a stage reads; how models are compared and served makes no other pipeline."""
+    read = {name for stage in _stages().values() for name in stage.get("params", [])}
+    return [name for name in type(params).model_fields if name in read or not read]
+
+
+def data_sources() -> list[Path]:
+    """The .dvc files of the data that the stages read."""
+    paths = {Path(f"{dependency}.dvc") for stage in _stages().values() for dependency in stage.get("deps", [])}
+    return sorted(path for path in paths if path.is_file())
+
+
+def _code() -> str:
+    package = Path(pspnet.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,164 @@
+"""What a stage tells of itself while it runs."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pspnet.tracking.journal import Journal
+from pspnet.tracking.naming import Values, flat, metrics
+
+# Modules of ours that are loaded in a stage's process and decide nothing about its results.
+SHELL = tuple(f"pspnet.{part}" for part in ("cli", "commands", "config", "errors", "offline", "terminal", "tracking"))
+
+
+class StageRun:
+    """Made without a root it records nothing; else from `identify` on, in a folder below the root.
+
+    Nothing here can fail a stage.
+    """
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        stage: str = "",
+        sections: Mapping[str, BaseModel] | None = None,
+        about: Mapping[str, Any] | None = None,
+        attempt: Mapping[str, Any] | None = None,
+        opened: Callable[[Path], None] = lambda folder: None,
+    ) -> None:
+        """`about` is told once of the work, `attempt` of each try at it."""
+        self.journal: Journal | None = None
+        self.trouble: Exception | None = None
+        self._root, self._stage, self._sections = root, stage, dict(sections or {})
+        self._about, self._attempt, self._opened = dict(about or {}), dict(attempt or {}), opened
+
+    @property
+    def pipeline(self) -> str | None:
+        """The key of the pipeline that this attempt is part of."""
+        return self._attempt["pipeline"]["key"] if self._attempt.get("pipeline") else None
+
+    def identify(self, **facts: Any) -> None:
+        """Say which work this is. With the same stage, params, code and facts an earlier run goes on.
+
+        Of a fact that is a folder, the names, sizes and times of its files count.
+        """
+        with self._harmless():
+            if self._root is None:
+                return
+            identity = {
+                "stage": self._stage,
+                "params": {name: section.model_dump(mode="json") for name, section in self._sections.items()},
+                "facts": {name: _listing(fact) if isinstance(fact, Path) else fact for name, fact in facts.items()},
+                "code": _code(),
+            }
+            key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+            params = dict(pair for name, section in self._sections.items() for pair in flat(section, name).items())
+            folder = self._root / f"{self._stage}-{key[:16]}"
+            journal = Journal(folder, stage=self._stage, key=key, params=params, **self._about)
+            journal.add("begin", attempt=journal.attempt, process=_process(), **self._attempt)
+            self.journal = journal
+            self._opened(journal.folder)
+
+    @contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """An error is kept, to be told when the stage is over."""
+        try:
+            yield
+        except Exception as error:
+            self.trouble = self.trouble or error
+
+    def epochs(self, records: Iterable[Mapping[str, float]]) -> Iterator[Mapping[str, float]]:
+        """The records of a training, each told as it comes. Those that were told before a resume may come again."""
+        for record in records:
+            self.epoch(record)
+            yield record
+
+    def epoch(self, record: Mapping[str, float]) -> None:
+        with self._harmless():
+            if self.journal:
+                values = metrics({name: value for name, value in record.items() if name != "epoch"})
+                self.journal.add("epoch", step=int(record["epoch"]), values=values)
+
+    def figures(self, values: Values) -> None:
+        """Numbers of the whole stage."""
+        with self._harmless():
+            if self.journal:
+                self.journal.add("figures", values=metrics(values))
+
+    def headline(self, values: Values) -> None:
+        """Numbers by which pipelines are compared: they are told of the pipeline's run."""
+        with self._harmless():
+            if self.journal:
+                self.journal.add("headline", values=metrics(values), pipeline=self.pipeline)
+
+    def dataset(self, split: str, digest: str, source: Path, images: int) -> None:
+        with self._harmless():
+            if self.journal:
+                self.journal.add("dataset", split=split, digest=digest, source=str(source), images=images)
+
+    def artifacts(self, *paths: Path) -> None:
+        for path in paths:
+            self.artifact(path.name, partial(shutil.copyfile, path))
+
+    def artifact(self, name: str, write: Callable[[Path], object]) -> None:
+        """Keep a file for the run; `write` is called with the path it gets until it is sent."""
+        with self._harmless():
+            if self.journal is None:
+                return
+            partial_file = self.journal.folder / "artifacts" / "partial" / Path(name).name
+            partial_file.parent.mkdir(parents=True, exist_ok=True)
+            write(partial_file)
+            content = hashlib.sha256(name.encode() + b"\0")
+            with partial_file.open("rb") as file:
+                while block := file.read(1 << 20):
+                    content.update(block)
+            kept = self.journal.folder / "artifacts" / content.hexdigest()[:16] / partial_file.name
+            kept.parent.mkdir(exist_ok=True)
+            partial_file.replace(kept)  # before the line that names it
+            self.journal.add("artifact", name=name, file=str(kept.relative_to(self.journal.folder)))
+
+    def end(self, status: str, message: str = "", **facts: Any) -> None:
+        """How this attempt ended: FINISHED, FAILED or KILLED."""
+        with self._harmless():
+            if self.journal:
+                self.journal.add("end", attempt=self.journal.attempt, status=status, message=message, **facts)
+
+
+def _code() -> dict[str, str]:
+    modules = {
+        name: module.__file__
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("pspnet.") and not name.startswith(SHELL) and module.__file__
+    }
+    return {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in modules.items()}
+
+
+def _listing(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(parent, name)  # noqa: PTH118  a million of them
+            digest.update(f"{os.path.relpath(path, folder)}\0".encode())
+            with suppress(OSError):  # a link to nowhere
+                facts = os.stat(path)  # noqa: PTH116
+                digest.update(f"{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def _process() -> dict[str, Any]:
+    """By which another process of this machine can tell whether we live."""
+    import platform
+
+    import psutil
+
+    return {"host": platform.node(), "pid": os.getpid(), "created": psutil.Process().create_time()}

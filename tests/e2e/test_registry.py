@@ -1,0 +1,130 @@
+"""A model's life, by the commands a person or a flow would use."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.e2e.pipeline import checkout, environment, reproduce, run, write_params
+
+pytestmark = pytest.mark.timeout(600)
+
+LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = checkout(tmp_path_factory.mktemp("life"), **LENIENT)
+    run(folder, "pspnet", "synthesize", "data/raw", "--images", "60", "--labelled", "40")
+    assert reproduce(folder) == ["prepare", "pretrain", "finetune", "evaluate"]
+    yield folder
+
+
+def pspnet(folder: Path, *arguments: str, status: int = 0) -> str:
+    """What it printed; where it is to fail, its messages too."""
+    done = subprocess.run(
+        ["pspnet", *arguments],
+        cwd=folder,
+        env=environment(folder) | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stdout + done.stderr
+
+
+def deliver(folder: Path) -> Any:
+    return json.loads(pspnet(folder, "register", "models/segmenter", "--promote", "--json"))
+
+
+def versions(folder: Path) -> dict[int, list[str]]:
+    return {item["version"]: item["aliases"] for item in json.loads(pspnet(folder, "models", "--json"))}
+
+
+def champions(folder: Path) -> list[tuple[str, int, int]]:
+    moves = json.loads(pspnet(folder, "models", "history", "--json"))
+    assert [move["number"] for move in moves] == list(range(1, len(moves) + 1))
+    assert {move["state"] for move in moves} == {"done"}
+    return [(move["kind"], move["from_version"], move["to_version"]) for move in moves]
+
+
+def test_the_life_of_a_model(place: Path) -> None:
+    first = deliver(place)
+    assert (first["version"], first["new"], first["promotion"]["outcome"]) == (1, True, "promoted")
+    again = deliver(place)
+    assert (again["version"], again["new"], again["promotion"]["outcome"]) == (1, False, "is champion")
+    assert versions(place) == {1: ["champion"]}
+
+    write_params(place, finetune__learning_rate=0.004, promotion__min_mean_iou=0.99)
+    assert reproduce(place) == ["finetune", "evaluate"]
+    second = deliver(place)
+    assert (second["version"], second["new"], second["promotion"]["outcome"]) == (2, True, "refused")
+    reasons = {reason["rule"]: reason for reason in second["promotion"]["decision"]["reasons"]}
+    assert reasons["loads and predicts"]["passed"]
+    assert not reasons["floor"]["passed"]
+    assert "at least 0.990 is asked" in reasons["floor"]["text"]
+    assert reasons["gain"]["text"].startswith("gain ")
+    assert versions(place) == {1: ["champion"], 2: ["challenger"]}
+    assert deliver(place)["promotion"]["decision"] == second["promotion"]["decision"]  # the same question, one answer
+
+    write_params(place, **LENIENT, promotion__approval="manual")
+    assert "version 2 has passed and waits: pspnet promote 2 --approve" in pspnet(place, "promote", status=1)
+    assert "passed, waiting for approval" in pspnet(place, "models")
+    assert "version 2 is now champion" in pspnet(place, "promote", "2", "--approve")
+    assert versions(place) == {1: [], 2: ["champion"]}
+
+    assert "version 1 is champion" in pspnet(place, "rollback", "--why", "misses cars")
+    write_params(place, promotion__approval="auto")
+    held = deliver(place)["promotion"]
+    assert held["outcome"] == "held"
+    assert any("was rolled back by" in reason["text"] for reason in held["decision"]["reasons"])
+    assert "say why" in pspnet(place, "promote", "2", "--force", status=2)
+    assert "version 2 is now champion" in pspnet(place, "promote", "2", "--force", "--why", "cars are fine now")
+    pspnet(place, "promote", "7", status=1)
+    assert champions(place) == [
+        ("promotion", 0, 1), ("promotion", 1, 2), ("rollback", 2, 1), ("promotion", 1, 2),
+    ]  # fmt: skip
+    assert "cars are fine now" in pspnet(place, "models", "history")
+    assert "finetune.learning_rate" in pspnet(place, "runs")
+
+
+def test_the_champion_predicts_a_folder_as_its_bundle_does(place: Path, tmp_path: Path) -> None:
+    images = str(place / "data/raw/images")
+    if not versions(place):
+        deliver(place)
+    number = next(number for number, aliases in versions(place).items() if "champion" in aliases)
+    pspnet(place, "predict", images, "--out", str(tmp_path / "champion"))
+    pspnet(place, "predict", images, "--model", str(number), "--out", str(tmp_path / "number"))
+    masks = sorted((tmp_path / "champion/masks").rglob("*.png"))
+    assert len(masks) == 60
+    for mask in masks[:5]:
+        other = tmp_path / "number/masks" / mask.relative_to(tmp_path / "champion/masks")
+        assert np.array_equal(np.asarray(Image.open(mask)), np.asarray(Image.open(other)))
+    unknown = ("predict", images, "--model", "9", "--out", str(tmp_path / "x"))
+    assert "has no version '9'" in pspnet(place, *unknown, status=1)
+
+
+def test_new_test_images_are_put_before_the_champion_too(place: Path) -> None:
+    """A report of yesterday's test split says nothing about today's."""
+    if not versions(place):
+        deliver(place)
+    write_params(place, **LENIENT, promotion__approval="auto", finetune__learning_rate=0.001)
+    for mask in sorted((place / "data/raw/masks").glob("*.png"))[:8]:
+        (image,) = (place / "data/raw/images").glob(f"{mask.stem}.*")
+        for path in (mask, image):
+            shutil.copyfile(path, path.with_name(f"another{path.name}"))
+    reproduce(place)
+    decision = deliver(place)["promotion"]["decision"]
+    assert decision["champion"] is not None
+    reasons = {reason["rule"]: reason for reason in decision["reasons"]}
+    assert reasons["same test split"]["passed"]
+    assert decision["candidate"]["images"] == decision["champion"]["images"]
+    assert list((place / ".pspnet/evaluations").iterdir())

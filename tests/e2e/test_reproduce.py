@@ -1,0 +1,247 @@
+"""A version registered from a dirty tree, made again after the project has moved on."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pspnet.config.reading import read_yaml
+from tests.e2e.pipeline import STEPS, checkout, environment, reproduce, run, write_params
+
+pytestmark = pytest.mark.timeout(900)
+NETWORK = "pspnet/model/network.py"
+NEW_MODULE = "pspnet/model/rectifier.py"
+RECTIFIER = '''"""An activation that only this version has."""
+
+from torch import nn
+
+
+def rectifier() -> nn.Module:   
+    return nn.LeakyReLU(0.2, inplace=True)
+'''  # noqa: W291  what `apply.whitespace = fix` would mend
+# What a person may have set, and what would spoil a diff made or applied without care.
+SETTINGS = {
+    "diff.noprefix": "true",
+    "diff.context": "0",
+    "color.ui": "always",
+    "apply.whitespace": "fix",
+    "user.name": "t",
+    "user.email": "t@example.org",
+}
+HOOK = "#!/bin/sh\ntouch .git-hook-ran\nexit 1\n"
+EQUAL = "was made again"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Version 1 comes from a changed network and a new module, neither of them committed; then ten commits follow."""
+    folder = checkout(tmp_path_factory.mktemp("checkout"))
+    for name, value in SETTINGS.items():
+        run(folder, "git", "config", name, value)
+    hook = folder / ".git/hooks/post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(HOOK)
+    hook.chmod(0o755)
+    run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+    network, pipeline = (folder / NETWORK).read_text(), (folder / "dvc.yaml").read_text()
+    (folder / NEW_MODULE).write_text(RECTIFIER)
+    replace(folder / NETWORK, "nn.ReLU(inplace=True)", "rectifier()")
+    replace(folder / NETWORK, "\n\n\n@", "\nfrom pspnet.model.rectifier import rectifier\n\n\n@")
+    (folder / "dvc.yaml").write_text(pipeline.replace(f"- {NETWORK}\n", f"- {NETWORK}\n      - {NEW_MODULE}\n"))
+    write_params(folder, finetune__dropout=0.3)
+    assert reproduce(folder) == list(STEPS)
+    run(folder, "pspnet", "register", "models/segmenter")
+
+    (folder / NEW_MODULE).unlink()
+    (folder / NETWORK).write_text(network.replace("nn.ReLU(inplace=True)", "nn.GELU()"))
+    (folder / "dvc.yaml").write_text(pipeline)
+    write_params(folder, finetune__dropout=0.1, finetune__learning_rate=0.001, runtime__seed=7)
+    next((folder / "data/raw/images").iterdir()).unlink()
+    run(folder, "dvc", "add", "--quiet", "data/raw")
+    for number in range(10):
+        (folder / "notes.md").write_text(f"day {number}\n")
+        run(folder, "git", "add", "--all")
+        run(folder, "git", "commit", "--quiet", "--message", f"day {number}")
+    append(folder / "pspnet/losses.py", "# of today\n")
+    run(folder, "git", "add", "pspnet/losses.py")
+    append(folder / "pspnet/metrics.py", "# of today, not staged\n")
+    return folder
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def pspnet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["pspnet", *arguments], cwd=folder, env=environment(folder) | {"COLUMNS": "200"},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def untouched(folder: Path) -> Iterator[None]:
+    """Every file of the checkout, its index, its cache and its runs in MLflow are afterwards what they were before."""
+    before = standing(folder)
+    yield
+    assert standing(folder) == before
+
+
+def standing(folder: Path) -> dict[str, object]:
+    ignored = {".git", ".pspnet", "tmp", "__pycache__"}
+    files = [path for path in folder.rglob("*") if path.is_file() and not ignored & {*path.relative_to(folder).parts}]
+    assert folder / "params.yaml" in files
+    return {
+        "files": {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files},
+        "index": run(folder, "git", "ls-files", "--stage"),
+        "status": run(folder, "git", "-c", "color.ui=false", "status", "--porcelain"),
+        "head": run(folder, "git", "rev-parse", "HEAD"),
+        "runs": runs(folder),
+    }
+
+
+def runs(folder: Path) -> list[str]:
+    with closing(sqlite3.connect(folder / ".pspnet/mlflow.db")) as database:
+        return [str(row[0]) for row in database.execute("select run_uuid from runs order by run_uuid")]
+
+
+def kept(folder: Path) -> Path:
+    (found,) = (folder / ".pspnet/versions").glob("*/model/artifacts/provenance")
+    return found
+
+
+def worktrees(folder: Path) -> list[Path]:
+    lines = run(folder, "git", "worktree", "list", "--porcelain").splitlines()
+    return [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
+
+
+def worktree(folder: Path) -> Path:
+    return folder / ".pspnet/reproduce/v1"
+
+
+def test_a_version_of_a_dirty_tree_is_made_again_ten_commits_later(project: Path) -> None:
+    with untouched(project):
+        done = pspnet(project, "reproduce", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert EQUAL in done.stdout
+    assert "from DVC's cache" in done.stdout
+    assert done.stdout.count("│ equal") == 9
+    assert worktrees(project) == [project]
+
+
+def test_it_is_the_same_when_every_stage_runs(project: Path) -> None:
+    with untouched(project):
+        done = pspnet(project, "reproduce", "1", "--run-again", "--keep")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [step for step in STEPS if f"Running stage '{step}'" in done.stdout] == list(STEPS)
+        assert "prepare, pretrain, finetune and evaluate ran here" in done.stdout
+        assert "rectifier()" in (worktree(project) / NETWORK).read_text()
+        assert (worktree(project) / NEW_MODULE).read_text() == RECTIFIER
+        assert not (worktree(project) / ".git-hook-ran").exists()
+        trained = read_yaml(worktree(project) / "params.yaml")
+        assert (trained["finetune"]["dropout"], trained["runtime"]["seed"]) == (0.3, 0)
+        record = json.loads((worktree(project) / "reports/runs/finetune.json").read_text())
+        assert record["run_id"] is None
+        assert worktrees(project) == [project, worktree(project)]
+
+
+def test_another_result_than_the_version_keeps_ends_with_1_and_says_which(project: Path) -> None:
+    lock = kept(project) / "dvc.lock"
+    text = lock.read_text()
+    metrics = read_yaml(lock)["stages"]["evaluate"]["outs"][1]
+    assert metrics["path"] == "reports/metrics.json"
+    lock.write_text(text.replace(metrics["md5"], "f" * 32))
+    done = pspnet(project, "reproduce", "1")
+    lock.write_text(text)
+    assert done.returncode == 1
+    assert [line.split("│")[0].strip() for line in done.stdout.splitlines() if "differs" in line] == [metrics["path"]]
+    assert "from the same code, params and data evaluate made something else" in done.stderr
+    assert f"What was made here is in {worktree(project)}" in done.stderr
+    assert (worktree(project) / "models/segmenter/model.json").exists()
+
+
+def test_params_that_the_results_were_not_made_with_are_named(project: Path) -> None:
+    params = kept(project) / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("pictures: 6", "pictures: 2"))
+    done = pspnet(project, "reproduce", "1")
+    params.write_text(text)
+    assert done.returncode == 1
+    assert "It was registered after a change that `dvc repro` had not seen: evaluate: evaluate.pictures." in (
+        done.stderr
+    )
+
+
+def test_ctrl_c_leaves_nothing_behind_and_the_command_works_again(project: Path) -> None:
+    with untouched(project):
+        stop_in_the_middle(project)
+    done = pspnet(project, "reproduce", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def stop_in_the_middle(project: Path) -> None:
+    """The worktree that an earlier test has left is in the way, too."""
+    log = project / ".pspnet/stopped.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["pspnet", "reproduce", "1", "--run-again"], cwd=project, env=environment(project), stdout=output,
+            stderr=output, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list((worktree(project) / ".pspnet/checkpoints").glob("pretrain-*")):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(100) == 130
+    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family)
+    assert "the same command starts over" in log.read_text()
+    assert worktrees(project) == [project]
+    assert not worktree(project).exists()
+
+
+def test_what_is_in_no_cache_any_more_is_asked_for(project: Path) -> None:
+    raw = read_yaml(kept(project) / "data/raw.dvc")["outs"][0]["md5"]
+    listing = project / ".dvc/cache/files/md5" / raw[:2] / raw[2:]
+    content = listing.read_bytes()
+    listing.unlink()
+    done = pspnet(project, "reproduce", "1")
+    listing.write_bytes(content)
+    assert done.returncode == 1
+    assert "data/raw: is neither in this checkout's DVC cache nor in its remote" in done.stderr
+
+
+def test_changes_that_do_not_apply_are_told(project: Path) -> None:
+    diff = kept(project) / "changes.diff"
+    content = diff.read_bytes()
+    assert b"-            nn.ReLU(inplace=True)" in content
+    diff.write_bytes(content.replace(b"nn.ReLU(inplace=True)", b"nn.Sigmoid()"))
+    done = pspnet(project, "reproduce", "1")
+    diff.write_bytes(content)
+    assert done.returncode == 1
+    assert "changes.diff: does not apply to the commit" in done.stderr
+
+
+def test_a_clone_without_the_commit_is_told_to_fetch_it(project: Path, tmp_path: Path) -> None:
+    other = checkout(tmp_path / "other")
+    shutil.copytree(project / ".pspnet", other / ".pspnet", ignore=shutil.ignore_patterns("reproduce"))
+    done = pspnet(other, "reproduce", "1")
+    assert done.returncode == 1
+    assert "which this clone has not got. `git fetch --all` brings it" in done.stderr

@@ -1,0 +1,174 @@
+"""What MLflow knows of the pipeline, as real DVC runs it with nothing but a database in a file."""
+
+import json
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pspnet.config.reading import read_yaml
+from tests.e2e.pipeline import STEPS, checkout, environment, reproduce, run, write_params
+from tests.tracking.told import artifacts, history, inputs, runs, the_run
+
+pytestmark = pytest.mark.timeout(300)
+MODEL = "pspnet-demo"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = checkout(tmp_path_factory.mktemp("checkout"))
+    run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+    assert reproduce(folder) == list(STEPS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(finished: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{finished}/.pspnet/mlflow.db")
+
+
+def children(client: MlflowClient, parent: Run) -> dict[str, Run]:
+    found = [run for run in runs(client, MODEL) if run.data.tags["mlflow.parentRunId"] == parent.info.run_id]
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
+
+
+def test_a_pipeline_is_a_run_and_its_stages_are_its_children(client: MlflowClient, finished: Path) -> None:
+    parent = the_run(client, MODEL, "pipeline")
+    stages = children(client, parent)
+    assert list(stages) == list(STEPS)
+    assert {run.info.status for run in (parent, *stages.values())} == {"FINISHED"}
+    declared = read_yaml(finished / "dvc.yaml")["stages"]
+    for name, stage in stages.items():
+        sections = {param.partition(".")[0] for param in stage.data.params}
+        assert sections == set(declared[name]["params"])
+        assert stage.data.params.items() <= parent.data.params.items()
+        assert stage.data.tags["pspnet.kind"] == "stage"
+        assert any(metric.startswith("system/") for metric in stage.data.metrics)
+        assert len(stage.data.tags["mlflow.source.git.commit"]) == 40
+
+
+def test_each_epoch_is_told_once(client: MlflowClient, finished: Path) -> None:
+    stages = children(client, the_run(client, MODEL, "pipeline"))
+    for name in ("pretrain", "finetune"):
+        header, *lines = (finished / f"reports/{name}.csv").read_text().splitlines()
+        columns = header.split(",")
+        for column in columns[1:]:
+            expected = [(int(line.split(",")[0]), float(line.split(",")[columns.index(column)])) for line in lines]
+            assert history(client, stages[name], column) == expected
+
+
+def test_the_numbers_that_count_are_told_of_the_pipeline(client: MlflowClient, finished: Path) -> None:
+    measured = json.loads((finished / "reports/metrics.json").read_text())
+    metrics = the_run(client, MODEL, "pipeline").data.metrics
+    assert metrics["test_mean_iou"] == measured["mean_iou"]
+    assert metrics["test_pixel_accuracy"] == measured["pixel_accuracy"]
+    assert {f"test_iou/{name}": iou for name, iou in measured["class_iou"].items()}.items() <= metrics.items()
+    best = max(value for _, value in history(client, runs_by_name(client)["finetune"], "val_mean_iou"))
+    assert metrics["val_mean_iou"] == best
+
+
+def runs_by_name(client: MlflowClient) -> dict[str, Run]:
+    return {run.info.run_name: run for run in reversed(runs(client, MODEL))}  # the oldest of each name
+
+
+def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, finished: Path) -> None:
+    stages = runs_by_name(client)
+    fingerprints = json.loads((finished / "data/prepared/dataset.json").read_text())["fingerprints"]
+    splits = {
+        "prepare": {"train", "val", "test", "unlabeled"},
+        "pretrain": {"train", "unlabeled"},
+        "finetune": {"train", "val"},
+        "evaluate": {"test"},
+    }
+    for name, expected in splits.items():
+        found = {item.tags[0].value: item.dataset.digest for item in inputs(stages[name])}
+        assert found == {split: fingerprints[split][:36] for split in expected}
+    assert artifacts(client, stages["prepare"]) == {"dataset.json", "report.md"}
+    assert artifacts(client, stages["pretrain"]) == {"pretrain.csv"}
+    assert artifacts(client, stages["finetune"]) == {"finetune.csv"}
+    files = artifacts(client, stages["evaluate"])
+    assert {"report.html", "report.json", "metrics.json", "confusion.csv", "images.parquet"} <= files
+    assert "pictures/best-01.png" in files
+
+
+def test_a_run_record_leads_to_the_run(client: MlflowClient, finished: Path) -> None:
+    stages = runs_by_name(client)
+    parent = the_run(client, MODEL, "pipeline")
+    for name in STEPS:
+        record = json.loads((finished / f"reports/runs/{name}.json").read_text())
+        assert record["run_id"] == stages[name].info.run_id
+        assert record["journal"] == stages[name].data.tags["pspnet.journal"]
+        assert record["pipeline"] == parent.data.tags["pspnet.pipeline"]
+        assert record["seconds"] > 0
+
+
+def test_another_learning_rate_is_another_pipeline_with_what_it_runs(client: MlflowClient, finished: Path) -> None:
+    write_params(finished, finetune__learning_rate=0.001)
+    assert reproduce(finished) == ["finetune", "evaluate"]
+    first, second = runs(client, MODEL, "pipeline")
+    assert list(children(client, first)) == list(STEPS)
+    assert list(children(client, second)) == ["finetune", "evaluate"]
+    assert second.data.params["finetune.learning_rate"] == "0.001"
+    assert set(second.data.metrics) == set(first.data.metrics)
+    shown = run(finished, "pspnet", "runs")
+    assert "finetune.learning_rate" in shown
+    assert "finetune.batch_size" not in shown
+
+
+def test_without_a_server_the_pipeline_runs_and_its_records_wait(
+    client: MlflowClient, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_params(finished, finetune__learning_rate=0.003)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        output = run(finished, "dvc", "repro")
+    assert output.count("have not reached MLflow at http://127.0.0.1:9") == 2
+    assert len(runs(client, MODEL, "pipeline")) == 2
+    shown = json.loads(run(finished, "pspnet", "runs", "--json", "--limit", "1"))
+    assert shown[0]["params"]["finetune.learning_rate"] == "0.003"
+    assert [(stage["stage"], stage["status"]) for stage in shown[0]["stages"]] == [
+        ("finetune", "FINISHED"),
+        ("evaluate", "FINISHED"),
+    ]
+    assert (
+        shown[0]["metrics"]["test_mean_iou"] == json.loads((finished / "reports/metrics.json").read_text())["mean_iou"]
+    )
+
+
+def test_a_training_that_is_stopped_goes_on_in_the_same_run(client: MlflowClient, finished: Path) -> None:
+    epochs = 60
+    write_params(finished, finetune__epochs=epochs)
+    command = shlex.split(
+        "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"
+    )
+
+    def stopped_runs() -> list[Run]:
+        return [run for run in runs(client, MODEL) if run.data.params.get("finetune.epochs") == str(epochs)]
+
+    env = environment(finished)
+    with subprocess.Popen(command, cwd=finished, env=env, stderr=subprocess.PIPE, text=True) as training:
+        deadline = time.monotonic() + 60
+        while not any(history(client, run, "loss") for run in stopped_runs()):
+            assert time.monotonic() < deadline
+            assert training.poll() is None
+            time.sleep(0.1)
+        training.send_signal(signal.SIGINT)
+        asked = time.monotonic()
+        _, told = training.communicate(timeout=60)
+    assert training.returncode == 130
+    assert time.monotonic() - asked < 15
+    assert told.strip().endswith("the same command goes on from there.")
+    assert "MLflow" not in told
+    (first,) = stopped_runs()
+    assert first.info.status == "KILLED"
+    assert first.data.tags["pspnet.message"] in told
+    run(finished, *command)
+    (again,) = stopped_runs()
+    assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
+    assert [step for step, _ in history(client, again, "loss")] == list(range(1, epochs + 1))

@@ -1,0 +1,238 @@
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from pspnet import terminal
+from pspnet.commands.lineage import lineage
+from pspnet.commands.workshop import Workshop, open_workshop
+from pspnet.config.params import load_params
+from pspnet.config.reading import read_yaml
+from pspnet.errors import UserError
+from pspnet.outputs import whole_file
+from pspnet.promotion import Decision, Reason, Side
+from pspnet.registry.audit import Wish
+from pspnet.registry.provenance import collect, run_page, stage_runs
+from pspnet.registry.versions import Version
+from tests.parameters import ROOT
+
+BUNDLE = "b" * 64
+RAW = {"outs": [{"md5": "1234567890abcdef.dir", "size": 2_500_000, "nfiles": 7, "hash": "md5", "path": "raw"}]}
+PIPELINE = {
+    "stages": {
+        "prepare": {"cmd": "prepare", "deps": ["data/raw", "scripts/split.py"], "outs": ["data/prepared"]},
+        "pretrain": {"cmd": "pretrain", "deps": ["data/prepared"], "outs": ["models/backbone"]},
+        "finetune": {"cmd": "finetune", "deps": ["models/backbone", "masks/extra"], "outs": ["models/segmenter"]},
+    }
+}
+OUTS = {"prepare": "data/prepared", "pretrain": "models/backbone", "finetune": "models/segmenter"}
+LOCK = {
+    "stages": {stage: {"cmd": stage, "outs": [{"path": path, "md5": f"md5 of {path}"}]} for stage, path in OUTS.items()}
+}
+ACCEPTED = [
+    {"stage": "finetune", "results": {"models/segmenter": "older"}, "why": "of older results"},
+    {"stage": "finetune", "results": {"models/segmenter": "md5 of models/segmenter"}, "why": "a [bold]comment[/]"},
+]
+REPORT = {"mean_iou": 0.61, "split": "test", "fingerprint": "f" * 64, "images": 5, "class_iou": {"road": 0.61}}
+DECISION = Decision(
+    outcome="passed",
+    reasons=(Reason("floor", True, "high enough"),),
+    candidate=Side(BUNDLE, 1, 0.61, {"road": 0.61}, 5),
+    champion=None,
+    fingerprint="f" * 64,
+    difference=None,
+    interval=None,
+    rules={},
+    earlier_decisions=0,
+    forced=False,
+)
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments], check=True)
+
+
+def write(path: str, content: object) -> None:
+    with whole_file(Path(path)) as partial:
+        partial.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+
+
+@pytest.fixture
+def shop(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    """A project whose version 1 was registered from a changed tree, promoted, and followed by version 2."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    write(".gitignore", "/.pspnet/\n*.db\n/secret.txt\n")
+    write("pspnet/old.py", "a = 1\nb = 2\n")
+    write("params.yaml", (ROOT / "params.yaml").read_text())
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "start")
+    write("pspnet/old.py", "a = 1\nb = 3\nc = 4\n")
+    write("pspnet/new.py", "new = 1\n")
+    write("scripts/split.py", "split = 1\n")  # a stage depends on it
+    write("scripts/other.py", "other = 1\n")
+    write("dvc.yaml", PIPELINE)
+    write("dvc.lock", LOCK)
+    write("data/raw.dvc", RAW)
+    write("masks/extra.dvc", {"outs": [{**RAW["outs"][0], "path": "extra"}]})
+    entries = [
+        {"who": "ada", "when": "2026-01-02T03:04:05+00:00", "changed": ["pspnet/old.py"], **one} for one in ACCEPTED
+    ]
+    write("accepted.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+    shop = open_workshop(state, load_params(Path("params.yaml")))
+    experiment = shop.client.create_experiment("stages")
+    known = shop.client.create_run(experiment, tags={"pspnet.journal": "known"}).info.run_id
+    machine = {"host": "lab", "gpu": "H200"}
+    for stage, journal in {"prepare": "known", "pretrain": "unknown", "finetune": None}.items():
+        record = {"run_id": "ab12" if journal else None, "journal": journal, "seconds": 12.3, "machine": machine}
+        write(f"reports/runs/{stage}.json", json.dumps(record))
+    first = add(shop, experiment)
+    assert first.tags["run.prepare"] == known
+    add(shop, experiment, bundle="c" * 64)
+    shop.decisions.record("question", DECISION, first)
+    for version, why in ((1, "looks [red]good[/]"), (2, "better")):
+        shop.audit.move(lambda _, to=version, why=why: Wish("promotion", to, why), lost=lambda text: None)  # type: ignore[misc]
+    yield shop
+
+
+def add(shop: Workshop, experiment: str, bundle: str = BUNDLE) -> Version:
+    folder = Path(f"registered/{bundle}")
+    tags = collect(
+        folder / "artifacts/provenance", [Path("data/raw.dvc"), Path("masks/extra.dvc")], Path("reports/runs")
+    )
+    tags |= stage_runs(shop.client, [experiment], Path("reports/runs"))
+    tags |= {"fingerprint.train": "e" * 64, "fingerprint.test": "f" * 64, "test_mean_iou": "0.61", "pipeline": "cd34"}
+    write(f"{folder}/artifacts/report/report.json", json.dumps(REPORT))
+    paths = {name: {"path": f"artifacts/{name}"} for name in ("report", "provenance")}
+    write(f"{folder}/MLmodel", {"flavors": {"python_function": {"artifacts": paths}}})
+    return shop.versions.add(folder.resolve().as_uri(), "", bundle, tags)
+
+
+@pytest.fixture
+def facts(shop: Workshop, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    lineage(shop, "1", as_json=True)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_raw_data_are_told_by_place_digest_number_and_size(facts: dict[str, Any]) -> None:
+    raw = {"path": "data/raw", "md5": "1234567890abcdef.dir", "files": 7, "bytes": 2_500_000}
+    assert facts["raw_data"] == [raw, {**raw, "path": "masks/extra"}]
+
+
+def test_code_is_a_commit_and_what_differed_from_it(facts: dict[str, Any]) -> None:
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert (facts["code"]["commit"], facts["code"]["dirty"]) == (head, True)
+    assert facts["code"]["changes"] == [
+        {"path": "pspnet/new.py", "added": 1, "removed": 0},
+        {"path": "pspnet/old.py", "added": 2, "removed": 1},
+        {"path": "scripts/split.py", "added": 1, "removed": 0},
+    ]
+
+
+def test_a_run_is_known_here_or_elsewhere_or_was_not_tracked(facts: dict[str, Any]) -> None:
+    runs = facts["runs"]
+    assert list(runs) == ["prepare", "pretrain", "finetune"]
+    assert [(run["run_id"] is None, run["elsewhere"]) for run in runs.values()] == [
+        (False, False),
+        (False, True),
+        (True, False),
+    ]
+    assert runs["pretrain"]["run_id"] == "ab12"
+    assert {run["machine"]["gpu"] for run in runs.values()} == {"H200"}
+
+
+def test_only_accepted_words_about_these_results_count(facts: dict[str, Any]) -> None:
+    assert [entry["why"] for entry in facts["accepted"]] == ["a [bold]comment[/]"]
+
+
+def test_decisions_and_moves_are_those_of_this_version(facts: dict[str, Any], shop: Workshop) -> None:
+    assert [(one["outcome"], one["champion"]) for one in facts["decisions"]] == [("passed", "none")]
+    assert [(move["number"], move["from_version"], move["to_version"]) for move in facts["moves"]] == [
+        (1, 0, 1),
+        (2, 1, 2),
+    ]
+    assert facts["moves"][0]["why"] == "looks [red]good[/]"
+
+
+def test_params_and_packages_that_are_others_today_are_told(shop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    params = read_yaml(Path("params.yaml"))
+    params["finetune"]["epochs"] = 99
+    del params["serve"]["max_images"]
+    write("params.yaml", params)
+    packages = next(shop.state.parent.glob(f"registered/{BUNDLE}")) / "artifacts/provenance/packages.txt"
+    installed = dict(line.split("==") for line in packages.read_text().split())
+    assert {"python", "torch", "numpy"} <= installed.keys()
+    then = {name: version for name, version in installed.items() if name != "torch"} | {"Torch": "1.0", "gone": "2"}
+    packages.write_text("".join(f"{name}=={version}\n" for name, version in then.items()))
+    lineage(shop, "champion", as_json=True)
+    assert json.loads(capsys.readouterr().out)["version"] == 2
+    lineage(shop, "1", as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["params"]["differ_today"] == {
+        "finetune.epochs": {"then": 60, "today": 99},
+        "serve.max_images": {"then": 16, "today": None},
+    }
+    assert facts["packages"]["differ_here"] == [
+        {"name": "torch", "then": "1.0", "here": installed["torch"]},
+        {"name": "gone", "then": "2", "here": None},
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_the_tree_fits_the_terminal_and_takes_words_as_they_are(
+    shop: Workshop, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "out", Console(width=width, highlight=False, soft_wrap=True))
+    lineage(shop, "1", as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).replace("│", " ").split())
+    for words in (
+        "pspnet-demo version 1",
+        "data/raw 1234567890ab, 7 files, 2.5 MB",
+        "test ffffffffffff",
+        "pretrain (jigsaw): run ab12 of another tracking server, 12 s on lab on H200",
+        "finetune: not tracked",
+        "3 changed files (5 lines of diff)",
+        "pspnet/old.py +2 -1",
+        "the same as today's",
+        "report: mIoU 0.610 on 5 images of test ffffffffffff",
+        "finetune by ada, 2026-01-02",
+        "a [bold]comment[/]",
+        "1 promotion, none -> 1",
+        "looks [red]good[/]",
+        "passed: mIoU 0.610",
+    ):
+        assert words in text
+
+
+def test_a_version_of_no_provenance_is_told_so(shop: Workshop) -> None:
+    write("elsewhere/MLmodel", {"flavors": {"python_function": {"artifacts": {}}}})
+    shop.versions.add(Path("elsewhere").resolve().as_uri(), "", "d" * 64, {})
+    with pytest.raises(UserError, match="version 3: does not keep what it was made of"):
+        lineage(shop, "3", as_json=False)
+    shop.versions.add(Path("nowhere").resolve().as_uri(), "", "e" * 64, {})
+    with pytest.raises(UserError, match="version 4: its files cannot be had"):
+        lineage(shop, "4", as_json=False)
+
+
+def test_a_run_has_a_page_where_there_is_a_server(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = shop.client.get_run(shop.versions.get("1").tags["run.prepare"]).info
+    assert run_page(shop.client, shop.state, run.run_id) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example.org/")
+    page = f"https://mlflow.example.org/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    assert run_page(shop.client, shop.state, run.run_id) == page
+    assert run_page(shop.client, shop.state, "0" * 32) is None  # deleted for good
+
+
+def test_new_files_that_no_stage_reads_stay_private(shop: Workshop) -> None:
+    (diff, _) = Path("registered").rglob("changes.diff")
+    assert b"scripts/split.py" in diff.read_bytes()
+    assert b"scripts/other.py" not in diff.read_bytes()

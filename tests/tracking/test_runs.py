@@ -1,0 +1,112 @@
+"""`pspnet runs` as a person meets it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pspnet.tracking.delivery import replay
+from pspnet.tracking.journal import Journal
+from tests.command import pspnet
+from tests.parameters import ROOT
+from tests.tracking.told import the_run
+
+MODEL = "pspnet-demo"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def pipeline(project: Path, key: str, started: int, scores: dict[str, float] | None, **params: str) -> None:
+    """The journal of the last stage of a pipeline."""
+    journal = Journal(
+        project / f".pspnet/tracking/evaluate-{key}", stage="evaluate", params={}, experiment=MODEL, started=started
+    )
+    about = {"key": key, "params": {"runtime.seed": "0", **params}}
+    process = {"host": "elsewhere", "pid": 1, "created": 0}
+    journal.add("begin", attempt=1, started=started, process=process, tags={}, pipeline=about)
+    if scores is not None:
+        journal.add("headline", values=scores, pipeline=key)
+        journal.add("end", attempt=1, status="FINISHED", message="")
+
+
+@pytest.fixture
+def two(project: Path) -> Path:
+    scores = {"val_mean_iou": 0.5, "test_mean_iou": 0.25, "test_iou/road": 0.125, "test_iou/sky": 0.75}
+    pipeline(project, "first", 1_700_000_000_000, scores, **{"finetune.learning_rate": "0.002"})
+    pipeline(project, "second", 1_700_000_600_000, None, **{"finetune.learning_rate": "0.001"})
+    return project
+
+
+def test_before_the_first_run_it_says_how_to_make_one(project: Path) -> None:
+    done = pspnet("runs", cwd=project)
+    assert (done.stdout, done.returncode) == ("", 0)
+    assert (
+        done.stderr
+        == f"No run of pspnet-demo yet in sqlite:///{project}/.pspnet/mlflow.db: `make pipeline` makes one.\n"
+    )
+    assert json.loads(pspnet("runs", "--json", cwd=project).stdout) == []
+    assert not (project / ".pspnet").exists()
+
+
+def test_runs_are_shown_newest_first_with_what_differs(two: Path) -> None:
+    done = pspnet("runs", cwd=two)
+    assert (done.stderr, done.returncode) == ("", 0)
+    title, _, second, first = ([cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines()[-4:])
+    assert "what differs" in title[-1]
+    assert first[2:] == ["done", "0.500", "0.250", "finetune.learning_rate: 0.002"]
+    assert second[2:] == ["running", "", "", "finetune.learning_rate: 0.001"]
+    assert "seed" not in done.stdout
+
+
+def test_a_registered_run_shows_its_version_and_classes_are_shown_if_asked_for(two: Path) -> None:
+    replay(two / ".pspnet")
+    client = MlflowClient(f"sqlite:///{two}/.pspnet/mlflow.db")
+    experiment = client.get_experiment_by_name(MODEL)
+    assert experiment
+    (first,) = client.search_runs([experiment.experiment_id], "tags.`pspnet.pipeline` = 'first'")
+    client.set_tag(first.info.run_id, "pspnet.version", "17")
+    done = pspnet("runs", "--classes", cwd=two)
+    title, _, _, row = done.stdout.splitlines()[-4:]
+    titles = [cell.strip() for cell in title.split("┃")]
+    cells = dict(zip(titles, [cell.strip() for cell in row.split("│")], strict=True))
+    assert (cells["version"], cells["road"], cells["sky"]) == ("17", "0.125", "0.750")
+    only = json.loads(pspnet("runs", "--json", "--limit", "1", cwd=two).stdout)
+    assert [run["pipeline"] for run in only] == ["second"]
+
+
+def test_a_narrow_terminal_gets_lines_instead_of_a_table(two: Path) -> None:
+    done = pspnet("runs", "--classes", cwd=two, COLUMNS="50")
+    assert "│" not in done.stdout
+    assert "  test mIoU: 0.250\n" in done.stdout
+    assert "  sky: 0.750\n" in done.stdout
+    assert "  finetune.learning_rate: 0.002\n" in done.stdout
+
+
+def test_programs_get_everything(two: Path) -> None:
+    second, first = json.loads(pspnet("runs", "--json", cwd=two).stdout)
+    assert (first["status"], second["status"]) == ("FINISHED", "RUNNING")
+    assert first["started"] == "2023-11-14T22:13:20+00:00"
+    assert first["metrics"]["test_iou/road"] == 0.125
+    assert first["params"] == {"runtime.seed": "0", "finetune.learning_rate": "0.002"}
+    assert first["version"] is None
+    client = MlflowClient(f"sqlite:///{two}/.pspnet/mlflow.db")
+    assert {stage["stage"] for stage in first["stages"]} == {"evaluate"}
+    assert first["stages"][0]["run_id"] != second["stages"][0]["run_id"]
+    with pytest.raises(ValueError, match="too many values"):
+        the_run(client, MODEL)
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:9", "rubbish://me:secret@nowhere"])
+def test_a_server_that_cannot_be_reached_is_told_without_the_password(project: Path, uri: str) -> None:
+    pipeline(project, "key", 1_700_000_000_000, None)
+    done = pspnet("runs", cwd=project, MLFLOW_TRACKING_URI=uri)
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert done.stderr.startswith(uri.replace("secret", "***") + ": cannot be read (")
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.stderr

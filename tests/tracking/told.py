@@ -1,0 +1,50 @@
+"""What a run holds, for tests that compare it."""
+
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import DatasetInput, Run
+from mlflow.tracking import MlflowClient
+
+from pspnet.tracking.journal import Journal
+
+
+def runs(client: MlflowClient, model: str, kind: str = "stage") -> list[Run]:
+    """Of one experiment, by age."""
+    experiment = client.get_experiment_by_name(model)
+    if experiment is None:
+        return []
+    found = [experiment.experiment_id]
+    return list(client.search_runs(found, f"tags.`pspnet.kind` = '{kind}'", order_by=["attributes.start_time"]))
+
+
+def the_run(client: MlflowClient, model: str, kind: str = "stage") -> Run:
+    (run,) = runs(client, model, kind)
+    return run
+
+
+def history(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of every row there is."""
+    rows = client.get_metric_history(run.info.run_id, metric)
+    return sorted((row.step, row.value) for row in rows)
+
+
+def inputs(run: Run) -> list[DatasetInput]:
+    assert run.inputs
+    return list(run.inputs.dataset_inputs)
+
+
+def artifacts(client: MlflowClient, run: Run, folder: str | None = None) -> set[str]:
+    found: set[str] = set()
+    for item in client.list_artifacts(run.info.run_id, folder):
+        found |= artifacts(client, run, item.path) if item.is_dir else {item.path}
+    return found
+
+
+def begun(folder: Path, model: str, pipeline: str | None = None, **process: Any) -> Journal:
+    """A journal as a stage opens it."""
+    journal = Journal(folder, stage="finetune", key="key", params={"finetune.epochs": "3"}, experiment=model, started=1)
+    about = {"pipeline": {"key": pipeline, "params": {"runtime.seed": "0"}}} if pipeline else {}
+    about |= {"process": process or {"host": "another machine", "pid": 1, "created": 0.0}}
+    journal.add("begin", attempt=journal.attempt, tags={"pspnet.host": "h"}, started=1, **about)
+    return journal
