@@ -150,10 +150,9 @@ def predict(
     bundle: Annotated[Path | None, typer.Option(help="A bundle to predict with instead of a registered one.")] = None,
     params: Annotated[Path, typer.Option(help="The params to predict with; a version has its own.")] = PARAMS,
 ) -> None:
-    """Masks for a folder of images. Run again, it goes on where it stopped.
+    """Masks for a folder of images, by the champion unless you say otherwise. Run again, it goes on where it stopped.
 
-    Example: pspnet predict photos --out predictions   (with the champion)
-             pspnet predict photos --out predictions --bundle models/segmenter
+    Example: pspnet predict photos --out predictions
     """
     if bundle is None:
         from pspnet.commands.predict import predict_with_version
@@ -326,7 +325,7 @@ def rollback(
 ) -> None:
     """Make an earlier version champion again. What was rolled back is not promoted again by itself.
 
-    Example: pspnet rollback --why "misses scratches at night"
+    Example: pspnet rollback --to 2 --why "misses scratches at night"
     """
     from pspnet.commands import promote as command
 

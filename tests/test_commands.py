@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from pspnet.cli import app
+from pspnet.cli import STAGES, app
 from tests.command import pspnet
 from tests.dataset.rawdata import encoded, noise, write
 from tests.parameters import ROOT
@@ -134,7 +134,8 @@ def test_the_help_of_a_command_shows_an_example_that_it_understands(name: str) -
     program, command, *arguments = shlex.split(text.partition("Example: ")[2])
     assert (program, command) == ("pspnet", name)
     context = GROUP.commands[name].make_context(name, arguments)
-    assert {parameter for parameter, value in context.params.items() if value is None} == set()
+    if GROUP.commands[name].rich_help_panel == STAGES:  # type: ignore[attr-defined]
+        assert None not in context.params.values(), "the example does not show all that DVC gives"
 
 
 def test_help_is_printed_at_once(tmp_path: Path) -> None:

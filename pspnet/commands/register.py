@@ -25,6 +25,7 @@ from pspnet.registry.provenance import collect, stage_runs
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
 from pspnet.report import EvaluationReport, load_report
 from pspnet.tracking.connection import experiment
+from pspnet.tracking.naming import metrics
 from pspnet.tracking.pipeline import data_sources, pipeline_key, pipeline_run
 from pspnet.training.runtime import exclusive
 
@@ -80,6 +81,13 @@ def _add(shop: Workshop, results: Results, bundle: Bundle, key: str, report: Eva
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     _tell_reuse(shop, run_id, tags)
+    told = client.get_run(run_id).data.metrics  # by the evaluation, unless that was a cache hit
+    summary = report.summary()
+    figures = {f"{report.split}_{name}": summary[name] for name in ("mean_iou", "pixel_accuracy")}
+    figures[f"{report.split}_iou"] = summary["class_iou"]
+    for name, value in metrics(figures).items():
+        if name not in told:
+            client.log_metric(run_id, name, value)
     return shop.versions.add(source, run_id, key, {**tags, "pipeline": run_id})
 
 
