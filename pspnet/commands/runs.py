@@ -12,9 +12,8 @@ from rich.table import Table
 
 from pspnet import terminal
 from pspnet.config.params import load_params
-from pspnet.errors import Problem, PspnetError, UserError
 from pspnet.tracking.connection import SQLITE, connect, shown, tracking_uri
-from pspnet.tracking.delivery import impatience, reason, replay
+from pspnet.tracking.delivery import reached, replay
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -51,23 +50,16 @@ def _search(state: Path, model: str, limit: int, with_stages: bool) -> "tuple[Se
     uri = tracking_uri(state)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return [], []
-    with impatience():
-        try:
-            client = connect(state)
-            experiment = client.get_experiment_by_name(model)
-            if experiment is None:
-                return [], []
-            found = [experiment.experiment_id]
-            newest, oldest = ["attributes.start_time DESC"], ["attributes.start_time"]
-            pipelines = client.search_runs(found, "tags.`pspnet.kind` = 'pipeline'", order_by=newest, max_results=limit)
-            parents = [f"tags.`mlflow.parentRunId` = '{run.info.run_id}'" for run in pipelines if with_stages]
-            stages = [stage for parent in parents for stage in client.search_runs(found, parent, order_by=oldest)]
-        except PspnetError:
-            raise
-        except Exception as error:
-            problem = f"cannot be read ({reason(error)})"
-            fix = "Set MLFLOW_TRACKING_URI to another, or unset it for a database of this checkout's own."
-            raise UserError(Problem(shown(uri), problem, "an MLflow server or database", fix)) from error
+    with reached(state):
+        client = connect(state)
+        experiment = client.get_experiment_by_name(model)
+        if experiment is None:
+            return [], []
+        found = [experiment.experiment_id]
+        newest, oldest = ["attributes.start_time DESC"], ["attributes.start_time"]
+        pipelines = client.search_runs(found, "tags.`pspnet.kind` = 'pipeline'", order_by=newest, max_results=limit)
+        parents = [f"tags.`mlflow.parentRunId` = '{run.info.run_id}'" for run in pipelines if with_stages]
+        stages = [stage for parent in parents for stage in client.search_runs(found, parent, order_by=oldest)]
     return pipelines, stages
 
 

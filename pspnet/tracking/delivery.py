@@ -350,7 +350,7 @@ def reached(state: Path) -> Iterator[None]:
         except PspnetError:
             raise
         except Exception as error:
-            problem = f"cannot be used ({reason(error)})"
+            problem = f"cannot be read ({reason(error)})"
             fix = "Set MLFLOW_TRACKING_URI to another, or unset it for a database of this checkout's own."
             where = shown(tracking_uri(state))
             raise UserError(Problem(where, problem, "an MLflow server or database", fix)) from error
