@@ -275,7 +275,7 @@ def register(
     version, new = command.register(shop, command.Results(bundle, report, prepared, records))
     done = promotion.promote(shop, version, Data(prepared, report)) if promote else None
     if as_json:
-        terminal.out.print(command.as_json(version, new, done), markup=False)
+        print(command.as_json(version, new, done))  # noqa: T201
         return
     command.tell(shop, version, new)
     if done:
@@ -309,7 +309,7 @@ def promote(
         shop, command.candidate(shop, version), Data(prepared, report), why=why, forced=force, approved=approve
     )
     if as_json:
-        terminal.out.print(command.as_json(done), markup=False)
+        print(command.as_json(done))  # noqa: T201
     else:
         command.tell(shop, done)
     if done.move is None and done.outcome != "is champion":

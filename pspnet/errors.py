@@ -2,7 +2,8 @@
 
 PspnetError
 ├── UserError      params, data or a command line are wrong   exit 1    retrying cannot help
-├── Busy           another process holds a lock we need       exit 75   a later try may succeed
+├── Busy           another process holds a lock we need,      exit 75   a later try may succeed
+│                  or a server is away
 └── Interrupted    asked to stop, and the work so far is kept
                        by a person (Ctrl-C)                   exit 130
                        by the system (SIGTERM)                exit 75
@@ -12,6 +13,7 @@ Anything else is a bug and shows its traceback.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from socket import gaierror
 
 EXIT_USER = 1
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
@@ -59,3 +61,13 @@ class Interrupted(PspnetError):
     ) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+
+
+def is_network(error: BaseException) -> bool:
+    """Whether a connection is at the bottom of it: libraries wrap that in errors of their own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionError | TimeoutError | gaierror):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

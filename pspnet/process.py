@@ -6,7 +6,22 @@ import os
 import signal
 import sys
 
+import psutil
+
 _PR_SET_PDEATHSIG = 1
+
+
+CLOCK_SECONDS = 5.0  # by which a clock may have been set since
+
+
+def is_alive(number: int, created: float) -> bool:
+    """Whether the process of this number is still the one that was created then: numbers are given again."""
+    try:
+        process = psutil.Process(number)
+        same = abs(process.create_time() - created) < CLOCK_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def user() -> str:

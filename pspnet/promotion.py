@@ -200,7 +200,7 @@ def decision_page(decision: Decision) -> str:
 
 
 def _loads_and_predicts(difference: str | None) -> Reason:
-    text = "the registered version, loaded and asked, predicts exactly what the bundle predicts"
+    text = "the registered version, loaded and asked, predicts what the bundle predicted"
     if difference is not None:
         text = f"the registered version does not predict what the bundle predicts: {difference}"
     return Reason("loads and predicts", difference is None, text)

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError
+from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import whole_file
 from pspnet.process import die_with_parent
 
@@ -32,6 +32,7 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 LINE_SECONDS = 10  # between two lines where there is no terminal
+LONGEST_LINE = 300
 
 
 class _Rate(ProgressColumn):
@@ -156,3 +157,9 @@ def run(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         err.print("Stopped.", style="yellow")
         sys.exit(EXIT_CTRL_C)
+    except Exception as error:
+        if not is_network(error):
+            raise
+        last = (str(error) or type(error).__name__).splitlines()[0][:LONGEST_LINE]
+        err.print(f"A connection was lost ({last}). Try again when it is back.", style="red", markup=False)
+        sys.exit(EXIT_TEMPORARY)

@@ -39,7 +39,7 @@ def judge(shop: Workshop, version: Version, champion: Version | None, data: Data
     asked = question(
         version.bundle, champion.bundle if champion else "", fingerprint, rules.model_dump(), bool(withdrawn), forced
     )
-    if answered := shop.decisions.find(asked):
+    if answered := shop.decisions.find(asked, version):
         return answered
     decision = decide(
         _report(shop, version, fingerprint, data),

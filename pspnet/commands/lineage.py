@@ -22,7 +22,6 @@ from pspnet.registry.provenance import (
     changes,
     data_files,
     differences,
-    kept_by,
     other_packages,
     packages,
     run_page,
@@ -38,15 +37,17 @@ RUN, ELSEWHERE = "run.", ".elsewhere"
 def lineage(shop: Workshop, which: str, as_json: bool) -> None:
     shop.audit.settle()
     version = shop.versions.get(which)
-    facts = _facts(shop, version, kept_by(shop.versions, version))
+    facts = _facts(shop, version, shop.versions.folder(version))
     if as_json:
-        terminal.out.print(json.dumps(facts, indent=2, ensure_ascii=False), markup=False)
+        text = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
+        terminal.out.print(text, markup=False, emoji=False)
     else:
         terminal.out.print(_tree(facts), soft_wrap=False)
 
 
-def _facts(shop: Workshop, version: Version, kept: Path) -> Facts:
+def _facts(shop: Workshop, version: Version, folder: Path) -> Facts:
     """All of it, fit for JSON."""
+    kept = part(folder, "provenance")
     params = read_yaml(kept / PARAMS)
     stages: Facts = read_yaml(kept / LOCK)["stages"] if (kept / LOCK).exists() else {}
     return {
@@ -71,7 +72,7 @@ def _facts(shop: Workshop, version: Version, kept: Path) -> Facts:
         },
         "params": {"kept": params, "differ_today": _since(params, read_yaml(Path(PARAMS)))},
         "packages": {"kept": packages(kept), "differ_here": [asdict(other) for other in other_packages(kept)]},
-        "report": _report(shop, version),
+        "report": _report(part(folder, "report"), version),
         "accepted": accepted(kept, stages),
         "decisions": [
             {
@@ -123,8 +124,8 @@ def _since(then: Facts, today: Facts) -> dict[str, Facts]:
     return {name: {"then": one, "today": other} for name, (one, other) in differences(then, today).items()}
 
 
-def _report(shop: Workshop, version: Version) -> Facts:
-    path = part(shop.versions.folder(version), "report") / "report.json"
+def _report(folder: Path, version: Version) -> Facts:
+    path = folder / "report.json"
     facts: Facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {
         "mean_iou": facts.get("mean_iou", version.mean_iou),

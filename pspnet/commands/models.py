@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from pspnet import terminal
 from pspnet.commands.workshop import Workshop
-from pspnet.registry.audit import Move
+from pspnet.registry.audit import DONE, Move
 from pspnet.registry.versions import HOW_TO_REGISTER, Version
 from pspnet.tracking.connection import SQLITE, shown, tracking_uri
 
@@ -19,11 +20,12 @@ def models(shop: Workshop, as_json: bool) -> None:
     shop.audit.settle()
     versions = shop.versions.all()
     if as_json:
-        terminal.out.print(json.dumps([_facts(version) for version in versions], indent=2), markup=False)
+        print(json.dumps([_facts(version) for version in versions], indent=2))  # noqa: T201
         return
     if not versions:
         terminal.out.print(f"{shop.versions.model} has no version yet. {HOW_TO_REGISTER}")
         return
+    champions = {move.to_version for move in shop.audit.moves() if move.state == DONE}
     table = Table("version", "", "test mIoU", "decision", "registered", "commit", "bundle",
                   title=shop.versions.model, title_justify="left", show_edge=False, pad_edge=False)  # fmt: skip
     for version in reversed(versions):
@@ -31,10 +33,10 @@ def models(shop: Workshop, as_json: bool) -> None:
             str(version.number),
             ", ".join(f"[bold green]{alias}[/]" if alias == "champion" else alias for alias in version.aliases),
             "" if version.mean_iou is None else f"{version.mean_iou:.3f}",
-            _decision(version),
+            _decision(version, champions),
             f"{version.created.astimezone():%Y-%m-%d %H:%M}",
             version.tags.get("git.commit", "")[:7] + ("+" if version.tags.get("git.dirty") == "true" else ""),
-            version.bundle[:12],
+            version.bundle[:8],
         )
     terminal.out.print(table)
 
@@ -44,7 +46,7 @@ def overview(shop: Workshop) -> None:
     models(shop, as_json=False)
     uri = tracking_uri(shop.state)
     if uri.startswith("http"):
-        terminal.out.print(f"Runs, versions and decisions: {uri}", markup=False)
+        terminal.out.print(f"Runs, versions and decisions: {shown(uri)}", markup=False)
     else:
         if uri.startswith(SQLITE):
             uri = f"{SQLITE}{os.path.relpath(uri.removeprefix(SQLITE))}"
@@ -55,7 +57,7 @@ def history(shop: Workshop, as_json: bool) -> None:
     shop.audit.settle()
     moves = shop.audit.moves()
     if as_json:
-        terminal.out.print(json.dumps([asdict(move) for move in moves], indent=2), markup=False)
+        print(json.dumps([asdict(move) for move in moves], indent=2))  # noqa: T201
         return
     if not moves:
         terminal.out.print(f"{shop.versions.model} has had no champion yet.")
@@ -75,11 +77,10 @@ def _row(move: Move) -> tuple[str, ...]:
             who, f"{when:%Y-%m-%d %H:%M}", why, move.state)  # fmt: skip
 
 
-def _decision(version: Version) -> str:
+def _decision(version: Version, champions: Collection[int]) -> str:
     outcome = version.tags.get("decision", "")
-    if outcome == "passed" and version.tags.get("approval") == "waiting" and "champion" not in version.aliases:
-        return "passed, waiting for approval"
-    return outcome
+    waits = version.tags.get("approval") == "waiting" and version.number not in champions
+    return "passed, waiting for approval" if outcome == "passed" and waits else outcome
 
 
 def _facts(version: Version) -> dict[str, object]:

@@ -9,8 +9,11 @@ from pspnet.commands.gate import Data, judge
 from pspnet.commands.workshop import Workshop
 from pspnet.errors import Problem, UserError
 from pspnet.promotion import Decision
-from pspnet.registry.audit import Move, Wish, previous_champion
+from pspnet.registry.audit import DONE, Move, Wish, previous_champion
 from pspnet.registry.versions import CHALLENGER, Version
+from pspnet.training.runtime import exclusive
+
+LOCK = "registry.lock"  # in a checkout's state: its commands share downloads and measurements
 
 Outcome = Literal["promoted", "is champion", "waiting", "refused", "held"]
 
@@ -49,18 +52,18 @@ def promote(
         decisions.append(decision)
         if decision.outcome != "passed":
             raise _Stays(decision.outcome, decision)
-        if shop.params.promotion.approval == "manual" and not approved:
+        if shop.params.promotion.approval == "manual" and not (approved or forced):
             raise _Stays("waiting", decision)
         reason = why or ("approved: " if approved else "") + decision.summary()
         return Wish("promotion", version.number, reason, decision.digest)
 
     try:
-        move = shop.audit.move(wish, lost=lambda text: terminal.err.print(f"{text}; deciding again", markup=False))
+        with exclusive(shop.state / LOCK, "the registry from this checkout"):
+            move = shop.audit.move(wish, lost=lambda text: terminal.err.print(f"{text}; deciding again", markup=False))
     except _Stays as stays:
         if stays.promotion_outcome == "waiting":
             shop.versions.set_tags(version.number, {"approval": "waiting"})
         return Promotion(stays.promotion_outcome, version.number, stays.decision)
-    shop.versions.set_tags(version.number, {"promotion": str(move.number), "approval": "given" if approved else "auto"})
     return Promotion("promoted", version.number, decisions[-1], move)
 
 
@@ -68,15 +71,20 @@ def rollback(shop: Workshop, to: str | None, why: str) -> Move:
     """Through the same claim and record; the gate is not asked, since a person knows better at that moment."""
 
     def wish(champion: int) -> Wish:
-        if not champion:
-            raise UserError(Problem(shop.versions.model, "has no champion, so there is nothing to roll back"))
-        target = shop.versions.get(to).number if to else previous_champion(shop.audit.moves())
+        moves = shop.audit.moves()
+        champions = {move.to_version for move in moves if move.state == DONE}
+        target = (
+            shop.versions.get(to).number if to else previous_champion(moves, [v.number for v in shop.versions.all()])
+        )
         if target == champion:
             raise UserError(Problem(shop.versions.model, f"has version {target} as champion already"))
-        shop.versions.get(str(target))  # it may have been deleted
+        if target not in champions:
+            fix = f"pspnet promote {target}"
+            raise UserError(Problem(shop.versions.model, f"has never had version {target} as champion", fix=fix))
         return Wish("rollback", target, why)
 
-    return shop.audit.move(wish, lost=lambda text: terminal.err.print(f"{text}; looking again", markup=False))
+    with exclusive(shop.state / LOCK, "the registry from this checkout"):
+        return shop.audit.move(wish, lost=lambda text: terminal.err.print(f"{text}; looking again", markup=False))
 
 
 def candidate(shop: Workshop, which: str | None) -> Version:

@@ -2,16 +2,19 @@
 
 import io
 import json
+import math
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
 
 from pspnet import terminal
-from pspnet.commands.promote import Promotion
+from pspnet.commands.promote import LOCK, Promotion
 from pspnet.commands.workshop import Workshop
 from pspnet.config.serve import ServeParams
 from pspnet.dataset.annotated import AnnotatedImages
@@ -42,17 +45,21 @@ class Results:
 
 def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
     """The version, and whether it is new."""
+    from mlflow.exceptions import MlflowException
+
     bundle = Bundle.load(results.bundle)
     key = digest(results.bundle)
-    with exclusive(shop.state / "registry.lock", "the registry from this checkout"):
+    with exclusive(shop.state / LOCK, "the registry from this checkout"):
         version = known = shop.versions.by_bundle(key)
         if version is None:
             with tempfile.TemporaryDirectory() as folder:
                 version = _add(shop, results, bundle, key, _report_of(results, key), Path(folder))
         # Of a known one too: the process that added it may have been killed before it came here.
+        version = shop.versions.only(key)
         if version.number not in (shop.versions.alias(CHAMPION), shop.versions.alias(CHALLENGER)):
             shop.versions.set_alias(CHALLENGER, version.number)
-        shop.client.set_tag(version.run_id, "pspnet.version", str(version.number))
+        with suppress(MlflowException):  # a person may have deleted the run of a known one
+            shop.client.set_tag(version.run_id, "pspnet.version", str(version.number))
         return shop.versions.get(str(version.number)), known is None
 
 
@@ -71,13 +78,15 @@ def _add(shop: Workshop, results: Results, bundle: Bundle, key: str, report: Eva
     home = experiment(client, shop.state, params.registry.model)
     tags |= stage_runs(client, [home], results.records)
     tags |= {f"fingerprint.{split}": fingerprint for split, fingerprint in bundle.fingerprints.items()}
-    tags |= {f"fingerprint.{report.split}": report.fingerprint, "test_mean_iou": f"{report.mean_iou:.6f}"}
+    tags |= {f"fingerprint.{report.split}": report.fingerprint}
+    if not math.isnan(report.mean_iou):
+        tags["test_mean_iou"] = f"{report.mean_iou:.6f}"
     tags |= {"classes": str(len(bundle.classes)), "backbone": bundle.backbone_digest}
     write_expected(results.bundle, params, list(_samples(results.prepared, params.serve)), expected)
     extra = {"provenance": provenance, "report": results.report, "expected": expected}
     save_version(results.bundle, params, extra, version)
     run_id = pipeline_run(client, shop.state, params, pipeline_key(params))
-    place = f"versions/{key[:16]}"  # the same if a first attempt was killed
+    place = f"versions/{key[:16]}-{uuid4().hex[:8]}"  # MLflow would mix it with what a killed attempt has left
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     _tell_reuse(shop, run_id, tags)

@@ -17,7 +17,7 @@ from pspnet.commands.worktree import discard, dvc, git, lay_out, stoppable
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.model.weights import digest
-from pspnet.registry.provenance import DVC, LOCK, RUNS, accepted, data_files, differences, kept_by, other_packages
+from pspnet.registry.provenance import DVC, LOCK, RUNS, accepted, data_files, differences, other_packages
 from pspnet.registry.versions import Version, part
 from pspnet.training.runtime import exclusive
 
@@ -43,8 +43,7 @@ def reproduce(shop: Workshop, which: str, run_again: bool, keep: bool) -> None:
     started = time.monotonic()
     version = shop.versions.get(which)
     name = f"{shop.versions.model} version {version.number}"
-    kept = kept_by(shop.versions, version)
-    bundle = part(shop.versions.folder(version), "bundle")
+    kept, bundle = (part(shop.versions.folder(version), name) for name in ("provenance", "bundle"))
     commit = _commit(name, version, kept, bundle)
     if others := _others(kept):
         terminal.err.print(f"Packages that are not as they were: {others}", style="yellow", markup=False)

@@ -16,7 +16,7 @@ A claim that still exists is an unfinished move, and steps 4 and 5 can be done a
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 
 from pspnet.errors import Busy, Problem, UserError
-from pspnet.process import user
+from pspnet.process import is_alive, user
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Versions
 from pspnet.tracking.connection import experiment
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PENDING, DONE, ABANDONED = "pending", "done", "abandoned"
+OUTSIDE_SECONDS = 1.0
 OTHER_HOST_SECONDS = 30.0  # a claim from elsewhere that has not moved for so long is left behind
 ATTEMPTS = 50
 LONGEST_WHY = 2000  # characters, well within what a tag may hold
@@ -85,11 +86,7 @@ class Audit:
 
     def moves(self) -> list[Move]:
         """Oldest first; unfinished ones too."""
-        found = {move.number: move for _, move in self._claims()}
-        for run in self._runs():
-            move = _move(run.data.tags)
-            if move.number not in found or found[move.number].state == PENDING:  # of two records one may be closed
-                found[move.number] = move
+        found = {move.number: move for _, move in self._claims()} | self._recorded()
         return [found[number] for number in sorted(found)]
 
     def move(self, decide: Callable[[int], Wish], lost: Callable[[str], None]) -> Move:
@@ -99,95 +96,127 @@ class Audit:
             standing = self._standing()
             if standing is None:
                 continue
-            number, champion = standing.number, standing.champion
-            wish = decide(champion)
-            claim = self._claim(_new_move(number, champion, wish))
+            wish = decide(standing.champion)
+            wanted = _new_move(standing.number, standing.champion, wish)
+            claim = self._claim(wanted)
             if claim is None:
-                lost(self._winner(number))
+                lost(self._winner(wanted.number))
                 continue
-            return self._finish(*claim)
+            done = self._finish(*claim)
+            if done.state == DONE and done.process == wanted.process and done.to_version == wanted.to_version:
+                return done
+            lost(f"{done.kind} {done.number} was abandoned, since {done.note or 'another process took its number'}")
         raise Busy(f"The champion of {self._model} was moved by others {ATTEMPTS} times in a row. Try again later.")
 
-    def settle(self) -> list[Move]:
+    def settle(self) -> None:
         """Finish what processes that are gone have begun; wait for those that are at it. Then alias and audit agree."""
-        finished = []
-        seen: dict[str, float] = {}
-        while claims := self._claims():
-            claim, move = claims[0]
-            since = seen.setdefault(claim.experiment_id, time.monotonic())
+        seen: dict[int, float] = {}
+        while unfinished := self._unfinished():
+            claim, move = unfinished
+            since = seen.setdefault(move.number, time.monotonic())
             if _is_gone(move) or time.monotonic() - since > OTHER_HOST_SECONDS:
-                finished.append(self._finish(claim, replace(move, note=f"finished by {_process_name()}")))
+                self._finish(claim, replace(move, note=f"finished by {_process_name()}"))
             else:
                 time.sleep(0.1)
-        if outside := self._moved_outside():
-            finished.append(outside)
-        return finished
+        self._record_what_moved_outside()
+
+    def _unfinished(self) -> "tuple[Experiment | None, Move] | None":
+        """The oldest claim; else a record that was left open, should somebody have deleted its claim."""
+        records = self._recorded()
+        if claims := self._claims():
+            return claims[0]
+        newest = records[max(records)] if records else None
+        return (None, newest) if newest and newest.state == PENDING else None
 
     def _standing(self) -> _Standing | None:
         """The number to claim and the champion it would replace; None while a move is under way.
 
         Read in this order: a move that is not among the records is either seen as a claim, or has the number we want.
         """
-        moves = [_move(run.data.tags) for run in self._runs()]
-        if self._claims():
+        records = self._recorded()
+        newest = max(records, default=0)
+        if self._claims() or (newest and records[newest].state == PENDING):
             return None
-        recorded = max((move for move in moves if move.state == DONE), key=lambda move: move.number, default=None)
+        done = [number for number, move in records.items() if move.state == DONE]
         return _Standing(
-            number=max((move.number for move in moves), default=0) + 1,
-            recorded=recorded.to_version if recorded else 0,
+            number=newest + 1,
+            recorded=records[max(done)].to_version if done else 0,
             champion=self._versions.alias(CHAMPION) or 0,
         )
 
-    def _moved_outside(self) -> Move | None:
-        """Whoever moved the alias by other means may have had a reason: it is recorded, not undone."""
+    def _record_what_moved_outside(self) -> None:
+        """Whoever moved the alias by other means may have had a reason: it is kept, and recorded."""
+        before = self._standing()
+        if before is None or before.champion == before.recorded:
+            return
+        time.sleep(OUTSIDE_SECONDS)  # a process that slept through its move may be about to mend it
         standing = self._standing()
-        if standing is None or standing.champion == standing.recorded:
-            return None
+        if standing != before:
+            return
         wish = Wish("outside", standing.champion, "the alias was moved by other means than pspnet")
-        claim = self._claim(_new_move(standing.number, standing.recorded, wish))
-        return self._finish(*claim) if claim else None
+        if claim := self._claim(_new_move(standing.number, standing.recorded, wish)):
+            self._finish(*claim)
 
     def _claim(self, move: Move) -> "tuple[Experiment, Move] | None":
         from mlflow.exceptions import MlflowException
 
         tags = {key: str(value) for key, value in asdict(move).items()}
+        name = f"{self._claim_prefix}{move.number}"
         try:
-            created = self._client.create_experiment(f"{self._claim_prefix}{move.number}", tags=tags)
+            return self._client.get_experiment(self._client.create_experiment(name, tags=tags)), move
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        taken = self._client.get_experiment_by_name(name)
+        if taken is None:
             return None
-        return self._client.get_experiment(created), move
+        if _move(taken.tags) == move:  # ours, although the answer to our request was lost
+            return taken, move
+        if taken.lifecycle_stage == "deleted" and not self._runs(move.number):
+            return self._claim(replace(move, number=move.number + 1))  # a person has deleted an unfinished one
+        return None
 
-    def _finish(self, claim: "Experiment", move: Move) -> Move:
+    def _finish(self, claim: "Experiment | None", move: Move) -> Move:
         """Steps 4 and 5; done twice, or by two at once, they come to the same."""
         from mlflow.exceptions import MlflowException
 
         self._record(move)
-        champion = self._versions.alias(CHAMPION) or 0
-        if (closed := self._closed(move)) is None:
-            if champion not in (move.from_version, move.to_version):
-                closed = self._close(replace(move, state=ABANDONED, note=f"the champion was {champion} by then"))
-            else:
-                if champion != move.to_version:
-                    self._versions.set_alias(CHAMPION, move.to_version)
-                if (champion := self._versions.alias(CHAMPION) or 0) != move.to_version:
-                    raise Busy(f"The alias {CHAMPION} was set to {move.to_version} and reads {champion}. Try again.")
-                if self._versions.alias(CHALLENGER) == move.to_version:
-                    self._versions.remove_alias(CHALLENGER)
-                closed = self._close(replace(move, state=DONE))
+        closed, wrote = self._closed(move), False
+        if closed is None:
+            closed, wrote = self._carry_out(move)
         try:
-            self._client.delete_experiment(claim.experiment_id)
+            if claim:
+                self._client.delete_experiment(claim.experiment_id)
         except MlflowException:  # another process has finished this move at the same time
-            if self._client.get_experiment(claim.experiment_id).lifecycle_stage != "deleted":
+            if claim and self._client.get_experiment(claim.experiment_id).lifecycle_stage != "deleted":
                 raise
-        self._mend_overtaken(closed)
+        if wrote:
+            self._mend_overtaken(closed)
         return closed
+
+    def _carry_out(self, move: Move) -> tuple[Move, bool]:
+        """The closed record, and whether the alias was written."""
+        champion, target = self._versions.alias(CHAMPION) or 0, move.to_version
+        wrote = False
+        if champion != target:
+            if champion != move.from_version or move.kind == "outside":
+                return self._close(replace(move, state=ABANDONED, note=f"the champion was {champion} by then")), False
+            if not self._versions.exists(target):
+                return self._close(replace(move, state=ABANDONED, note=f"version {target} was gone by then")), False
+            self._versions.set_alias(CHAMPION, target)
+            wrote = True
+            if (champion := self._versions.alias(CHAMPION) or 0) != target:
+                raise Busy(f"The alias {CHAMPION} was set to version {target} and reads {champion}. Try again.")
+        if target and self._versions.alias(CHALLENGER) == target:
+            self._versions.remove_alias(CHALLENGER)
+        if target:
+            self._versions.set_tags(target, {"promotion": str(move.number)})
+        return self._close(replace(move, state=DONE)), wrote
 
     def _closed(self, move: Move) -> Move | None:
         """A process that slept through its own move finds that another has finished it."""
-        found = [_move(run.data.tags) for run in self._runs(move.number)]
-        return next((record for record in found if record.state != PENDING), None)
+        found = self._recorded(move.number).get(move.number)
+        return found if found and found.state != PENDING else None
 
     def _close(self, move: Move) -> Move:
         from mlflow.exceptions import MlflowException
@@ -209,8 +238,12 @@ class Audit:
         return move
 
     def _mend_overtaken(self, move: Move) -> None:
-        """A process that slept after its claim may have written the alias after a later move: the later one counts."""
-        later = [other for other in self.moves() if other.number > move.number and other.state == DONE]
+        """A process that slept before it wrote the alias may have written it after a later move: that one counts."""
+        later = [
+            other
+            for other in self.moves()
+            if other.number > move.number and other.state != ABANDONED and other.kind != "outside"
+        ]
         if later and self._versions.alias(CHAMPION) == move.to_version != later[-1].to_version:
             self._versions.set_alias(CHAMPION, later[-1].to_version)
 
@@ -222,11 +255,21 @@ class Audit:
             name = f"{move.number}: {move.kind} of version {move.to_version}"
             self._client.create_run(home, tags=tags, run_name=name)
 
+    def _recorded(self, number: int | None = None) -> dict[int, Move]:
+        """By number; of two records of one number a closed one counts, else the older."""
+        found: dict[int, Move] = {}
+        for move in (_move(run.data.tags) for run in self._runs(number)):
+            if move.number not in found or (found[move.number].state == PENDING and move.state != PENDING):
+                found[move.number] = move
+        return found
+
     def _runs(self, number: int | None = None) -> "list[MlflowRun]":
         """The records, oldest first; all, or those of one number."""
         home = self._client.get_experiment_by_name(self._records)
         if home is None:
             return []
+        if home.lifecycle_stage == "deleted":  # by a person; its runs come back with it
+            self._client.restore_experiment(home.experiment_id)
         found: list[MlflowRun] = []
         token = None
         while True:
@@ -255,7 +298,7 @@ class Audit:
         prefix = self._claim_prefix
         found = self._client.search_experiments(filter_string=f"name LIKE '{prefix}%'", max_results=1000)
         # MLflow reads the tags in a second query: of an experiment that is deleted in between it finds none.
-        claims = [claim for claim in found if claim.name.startswith(prefix) and "number" in claim.tags]
+        claims = [claim for claim in found if claim.name == f"{prefix}{claim.tags.get('number')}"]
         return sorted(((claim, _move(claim.tags)) for claim in claims), key=lambda pair: pair[1].number)
 
     def _winner(self, number: int) -> str:
@@ -266,7 +309,7 @@ class Audit:
         return f"{move.kind} {number} (to version {move.to_version}) was won by {move.who} on {move.host}"
 
 
-def previous_champion(moves: list[Move]) -> int:
+def previous_champion(moves: list[Move], existing: Collection[int]) -> int:
     """What was champion before the present one, as a person means it: two rollbacks in a row go back two versions."""
     stack: list[int] = []
     for move in moves:
@@ -276,9 +319,10 @@ def previous_champion(moves: list[Move]) -> int:
             del stack[stack.index(move.to_version) + 1 :]
         else:
             stack.append(move.to_version)
-    if len(stack) < 2 or stack[-2] == 0:
+    earlier = [version for version in stack[:-1] if version in existing and version != stack[-1]]
+    if not earlier:
         raise UserError(Problem("rollback", "no earlier champion is on record", fix="Name a version with --to."))
-    return stack[-2]
+    return earlier[-1]
 
 
 def withdrawal(moves: list[Move], version: int) -> str | None:
@@ -330,9 +374,5 @@ def _is_gone(move: Move) -> bool:
     """Of a process on this host we know; of others only that nothing happens any more."""
     if move.host != socket.gethostname():
         return False
-    number, _, started = move.process.partition("@")
-    try:
-        process = psutil.Process(int(number))
-        return f"{process.create_time():.2f}" != started or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    number, _, created = move.process.partition("@")
+    return not is_alive(int(number), float(created))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 JSON, PAGE = "decision.json", "decision.html"
+FORMAT = 1
 LONGEST_TAG = 4000
 
 
@@ -32,14 +33,19 @@ class Decisions:
         self._client, self._versions = client, versions
         self._home = experiment(client, state, versions.model)
 
-    def find(self, asked: str) -> Decision | None:
-        """The answer to a question that was asked before."""
+    def find(self, asked: str, version: Version) -> Decision | None:
+        """The answer to a question that was asked before; the version says so again, whatever was decided since."""
         from mlflow.artifacts import load_dict
 
         run = self._run(asked)
         if run is None or run.info.status != "FINISHED":
             return None
-        return Decision.from_json(load_dict(f"{run.info.artifact_uri}/{JSON}"))
+        facts = load_dict(f"{run.info.artifact_uri}/{JSON}")
+        if facts.pop("format", None) != FORMAT:  # of another version of pspnet: asked again
+            return None
+        decision = Decision.from_json(facts)
+        self._tell(version, decision, str(run.info.run_id))
+        return decision
 
     def count(self, fingerprint: str, besides: str) -> int:
         """How many decisions this test split has made, not counting the one that is being made."""
@@ -79,22 +85,30 @@ class Decisions:
             if value is not None and name not in run.data.metrics:
                 self._client.log_metric(run_id, name, value)
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, JSON).write_text(json.dumps(decision.as_json(), indent=2) + "\n", encoding="utf-8")
+            facts = {"format": FORMAT, **decision.as_json()}
+            Path(folder, JSON).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             Path(folder, PAGE).write_text(decision_page(decision), encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
-        self._client.set_terminated(run_id)
-        self._client.update_model_version(self._versions.model, str(version.number), decision.summary())
+        self._tell(version, decision, run_id)
+        self._client.set_terminated(run_id)  # last: from now on it is found
+        return run_id
+
+    def _tell(self, version: Version, decision: Decision, run_id: str) -> None:
+        """What the version's page shows."""
+        if version.tags.get("decision.run") == run_id:
+            return
+        summary = decision.summary()[:LONGEST_TAG]
         reasons = "\n".join(f"{'+' if reason.passed else '-'} {reason.text}" for reason in decision.reasons)
+        self._client.update_model_version(self._versions.model, str(version.number), summary)
         self._versions.set_tags(
             version.number,
             {
                 "decision": decision.outcome,
-                "decision.summary": decision.summary()[:LONGEST_TAG],
+                "decision.summary": summary,
                 "decision.reasons": reasons[:LONGEST_TAG],
-                "decision.run": run_id,
+                "decision.run": run_id,  # the last: with it they are complete
             },
         )
-        return run_id
 
     def of(self, version: Version) -> "list[Run]":
         """All there were on a version, oldest first."""

@@ -13,6 +13,7 @@ import pandas as pd
 
 from pspnet.config.params import Params
 from pspnet.dataset.images import decode_mask
+from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
 from pspnet.packaging import settings
 from pspnet.registry.versions import part
@@ -56,8 +57,9 @@ def _ask(folder: Path) -> str | None:
     try:
         with served(folder) as ask:
             answers = ask(images)
-    except Exception as error:
-        return f"it failed ({error})"
+    except RuntimeError as error:  # no verdict: it may be the memory of this machine, or a package that is missing
+        first, *words = str(error).splitlines()
+        raise UserError(Problem(str(folder), f"cannot be asked ({first})"), "\n".join(words)) from None
     for number, (wanted, answer) in enumerate(zip(masks, answers, strict=True), start=1):
         if wanted.shape != answer.mask.shape:
             return f"image {number} has a mask of {answer.mask.shape}, not {wanted.shape}"

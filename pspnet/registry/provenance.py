@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pspnet.config.reading import read_yaml
-from pspnet.errors import Problem, UserError
-from pspnet.registry.versions import Version, Versions, part
 from pspnet.tracking.connection import tracking_uri
 from pspnet.tracking.pipeline import circumstances
 
@@ -78,23 +76,6 @@ def _git(*arguments: str, **environment: str) -> bytes:
     return subprocess.run(
         ["git", *arguments], env={**os.environ, **environment}, capture_output=True, check=True, timeout=GIT_SECONDS
     ).stdout
-
-
-def kept_by(versions: Versions, version: Version) -> Path:
-    """The folder of what a version keeps."""
-    from mlflow.exceptions import MlflowException
-
-    name = f"{versions.model} version {version.number}"
-    try:
-        folder = versions.folder(version)
-    except (MlflowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(Problem(name, f"its files cannot be had ({reason})", version.source)) from error
-    try:
-        return part(folder, "provenance")
-    except KeyError:
-        problem = "does not keep what it was made of"
-        raise UserError(Problem(name, problem, "a version that `pspnet register` made")) from None
 
 
 def data_files(kept: Path) -> list[Path]:

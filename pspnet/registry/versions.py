@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pspnet.config.reading import read_yaml
+import filelock
+import yaml
+
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_folder
 
@@ -68,6 +70,9 @@ class Versions:
         """The oldest, should there be several."""
         return next((version for version in self.all() if version.bundle == digest), None)
 
+    def exists(self, number: int) -> bool:
+        return any(version.number == number for version in self.all())
+
     def alias(self, alias: str) -> int | None:
         return self._aliases().get(alias)
 
@@ -77,11 +82,18 @@ class Versions:
 
         with contextlib.suppress(MlflowException):  # it is there already; if not, the next call says why
             self.client.create_registered_model(self.model)
-        created = self.client.create_model_version(self.model, source, run_id, tags={**tags, BUNDLE: digest})
-        first = self.by_bundle(digest)
-        assert first is not None
-        if first.number != int(created.version):
-            self.client.delete_model_version(self.model, created.version)
+        self.client.create_model_version(self.model, source, run_id, tags={**tags, BUNDLE: digest})
+        return self.only(digest)
+
+    def only(self, digest: str) -> Version:
+        """The version of a bundle. A later one, which another host has added at the same time, is deleted."""
+        from mlflow.exceptions import MlflowException
+
+        first, *others = [version for version in self.all() if version.bundle == digest]
+        for version in others:
+            if not version.aliases:
+                with contextlib.suppress(MlflowException):  # that host has deleted it itself
+                    self.client.delete_model_version(self.model, str(version.number))
         return first
 
     def set_tags(self, number: int, tags: Mapping[str, str]) -> None:
@@ -96,15 +108,31 @@ class Versions:
 
     def folder(self, version: Version) -> Path:
         """The whole of a version on this machine: its code, bundle, report and provenance."""
+        if not version.bundle:
+            where, fix = (
+                f"{self.model} version {version.number}",
+                "`pspnet register` makes versions that pspnet can use.",
+            )
+            raise UserError(Problem(where, "was not registered by pspnet", fix=fix))
         folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:16]}"
-        if not folder.exists():
-            from mlflow.artifacts import download_artifacts
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{folder}.lock"):  # another process of this checkout may be at it
+            if not folder.exists():
+                self._download(version, folder)
+        return folder / "model"
 
-            with whole_folder(folder) as partial:
+    def _download(self, version: Version, folder: Path) -> None:
+        from mlflow.artifacts import download_artifacts
+
+        with whole_folder(folder) as partial:
+            try:
                 download_artifacts(artifact_uri=version.source, dst_path=str(partial / "download"))
                 (content,) = [path.parent for path in (partial / "download").rglob("MLmodel")]
-                content.rename(partial / "model")
-        return folder / "model"
+            except Exception as error:  # each kind of store raises its own
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                where = f"{self.model} version {version.number}"
+                raise UserError(Problem(where, f"cannot be downloaded from {version.source} ({reason})")) from error
+            content.rename(partial / "model")
 
     def _aliases(self) -> dict[str, int]:
         from mlflow.exceptions import MlflowException
@@ -122,9 +150,16 @@ HOW_TO_REGISTER = "`make pipeline` registers what it trained."
 
 
 def part(folder: Path, name: str) -> Path:
-    """`bundle`, `report` or `provenance` in a version's folder; MLflow names the folders after their originals."""
-    artifacts: dict[str, Any] = read_yaml(folder / "MLmodel")["flavors"]["python_function"]["artifacts"]
-    return folder / str(artifacts[name]["path"])
+    """`bundle`, `report`, `expected` or `provenance` in a version's folder."""
+    try:
+        model: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+        found = folder / str(model["flavors"]["python_function"]["artifacts"][name]["path"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        found = None
+    if found is None or not found.exists():
+        fix = f"Remove {folder.parent}: it will be downloaded again."
+        raise UserError(Problem(str(folder), f"holds no {name}", "the files of a version", fix))
+    return found
 
 
 def _version(item: "ModelVersion", aliases: Mapping[str, int]) -> Version:

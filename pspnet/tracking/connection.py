@@ -27,7 +27,9 @@ def tracking_uri(state: Path) -> str:
 
 def shown(text: str) -> str:
     """An address, or a text with addresses, without the passwords that may stand in it."""
-    return re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
+    text = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
+    text = re.sub(r"://[^:/@\s]+@", "://***@", text)  # a token in the place of a name
+    return re.sub(r"(?i)([?&][^=&\s]*(?:password|token|secret|key)=)[^&\s]+", r"\1***", text)
 
 
 def connect(state: Path) -> "MlflowClient":

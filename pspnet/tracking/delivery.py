@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
-import psutil
 
-from pspnet.errors import Problem, PspnetError, UserError
+from pspnet.errors import Busy, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import whole_file
+from pspnet.process import is_alive
 from pspnet.tracking.connection import connect, experiment, identity, shown, tracking_uri
 from pspnet.tracking.journal import JOURNAL, KILLED, Entry, append, ended, read
 from pspnet.tracking.journal import identity as told
@@ -353,6 +353,8 @@ def reached(state: Path) -> Iterator[None]:
             problem = f"cannot be read ({reason(error)})"
             fix = "Set MLFLOW_TRACKING_URI to another, or unset it for a database of this checkout's own."
             where = shown(tracking_uri(state))
+            if is_network(error):
+                raise Busy(f"{where}: {problem}. Try again when it is back.") from error
             raise UserError(Problem(where, problem, "an MLflow server or database", fix)) from error
 
 
@@ -427,8 +429,4 @@ def _alive(process: dict[str, Any]) -> bool:
     """As far as can be known: of another machine's processes nothing is."""
     if process["host"] != platform.node():
         return True
-    try:
-        found = psutil.Process(process["pid"])
-        return found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - process["created"]) < 1
-    except psutil.NoSuchProcess:
-        return False
+    return is_alive(process["pid"], process["created"])

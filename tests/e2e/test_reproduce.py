@@ -239,6 +239,21 @@ def test_changes_that_do_not_apply_are_told(project: Path) -> None:
     assert "changes.diff: does not apply to the commit" in done.stderr
 
 
+def test_a_version_whose_record_is_broken_is_refused_at_once(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns("reproduce", "cache"))
+    append(kept(other).parent / "bundle/model.json", "\n")
+    with closing(sqlite3.connect(other / ".pspnet/mlflow.db")) as database:
+        database.execute("delete from model_version_tags where key = 'git.commit'")
+        database.commit()
+    done = pspnet(other, "reproduce", "1")
+    assert done.returncode == 1
+    assert "2 problems:" in done.stderr
+    assert "its files hold the bundle" in done.stderr
+    assert "keeps no git commit" in done.stderr
+    assert not worktree(other).exists()
+
+
 def test_a_clone_without_the_commit_is_told_to_fetch_it(project: Path, tmp_path: Path) -> None:
     other = checkout(tmp_path / "other")
     shutil.copytree(project / ".pspnet", other / ".pspnet", ignore=shutil.ignore_patterns("reproduce"))

@@ -1,8 +1,9 @@
 import multiprocessing
 import signal
+import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -182,15 +183,72 @@ def history(*steps: tuple[str, int]) -> list[Move]:
     return moves
 
 
+def killed_after_its_claim(shop: Shop, move: Move) -> None:
+    """What a process leaves that dies between its claim and its record."""
+    gone = replace(move, process="1@0.0")
+    assert shop.audit._claim(gone)
+
+
+def wanted(shop: Shop, kind: str, start: int, to: int) -> Move:
+    number = len(shop.audit.moves()) + 1
+    (move,) = history((kind, to))
+    return replace(move, number=number, from_version=start, host=socket.gethostname(), state="pending")
+
+
+def test_a_champion_moved_by_other_means_meanwhile_is_decided_about_again(shop: Shop) -> None:
+    asked: list[int] = []
+
+    def decide(champion: int) -> Wish:
+        asked.append(champion)
+        if len(asked) == 1:
+            shop.versions.set_alias("champion", 5)
+        return Wish("promotion", 2, "")
+
+    told: list[str] = []
+    done = shop.audit.move(decide, told.append)
+    assert (asked, done.from_version, done.state) == ([0, 5], 5, "done")
+    assert "was abandoned, since the champion was 5 by then" in told[0]
+    assert [move.state for move in shop.audit.moves()] == ["abandoned", "done", "done"]
+
+
+def test_an_unfinished_record_of_an_outside_move_writes_nothing(shop: Shop) -> None:
+    shop.audit.move(partial(promote, 1), lost=pytest.fail)
+    killed_after_its_claim(shop, wanted(shop, "outside", 1, 5))
+    shop.audit.settle()
+    assert shop.champion == 1
+    assert shop.assert_in_order()[-1].state == "abandoned"
+
+
+def test_a_move_to_a_version_that_was_deleted_is_abandoned(shop: Shop) -> None:
+    shop.audit.move(partial(promote, 1), lost=pytest.fail)
+    killed_after_its_claim(shop, wanted(shop, "promotion", 1, 3))
+    shop.client.delete_model_version(shop.name, "3")
+    shop.audit.settle()
+    assert shop.assert_in_order()[-1].note == "version 3 was gone by then"
+
+
+def test_a_claim_or_the_audit_deleted_by_a_person_stops_nothing(shop: Shop) -> None:
+    shop.audit.move(partial(promote, 1), lost=pytest.fail)
+    killed_after_its_claim(shop, wanted(shop, "promotion", 1, 3))
+    (claim, _), *_ = shop.audit._claims()
+    shop.client.delete_experiment(claim.experiment_id)
+    home = shop.client.get_experiment_by_name(f"{shop.name}.promotions")
+    assert home
+    shop.client.delete_experiment(home.experiment_id)
+    done = shop.audit.move(partial(promote, 2), lost=pytest.fail)
+    assert (done.from_version, done.state, shop.champion) == (1, "done", 2)
+
+
 def test_rollbacks_in_a_row_go_back_further() -> None:
     moves = history(("promotion", 1), ("promotion", 2), ("promotion", 3))
-    assert previous_champion(moves) == 2
+    assert previous_champion(moves, [1, 2, 3]) == 2
+    assert previous_champion(moves, [1, 3]) == 1  # 2 was deleted
     moves = history(("promotion", 1), ("promotion", 2), ("promotion", 3), ("rollback", 2))
-    assert previous_champion(moves) == 1
+    assert previous_champion(moves, [1, 2, 3]) == 1
     moves = history(("promotion", 1), ("promotion", 2), ("rollback", 1), ("promotion", 3))
-    assert previous_champion(moves) == 1
+    assert previous_champion(moves, [1, 2, 3]) == 1
     with pytest.raises(UserError, match="no earlier champion"):
-        previous_champion(history(("promotion", 1)))
+        previous_champion(history(("promotion", 1)), [1])
 
 
 def test_what_was_rolled_back_is_withdrawn_until_it_is_champion_again() -> None:

@@ -106,7 +106,7 @@ def test_programs_get_everything(two: Path) -> None:
 def test_a_server_that_cannot_be_reached_is_told_without_the_password(project: Path, uri: str) -> None:
     pipeline(project, "key", 1_700_000_000_000, None)
     done = pspnet("runs", cwd=project, MLFLOW_TRACKING_URI=uri)
-    assert (done.stdout, done.returncode) == ("", 1)
+    assert (done.stdout, done.returncode) == ("", 75 if uri.startswith("http") else 1)  # a server may come back
     assert done.stderr.startswith(uri.replace("secret", "***") + ": cannot be read (")
     assert len(done.stderr.splitlines()) == 1
     assert "secret" not in done.stderr
