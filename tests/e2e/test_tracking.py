@@ -142,7 +142,7 @@ def test_without_a_server_the_pipeline_runs_and_its_records_wait(
 
 
 def test_a_training_that_is_stopped_goes_on_in_the_same_run(client: MlflowClient, finished: Path) -> None:
-    epochs = 60
+    epochs = 240  # long enough to be still under way when its first epochs have come to MLflow
     write_params(finished, finetune__epochs=epochs)
     command = shlex.split(
         "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"

@@ -49,7 +49,7 @@ class Team:
         moves = json.loads(self.call("models", "history", "--json"))
         assert [move["number"] for move in moves] == list(range(1, len(moves) + 1))
         assert [move["from_version"] for move in moves] == [0, *(move["to_version"] for move in moves)][:-1]
-        assert {move["state"] for move in moves} == {"done"}
+        assert {move["state"] for move in moves} <= {"done"}
         return [move["to_version"] for move in moves]
 
 
@@ -92,3 +92,19 @@ def test_other_classes_are_held_until_a_person_forces_them(team: Team) -> None:
     assert team.champions()[-1] == 9
     said = team.call("rollback")
     assert "9 no longer" in said
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_version_that_does_not_predict_what_its_bundle_did_is_refused(team: Team) -> None:
+    """Somebody has exchanged the weights in the store."""
+    bundles = {item["version"]: item["bundle"][:16] for item in json.loads(team.call("models", "--json"))}
+    store = Path(team.database.removeprefix("sqlite:///")).parent
+    weights = {
+        number: next(store.rglob(f"versions/{bundle}-*/artifacts/bundle/model.safetensors"))
+        for number, bundle in bundles.items()
+    }
+    shutil.copyfile(weights[3], weights[2])
+    said = team.call("promote", "2", "--force", "--why", "try", status=1)
+    assert "not passed  loads and predicts: the registered version does not predict what the bundle predicts" in said
+    assert "of the pixels of image 1 differ" in said
+    assert "version 2 is not promoted" in said
