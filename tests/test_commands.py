@@ -155,3 +155,13 @@ def test_a_command_line_that_is_not_understood_ends_with_2(tmp_path: Path, argum
     assert (done.stdout, done.returncode) == ("", 2)
     assert "Usage: pspnet" in done.stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_the_doctor_mends_the_lock_file_of_a_killed_dvc(project: Path) -> None:
+    lock = write(project / ".dvc/tmp/rwlock", "")
+    done = pspnet("doctor", "--quick", cwd=project)
+    assert "was cut short when DVC was killed" in done.stderr
+    assert not lock.exists()
+    write(lock, '{"data": {"read": []}}')
+    assert "cut short" not in pspnet("doctor", "--quick", cwd=project).stderr
+    assert lock.exists()

@@ -1,6 +1,7 @@
 """`pspnet doctor`: what the pipeline needs, what was found, what to do."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import filelock
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +23,8 @@ from pspnet.dataset.synthetic import is_synthetic
 from pspnet.errors import UserError
 
 FREE_GB = 5
+DVC_LOCKS = Path(".dvc/tmp/rwlock")
+DVC_SECONDS = 10
 PACKAGES = ("torch", "torchvision", "albumentations", "dvc", "mlflow", "prefect", "pyarrow", "pandas")
 MARKS = {"good": "[green]good[/]", "look": "[yellow]look[/]", "mend": "[red]mend[/]"}
 
@@ -33,7 +37,20 @@ class Finding:
     fix: str = ""
 
 
+def mend(lock: Path) -> None:
+    """DVC killed while it writes its list of locks leaves an empty file, over which every later DVC command stumbles."""
+    if not lock.exists():
+        return
+    with filelock.FileLock(f"{lock}.lock", timeout=DVC_SECONDS):  # as DVC holds it while it writes
+        try:
+            json.loads(lock.read_text(encoding="utf-8"))
+        except ValueError:
+            lock.unlink()
+            terminal.err.print(f"{lock} was cut short when DVC was killed, and is removed.", markup=False)
+
+
 def examine(params: Path, raw: Path, quick: bool) -> None:
+    mend(DVC_LOCKS)
     checks: list[Callable[[], Iterator[Finding]]] = [lambda: _params(params), lambda: _raw(params, raw)]
     if not quick:
         checks += [_git, _dvc, _disk, _devices, _versions]

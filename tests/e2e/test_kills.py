@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.kills, pytest.mark.timeout(1500)]
 
 PIPELINE = """
 echo "Running stage 'synthesize':" && pspnet synthesize data/raw --images 400 --labelled 40 &&
-dvc add --quiet data/raw && dvc repro &&
+pspnet doctor --quick && dvc add --quiet data/raw && dvc repro &&
 echo "Running stage 'register':" && pspnet register models/segmenter --promote && echo complete
 """
 # step -> how often it is killed, and within how many seconds of its start
