@@ -38,7 +38,7 @@ class Finding:
 
 
 def mend(lock: Path) -> None:
-    """DVC killed while it writes its list of locks leaves an empty file, over which every later DVC command stumbles."""
+    """DVC killed while it writes its list of locks leaves an empty file, over which every later command stumbles."""
     if not lock.exists():
         return
     with filelock.FileLock(f"{lock}.lock", timeout=DVC_SECONDS):  # as DVC holds it while it writes
