@@ -9,15 +9,14 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pspnet.config.params import Params
+from pspnet.dataset.images import encode_image
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -102,9 +101,8 @@ def _example() -> pd.DataFrame:
     """A bright disc on a dark ground."""
     rows, columns = np.ogrid[:48, :64]
     pixels = np.where((rows - 24) ** 2 + (columns - 32) ** 2 < 18**2, 220, 40).astype(np.uint8)
-    file = BytesIO()
-    Image.fromarray(pixels).convert("RGB").save(file, "PNG")
-    return pd.DataFrame({"image": [b64encode(file.getvalue()).decode()]})
+    image = encode_image(np.repeat(pixels[..., None], 3, axis=2))
+    return pd.DataFrame({"image": [b64encode(image).decode()]})
 
 
 @contextmanager

@@ -10,15 +10,13 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from pspnet.dataset.images import decode_mask
+from pspnet.dataset.images import decode_mask, encode_image
 from pspnet.errors import Problem, UserError
 from pspnet.offline import SWITCHES
 from pspnet.prediction import Prediction
@@ -47,7 +45,7 @@ class ServedPredictor:
     ask: Ask
 
     def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
-        answers = self.ask([_png(image) for image in images])
+        answers = self.ask([encode_image(image) for image in images])
         return [
             Prediction(answer.mask, np.broadcast_to(np.float32(answer.confidence), answer.mask.shape))
             for answer in answers
@@ -142,9 +140,3 @@ def _answer(
 def _prediction(row: dict[str, Any]) -> ServedPrediction:
     mask = decode_mask(b64decode(row["mask"]))
     return ServedPrediction(mask, row["confidence"], row["shares"])
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    file = BytesIO()
-    Image.fromarray(image).save(file, "PNG", compress_level=1)
-    return file.getvalue()

@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from pspnet import terminal
 from pspnet.commands.workshop import Workshop
+from pspnet.config.params import differences
 from pspnet.config.reading import read_yaml
 from pspnet.registry.provenance import (
     LOCK,
@@ -21,7 +22,6 @@ from pspnet.registry.provenance import (
     accepted,
     changes,
     data_files,
-    differences,
     other_packages,
     packages,
     run_page,

@@ -73,9 +73,8 @@ def rollback(shop: Workshop, to: str | None, why: str) -> Move:
     def wish(champion: int) -> Wish:
         moves = shop.audit.moves()
         champions = {move.to_version for move in moves if move.state == DONE}
-        target = (
-            shop.versions.get(to).number if to else previous_champion(moves, [v.number for v in shop.versions.all()])
-        )
+        existing = [version.number for version in shop.versions.all()]
+        target = shop.versions.get(to).number if to else previous_champion(moves, existing)
         if target == champion:
             raise UserError(Problem(shop.versions.model, f"has version {target} as champion already"))
         if target not in champions:

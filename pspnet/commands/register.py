@@ -1,6 +1,5 @@
 """`pspnet register`: a bundle becomes a version, with all that is needed to trace it, make it again and trust it."""
 
-import io
 import json
 import math
 import tempfile
@@ -11,13 +10,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-from PIL import Image
 
 from pspnet import terminal
 from pspnet.commands.promote import LOCK, Promotion
 from pspnet.commands.workshop import Workshop
 from pspnet.config.serve import ServeParams
 from pspnet.dataset.annotated import AnnotatedImages
+from pspnet.dataset.images import encode_image
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
@@ -55,7 +54,6 @@ def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
             with tempfile.TemporaryDirectory() as folder:
                 version = _add(shop, results, bundle, key, _report_of(results, key), Path(folder))
         # Of a known one too: the process that added it may have been killed before it came here.
-        version = shop.versions.only(key)
         if version.number not in (shop.versions.alias(CHAMPION), shop.versions.alias(CHALLENGER)):
             shop.versions.set_alias(CHALLENGER, version.number)
         with suppress(MlflowException):  # a person may have deleted the run of a known one
@@ -118,18 +116,12 @@ def _samples(prepared: Path, limits: ServeParams) -> Iterator[bytes]:
         dataset = PreparedDataset.open(prepared)
         samples = AnnotatedImages(dataset.reader(), dataset.annotated("test").head(IMAGES))
         for sample in samples:
-            data = _png(sample.image)
+            data = encode_image(sample.image)
             if len(data) <= limits.max_image_mb * 1e6 and sample.mask.size <= limits.max_megapixels * 1e6:
                 sent += 1
                 yield data
     if not sent:
-        yield _png(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+        yield encode_image(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
 
 
 def as_json(version: Version, new: bool, promotion: Promotion | None) -> str:

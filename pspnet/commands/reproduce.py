@@ -14,10 +14,11 @@ from rich.table import Table
 from pspnet import terminal
 from pspnet.commands.workshop import Workshop
 from pspnet.commands.worktree import discard, dvc, git, lay_out, stoppable
+from pspnet.config.params import differences
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.model.weights import digest
-from pspnet.registry.provenance import DVC, LOCK, RUNS, accepted, data_files, differences, other_packages
+from pspnet.registry.provenance import DVC, LOCK, RUNS, accepted, data_files, other_packages
 from pspnet.registry.versions import Version, part
 from pspnet.training.runtime import exclusive
 

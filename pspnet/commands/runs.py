@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pspnet import terminal
 from pspnet.config.params import load_params
-from pspnet.tracking.connection import SQLITE, connect, shown, tracking_uri
-from pspnet.tracking.delivery import reached, replay
+from pspnet.tracking.connection import SQLITE, connect, reached, shown, tracking_uri
+from pspnet.tracking.delivery import replay
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -9,8 +9,8 @@ from pspnet.config.params import Params
 from pspnet.registry.audit import Audit
 from pspnet.registry.decisions import Decisions
 from pspnet.registry.versions import Versions
-from pspnet.tracking.connection import connect
-from pspnet.tracking.delivery import reached, replay
+from pspnet.tracking.connection import connect, reached
+from pspnet.tracking.delivery import replay
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -1,6 +1,8 @@
-"""The whole of params.yaml."""
+"""The whole of params.yaml, and in what two of them differ."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.dataset import DatasetParams
@@ -33,3 +35,18 @@ class Params(Section):
 
 def load_params(path: Path) -> Params:
     return validate(Params, read_yaml(path), path.name)
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Of two params files or parts of them, key by key; what one has not got is None."""
+    old, new = dict(_flat(then)), dict(_flat(now))
+    names = dict.fromkeys([*old, *new])
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

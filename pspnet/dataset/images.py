@@ -80,6 +80,11 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
 
 
+def encode_image(pixels: NDArray[np.uint8]) -> bytes:
+    """(H, W, 3) -> PNG."""
+    return _encode(pixels, level=2)
+
+
 def read_mask_values(data: bytes, max_pixels: int) -> MaskValues:
     """The numbers in a mask: (H, W). Of a palette image its indices, of a 1-bit image 0 and 1."""
     with _pillow(max_pixels):

@@ -332,9 +332,8 @@ def withdrawal(moves: list[Move], version: int) -> str | None:
         if move.state != DONE:
             continue
         if move.kind == "rollback" and move.from_version == version:
-            told = f"version {version} was rolled back by {move.who} at {move.when}" + (
-                f": {move.why}" if move.why else ""
-            )
+            why = f": {move.why}" if move.why else ""
+            told = f"version {version} was rolled back by {move.who} at {move.when}{why}"
         if move.to_version == version:
             told = None
     return told
@@ -342,7 +341,7 @@ def withdrawal(moves: list[Move], version: int) -> str | None:
 
 def _move(tags: "dict[str, str]") -> Move:
     values = {name: tags.get(name, "") for name in Move.__dataclass_fields__}  # an empty one may be dropped on its way
-    numbers = {name: int(values.pop(name)) for name in ("number", "from_version", "to_version")}
+    numbers = {name: int(values.pop(name) or 0) for name in ("number", "from_version", "to_version")}
     return Move(**numbers, **values)  # type: ignore[arg-type]
 
 

@@ -1,9 +1,7 @@
 """What a bundle predicts, kept in its version: whoever loads that version, anywhere and later, must get the same."""
 
 import hashlib
-import importlib.metadata
 import json
-import sys
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from pspnet.dataset.images import decode_mask
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
 from pspnet.packaging import settings
+from pspnet.registry.provenance import installed
 from pspnet.registry.versions import part
 from pspnet.served import served
 from pspnet.serving.service import Service
@@ -69,5 +68,4 @@ def _ask(folder: Path) -> str | None:
 
 
 def _environment() -> str:
-    packages = sorted(f"{item.name}=={item.version}" for item in importlib.metadata.distributions())
-    return hashlib.sha256("\n".join([sys.version, *packages]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(installed(), sort_keys=True).encode()).hexdigest()

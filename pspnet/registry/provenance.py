@@ -115,21 +115,6 @@ def _parsed(told: str) -> Iterator[Change]:
         yield Change(path, *(None if count == "-" else int(count) for count in (added, removed)))
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Of two params files or parts of them, key by key; what one has not got is None."""
-    old, new = dict(_flat(then)), dict(_flat(now))
-    names = dict.fromkeys([*old, *new])
-    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def installed() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for item in importlib.metadata.distributions():

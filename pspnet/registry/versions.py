@@ -66,10 +66,6 @@ class Versions:
         problem = f"has no version '{which}'"
         raise UserError(Problem(self.model, problem, known or "a registered version", "" if known else HOW_TO_REGISTER))
 
-    def by_bundle(self, digest: str) -> Version | None:
-        """The oldest, should there be several."""
-        return next((version for version in self.all() if version.bundle == digest), None)
-
     def exists(self, number: int) -> bool:
         return any(version.number == number for version in self.all())
 
@@ -83,18 +79,20 @@ class Versions:
         with contextlib.suppress(MlflowException):  # it is there already; if not, the next call says why
             self.client.create_registered_model(self.model)
         self.client.create_model_version(self.model, source, run_id, tags={**tags, BUNDLE: digest})
-        return self.only(digest)
+        added = self.by_bundle(digest)
+        assert added is not None
+        return added
 
-    def only(self, digest: str) -> Version:
+    def by_bundle(self, digest: str) -> Version | None:
         """The version of a bundle. A later one, which another host has added at the same time, is deleted."""
         from mlflow.exceptions import MlflowException
 
-        first, *others = [version for version in self.all() if version.bundle == digest]
-        for version in others:
+        found = [version for version in self.all() if version.bundle == digest]
+        for version in found[1:]:
             if not version.aliases:
                 with contextlib.suppress(MlflowException):  # that host has deleted it itself
                     self.client.delete_model_version(self.model, str(version.number))
-        return first
+        return found[0] if found else None
 
     def set_tags(self, number: int, tags: Mapping[str, str]) -> None:
         for key, value in tags.items():
@@ -109,11 +107,8 @@ class Versions:
     def folder(self, version: Version) -> Path:
         """The whole of a version on this machine: its code, bundle, report and provenance."""
         if not version.bundle:
-            where, fix = (
-                f"{self.model} version {version.number}",
-                "`pspnet register` makes versions that pspnet can use.",
-            )
-            raise UserError(Problem(where, "was not registered by pspnet", fix=fix))
+            fix = "`pspnet register` makes versions that pspnet can use."
+            raise UserError(Problem(f"{self.model} version {version.number}", "was not registered by pspnet", fix=fix))
         folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:16]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{folder}.lock"):  # another process of this checkout may be at it

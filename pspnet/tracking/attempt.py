@@ -14,7 +14,8 @@ from typing import Any
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.outputs import whole_file
-from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt, reason, undelivered
+from pspnet.tracking.connection import reason
+from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt, undelivered
 from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_params
 from pspnet.tracking.run import StageRun
 

@@ -1,4 +1,4 @@
-"""Which MLflow this is, and a client for it."""
+"""Which MLflow this is, a client for it, and what is said when it is away."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from pspnet.errors import Busy
+from pspnet.errors import Busy, Problem, PspnetError, UserError, is_network
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 IDENTITY = "pspnet.identity"  # tag of an experiment: by it one tracking server is told from another
 MIGRATION_SECONDS = 120
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def tracking_uri(state: Path) -> str:
@@ -94,3 +95,43 @@ def _artifacts(state: Path) -> str | None:
         return None
     folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else state
     return (folder.resolve() / "mlartifacts").as_uri()
+
+
+@contextmanager
+def impatience() -> Iterator[None]:
+    """MLflow itself would wait for minutes before it says that a server is away."""
+    before = {name: os.environ.get(name) for name in IMPATIENT}
+    os.environ.update({name: os.environ.get(name, value) for name, value in IMPATIENT.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+@contextmanager
+def reached(state: Path) -> Iterator[None]:
+    """What must not wait for minutes for a server that is away, and says so in one line if it is."""
+    with impatience():
+        try:
+            yield
+        except PspnetError:
+            raise
+        except Exception as error:
+            problem = f"cannot be read ({reason(error)})"
+            fix = "Set MLFLOW_TRACKING_URI to another, or unset it for a database of this checkout's own."
+            where = shown(tracking_uri(state))
+            if is_network(error):
+                raise Busy(f"{where}: {problem}. Try again when it is back.") from error
+            raise UserError(Problem(where, problem, "an MLflow server or database", fix)) from error
+
+
+def reason(error: BaseException) -> str:
+    """In a few words: what the system said, if it is at the bottom of it, not the layers above."""
+    found, cause = error, error
+    while (cause := cause.__cause__ or cause.__context__) is not None:  # type: ignore[assignment]
+        if isinstance(cause, OSError):
+            found = cause
+    text = (found.strerror if isinstance(found, OSError) else None) or str(found) or type(found).__name__
+    return shown(text.strip().splitlines()[0])[:200]

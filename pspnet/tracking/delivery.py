@@ -2,23 +2,20 @@
 
 import json
 import logging
-import os
 import platform
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from pspnet.errors import Busy, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import whole_file
 from pspnet.process import is_alive
-from pspnet.tracking.connection import connect, experiment, identity, shown, tracking_uri
+from pspnet.tracking.connection import connect, experiment, identity, impatience, reason, shown, tracking_uri
 from pspnet.tracking.journal import JOURNAL, KILLED, Entry, append, ended, read
 from pspnet.tracking.journal import identity as told
 from pspnet.tracking.pipeline import add_params, ensure_pipeline, ensure_run
@@ -35,7 +32,6 @@ METRICS_AT_ONCE = 1000  # as many as one request may hold
 LONGEST_DIGEST = 36
 TOO_LATE = 3  # exit status of a sender that ran out of time
 KEPT = 50  # delivered journals of one stage: the same work done again goes on in the same run
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 @dataclass
@@ -326,46 +322,6 @@ def prune(state: Path) -> None:
             kept[stage] += 1
             if kept[stage] > KEPT:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def impatience() -> Iterator[None]:
-    """MLflow itself would wait for minutes before it says that a server is away."""
-    before = {name: os.environ.get(name) for name in IMPATIENT}
-    os.environ.update({name: os.environ.get(name, value) for name, value in IMPATIENT.items()})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-
-
-@contextmanager
-def reached(state: Path) -> Iterator[None]:
-    """What must not wait for minutes for a server that is away, and says so in one line if it is."""
-    with impatience():
-        try:
-            yield
-        except PspnetError:
-            raise
-        except Exception as error:
-            problem = f"cannot be read ({reason(error)})"
-            fix = "Set MLFLOW_TRACKING_URI to another, or unset it for a database of this checkout's own."
-            where = shown(tracking_uri(state))
-            if is_network(error):
-                raise Busy(f"{where}: {problem}. Try again when it is back.") from error
-            raise UserError(Problem(where, problem, "an MLflow server or database", fix)) from error
-
-
-def reason(error: BaseException) -> str:
-    """In a few words: what the system said, if it is at the bottom of it, not the layers above."""
-    found, cause = error, error
-    while (cause := cause.__cause__ or cause.__context__) is not None:  # type: ignore[assignment]
-        if isinstance(cause, OSError):
-            found = cause
-    text = (found.strerror if isinstance(found, OSError) else None) or str(found) or type(found).__name__
-    return shown(text.strip().splitlines()[0])[:200]
 
 
 def _groups(pending: list[tuple[Entry, int]]) -> Iterator[list[tuple[Entry, int]]]:

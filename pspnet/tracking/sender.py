@@ -17,7 +17,7 @@ import filelock
 
 from pspnet.offline import go_offline
 from pspnet.tracking import delivery
-from pspnet.tracking.connection import connect
+from pspnet.tracking.connection import connect, impatience
 from pspnet.tracking.delivery import Delivery, logger
 from pspnet.tracking.system import SystemMetrics
 
@@ -80,7 +80,7 @@ def main() -> None:
     log = os.open(watch.folder / "sender.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
-    with delivery.impatience(), _locked(watch.folder):
+    with impatience(), _locked(watch.folder):
         send(state, Delivery(state, watch.folder), watch)
     os._exit(0)  # the stage waits: half a second less than leaving one by one what MLflow has loaded
 
