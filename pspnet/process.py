@@ -1,16 +1,22 @@
-"""Whose process this is, and what ties it to the one that started it."""
+"""Whose process this is, what ties it to the one that started it, and what it has for itself."""
 
 import ctypes
 import getpass
 import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import filelock
 import psutil
 
+from pspnet.errors import Busy, Problem, UserError
+
 _PR_SET_PDEATHSIG = 1
-
-
+LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
+STOP_SECONDS = 60  # a training saves its checkpoint first
 CLOCK_SECONDS = 5.0  # by which a clock may have been set since
 
 
@@ -22,6 +28,26 @@ def is_alive(number: int, created: float) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def family(number: int) -> list[psutil.Process]:
+    """The process of this number and all that came from it, as long as nobody between them has ended."""
+    try:
+        first = psutil.Process(number)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end_all(processes: Sequence[psutil.Process], seconds: float = STOP_SECONDS) -> None:
+    """The first is asked to end, the others get what it passes on; who is left after a while is killed."""
+    for process in processes[:1]:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, seconds)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def user() -> str:
@@ -39,3 +65,20 @@ def die_with_parent(death_signal: signal.Signals) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:  # it died before the request took effect
         os.kill(os.getpid(), death_signal)
+
+
+@contextmanager
+def exclusive(path: Path, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
+    """Hold a lock file; the system lets go of it when this process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except PermissionError:
+        raise UserError(Problem(str(path), "is another user's lock", "a file we may write", "Remove it.")) from None
+    except filelock.Timeout:
+        raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -8,10 +8,10 @@ from pspnet import terminal
 from pspnet.commands.gate import Data, judge
 from pspnet.commands.workshop import Workshop
 from pspnet.errors import Problem, UserError
+from pspnet.process import exclusive
 from pspnet.promotion import Decision
 from pspnet.registry.audit import DONE, Move, Wish, previous_champion
 from pspnet.registry.versions import CHALLENGER, Version
-from pspnet.training.runtime import exclusive
 
 LOCK = "registry.lock"  # in a checkout's state: its commands share downloads and measurements
 

@@ -22,6 +22,7 @@ from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.weights import digest
 from pspnet.packaging import save_version
+from pspnet.process import exclusive
 from pspnet.registry.expected import IMAGES, write_expected
 from pspnet.registry.provenance import collect, stage_runs
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
@@ -29,7 +30,6 @@ from pspnet.report import EvaluationReport, load_report
 from pspnet.tracking.connection import experiment
 from pspnet.tracking.naming import metrics
 from pspnet.tracking.pipeline import data_sources, pipeline_key, pipeline_run
-from pspnet.training.runtime import exclusive
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from pspnet import terminal
+from pspnet.commands.former import HERE, dvc, lay_out, stoppable
 from pspnet.commands.workshop import Workshop
-from pspnet.commands.worktree import discard, dvc, git, lay_out, stoppable
 from pspnet.config.params import differences
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.model.weights import digest
+from pspnet.process import exclusive
 from pspnet.registry.provenance import DVC, LOCK, RUNS, accepted, data_files, other_packages
 from pspnet.registry.versions import Version, part
-from pspnet.training.runtime import exclusive
+from pspnet.worktree import discard, git
 
 Facts = dict[str, Any]
 Stages = dict[str, Any]  # of a dvc.lock
@@ -56,7 +57,7 @@ def reproduce(shop: Workshop, which: str, run_again: bool, keep: bool) -> None:
                 project = lay_out(tree, commit, kept)
                 _make(project, kept, run_again)
         except Interrupted:
-            discard(tree)
+            discard(HERE, tree)
             raise
         then, now = read_yaml(kept / LOCK)["stages"], read_yaml(project / LOCK)["stages"]
         results = [*_bundle(project, then, bundle, version.bundle), *_data(project, kept), *_outs(then, now)]
@@ -68,7 +69,7 @@ def reproduce(shop: Workshop, which: str, run_again: bool, keep: bool) -> None:
         if keep:
             terminal.err.print(f"Kept: {project}", markup=False)
         else:
-            discard(tree)
+            discard(HERE, tree)
     if changed := "; ".join(_changed_inputs(then, now)):
         told = (
             f"Yet its {LOCK} names other inputs ({changed}): it was registered after a change that made no difference."
@@ -90,9 +91,9 @@ def _commit(name: str, version: Version, kept: Path, bundle: Path) -> str:
     if not (commit := version.tags.get("git.commit", "")):
         expected = "a version that was registered in a git checkout"
         problems.append(Problem(name, "keeps no git commit", expected, "How it came about cannot be followed."))
-    elif git("rev-parse", "--git-dir").returncode:
+    elif git(HERE, "rev-parse", "--git-dir").returncode:
         problems.append(Problem(str(Path.cwd()), "is no git checkout", f"a clone that has the commit {commit[:SHORT]}"))
-    elif git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
+    elif git(HERE, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
         problem = f"was made at the commit {commit[:SHORT]}, which this clone has not got"
         problems.append(Problem(name, problem, fix="`git fetch --all` brings it, if it was pushed."))
     if problems:

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.outputs import whole_file
-from pspnet.training.runtime import exclusive
+from pspnet.process import exclusive
 
 KEPT = 3  # checkpoints of one stage, the newest: going back to the last params is common, further is not
 # What takes part in a training. The rest (commands, messages, paths) may change while one is interrupted.

@@ -2,18 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 
 from pspnet.config.runtime import RuntimeParams
-from pspnet.errors import Busy, Problem, UserError
-
-LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
+from pspnet.errors import Problem, UserError
+from pspnet.process import exclusive
 
 
 def configure(runtime: RuntimeParams) -> torch.device:
@@ -54,23 +51,6 @@ def loader_workers() -> int:
     if not setting.isdigit():
         raise UserError(Problem("PSPNET_LOADER_WORKERS", f"is '{setting}'", "a whole number, 0 or more"))
     return int(setting)
-
-
-@contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; the system lets go of it when this process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=LOCK_WAIT_SECONDS)
-    except PermissionError:
-        raise UserError(Problem(str(path), "is another user's lock", "a file we may write", "Remove it.")) from None
-    except filelock.Timeout:
-        raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def device_lock(device: torch.device) -> AbstractContextManager[None]:

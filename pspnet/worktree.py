@@ -1,0 +1,101 @@
+"""A git worktree beside the checkout, and DVC in it: the checkout's cache and remotes, another commit, other params."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pspnet.errors import Problem, UserError
+
+# A git hook that calls us sets these, for another folder than the worktree.
+OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+# `python -m dvc` that ends with the process that has started it. The stages find the worktree's package, DVC starts
+# with ours.
+TETHERED_DVC = """
+import runpy, signal, sys
+ours = sys.argv.pop(1)
+sys.path.insert(0, ours)
+from pspnet.process import die_with_parent
+sys.path.remove(ours)
+die_with_parent(signal.SIGTERM)
+runpy.run_module("dvc", run_name="__main__", alter_sys=True)
+"""
+
+
+def add(checkout: Path, tree: Path, commit: str) -> Path:
+    """A new worktree; returns the folder of dvc.yaml in it."""
+    discard(checkout, tree)
+    # --force twice: of an attempt that was killed git remembers a locked worktree.
+    added = git(checkout, "worktree", "add", "--quiet", "--force", "--force", "--detach", str(tree), commit)
+    if added.returncode:
+        raise UserError(Problem(str(tree), f"cannot be made a git worktree ({last(added)})"))
+    project = tree / git(checkout, "rev-parse", "--show-prefix").stdout.strip()
+    _share_dvc(checkout, project)
+    return project
+
+
+def discard(checkout: Path, tree: Path) -> None:
+    if tree.exists():
+        shutil.rmtree(tree)
+    # Not `git worktree prune`: it would forget a person's worktrees on a disk that is not mounted.
+    git(checkout, "worktree", "remove", "--force", "--force", str(tree))
+
+
+def _share_dvc(checkout: Path, project: Path) -> None:
+    """Where the data are is a matter of today, and of the checkout: its cache and its remotes."""
+    root = Path(_asked(checkout, "root"))
+    there = project / root / ".dvc"
+    there.mkdir(exist_ok=True)
+    for name in ("config", "config.local"):
+        if (checkout / root / ".dvc" / name).exists():
+            shutil.copy(checkout / root / ".dvc" / name, there / name)
+    # DVC shows as absolute what a file says relative to itself. autostage: no advice to `git add` in the worktree.
+    settings = {"cache.dir": _asked(checkout, "cache", "dir"), "core.autostage": "true"}
+    for level in ("--project", "--local"):
+        for line in _asked(checkout, "config", "--list", level).splitlines():
+            name, _, value = line.partition("=")
+            if name.startswith("remote.") and Path(value).is_absolute():
+                settings[name] = value
+    for name, value in settings.items():
+        _asked(project, "config", "--local", name, value)
+
+
+def _asked(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(Problem(f"dvc {' '.join(arguments[:2])}", last(done)))
+    return done.stdout.strip()
+
+
+def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]  # `dvc install` has a hook that checks out all data
+    try:
+        return subprocess.run(
+            command, cwd=folder, env=without_hook(os.environ), capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise UserError(Problem("git", "is not installed", fix="Install git.")) from None
+
+
+def last(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+
+
+def without_hook(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in OF_A_HOOK}
+
+
+def dvc_command(*arguments: str) -> list[str]:
+    ours = str(Path(__file__).parents[1])
+    return [sys.executable, "-P", "-c", TETHERED_DVC, ours, *arguments]
+
+
+def environment(project: Path) -> dict[str, str]:
+    """The worktree's own code with our packages."""
+    kept = without_hook(os.environ)
+    first = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(project)}
+    return kept | {name: os.pathsep.join(filter(None, [path, kept.get(name)])) for name, path in first.items()}
