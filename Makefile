@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo pipeline test test-kills check bench lock
+.PHONY: help install demo retrain test test-kills check bench lock
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -14,14 +14,10 @@ install: $(INSTALLED)  ## the locked packages and this one, in .venv
 
 demo: $(INSTALLED)  ## the whole pipeline on synthetic street scenes
 	@pspnet synthesize data/raw --images 600 --labelled 200 --seed 0
-	@$(MAKE) --no-print-directory pipeline
+	@pspnet retrain
 
-pipeline: $(INSTALLED)  ## what changed on the data in data/raw, up to the champion
-	@pspnet doctor --quick
-	@dvc add --quiet data/raw
-	@dvc repro
-	@pspnet register models/segmenter --promote
-	@echo "Report: reports/evaluation/report.html"
+retrain: $(INSTALLED)  ## what changed on the data in data/raw, up to the champion
+	@pspnet retrain
 
 test: $(INSTALLED)  ## all tests but those that kill, with coverage
 	python -m pytest -m "not kills" -n 2 --dist loadfile --cov --cov-report=term

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pspnet import terminal
-from pspnet.offline import go_offline
+from pspnet.offline import go_offline, prefect_here
 
 if TYPE_CHECKING:
     from pspnet.commands.workshop import Workshop
@@ -18,17 +18,19 @@ STATE = Path(
     os.environ.get("PSPNET_STATE", ".pspnet")
 )  # checkpoints and other memories of this machine; never an output
 CHECKPOINTS = STATE / "checkpoints"
+EXITS = Path(".pspnet/exit")  # of this checkout, also where its state is shared with others
 PARAMS = Path("params.yaml")
 
 CHAMPION = "champion"
-STAGES = "Stages (dvc.yaml calls them; `make pipeline` runs what changed)"
+PIPELINE = "The pipeline"
+STAGES = "Stages (dvc.yaml calls them; `make retrain` runs what changed)"
 REGISTRY = "Versions of the model"
 AROUND = "Around the pipeline"
 
 app = typer.Typer(
     help="Keeps a PSPNet segmentation model trained, measured and promoted.",
     epilog="Example, from nothing to a report:  make demo  "
-    "Own data: images/ and masks/ into data/raw, `pspnet use recipes/start.yaml`, name the classes, `make pipeline`.",
+    "Own data: images/ and masks/ into data/raw, `pspnet use recipes/start.yaml`, name the classes, `make retrain`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,6 +44,7 @@ Why = Annotated[str, typer.Option(help="Kept in the audit.")]
 PreparedNow = Annotated[Path, typer.Option(help="Today's prepared dataset, on whose test split models are compared.")]
 ReportNow = Annotated[Path, typer.Option(help="The evaluation of the bundle.")]
 PREPARED, REPORT, RECORDS = Path("data/prepared"), Path("reports/evaluation"), Path("reports/runs")
+BUNDLE = Path("models/segmenter")
 
 Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
 History = Annotated[Path, typer.Option(help="CSV to write: a line per epoch.")]
@@ -57,7 +60,7 @@ def main() -> None:
 
 def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> Any:
     """Check the whole of params.yaml, hand the stage its own sections, and run it as a process DVC can rely on."""
-    with terminal.stage(name, STATE / "exit" / f"{name}.json") as tick:
+    with terminal.stage(name, EXITS / f"{name}.json") as tick:
         params = _params()
         from pspnet.tracking.attempt import stage_run
 
@@ -142,6 +145,23 @@ def evaluate(
     terminal.out.print(f"[bold]test mIoU {summary['mean_iou']:.3f}[/]  {out / 'report.html'}")
 
 
+@app.command(rich_help_panel=PIPELINE)
+def retrain(
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter of this run alone; may be given again.", metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Run what changed, register it, promote it if it passes, share the results. With --set: in a worktree of its own.
+
+    Example: pspnet retrain --set finetune.learning_rate=0.01
+    """
+    prefect_here(STATE)
+    from flows.local import retrain as run
+
+    run(STATE, changes or [])
+
+
 @app.command(rich_help_panel=AROUND)
 def predict(
     images: Annotated[Path, typer.Argument(help="Folder of images, searched with its sub-folders.")],
@@ -160,7 +180,7 @@ def predict(
         shop = _workshop()
         predict_with_version(shop, shop.versions.get(model), images, out)
         return
-    with terminal.stage("predict", STATE / "exit" / "predict.json") as tick:
+    with terminal.stage("predict", EXITS / "predict.json") as tick:
         from pspnet.config.params import load_params
         from pspnet.stages.predict import run
 
@@ -256,7 +276,7 @@ def _workshop() -> "Workshop":
 
 @app.command(rich_help_panel=REGISTRY)
 def register(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")] = BUNDLE,
     report: ReportNow = REPORT,
     prepared: PreparedNow = PREPARED,
     records: Annotated[Path, typer.Option(help="Folder of the stages' run records.")] = RECORDS,
@@ -265,24 +285,25 @@ def register(
 ) -> None:
     """Make a bundle a version of the model `registry.model`; the same bundle never becomes two.
 
-    Example: pspnet register models/segmenter --promote
+    Example: pspnet register --promote
     """
     from pspnet.commands import promote as promotion
     from pspnet.commands import register as command
     from pspnet.commands.gate import Data
 
     shop = _workshop()
-    version, new = command.register(shop, command.Results(bundle, report, prepared, records))
+    results = command.Results(bundle, report, prepared, records)
+    version, new = command.register(shop, results)
     done = promotion.promote(shop, version, Data(prepared, report)) if promote else None
-    if as_json:
-        print(command.as_json(version, new, done))  # noqa: T201
-        return
+    terminal.out.stderr = as_json
     command.tell(shop, version, new)
     if done:
         from pspnet.commands import models
 
         promotion.tell(shop, done)
         models.overview(shop)
+    if as_json:
+        print(command.as_json(shop, results, version, new, done))  # noqa: T201
 
 
 @app.command(rich_help_panel=REGISTRY)
@@ -308,10 +329,10 @@ def promote(
     done = command.promote(
         shop, command.candidate(shop, version), Data(prepared, report), why=why, forced=force, approved=approve
     )
+    terminal.out.stderr = as_json
+    command.tell(shop, done)
     if as_json:
         print(command.as_json(done))  # noqa: T201
-    else:
-        command.tell(shop, done)
     if done.move is None and done.outcome != "is champion":
         raise typer.Exit(1)
 

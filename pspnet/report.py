@@ -23,6 +23,7 @@ from pspnet.errors import Problem, UserError
 Histories = dict[str, pd.DataFrame]  # stage of training -> one row per epoch; an empty frame: it was skipped
 FORMAT = 2
 IGNORED = 255
+PAGE = "report.html"
 PROTOCOL = (
     "Every image is predicted once, at a single scale and without flipping. One confusion matrix counts the labelled "
     "pixels of all images, and IoU and pixel accuracy are read from it. A class that neither the masks nor the "
@@ -97,7 +98,7 @@ def write_report(
     report.groups.to_parquet(folder / "groups.parquet", index=False)
     counts = pd.DataFrame(report.confusion, index=list(report.classes), columns=list(report.classes))
     counts.to_csv(folder / "confusion.csv", index_label="mask \\ prediction", lineterminator="\n")
-    (folder / "report.html").write_text(_page(report, best, worst, histories), encoding="utf-8", newline="\n")
+    (folder / PAGE).write_text(_page(report, best, worst, histories), encoding="utf-8", newline="\n")
     facts = {"format": FORMAT, **report.summary(), "model": report.model, "classes": report.classes}
     facts |= {"colors": report.colors, "confusion": report.confusion.tolist()}
     lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in facts.items()]

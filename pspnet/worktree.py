@@ -1,5 +1,6 @@
 """A git worktree beside the checkout, and DVC in it: the checkout's cache and remotes, another commit, other params."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,10 +8,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import filelock
+
+from pspnet import terminal
 from pspnet.errors import Problem, UserError
 
 # A git hook that calls us sets these, for another folder than the worktree.
 OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
+LOCKS = Path(".dvc/tmp/rwlock")
+LOCKS_SECONDS = 10
 # `python -m dvc` that ends with the process that has started it. The stages find the worktree's package, DVC starts
 # with ours.
 TETHERED_DVC = """
@@ -69,6 +75,19 @@ def _asked(folder: Path, *arguments: str) -> str:
     if done.returncode:
         raise UserError(Problem(f"dvc {' '.join(arguments[:2])}", last(done)))
     return done.stdout.strip()
+
+
+def mend(project: Path) -> None:
+    """DVC killed while it writes its list of locks leaves an empty file, over which every later command stumbles."""
+    lock = project / LOCKS
+    if not lock.exists():
+        return
+    with filelock.FileLock(f"{lock}.lock", timeout=LOCKS_SECONDS):  # as DVC holds it while it writes
+        try:
+            json.loads(lock.read_text(encoding="utf-8"))
+        except ValueError:
+            lock.unlink()
+            terminal.err.print(f"{lock} was cut short when DVC was killed, and is removed.", markup=False)
 
 
 def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

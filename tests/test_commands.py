@@ -81,7 +81,7 @@ def test_synthesize_never_touches_data_that_is_not_its_own(tmp_path: Path) -> No
     done = pspnet("synthesize", "raw", cwd=tmp_path)
     assert done.stderr == (
         "raw: holds data that is not synthetic; expected an empty folder or none. "
-        "Move it away. To use data of your own: pspnet use recipes/start.yaml, then make pipeline.\n"
+        "Move it away. To use data of your own: pspnet use recipes/start.yaml, then make retrain.\n"
     )
     assert done.returncode == 1
     assert contents(tmp_path) == before
@@ -109,7 +109,7 @@ def test_a_quick_doctor_refuses_the_demos_params_on_data_of_ones_own(project: Pa
     done = pspnet("doctor", "--quick", cwd=project)
     assert done.stderr == (
         "data/raw holds your own data, and params.yaml is still the demo's.\n"
-        "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make pipeline`.\n"
+        "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make retrain`.\n"
     )
     assert (done.stdout, done.returncode) == ("", 1)
 

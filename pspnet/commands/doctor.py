@@ -1,7 +1,6 @@
 """`pspnet doctor`: what the pipeline needs, what was found, what to do."""
 
 import importlib.metadata
-import json
 import os
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import filelock
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -21,10 +19,9 @@ from pspnet.config.params import load_params
 from pspnet.config.registry import DEMO_MODEL
 from pspnet.dataset.synthetic import is_synthetic
 from pspnet.errors import UserError
+from pspnet.worktree import mend
 
 FREE_GB = 5
-DVC_LOCKS = Path(".dvc/tmp/rwlock")
-DVC_SECONDS = 10
 PACKAGES = ("torch", "torchvision", "albumentations", "dvc", "mlflow", "prefect", "pyarrow", "pandas")
 MARKS = {"good": "[green]good[/]", "look": "[yellow]look[/]", "mend": "[red]mend[/]"}
 
@@ -37,20 +34,8 @@ class Finding:
     fix: str = ""
 
 
-def mend(lock: Path) -> None:
-    """DVC killed while it writes its list of locks leaves an empty file, over which every later command stumbles."""
-    if not lock.exists():
-        return
-    with filelock.FileLock(f"{lock}.lock", timeout=DVC_SECONDS):  # as DVC holds it while it writes
-        try:
-            json.loads(lock.read_text(encoding="utf-8"))
-        except ValueError:
-            lock.unlink()
-            terminal.err.print(f"{lock} was cut short when DVC was killed, and is removed.", markup=False)
-
-
 def examine(params: Path, raw: Path, quick: bool) -> None:
-    mend(DVC_LOCKS)
+    mend(Path.cwd())
     checks: list[Callable[[], Iterator[Finding]]] = [lambda: _params(params), lambda: _raw(params, raw)]
     if not quick:
         checks += [_git, _dvc, _disk, _devices, _versions]
@@ -87,7 +72,7 @@ def _raw(path: Path, raw: Path) -> Iterator[Finding]:
     except UserError:
         return
     if demo_params and not is_synthetic(raw):
-        fix = "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make pipeline`."
+        fix = "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make retrain`."
         yield Finding("raw data", "mend", f"{raw} holds your own data, and {path} is still the demo's.", fix)
     else:
         yield Finding("raw data", "good", f"{raw}, {'synthetic' if is_synthetic(raw) else 'your own'}")

@@ -25,11 +25,21 @@ class Promotion:
     decision: Decision | None = None  # none was needed
     move: Move | None = None
 
+    def headline(self, model: str) -> str:
+        found = {
+            "promoted": "is now champion",
+            "is champion": "is the champion already",
+            "waiting": f"has passed and waits: pspnet promote {self.version} --approve",
+            "held": f"is held; a person may decide: pspnet promote {self.version} --force --why TEXT",
+            "refused": "is not promoted",
+        }
+        return f"{model}: version {self.version} {found[self.outcome]}"
+
     def facts(self) -> dict[str, Any]:
         return {
             "outcome": self.outcome,
             "version": self.version,
-            "decision": self.decision.as_json() if self.decision else None,
+            "decision": self.decision.as_json() | {"summary": self.decision.summary()} if self.decision else None,
             "move": asdict(self.move) if self.move else None,
         }
 
@@ -89,7 +99,7 @@ def rollback(shop: Workshop, to: str | None, why: str) -> Move:
 def candidate(shop: Workshop, which: str | None) -> Version:
     """The version that was asked for, else the challenger."""
     if which is None and shop.versions.alias(CHALLENGER) is None:
-        fix = "`make pipeline` registers what it trained, or name a version: `pspnet models` lists them."
+        fix = "`make retrain` registers what it trained, or name a version: `pspnet models` lists them."
         raise UserError(Problem(shop.versions.model, "has no challenger to promote", fix=fix))
     return shop.versions.get(which or CHALLENGER)
 
@@ -99,16 +109,8 @@ def as_json(promotion: Promotion) -> str:
 
 
 def tell(shop: Workshop, promotion: Promotion) -> None:
-    model, number = shop.versions.model, promotion.version
-    lines = {
-        "promoted": f"{model}: version {number} is now champion",
-        "is champion": f"{model}: version {number} is the champion already",
-        "waiting": f"{model}: version {number} has passed and waits: pspnet promote {number} --approve",
-        "held": f"{model}: version {number} is held; a person may decide: pspnet promote {number} --force --why TEXT",
-        "refused": f"{model}: version {number} is not promoted",
-    }
     good = promotion.outcome in ("promoted", "is champion")
-    terminal.out.print(lines[promotion.outcome], style="green" if good else "yellow", markup=False)
+    terminal.out.print(promotion.headline(shop.versions.model), style="green" if good else "yellow", markup=False)
     if promotion.decision:
         for reason in promotion.decision.reasons:
             mark = "[green]passed[/]" if reason.passed else "[red]not passed[/]"

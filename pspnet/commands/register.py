@@ -24,9 +24,9 @@ from pspnet.model.weights import digest
 from pspnet.packaging import save_version
 from pspnet.process import exclusive
 from pspnet.registry.expected import IMAGES, write_expected
-from pspnet.registry.provenance import collect, stage_runs
+from pspnet.registry.provenance import collect, run_page, stage_runs
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
-from pspnet.report import EvaluationReport, load_report
+from pspnet.report import PAGE, EvaluationReport, load_report
 from pspnet.tracking.connection import experiment
 from pspnet.tracking.naming import metrics
 from pspnet.tracking.pipeline import data_sources, pipeline_key, pipeline_run
@@ -124,9 +124,29 @@ def _samples(prepared: Path, limits: ServeParams) -> Iterator[bytes]:
         yield encode_image(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
 
 
-def as_json(version: Version, new: bool, promotion: Promotion | None) -> str:
-    facts = {"version": version.number, "new": new, "bundle": version.bundle, "test_mean_iou": version.mean_iou}
-    return json.dumps(facts | ({"promotion": promotion.facts()} if promotion else {}))
+def as_json(shop: Workshop, results: Results, version: Version, new: bool, promotion: Promotion | None) -> str:
+    facts = {
+        "model": shop.versions.model,
+        "version": version.number,
+        "new": new,
+        "bundle": version.bundle,
+        "test_mean_iou": version.mean_iou,
+        "report": str(results.report / PAGE),
+        "pages": _pages(shop, version),
+    }
+    told = {"headline": promotion.headline(shop.versions.model), "promotion": promotion.facts()} if promotion else {}
+    return json.dumps(facts | told)
+
+
+def _pages(shop: Workshop, version: Version) -> dict[str, str]:
+    """In MLflow, of the pipeline's run and of each stage's."""
+    runs = {name.removeprefix("run."): run for name, run in version.tags.items() if name.startswith("run.")}
+    found = {
+        name: run_page(shop.client, shop.state, run)
+        for name, run in {"pipeline": version.run_id, **runs}.items()
+        if not name.endswith(".elsewhere")
+    }
+    return {name: page for name, page in found.items() if page}
 
 
 def tell(shop: Workshop, version: Version, new: bool) -> None:

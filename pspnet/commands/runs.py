@@ -36,7 +36,7 @@ def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) ->
     if as_json:
         print(json.dumps([_facts(run, stages) for run in pipelines], indent=2, ensure_ascii=False))  # noqa: T201
     elif not pipelines:
-        terminal.err.print(f"No run of {model} yet in {shown(tracking_uri(state))}: `make pipeline` makes one.")
+        terminal.err.print(f"No run of {model} yet in {shown(tracking_uri(state))}: `make retrain` makes one.")
     else:
         rows = _rows(pipelines, classes)
         table = _table(rows)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pspnet.config.reading import read_yaml
 from pspnet.tracking.connection import tracking_uri
-from pspnet.tracking.pipeline import circumstances
+from pspnet.tracking.pipeline import OF_A_FLOW, circumstances
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -44,12 +44,13 @@ def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]
     packages = "".join(f"{name}=={version}\n" for name, version in sorted(installed().items()))
     (folder / PACKAGES).write_text(packages, encoding="utf-8")
     about = circumstances()
+    tags = {name: about[name] for name in OF_A_FLOW if name in about}
     commit = about.get("mlflow.source.git.commit")
     if commit is None:
-        return {}
+        return tags
     if diff := _diff():
         (folder / DIFF).write_bytes(diff)
-    return {"git.commit": commit, "git.dirty": str(bool(diff)).lower()}
+    return tags | {"git.commit": commit, "git.dirty": str(bool(diff)).lower()}
 
 
 def _diff() -> bytes:

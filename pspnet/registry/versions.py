@@ -141,7 +141,7 @@ class Versions:
         return {alias: int(number) for alias, number in model.aliases.items()}
 
 
-HOW_TO_REGISTER = "`make pipeline` registers what it trained."
+HOW_TO_REGISTER = "`make retrain` registers what it trained."
 
 
 def part(folder: Path, name: str) -> Path:

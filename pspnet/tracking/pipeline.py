@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 DVC = Path("dvc.yaml")
 GIT_SECONDS = 5
+# Set by the flow that runs the stages.
+OF_A_FLOW = {
+    "prefect.flow_run": "PSPNET_FLOW_RUN",
+    "prefect.flow_run_page": "PSPNET_FLOW_RUN_PAGE",
+    "pspnet.overrides": "PSPNET_FLOW_OVERRIDES",
+}
 
 
 def pipeline_key(params: Params) -> str:
@@ -96,6 +102,9 @@ def circumstances() -> dict[str, str]:
         tags |= {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": str(changes != "").lower()}
     with suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
+    tags |= {tag: os.environ[name] for tag, name in OF_A_FLOW.items() if os.environ.get(name)}
+    if page := tags.get("prefect.flow_run_page"):
+        tags["mlflow.note.content"] = f"[Flow run in Prefect]({page})"
     return tags
 
 

@@ -77,9 +77,12 @@ def finetune(
     checkpoint.restore(state)
     yield from state.records
 
+    def told(doing: str) -> str:
+        last = f", val mIoU {state.records[-1]['val_mean_iou']:.3f}" if state.records else ""
+        return f"epoch {len(state.records) + 1}/{params.epochs}, {doing}{last}"
+
     def tick_val(measured: int) -> None:
-        note = f"epoch {len(state.records) + 1}/{params.epochs}, val {measured}/{len(val)}"
-        tick(state.step * params.batch_size, images, note)
+        tick(state.step * params.batch_size, images, told(f"val {measured}/{len(val)}"))
 
     batches = load_batches(crops, len(crops), params.batch_size, runtime.seed, state.step, steps, device)
     with checkpoint.kept_when_interrupted(state):
@@ -112,7 +115,7 @@ def finetune(
                 for name, value in losses.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value.item()
                 checkpoint.save_if_due(state)
-                tick(state.step * params.batch_size, images, f"epoch {epoch}/{params.epochs}, loss {loss.item():.3f}")
+                tick(state.step * params.batch_size, images, told(f"loss {loss.item():.3f}"))
             confusion, _ = measure(predictor, val, classes, ignore, tick_val)
             if not confusion.any():
                 raise UserError(Problem("val", "has no annotated pixel", "masks that are not ignored throughout"))

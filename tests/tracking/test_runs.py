@@ -48,7 +48,7 @@ def test_before_the_first_run_it_says_how_to_make_one(project: Path) -> None:
     assert (done.stdout, done.returncode) == ("", 0)
     assert (
         done.stderr
-        == f"No run of pspnet-demo yet in sqlite:///{project}/.pspnet/mlflow.db: `make pipeline` makes one.\n"
+        == f"No run of pspnet-demo yet in sqlite:///{project}/.pspnet/mlflow.db: `make retrain` makes one.\n"
     )
     assert json.loads(pspnet("runs", "--json", cwd=project).stdout) == []
     assert not (project / ".pspnet").exists()

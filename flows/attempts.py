@@ -1,0 +1,60 @@
+"""One attempt at a flow run: in its workplace, with a person's mistakes told without a traceback."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.states import Failed
+
+from flows.workplace import Workplace
+from pspnet.errors import Busy, PspnetError
+
+MAX_ATTEMPTS = 10  # at one run: what died that often will die again
+
+Work = Callable[[Workplace, dict[str, str]], State[Any]]
+
+
+class Over(Exception):
+    """A task has failed, and with it the run."""
+
+    def __init__(self, state: State[Any]) -> None:
+        super().__init__(state.message)
+        self.state = state
+
+
+def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any]:
+    """`work` gets the workplace and the environment of its commands."""
+    log = get_run_logger()
+    if (flow_run.run_count or 1) > MAX_ATTEMPTS:
+        return Failed(message=f"It has crashed {MAX_ATTEMPTS} times, and is not tried again.")
+    try:
+        workplace = Workplace.here()
+        with workplace.claimed(log.info):
+            workplace.set_params(overrides or {})
+            return work(workplace, workplace.environment(**_identity(overrides or {})))
+    except Over as over:
+        return Failed(name=over.state.name, message=over.state.message)
+    except PspnetError as error:
+        log.error(str(error))
+        return Failed(name="Busy" if isinstance(error, Busy) else "Failed", message=str(error))
+
+
+def done(state: State[Any]) -> Any:
+    """What a task has returned; the run is over if it has failed."""
+    if not state.is_completed():
+        raise Over(state)
+    return state.result()
+
+
+def _identity(overrides: Mapping[str, Any]) -> dict[str, str]:
+    """By this the runs in MLflow and the version lead back here."""
+    facts = {"PSPNET_FLOW_RUN": str(flow_run.id)}
+    if PREFECT_API_URL.value() and (pages := PREFECT_UI_URL.value()):
+        facts["PSPNET_FLOW_RUN_PAGE"] = f"{pages}/runs/flow-run/{flow_run.id}"
+    if overrides:
+        facts["PSPNET_FLOW_OVERRIDES"] = json.dumps(dict(overrides), sort_keys=True)
+    return facts

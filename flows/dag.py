@@ -1,0 +1,109 @@
+"""The stages as dvc.yaml has them, and the data they start from. There is no other DAG."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import networkx
+from dvc.repo import Repo
+
+from pspnet.errors import Problem, UserError
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that no stage makes: what `dvc add` or `dvc import` keeps."""
+
+    name: str
+    is_import: bool = False
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.dvc"
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    pool: str | None
+    timeout_seconds: float | None
+    retries: int
+    upstream: tuple[str, ...]  # stages and sources
+
+
+@dataclass(frozen=True)
+class Dag:
+    sources: tuple[Source, ...]
+    stages: tuple[Stage, ...]  # each after those it depends on
+    has_remote: bool
+
+
+def read_dag(project: Path) -> Dag:
+    with Repo(str(project)) as repo:
+        graph = repo.index.graph  # edges from a stage to what it depends on
+        order = list(repo.index.stages)
+        nodes = list(networkx.lexicographical_topological_sort(graph.reverse(), key=order.index))
+        names = {node: _name(node, project) for node in nodes}
+        has_remote = bool(repo.config["core"].get("remote"))
+        sources = {names[node]: Source(names[node], node.is_import) for node in nodes if not node.cmd}
+        stages, problems = [], []
+        for node in (node for node in nodes if node.cmd):
+            raw = [name for name in _raw(node, repo, project) if name not in sources]
+            sources |= {name: Source(name) for name in raw}
+            try:
+                upstream = sorted({names[other] for other in graph.successors(node)} | set(raw))
+                stages.append(Stage(names[node], *_hints(node.meta or {}, node.addressing), tuple(upstream)))
+            except UserError as error:
+                problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return Dag(tuple(sources.values()), tuple(stages), has_remote)
+
+
+def changed_stages(project: Path) -> set[str]:
+    """Those that DVC would have to look at: all others have made what they would make again."""
+    with Repo(str(project), _wait_for_lock=True) as repo:
+        return set(repo.status())
+
+
+def _name(node: Any, project: Path) -> str:
+    if node.cmd:
+        return str(node.addressing)
+    return Path(node.outs[0].fs_path).relative_to(project.resolve()).as_posix()
+
+
+def _raw(node: Any, repo: Any, project: Path) -> Iterator[str]:
+    """Dependencies that neither a stage makes nor git keeps: they are to come under DVC."""
+    made = {out.fs_path for out in repo.index.outs}
+    for dependency in node.deps:
+        path = Path(str(dependency.fs_path))
+        inside = dependency.protocol == "local" and path.is_relative_to(project.resolve())
+        if inside and not any(str(parent) in made for parent in (path, *path.parents)):
+            name = path.relative_to(project.resolve()).as_posix()
+            ignored = subprocess.run(["git", "check-ignore", "--quiet", name], cwd=project, check=False)
+            if ignored.returncode == 0:
+                yield name
+
+
+def _hints(meta: dict[str, Any], stage: str) -> tuple[str | None, float | None, int]:
+    """`meta: {pool: gpu, timeout: 6h, retries: 2}`, each of which may be left out."""
+    where = f"dvc.yaml: stages.{stage}.meta"
+    unknown = sorted(meta.keys() - {"pool", "timeout", "retries"})
+    problems = [Problem(where, f"has an unknown key '{key}'", "pool, timeout, retries") for key in unknown]
+    timeout = re.fullmatch(r"(\d+)([smhd])", str(meta.get("timeout", "0s")))
+    if timeout is None:
+        problems.append(
+            Problem(f"{where}.timeout", f"is '{meta['timeout']}'", "a number with s, m, h or d, such as 6h")
+        )
+    retries = meta.get("retries", 0)
+    if not isinstance(retries, int) or retries < 0:
+        problems.append(Problem(f"{where}.retries", f"is '{retries}'", "a whole number, 0 or more"))
+    if problems or timeout is None:
+        raise UserError(problems)
+    seconds = float(timeout[1]) * UNITS[timeout[2]]
+    return meta.get("pool"), seconds or None, retries

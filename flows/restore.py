@@ -1,0 +1,36 @@
+"""A process of its own: `python -m flows.restore STAGE` restores what is known of a stage, and never runs it.
+
+`dvc repro` would run what it cannot restore, which is another pool's work.
+"""
+
+import signal
+import sys
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.stage.cache import RunCacheNotFoundError
+
+from pspnet.process import die_with_parent
+
+NOT_KNOWN = 3
+
+
+def main() -> int:
+    die_with_parent(signal.SIGTERM)
+    with Repo(_wait_for_lock=True) as repo:
+        try:
+            if repo.config["core"].get("remote"):
+                repo.stage_cache.pull(None)
+            stage = repo.stage.load_one(sys.argv[1])
+            with repo.lock:
+                stage.repo.stage_cache.restore(stage, pull=bool(repo.config["core"].get("remote")))
+        except RunCacheNotFoundError:
+            return NOT_KNOWN
+        except DvcException as error:
+            print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
+            return 255
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Where a run works: in the checkout it was started in, or in a git worktree of its own beside it.
+
+A worktree has the commit's files, the checkout's DVC cache and remotes, and its state (checkpoints, MLflow's records):
+what is done in it is the same as if it were done in the checkout, which is not touched.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+from ruamel.yaml import YAML
+
+from flows.commands import marked
+from pspnet import worktree
+from pspnet.config.params import Params
+from pspnet.config.reading import read_yaml, validate
+from pspnet.errors import Problem, UserError
+from pspnet.outputs import whole_file
+from pspnet.process import end_all, exclusive
+from pspnet.worktree import git
+
+PARAMS = "params.yaml"
+LAID_OUT = Path(".pspnet/laid-out")
+KEPT = 3  # worktrees of earlier runs, for a person to look into
+LAY_OUT_SECONDS = 600
+LOOK_SECONDS = 5
+MARK = "PSPNET_WORKPLACE"  # in the environment of all that works there
+
+
+@dataclass(frozen=True)
+class Workplace:
+    folder: Path
+    checkout: Path
+
+    @classmethod
+    def here(cls) -> "Workplace":
+        folder = Path.cwd()
+        found = git(folder, "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix")
+        if found.returncode:
+            raise UserError(Problem(str(folder), "is no git checkout", fix="`git init`, then a first commit."))
+        common, _, prefix = found.stdout.partition("\n")
+        return cls(folder, Path(common).parent / prefix.strip())
+
+    @property
+    def is_worktree(self) -> bool:
+        return self.folder.resolve() != self.checkout.resolve()
+
+    @property
+    def state(self) -> Path:
+        return state_of(self.checkout)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return worktree.environment(self.folder) | {"PSPNET_STATE": str(self.state), MARK: str(self.folder)} | more
+
+    def commit(self) -> str:
+        return git(self.folder, "rev-parse", "HEAD").stdout.strip()
+
+    @contextmanager
+    def claimed(self, tell: Callable[[str], object]) -> Iterator[None]:
+        """One attempt at a time, on this machine.
+
+        What lives is waited for: it may be an attempt at this very run that was thought dead because the server had
+        been away, and what it makes need not be made again. What was frozen, or has lost its parent, is ended.
+        """
+        path = _lock_of(self.state / "runs" / self._tree) if self.is_worktree else self.state / "retrain.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = path.with_suffix(".holder")
+        lock, waiting = filelock.FileLock(path), False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=LOOK_SECONDS)
+            except filelock.Timeout:
+                if not waiting:
+                    tell(f"Another run is at work in {self.folder}; waiting for it.")
+                waiting = True
+                self._end_frozen(holder, tell)
+        try:
+            holder.write_text(str(os.getpid()), encoding="utf-8")
+            if orphans := marked(MARK, str(self.folder)):
+                tell(f"Ending {len(orphans)} processes that an earlier run has left.")
+                end_all(orphans)
+            yield
+        finally:
+            lock.release()
+
+    def _end_frozen(self, holder: Path, tell: Callable[[str], object]) -> None:
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            process = psutil.Process(int(holder.read_text(encoding="utf-8")))
+            if process.status() == psutil.STATUS_STOPPED:
+                tell(f"It is frozen (process {process.pid}), and is ended.")
+                for one in (process, *marked(MARK, str(self.folder))):
+                    one.kill()
+
+    @property
+    def _tree(self) -> str:
+        return self.folder.resolve().relative_to(self.state / "runs").parts[0]
+
+    def set_params(self, overrides: Mapping[str, Any]) -> None:
+        """Each is named as in params.yaml, `finetune.learning_rate`; comments and order stay."""
+        if not overrides:
+            return
+        if not self.is_worktree:
+            fix = "`pspnet retrain --set` makes a worktree for that; here, edit params.yaml."
+            raise UserError(Problem("overrides", "would change the checkout's params.yaml", fix=fix))
+        path = self.folder / PARAMS
+        text = YAML()
+        text.preserve_quotes, text.width = True, 4096
+        content = text.load(path.read_text(encoding="utf-8"))
+        for name, value in overrides.items():
+            section = content
+            *parents, key = name.split(".")
+            for parent in parents:
+                section = section.setdefault(parent, {})
+            section[key] = value
+        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+            text.dump(content, file)
+        validate(Params, read_yaml(path), PARAMS)
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Small files that say which data and results: *.dvc, dvc.lock, params.yaml."""
+        for name, content in files.items():
+            path = self.folder / name
+            if not path.resolve().is_relative_to(self.folder.resolve()):
+                raise UserError(Problem(name, "lies outside the checkout"))
+            if not path.exists() or path.read_text(encoding="utf-8") != content:
+                with whole_file(path) as partial:
+                    partial.write_text(content, encoding="utf-8")
+
+    def read(self, *names: str) -> dict[str, str]:
+        paths = {name: self.folder / name for name in names}
+        return {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.exists()}
+
+
+def state_of(checkout: Path) -> Path:
+    return Path(os.environ.get("PSPNET_STATE") or checkout / ".pspnet").resolve()
+
+
+def lay_out(checkout: Path, run: str, commit: str) -> Workplace:
+    """The worktree of this run; of a run that goes on, as it was left."""
+    runs = state_of(checkout) / "runs"
+    tree = runs / run
+    with exclusive(runs / "lock", "the worktrees", LAY_OUT_SECONDS):
+        if git(checkout, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
+            git(checkout, "fetch", "--all", "--quiet")
+        prefix = git(checkout, "rev-parse", "--show-prefix").stdout.strip()
+        project = tree / prefix
+        laid_out = (project / LAID_OUT).exists() and git(project, "rev-parse", "HEAD").stdout.strip() == commit
+        if not laid_out:
+            project = worktree.add(checkout, tree, commit)
+            (project / LAID_OUT).parent.mkdir(exist_ok=True)
+            (project / LAID_OUT).touch()
+        os.utime(tree)
+        _prune(checkout, runs, tree)
+    return Workplace(project, checkout)
+
+
+def _prune(checkout: Path, runs: Path, current: Path) -> None:
+    others = [path for path in runs.iterdir() if path.is_dir() and path != current]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for tree in others[KEPT:]:
+        with suppress(filelock.Timeout), filelock.FileLock(_lock_of(tree), blocking=False):
+            worktree.discard(checkout, tree)
+
+
+def _lock_of(tree: Path) -> Path:
+    return tree.with_name(f"{tree.name}.lock")
