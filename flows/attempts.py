@@ -1,6 +1,8 @@
 """One attempt at a flow run: in its workplace, with a person's mistakes told without a traceback."""
 
 import json
+import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,8 +10,10 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
+from flows.due import superseded
+from flows.ending import BUSY, FAILED
 from flows.workplace import Workplace
 from pspnet.errors import Busy, PspnetError
 
@@ -31,16 +35,27 @@ def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any
     log = get_run_logger()
     if (flow_run.run_count or 1) > MAX_ATTEMPTS:
         return Failed(message=f"It has crashed {MAX_ATTEMPTS} times, and is not tried again.")
+    if reason := superseded():
+        return Completed(name="Skipped", message=reason)
     try:
         workplace = Workplace.here()
         with workplace.claimed(log.info):
             workplace.set_params(overrides or {})
             return work(workplace, workplace.environment(**_identity(overrides or {})))
     except Over as over:
-        return Failed(name=over.state.name, message=over.state.message)
+        return _failed(over.state.name, over.state.message)
     except PspnetError as error:
         log.error(str(error))
-        return Failed(name="Busy" if isinstance(error, Busy) else "Failed", message=str(error))
+        return _failed(BUSY if isinstance(error, Busy) else FAILED, str(error))
+
+
+def _failed(name: str | None, message: str | None) -> State[Any]:
+    """Without the traceback of Prefect's own that its engine logs of every failure: the message has been told."""
+    for logger in ("prefect.engine", "prefect.flow_runs"):
+        logging.getLogger(logger).addFilter(
+            lambda record: "exited with unexpected exception" not in record.getMessage()
+        )
+    return Failed(name=name, message=message)
 
 
 def done(state: State[Any]) -> Any:
@@ -57,4 +72,5 @@ def _identity(overrides: Mapping[str, Any]) -> dict[str, str]:
         facts["PSPNET_FLOW_RUN_PAGE"] = f"{pages}/runs/flow-run/{flow_run.id}"
     if overrides:
         facts["PSPNET_FLOW_OVERRIDES"] = json.dumps(dict(overrides), sort_keys=True)
-    return facts
+    given = {name: value for name, value in os.environ.items() if name.startswith("PSPNET_FLOW_")}
+    return given or facts  # a stage is run for another run, and leads there

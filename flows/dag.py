@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,12 @@ def read_dag(project: Path) -> Dag:
         names = {node: _name(node, project) for node in nodes}
         has_remote = bool(repo.config["core"].get("remote"))
         sources = {names[node]: Source(names[node], node.is_import) for node in nodes if not node.cmd}
+        raw = _raw([node for node in nodes if node.cmd], repo, project)
         stages, problems = [], []
         for node in (node for node in nodes if node.cmd):
-            raw = [name for name in _raw(node, repo, project) if name not in sources]
-            sources |= {name: Source(name) for name in raw}
+            sources |= {name: Source(name) for name in raw[node]}
             try:
-                upstream = sorted({names[other] for other in graph.successors(node)} | set(raw))
+                upstream = sorted({names[other] for other in graph.successors(node)} | set(raw[node]))
                 stages.append(Stage(names[node], *_hints(node.meta or {}, node.addressing), tuple(upstream)))
             except UserError as error:
                 problems += error.problems
@@ -77,17 +77,21 @@ def _name(node: Any, project: Path) -> str:
     return Path(node.outs[0].fs_path).relative_to(project.resolve()).as_posix()
 
 
-def _raw(node: Any, repo: Any, project: Path) -> Iterator[str]:
+def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]:
     """Dependencies that neither a stage makes nor git keeps: they are to come under DVC."""
-    made = {out.fs_path for out in repo.index.outs}
-    for dependency in node.deps:
-        path = Path(str(dependency.fs_path))
-        inside = dependency.protocol == "local" and path.is_relative_to(project.resolve())
-        if inside and not any(str(parent) in made for parent in (path, *path.parents)):
-            name = path.relative_to(project.resolve()).as_posix()
-            ignored = subprocess.run(["git", "check-ignore", "--quiet", name], cwd=project, check=False)
-            if ignored.returncode == 0:
-                yield name
+    made, root = {Path(out.fs_path) for out in repo.index.outs}, project.resolve()
+    paths = {node: [Path(str(one.fs_path)) for one in node.deps if one.protocol == "local"] for node in nodes}
+    names = {
+        path: path.relative_to(root).as_posix()
+        for path in {path for found in paths.values() for path in found}
+        if path.is_relative_to(root) and not made.intersection([path, *path.parents])
+    }
+    # With a slash too: it may not be there yet, and a pattern may be meant for a folder.
+    asked = "\n".join(line for name in names.values() for line in (name, f"{name}/"))
+    command = ["git", "check-ignore", "--stdin"]
+    done = subprocess.run(command, cwd=project, input=asked, capture_output=True, text=True, check=False)
+    ignored = {line.rstrip("/") for line in done.stdout.splitlines()}
+    return {node: [names[path] for path in found if names.get(path) in ignored] for node, found in paths.items()}
 
 
 def _hints(meta: dict[str, Any], stage: str) -> tuple[str | None, float | None, int]:

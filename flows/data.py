@@ -1,11 +1,11 @@
 """What the pipeline starts from: `dvc add` for what lies in the checkout, `dvc update` for what was imported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import get_run_logger
 
-from flows.commands import run
+from flows.commands import run, without_advice
 from flows.dag import Source
 from flows.ending import FAILED, Trouble, trouble
 from flows.workplace import Workplace
@@ -20,7 +20,7 @@ def bring_up_to_date(
     has_remote: bool,
 ) -> Trouble | None:
     """In a worktree: the given data, else what lies in the checkout, else what was committed."""
-    if given and source.file in given:
+    if workplace.is_worktree and given and source.file in given:
         workplace.write({source.file: given[source.file]})
     elif (workplace.checkout / source.name).exists():
         if found := renew(workplace.checkout, source, environment):
@@ -31,16 +31,21 @@ def bring_up_to_date(
     if not (workplace.folder / source.file).exists():
         return Trouble(FAILED, f"There is neither {source.name} nor {source.file}. Put the data into {source.name}.")
     fetch = "pull" if has_remote else "checkout"
-    return _dvc(workplace.folder, environment, fetch, "--quiet", source.file)
+    return _dvc(workplace.folder, environment, fetch, source.file)
 
 
 def renew(checkout: Path, source: Source, environment: Mapping[str, str]) -> Trouble | None:
     """Its .dvc file says afterwards what lies there now, or what it was imported from has now."""
     if source.is_import:
-        return _dvc(checkout, environment, "update", "--quiet", source.file)
-    return _dvc(checkout, environment, "add", "--quiet", source.name)
+        return _dvc(checkout, environment, "update", source.file)
+    return _dvc(checkout, environment, "add", source.name)
+
+
+def push_data(checkout: Path, sources: Sequence[Source], environment: Mapping[str, str]) -> Trouble | None:
+    """For machines that have not got them."""
+    return _dvc(checkout, environment, "push", *(source.file for source in sources))
 
 
 def _dvc(folder: Path, environment: Mapping[str, str], *words: str) -> Trouble | None:
     command = dvc_command("--wait-for-lock", *words)
-    return trouble(run(command, folder, environment, get_run_logger().info), None)
+    return trouble(run(command, folder, environment, without_advice(get_run_logger().info)), None)

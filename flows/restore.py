@@ -21,7 +21,7 @@ def main() -> int:
         try:
             if repo.config["core"].get("remote"):
                 repo.stage_cache.pull(None)
-            stage = repo.stage.load_one(sys.argv[1])
+            (stage,) = repo.stage.collect(sys.argv[1])
             with repo.lock:
                 stage.repo.stage_cache.restore(stage, pull=bool(repo.config["core"].get("remote")))
         except RunCacheNotFoundError:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -78,6 +78,6 @@ def _task(stage: Stage, is_changed: bool) -> Callable[..., State[Any]]:
 
 def _examine(workplace: Workplace, environment: dict[str, str]) -> None:
     """A person's mistakes are told before anything has been done."""
-    ended = run(["pspnet", "doctor", "--quick"], workplace.folder, environment, get_run_logger().error)
+    ended = run(["pspnet", "doctor", "--quick"], workplace.folder, environment, tell=lambda line: None)
     if ended.status:
         raise UserError([], ended.output)

@@ -17,16 +17,15 @@ from pspnet.errors import Problem, UserError
 OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 LOCKS = Path(".dvc/tmp/rwlock")
 LOCKS_SECONDS = 10
-# `python -m dvc` that ends with the process that has started it. The stages find the worktree's package, DVC starts
-# with ours.
-TETHERED_DVC = """
+# `python -m MODULE` that ends with the process that has started it. What it starts finds the package of its own folder.
+TETHERED = """
 import runpy, signal, sys
-ours = sys.argv.pop(1)
+ours, module = sys.argv.pop(1), sys.argv.pop(1)
 sys.path.insert(0, ours)
 from pspnet.process import die_with_parent
 sys.path.remove(ours)
 die_with_parent(signal.SIGTERM)
-runpy.run_module("dvc", run_name="__main__", alter_sys=True)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
@@ -109,8 +108,12 @@ def without_hook(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def dvc_command(*arguments: str) -> list[str]:
+    return tethered("dvc", *arguments)
+
+
+def tethered(module: str, *arguments: str) -> list[str]:
     ours = str(Path(__file__).parents[1])
-    return [sys.executable, "-P", "-c", TETHERED_DVC, ours, *arguments]
+    return [sys.executable, "-P", "-c", TETHERED, ours, module, *arguments]
 
 
 def environment(project: Path) -> dict[str, str]:

@@ -104,8 +104,8 @@ def candidate(shop: Workshop, which: str | None) -> Version:
     return shop.versions.get(which or CHALLENGER)
 
 
-def as_json(promotion: Promotion) -> str:
-    return json.dumps(promotion.facts())
+def as_json(shop: Workshop, promotion: Promotion) -> str:
+    return json.dumps({"headline": promotion.headline(shop.versions.model), **promotion.facts()})
 
 
 def tell(shop: Workshop, promotion: Promotion) -> None:

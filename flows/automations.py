@@ -1,0 +1,55 @@
+"""What the server does about runs whose process has died: notices it, and schedules the same run again."""
+
+from datetime import timedelta
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+
+HEARTBEAT_SECONDS = 30  # as often as Prefect allows
+LOST_SECONDS = 3 * HEARTBEAT_SECONDS
+ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
+
+
+def install(client: SyncPrefectClient, deployments: list[str]) -> None:
+    for wanted in automations(deployments):
+        for old in client.read_automations_by_name(wanted.name):
+            client.delete_automation(old.id)
+        client.create_automation(wanted)
+
+
+def automations(deployments: list[str], lost_seconds: float = LOST_SECONDS) -> list[AutomationCore]:
+    """Of these deployments alone: what other people run on the server is theirs."""
+    runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
+    ours = ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": deployments})
+    about: dict[str, Any] = {"match": runs, "match_related": ours, "for_each": {"prefect.resource.id"}, "threshold": 1}
+    heartbeat = "prefect.flow-run.heartbeat"
+    lost = EventTrigger(
+        posture=Posture.Proactive,
+        after={heartbeat},
+        expect={heartbeat, *(f"prefect.flow-run.{ending}" for ending in ENDINGS)},
+        within=timedelta(seconds=lost_seconds),
+        **about,
+    )
+    crashed = EventTrigger(posture=Posture.Reactive, expect={"prefect.flow-run.Crashed"}, within=timedelta(0), **about)
+    return [
+        AutomationCore(
+            name="pspnet: a run without a heartbeat has crashed",
+            description="Its machine or its process is gone; without this it would be running for ever.",
+            trigger=lost,
+            actions=[_change(StateType.CRASHED, f"No heartbeat for {lost_seconds:.0f} s.")],
+        ),
+        AutomationCore(
+            name="pspnet: a crashed run is scheduled again",
+            description="The same run goes on, from the last checkpoint. It ends itself when that does not help.",
+            trigger=crashed,
+            actions=[_change(StateType.SCHEDULED, "It crashed.", name="AwaitingRetry", force=True)],
+        ),
+    ]
+
+
+def _change(state: StateType, message: str, name: str | None = None, force: bool = False) -> ChangeFlowRunState:
+    return ChangeFlowRunState(state=state, name=name, message=message, force=force)
