@@ -22,8 +22,12 @@ AWAY = re.compile(
     r"|(?:service unavailable|slow ?down|too many requests)|endpoint url",
     re.I,
 )
+NO_ERROR = re.compile(r"WARNING: |Having any troubles\?|If there are no processes with such PIDs|<https://error\.dvc")
 STAGE_STATUS = re.compile(r"failed to run: .*, exited with (-?\d+)")
 SIGKILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+SIGTERMED = (-signal.SIGTERM, 128 + signal.SIGTERM)
+STOPPED = (EXIT_CTRL_C, -signal.SIGINT)
+SHOWN_LINES = 10
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def trouble(ended: Ended, timeout_seconds: float | None, exit_file: Path | None 
 def _of_output(ended: Ended) -> Trouble:
     found = STAGE_STATUS.findall(ended.output)
     status = int(found[-1]) if found else ended.status
-    errors = _errors(ended.output) or f"It ended with {status}."
+    errors = _errors(ended.output) or f"It ended with {status} and said nothing."
     if status in SIGKILLED:
         return Trouble(KILLED, "It was killed, as the system does when memory runs out.")
     is_dvc = not found  # and no stage: what it says is of itself
@@ -57,7 +61,9 @@ def _of_output(ended: Ended) -> Trouble:
         return Trouble(BUSY, errors)
     if is_dvc and AWAY.search(errors):
         return Trouble(NETWORK, errors)
-    if status == EXIT_CTRL_C or ended.status in (-signal.SIGINT, -signal.SIGTERM):
+    if status in SIGTERMED:
+        return Trouble(INTERRUPTED, "The system has asked it to stop.")
+    if status in STOPPED:
         return Trouble(FAILED, "It was stopped.")
     return Trouble(FAILED, errors)
 
@@ -67,13 +73,15 @@ def _said(kind: str, status: int, message: str) -> Trouble:
         return Trouble(BUSY, message)
     if kind == "interrupted":
         return Trouble(INTERRUPTED if status == EXIT_TEMPORARY else FAILED, message)
+    if kind == "memory":
+        return Trouble(FAILED, f"It ran out of memory. {message}".strip())
     if kind == "bug":
         return Trouble(FAILED, f"{message}\nThe traceback is in the log: this is a bug.")
     return Trouble(FAILED, message)
 
 
 def _errors(output: str) -> str:
-    """What DVC calls errors; of another command, what it said last."""
-    lines = output.splitlines()
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return "\n".join(errors or lines[-10:])
+    """What DVC calls errors, with the lines that belong to them; of another command, what it said last."""
+    lines = [line for line in output.splitlines() if not NO_ERROR.match(line)]
+    first = next((number for number, line in enumerate(lines) if line.startswith("ERROR: ")), 0)
+    return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:][-SHOWN_LINES:])

@@ -15,7 +15,7 @@ NOT_KNOWN = 3
 
 def push(workplace: Workplace, environment: Mapping[str, str], targets: Sequence[str] = ()) -> Trouble | None:
     """With the run-cache: by it another machine knows what it need not run."""
-    command = dvc_command("--wait-for-lock", "push", "--quiet", "--run-cache", *targets)
+    command = dvc_command("--wait-for-lock", "push", "--run-cache", *targets)
     return trouble(run(command, workplace.folder, environment, get_run_logger().info), None)
 
 

@@ -1,6 +1,5 @@
 """A stage of dvc.yaml as a task."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
-from flows.commands import run
+from flows.commands import run, without_advice
 from flows.dag import Stage
 from flows.ending import TEMPORARY, Trouble, trouble
 from flows.progress import Progress
@@ -20,8 +19,6 @@ from flows.workplace import Workplace
 from pspnet.worktree import dvc_command
 
 EXITS = Path(".pspnet/exit")
-# of DVC, on what to do with dvc.lock
-ADVICE = re.compile(r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core|Use `dvc push`")
 RETRY_SECONDS = [5.0, 30.0, 120.0]
 
 
@@ -68,11 +65,13 @@ def reproduce(workplace: Workplace, stage: Stage, environment: Mapping[str, str]
     exit_file.unlink(missing_ok=True)
     options = ["--single-item", *(["--pull"] if pull else [])]
     command = dvc_command("--wait-for-lock", "repro", *options, stage.name)
-    progress, log = Progress(stage.name), get_run_logger()
+    progress, log = Progress(stage.name), without_advice(get_run_logger().info)
+    ran = False
 
     def tell(line: str) -> None:
-        if not ADVICE.match(line):
-            log.info(line)
+        nonlocal ran
+        ran = ran or line == f"Running stage '{stage.name}':"
+        log(line)
         progress.read(line)
 
     ended = run(command, workplace.folder, environment, tell, stage.timeout_seconds)
@@ -80,7 +79,7 @@ def reproduce(workplace: Workplace, stage: Stage, environment: Mapping[str, str]
     if found:
         return found
     progress.finish()
-    return Outcome(stage.name, "ran" if f"Running stage '{stage.name}'" in ended.output else "cached", ended.seconds)
+    return Outcome(stage.name, "ran" if ran else "cached", ended.seconds)
 
 
 def unchanged(stage: Stage) -> Outcome:

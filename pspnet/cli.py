@@ -162,15 +162,63 @@ def retrain(
     run(STATE, changes or [])
 
 
+@app.command(rich_help_panel=PIPELINE)
+def schedule(
+    cron: Annotated[str, typer.Option(help="When to retrain: minute, hour, day of month, month, day of week; UTC.")],
+    watch: Annotated[int, typer.Option(min=0, help="Seconds between two looks at the data; 0: never.")] = 300,
+    port: Annotated[int, typer.Option(help="Of Prefect's pages, on this machine.")] = 4200,
+) -> None:
+    """Retrain by the clock, and when there are new data, on this machine, as long as this command runs.
+
+    Example: pspnet schedule --cron "0 3 * * 0"
+    """
+    prefect_here(STATE)
+    from flows import schedule as flow
+
+    flow.schedule(STATE, cron, watch, port)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def deploy() -> None:
+    """Have a Prefect server run prefect.yaml with this commit: pools, schedules, and what happens when a machine dies.
+
+    PREFECT_API_URL says which server: http://prefect.example:4200/api.
+
+    Example: pspnet deploy
+    """
+    from flows import team
+
+    team.deploy()
+
+
+@app.command(rich_help_panel=PIPELINE)
+def worker(
+    pool: Annotated[str, typer.Argument(help="A pool of prefect.yaml: cpu or gpu.")],
+    limit: Annotated[int, typer.Option(min=1, help="Runs at once; a retraining that waits for a GPU is one, too.")] = 4,
+    name: Annotated[str | None, typer.Option(help="How Prefect's pages call it.")] = None,
+) -> None:
+    """Run what a Prefect server has for a pool, on this machine, from this clone.
+
+    PREFECT_API_URL says which server: http://prefect.example:4200/api.
+
+    Example: pspnet worker gpu --limit 1
+    """
+    from flows import team
+
+    team.worker(pool, limit, name)
+
+
 @app.command(rich_help_panel=AROUND)
 def predict(
     images: Annotated[Path, typer.Argument(help="Folder of images, searched with its sub-folders.")],
-    out: Annotated[Path, typer.Option(help="Folder to write: masks, overlays, predictions.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: masks, overlays, predictions.parquet.")],
     model: Annotated[str, typer.Option(help="A registered version: champion, challenger or its number.")] = CHAMPION,
     bundle: Annotated[Path | None, typer.Option(help="A bundle to predict with instead of a registered one.")] = None,
     params: Annotated[Path, typer.Option(help="The params to predict with; a version has its own.")] = PARAMS,
 ) -> None:
-    """Masks for a folder of images, by the champion unless you say otherwise. Run again, it goes on where it stopped.
+    """Masks for a folder of images, by the champion unless you say otherwise.
+
+    Run again, it goes on where it stopped, and follows the folder: images that are new, changed or removed.
 
     Example: pspnet predict photos --out predictions
     """
@@ -188,7 +236,8 @@ def predict(
         refused = run(own.prepare, own.predict, own.runtime, images=images, bundle=bundle, out=out, tick=tick)
     for problem in refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
-    terminal.out.print(f"{out / 'predictions.csv'}" + (f", {len(refused)} images skipped" if refused else ""))
+    skipped = f", {len(refused)} images skipped" if refused else ""
+    terminal.out.print(f"{out / 'predictions.parquet'}{skipped}", markup=False)
 
 
 @app.command(rich_help_panel=AROUND)
@@ -332,7 +381,7 @@ def promote(
     terminal.out.stderr = as_json
     command.tell(shop, done)
     if as_json:
-        print(command.as_json(done))  # noqa: T201
+        print(command.as_json(shop, done))  # noqa: T201
     if done.move is None and done.outcome != "is champion":
         raise typer.Exit(1)
 

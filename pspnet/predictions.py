@@ -1,76 +1,187 @@
-"""A folder of predictions: masks, overlays, and a table that grows by a row per image, so that a killed run goes on."""
+"""A folder of predictions that mirrors a folder of images, and that a killed run goes on with.
 
-import csv
+settings.json         of which images, by which model and params; a folder without is not ours
+masks/ overlays/      IMAGE.png for each image
+predictions.parquet   a row for each image, sorted by name: the last to be written
+.digests.parquet      what each file of an image was like when it was read, so that it need not be read again
+.rows.jsonl           while it runs: the rows that the table has not got yet
+"""
+
 import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
 from pspnet.prediction import Prediction
+from pspnet.process import exclusive
+
+FORMAT_VERSION = 2
+TABLE, DIGESTS, ROWS = "predictions.parquet", ".digests.parquet", ".rows.jsonl"
+SETTINGS, LOCK = "settings.json", ".lock"
+PICTURES = ("masks", "overlays")
 
 Color = tuple[int, int, int]
 
 
+class Stamp(NamedTuple):
+    """By which a file that has not been touched is known without being read."""
+
+    size_bytes: int
+    mtime_ns: int
+
+
 class PredictionFolder:
-    def __init__(
-        self, folder: Path, settings: dict[str, Any], classes: tuple[str, ...], colors: tuple[Color, ...]
-    ) -> None:
-        self._folder, self._classes = folder, classes
+    """What it knows is the table and, of a run that was cut short, the rows after it: the last of an image counts.
+
+    A row without figures says that the pictures of this image may be of no use any more. It comes before whatever
+    makes them so, and no picture is removed that no row has named: a person may have put something beside them.
+    """
+
+    def __init__(self, folder: Path, classes: tuple[str, ...], colors: tuple[Color, ...]) -> None:
+        self._folder = folder
         self._palette = np.array(colors, np.uint8)
-        self.table = folder / "predictions.csv"
-        _claim(folder, settings)
-        self.finished = self._finished()  # image -> digest of the file that was predicted
-        self._columns = ["image", "sha256", "height", "width", "confidence", *(f"share_{name}" for name in classes)]
-        with self.table.open("a", newline="", encoding="utf-8") as file:
-            if file.tell() == 0:
-                csv.writer(file, lineterminator="\n").writerow(self._columns)
+        self._shares = [f"share_{name}" for name in classes]
+        self._schema = pa.schema(
+            [
+                ("image", pa.string()), ("sha256", pa.string()), ("height", pa.int32()), ("width", pa.int32()),
+                ("confidence", pa.float32()), *((name, pa.float32()) for name in self._shares),
+            ]
+        )  # fmt: skip
+        self._digest_schema = pa.schema(
+            [("image", pa.string()), ("sha256", pa.string()), ("size_bytes", pa.int64()), ("mtime_ns", pa.int64())]
+        )
+        _cut(folder / ROWS)
+        table, rows = self._table(), self._rows()
+        self._is_current = (folder / TABLE).exists() and not (folder / ROWS).exists()
+        self._known = {*table["image"].to_pylist(), *rows["image"].to_pylist()}
+        self._finished = _digests(table) | _digests(rows)  # image -> digest of the file that was predicted
+        self._seen = _seen(self._read(DIGESTS, self._digest_schema)) | _seen(rows)
+        made = set.intersection(*(set(_names(folder / kind)) for kind in PICTURES))
+        self._finished = {name: sha256 for name, sha256 in self._finished.items() if sha256 and name in made}
 
-    def add(self, name: str, sha256: str, image: NDArray[np.uint8], prediction: Prediction) -> None:
-        """The row comes last: an image is finished when it stands in the table."""
-        _save(palette_image(prediction.mask, self._palette), self._folder / "masks" / f"{name}.png")
+    def unfinished(self, files: Mapping[str, Stamp]) -> list[str]:
+        """Of these images the new ones and those that may have changed, sorted. Any other image is gone from now on."""
+        self._finished = {name: sha256 for name, sha256 in self._finished.items() if name in files}
+        as_it_was = {name for name, sha256 in self._finished.items() if self._seen.get(name) == (sha256, *files[name])}
+        return sorted(files.keys() - as_it_was)
+
+    def is_finished(self, name: str, sha256: str, stamp: Stamp) -> bool:
+        """Touched, copied, but the same."""
+        if self._finished.get(name) != sha256:
+            return False
+        self._seen[name] = (sha256, *stamp)
+        self._is_current = False
+        return True
+
+    def add(self, name: str, sha256: str, stamp: Stamp, image: NDArray[np.uint8], prediction: Prediction) -> None:
+        """The row with the figures comes last: by it the image is finished."""
+        self._note({"image": name})
+        masks, overlays = self._pictures(name)
+        _save(palette_image(prediction.mask, self._palette), masks)
         colored = Image.fromarray(self._palette[prediction.mask])
-        _save(Image.blend(Image.fromarray(image), colored, 0.5), self._folder / "overlays" / f"{name}.png")
-        row = {"image": name, "sha256": sha256, **self._figures(prediction)}
-        with self.table.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+        _save(Image.blend(Image.fromarray(image), colored, 0.5), overlays)
+        self._note({"image": name, "sha256": sha256, **stamp._asdict(), **self._figures(prediction)})
+        self._finished[name] = sha256
+        self._seen[name] = (sha256, *stamp)
 
-    def close(self) -> None:
-        """Of an image that has changed since, only the row of its last prediction stays."""
-        table = _read(self.table)
-        newest = table.drop_duplicates("image", keep="last")
-        if len(newest) < len(table):
-            with whole_file(self.table) as partial:
-                newest.to_csv(partial, index=False)
+    def refuse(self, name: str) -> None:
+        """An image that was predicted once and cannot be read any more is gone."""
+        self._finished.pop(name, None)
+
+    def finish(self) -> None:
+        """The table first, then what it does not name any more is removed: a reader finds every mask of a row."""
+        gone = sorted(self._known - self._finished.keys())
+        if self._is_current and not gone:
+            return
+        for name in gone:
+            self._note({"image": name})
+        self._write(TABLE, self._whole_table())
+        for name in gone:
+            for path in self._pictures(name):
+                _remove(path)
+        self._write(DIGESTS, self._whole_digests())
+        (self._folder / ROWS).unlink(missing_ok=True)
 
     def _figures(self, prediction: Prediction) -> dict[str, Any]:
         height, width = prediction.mask.shape
-        shares = np.bincount(prediction.mask.ravel(), minlength=len(self._classes)) / prediction.mask.size
+        shares = np.bincount(prediction.mask.ravel(), minlength=len(self._shares)) / prediction.mask.size
         return {
             "height": height,
             "width": width,
-            "confidence": f"{prediction.confidence.mean():.4f}",
-            **{f"share_{name}": f"{share:.6f}" for name, share in zip(self._classes, shares, strict=True)},
+            # As the table has them: its bytes are the same whether a row came from here or from the file of rows.
+            "confidence": float(np.float32(prediction.confidence.mean())),
+            **{name: float(np.float32(share)) for name, share in zip(self._shares, shares, strict=True)},
         }
 
-    def _finished(self) -> dict[str, str]:
-        """From the rows so far; one that a kill cut short is removed from the file."""
-        if not self.table.exists():
-            return {}
-        data = self.table.read_bytes()
-        whole_lines = data[: data.rfind(b"\n") + 1]
-        if whole_lines != data:
-            with whole_file(self.table) as partial:
-                partial.write_bytes(whole_lines)
-        if not whole_lines:
-            return {}
-        rows = _read(self.table)
-        return dict(zip(rows["image"], rows["sha256"], strict=True))
+    def _pictures(self, name: str) -> list[Path]:
+        return [self._folder / kind / f"{name}.png" for kind in PICTURES]
+
+    def _note(self, row: dict[str, Any]) -> None:
+        with (self._folder / ROWS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._known.add(row["image"])
+        self._is_current = False
+
+    def _whole_table(self) -> pa.Table:
+        rows = self._rows()
+        renewed = set(rows["image"].to_pylist())
+        table = _where(self._table(), lambda name: name in self._finished and name not in renewed)
+        rows = _where(rows, lambda name: name in self._finished).select(self._schema.names)
+        # In one piece: where pieces meet, Parquet would begin a page, and the bytes would tell the history.
+        return pa.concat_tables([table, rows]).sort_by("image").combine_chunks()
+
+    def _whole_digests(self) -> pa.Table:
+        names = sorted(self._finished)
+        columns = zip(*(self._seen[name] for name in names), strict=True) if names else ([], [], [])
+        return pa.table([names, *map(list, columns)], schema=self._digest_schema)
+
+    def _table(self) -> pa.Table:
+        return self._read(TABLE, self._schema)
+
+    def _rows(self) -> pa.Table:
+        """The last row of each image."""
+        path = self._folder / ROWS
+        schema = pa.unify_schemas([self._schema, self._digest_schema])
+        if not path.exists() or not path.stat().st_size:
+            return schema.empty_table()
+        rows = pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(explicit_schema=schema))
+        last = {name: number for number, name in enumerate(rows["image"].to_pylist())}
+        return rows.select(schema.names).take(list(last.values()))
+
+    def _read(self, name: str, schema: pa.Schema) -> pa.Table:
+        path = self._folder / name
+        return pq.read_table(path, schema=schema) if path.exists() else schema.empty_table()
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        with whole_file(self._folder / name) as partial:
+            pq.write_table(table, partial, compression="zstd")
+
+
+@contextmanager
+def opened(
+    folder: Path, images: Path, settings: dict[str, Any], classes: tuple[str, ...], colors: tuple[Color, ...]
+) -> Iterator[PredictionFolder]:
+    """For us alone. The second run of two has nothing to wait for: it would do what the first does."""
+    # Not resolved: a link that leads to another folder each day is one folder to whoever has set it.
+    settings = {"format_version": FORMAT_VERSION, "images": os.path.abspath(images), **settings}  # noqa: PTH100
+    _check(folder, settings)
+    with exclusive(folder / LOCK, str(folder), seconds=0):
+        _check(folder, settings)  # another may have made it its own in between
+        if not (folder / SETTINGS).exists():
+            with whole_file(folder / SETTINGS) as partial:
+                partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        yield PredictionFolder(folder, classes, colors)
 
 
 def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
@@ -81,20 +192,59 @@ def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.
     return indexed
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Masks of two models in one folder could not be told apart."""
-    path = folder / "settings.json"
+def _check(folder: Path, settings: dict[str, Any]) -> None:
+    """Masks of two models in one folder could not be told apart, and those of other images would be removed."""
+    path = folder / SETTINGS
     fix = "Give another folder with --out, or remove this one."
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
-        raise UserError(Problem(str(folder), "holds predictions of another model or other params", fix=fix))
-    if not path.exists() and folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(Problem(str(folder), "is not a folder", fix=fix))
+    if path.exists() and (known := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        found = "holds predictions of another model, with other params or in another format"
+        if known | {"images": settings["images"]} == settings:
+            found = f"holds predictions of the images in {known['images']}"
+        raise UserError(Problem(str(folder), found, fix=fix))
+    first_of_all = {LOCK, f"{SETTINGS}.partial"}  # all that a run may leave that is killed at once
+    if not path.exists() and folder.exists() and any(one.name not in first_of_all for one in folder.iterdir()):
         raise UserError(Problem(str(folder), "is not empty and holds no predictions", fix=fix))
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)  # an image may be called NA
+def _cut(path: Path) -> None:
+    """Off the file what a crash has left of a line."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def _digests(rows: pa.Table) -> dict[str, str]:
+    return dict(zip(rows["image"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+
+
+def _seen(rows: pa.Table) -> dict[str, tuple[str, int, int]]:
+    """The digest too, which is compared with that in the table: neither file need trust the other."""
+    columns = [rows[name].to_pylist() for name in ("sha256", "size_bytes", "mtime_ns")]
+    return dict(zip(rows["image"].to_pylist(), zip(*columns, strict=True), strict=True))
+
+
+def _where(table: pa.Table, wanted: Callable[[str], bool]) -> pa.Table:
+    return table.filter(pa.array([wanted(name) for name in table["image"].to_pylist()], pa.bool_()))
+
+
+def _names(folder: Path) -> Iterable[str]:
+    """Of the images whose pictures lie there."""
+    for parent, _, names in os.walk(folder):
+        below = Path(parent).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        yield from (prefix + name.removesuffix(".png") for name in names if name.endswith(".png"))
+
+
+def _remove(path: Path) -> None:
+    """With what a killed run has left of it, and the folders that it leaves empty."""
+    path.unlink(missing_ok=True)
+    path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
+    for parent in path.parents:
+        try:
+            parent.rmdir()
+        except OSError:  # it holds something else
+            return
 
 
 def _save(picture: Image.Image, path: Path) -> None:

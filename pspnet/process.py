@@ -40,14 +40,21 @@ def family(number: int) -> list[psutil.Process]:
 
 
 def end_all(processes: Sequence[psutil.Process], seconds: float = STOP_SECONDS) -> None:
-    """The first is asked to end, the others get what it passes on; who is left after a while is killed."""
-    for process in processes[:1]:
+    """Who is nobody's child among them is asked to end, the others get what it passes on; who is left is killed."""
+    numbers = {process.pid for process in processes}
+    for process in [process for process in processes if _parent(process) not in numbers]:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
     _, left = psutil.wait_procs(processes, seconds)
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _parent(process: psutil.Process) -> int | None:
+    with suppress(psutil.NoSuchProcess):
+        return process.ppid()
+    return None
 
 
 def user() -> str:

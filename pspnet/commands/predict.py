@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from pspnet import terminal
 from pspnet.commands.workshop import Workshop
 from pspnet.registry.provenance import PARAMS
 from pspnet.registry.versions import Version, part
@@ -16,6 +17,8 @@ COMMAND = "from pspnet.cli import main; main()"
 def predict_with_version(shop: Workshop, version: Version, images: Path, out: Path) -> NoReturn:
     """Our process becomes that of the version's own `pspnet predict`: signals and exit status are its own."""
     folder = shop.versions.folder(version).resolve()
+    # flows.predict reads this line, and none of the version's own: older code may say other things.
+    terminal.err.print(f"by {shop.versions.model} version {version.number}", markup=False)
     own = {"--bundle": part(folder, "bundle"), "--params": part(folder, "provenance") / PARAMS, "--out": out}
     options = [str(word) for pair in own.items() for word in pair]
     environment = own_code_environment() | {"PYTHONPATH": str(folder / "code")}

@@ -1,20 +1,30 @@
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from pspnet.config.params import Params
-from pspnet.errors import Interrupted, Problem, UserError
+from pspnet.errors import Busy, Interrupted, Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.prediction import Predictor
+from pspnet.process import exclusive
 from pspnet.stages import predict as stage
+from tests.command import PSPNET
 from tests.dataset.rawdata import Pixels, encoded, noise, write
+from tests.parameters import ROOT
 from tests.training.conftest import quiet
 
 Tick = Callable[[int, int, str], None]
@@ -63,13 +73,19 @@ def predicted(bundle: Path, image: Pixels, window_px: int = 1024) -> NDArray[np.
 
 
 def read_table(out: Path) -> pd.DataFrame:
-    return pd.read_csv(out / "predictions.csv", keep_default_na=False)
+    return pd.read_parquet(out / "predictions.parquet")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """When each file was written; a lock is opened for writing each time."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+AT_REST = {"predictions.parquet", "settings.json", ".digests.parquet", ".lock"}
 SOUND = ["a street.png", "deep/er/turned.jpg", "gray.png", "gray16.png", "straße.png", "transparent.png"]
 
 
@@ -80,7 +96,7 @@ def test_every_sound_image_becomes_a_mask_an_overlay_and_a_row(
     seen: list[tuple[int, int, str]] = []
     run(params, images, bundle, out, lambda *tick: seen.append(tick))
     expected = {f"{kind}/{name}.png" for kind in ("masks", "overlays") for name in SOUND}
-    assert set(contents(out)) == expected | {"predictions.csv", "settings.json"}
+    assert set(contents(out)) == expected | AT_REST
     assert read_table(out)["image"].tolist() == SOUND
     assert seen == [(done, 8, "images") for done in range(1, 9)]
 
@@ -131,6 +147,15 @@ def test_a_row_tells_size_confidence_and_share_of_each_class(
     assert table["confidence"].between(1 / len(classes), 1).all()
 
 
+def test_the_table_has_the_types_of_what_it_holds(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+    run(params, images, bundle, tmp_path / "out")
+    schema = pq.read_schema(tmp_path / "out/predictions.parquet")
+    shares = {f"share_{name}": "float" for name in Bundle.load(bundle).classes}
+    assert {field.name: str(field.type) for field in schema} == {
+        "image": "string", "sha256": "string", "height": "int32", "width": "int32", "confidence": "float", **shares,
+    }  # fmt: skip
+
+
 def test_a_file_that_is_no_image_is_named_and_the_rest_is_done(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -160,46 +185,235 @@ def test_a_run_that_is_stopped_and_started_again_ends_the_same_and_predicts_noth
     out = tmp_path / "stopped"
     with pytest.raises(Interrupted):
         run(params, images, bundle, out, stopping_after(ticks))
+    assert not (out / "predictions.parquet").exists()
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert 2 <= len(written) <= 2 * len(SOUND)
-    run(params, images, bundle, out)
+    seen: list[tuple[int, int, str]] = []
+    run(params, images, bundle, out, lambda *tick: seen.append(tick))
+    assert seen[0] == (len(written) // 2, 8, "images")
     assert contents(out) == contents(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_a_line_that_a_crash_cut_short_is_written_again(
-    params: Params, images: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_the_last_of_the_rows_may_be_cut_short(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     run(params, images, bundle, tmp_path / "whole")
     whole = contents(tmp_path / "whole")
-    table = whole["predictions.csv"]
-    in_eszett = table.index("ß".encode()) + 1  # half a character
-    for cut in (len(table) - 1, len(table) - 20, in_eszett, 10, 0):
-        (tmp_path / "whole/predictions.csv").write_bytes(table[:cut])
-        run(params, images, bundle, tmp_path / "whole")
-        assert contents(tmp_path / "whole") == whole
+    with pytest.raises(Interrupted):
+        run(params, images, bundle, tmp_path / "stopped", stopping_after(8))
+    rows = (tmp_path / "stopped/.rows.jsonl").read_bytes()
+    in_eszett = rows.index("ß".encode()) + 1  # half a character
+    for cut in (len(rows) - 1, len(rows) - 20, in_eszett, 10, 0):
+        out = tmp_path / f"cut{cut}"
+        shutil.copytree(tmp_path / "stopped", out)
+        (out / ".rows.jsonl").write_bytes(rows[:cut])
+        run(params, images, bundle, out)
+        assert contents(out) == whole
+
+
+def kill_at_every_moment(images: Path, bundle: Path, before: Path, expected: Path, work: Path, mode: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stages.killed", images, bundle, before, expected, work, mode], cwd=ROOT,
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.fixture
+def few(images: Path, tmp_path: Path) -> Path:
+    """Three images, one of them in folders of its own, and something else."""
+    folder = tmp_path / "few"
+    for name in ("straße.png", "deep/er/turned.jpg", "gray.png", "no image.png"):
+        write(folder / name, (images / name).read_bytes())
+    return folder
+
+
+def change(few: Path) -> None:
+    """One is new, one another, one cannot be read any more, one is gone with its folders."""
+    write(few / "new/one.png", encoded(noise(20, 30)))
+    write(few / "gray.png", encoded(noise(30, 20)))
+    write(few / "straße.png", b"These are words.\n")
+    shutil.rmtree(few / "deep")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("mode", "least"), [("once", 30), ("again and again", 15)])
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
+def test_whenever_it_is_killed_the_next_run_ends_as_if_it_had_not_been(
+    params: Params, few: Path, bundle: Path, tmp_path: Path, is_first: bool, mode: str, least: int
+) -> None:
+    """Before each change to a file of the folder, one after the other; what a reader finds then is whole."""
+    before, expected = tmp_path / "before", tmp_path / "expected"
+    if not is_first:
+        run(params, few, bundle, before)
+        change(few)
+    run(params, few, bundle, expected)
+    assert kill_at_every_moment(few, bundle, before, expected, tmp_path / "work", mode) >= least
+
+
+def test_the_command_is_killed_and_goes_on(images: Path, bundle: Path, tmp_path: Path) -> None:
+    """From outside, in the midst of its work."""
+    for number in range(60):
+        write(images / f"many/{number:02}.png", encoded(noise(200, 150, seed=number)))
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        words = ("predict", images, "--out", tmp_path / out, "--bundle", bundle, "--params", ROOT / "params.yaml")
+        with (tmp_path / "log").open("ab") as log:
+            return subprocess.Popen([PSPNET, *map(str, words)], cwd=tmp_path, stdout=log, stderr=log)
+
+    assert start("whole").wait(100) == 0
+    finished = 0
+    for more in (1, 20):
+        process = start("killed")
+        while len(list((tmp_path / "killed/masks").rglob("*.png"))) < finished + more:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        finished = len(list((tmp_path / "killed/masks").rglob("*.png")))
+    assert finished < 60
+    assert start("killed").wait(100) == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_a_second_run_has_nothing_to_do(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     run(params, images, bundle, tmp_path / "out")
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    before, written = contents(tmp_path / "out"), times(tmp_path / "out")
+    refused = run(params, images, bundle, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert times(tmp_path / "out") == written
+    assert [Path(problem.where).name for problem in refused] == ["no image.png", "notes.txt"]
+
+
+def test_a_file_of_the_size_and_time_it_had_is_not_read_again(
+    params: Params, images: Path, bundle: Path, tmp_path: Path
+) -> None:
+    run(params, images, bundle, tmp_path / "out")
     before = contents(tmp_path / "out")
+    path = images / "gray.png"
+    status = path.stat()
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     run(params, images, bundle, tmp_path / "out")
     assert contents(tmp_path / "out") == before
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    run(params, images, bundle, tmp_path / "out")
+    assert "gray.png" not in read_table(tmp_path / "out")["image"].tolist()
 
 
-def test_a_changed_image_is_predicted_again_and_a_new_one_is_added(
+def test_an_image_that_was_only_touched_keeps_its_mask(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     run(params, images, bundle, out)
-    write(images / "gray.png", encoded(noise(30, 20)))
-    write(images / "b.png", encoded(noise(20, 30)))
+    before, written = contents(out), times(out)
+    os.utime(images / "gray.png", ns=(0, 0))
     run(params, images, bundle, out)
-    assert sorted(read_table(out)["image"]) == sorted([*SOUND, "b.png"])
-    assert read_table(out).set_index("image").loc["gray.png", ["height", "width"]].tolist() == [30, 20]
+    touched, now = contents(out), times(out)
+    assert touched.pop(".digests.parquet") != before.pop(".digests.parquet")
+    assert touched == before
+    assert {path: now[path] for path in out.rglob("*.png")} == {path: written[path] for path in out.rglob("*.png")}
+    run(params, images, bundle, out)
+    assert times(out) == now
+
+
+def test_the_folder_follows_the_images(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+    """New, changed, removed, not to be read any more: it becomes what a new folder would be."""
+    out = tmp_path / "out"
+    run(params, images, bundle, out)
+    masks = {name: (out / f"masks/{name}.png").stat().st_mtime_ns for name in SOUND}
+    write(images / "gray.png", encoded(noise(30, 20)))
+    write(images / "a/b.png", encoded(noise(20, 30)))
+    shutil.rmtree(images / "deep")
+    (images / "gray16.png").write_bytes(b"")
+    (images / "transparent.png").rename(images / "see through.png")
+    run(params, images, bundle, out)
+    table = read_table(out).set_index("image")
+    names = ["a street.png", "a/b.png", "gray.png", "see through.png", "straße.png"]
+    assert list(table.index) == names
+    assert table.loc["gray.png", ["height", "width"]].tolist() == [30, 20]
     assert np.array(Image.open(out / "masks/gray.png.png")).shape == (30, 20)
+    assert set(contents(out)) == {f"{kind}/{name}.png" for kind in ("masks", "overlays") for name in names} | AT_REST
+    assert not (out / "masks/deep").exists()
+    for name in ("a street.png", "straße.png"):
+        assert (out / f"masks/{name}.png").stat().st_mtime_ns == masks[name]
+    run(params, images, bundle, tmp_path / "new")
+    assert contents(tmp_path / "new") == contents(out)
+
+
+@pytest.mark.parametrize("lost", ["masks/gray.png.png", "overlays/gray.png.png", "predictions.parquet", "masks"])
+def test_what_was_removed_from_the_folder_is_made_again(
+    params: Params, images: Path, bundle: Path, tmp_path: Path, lost: str
+) -> None:
+    out = tmp_path / "out"
+    run(params, images, bundle, out)
+    before = contents(out)
+    shutil.rmtree(out / lost) if (out / lost).is_dir() else (out / lost).unlink()
+    run(params, images, bundle, out)
+    assert contents(out) == before
+
+
+def test_what_somebody_has_put_beside_the_masks_stays(
+    params: Params, images: Path, bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(params, images, bundle, out)
+    corrected = write(out / "masks/deep/er/turned.corrected.png", encoded(noise(2, 2)))
+    shutil.rmtree(images / "deep")
+    run(params, images, bundle, out)
+    assert [path for path in (out / "masks/deep").rglob("*") if path.is_file()] == [corrected]
+
+
+def test_masks_of_one_folder_do_not_make_room_for_those_of_another(
+    params: Params, images: Path, few: Path, bundle: Path, tmp_path: Path
+) -> None:
+    run(params, images, bundle, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(UserError, match=f"out: holds predictions of the images in {images}. Give another folder"):
+        run(params, few, bundle, tmp_path / "out")
+    for path in images.rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UserError, match="holds no file"):  # it may not be mounted
+        run(params, images, bundle, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may list every folder")
+def test_images_in_a_folder_that_cannot_be_listed_are_not_taken_for_removed(
+    params: Params, images: Path, bundle: Path, tmp_path: Path
+) -> None:
+    run(params, images, bundle, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    (images / "deep").chmod(0)
+    with pytest.raises(UserError, match="deep: cannot be listed"):
+        run(params, images, bundle, tmp_path / "out")
+    (images / "deep").chmod(0o755)
+    assert contents(tmp_path / "out") == before
+
+
+def test_of_two_runs_on_one_folder_the_second_says_so(
+    params: Params, images: Path, bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        run(params, images, bundle, out, stopping_after(2))
+    before = contents(out)
+    with exclusive(out / ".lock", "predictions"), pytest.raises(Busy, match="Another process is using") as error:
+        run(params, images, bundle, out)
+    assert error.value.exit_status == 75
+    assert contents(out) == before
+
+
+def test_a_name_that_is_no_text_is_told(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+    for name in (b"caf\xe9.png", b"two\nlines.png"):
+        Path(os.fsdecode(bytes(images) + b"/" + name)).write_bytes(encoded(noise(5, 5)))
+    refused = [str(problem) for problem in run(params, images, bundle, tmp_path / "out")]
+    assert refused[:2] == [
+        f"'{images}/{name}': has control characters or no UTF-8 in its name; expected text. Rename it."
+        for name in (r"caf\udce9.png", r"two\nlines.png")
+    ]
+    assert read_table(tmp_path / "out")["image"].tolist() == SOUND
 
 
 def test_a_name_that_pandas_reads_as_nothing_is_a_name(params: Params, bundle: Path, tmp_path: Path) -> None:
@@ -220,7 +434,7 @@ def test_predictions_of_two_bundles_are_not_mixed(
         with pytest.raises(UserError) as error:
             run(settings, images, model, out)
         assert str(error.value) == (
-            f"{out}: holds predictions of another model or other params. "
+            f"{out}: holds predictions of another model, with other params or in another format. "
             "Give another folder with --out, or remove this one."
         )
     assert contents(out) == before
@@ -233,6 +447,8 @@ def test_a_folder_of_other_things_is_not_written_into(
     with pytest.raises(UserError, match=r"is not empty and holds no predictions. Give another folder with --out"):
         run(params, images, bundle, tmp_path / "out")
     assert contents(tmp_path / "out") == {"precious.txt": b"mine"}
+    with pytest.raises(UserError, match="is not a folder"):
+        run(params, images, bundle, tmp_path / "out/precious.txt")
 
 
 def test_predictions_beside_the_images_they_are_of_are_refused(params: Params, images: Path, bundle: Path) -> None:
@@ -240,6 +456,8 @@ def test_predictions_beside_the_images_they_are_of_are_refused(params: Params, i
     with pytest.raises(UserError, match="lies in the folder of the images"):
         run(params, images, bundle, images / "predictions")
     assert not (images / "predictions").exists()
+    with pytest.raises(UserError, match="lies in the folder to write"):
+        run(params, images, bundle, images.parent)
 
 
 def test_a_missing_or_empty_folder_of_images_is_told(params: Params, bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Processes of this machine, found by where they work and what they were given."""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+GONE_SECONDS = 5.0
+
+
+def of(folder: Path) -> list[psutil.Process]:
+    """Who works in the folder, or has it in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            named = any(value.startswith(str(folder)) for value in process.environ().values())
+            there = named or Path(process.cwd()).is_relative_to(folder)
+            if there and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def left(folder: Path, seconds: float = GONE_SECONDS) -> list[list[str]]:
+    """The commands of those that are still there after a moment, which who was killed just now may take."""
+    deadline = time.monotonic() + seconds
+    while (found := of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return [process.cmdline() for process in found if process.is_running()]
+
+
+def kill_all(folder: Path) -> None:
+    for process in of(folder):
+        process.kill()

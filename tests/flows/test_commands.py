@@ -1,0 +1,204 @@
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pytest
+
+from flows import commands
+from flows.commands import Ended, marked
+from tests.flows.processes import kill_all, left
+
+pytestmark = pytest.mark.timeout(30)
+TEST = "PSPNET_TEST"
+FOREVER = 60
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(commands, "DRAIN_SECONDS", 0.3)
+    monkeypatch.setattr(commands, "STOP_SECONDS", 0.5)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(tmp_path: Path) -> Iterator[None]:
+    yield
+    kill_all(tmp_path)
+
+
+Bash = Callable[..., Ended]
+
+
+@pytest.fixture
+def bash(tmp_path: Path) -> Bash:
+    def run(script: str, timeout_seconds: float | None = None, tell: Callable[[str], object] = lambda _: None) -> Ended:
+        return commands.run(["bash", "-c", script], tmp_path, os.environ | {TEST: "given"}, tell, timeout_seconds)
+
+    return run
+
+
+def test_lines_come_in_order_while_it_runs(bash: Bash) -> None:
+    told: list[tuple[str, float]] = []
+    ended = bash("echo one; echo two >&2; sleep 1; echo three", tell=lambda line: told.append((line, time.monotonic())))
+    assert [line for line, _ in told] == ["one", "two", "three"]
+    assert told[2][1] - told[1][1] > 0.9  # they were not kept back until the end
+    assert (ended.status, ended.timed_out, ended.output) == (0, False, "one\ntwo\nthree")
+    assert ended.seconds > 0.9
+
+
+def test_it_runs_in_the_folder_with_the_environment_and_nothing_to_read(bash: Bash, tmp_path: Path) -> None:
+    ended = bash(f'pwd; echo "${TEST}"; read -r line || echo "nothing to read"')
+    assert ended.output.splitlines() == [str(tmp_path), "given", "nothing to read"]
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -KILL $$", -9), ("true", 0)])
+def test_the_exit_status_is_the_commands(bash: Bash, script: str, status: int) -> None:
+    assert bash(script).status == status
+
+
+def test_all_that_a_command_says_as_it_ends_is_told(bash: Bash) -> None:
+    told: list[str] = []
+
+    def slowly(line: str) -> None:
+        time.sleep(0.0005)  # 5,000 lines take longer than what it leaves behind is waited for
+        told.append(line)
+
+    ended = bash("seq 5000", tell=slowly)
+    assert told == [str(number) for number in range(1, 5001)]
+    assert ended.output.splitlines() == told[-commands.LAST_LINES :]
+
+
+def test_all_is_told_also_when_something_is_left_behind(bash: Bash) -> None:
+    told: list[str] = []
+
+    def slowly(line: str) -> None:
+        time.sleep(0.0005)
+        told.append(line)
+
+    bash(f"seq 5000; sleep {FOREVER} &", tell=slowly)
+    assert told == [str(number) for number in range(1, 5001)]
+
+
+def test_bytes_that_are_no_text_are_shown_as_such(bash: Bash) -> None:
+    assert (
+        bash(r"printf 'caf\351 \377\n\303\244\n'").output == "caf\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}\nä"
+    )
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"sleep {FOREVER}",
+        f"sleep {FOREVER} & wait",
+        f"setsid sleep {FOREVER} & sleep {FOREVER}",
+        f"setsid bash -c 'sleep {FOREVER} & sleep {FOREVER}' & wait",
+        f"trap '' TERM; sleep {FOREVER} & while true; do sleep 0.1; done",
+        "while true; do echo talks all the time; done",
+        f"exec >&- 2>&-; sleep {FOREVER}",
+        f"env -i sleep {FOREVER}; true",  # it has no mark
+        "kill -STOP $$",
+    ],
+    ids=["one", "background", "own-session", "deeper", "ignores-sigterm", "talks", "closed-pipe", "unmarked", "frozen"],
+)
+def test_a_timeout_leaves_nothing(bash: Bash, tmp_path: Path, script: str) -> None:
+    ended = bash(script, timeout_seconds=0.5)
+    assert ended.timed_out
+    assert ended.seconds < 10
+    assert ended.status < 0
+    assert left(tmp_path) == []
+
+
+def test_a_timeout_lets_it_end_by_itself(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training saves a checkpoint."""
+    monkeypatch.setattr(commands, "STOP_SECONDS", 10)
+    ended = bash('trap "touch saved; exit 75" TERM; while true; do sleep 0.05; done', timeout_seconds=0.5)
+    assert (ended.timed_out, ended.status) == (True, 75)
+
+
+def test_what_ended_in_time_has_not_timed_out(bash: Bash) -> None:
+    told: list[str] = []
+
+    def slowly(line: str) -> None:
+        time.sleep(0.5)
+        told.append(line)
+
+    ended = bash("seq 3", timeout_seconds=1, tell=slowly)  # it takes us longer to read than it to say
+    assert (ended.timed_out, ended.status, told) == (False, 0, ["1", "2", "3"])
+
+
+@pytest.mark.parametrize("script", [f"sleep {FOREVER}", "while true; do echo talks; done"], ids=["silent", "talks"])
+def test_a_process_left_behind_with_the_pipe_is_ended_soon(bash: Bash, tmp_path: Path, script: str) -> None:
+    told: list[str] = []
+    ended = bash(f"echo one; setsid bash -c '{script}' & echo two; exit 3", tell=told.append)
+    assert (ended.status, ended.timed_out) == (3, False)
+    assert ended.seconds < 10
+    assert {"one", "two"} <= set(told)
+    assert left(tmp_path) == []
+
+
+def test_a_process_left_behind_without_the_pipe_is_ended(bash: Bash, tmp_path: Path) -> None:
+    assert bash(f"setsid sleep {FOREVER} >/dev/null 2>&1 & echo $!").status == 0
+    assert left(tmp_path) == []
+
+
+def test_an_error_of_who_reads_ends_it(bash: Bash, tmp_path: Path) -> None:
+    def tell(line: str) -> None:
+        raise ValueError(line)
+
+    with pytest.raises(ValueError, match="one"):
+        bash(f"sleep {FOREVER} & echo one; wait", tell=tell)
+    assert left(tmp_path) == []
+
+
+def test_ctrl_c_ends_it(bash: Bash, tmp_path: Path) -> None:
+    def tell(line: str) -> None:
+        Thread(target=interrupt_later, args=(0.2,)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        bash(f"setsid sleep {FOREVER} & echo one; sleep {FOREVER}", tell=tell)
+    assert left(tmp_path) == []
+
+
+def test_a_second_ctrl_c_waits_for_nothing(bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "STOP_SECONDS", FOREVER)
+
+    def tell(line: str) -> None:
+        Thread(target=interrupt_later, args=(0.2, 0.4)).start()
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        bash(f"trap '' TERM; sleep {FOREVER} & echo one; while true; do sleep 0.1; done", tell=tell)
+    assert time.monotonic() - started < 10
+    assert left(tmp_path) == []
+
+
+def interrupt_later(*seconds: float) -> None:
+    for pause in seconds:
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_command_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        commands.run(["no-such-command"], tmp_path, os.environ, print)
+
+
+def test_others_with_a_mark_are_found_and_we_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TEST, str(tmp_path))
+    process = psutil.Popen(["sleep", str(FOREVER)])
+    try:
+        while not (found := marked(TEST, str(tmp_path))):  # for a moment it has no environment
+            time.sleep(0.01)
+        assert found == [process]
+        assert marked(TEST, "other") == []
+        process.kill()
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert marked(TEST, str(tmp_path)) == []
+    finally:
+        process.kill()
+        process.wait()
