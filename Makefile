@@ -5,7 +5,7 @@ UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo retrain test test-kills check bench lock
+.PHONY: help install demo retrain test test-kills test-team check bench lock
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -19,11 +19,14 @@ demo: $(INSTALLED)  ## the whole pipeline on synthetic street scenes
 retrain: $(INSTALLED)  ## what changed on the data in data/raw, up to the champion
 	@pspnet retrain
 
-test: $(INSTALLED)  ## all tests but those that kill, with coverage
-	python -m pytest -m "not kills" -n 2 --dist loadfile --cov --cov-report=term
+test: $(INSTALLED)  ## all tests but the two suites below, with coverage
+	python -m pytest -m "not kills and not team" -n 2 --dist loadfile --cov --cov-report=term
 
 test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the same
 	python -m pytest -m kills --timeout 1500
+
+test-team: $(INSTALLED)  ## a server, workers and MLflow on this machine; runs disturbed in every way
+	python -m pytest -m team --durations 0
 
 check: $(INSTALLED)  ## style, types, layers
 	ruff check .

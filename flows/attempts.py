@@ -3,13 +3,14 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.settings import PREFECT_UI_URL
 from prefect.states import Completed, Failed
 
 from flows.due import superseded
@@ -17,7 +18,9 @@ from flows.ending import BUSY, FAILED
 from flows.workplace import Workplace
 from pspnet.errors import Busy, PspnetError
 
+NOT_LAID_OUT = "PSPNET_NOT_LAID_OUT"  # in the environment of a run that has no worktree: why
 MAX_ATTEMPTS = 10  # at one run: what died that often will die again
+OF_THE_ENGINE = re.compile("exited with unexpected exception|^Finished in state Failed")
 
 Work = Callable[[Workplace, dict[str, str]], State[Any]]
 
@@ -33,10 +36,14 @@ class Over(Exception):
 def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any]:
     """`work` gets the workplace and the environment of its commands."""
     log = get_run_logger()
-    if (flow_run.run_count or 1) > MAX_ATTEMPTS:
+    attempts = flow_run.run_count or 1
+    if attempts > MAX_ATTEMPTS:
         return Failed(message=f"It has crashed {MAX_ATTEMPTS} times, and is not tried again.")
-    if reason := superseded():
+    if attempts == 1 and (reason := superseded()):
         return Completed(name="Skipped", message=reason)
+    if reason := os.environ.get(NOT_LAID_OUT):
+        log.error(reason)
+        return _failed(FAILED, reason)
     try:
         workplace = Workplace.here()
         with workplace.claimed(log.info):
@@ -50,11 +57,9 @@ def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any
 
 
 def _failed(name: str | None, message: str | None) -> State[Any]:
-    """Without the traceback of Prefect's own that its engine logs of every failure: the message has been told."""
+    """Without what Prefect's engine logs of every failure, with a traceback of its own: the message has been told."""
     for logger in ("prefect.engine", "prefect.flow_runs"):
-        logging.getLogger(logger).addFilter(
-            lambda record: "exited with unexpected exception" not in record.getMessage()
-        )
+        logging.getLogger(logger).addFilter(lambda record: not OF_THE_ENGINE.search(record.getMessage()))
     return Failed(name=name, message=message)
 
 
@@ -68,7 +73,7 @@ def done(state: State[Any]) -> Any:
 def _identity(overrides: Mapping[str, Any]) -> dict[str, str]:
     """By this the runs in MLflow and the version lead back here."""
     facts = {"PSPNET_FLOW_RUN": str(flow_run.id)}
-    if PREFECT_API_URL.value() and (pages := PREFECT_UI_URL.value()):
+    if pages := PREFECT_UI_URL.value():
         facts["PSPNET_FLOW_RUN_PAGE"] = f"{pages}/runs/flow-run/{flow_run.id}"
     if overrides:
         facts["PSPNET_FLOW_OVERRIDES"] = json.dumps(dict(overrides), sort_keys=True)

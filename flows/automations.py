@@ -11,14 +11,23 @@ from prefect.events.schemas.events import ResourceSpecification
 
 HEARTBEAT_SECONDS = 30  # as often as Prefect allows
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS
+BEGINS_SECONDS = 600.0  # it fetches a commit first
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
+NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
 
 
 def install(client: SyncPrefectClient, deployments: list[str]) -> None:
     for wanted in automations(deployments):
-        for old in client.read_automations_by_name(wanted.name):
+        known = client.read_automations_by_name(wanted.name)
+        if len(known) == 1 and _says(known[0]) == _says(wanted):
+            continue  # with a new one the server would forget which heartbeats it waits for
+        for old in known:
             client.delete_automation(old.id)
         client.create_automation(wanted)
+
+
+def _says(automation: AutomationCore) -> dict[str, Any]:
+    return automation.model_dump(mode="json", include={"name", "description", "enabled", "trigger", "actions"})
 
 
 def automations(deployments: list[str], lost_seconds: float = LOST_SECONDS) -> list[AutomationCore]:
@@ -34,6 +43,13 @@ def automations(deployments: list[str], lost_seconds: float = LOST_SECONDS) -> l
         within=timedelta(seconds=lost_seconds),
         **about,
     )
+    stuck = EventTrigger(
+        posture=Posture.Proactive,
+        after={"prefect.flow-run.Pending"},
+        expect={f"prefect.flow-run.{state}" for state in NOT_PENDING},
+        within=timedelta(seconds=BEGINS_SECONDS),
+        **about,
+    )
     crashed = EventTrigger(posture=Posture.Reactive, expect={"prefect.flow-run.Crashed"}, within=timedelta(0), **about)
     return [
         AutomationCore(
@@ -41,6 +57,12 @@ def automations(deployments: list[str], lost_seconds: float = LOST_SECONDS) -> l
             description="Its machine or its process is gone; without this it would be running for ever.",
             trigger=lost,
             actions=[_change(StateType.CRASHED, f"No heartbeat for {lost_seconds:.0f} s.")],
+        ),
+        AutomationCore(
+            name="pspnet: a run that does not begin has crashed",
+            description="Its machine has died before its first heartbeat.",
+            trigger=stuck,
+            actions=[_change(StateType.CRASHED, f"It has not begun in {BEGINS_SECONDS:.0f} s.")],
         ),
         AutomationCore(
             name="pspnet: a crashed run is scheduled again",

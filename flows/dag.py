@@ -2,12 +2,14 @@
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import networkx
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from pspnet.errors import Problem, UserError
@@ -44,7 +46,7 @@ class Dag:
 
 
 def read_dag(project: Path) -> Dag:
-    with Repo(str(project)) as repo:
+    with _repo(project) as repo:
         graph = repo.index.graph  # edges from a stage to what it depends on
         order = list(repo.index.stages)
         nodes = list(networkx.lexicographical_topological_sort(graph.reverse(), key=order.index))
@@ -67,8 +69,18 @@ def read_dag(project: Path) -> Dag:
 
 def changed_stages(project: Path) -> set[str]:
     """Those that DVC would have to look at: all others have made what they would make again."""
-    with Repo(str(project), _wait_for_lock=True) as repo:
+    with _repo(project) as repo:
         return set(repo.status())
+
+
+@contextmanager
+def _repo(project: Path) -> Iterator[Repo]:
+    try:
+        with Repo(str(project), _wait_for_lock=True) as repo:
+            yield repo
+    except DvcException as error:
+        found = " ".join(str(error).split()).rstrip(".")
+        raise UserError(Problem("DVC", found, fix=f"`dvc status`, in {project}, says it in more words.")) from None
 
 
 def _name(node: Any, project: Path) -> str:

@@ -8,6 +8,7 @@ from prefect import get_run_logger
 from flows.commands import run, without_advice
 from flows.dag import Source
 from flows.ending import FAILED, Trouble, trouble
+from flows.taken import take
 from flows.workplace import Workplace
 from pspnet.worktree import dvc_command
 
@@ -25,6 +26,7 @@ def bring_up_to_date(
     elif (workplace.checkout / source.name).exists():
         if found := renew(workplace.checkout, source, environment):
             return found
+        take(workplace.state, workplace.checkout, source)
         if not workplace.is_worktree:
             return None
         workplace.write({source.file: (workplace.checkout / source.file).read_text(encoding="utf-8")})

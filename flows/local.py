@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from flows import server
 from flows.ending import TEMPORARY
-from flows.retrain import retrain as flow
-from flows.workplace import lay_out
+from flows.workplace import PARAMS, lay_out
 from pspnet import terminal
-from pspnet.errors import Busy, Problem, UserError
+from pspnet.config.params import load_params
+from pspnet.config.reading import parse_value
+from pspnet.errors import EXIT_CTRL_C, Busy, Interrupted, Problem, UserError
 from pspnet.worktree import git
 
 
 def retrain(state: Path, changes: Sequence[str]) -> None:
-    overrides = parsed(changes)
+    overrides, state = parsed(changes), state.resolve()
     if overrides:
         checkout = Path.cwd()
         refuse_dirty(checkout, "An override runs in a worktree of the last commit, which would lack them.")
@@ -25,7 +25,15 @@ def retrain(state: Path, changes: Sequence[str]) -> None:
         workplace = lay_out(checkout, run, "HEAD")
         terminal.err.print(f"Worktree: {workplace.folder}", markup=False)
         os.chdir(workplace.folder)
-    end(flow(overrides=overrides, return_state=True))
+        workplace.set_params(overrides)
+    load_params(Path(PARAMS))  # a mistake there is told before anything is started
+    server.start_for_this_run(state)
+    from flows.retrain import retrain as flow
+
+    try:
+        end(flow(overrides=overrides, return_state=True))
+    except KeyboardInterrupt:
+        raise Interrupted(EXIT_CTRL_C) from None
 
 
 def end(state: Any) -> None:
@@ -46,7 +54,7 @@ def parsed(changes: Sequence[str]) -> dict[str, Any]:
         name, equals, value = change.partition("=")
         if not equals or not name:
             raise UserError(Problem("--set", f"is '{change}'", "KEY=VALUE, such as finetune.learning_rate=0.01"))
-        overrides[name] = yaml.safe_load(value)
+        overrides[name] = parse_value(value, "--set")
     return overrides
 
 

@@ -7,7 +7,9 @@ and every stage runs where it is.
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
+from httpx import TransportError
 from prefect import get_client, get_run_logger
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
@@ -20,7 +22,7 @@ from flows.stages import Outcome, reproduce
 from flows.workplace import PARAMS, Workplace
 
 DEPLOYMENT = "stage"
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 COMES_BACK_SECONDS = 90.0  # a crashed run is scheduled again within this, or not at all
 LOCK = "dvc.lock"
 
@@ -84,7 +86,8 @@ def _ended(run: FlowRun) -> FlowRun:
     crashed_since: float | None = None
     with get_client(sync_client=True) as client:
         while True:
-            run = client.read_flow_run(run.id)
+            with suppress(TransportError):  # this run, too, goes on while its server is away
+                run = client.read_flow_run(run.id)
             state = run.state
             if state and state.is_final() and not state.is_crashed():
                 return run

@@ -13,9 +13,9 @@ from flows.workplace import Workplace
 
 
 @flow(name="promote", persist_result=False)
-def promote(version: str | None = None, approve: bool = False, force: bool = False, why: str = "") -> State[Any]:
+def promote(version: int | str | None = None, approve: bool = False, force: bool = False, why: str = "") -> State[Any]:
     """`version`: its number; else the challenger. A version that is held is promoted by `force` and a `why`."""
-    given = [version] if version else []
+    given = [] if version is None else [str(version)]
     options = [*(["--approve"] if approve else []), *(["--force"] if force else []), *(["--why", why] if why else [])]
 
     def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:

@@ -11,6 +11,11 @@ from flows.ending import FAILED, Trouble, trouble
 from flows.workplace import Workplace
 
 
+def send_records(workplace: Workplace, environment: Mapping[str, str]) -> Trouble | None:
+    """To MLflow, of a machine that may have no other stage to run for long."""
+    return trouble(run(["pspnet", "runs", "--send"], workplace.folder, environment, get_run_logger().warning), None)
+
+
 def pspnet(workplace: Workplace, environment: Mapping[str, str], *words: str) -> dict[str, Any] | Trouble:
     """A command of ours that ends with a line of JSON; the rest of what it says goes to the log."""
     answers: list[dict[str, Any]] = []

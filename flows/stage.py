@@ -8,6 +8,7 @@ from prefect.states import Completed
 
 from flows.attempts import attempt, done
 from flows.dag import read_dag
+from flows.registry import send_records
 from flows.remote import push
 from flows.stages import Outcome, as_task, reproduce
 from flows.workplace import Workplace
@@ -26,6 +27,9 @@ def stage(name: str, files: dict[str, str]) -> State[Any]:
         run_it = as_task(name, reproduce, stages[name].retries)
         outcome: Outcome = done(run_it(workplace, stages[name], environment, True))
         done(as_task("push", push, retries=3)(workplace, environment))
+        as_task("send records", send_records, retries=3)(
+            workplace, environment
+        )  # without them the stage has ended well
         return Completed(message=f"{outcome.how} in {outcome.seconds:.0f} s")
 
     return attempt(work)

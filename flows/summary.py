@@ -11,7 +11,7 @@ from flows.progress import harmless
 from flows.stages import Outcome
 
 SHOWN = 4  # pictures of the first test image: itself, its mask, the prediction, the errors
-PICTURE = re.compile(r'src="(data:image/(?:png|jpeg);base64,[^"]+)"')
+PICTURE = re.compile(r'href="(data:image/(?:png|jpeg);base64,[^"]+)"')
 
 
 class Summary:

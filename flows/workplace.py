@@ -4,7 +4,9 @@ A worktree has the commit's files, the checkout's DVC cache and remotes, and its
 what is done in it is the same as if it were done in the checkout, which is not touched.
 """
 
+import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,13 +23,14 @@ from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml, validate
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
-from pspnet.process import end_all, exclusive
+from pspnet.process import end_all, exclusive, is_alive
 from pspnet.worktree import git
 
 PARAMS = "params.yaml"
 LAID_OUT = Path(".pspnet/laid-out")
 KEPT = 3  # worktrees of earlier runs, for a person to look into
 LAY_OUT_SECONDS = 600
+FETCH_AFTER_SECONDS = (0, 10, 60)
 LOOK_SECONDS = 5
 MARK = "PSPNET_WORKPLACE"  # in the environment of all that works there
 
@@ -44,7 +47,9 @@ class Workplace:
         if found.returncode:
             raise UserError(Problem(str(folder), "is no git checkout", fix="`git init`, then a first commit."))
         common, _, prefix = found.stdout.partition("\n")
-        return cls(folder, Path(common).parent / prefix.strip())
+        owner = Path(common).parent / prefix.strip()
+        ours = folder.resolve().is_relative_to(state_of(owner) / "runs")
+        return cls(folder, owner if ours else folder)  # a worktree that a person has made is a checkout
 
     @property
     def is_worktree(self) -> bool:
@@ -69,7 +74,7 @@ class Workplace:
         """
         path = _lock_of(self.state / "runs" / self._tree) if self.is_worktree else self.state / "retrain.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = path.with_suffix(".holder")
+        holder = path.with_suffix(".holder.json")
         lock, waiting = filelock.FileLock(path), False
         while not lock.is_locked:
             try:
@@ -78,9 +83,11 @@ class Workplace:
                 if not waiting:
                     tell(f"Another run is at work in {self.folder}; waiting for it.")
                 waiting = True
-                self._end_frozen(holder, tell)
+                if self.is_worktree:  # in a checkout it may be a person who has suspended it
+                    self._end_frozen(holder, tell)
         try:
-            holder.write_text(str(os.getpid()), encoding="utf-8")
+            own = psutil.Process()
+            holder.write_text(json.dumps([own.pid, own.create_time()]), encoding="utf-8")
             if orphans := marked(MARK, str(self.folder)):
                 tell(f"Ending {len(orphans)} processes that an earlier run has left.")
                 end_all(orphans)
@@ -90,8 +97,9 @@ class Workplace:
 
     def _end_frozen(self, holder: Path, tell: Callable[[str], object]) -> None:
         with suppress(OSError, ValueError, psutil.NoSuchProcess):
-            process = psutil.Process(int(holder.read_text(encoding="utf-8")))
-            if process.status() == psutil.STATUS_STOPPED:
+            number, created = json.loads(holder.read_text(encoding="utf-8"))
+            process = psutil.Process(number)
+            if is_alive(number, created) and process.status() == psutil.STATUS_STOPPED:
                 tell(f"It is frozen (process {process.pid}), and is ended.")
                 for one in (process, *marked(MARK, str(self.folder))):
                     one.kill()
@@ -116,6 +124,8 @@ class Workplace:
             *parents, key = name.split(".")
             for parent in parents:
                 section = section.setdefault(parent, {})
+                if not isinstance(section, dict):
+                    raise UserError(Problem(PARAMS, f"'{name}' is no parameter: '{parent}' has no keys"))
             section[key] = value
         with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
             text.dump(content, file)
@@ -137,26 +147,33 @@ class Workplace:
 
 
 def state_of(checkout: Path) -> Path:
-    return Path(os.environ.get("PSPNET_STATE") or checkout / ".pspnet").resolve()
+    return (checkout / os.environ.get("PSPNET_STATE", ".pspnet")).resolve()
 
 
 def lay_out(checkout: Path, run: str, commit: str) -> Workplace:
-    """The worktree of this run; of a run that goes on, as it was left."""
+    """The worktree of this run; of a run that goes on, as it was left, whatever is deployed by now."""
     runs = state_of(checkout) / "runs"
     tree = runs / run
     with exclusive(runs / "lock", "the worktrees", LAY_OUT_SECONDS):
-        if git(checkout, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
-            git(checkout, "fetch", "--all", "--quiet")
         prefix = git(checkout, "rev-parse", "--show-prefix").stdout.strip()
         project = tree / prefix
-        laid_out = (project / LAID_OUT).exists() and git(project, "rev-parse", "HEAD").stdout.strip() == commit
-        if not laid_out:
+        if not (project / LAID_OUT).exists():
+            _fetch(checkout, commit)
             project = worktree.add(checkout, tree, commit)
             (project / LAID_OUT).parent.mkdir(exist_ok=True)
             (project / LAID_OUT).touch()
         os.utime(tree)
         _prune(checkout, runs, tree)
     return Workplace(project, checkout)
+
+
+def _fetch(checkout: Path, commit: str) -> None:
+    """The server of git may be away for a moment; what is missing after that is told by who needs it."""
+    for seconds in FETCH_AFTER_SECONDS:
+        if git(checkout, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:
+            return
+        time.sleep(seconds)
+        git(checkout, "fetch", "--all", "--quiet")
 
 
 def _prune(checkout: Path, runs: Path, current: Path) -> None:

@@ -203,6 +203,7 @@ def worker(
 
     Example: pspnet worker gpu --limit 1
     """
+    prefect_here(STATE)
     from flows import team
 
     team.worker(pool, limit, name)
@@ -291,6 +292,7 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, help="How many, from the newest on.")] = 20,
     classes: Annotated[bool, typer.Option("--classes", help="The test IoU of every class too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that is known of them, for programs.")] = False,
+    send: Annotated[bool, typer.Option("--send", help="Only send what has not reached MLflow from here.")] = False,
 ) -> None:
     """Runs of the pipeline: how good each was, what became of it, and which parameters made the difference.
 
@@ -298,6 +300,9 @@ def runs(
     """
     from pspnet.commands import runs as command
 
+    if send:
+        command.send(STATE)
+        return
     command.runs(PARAMS, STATE, limit, classes, as_json)
 
 

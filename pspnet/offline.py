@@ -27,8 +27,6 @@ def prefect_here(state: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)  # else its database cannot be made
     here = {
         "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # the first start makes the database: 20 s and more
         "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
         "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(task_run_name)s: %(message)s",
     }

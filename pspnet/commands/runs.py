@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pspnet import terminal
 from pspnet.config.params import load_params
+from pspnet.errors import Busy
 from pspnet.tracking.connection import SQLITE, connect, reached, shown, tracking_uri
 from pspnet.tracking.delivery import replay
 
@@ -43,6 +44,12 @@ def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) ->
         anywhere = terminal.out.options.update(max_width=100_000)
         fits = terminal.out.measure(table, options=anywhere).minimum <= terminal.out.width
         terminal.out.print(table if fits else _list(rows))
+
+
+def send(state: Path) -> None:
+    """A server that was away when a stage ended gets its records with the next run here, or by this."""
+    if failures := replay(state):
+        raise Busy("\n".join(failures))
 
 
 def _search(state: Path, model: str, limit: int, with_stages: bool) -> "tuple[Sequence[Run], Sequence[Run]]":

@@ -41,13 +41,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(Problem(str(path), "is missing", fix="Run this in the folder of your checkout.")) from None
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "is not UTF-8 text")) from None
-    try:
-        content = yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(Problem(str(path), "is not valid YAML: " + " ".join(str(error).split()))) from None
+    content = parse_value(text, str(path))
     if not isinstance(content, dict):
         raise UserError(Problem(str(path), f"holds {_name(content)}", "`key: value` lines"))
     return content
+
+
+def parse_value(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506  it is a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(Problem(source, "is not valid YAML: " + " ".join(str(error).split()))) from None
 
 
 def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:

@@ -42,6 +42,8 @@ from pathlib import Path
 from pspnet.offline import go_offline, prefect_here
 go_offline()
 prefect_here(Path(sys.argv[1]))
+from flows import server
+server.start_for_this_run(Path(sys.argv[1]))
 from flows.predict import predict
 for model in ("champion", "9"):
     state = predict("photos", "predictions", model, return_state=True)

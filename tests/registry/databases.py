@@ -15,13 +15,13 @@ ACCOUNT = "postgres"  # its server refuses to be run by root
 
 
 @contextmanager
-def postgresql() -> Iterator[str]:
+def postgresql(name: str = "mlflow", driver: str = "pg8000") -> Iterator[str]:
     """The address of an empty database; skips where PostgreSQL is not installed."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with TemporaryDirectory(prefix="pspnet-postgresql-") as name:
-        folder = Path(name)
+    with TemporaryDirectory(prefix="pspnet-postgresql-") as made:
+        folder = Path(made)
         account = None
         if os.getuid() == 0:
             account = ACCOUNT
@@ -37,8 +37,8 @@ def postgresql() -> Iterator[str]:
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         call("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/server.log", "-w", "start")
         try:
-            call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "pspnet", "mlflow")
-            yield f"postgresql+pg8000://pspnet@127.0.0.1:{port}/mlflow"
+            call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "pspnet", name)
+            yield f"postgresql+{driver}://pspnet@127.0.0.1:{port}/{name}"
         finally:
             call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
 

@@ -1,0 +1,146 @@
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flows.dag import Source, Stage, changed_stages, read_dag
+from pspnet.errors import UserError
+from tests.e2e.pipeline import checkout, run
+from tests.parameters import ROOT
+
+# DVC asks pygtrie in a way of before.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+MADE_UP = """
+stages:
+  last:
+    cmd: cat middle raw/a > last
+    deps: [middle, raw/a, code.py]
+    outs: [last]
+    meta: {timeout: 90m}
+  middle:
+    cmd: cat kept > middle
+    deps: [kept]
+    outs: [middle]
+    meta: {pool: gpu, timeout: 2d, retries: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made-up")
+    run(folder, "git", "init", "--quiet")
+    run(folder, "dvc", "init", "--quiet")
+    (folder / ".gitignore").write_text("/raw/\n")
+    (folder / "code.py").touch()
+    (folder / "kept").write_text("k")
+    run(folder, "dvc", "add", "--quiet", "kept")
+    (folder / "raw").mkdir()
+    (folder / "raw/a").write_text("a")
+    (folder / "dvc.yaml").write_text(MADE_UP)
+    return folder
+
+
+@pytest.fixture
+def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)  # as a flow does: DVC names stages as seen from there
+    return tmp_path
+
+
+def test_ours_has_the_stages_that_dvc_has_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dag = read_dag(checkout(tmp_path))
+    listed = run(ROOT, "dvc", "stage", "list", "--name-only").split()
+    assert [stage.name for stage in dag.stages] == listed
+    assert dag.sources == (Source("data/raw"),)
+    assert dag.has_remote
+    hours = 3600
+    assert [(stage.name, stage.pool, stage.timeout_seconds, stage.retries, stage.upstream) for stage in dag.stages] == [
+        ("prepare", "cpu", 6 * hours, 2, ("data/raw",)),
+        ("pretrain", "gpu", 24 * hours, 2, ("prepare",)),
+        ("finetune", "gpu", 24 * hours, 2, ("prepare", "pretrain")),
+        ("evaluate", "gpu", 2 * hours, 2, ("finetune", "prepare", "pretrain")),
+    ]
+
+
+def test_another_has_what_its_author_has_written(project: Path) -> None:
+    dag = read_dag(project)
+    assert dag.stages == (
+        Stage("middle", "gpu", 2 * 86400, 3, ("kept",)),
+        Stage("last", None, 90 * 60, 0, ("middle", "raw/a")),
+    )
+    # What git ignores and no stage makes is data, though nobody has added it yet; code.py is git's.
+    assert set(dag.sources) == {Source("kept"), Source("raw/a")}
+    assert not dag.has_remote
+
+
+def test_raw_data_that_are_not_there_yet_are_a_source_too(project: Path) -> None:
+    (project / "raw/a").unlink()
+    (project / "raw").rmdir()
+    assert Source("raw/a") in read_dag(project).sources
+
+
+def test_what_was_imported_is_known_as_such(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other") / "images"
+    other.write_text("i")
+    run(project, "dvc", "import-url", "--quiet", str(other), "images")
+    assert Source("images", is_import=True) in read_dag(project).sources
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: [", "YAML file structure is corrupted"),
+        ("stages: {a: {cmd: x, depps: [y]}}", "validation failed"),
+        ("stages: {a: {cmd: 'x ${nothing}'}}", "Could not find 'nothing'"),
+        ("stages: {a: {cmd: x, deps: [b], outs: [a]}, b: {cmd: x, deps: [a], outs: [b]}}", "in stages: (a, b|b, a)"),
+        ("stages: {a: {cmd: x, outs: [o]}, b: {cmd: x, outs: [o]}}", "output 'o' is specified in: - [ab] - [ab]"),
+    ],
+    ids=["no-yaml", "unknown-key", "no-value", "circle", "two-makers"],
+)
+def test_what_is_wrong_with_dvc_yaml_is_told_as_a_persons_mistake(project: Path, text: str, message: str) -> None:
+    (project / "dvc.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_dag(project)
+
+
+def test_all_that_is_wrong_with_meta_is_told_at_once(project: Path) -> None:
+    metas = {"a": {"timeout": "6 hours", "retries": -1}, "b": {"gpu": 1, "retries": "two"}, "c": {"timeout": 60}}
+    stages = {name: {"cmd": "x", "meta": meta} for name, meta in metas.items()}
+    (project / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    with pytest.raises(UserError) as caught:
+        read_dag(project)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "dvc.yaml: stages.a.meta.timeout: is '6 hours'; expected a number with s, m, h or d, such as 6h",
+        "dvc.yaml: stages.a.meta.retries: is '-1'; expected a whole number, 0 or more",
+        "dvc.yaml: stages.b.meta: has an unknown key 'gpu'; expected pool, timeout, retries",
+        "dvc.yaml: stages.b.meta.retries: is 'two'; expected a whole number, 0 or more",
+        "dvc.yaml: stages.c.meta.timeout: is '60'; expected a number with s, m, h or d, such as 6h",
+    ]
+
+
+def test_changed_are_the_stages_that_have_not_made_what_they_would_make(project: Path) -> None:
+    assert {"middle", "last"} <= changed_stages(project)
+    run(project, "dvc", "repro", "--quiet")
+    assert changed_stages(project) == set()
+    (project / "raw/a").write_text("another")
+    assert changed_stages(project) == {"last"}
+    (project / "last").unlink()
+    (project / "raw/a").write_text("a")
+    assert changed_stages(project) == {"last"}
+
+
+def test_a_project_in_a_folder_of_its_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sub = project / "sub"
+    sub.mkdir()
+    (sub / "raw").write_text("r")
+    (sub / ".gitignore").write_text("/raw\n")
+    run(sub, "dvc", "init", "--quiet", "--subdir")
+    (sub / "dvc.yaml").write_text("stages: {a: {cmd: cp raw out, deps: [raw], outs: [out]}}")
+    assert subprocess.run(["git", "check-ignore", "raw"], cwd=sub, capture_output=True, check=False).returncode == 0
+    monkeypatch.chdir(sub)
+    dag = read_dag(sub)
+    assert (dag.sources, [stage.upstream for stage in dag.stages]) == ((Source("raw"),), [("raw",)])

@@ -1,0 +1,82 @@
+"""With a real server, whose scheduler is played: it alone can say that a run was scheduled by itself."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.logging import disable_run_logger
+from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+from prefect.states import Scheduled
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.due import superseded
+
+# Prefect's server leaves sockets of its own client to the garbage collector.
+pytestmark = [pytest.mark.timeout(150), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+@flow(persist_result=False)
+def nightly() -> None:
+    """Never run."""
+
+
+class Server:
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        with get_client(sync_client=True) as client:
+            self._deployment = client.create_deployment(client.create_flow(nightly), "nightly")
+
+    def scheduled(self, name: str, minutes_ago: int, by_itself: bool = True, deployed: bool = True) -> UUID:
+        state: State[None] = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(minutes=minutes_ago))
+        with get_client(sync_client=True) as client:
+            if deployed:
+                run = client.create_flow_run_from_deployment(self._deployment, state=state, name=name)
+            else:
+                run = client.create_flow_run(nightly, state=state, name=name)
+        with closing(sqlite3.connect(self._database)) as database:
+            database.execute("update flow_run set auto_scheduled = ? where id = ?", (by_itself, str(run.id)))
+            database.commit()
+        return run.id
+
+    def names(self) -> set[str]:
+        with get_client(sync_client=True) as client:
+            return {run.name for run in client.read_flow_runs()}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with prefect_test_harness(server_startup_timeout=120), disable_run_logger():
+        yield Server(Path(str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).partition("///")[2]))
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, run: UUID) -> str | None:
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(run))
+    return superseded()
+
+
+def test_of_the_runs_that_were_missed_the_last_is_the_one_to_run(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest = server.scheduled("oldest", 30)
+    server.scheduled("middle", 20)
+    last = server.scheduled("last", 10)
+    tomorrow = server.scheduled("tomorrow", -60)
+    by_hand = server.scheduled("by hand", 5, by_itself=False)
+    alone = server.scheduled("alone", 40, deployed=False)
+
+    for run in (by_hand, alone, last, tomorrow):
+        assert asked(monkeypatch, run) is None
+    assert server.names() == {"oldest", "middle", "last", "tomorrow", "by hand", "alone"}
+    assert asked(monkeypatch, oldest) == "Not run: last is due as well."
+    assert server.names() == {"oldest", "last", "tomorrow", "by hand", "alone"}
+
+
+def test_no_run_is_superseded_outside_of_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
+    assert superseded() is None

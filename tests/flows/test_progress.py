@@ -1,0 +1,104 @@
+import io
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from flows import progress
+from flows.progress import Progress, Said, key, parsed
+from pspnet import terminal
+
+
+def test_a_line_of_ours_is_read() -> None:
+    line = "finetune: 1,200/4,800, 35/s, 103 s left, epoch 3/12, loss 0.412, val mIoU 0.61"
+    assert parsed("finetune", line) == Said(25.0, "epoch 3/12, loss 0.412, val mIoU 0.61, 35 images/s, 103 s left")
+    assert parsed("prepare", "prepare: 7/28, checked") == Said(25.0, "checked")
+    assert parsed("prepare", "prepare: 0/0, ") == Said(0.0, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["finetune: done in 3 s", "Running stage 'finetune':", "pretrain: 1/2, epoch 1/2", "x finetune: 1/2, y", ""],
+)
+def test_what_is_no_progress_of_this_stage_is_not(line: str) -> None:
+    assert parsed("finetune", line) is None
+
+
+def test_what_a_stage_prints_where_there_is_no_terminal_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two ends of the pipe know the same line."""
+    printed = io.StringIO()
+    monkeypatch.setattr(terminal, "err", Console(file=printed, width=500, soft_wrap=True))
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
+    with terminal.progress("pretrain") as tick:
+        tick(10, 4000, "epoch 1/4, loss 2.000")
+        time.sleep(0.01)
+        tick(1000, 4000, "epoch 2/4, loss 1.000")
+    first, second = [parsed("pretrain", line) for line in printed.getvalue().splitlines()]
+    assert first == Said(0.25, "epoch 1/4, loss 2.000")
+    assert second is not None
+    assert second.percent == 25.0
+    assert second.text.startswith("epoch 2/4, loss 1.000, ")
+    assert second.text.endswith(" s left")
+
+
+class Api:
+    """Prefect's, which is away now and then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.away = False
+        self.shown: list[tuple[float, str]] = []
+        monkeypatch.setattr(progress, "create_progress_artifact", self.create)
+        monkeypatch.setattr(progress, "update_progress_artifact", self.update)
+
+    def create(self, percent: float, name: str, description: str) -> str:
+        if self.away:
+            raise ConnectionError("All connection attempts failed")
+        assert name == "progress-fine-tune-b"
+        self.shown.append((percent, description))
+        return "the artifact"
+
+    def update(self, artifact: str, progress: float, description: str) -> Any:
+        assert artifact == "the artifact"
+        self.create(progress, "progress-fine-tune-b", description)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Api:
+    monkeypatch.setattr(progress, "BETWEEN_SECONDS", 0.0)
+    return Api(monkeypatch)
+
+
+def test_it_moves_and_is_full_at_the_end(api: Api) -> None:
+    shown = Progress("fine_tune@b")
+    shown.read("Running stage")
+    shown.finish()
+    assert api.shown == []  # a stage that says nothing, as one that is cached, has none
+    monkey = Progress("fine-tune-b")
+    for line in ("fine-tune-b: 1/4, a", "noise", "fine-tune-b: 3/4, b"):
+        monkey.read(line)
+    monkey.finish()
+    assert api.shown == [(25.0, "a"), (75.0, "b"), (100.0, "b")]
+
+
+def test_it_does_not_ask_the_server_at_every_line(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "BETWEEN_SECONDS", 60.0)
+    shown = Progress("fine-tune-b")
+    for number in range(1, 5):
+        shown.read(f"fine-tune-b: {number}/4, n")
+    assert len(api.shown) == 1
+
+
+def test_a_server_that_is_away_fails_nothing(api: Api) -> None:
+    shown = Progress("fine-tune-b")
+    api.away = True
+    shown.read("fine-tune-b: 1/4, a")
+    api.away = False
+    shown.read("fine-tune-b: 2/4, b")
+    api.away = True
+    shown.finish()
+    assert api.shown == [(50.0, "b")]
+
+
+def test_keys_are_what_prefect_allows() -> None:
+    assert key("progress", "train@Resnet_18") == "progress-train-resnet-18"

@@ -1,0 +1,251 @@
+import difflib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import workplace
+from flows.commands import marked
+from flows.workplace import KEPT, MARK, Workplace, lay_out, state_of
+from pspnet.config.reading import read_yaml
+from pspnet.errors import UserError
+from tests.e2e.pipeline import checkout, environment, run
+from tests.flows.processes import kill_all, left
+from tests.parameters import ROOT
+
+pytestmark = pytest.mark.timeout(60)
+HOLD = """
+import sys, time
+from pathlib import Path
+from flows.workplace import Workplace
+with Workplace(Path(sys.argv[1]), Path(sys.argv[2])).claimed(print):
+    print("holds", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.delenv("PSPNET_STATE", raising=False)
+    monkeypatch.setattr(workplace, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(workplace, "FETCH_AFTER_SECONDS", (0,))
+    yield
+    kill_all(tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    """The params of the demo, with their comments, in a worktree that is none of git's."""
+    folder = tmp_path / "checkout/.pspnet/runs/one"
+    folder.mkdir(parents=True)
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return Workplace(folder, tmp_path / "checkout")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = checkout(tmp_path_factory.mktemp("checkout"))
+    run(folder, "dvc", "remote", "modify", "--local", "folder", "url", str(folder / "shared"))
+    return folder
+
+
+def head(folder: Path) -> str:
+    return run(folder, "git", "rev-parse", "HEAD").strip()
+
+
+@pytest.fixture(scope="module")
+def laid_out(project: Path) -> Workplace:
+    return lay_out(project, "first", head(project))
+
+
+class TestLayingOut:
+    def test_a_worktree_has_the_commit_and_the_checkouts_cache_remotes_and_state(
+        self, project: Path, laid_out: Workplace
+    ) -> None:
+        assert laid_out == Workplace(project / ".pspnet/runs/first", project)
+        assert laid_out.is_worktree
+        assert (laid_out.folder / "dvc.yaml").read_bytes() == (project / "dvc.yaml").read_bytes()
+        assert laid_out.commit() == head(project)
+        assert laid_out.state == state_of(project)
+        environment = laid_out.environment()
+        assert environment["PSPNET_STATE"] == str(project / ".pspnet")
+        assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(laid_out.folder)
+        assert run(laid_out.folder, "dvc", "cache", "dir").strip() == str(project / ".dvc/cache")
+        assert run(laid_out.folder, "dvc", "config", "remote.folder.url").strip() == str(project / "shared")
+
+    def test_a_process_there_knows_where_it_is(
+        self, project: Path, laid_out: Workplace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(laid_out.folder)
+        assert Workplace.here() == laid_out
+        monkeypatch.chdir(project)
+        assert Workplace.here() == Workplace(project, project)
+        assert not Workplace.here().is_worktree
+
+    def test_a_worktree_that_a_person_has_made_is_a_checkout(
+        self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run(project, "git", "worktree", "add", "--quiet", "--detach", str(tmp_path / "persons"), "HEAD")
+        monkeypatch.chdir(tmp_path / "persons")
+        assert not Workplace.here().is_worktree
+        run(project, "git", "worktree", "remove", "--force", str(tmp_path / "persons"))
+
+    def test_a_run_that_goes_on_finds_it_as_it_was_left(self, project: Path, laid_out: Workplace) -> None:
+        (laid_out.folder / "params.yaml").write_text("of this run\n")
+        assert lay_out(project, "first", head(project)) == laid_out
+        assert (laid_out.folder / "params.yaml").read_text() == "of this run\n"
+
+    def test_what_was_killed_while_it_was_laid_out_is_laid_out_again(self, project: Path, laid_out: Workplace) -> None:
+        (laid_out.folder / workplace.LAID_OUT).unlink()
+        (laid_out.folder / "dvc.yaml").unlink()
+        lay_out(project, "first", head(project))
+        assert (laid_out.folder / "dvc.yaml").exists()
+
+    def test_a_commit_that_nobody_has_is_a_mistake(self, project: Path) -> None:
+        with pytest.raises(UserError, match="cannot be made a git worktree"):
+            lay_out(project, "none", "0123456789" * 4)
+
+    def test_a_commit_that_only_the_remote_has_is_fetched(self, project: Path, tmp_path: Path) -> None:
+        other = tmp_path / "clone"
+        run(tmp_path, "git", "clone", "--quiet", str(project), str(other))
+        run(project, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "-qm", "new", "--allow-empty")
+        assert lay_out(other, "new", head(project)).commit() == head(project)
+
+    def test_only_the_last_are_kept_and_none_that_is_worked_in(self, project: Path, laid_out: Workplace) -> None:
+        runs = project / ".pspnet/runs"
+        for number in range(KEPT + 2):
+            (runs / f"run-{number}").mkdir()
+        for tree in runs.iterdir():
+            name, _, age = tree.name.partition("-")
+            os.utime(tree, times=(int(age),) * 2 if name == "run" else (0, 0))
+        with laid_out.claimed(print):
+            lay_out(project, "last", "HEAD")
+        kept = {path.name for path in runs.iterdir() if path.is_dir()}
+        assert kept == {"last", "first", *(f"run-{number}" for number in range(2, KEPT + 2))}
+        listed = run(project, "git", "worktree", "list", "--porcelain").splitlines()
+        trees = {Path(line.split()[1]).name for line in listed if line.startswith("worktree ")}
+        assert trees == {project.name, "last", "first"}
+
+
+class TestParams:
+    def test_are_set_and_all_else_stays_as_it_was(self, place: Workplace) -> None:
+        path = place.folder / "params.yaml"
+        before = path.read_text()
+        place.set_params({"finetune.learning_rate": 0.01, "pretrain.method": "none", "dataset.ignore_values": [7]})
+        after = path.read_text()
+        changes = difflib.ndiff(before.splitlines(), after.splitlines())
+        assert [" ".join(line.split()) for line in changes if line[0] in "+-"] == [
+            "- ignore_values: []", "+ ignore_values:", "+ - 7",
+            "- method: jigsaw # none | rotation | jigsaw | inpainting",
+            "+ method: none # none | rotation | jigsaw | inpainting",
+            "- learning_rate: 0.002", "+ learning_rate: 0.01",
+        ]  # fmt: skip
+        assert read_yaml(path)["pretrain"]["method"] == "none"
+
+    def test_nothing_to_set_touches_nothing(self, place: Workplace) -> None:
+        before = (place.folder / "params.yaml").stat().st_mtime_ns
+        place.set_params({})
+        assert (place.folder / "params.yaml").stat().st_mtime_ns == before
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("finetune.lerning_rate", 0.01, "did you mean 'finetune.learning_rate'"),
+            ("finetune.learning_rate", "fast", "expected a number"),
+            ("finetune", 3, "finetune is 3"),
+            ("finetune.epochs.first", 3, "'epochs' has no keys"),
+            ("nothing.at.all", 3, "unknown key 'nothing'"),
+        ],
+    )
+    def test_mistakes_are_told(self, place: Workplace, name: str, value: object, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            place.set_params({name: value})
+
+    def test_the_checkouts_own_are_not_changed(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="would change the checkout's params"):
+            Workplace(tmp_path, tmp_path).set_params({"finetune.epochs": 1})
+
+
+class TestFiles:
+    def test_are_written_and_read(self, place: Workplace) -> None:
+        place.write({"data/raw.dvc": "outs: []\n", "dvc.lock": "schema: '2.0'\n"})
+        assert place.read("data/raw.dvc", "dvc.lock", "none") == {
+            "data/raw.dvc": "outs: []\n", "dvc.lock": "schema: '2.0'\n",
+        }  # fmt: skip
+
+    def test_that_are_the_same_are_not_touched(self, place: Workplace) -> None:
+        place.write({"dvc.lock": "a"})
+        before = (place.folder / "dvc.lock").stat().st_mtime_ns
+        place.write({"dvc.lock": "a"})
+        assert (place.folder / "dvc.lock").stat().st_mtime_ns == before
+
+    @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "data/../../../outside", "link/outside"])
+    def test_outside_are_refused(self, place: Workplace, tmp_path: Path, name: str) -> None:
+        (place.folder / "link").symlink_to(tmp_path)
+        with pytest.raises(UserError, match="lies outside the checkout"):
+            place.write({name: "x"})
+        assert not list(tmp_path.glob("**/outside"))
+
+
+class TestClaiming:
+    def start(self, place: Workplace, seconds: float) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(place.folder), str(place.checkout), str(seconds)],
+            env=environment(ROOT), stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout
+        assert process.stdout.readline() == "holds\n"
+        return process
+
+    def orphan(self, place: Workplace) -> None:
+        """A stage that has lost its parent."""
+        subprocess.run(
+            ["bash", "-c", "sleep 50 & sleep 0.1"], env=os.environ | {MARK: str(place.folder)}, check=True, timeout=10
+        )
+        assert len(marked(MARK, str(place.folder))) == 1
+
+    def test_what_lives_is_waited_for(self, place: Workplace) -> None:
+        told: list[str] = []
+        with self.start(place, 1.5) as holder:
+            with place.claimed(told.append):
+                assert holder.poll() is not None or holder.wait(5) == 0  # it has let go, and not been ended
+            assert holder.wait(5) == 0
+        assert told == [f"Another run is at work in {place.folder}; waiting for it."]
+
+    def test_what_was_killed_holds_nothing(self, place: Workplace) -> None:
+        told: list[str] = []
+        with self.start(place, 50) as holder:
+            holder.kill()
+        with place.claimed(told.append):
+            pass
+        assert told == []
+
+    def test_what_is_frozen_is_ended_with_its_stage(self, place: Workplace, tmp_path: Path) -> None:
+        told: list[str] = []
+        with self.start(place, 50) as holder:
+            self.orphan(place)
+            holder.send_signal(signal.SIGSTOP)
+            with place.claimed(told.append):
+                assert holder.wait(5) == -signal.SIGKILL
+        assert told[1:] == [f"It is frozen (process {holder.pid}), and is ended."]
+        assert left(tmp_path) == []
+
+    def test_orphans_of_this_place_are_ended_and_no_others(self, place: Workplace, tmp_path: Path) -> None:
+        told: list[str] = []
+        other = Workplace(place.folder.with_name("two"), place.checkout)
+        self.orphan(place)
+        self.orphan(other)
+        with place.claimed(told.append):
+            assert marked(MARK, str(place.folder)) == []
+            assert len(marked(MARK, str(other.folder))) == 1
+        assert told == ["Ending 1 processes that an earlier run has left."]
+
+    def test_the_checkout_and_a_worktree_are_two_places(self, place: Workplace) -> None:
+        told: list[str] = []
+        with self.start(place, 50) as holder, Workplace(place.checkout, place.checkout).claimed(told.append):
+            assert told == []
+            holder.kill()

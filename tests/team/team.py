@@ -1,0 +1,261 @@
+"""A team on one machine: servers, and workers in clones that share only git, a DVC remote and the servers."""
+
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+    LogFilter,
+    LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.commands import marked
+from tests.e2e.pipeline import BIN, checkout, run
+from tests.registry.databases import free_port, postgresql
+from tests.tracking.server import Server
+
+STARTS_SECONDS = 120
+RETRAIN = "retrain/retrain"
+POOLS = ("cpu", "gpu")
+TEAM = "PSPNET_TEST_TEAM"  # in the environment of every process of the team
+
+
+class Team:
+    def __init__(self, folder: Path, **params: Any) -> None:
+        self.folder = folder
+        self.person, self.cpu, self.gpu = folder / "person", folder / "cpu", folder / "gpu"
+        self.mlflow = Server(folder / "mlflow")
+        self.client: SyncPrefectClient
+        self._port = free_port()
+        self.workers: dict[str, psutil.Popen] = {}
+        self._processes: list[psutil.Popen] = []
+        self._params = params
+        self._open = ExitStack()
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self._port}/api"
+
+    def environment(self, clone: Path) -> dict[str, str]:
+        home = self.folder / "homes" / clone.name
+        home.mkdir(parents=True, exist_ok=True)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        return kept | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(clone),
+            "PREFECT_API_URL": self.api,
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "DO_NOT_TRACK": "1",
+            "DVC_NO_ANALYTICS": "1",
+            "MLFLOW_TRACKING_URI": self.mlflow.uri,
+            "PSPNET_LOADER_WORKERS": "1",
+            "PSPNET_CHECKPOINT_SECONDS": "1",
+            TEAM: str(self.folder),
+        }
+
+    def start(self) -> None:
+        """The servers, a person's checkout with new data, and a worker for each pool."""
+        address = self._open.enter_context(postgresql("prefect", "asyncpg"))
+        self.mlflow.start()
+        self._start(
+            "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
+            cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address,
+        )  # fmt: skip
+        self.until(self._answers, STARTS_SECONDS, "the Prefect server does not start")
+        with temporary_settings({PREFECT_API_URL: self.api}):
+            self.client = self._open.enter_context(get_client(sync_client=True))
+        self._publish()
+        for pool in POOLS:
+            origin = str(self.folder / "origin.git")
+            run(self.folder, "git", "clone", "--quiet", "--branch", "main", origin, str(self.folder / pool))
+        self.call(self.cpu, "pspnet", "synthesize", "data/raw", "--images", "60", "--labelled", "40")
+        self.call(self.person, "pspnet", "deploy")
+        for name in (RETRAIN, "watch/watch"):  # the tests say when
+            self.unschedule(name)
+        for pool in POOLS:
+            self.start_worker(pool)
+
+    def _publish(self) -> None:
+        checkout(self.person, **self._params)
+        git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
+        run(self.folder, "git", "init", "--quiet", "--bare", "origin.git")
+        run(self.person, "dvc", "remote", "modify", "folder", "url", str(self.folder / "remote"))
+        run(self.person, *git, "commit", "-qam", "The team's remote")
+        run(self.person, "git", "remote", "add", "origin", str(self.folder / "origin.git"))
+        run(self.person, "git", "push", "--quiet", "origin", "HEAD:main")
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait(5)
+        while left := marked(TEAM, str(self.folder)):
+            for one in left:
+                one.kill()
+            psutil.wait_procs(left, 5)
+        self.mlflow.stop()
+        self._open.close()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.api}/health", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def start_worker(self, pool: str) -> None:
+        limit = {"cpu": "4", "gpu": "1"}[pool]
+        self.workers[pool] = self._start("pspnet", "worker", pool, "--limit", limit, cwd=self.folder / pool)
+
+    def call(self, folder: Path, *command: str, timeout: float = 300) -> str:
+        done = subprocess.run(
+            command, cwd=folder, env=self.environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def _start(self, *command: str, cwd: Path, **more: str) -> psutil.Popen:
+        with (self.folder / f"{cwd.name}-{command[0]}.log").open("ab") as log:
+            process = psutil.Popen(
+                command, cwd=cwd, env=self.environment(cwd) | more, stdout=log, stderr=log, start_new_session=True
+            )
+        self._processes.append(process)
+        return process
+
+    def until(self, met: Callable[[], Any], seconds: float, otherwise: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not met():
+            assert time.monotonic() < deadline, otherwise
+            time.sleep(0.5)
+
+    # What a person does on the server
+
+    def schedule(self, cron: str) -> None:
+        self.call(self.person, "prefect", "deployment", "schedule", "create", RETRAIN, "--cron", cron)
+
+    def unschedule(self, name: str = RETRAIN) -> None:
+        self.call(self.person, "prefect", "deployment", "schedule", "clear", name, "--accept-yes")
+
+    def ask_for(self, deployment: str, **parameters: Any) -> FlowRun:
+        found = self.client.read_deployment_by_name(deployment)
+        return self.client.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+    def retrain(self, **overrides: Any) -> FlowRun:
+        return self.ask_for(RETRAIN, overrides={name.replace("__", "."): value for name, value in overrides.items()})
+
+    # What a person sees on the server
+
+    def retrainings(self) -> list[FlowRun]:
+        """All there have been, and those that are due, by time."""
+        deployment = self.client.read_deployment_by_name(RETRAIN)
+        return self.client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+            flow_run_filter=FlowRunFilter(
+                expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC))  # type: ignore[arg-type]
+            ),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+        )
+
+    def next_retraining(self, seconds: float = 90) -> FlowRun:
+        """The next that is due from now on."""
+        known = {one.id for one in self.retrainings()}
+        self.until(lambda: len(self.retrainings()) > len(known), seconds, "no retraining is due")
+        return next(one for one in self.retrainings() if one.id not in known)
+
+    def finished(self, run: FlowRun, seconds: float = 420) -> FlowRun:
+        """As it ended, once it has for good: a crashed run is scheduled again."""
+        deadline = time.monotonic() + seconds
+        while True:
+            run = self.client.read_flow_run(run.id)
+            if run.state and run.state.is_final() and not run.state.is_crashed():
+                return run
+            assert time.monotonic() < deadline, f"{run.name} is {run.state} after {seconds} s:\n{self.log(run)}"
+            time.sleep(1)
+
+    def completed(self, run: FlowRun, seconds: float = 420) -> FlowRun:
+        run = self.finished(run, seconds)
+        assert run.state and run.state.is_completed(), f"{run.name} is {run.state}:\n{self.log(run)}"
+        return run
+
+    def log(self, run: FlowRun) -> str:
+        """With the runs it waited for."""
+        ids = [run.id, *(child.id for child in self.children(run))]
+        logs = self.client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), limit=200)
+        return "\n".join(entry.message for entry in sorted(logs, key=lambda entry: entry.timestamp))
+
+    def children(self, run: FlowRun) -> list[FlowRun]:
+        """The runs of its stages in another pool."""
+        parents = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
+        tasks = {task.id for task in self.client.read_task_runs(task_run_filter=parents)}
+        runs = self.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["stage"])))
+        return [one for one in runs if one.parent_task_run_id in tasks]
+
+    # What runs on the machines
+
+    def processes(self, *pools: str) -> list[psutil.Process]:
+        """All that work in a worktree of a clone."""
+        folders = [self.folder / pool / ".pspnet/runs" for pool in pools or POOLS]
+        return [one for one in marked(TEAM, str(self.folder)) if any(works_in(one, folder) for folder in folders)]
+
+    def engine(self, pool: str) -> psutil.Process:
+        """Prefect's process of the run that works in this clone."""
+        (found,) = [one for one in self.processes(pool) if any(word.startswith("prefect.") for word in command(one))]
+        return found
+
+    def training(self, seconds: float = 240) -> psutil.Process:
+        """The process that trains, once it has saved something."""
+        found: list[psutil.Process] = []
+
+        def trains() -> bool:
+            found[:] = [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
+            return bool(found) and any(
+                saved.stat().st_mtime > found[0].create_time()
+                for saved in (self.gpu / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")
+            )
+
+        self.until(trains, seconds, "no training has begun")
+        return min(found, key=lambda one: one.create_time())
+
+
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
+def works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()).is_relative_to(folder)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+        return False
+
+
+def kill(*processes: psutil.Process) -> None:
+    """All at once, as far as that is possible: none gets the time to tell another."""
+    for one in processes:
+        one.send_signal(signal.SIGSTOP)
+    for one in processes:
+        one.kill()

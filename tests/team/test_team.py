@@ -1,0 +1,226 @@
+"""A server, a worker for each pool, an MLflow server: real processes, each worker in a clone with its own cache."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+from tests.e2e.pipeline import clone, digests, reproduce, run, write_params
+from tests.team.team import POOLS, Team, kill
+from tests.tracking.told import history, runs
+
+pytestmark = [pytest.mark.team, pytest.mark.timeout(900)]
+
+PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 10}
+LONG = 150  # epochs, of a training that is disturbed
+ON_TIME_SECONDS = 25  # the worker looks every few seconds, and the machine is busy
+AWAY_SECONDS = 60
+PAUSE_SECONDS = 3  # of a person between two commands
+MODEL = "pspnet-demo"
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    team = Team(tmp_path_factory.mktemp("team"), **PARAMS)
+    try:
+        team.start()
+        yield team
+    finally:
+        team.stop()
+
+
+@pytest.fixture(scope="module")
+def mlflow(team: Team) -> MlflowClient:
+    return MlflowClient(team.mlflow.uri)
+
+
+def trainings(mlflow: MlflowClient, flow_run: FlowRun) -> list[Run]:
+    found = [one for one in runs(mlflow, MODEL) if one.data.tags["pspnet.stage"] == "finetune"]
+    return [one for one in found if one.data.tags["prefect.flow_run"] == str(flow_run.id)]
+
+
+def versions(mlflow: MlflowClient) -> dict[str, list[str]]:
+    """Of each flow run."""
+    found: dict[str, list[str]] = {}
+    for version in mlflow.search_model_versions(f"name = '{MODEL}'"):
+        found.setdefault(version.tags["prefect.flow_run"], []).append(version.version)
+    return found
+
+
+def made(team: Team, flow_run: FlowRun) -> dict[str, str]:
+    return digests(team.cpu / ".pspnet/runs" / str(flow_run.id))
+
+
+def undisturbed(team: Team, folder: Path, **params: Any) -> dict[str, str]:
+    """What plain DVC makes of the same params and data, in a clone that shares nothing."""
+    other = clone(team.person, folder / "undisturbed")
+    run(other, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"))
+    run(other, "cp", "-r", str(team.cpu / "data/raw"), str(other / "data/raw"))
+    write_params(other, **params)
+    assert "finetune" in reproduce(other)
+    return digests(other)
+
+
+def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int = LONG) -> None:
+    """One training in MLflow with each epoch once, one version, and nobody left at work."""
+    team.completed(flow_run)
+    (training,) = trainings(mlflow, flow_run)
+    assert training.info.status == "FINISHED"
+    assert [step for step, _ in history(mlflow, training, "val_mean_iou")] == list(range(1, epochs + 1))
+    assert len(versions(mlflow)[str(flow_run.id)]) == 1
+    team.until(lambda: not team.processes(), 30, "processes are left")
+
+
+def test_a_scheduled_retraining_prepares_on_cpu_trains_on_gpu_and_the_next_one_runs_nothing(
+    team: Team, mlflow: MlflowClient
+) -> None:
+    def scheduled() -> FlowRun:
+        team.schedule("* * * * *")
+        due = team.next_retraining()
+        team.until(lambda: team.client.read_flow_run(due.id).start_time, 60, "it does not start")
+        team.unschedule()
+        return team.completed(due)
+
+    first = scheduled()
+    children = {child.name.partition(" ")[0]: child for child in team.children(first)}
+    assert set(children) == {"pretrain", "finetune", "evaluate"}
+    assert {child.work_pool_name for child in children.values()} == {"gpu"}
+    assert sorted(path.name for path in (team.gpu / ".pspnet/runs").iterdir() if path.is_dir()) == [f"{first.id}-gpu"]
+    champion = mlflow.get_model_version_by_alias(MODEL, "champion")
+    assert champion.tags["prefect.flow_run"] == str(first.id)
+    assert len(trainings(mlflow, first)) == 1
+
+    second = scheduled()
+    assert team.children(second) == []
+    assert "Running stage" not in team.log(second)
+    assert versions(mlflow) == {str(first.id): ["1"]}
+    for one in (first, second):
+        assert one.auto_scheduled and one.start_time and one.expected_start_time
+        assert 0 <= (one.start_time - one.expected_start_time).total_seconds() < ON_TIME_SECONDS
+
+
+@contextmanager
+def somebody_at_work(team: Team) -> Iterator[None]:
+    """In the very checkout whose worktrees the cpu worker uses."""
+    over, failed = Event(), []
+
+    def work() -> None:
+        commands = (["dvc", "status"], ["dvc", "add", "data/raw"], ["dvc", "repro", "prepare"], ["dvc", "gc", "-wfq"])
+        while not over.is_set():
+            for command in commands:
+                done = subprocess.run(
+                    [sys.executable, "-m", "dvc", *command[1:]], cwd=team.cpu, env=team.environment(team.cpu),
+                    capture_output=True, text=True, timeout=120, check=False,
+                )  # fmt: skip
+                if done.returncode:
+                    failed.append(f"{command}: {done.stdout}{done.stderr}")
+                over.wait(PAUSE_SECONDS)
+
+    person = Thread(target=work)
+    person.start()
+    try:
+        yield
+    finally:
+        over.set()
+        person.join()
+    assert not failed, failed
+
+
+def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
+    team: Team, mlflow: MlflowClient
+) -> None:
+    def look() -> list[FlowRun]:
+        before = {one.id for one in team.retrainings()}
+        team.completed(team.ask_for("watch/watch", settled_seconds=1))
+        return [one for one in team.retrainings() if one.id not in before]
+
+    raw = team.cpu / "data/raw"
+    for one in look():  # unless it has been trained on
+        team.completed(one)
+    assert look() == []
+    for kind, suffix in (("images", "jpg"), ("masks", "png")):
+        source = sorted((raw / kind).iterdir())[0]
+        (raw / kind / f"new.{suffix}").write_bytes(source.read_bytes())
+    with somebody_at_work(team):
+        (first,) = look()
+        second = team.retrain(finetune__learning_rate=0.02)
+        for path in raw.rglob("*.jpg"):
+            os.utime(path)
+        assert look() == []
+        for one in (first, second):
+            team.completed(one)
+    assert {len(trainings(mlflow, one)) for one in (first, second)} == {1}
+    assert set(made(team, first)) == set(made(team, second))
+
+
+def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None:
+    mistake = team.finished(team.retrain(finetune__learning_rate="fast"), 60)
+    assert mistake.state and mistake.state.is_failed() and mistake.state.message
+    assert "params.yaml" in mistake.state.message and "finetune.learning_rate" in mistake.state.message
+    assert mistake.run_count == 1
+    assert "Traceback" not in team.log(mistake)
+
+
+def test_a_cancelled_run_leaves_nobody_at_work_and_the_next_goes_on_without_workers_mlflow_and_its_first_training(
+    team: Team, mlflow: MlflowClient, tmp_path: Path
+) -> None:
+    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.011}
+    cancelled = team.retrain(**changes)
+    team.training()
+    team.client.set_flow_run_state(cancelled.id, Cancelling())
+    ended = team.finished(cancelled, 60)
+    assert ended.state and ended.state.is_cancelled()
+    team.until(lambda: not team.processes(), 60, "processes are left of a cancelled run")
+
+    flow_run = team.retrain(**changes)
+    training = team.training()
+    for pool in POOLS:
+        kill(team.workers[pool])
+        team.start_worker(pool)
+    assert training.is_running()
+    kill(training)
+    team.mlflow.stop()
+    try:
+        began = time.monotonic()
+        expected = undisturbed(team, tmp_path, **changes)
+        time.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - began)))
+    finally:
+        team.mlflow.start()
+    assert_ended_well(team, mlflow, flow_run)
+    assert team.log(flow_run).count("It was killed") == 1
+    assert {one.run_count for one in (team.client.read_flow_run(flow_run.id), *team.children(flow_run))} == {1}
+    assert made(team, flow_run) == expected
+
+
+def test_after_the_power_has_gone_on_both_machines_and_one_has_frozen_the_same_run_goes_on(
+    team: Team, mlflow: MlflowClient, tmp_path: Path
+) -> None:
+    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.013}
+    flow_run = team.retrain(**changes)
+    training = team.training()
+    kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
+    team.until(lambda: not team.processes(), 15, "processes go on without those who have started them")
+    for pool in POOLS:
+        team.start_worker(pool)
+    expected = undisturbed(team, tmp_path, **changes)
+
+    training = team.training()
+    frozen = [team.workers["gpu"], team.engine("gpu"), *team.engine("gpu").children(recursive=True)]
+    for one in frozen:
+        one.suspend()
+    team.start_worker("gpu")
+    assert_ended_well(team, mlflow, flow_run)
+    assert not training.is_running()
+    assert team.client.read_flow_run(flow_run.id).run_count == 2
+    assert made(team, flow_run) == expected
