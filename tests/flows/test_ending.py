@@ -6,7 +6,7 @@ import pytest
 from flows.commands import Ended
 from flows.ending import BUSY, FAILED, INTERRUPTED, KILLED, NETWORK, TEMPORARY, TIMED_OUT, Trouble, trouble
 
-EXITED = "ERROR: failed to reproduce 'finetune': failed to run: pspnet finetune --prepared data, exited with {}"
+EXITED = "ERROR: failed to reproduce 'finetune': failed to run: train --server-timeout 5, exited with {}"
 AWAY = 'ERROR: unexpected error - Could not connect to the endpoint URL: "https://s3.example/b"'
 
 

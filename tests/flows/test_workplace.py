@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -192,14 +193,19 @@ class TestFiles:
 
 
 class TestClaiming:
-    def start(self, place: Workplace, seconds: float) -> subprocess.Popen[str]:
+    @contextmanager
+    def holder(self, place: Workplace, seconds: float) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(place.folder), str(place.checkout), str(seconds)],
             env=environment(ROOT), stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert process.stdout
-        assert process.stdout.readline() == "holds\n"
-        return process
+        with process:
+            try:
+                assert process.stdout
+                assert process.stdout.readline() == "holds\n"
+                yield process
+            finally:
+                process.kill()
 
     def orphan(self, place: Workplace) -> None:
         """A stage that has lost its parent."""
@@ -210,7 +216,7 @@ class TestClaiming:
 
     def test_what_lives_is_waited_for(self, place: Workplace) -> None:
         told: list[str] = []
-        with self.start(place, 1.5) as holder:
+        with self.holder(place, 1.5) as holder:
             with place.claimed(told.append):
                 assert holder.poll() is not None or holder.wait(5) == 0  # it has let go, and not been ended
             assert holder.wait(5) == 0
@@ -218,7 +224,7 @@ class TestClaiming:
 
     def test_what_was_killed_holds_nothing(self, place: Workplace) -> None:
         told: list[str] = []
-        with self.start(place, 50) as holder:
+        with self.holder(place, 50) as holder:
             holder.kill()
         with place.claimed(told.append):
             pass
@@ -226,7 +232,7 @@ class TestClaiming:
 
     def test_what_is_frozen_is_ended_with_its_stage(self, place: Workplace, tmp_path: Path) -> None:
         told: list[str] = []
-        with self.start(place, 50) as holder:
+        with self.holder(place, 50) as holder:
             self.orphan(place)
             holder.send_signal(signal.SIGSTOP)
             with place.claimed(told.append):
@@ -246,6 +252,6 @@ class TestClaiming:
 
     def test_the_checkout_and_a_worktree_are_two_places(self, place: Workplace) -> None:
         told: list[str] = []
-        with self.start(place, 50) as holder, Workplace(place.checkout, place.checkout).claimed(told.append):
-            assert told == []
-            holder.kill()
+        with self.holder(place, 50) as holder, Workplace(place.checkout, place.checkout).claimed(told.append):
+            assert holder.poll() is None
+        assert told == []
