@@ -23,7 +23,7 @@ from tests.tracking.told import history, runs
 pytestmark = [pytest.mark.team, pytest.mark.timeout(900)]
 
 PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 10}
-LONG = 150  # epochs, of a training that is disturbed
+LONG, LONGER = 150, 400  # epochs, of a training that is disturbed, or disturbed twice
 ON_TIME_SECONDS = 25  # the worker looks every few seconds, and the machine is busy
 AWAY_SECONDS = 60
 PAUSE_SECONDS = 3  # of a person between two commands
@@ -72,7 +72,7 @@ def undisturbed(team: Team, folder: Path, **params: Any) -> dict[str, str]:
     return digests(other)
 
 
-def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int = LONG) -> None:
+def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int) -> None:
     """One training in MLflow with each epoch once, one version, and nobody left at work."""
     team.completed(flow_run)
     (training,) = trainings(mlflow, flow_run)
@@ -178,7 +178,7 @@ def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None
 def test_a_cancelled_run_leaves_nobody_at_work_and_the_next_goes_on_without_workers_mlflow_and_its_first_training(
     team: Team, mlflow: MlflowClient, tmp_path: Path
 ) -> None:
-    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.011}
+    changes = {"finetune__epochs": LONGER, "finetune__learning_rate": 0.011}
     cancelled = team.retrain(**changes)
     team.training()
     team.client.set_flow_run_state(cancelled.id, Cancelling())
@@ -200,7 +200,7 @@ def test_a_cancelled_run_leaves_nobody_at_work_and_the_next_goes_on_without_work
         time.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - began)))
     finally:
         team.mlflow.start()
-    assert_ended_well(team, mlflow, flow_run)
+    assert_ended_well(team, mlflow, flow_run, LONGER)
     assert team.log(flow_run).count("It was killed") == 1
     assert {one.run_count for one in (team.client.read_flow_run(flow_run.id), *team.children(flow_run))} == {1}
     assert made(team, flow_run) == expected
@@ -223,7 +223,7 @@ def test_after_the_power_has_gone_on_both_machines_and_one_has_frozen_the_same_r
     for one in frozen:
         one.suspend()
     team.start_worker("gpu")
-    assert_ended_well(team, mlflow, flow_run)
+    assert_ended_well(team, mlflow, flow_run, LONG)
     assert not training.is_running()
     assert team.client.read_flow_run(flow_run.id).run_count == 2
     assert made(team, flow_run) == expected
