@@ -1,23 +1,32 @@
 """`pspnet schedule`: one process to leave running on one machine: Prefect's server, and the flows when they are due."""
 
 import asyncio
+import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 from flows import server
 from pspnet import terminal
 from pspnet.errors import Problem, UserError
 from pspnet.process import exclusive
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+STOPPED = "`pspnet schedule` had stopped."
+
 
 def schedule(state: Path, cron: str, watch_seconds: int, port: int) -> None:
     with exclusive(state / "schedule.lock", "the schedule of this checkout", seconds=5):
-        if not os.environ.get("PREFECT_API_URL"):
+        own = not os.environ.get("PREFECT_API_URL")
+        if own:
             server.start(state, port, {"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"})
-        _serve(cron, watch_seconds)
+        _serve(cron, watch_seconds, own)
 
 
-def _serve(cron: str, watch_seconds: int) -> None:
+def _serve(cron: str, watch_seconds: int, own: bool) -> None:
     from prefect import get_client
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
@@ -43,11 +52,36 @@ def _serve(cron: str, watch_seconds: int) -> None:
         one = ConcurrencyLimitConfig(limit=1, collision_strategy=skip)
         deployments.append(RunnerDeployment.from_flow(watch, "watch", interval=watch_seconds, concurrency_limit=one))
     runner = Runner(pause_on_shutdown=True, heartbeat_seconds=HEARTBEAT_SECONDS)
-    found = [f"prefect.deployment.{runner.add_deployment(one)}" for one in deployments]
+    served = [runner.add_deployment(one) for one in deployments]
     with get_client(sync_client=True) as client:
-        install(client, found)
+        install(client, [f"prefect.deployment.{one}" for one in served])
+        if own:
+            _go_on(client, served)
     address = os.environ["PREFECT_API_URL"].removesuffix("/api")
     looks = f"; new data are looked for every {watch_seconds} s" if watch_seconds else ""
     terminal.out.print(f"retrain: {cron}{looks}")
     terminal.out.print(f"{address} shows what runs. Ctrl-C stops; the same command goes on.", markup=False)
+    # It would tell every few seconds that a run still waits for another.
+    logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)
     asyncio.run(runner.start())
+
+
+def _go_on(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
+    """With what was at work when this command was stopped or killed: nobody else runs anything of this server."""
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import AwaitingRetry, Cancelled, Crashed
+
+    # What has crashed is scheduled again by the automation, if the server lives long enough.
+    broken_off = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED]
+    chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=broken_off)))
+    for run in client.read_flow_runs(flow_run_filter=chosen):
+        if run.state_type == StateType.CANCELLING:
+            client.set_flow_run_state(run.id, Cancelled(message=STOPPED))
+        elif run.deployment_id in deployments:
+            client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
+        elif run.state_type != StateType.CRASHED:
+            client.set_flow_run_state(run.id, Crashed(message=STOPPED))
+    for limit in client.read_global_concurrency_limits():  # the server forgets who has a place, not that it is taken
+        client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from flows.progress import harmless
 from flows.stages import Outcome
 
-SHOWN = 4  # pictures of the first test image: itself, its mask, the prediction, the errors
+SHOWN = ("test image", "mask", "prediction", "errors")  # of the first one in the report
 PICTURE = re.compile(r'href="(data:image/(?:png|jpeg);base64,[^"]+)"')
 
 
@@ -53,10 +53,12 @@ class Summary:
         parts.append("\n".join(["| stage | | seconds | where | |", "|---|---|---|---|---|", *table]))
         links = [f"[{name}]({page})" for name, page in facts["pages"].items() if name not in self._outcomes]
         parts.append(" · ".join(links))
-        parts.append(" ".join(f"![]({picture})" for picture in self._pictures()))
+        if pictures := self._pictures():
+            rows_of_pictures = [SHOWN, ("---",) * len(SHOWN), [f"![]({picture})" for picture in pictures]]
+            parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows_of_pictures))
         return [part for part in parts if part]
 
     def _pictures(self) -> list[str]:
         page = self._folder / self.registered["report"]
         found = PICTURE.finditer(page.read_text(encoding="utf-8")) if page.exists() else iter(())
-        return [match[1] for match in islice(found, SHOWN)]
+        return [match[1] for match in islice(found, len(SHOWN))]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pspnet.errors import Busy, UserError
+from pspnet.process import exclusive
 from pspnet.training import runtime
 from pspnet.training.checkpoint import KEPT, Checkpoint, TrainingState, open_checkpoint, training_digest
 from pspnet.training.loading import _Steps
@@ -139,9 +140,7 @@ print(training_digest({}, {}))
     assert digest() == before
 
 
-def test_a_second_training_of_the_same_waits_and_then_gives_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_training_of_the_same_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = f"""
 import sys, time, pathlib
 from pspnet.training.checkpoint import open_checkpoint
@@ -149,7 +148,7 @@ with open_checkpoint(pathlib.Path({str(tmp_path)!r}), "finetune", "a"):
     print("held", flush=True)
     time.sleep(60)
 """
-    monkeypatch.setattr(runtime, "LOCK_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(exclusive.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
