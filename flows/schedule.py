@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flows import server
@@ -52,7 +52,7 @@ def _serve(cron: str, watch_seconds: int, own: bool) -> None:
         one = ConcurrencyLimitConfig(limit=1, collision_strategy=skip)
         deployments.append(RunnerDeployment.from_flow(watch, "watch", interval=watch_seconds, concurrency_limit=one))
     runner = Runner(pause_on_shutdown=True, heartbeat_seconds=HEARTBEAT_SECONDS)
-    served = [runner.add_deployment(one) for one in deployments]
+    served: list[Any] = [runner.add_deployment(one) for one in deployments]
     with get_client(sync_client=True) as client:
         install(client, [f"prefect.deployment.{one}" for one in served])
         if own:
