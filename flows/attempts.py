@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,10 @@ from prefect.states import Completed, Failed
 
 from flows.due import superseded
 from flows.ending import BUSY, FAILED
+from flows.server import TETHERED
 from flows.workplace import Workplace
 from pspnet.errors import Busy, PspnetError
+from pspnet.process import die_with_parent
 
 NOT_LAID_OUT = "PSPNET_NOT_LAID_OUT"  # in the environment of a run that has no worktree: why
 MAX_ATTEMPTS = 10  # at one run: what died that often will die again
@@ -35,6 +38,8 @@ class Over(Exception):
 
 def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any]:
     """`work` gets the workplace and the environment of its commands."""
+    if os.environ.get(TETHERED):
+        die_with_parent(signal.SIGKILL)
     log = get_run_logger()
     attempts = flow_run.run_count or 1
     if attempts > MAX_ATTEMPTS:

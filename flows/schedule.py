@@ -23,6 +23,7 @@ def schedule(state: Path, cron: str, watch_seconds: int, port: int) -> None:
         own = not os.environ.get("PREFECT_API_URL")
         if own:
             server.start(state, port, {"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"})
+            os.environ[server.TETHERED] = "1"
         _serve(cron, watch_seconds, own)
 
 

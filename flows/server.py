@@ -17,6 +17,7 @@ from pspnet.worktree import tethered
 
 STARTS_SECONDS = 120
 STOPS_SECONDS = 10
+TETHERED = "PSPNET_TETHERED"  # in the environment of a run whose server ends with its parent: it could tell nobody
 # `prefect server start` starts this, too, and leaves it behind when it is killed.
 SERVER = (
     "uvicorn",

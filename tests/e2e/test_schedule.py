@@ -1,0 +1,96 @@
+"""`pspnet schedule`: on time, and after a SIGKILL the same run goes on."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from pspnet.errors import EXIT_CTRL_C
+from tests.e2e.pipeline import checkout, environment, run
+from tests.flows.processes import kill_all, left
+from tests.registry.databases import free_port
+
+pytestmark = [pytest.mark.kills, pytest.mark.timeout(600)]
+
+CHANGES: dict[str, Any] = {"finetune__epochs": 60, "promotion__min_mean_iou": 0.0}
+EVERY_MINUTE, NEVER = "* * * * *", "0 0 29 2 *"
+ON_TIME_SECONDS = 25
+STOPS_SECONDS = 30
+END = "Finished in state Completed('pspnet-demo: version 1 is now champion')"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    folder = checkout(tmp_path / "checkout", **CHANGES)
+    run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+    yield folder
+    kill_all(folder)
+
+
+@contextmanager
+def schedule(folder: Path, port: int, cron: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = ["pspnet", "schedule", "--cron", cron, "--watch", "0", "--port", str(port)]
+    given = {name: value for name, value in environment(folder).items() if not name.startswith("PREFECT_")}
+    with (
+        (folder / ".schedule.log").open("ab") as log,
+        subprocess.Popen(
+            command, cwd=folder, env=given | {"PSPNET_CHECKPOINT_SECONDS": "0.5"}, stdout=log, stderr=log,
+            start_new_session=True,
+        ) as process,
+    ):  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def said(folder: Path) -> str:
+    return (folder / ".schedule.log").read_text()
+
+
+def until(met: Callable[[], Any], seconds: float, folder: Path) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := met()):
+        assert time.monotonic() < deadline, said(folder)
+        time.sleep(0.5)
+    return found
+
+
+@contextmanager
+def server(port: int) -> Iterator[SyncPrefectClient]:
+    with (
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}),
+        get_client(sync_client=True) as client,
+    ):
+        yield client
+
+
+def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(folder: Path) -> None:
+    port = free_port()
+    with schedule(folder, port, EVERY_MINUTE) as process:
+        until(lambda: list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")), 180, folder)
+        with server(port) as client:
+            (killed,) = [one for one in client.read_flow_runs() if one.start_time]
+        assert killed.start_time and killed.expected_start_time
+        assert abs((killed.start_time - killed.expected_start_time).total_seconds()) < ON_TIME_SECONDS
+        process.kill()
+        process.wait(5)
+    assert left(folder, 15) == []
+
+    with schedule(folder, port, NEVER) as process:
+        until(lambda: END in said(folder), 180, folder)
+        with server(port) as client:
+            ended = client.read_flow_run(killed.id)
+        assert ended.state and ended.state.is_completed()
+        assert ended.run_count == 2
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(STOPS_SECONDS) == EXIT_CTRL_C
+    assert left(folder, 5) == []
