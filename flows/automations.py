@@ -11,7 +11,7 @@ from prefect.events.schemas.events import ResourceSpecification
 
 HEARTBEAT_SECONDS = 30  # as often as Prefect allows
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS
-BEGINS_SECONDS = 600.0  # it fetches a commit first
+BEGINS_SECONDS = 600  # it fetches a commit first
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
 
@@ -30,7 +30,7 @@ def _says(automation: AutomationCore) -> dict[str, Any]:
     return automation.model_dump(mode="json", include={"name", "description", "enabled", "trigger", "actions"})
 
 
-def automations(deployments: list[str], lost_seconds: float = LOST_SECONDS) -> list[AutomationCore]:
+def automations(deployments: list[str]) -> list[AutomationCore]:
     """Of these deployments alone: what other people run on the server is theirs."""
     runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
     ours = ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": deployments})
@@ -40,7 +40,7 @@ def automations(deployments: list[str], lost_seconds: float = LOST_SECONDS) -> l
         posture=Posture.Proactive,
         after={heartbeat},
         expect={heartbeat, *(f"prefect.flow-run.{ending}" for ending in ENDINGS)},
-        within=timedelta(seconds=lost_seconds),
+        within=timedelta(seconds=LOST_SECONDS),
         **about,
     )
     stuck = EventTrigger(
@@ -56,13 +56,13 @@ def automations(deployments: list[str], lost_seconds: float = LOST_SECONDS) -> l
             name="pspnet: a run without a heartbeat has crashed",
             description="Its machine or its process is gone; without this it would be running for ever.",
             trigger=lost,
-            actions=[_change(StateType.CRASHED, f"No heartbeat for {lost_seconds:.0f} s.")],
+            actions=[_change(StateType.CRASHED, f"No heartbeat for {LOST_SECONDS} s.")],
         ),
         AutomationCore(
             name="pspnet: a run that does not begin has crashed",
             description="Its machine has died before its first heartbeat.",
             trigger=stuck,
-            actions=[_change(StateType.CRASHED, f"It has not begun in {BEGINS_SECONDS:.0f} s.")],
+            actions=[_change(StateType.CRASHED, f"It has not begun in {BEGINS_SECONDS} s.")],
         ),
         AutomationCore(
             name="pspnet: a crashed run is scheduled again",

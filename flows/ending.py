@@ -13,6 +13,7 @@ from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY
 KILLED, BUSY, INTERRUPTED, NETWORK = "Killed", "Busy", "Interrupted", "Network"
 TEMPORARY = (KILLED, BUSY, INTERRUPTED, NETWORK)
 TIMED_OUT, FAILED = "TimedOut", "Failed"
+NOT_KNOWN = 3  # exit status of flows.restore: no machine has run that
 
 # What DVC says of itself; it has one exit status, 255.
 LOCKED = re.compile(r"unable to acquire lock|is busy, it is being blocked|lock is held|database is locked", re.I)

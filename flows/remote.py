@@ -1,21 +1,19 @@
 """The DVC remote: what was made here is known everywhere, and what was made elsewhere here."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from prefect import get_run_logger
 
 from flows.commands import run
-from flows.ending import Trouble, trouble
+from flows.ending import NOT_KNOWN, Trouble, trouble
 from flows.workplace import Workplace
 from pspnet.worktree import dvc_command
 
-NOT_KNOWN = 3
 
-
-def push(workplace: Workplace, environment: Mapping[str, str], targets: Sequence[str] = ()) -> Trouble | None:
+def push(workplace: Workplace, environment: Mapping[str, str]) -> Trouble | None:
     """With the run-cache: by it another machine knows what it need not run."""
-    command = dvc_command("--wait-for-lock", "push", "--run-cache", *targets)
+    command = dvc_command("--wait-for-lock", "push", "--run-cache")
     return trouble(run(command, workplace.folder, environment, get_run_logger().info), None)
 
 

@@ -10,9 +10,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
 
+from flows.ending import NOT_KNOWN
 from pspnet.process import die_with_parent
-
-NOT_KNOWN = 3
 
 
 def main() -> int:

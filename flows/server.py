@@ -41,7 +41,7 @@ def start_for_this_run(state: Path) -> None:
         os.environ["PREFECT_UI_URL"] = ""  # its pages would be gone by the time somebody follows a link
 
 
-def start(state: Path, port: int, more: dict[str, str]) -> str:
+def start(state: Path, port: int, more: dict[str, str]) -> None:
     """To be called before Prefect is loaded, which reads the address then, and at exit has still things to tell it."""
     address = f"http://127.0.0.1:{port}"
     log = state / "prefect-server.log"
@@ -61,7 +61,6 @@ def start(state: Path, port: int, more: dict[str, str]) -> str:
             raise UserError(Problem("Prefect's server", "does not start", fix=f"{log} says why."))
         time.sleep(0.2)
     os.environ["PREFECT_API_URL"] = f"{address}/api"
-    return address
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -32,7 +31,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.commands import marked
 from tests.e2e.pipeline import BIN, checkout, run
 from tests.registry.databases import free_port, postgresql
-from tests.tracking.server import Server
+from tests.tracking.server import Server, answers
 
 STARTS_SECONDS = 120
 RETRAIN = "retrain/retrain"
@@ -83,7 +82,7 @@ class Team:
             "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
             cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address,
         )  # fmt: skip
-        self.until(self._answers, STARTS_SECONDS, "the Prefect server does not start")
+        self.until(lambda: answers(f"{self.api}/health"), STARTS_SECONDS, "the Prefect server does not start")
         with temporary_settings({PREFECT_API_URL: self.api}):
             self.client = self._open.enter_context(get_client(sync_client=True))
         self._publish()
@@ -118,13 +117,6 @@ class Team:
             psutil.wait_procs(left, 5)
         self.mlflow.stop()
         self._open.close()
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.api}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
 
     def start_worker(self, pool: str) -> None:
         limit = {"cpu": "4", "gpu": "1"}[pool]

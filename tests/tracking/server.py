@@ -38,7 +38,7 @@ class Server:
                 command, stdout=log, stderr=log, env=environment, cwd=self._folder, start_new_session=True
             )
         deadline = time.monotonic() + STARTS_SECONDS
-        while not self._answers():
+        while not answers(f"{self.uri}/health"):
             assert self._process.poll() is None, (self._folder / "server.log").read_text()
             assert time.monotonic() < deadline, "the tracking server does not start"
             time.sleep(0.1)
@@ -50,9 +50,10 @@ class Server:
             self._process.wait(10)
             self._process = None
 
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
