@@ -34,7 +34,7 @@ def parsed(stage: str, line: str) -> Said | None:
 
 
 class Progress:
-    """Made when the stage first speaks: one that is cached has no progress."""
+    """Of one attempt. A stage that is cached has none: nobody says or finishes anything."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -43,24 +43,21 @@ class Progress:
         self._text = ""
 
     def read(self, line: str) -> None:
-        if said := parsed(self._stage, line):
-            self._show(said)
+        now = time.monotonic()
+        if now - self._updated >= BETWEEN_SECONDS and (said := parsed(self._stage, line)):
+            self._updated, self._text = now, said.text
+            self._show(said.percent)
 
     def finish(self) -> None:
-        with harmless():
-            if self._artifact:
-                update_progress_artifact(self._artifact, progress=100.0, description=self._text)
+        """Also of who was too quick to say anything: an attempt before it may have been shown half-way."""
+        self._show(100.0)
 
-    def _show(self, said: Said) -> None:
-        now = time.monotonic()
-        if now - self._updated < BETWEEN_SECONDS:
-            return
-        self._updated, self._text = now, said.text
+    def _show(self, percent: float) -> None:
         with harmless():
             if self._artifact is None:
-                self._artifact = create_progress_artifact(said.percent, key("progress", self._stage), said.text)
+                self._artifact = create_progress_artifact(percent, key("progress", self._stage), self._text)
             else:
-                update_progress_artifact(self._artifact, progress=said.percent, description=said.text)
+                update_progress_artifact(self._artifact, progress=percent, description=self._text)
 
 
 def key(*words: str) -> str:

@@ -78,7 +78,8 @@ def reproduce(workplace: Workplace, stage: Stage, environment: Mapping[str, str]
     found = trouble(ended, stage.timeout_seconds, exit_file)
     if found:
         return found
-    progress.finish()
+    if ran:
+        progress.finish()
     return Outcome(stage.name, "ran" if ran else "cached", ended.seconds)
 
 

@@ -1,5 +1,6 @@
 """With a real server, whose scheduler is played: it alone can say that a run was scheduled by itself."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,14 +12,14 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.objects import State
 from prefect.logging import disable_run_logger
-from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
-from prefect.testing.utilities import prefect_test_harness
 
+from flows import server as prefect_server
 from flows.due import superseded
+from tests.registry.databases import free_port
 
-# Prefect's server leaves sockets of its own client to the garbage collector.
-pytestmark = [pytest.mark.timeout(150), pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = pytest.mark.timeout(150)
 
 
 @flow(persist_result=False)
@@ -50,9 +51,15 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with prefect_test_harness(server_startup_timeout=120), disable_run_logger():
-        yield Server(Path(str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).partition("///")[2]))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process of its own: Prefect's test harness leaves a thread in ours that breaks every process forked later."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_API_URL", "")  # given back at the end, when `start` has set it
+        prefect_server.start(home, free_port(), {})
+        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}), disable_run_logger():
+            yield Server(home / "prefect.db")
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, run: UUID) -> str | None:

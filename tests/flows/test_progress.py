@@ -70,15 +70,19 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
 
 
 def test_it_moves_and_is_full_at_the_end(api: Api) -> None:
-    shown = Progress("fine_tune@b")
-    shown.read("Running stage")
-    shown.finish()
-    assert api.shown == []  # a stage that says nothing, as one that is cached, has none
-    monkey = Progress("fine-tune-b")
+    shown = Progress("fine-tune-b")
     for line in ("fine-tune-b: 1/4, a", "noise", "fine-tune-b: 3/4, b"):
-        monkey.read(line)
-    monkey.finish()
+        shown.read(line)
+    shown.finish()
     assert api.shown == [(25.0, "a"), (75.0, "b"), (100.0, "b")]
+
+
+def test_who_was_too_quick_to_say_anything_is_full_too(api: Api) -> None:
+    shown = Progress("fine-tune@b")
+    shown.read("Running stage")
+    assert api.shown == []
+    shown.finish()
+    assert api.shown == [(100.0, "")]
 
 
 def test_it_does_not_ask_the_server_at_every_line(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
