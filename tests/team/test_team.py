@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.team, pytest.mark.timeout(900)]
 
 PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 10}
 LONG, LONGER = 150, 400  # epochs, of a training that is disturbed, or disturbed twice
-ON_TIME_SECONDS = 25  # the worker looks every few seconds, and the machine is busy
+ON_TIME_SECONDS = 25  # the worker looks every few seconds, may begin a moment early, and the machine is busy
 AWAY_SECONDS = 60
 PAUSE_SECONDS = 3  # of a person between two commands
 MODEL = "pspnet-demo"
