@@ -13,7 +13,8 @@ ColorPart = Annotated[int, Field(ge=0, le=255)]
 
 class DatasetParams(Section):
     layout: Literal["folder"]
-    """How the files lie. `folder`: images in one folder, masks of the same names in another."""
+    """How the files lie. `folder`: images in one folder, masks of the same names in another; a .zip or .tar in data/raw
+    counts as what it holds, unpacked where it lies."""
     images: str
     """Folder of the images, below data/raw."""
     masks: str

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 from pspnet.errors import Problem
 
@@ -21,3 +22,8 @@ def shortened(problems: Iterable[Problem]) -> list[Problem]:
         told.add(problem.expected)
     counts = "; ".join(f"{count:,} x expected {kind}" for kind, count in kinds.most_common())
     return [*shown, Problem("...", f"and {len(every) - MOST_SHOWN:,} more. In all: {counts}")]
+
+
+def located(problems: Iterable[Problem], root: Path) -> list[Problem]:
+    """In a message paths are those of the reader; in the dataset they are below the raw folder."""
+    return [replace(problem, where=str(root / problem.where)) for problem in problems]

@@ -1,13 +1,13 @@
 """One image and its mask: fit for training, or a problem that says why not."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pspnet.dataset.classes import Classes
 from pspnet.dataset.images import TURNS, MaskValues, Refused, StoredImage, encode_mask, read_image, read_mask_values
+from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import RawSample, Split
 from pspnet.dataset.shards import Record, digest
 from pspnet.errors import Problem
@@ -23,14 +23,14 @@ class Checked:
     class_counts: NDArray[np.int64] | None  # (256,): the mask's pixels by value
 
 
-def check(sample: RawSample, split: Split, *, raw: Path, classes: Classes, max_pixels: int) -> Checked | Problem:
+def check(sample: RawSample, split: Split, *, files: RawFiles, classes: Classes, max_pixels: int) -> Checked | Problem:
     where = sample.image
     try:
-        image = read_image(read_file(raw / sample.image, max_pixels), max_pixels)
+        image = read_image(files.read(sample.image, max_bytes(max_pixels)), max_pixels)
         mask = None
         if sample.mask and split != "unlabeled":  # the layout may say so of an image that has a mask
             where = sample.mask
-            values = read_mask_values(read_file(raw / sample.mask, max_pixels), max_pixels)
+            values = read_mask_values(files.read(sample.mask, max_bytes(max_pixels)), max_pixels)
             mask = _classes_of(_fitted(values, image), classes)
     except Refused as refused:
         return Problem(where, refused.found, refused.expected, refused.fix)
@@ -49,17 +49,9 @@ def check(sample: RawSample, split: Split, *, raw: Path, classes: Classes, max_p
     return Checked(record, image.channel_counts, None if mask is None else np.bincount(mask.ravel(), minlength=256))
 
 
-def read_file(path: Path, max_pixels: int) -> bytes:
-    """Of any file that may be an image; one that is too large to be one is not read at all."""
-    if not path.is_file():
-        raise Refused("is a broken link or another thing that is no file", "a file")
-    if (size := path.stat().st_size) > max_pixels * BYTES_PER_PIXEL + METADATA_BYTES:
-        found = f"has {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can have"
-        raise Refused(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Refused(f"cannot be read ({error.strerror})", "a file we can read") from None
+def max_bytes(max_pixels: int) -> int:
+    """What is larger cannot be an image of so many pixels, and is not read at all."""
+    return max_pixels * BYTES_PER_PIXEL + METADATA_BYTES
 
 
 def _fitted(values: MaskValues, image: StoredImage) -> MaskValues:

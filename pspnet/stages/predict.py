@@ -12,7 +12,8 @@ from pspnet.config.predict import PredictParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.images import Refused, decode_image, read_image
-from pspnet.dataset.validation import read_file
+from pspnet.dataset.raw import read_file
+from pspnet.dataset.validation import max_bytes
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.weights import digest
@@ -48,7 +49,7 @@ def run(
             tick(finished, len(files), "images")
         for done, name in enumerate(unfinished, start=finished + 1):
             try:
-                data = read_file(images / name, max_pixels)
+                data = read_file(images / name, max_bytes(max_pixels))
                 sha256 = hashlib.sha256(data).hexdigest()
                 if not folder.is_finished(name, sha256, files[name]):
                     image = decode_image(read_image(data, max_pixels).data)

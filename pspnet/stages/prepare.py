@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from pspnet.config.dataset import DatasetParams
@@ -10,7 +9,8 @@ from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.classes import declared_classes
 from pspnet.dataset.description import describe
-from pspnet.dataset.problems import shortened
+from pspnet.dataset.problems import located, shortened
+from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import RawSample
 from pspnet.dataset.shards import ShardWriter
 from pspnet.dataset.splits import assign_splits, missing_masks
@@ -35,7 +35,8 @@ def run(
         raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
     run.identify(raw=raw)
     classes = declared_classes(dataset, raw)
-    found = list(LAYOUTS[dataset.layout](dataset, raw))
+    files = RawFiles(raw)
+    found = list(LAYOUTS[dataset.layout](dataset, files))
     samples = [item for item in found if isinstance(item, RawSample)]
     refused = [item for item in found if isinstance(item, Problem)]
     split_of = assign_splits(
@@ -44,13 +45,13 @@ def run(
     labelled = [sample.group for sample in samples if sample.mask]
     masks, groups = Counter(split_of[group] for group in labelled), Counter(split_of[group] for group in {*labelled})
     if problems := missing_masks(masks, groups):  # told now, not after hours of reading
-        raise UserError(shortened([*problems, *_located(refused, raw)]))
+        raise UserError(shortened([*problems, *located(refused, raw)]))
     with whole_folder(out) as folder:
         writer = ShardWriter(folder / "shards", prepare.shard_mb * 10**6)
         summary = Summary(classes)
         max_pixels = round(prepare.max_megapixels * 10**6)
         for done, sample in enumerate(samples, start=1):
-            checked = check(sample, split_of[sample.group], raw=raw, classes=classes, max_pixels=max_pixels)
+            checked = check(sample, split_of[sample.group], files=files, classes=classes, max_pixels=max_pixels)
             if isinstance(checked, Problem):
                 refused.append(checked)
             else:
@@ -61,11 +62,11 @@ def run(
         if len(refused) / len(found) > prepare.tolerated_share:
             count = f"{len(refused):,} of {len(found):,} files cannot be used"
             raise UserError(
-                shortened(_located(refused, raw)), f"{count}; prepare.tolerated_share is {prepare.tolerated_share:.1%}."
+                shortened(located(refused, raw)), f"{count}; prepare.tolerated_share is {prepare.tolerated_share:.1%}."
             )
         prepared = summary.dataset(folder, writer.shards, refused)
         if problems := missing_masks(prepared.masks, prepared.groups):  # of those that were left
-            raise UserError(shortened([*problems, *_located(refused, raw)]))
+            raise UserError(shortened([*problems, *located(refused, raw)]))
         assert len(found) == sum(prepared.images.values()) + len(refused)
         prepared.write()
         (folder / "report.md").write_text(describe(prepared), encoding="utf-8")
@@ -73,8 +74,3 @@ def run(
         run.dataset(split, prepared.fingerprints[split], out, images)
     run.figures({"images": prepared.images, "masks": prepared.masks, "refused": len(refused)})
     run.artifacts(out / "dataset.json", out / "report.md")
-
-
-def _located(problems: list[Problem], raw: Path) -> list[Problem]:
-    """In a message paths are those of the reader; in the dataset they are below the raw folder."""
-    return [replace(problem, where=str(raw / problem.where)) for problem in problems]

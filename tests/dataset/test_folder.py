@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pspnet.dataset.adapters.folder import find
+from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import RawSample
 from pspnet.errors import Problem, UserError
 from tests.dataset.rawdata import dataset_params, encoded, noise, write, write_pair
@@ -13,7 +14,7 @@ MASK = np.zeros((8, 12), np.uint8)
 
 
 def found(raw: Path, **changes: object) -> tuple[list[RawSample], list[Problem]]:
-    items = list(find(dataset_params(**changes), raw))
+    items = list(find(dataset_params(**changes), RawFiles(raw)))
     problems = [item for item in items if isinstance(item, Problem)]
     return [item for item in items if isinstance(item, RawSample)], problems
 

@@ -8,6 +8,7 @@ import pytest
 from pspnet.dataset.classes import Classes
 from pspnet.dataset.description import describe
 from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import RawSample, Split
 from pspnet.dataset.shards import ShardWriter, open_shard
 from pspnet.dataset.summary import Summary
@@ -41,7 +42,7 @@ def make(folder: Path, shades: dict[str, int] = SHADES) -> PreparedDataset:
         write(folder / f"raw/{name}.png", encoded(np.full((1, 2, 3), shades[name], np.uint8)))
         write(folder / f"raw/m{name}.png", encoded(np.array([[1, 255]], np.uint8)))
         sample = RawSample(name, f"{name}.png", f"m{name}.png" if labelled else None, f"group {name}", None)
-        checked = check(sample, split, raw=folder / "raw", classes=CLASSES, max_pixels=LIMIT)
+        checked = check(sample, split, files=RawFiles(folder / "raw"), classes=CLASSES, max_pixels=LIMIT)
         assert isinstance(checked, Checked)
         writer.add(checked.record)
         summary.add(checked)

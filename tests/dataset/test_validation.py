@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pspnet.dataset.classes import IGNORE, Classes
 from pspnet.dataset.images import decode_image, decode_mask
 from pspnet.dataset.problems import shortened
+from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import RawSample, Split
 from pspnet.dataset.validation import Checked, check
 from pspnet.errors import Problem
@@ -27,7 +28,7 @@ def checked(
     if mask is not None:
         write(raw / "m.png", mask)
     sample = RawSample("i", "i.png", None if mask is None else "m.png", "g", None)
-    return check(sample, split, raw=raw, classes=CLASSES, max_pixels=max_pixels)
+    return check(sample, split, files=RawFiles(raw), classes=CLASSES, max_pixels=max_pixels)
 
 
 def sound(result: Checked | Problem) -> Checked:
@@ -103,21 +104,21 @@ def test_a_mask_whose_size_does_not_say_how_it_lies_is_refused(tmp_path: Path, o
 def test_a_broken_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "i.png").symlink_to(tmp_path / "nowhere")
     sample = RawSample("i", "i.png", None, "g", None)
-    problem = refused(check(sample, "train", raw=tmp_path, classes=CLASSES, max_pixels=LIMIT))
+    problem = refused(check(sample, "train", files=RawFiles(tmp_path), classes=CLASSES, max_pixels=LIMIT))
     assert "broken link" in problem.found
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "i.png")
     sample = RawSample("i", "i.png", None, "g", None)
-    refused(check(sample, "train", raw=tmp_path, classes=CLASSES, max_pixels=LIMIT))
+    refused(check(sample, "train", files=RawFiles(tmp_path), classes=CLASSES, max_pixels=LIMIT))
 
 
 def test_a_file_too_big_for_any_allowed_image_is_not_even_read(tmp_path: Path) -> None:
     with (tmp_path / "i.png").open("wb") as file:
         file.truncate(2**24 + 8 * 100 + 1)
     sample = RawSample("i", "i.png", None, "g", None)
-    problem = refused(check(sample, "train", raw=tmp_path, classes=CLASSES, max_pixels=100))
+    problem = refused(check(sample, "train", files=RawFiles(tmp_path), classes=CLASSES, max_pixels=100))
     assert problem.found.startswith("has 17 MB")
 
 

@@ -63,6 +63,17 @@ def test_every_image_and_mask_is_found_again(raw: Path, tmp_path: Path) -> None:
             assert np.array_equal(reader.mask(row.shard, row.row), np.where(expected == 255, IGNORE, expected))
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_packed_into_an_archive_the_same_data_have_the_same_fingerprint(raw: Path, tmp_path: Path, kind: str) -> None:
+    loose = run(raw, tmp_path / "loose")
+    shutil.make_archive(str(tmp_path / "packed/batch"), kind, raw)
+    packed = run(tmp_path / "packed", tmp_path / "out")
+    assert packed.fingerprints == loose.fingerprints
+    columns = ["id", "split", "group", "height", "width", "has_mask"]
+    assert packed.index()[columns].equals(loose.index()[columns])
+    assert set(packed.index()["source"]) == {f"batch.{kind}/{source}" for source in loose.index()["source"]}
+
+
 def test_the_folder_holds_shards_facts_and_a_report_only(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path / "out")
     assert sorted(contents(tmp_path / "out")) == ["dataset.json", "report.md", "shards/00000.arrow"]

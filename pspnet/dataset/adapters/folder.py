@@ -4,22 +4,21 @@ raw/images/street1/0001.jpg   raw/masks/street1/0001.png   raw/splits.csv: id,sp
 """
 
 import csv
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pspnet.config.dataset import DatasetParams
-from pspnet.dataset.problems import shortened
+from pspnet.dataset.problems import located, shortened
+from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import SPLITS, RawSample, Split
 from pspnet.errors import Problem, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # and whatever begins with a dot
 
-Files = Mapping[str, list[str]]  # id -> paths below raw
+Files = dict[str, list[str]]  # id -> paths below raw
 
 
 class Listed(NamedTuple):
@@ -27,22 +26,18 @@ class Listed(NamedTuple):
     group: str  # "" leaves it to the group pattern
 
 
-def find(dataset: DatasetParams, raw: Path) -> Iterator[RawSample | Problem]:
+def find(dataset: DatasetParams, raw: RawFiles) -> Iterator[RawSample | Problem]:
     """Samples in the order of their ids; a problem for each file that cannot be one."""
-    _check_folders(dataset, raw)
+    _check_folders(dataset)
     problems: list[Problem] = []
-    images = _files(raw, dataset.images, problems)
-    if not images:
-        found = "holds no image" + (f", only {len(problems):,} other files" if problems else "")
-        fix = "Put the images there, or change dataset.images in params.yaml."
-        raise UserError(Problem(str(raw / dataset.images), found, "files ending in " + " ".join(SUFFIXES), fix))
-    masks = _files(raw, dataset.masks, problems)
-    if not masks:
-        fix = "Put masks there, each under the name of its image, or change dataset.masks in params.yaml."
-        raise UserError(Problem(str(raw / dataset.masks), "holds no mask", "masks for some of the images", fix))
+    images, masks = _files(raw, (dataset.images, dataset.masks), problems)
+    if not images or not masks:
+        missing = [] if images else [_nothing(raw.root, "image", dataset.images)]
+        missing += [] if masks else [_nothing(raw.root, "mask", dataset.masks)]
+        raise UserError(shortened([*missing, *located(problems, raw.root)]))
     if not images.keys() & masks.keys():
         raise UserError(_no_pair(dataset.masks, images, masks))
-    listed = _listed(raw / "splits.csv", images)
+    listed = _listed(raw.root / "splits.csv", images)
     yield from problems
     for orphan in sorted(masks.keys() - images.keys()):
         for path in masks[orphan]:
@@ -72,15 +67,12 @@ def _samples(
     yield RawSample(name, images[0], masks[0] if masks else None, group, listed.split if listed else None)
 
 
-def _check_folders(dataset: DatasetParams, raw: Path) -> None:
+def _check_folders(dataset: DatasetParams) -> None:
     problems = []
     folders = {"dataset.images": dataset.images, "dataset.masks": dataset.masks}
     for key, folder in folders.items():
         if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
             problems.append(Problem("params.yaml", f"{key} is '{folder}'", "a folder below the raw data"))
-        elif not (raw / folder).is_dir():
-            fix = f"Make it and put the {key.removeprefix('dataset.')} there, or change {key} in params.yaml."
-            problems.append(Problem(str(raw / folder), "is missing", f"the folder that {key} names", fix))
     first, second = (PurePosixPath(folder) for folder in folders.values())
     if first.is_relative_to(second) or second.is_relative_to(first):
         found = f"dataset.images '{first}' and dataset.masks '{second}' lie in each other"
@@ -89,39 +81,30 @@ def _check_folders(dataset: DatasetParams, raw: Path) -> None:
         raise UserError(problems)
 
 
-def _files(raw: Path, folder: str, problems: list[Problem]) -> Files:
-    """Image files by id; other files become problems, those that systems leave behind nothing."""
-    files: dict[str, list[str]] = defaultdict(list)
-
-    def unreadable(error: OSError) -> None:
-        path = Path(error.filename).relative_to(raw).as_posix()
-        problems.append(Problem(path, f"cannot be read ({error.strerror})", "a folder we may read"))
-
-    for parent, folders, names in os.walk(raw / folder, onerror=unreadable):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        links = [name for name in folders if Path(parent, name).is_symlink()]
-        for name in sorted([*names, *links]):
-            path = Path(parent, name).relative_to(raw).as_posix()
-            if _is_hidden(name):
-                continue
-            if name in links:
-                problems.append(
-                    Problem(path, "is a link to a folder", "a folder or files", "Put the folder itself there.")
-                )
-            elif re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", path):  # the last: bytes that are no UTF-8
-                problems.append(
-                    Problem(ascii(path), "has control characters or no UTF-8 in its name", "text", "Rename it.")
-                )
-            elif Path(name).suffix.lower() not in SUFFIXES:
-                problems.append(Problem(path, "is no image by its suffix", " ".join(SUFFIXES), "Move it elsewhere."))
-            else:
-                name_in_folder = PurePosixPath(path).relative_to(PurePosixPath(folder)).with_suffix("")
-                files[str(name_in_folder)].append(path)
+def _files(raw: RawFiles, folders: tuple[str, ...], problems: list[Problem]) -> list[Files]:
+    """Of each folder the image files by id; other files become problems."""
+    files: list[Files] = [defaultdict(list) for _ in folders]
+    for found in raw.below(*folders):
+        if isinstance(found, Problem):
+            problems.append(found)
+            continue
+        name = PurePosixPath(found.name)
+        if name.suffix.lower() not in SUFFIXES:
+            problems.append(Problem(found.path, "is no image by its suffix", " ".join(SUFFIXES), "Move it elsewhere."))
+            continue
+        for folder, own in zip(folders, files, strict=True):
+            if name.is_relative_to(folder):
+                own[str(name.relative_to(folder).with_suffix(""))].append(found.path)
     return files
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_FILES
+def _nothing(root: Path, kind: str, folder: str) -> Problem:
+    key, names = f"dataset.{kind}s", " ".join(SUFFIXES)
+    if not (root / folder).is_dir():
+        fix = f"Make it and put the {kind}s there, or change {key} in params.yaml."
+        return Problem(str(root / folder), "is missing", f"the folder that {key} names, here or in a .zip or .tar", fix)
+    fix = f"Put the {kind}s there, or change {key} in params.yaml."
+    return Problem(str(root / folder), f"holds no {kind}", f"files ending in {names}, or archives of them", fix)
 
 
 def _no_pair(folder: str, images: Files, masks: Files) -> Problem:

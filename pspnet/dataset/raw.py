@@ -1,0 +1,213 @@
+"""The files below data/raw. A .zip or .tar counts as what it holds, unpacked where it lies."""
+
+import os
+import re
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+from pspnet.dataset.images import Refused
+from pspnet.errors import Problem
+
+ARCHIVES = (".zip", ".tar")
+# A single stream: to reach one file, all before it would have to be unpacked each time.
+STREAMS = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|7z|rar|gz|bz2|xz|zst)$", re.IGNORECASE)
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # and whatever begins with a dot
+NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last: bytes that are no UTF-8
+MOST_OPEN = 16  # archives at once
+PACK_AGAIN = "Pack the archive again."
+
+
+class RawFile(NamedTuple):
+    name: str  # its path below the raw folder, as if its archive had been unpacked
+    path: str  # where it is: an archive stands in it like a folder
+
+
+class RawFiles:
+    """Pickled it is small: each process opens the archives it reads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._archives: set[str] = set()
+        self._open: OrderedDict[str, _Archive] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def below(self, *folders: str) -> Iterator[RawFile | Problem]:
+        """Every file in these folders but those that systems leave behind, and why others are none, in no order."""
+        wanted = [PurePosixPath(folder) for folder in folders]
+        unreadable: list[Problem] = []
+
+        def tell(error: OSError) -> None:
+            path = Path(error.filename).relative_to(self.root).as_posix()
+            unreadable.append(Problem(path, f"cannot be read ({error.strerror})", "a folder we may read"))
+
+        for parent, folders_here, names in os.walk(self.root, onerror=tell):
+            here = PurePosixPath(Path(parent).relative_to(self.root))
+            visible = sorted(name for name in folders_here if not is_hidden(name))
+            folders_here[:] = [name for name in visible if _is_on_the_way(here / name, wanted)]
+            for name in folders_here:
+                if Path(parent, name).is_symlink():
+                    fix = "Put the folder itself there."
+                    yield Problem(str(here / name), "is a link to a folder", "a folder or files", fix)
+            for name in sorted(names):
+                if not is_hidden(name):
+                    yield from self._found(here / name, wanted)
+        yield from unreadable
+
+    def _found(self, path: PurePosixPath, wanted: list[PurePosixPath]) -> Iterator[RawFile | Problem]:
+        if path.suffix.lower() in ARCHIVES:
+            self._archives.add(str(path))
+            yield from self._members(path, wanted)
+        elif STREAMS.search(path.name):
+            found = "is an archive that can only be read from its beginning"
+            yield Problem(str(path), found, "files, .zip or .tar", "Unpack it, or pack it as .zip or plain .tar.")
+        elif _is_below(path, wanted):
+            yield _nameless(str(path)) if NO_NAME.search(str(path)) else RawFile(str(path), str(path))
+
+    def _members(self, archive: PurePosixPath, wanted: list[PurePosixPath]) -> Iterator[RawFile | Problem]:
+        try:
+            members = self._opened(str(archive)).members
+        except Refused as refused:
+            yield Problem(str(archive), refused.found, refused.expected, refused.fix)
+            return
+        for name, member in members.items():
+            unpacked, path = archive.parent / name, f"{archive}/{name}"
+            left_behind = any(is_hidden(part) for part in PurePosixPath(name).parts if part != "..")
+            if left_behind or not _is_below(unpacked, wanted):
+                continue
+            if isinstance(member, Refused):
+                yield Problem(path, member.found, member.expected, member.fix)
+            else:
+                yield _nameless(path) if NO_NAME.search(path) else RawFile(str(unpacked), path)
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        """Of a RawFile; one that is larger is refused before it is read."""
+        for parent in PurePosixPath(path).parents:
+            if (archive := str(parent)) in self._archives:
+                return self._opened(archive).read(path.removeprefix(f"{archive}/"), max_bytes)
+        return read_file(self.root / path, max_bytes)
+
+    def _opened(self, path: str) -> "_Archive":
+        if path not in self._open:
+            if len(self._open) >= MOST_OPEN:
+                self._open.popitem(last=False)
+            kind = _Zip if path.lower().endswith(".zip") else _Tar
+            self._open[path] = kind(self.root / path)
+        self._open.move_to_end(path)
+        return self._open[path]
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    if not path.is_file():
+        raise Refused("is a broken link or another thing that is no file", "a file")
+    _check_size(path.stat().st_size, max_bytes)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"cannot be read ({error.strerror})", "a file we can read") from None
+
+
+class _Archive(Protocol):
+    members: dict[str, Any]  # name -> how it is found again, or why it cannot be read
+
+    def read(self, name: str, max_bytes: int) -> bytes: ...
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = zipfile.ZipFile(path)
+        except Exception as error:  # of a broken file anything is raised
+            raise _broken(error) from None
+        self.members: dict[str, zipfile.ZipInfo | Refused] = {}
+        for info in self._file.infolist():
+            name, found = _safe(info.filename)
+            if info.is_dir():
+                continue
+            if info.flag_bits & 1:
+                found = Refused("is encrypted", "a file that can be read", "Pack it without a password.")
+            _keep(self.members, name, found or info)
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        info = self.members[name]
+        assert isinstance(info, zipfile.ZipInfo)
+        _check_size(info.file_size, max_bytes)
+        try:
+            with self._file.open(info) as member:
+                return member.read(info.file_size)  # never more than it says to hold
+        except Exception as error:  # of a broken file anything is raised
+            raise Refused(f"cannot be read from its archive ({error})", "a complete archive", PACK_AGAIN) from None
+
+
+class _Tar:
+    def __init__(self, path: Path) -> None:
+        self.members: dict[str, tuple[int, int] | Refused] = {}  # where its bytes begin, and how many
+        try:
+            with tarfile.open(path, "r:") as file:
+                for info in file:
+                    name, found = _safe(info.name)
+                    if info.isdir():
+                        continue
+                    if not info.isreg() or info.issparse():
+                        found = Refused("is a link or another thing that is no file", "a file", PACK_AGAIN)
+                    _keep(self.members, name, found or (info.offset_data, info.size))
+        except Exception as error:  # of a broken file anything is raised
+            raise _broken(error) from None
+        self._path = path
+
+    def read(self, name: str, max_bytes: int) -> bytes:
+        member = self.members[name]
+        assert isinstance(member, tuple)
+        offset, size = member
+        _check_size(size, max_bytes)
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise Refused("is cut off with its archive", "a complete archive", PACK_AGAIN)
+        return data
+
+
+def _keep(members: dict[str, Any], name: str, found: Any) -> None:
+    """Of two files of one name, which archives can hold, neither."""
+    if name in members:
+        found = Refused("stands twice in its archive", "each name once", PACK_AGAIN)
+    members[name] = found
+
+
+def _safe(name: str) -> tuple[str, Refused | None]:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        return str(path), Refused("would leave the folder it is unpacked in", "a path below its archive", PACK_AGAIN)
+    return str(path), None
+
+
+def _broken(error: Exception) -> Refused:
+    return Refused(f"cannot be opened as an archive ({error})", "a complete .zip or .tar", PACK_AGAIN)
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        found = f"has {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can have"
+        raise Refused(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.")
+
+
+def _is_below(path: PurePosixPath, folders: list[PurePosixPath]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _is_on_the_way(path: PurePosixPath, folders: list[PurePosixPath]) -> bool:
+    return _is_below(path, folders) or any(folder.is_relative_to(path) for folder in folders)
+
+
+def _nameless(path: str) -> Problem:
+    return Problem(ascii(path), "has control characters or no UTF-8 in its name", "text", "Rename it.")
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
