@@ -1,44 +1,81 @@
 """`dataset`: what lies in data/raw and what its masks mean."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from pspnet.config.section import Section
 
-MaskValue = Annotated[int, Field(ge=0, le=65535)]
+MOST_MASK_VALUE = 65535
+COLOR = re.compile("#[0-9a-fA-F]{6}")
+
+
+def _are_mask_values(value: Any) -> Any:
+    for one in value if isinstance(value, list) else [value]:
+        number = isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= MOST_MASK_VALUE
+        if not number and not (isinstance(one, str) and COLOR.fullmatch(one)):
+            raise ValueError(
+                f"a whole number from 0 to {MOST_MASK_VALUE}, a colour such as '#dc143c', or several in []"
+            )
+    return value
+
+
+MaskValue = int | str
+MaskValues = Annotated[list[MaskValue], BeforeValidator(_are_mask_values)]
+ClassValues = Annotated[MaskValue | list[MaskValue], BeforeValidator(_are_mask_values)]
 ColorPart = Annotated[int, Field(ge=0, le=255)]
 
 
-class DatasetParams(Section):
+def _one_parenthesis(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    if groups < 1:
+        raise ValueError("a regular expression with a parenthesis, such as ^(scene[0-9]+)")
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_one_parenthesis)]
+
+
+class SourceParams(Section):
     layout: Literal["folder"]
-    """How the files lie. `folder`: images in one folder, masks of the same names in another; a .zip or .tar in data/raw
-    counts as what it holds, unpacked where it lies."""
+    """How the files lie. `folder`: images and masks in folders, told apart and paired by their names. A .zip or .tar in
+    data/raw counts as what it holds, unpacked where it lies."""
     images: str
-    """Folder of the images, below data/raw."""
+    """Folder of the images, below data/raw. `.`: data/raw itself."""
     masks: str
-    """Folder of the masks, below data/raw. An image without a mask is used for pretraining only."""
-    classes: dict[str, MaskValue | list[MaskValue]]
-    """Class name -> its value (or values) in the masks. {}: data/raw/classes.yaml names them."""
+    """Folder of the masks, below data/raw; it may be that of the images. An image without a mask is used for
+    pretraining only."""
+    image_names: Pattern
+    """Regular expression that the whole path of an image below its folder matches; its first parenthesis is the image's
+    id. `(.*)\\.\\w+`: the path without suffix."""
+    mask_names: Pattern
+    """The same of a mask, which belongs to the image of the same id, such as `(.*)_gt\\.png`. What matches both is a
+    mask."""
+    mask_kind: Literal["numbers", "colors", "levels", "instances"]
+    """What the pixels of a mask say. `numbers`: a gray value or palette index. `colors`: a colour, as in `road:
+    '#804080'`. `levels`: 1 from mask_threshold on, else 0, for masks that were blurred or saved as JPEG. `instances`: a
+    file for each object, 1 where any of them has mask_threshold or more."""
+    mask_threshold: Annotated[int, Field(ge=1, le=65535)]
+    """See mask_kind; of 8-bit masks 128 is the middle."""
+
+
+class DatasetParams(Section):
+    source: SourceParams
+    """How the data lie in data/raw."""
+    classes: dict[str, ClassValues]
+    """Class name -> its value (or values) in the masks, a number or a colour such as '#dc143c'. {}: they are named in
+    data/raw/classes.yaml."""
     colors: dict[str, list[ColorPart]]
     """Class name -> [red, green, blue] in pictures; a class not listed gets a colour of its own."""
-    ignore_values: list[MaskValue]
+    ignore_values: MaskValues
     """Mask values that say "not annotated": neither trained on nor scored."""
-    group_pattern: str
+    group_pattern: Pattern
     """Regular expression on an image's id (its path without suffix); its first parenthesis is the group (scene,
     patient, video) that may not be on two sides of a split. `(.*)`: every image is a group of its own."""
-
-    @field_validator("group_pattern")
-    @classmethod
-    def _has_a_parenthesis(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"a regular expression ({error})") from None
-        if groups < 1:
-            raise ValueError("a regular expression with a parenthesis, such as ^(scene[0-9]+)")
-        return pattern
 
     @field_validator("colors")
     @classmethod

@@ -129,15 +129,17 @@ def _declared(model: type[BaseModel], path: list[str]) -> tuple[int, str]:
 
 
 def _closest(model: type[BaseModel], path: list[str]) -> str | None:
-    """The known key most like an unknown one: first in its own section, then anywhere."""
+    """The known key most like an unknown one: that of the same name, else in its own section, else anywhere."""
     known = list(_keys(model))
+    same_name = [key for key in known if key.rpartition(".")[2] == path[-1]]
+    if len(same_name) == 1:
+        return same_name[0]
     unknown = ".".join(path)
     siblings = [key for key in known if key.rpartition(".")[0] == ".".join(path[:-1])]
     for candidates in (siblings, known):
         if found := difflib.get_close_matches(unknown, candidates, n=1, cutoff=0.75):
             return found[0]
-    same_name = [key for key in known if key.rpartition(".")[2] == path[-1]]
-    return same_name[0] if len(same_name) == 1 else None
+    return None
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pspnet.config.dataset import ColorPart, DatasetParams, MaskValue
+from pspnet.config.dataset import ClassValues, ColorPart, DatasetParams, MaskValue, MaskValues
 from pspnet.config.reading import read_yaml, validate
 from pspnet.config.section import Section
-from pspnet.dataset.images import MaskValues
+from pspnet.dataset.masks import COLOR, Values, color_value, spelled
 from pspnet.errors import Problem, UserError
 
 IGNORE = 255  # the one value of a prepared mask that is no class
@@ -26,6 +26,7 @@ EXAMPLE = """one of the two to name the classes, for example
 classes:
   background: 0
   scratch: [1, 2]       # two mask values, one class
+  dent: '#dc143c'       # of masks in colours
 colors:                 # optional, for pictures
   scratch: [220, 20, 60]
 ignore_values: [255]    # optional: not annotated"""
@@ -40,25 +41,35 @@ class Classes:
     values: Mapping[int, int]  # raw value -> class
     ignore_values: tuple[int, ...]
 
-    def unknown(self, values: MaskValues) -> dict[int, int]:
+    def unknown(self, values: Values) -> dict[int, int]:
         """Raw values that are neither a class nor ignored -> their pixels."""
-        counts = np.bincount(values.ravel())
+        if values.itemsize > 2:
+            found, counts = np.unique(values, return_counts=True)
+        else:
+            pixels = np.bincount(values.ravel())
+            found = np.flatnonzero(pixels)
+            counts = pixels[found]
         known = {*self.values, *self.ignore_values}
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if int(value) not in known}
+        pairs = zip(found.tolist(), counts.tolist(), strict=True)
+        return {value: count for value, count in pairs if value not in known}
 
-    def index_of(self, values: MaskValues) -> NDArray[np.uint8]:
+    def index_of(self, values: Values) -> NDArray[np.uint8]:
         """(H, W) raw values, none of them unknown -> (H, W) classes and IGNORE."""
+        known = np.array(sorted({*self.values, *self.ignore_values}))
+        classes = np.array([self.values.get(value, IGNORE) for value in known.tolist()], np.uint8)
+        if values.itemsize > 2:
+            return classes[np.searchsorted(known, values)]
         table = np.full(65536, IGNORE, np.uint8)
-        table[list(self.values)] = list(self.values.values())
+        table[known[known < table.size]] = classes[known < table.size]
         return table[values]
 
 
 class _ClassesFile(Section):
-    classes: dict[str, MaskValue | list[MaskValue]]
+    classes: dict[str, ClassValues]
     """Class name -> its value (or values) in the masks."""
     colors: dict[str, list[ColorPart]] = Field(default_factory=dict)
     """Class name -> [red, green, blue] in pictures."""
-    ignore_values: list[MaskValue] = Field(default_factory=list)
+    ignore_values: MaskValues = Field(default_factory=list)
     """Mask values that say "not annotated"."""
 
 
@@ -81,16 +92,17 @@ def declared_classes(dataset: DatasetParams, raw: Path) -> Classes:
 
 def _build(
     where: str,
-    classes: Mapping[str, int | list[int]],
+    classes: Mapping[str, MaskValue | list[MaskValue]],
     colors: Mapping[str, list[int]],
-    ignore_values: list[int],
+    ignore: list[MaskValue],
 ) -> Classes:
-    values = {name: value if isinstance(value, list) else [value] for name, value in classes.items()}
+    values = {name: _numbers(value if isinstance(value, list) else [value]) for name, value in classes.items()}
+    ignore_values = _numbers(ignore)
     if problems := list(_problems(where, values, colors, ignore_values)):
         raise UserError(problems)
     return Classes(
         names=tuple(values),
-        colors=tuple(_color(colors[name]) if name in colors else default_color(i) for i, name in enumerate(values)),
+        colors=tuple(_color(name, own, i, colors) for i, (name, own) in enumerate(values.items())),
         values={value: index for index, own in enumerate(values.values()) for value in own},
         ignore_values=tuple(sorted(set(ignore_values))),
     )
@@ -110,12 +122,12 @@ def _problems(
         if not own:
             yield Problem(where, f"class '{name}' has no value", "the number it has in the masks")
         if both := sorted({*own} & {*ignore_values}):
-            yield Problem(where, f"value {both[0]} is class '{name}' and also ignored", "one of the two")
+            yield Problem(where, f"value {spelled(both[0])} is class '{name}' and also ignored", "one of the two")
     uses = Counter(value for own in classes.values() for value in own)
     for value, count in sorted(uses.items()):
         if count > 1:
             names = ", ".join(f"'{name}'" for name, own in classes.items() if value in own)
-            yield Problem(where, f"value {value} stands {count} times ({names})", "each value once")
+            yield Problem(where, f"value {spelled(value)} stands {count} times ({names})", "each value once")
     for name, color in colors.items():
         if name not in classes:
             yield Problem(where, f"a colour for '{name}', which is no class", "one of " + ", ".join(classes))
@@ -123,8 +135,15 @@ def _problems(
             yield Problem(where, f"colour {color} of '{name}'", "[red, green, blue] from 0 to 255")
 
 
-def _color(parts: list[int]) -> Color:
-    red, green, blue = parts
+def _numbers(values: list[MaskValue]) -> list[int]:
+    return [color_value(value) if isinstance(value, str) else value for value in values]
+
+
+def _color(name: str, values: list[int], index: int, colors: Mapping[str, list[int]]) -> Color:
+    """As it was chosen, else as the masks show it, else one of its own."""
+    if name not in colors and values[0] < COLOR:
+        return default_color(index)
+    red, green, blue = colors.get(name) or (values[0] - COLOR).to_bytes(3, "big")
     return red, green, blue
 
 

@@ -18,7 +18,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
-MaskValues = NDArray[np.uint8] | NDArray[np.uint16]
 Turn = Callable[[NDArray[Any]], NDArray[Any]]
 TURNS: dict[int, Turn] = {  # EXIF orientation -> what makes the stored picture upright
     2: lambda a: a[:, ::-1],
@@ -58,9 +57,9 @@ class StoredImage:
 
 def read_image(data: bytes, max_pixels: int) -> StoredImage:
     """Sound 8-bit JPEG and PNG bytes stay as they are; anything else becomes an upright 8-bit RGB PNG."""
-    with _pillow(max_pixels) as complaints:
-        image, orientation = _open(data, max_pixels)
-        rgb = _to_rgb(image)
+    with limited_pillow(max_pixels) as complaints:
+        image, orientation = decoded(data, max_pixels)
+        rgb = to_rgb(image)
         if _is_plain(image, data) and orientation == 1 and not complaints:
             width, height = image.size
         else:
@@ -85,14 +84,6 @@ def encode_image(pixels: NDArray[np.uint8]) -> bytes:
     return _encode(pixels, level=2)
 
 
-def read_mask_values(data: bytes, max_pixels: int) -> MaskValues:
-    """The numbers in a mask: (H, W). Of a palette image its indices, of a 1-bit image 0 and 1."""
-    with _pillow(max_pixels):
-        image, orientation = _open(data, max_pixels)
-        values = _numbers(image, data)
-    return values if orientation == 1 else TURNS[orientation](values)
-
-
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     return _encode(mask, level=6)
 
@@ -108,7 +99,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 @contextmanager
-def _pillow(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
+def limited_pillow(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
     """Pillow with our pixel limit, its warnings kept for us."""
     with _ONE_AT_A_TIME, warnings.catch_warnings(record=True) as complaints:
         warnings.simplefilter("always")
@@ -120,7 +111,7 @@ def _pillow(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
             Image.MAX_IMAGE_PIXELS = pillow_limit
 
 
-def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
+def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     """The image, fully decoded but not turned, and its EXIF orientation."""
     if not data:
         raise Refused("is empty (0 bytes)", "an image")
@@ -148,17 +139,17 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
 def _is_plain(image: Image.Image, data: bytes) -> bool:
     if image.mode not in ("L", "RGB") or "transparency" in image.info:
         return False
-    return image.format in ("JPEG", "MPO") or (image.format == "PNG" and _bits(image, data) == 8)
+    return image.format in ("JPEG", "MPO") or (image.format == "PNG" and bits_per_channel(image, data) == 8)
 
 
-def _bits(image: Image.Image, data: bytes) -> int:
+def bits_per_channel(image: Image.Image, data: bytes) -> int:
     """Per channel, in the file: Pillow turns 2 and 4 into 8, and 16 bits of a colour image too."""
     if isinstance(image, TiffImageFile):
         return int(image.tag_v2.get(258, (8,))[0])
     return data[24] if image.format == "PNG" else 8
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray((_sixteen_bits(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
@@ -177,34 +168,6 @@ def _sixteen_bits(image: Image.Image) -> NDArray[np.uint16]:
         fix = "Rescale all images to 8 bits, or to the whole range of 16, by one factor."
         raise Refused(found, "values up to 65,535: the upper 8 bits are kept, and here they are nearly empty", fix)
     return values.astype(np.uint16)
-
-
-def _numbers(image: Image.Image, data: bytes) -> MaskValues:
-    if image.format in ("JPEG", "MPO"):
-        fix = "Export the masks as PNG again: what JPEG lost cannot be restored."
-        raise Refused("is a JPEG", "a lossless format: JPEG changes the class numbers", fix)
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:
-        raise Refused("is a TIFF in which 0 means white, so its numbers may be inverted", "0 means black")
-    values = np.asarray(image)
-    if image.mode in ("RGBA", "LA", "PA"):
-        if (values[..., -1] != 255).any():
-            raise Refused("is partly transparent", "one number a pixel", "Save the mask without alpha channel.")
-        values = values[..., :-1]
-    if values.ndim == 3:
-        if (values != values[..., :1]).any():
-            colors = image.getcolors(256)
-            count = f"{len(colors)}" if colors else "more than 256"
-            fix = "Save class numbers: one gray channel, or a palette image, instead of colours."
-            raise Refused(f"is a colour picture ({count} colours)", "one number a pixel", fix)
-        values = values[..., 0]
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-        raise Refused(f"has values from {values.min()} to {values.max()}", "whole numbers from 0 to 65535")
-    if values.itemsize > 1:
-        return values.astype(np.uint16)
-    bits = _bits(image, data)
-    # Pillow shows 2- and 4-bit gray stretched to 0..255: class 1 as 85 or 17.
-    stretch = 255 // (2**bits - 1) if image.mode == "L" and bits in (2, 4) else 1
-    return values.astype(np.uint8) // np.uint8(stretch)
 
 
 def _encode(pixels: NDArray[np.uint8], level: int) -> bytes:

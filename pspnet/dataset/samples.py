@@ -1,22 +1,10 @@
-"""A sample as it was found, and what decides where it goes."""
+"""Where a sample may go, and what decides it."""
 
 import hashlib
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 Split = Literal["train", "val", "test", "unlabeled"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-@dataclass(frozen=True)
-class RawSample:
-    """Paths are relative to the raw folder, with forward slashes."""
-
-    id: str
-    image: str
-    mask: str | None
-    group: str
-    split: Split | None  # where the layout itself says so
 
 
 def stable_uniform(text: str) -> float:

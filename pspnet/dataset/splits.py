@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from pspnet.dataset.problems import shortened
-from pspnet.dataset.samples import RawSample, Split, stable_uniform
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import Split, stable_uniform
 from pspnet.errors import Problem, UserError
 
 

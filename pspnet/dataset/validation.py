@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pspnet.dataset.classes import Classes
-from pspnet.dataset.images import TURNS, MaskValues, Refused, StoredImage, encode_mask, read_image, read_mask_values
+from pspnet.dataset.images import TURNS, Refused, StoredImage, encode_mask, read_image
+from pspnet.dataset.masks import Values, spelled
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import RawSample, Split
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import Split
 from pspnet.dataset.shards import Record, digest
 from pspnet.errors import Problem
 
@@ -29,8 +31,8 @@ def check(sample: RawSample, split: Split, *, files: RawFiles, classes: Classes,
         image = read_image(files.read(sample.image, max_bytes(max_pixels)), max_pixels)
         mask = None
         if sample.mask and split != "unlabeled":  # the layout may say so of an image that has a mask
-            where = sample.mask
-            values = read_mask_values(files.read(sample.mask, max_bytes(max_pixels)), max_pixels)
+            where = sample.mask.path
+            values = sample.mask.values(files, max_pixels, max_bytes(max_pixels))
             mask = _classes_of(_fitted(values, image), classes)
     except Refused as refused:
         return Problem(where, refused.found, refused.expected, refused.fix)
@@ -54,7 +56,7 @@ def max_bytes(max_pixels: int) -> int:
     return max_pixels * BYTES_PER_PIXEL + METADATA_BYTES
 
 
-def _fitted(values: MaskValues, image: StoredImage) -> MaskValues:
+def _fitted(values: Values, image: StoredImage) -> Values:
     """The mask as the upright image is: it may have been drawn on the picture before EXIF turned it."""
     height, width = values.shape
     upright, stored = (image.height, image.width), (image.height, image.width)
@@ -73,15 +75,15 @@ def _fitted(values: MaskValues, image: StoredImage) -> MaskValues:
     raise Refused(found, "a mask of its image's size", fix)
 
 
-def _classes_of(values: MaskValues, classes: Classes) -> NDArray[np.uint8]:
+def _classes_of(values: Values, classes: Classes) -> NDArray[np.uint8]:
     unknown = classes.unknown(values)
     if not unknown:
         return classes.index_of(values)
     most = sorted(unknown, key=lambda value: (-unknown[value], value))[:5]
-    found = ", ".join(f"value {v} in {unknown[v]:,} pixels ({unknown[v] / values.size:.1%})" for v in most)
+    found = ", ".join(f"value {spelled(v)} in {unknown[v]:,} pixels ({unknown[v] / values.size:.1%})" for v in most)
     if len(unknown) > len(most):
         found += f" and {len(unknown) - len(most)} more"
-    what = 'If that means "not annotated", add'
-    fix = f"{what} `ignore_values: {sorted(most)}`, else name it as a class: in classes.yaml or dataset of params.yaml."
-    known = ", ".join(str(value) for value in sorted({*classes.values, *classes.ignore_values})[:20])
+    what, listed = 'If that means "not annotated", add', ", ".join(map(spelled, sorted(most)))
+    fix = f"{what} `ignore_values: [{listed}]`, else name it as a class: in classes.yaml or dataset of params.yaml."
+    known = ", ".join(map(spelled, sorted({*classes.values, *classes.ignore_values})[:20]))
     raise Refused(f"has {found}", f"declared values: {known}", fix)

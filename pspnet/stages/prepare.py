@@ -11,7 +11,7 @@ from pspnet.dataset.classes import declared_classes
 from pspnet.dataset.description import describe
 from pspnet.dataset.problems import located, shortened
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import RawSample
+from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.shards import ShardWriter
 from pspnet.dataset.splits import assign_splits, missing_masks
 from pspnet.dataset.summary import Summary
@@ -36,7 +36,7 @@ def run(
     run.identify(raw=raw)
     classes = declared_classes(dataset, raw)
     files = RawFiles(raw)
-    found = list(LAYOUTS[dataset.layout](dataset, files))
+    found = list(LAYOUTS[dataset.source.layout](dataset, files))
     samples = [item for item in found if isinstance(item, RawSample)]
     refused = [item for item in found if isinstance(item, Problem)]
     split_of = assign_splits(

@@ -30,6 +30,9 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
     assert problems(split_seed=3) == ["params.yaml: unknown key 'split_seed'; did you mean 'prepare.split_seed'?"]
 
 
+MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', or several in []"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -40,8 +43,10 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
         ({"backbone__depth": 20}, "backbone.depth is 20; expected 18, 34, 50, 101 or 152"),
         ({"runtime": None}, "runtime is nothing; expected `key: value` lines"),
         ({"dataset__ignore_values": 255}, "dataset.ignore_values is 255; expected a list"),
-        ({"dataset__classes": {"sky": -1}}, "dataset.classes.sky is -1; expected greater than or equal to 0"),
-        ({"dataset__classes": {"sky": "blue"}}, "dataset.classes.sky is 'blue' (text); expected a whole number"),
+        ({"dataset__classes": {"sky": -1}}, f"dataset.classes.sky is -1; expected {MASK_VALUE}"),
+        ({"dataset__classes": {"sky": "blue"}}, f"dataset.classes.sky is 'blue' (text); expected {MASK_VALUE}"),
+        ({"dataset__classes": {"sky": [0, "#12345"]}}, f"dataset.classes.sky is a list; expected {MASK_VALUE}"),
+        ({"dataset__images": "images"}, "unknown key 'dataset.images'; did you mean 'dataset.source.images'?"),
         (
             {"predict__window_overlap_px": 1024},
             "predict does not fit together; expected window_overlap_px smaller than window_px",

@@ -42,7 +42,7 @@ def write(path: Path, data: bytes | str) -> Path:
 
 
 def dataset_params(**changes: Any) -> DatasetParams:
-    """Two classes, 0 and 1; 255 is ignored; the group is the folder."""
+    """Two classes, 0 and 1; 255 is ignored; the group is the folder. `source__images="leftImg"` changes its source."""
     defaults = {"classes": {"back": 0, "front": 1}, "ignore_values": [255], "group_pattern": "^([^/]+)"}
     return demo_params(**{f"dataset__{key}": value for key, value in {**defaults, **changes}.items()}).dataset
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from pspnet.dataset.adapters.folder import find
+from pspnet.dataset.masks import Colors, Instances, Levels, Numbers
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import RawSample
+from pspnet.dataset.raw_samples import RawSample
 from pspnet.errors import Problem, UserError
 from tests.dataset.rawdata import dataset_params, encoded, noise, write, write_pair
 
@@ -33,9 +34,9 @@ def test_images_and_masks_are_paired_by_path_without_suffix(raw: Path) -> None:
     write(raw / "masks/a/3.tif", encoded(MASK, "TIFF"))
     assert found(raw) == (
         [
-            RawSample("a/1", "images/a/1.png", "masks/a/1.png", "a", None),
+            RawSample("a/1", "images/a/1.png", Numbers("masks/a/1.png"), "a", None),
             RawSample("a/2", "images/a/2.png", None, "a", None),
-            RawSample("a/3", "images/a/3.JPEG", "masks/a/3.tif", "a", None),
+            RawSample("a/3", "images/a/3.JPEG", Numbers("masks/a/3.tif"), "a", None),
             RawSample("b/deep/1.old", "images/b/deep/1.old.png", None, "b", None),
         ],
         [],
@@ -45,8 +46,8 @@ def test_images_and_masks_are_paired_by_path_without_suffix(raw: Path) -> None:
 def test_folders_may_have_other_names(tmp_path: Path) -> None:
     write(tmp_path / "leftImg/x/1.png", encoded(noise(2, 2)))
     write(tmp_path / "gt/fine/x/1.png", encoded(MASK))
-    samples, _ = found(tmp_path, images="leftImg", masks="gt/fine")
-    assert samples == [RawSample("x/1", "leftImg/x/1.png", "gt/fine/x/1.png", "x", None)]
+    samples, _ = found(tmp_path, source__images="leftImg", source__masks="gt/fine")
+    assert samples == [RawSample("x/1", "leftImg/x/1.png", Numbers("gt/fine/x/1.png"), "x", None)]
 
 
 def test_samples_come_in_the_order_of_their_ids(raw: Path) -> None:
@@ -95,7 +96,7 @@ def test_two_images_of_one_name_are_both_refused(raw: Path) -> None:
     samples, problems = found(raw)
     assert [sample.id for sample in samples] == ["a/2", "b/deep/1.old"]
     assert [problem.where for problem in problems] == ["images/a/1.jpg", "images/a/1.png"]
-    assert problems[0].found == "has the same name as images/a/1.png"
+    assert problems[0].found == "has the same id as images/a/1.png"
 
 
 def test_an_image_with_two_masks_is_refused(raw: Path) -> None:
@@ -136,19 +137,80 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         found(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("images", "masks"), [("/etc", "masks"), ("../images", "masks"), (".", "masks"), ("images", "images/masks")]
-)
-def test_folders_outside_the_raw_data_or_in_each_other_are_refused(raw: Path, images: str, masks: str) -> None:
+@pytest.mark.parametrize(("images", "masks"), [("/etc", "masks"), ("../images", "masks"), ("images", "a/../../masks")])
+def test_folders_outside_the_raw_data_are_refused(raw: Path, images: str, masks: str) -> None:
     with pytest.raises(UserError, match=r"params\.yaml"):
-        found(raw, images=images, masks=masks)
+        found(raw, source__images=images, source__masks=masks)
 
 
 def test_masks_of_which_none_fits_are_told_with_an_example(tmp_path: Path) -> None:
     write(tmp_path / "images/1.png", encoded(noise(2, 2)))
     write(tmp_path / "masks/1_mask.png", encoded(MASK))
-    with pytest.raises(UserError, match=r"none of 1 masks .* masks/1_mask\.png beside images/1\.png"):
+    with pytest.raises(UserError, match=r"none of 1 masks has the id .* masks/1_mask\.png beside images/1\.png"):
         found(tmp_path)
+
+
+def test_names_say_what_is_an_image_and_what_its_mask(tmp_path: Path) -> None:
+    for name in ("00_img.jpg", "00_gt.png", "01_img.jpg", "deep/02_img.jpg", "deep/02_gt.png", "02_edges.png", ".png"):
+        write(tmp_path / "all" / name, encoded(MASK))
+    samples, problems = found(
+        tmp_path, group_pattern="(.*)", source__images="all", source__masks="all",
+        source__image_names=r"(.*)_img\.jpg", source__mask_names=r"(.*)_gt\.png",
+    )  # fmt: skip
+    assert [(sample.id, sample.image, sample.mask) for sample in samples] == [
+        ("00", "all/00_img.jpg", Numbers("all/00_gt.png")),
+        ("01", "all/01_img.jpg", None),
+        ("deep/02", "all/deep/02_img.jpg", Numbers("all/deep/02_gt.png")),
+    ]
+    assert [(problem.where, problem.found) for problem in problems] == [
+        ("all/02_edges.png", "is neither an image nor a mask by its name")
+    ]
+
+
+def test_what_matches_both_is_a_mask(tmp_path: Path) -> None:
+    for name in ("1.png", "1_mask.png", "2.png"):
+        write(tmp_path / name, encoded(MASK))
+    samples, problems = found(
+        tmp_path, group_pattern="(.*)", source__images=".", source__masks=".", source__mask_names=r"(.*)_mask\.png"
+    )
+    assert [(sample.id, sample.mask) for sample in samples] == [("1", Numbers("1_mask.png")), ("2", None)]
+    assert not problems
+
+
+def test_images_and_masks_of_one_name_may_differ_by_their_suffix(tmp_path: Path) -> None:
+    for name in ("1.jpg", "1.png", "2.jpg"):
+        write(tmp_path / "all" / name, encoded(MASK))
+    samples, _ = found(
+        tmp_path, group_pattern="(.*)", source__images="all", source__masks="all",
+        source__image_names=r"(.*)\.jpg", source__mask_names=r"(.*)\.png",
+    )  # fmt: skip
+    assert [(sample.image, sample.mask) for sample in samples] == [
+        ("all/1.jpg", Numbers("all/1.png")),
+        ("all/2.jpg", None),
+    ]
+
+
+def test_the_objects_of_an_image_may_have_a_mask_each(tmp_path: Path) -> None:
+    for name in ("a/images/a.png", "a/masks/1.png", "a/masks/2.png", "b/images/b.png"):
+        write(tmp_path / "stage1" / name, encoded(MASK))
+    names = {
+        "image_names": "(.*)/images/[^/]+",
+        "mask_names": "(.*)/masks/[^/]+",
+        "images": "stage1",
+        "masks": "stage1",
+    }
+    changes = {f"source__{key}": value for key, value in names.items()}
+    samples, problems = found(tmp_path, source__mask_kind="instances", source__mask_threshold=5, **changes)
+    both = Instances(("stage1/a/masks/1.png", "stage1/a/masks/2.png"), 5)
+    assert [(sample.id, sample.mask) for sample in samples] == [("a", both), ("b", None)]
+    assert not problems
+    samples, [problem] = found(tmp_path, **changes)
+    assert problem.found == "has 2 masks: stage1/a/masks/1.png, stage1/a/masks/2.png"
+
+
+def test_masks_are_of_the_kind_that_params_say(raw: Path) -> None:
+    assert found(raw, source__mask_kind="colors")[0][0].mask == Colors("masks/a/1.png")
+    assert found(raw, source__mask_kind="levels")[0][0].mask == Levels("masks/a/1.png", 128)
 
 
 def test_official_splits_and_groups_are_read(raw: Path) -> None:

@@ -15,8 +15,8 @@ from pspnet.dataset.images import (
     decode_mask,
     encode_mask,
     read_image,
-    read_mask_values,
 )
+from pspnet.dataset.masks import colors_in, levels_in, numbers_in
 from tests.dataset.rawdata import LIMIT, Pixels, encoded, noise, shared_data
 
 GRAY = np.array([[0, 100, 255], [7, 8, 9]], np.uint8)
@@ -211,7 +211,7 @@ def test_every_awkward_file_is_read_or_refused_with_a_reason_and_without_a_warni
     for path in sorted(shared_data("awkward").rglob("*")):
         if not path.is_file():
             continue
-        for read in (read_image, read_mask_values):
+        for read in (read_image, numbers_in, colors_in, levels_in):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 try:
@@ -237,29 +237,6 @@ def test_photos_of_all_orientations_show_the_same_picture() -> None:
         assert np.abs(picture.astype(int) - turned[0]).mean() < 5  # turned another way: 62
 
 
-def test_mask_values_of_a_palette_image_are_its_indices() -> None:
-    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
-    image.putpalette([0, 0, 0, 255, 0, 0, 9, 9, 9])
-    assert read_mask_values(encoded(image), LIMIT).tolist() == [[0, 1, 2]]
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_mask_values_of_a_small_palette_are_its_indices(bits: int) -> None:
-    image = Image.fromarray(np.array([[0, 1]], np.uint8))
-    image.putpalette([0, 0, 0, 255, 0, 0])
-    assert read_mask_values(encoded(image, bits=bits), LIMIT).tolist() == [[0, 1]]
-
-
-def test_mask_values_of_a_one_bit_image_are_0_and_1() -> None:
-    values = read_mask_values(encoded(Image.fromarray(np.array([[False, True]]))), LIMIT)
-    assert values.tolist() == [[0, 1]] and values.dtype == np.uint8
-
-
-@pytest.mark.parametrize("bits", [2, 4])
-def test_mask_values_of_2_and_4_bit_gray_are_those_in_the_file(bits: int) -> None:
-    assert read_mask_values(gray_png([0, 1, 2, 3], bits), LIMIT).tolist() == [[0, 1, 2, 3]]
-
-
 def gray_png(values: list[int], bits: int) -> bytes:
     """Pillow writes no such file, so its chunks are set by hand."""
     packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
@@ -272,36 +249,6 @@ def gray_png(values: list[int], bits: int) -> bytes:
 
 def test_an_image_of_2_bit_gray_keeps_its_brightness() -> None:
     assert decoded(gray_png([0, 1, 2, 3], 2))[0, :, 0].tolist() == [0, 85, 170, 255]
-
-
-def test_mask_values_of_16_bits_stay_whole() -> None:
-    assert read_mask_values(encoded(np.array([[7, 1000, 65535]], np.uint16)), LIMIT).tolist() == [[7, 1000, 65535]]
-
-
-def test_mask_values_of_a_colour_image_with_equal_channels_are_those() -> None:
-    assert np.array_equal(read_mask_values(encoded(np.stack([GRAY] * 3, axis=-1)), LIMIT), GRAY)
-
-
-def test_an_opaque_alpha_channel_of_a_mask_does_not_matter() -> None:
-    opaque = np.stack([GRAY] * 3 + [np.full_like(GRAY, 255)], axis=-1)
-    assert np.array_equal(read_mask_values(encoded(opaque), LIMIT), GRAY)
-
-
-def test_a_partly_transparent_mask_is_refused() -> None:
-    transparent = np.stack([GRAY] * 3 + [np.array([[255, 254, 255]] * 2, np.uint8)], axis=-1)
-    with pytest.raises(Refused, match="partly transparent"):
-        read_mask_values(encoded(transparent), LIMIT)
-
-
-def test_a_mask_in_colours_is_refused_with_their_number() -> None:
-    colors = np.array([[[255, 0, 0], [0, 255, 0], [255, 0, 0]]], np.uint8)
-    with pytest.raises(Refused, match=r"a colour picture \(2 colours\)"):
-        read_mask_values(encoded(colors), LIMIT)
-
-
-def test_a_jpeg_mask_is_refused() -> None:
-    with pytest.raises(Refused, match="is a JPEG"):
-        read_mask_values(encoded(np.zeros((8, 8), np.uint8), "JPEG"), LIMIT)
 
 
 def test_a_mask_survives_encoding() -> None:

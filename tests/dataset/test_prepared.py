@@ -7,9 +7,11 @@ import pytest
 
 from pspnet.dataset.classes import Classes
 from pspnet.dataset.description import describe
+from pspnet.dataset.masks import Numbers
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import RawSample, Split
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import Split
 from pspnet.dataset.shards import ShardWriter, open_shard
 from pspnet.dataset.summary import Summary
 from pspnet.dataset.validation import Checked, check
@@ -41,7 +43,7 @@ def make(folder: Path, shades: dict[str, int] = SHADES) -> PreparedDataset:
     for name, split, labelled in PLACES:
         write(folder / f"raw/{name}.png", encoded(np.full((1, 2, 3), shades[name], np.uint8)))
         write(folder / f"raw/m{name}.png", encoded(np.array([[1, 255]], np.uint8)))
-        sample = RawSample(name, f"{name}.png", f"m{name}.png" if labelled else None, f"group {name}", None)
+        sample = RawSample(name, f"{name}.png", Numbers(f"m{name}.png") if labelled else None, f"group {name}", None)
         checked = check(sample, split, files=RawFiles(folder / "raw"), classes=CLASSES, max_pixels=LIMIT)
         assert isinstance(checked, Checked)
         writer.add(checked.record)

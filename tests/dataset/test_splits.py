@@ -1,12 +1,14 @@
 import pytest
 
-from pspnet.dataset.samples import RawSample, Split, stable_uniform
+from pspnet.dataset.masks import Numbers
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import Split, stable_uniform
 from pspnet.dataset.splits import assign_splits, missing_masks
 from pspnet.errors import UserError
 
 
 def sample(name: str, group: str, labelled: bool = True, split: Split | None = None) -> RawSample:
-    return RawSample(name, f"images/{name}.png", f"masks/{name}.png" if labelled else None, group, split)
+    return RawSample(name, f"images/{name}.png", Numbers(f"masks/{name}.png") if labelled else None, group, split)
 
 
 def assign(samples: list[RawSample], seed: int = 0) -> dict[str, Split]:

@@ -14,6 +14,7 @@ from pspnet.config.dataset import DatasetParams
 from pspnet.dataset import synthetic
 from pspnet.dataset.synthetic import COLORS, FRAMES, is_synthetic, synthesize
 from pspnet.errors import UserError
+from tests.parameters import demo_params
 
 CLASSES = len(COLORS)
 Streets = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -76,7 +77,8 @@ def test_the_folder_is_complete_and_its_classes_fit_the_params(tmp_path: Path) -
     assert load(tmp_path / "raw/masks").shape == (4, 96, 128)
     assert json.loads((tmp_path / "raw/synthetic.json").read_text())["labelled"] == 4
     classes = yaml.safe_load((tmp_path / "raw/classes.yaml").read_text())
-    params = DatasetParams(layout="folder", images="images", masks="masks", group_pattern="^(street[0-9]+)", **classes)
+    source = demo_params().dataset.source
+    params = DatasetParams(source=source, group_pattern="^(street[0-9]+)", **classes)
     assert list(params.classes.items())[:2] == [("sky", 0), ("road", 1)]
     assert ticks == [(done, 5, "drawing") for done in range(1, 6)]
 

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from pspnet.dataset.classes import IGNORE, Classes
 from pspnet.dataset.images import decode_image, decode_mask
+from pspnet.dataset.masks import Numbers
 from pspnet.dataset.problems import shortened
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import RawSample, Split
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import Split
 from pspnet.dataset.validation import Checked, check
 from pspnet.errors import Problem
 from tests.dataset.rawdata import LIMIT, encoded, noise, write
@@ -27,7 +29,7 @@ def checked(
     write(raw / "i.png", image)
     if mask is not None:
         write(raw / "m.png", mask)
-    sample = RawSample("i", "i.png", None if mask is None else "m.png", "g", None)
+    sample = RawSample("i", "i.png", None if mask is None else Numbers("m.png"), "g", None)
     return check(sample, split, files=RawFiles(raw), classes=CLASSES, max_pixels=max_pixels)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pspnet.dataset.classes import IGNORE
 from pspnet.dataset.prepared import PreparedDataset
@@ -72,6 +73,25 @@ def test_packed_into_an_archive_the_same_data_have_the_same_fingerprint(raw: Pat
     columns = ["id", "split", "group", "height", "width", "has_mask"]
     assert packed.index()[columns].equals(loose.index()[columns])
     assert set(packed.index()["source"]) == {f"batch.{kind}/{source}" for source in loose.index()["source"]}
+
+
+def test_masks_in_colours_make_the_same_dataset(raw: Path, tmp_path: Path) -> None:
+    numbered = run(raw, tmp_path / "numbers")
+    colors = {0: (128, 64, 128), 1: (220, 20, 60), 255: (0, 0, 0)}
+    table = np.array([colors.get(value, (1, 1, 1)) for value in range(256)], np.uint8)
+    for path in (raw / "masks").rglob("*.png"):
+        write(path, encoded(table[np.asarray(Image.open(path))]))
+    colored = run(
+        raw, tmp_path / "colors", source__mask_kind="colors", ignore_values=["#000000"],
+        classes={"back": "#804080", "front": "#DC143C"},
+    )  # fmt: skip
+    assert colored.fingerprints == numbered.fingerprints
+    assert colored.colors == (colors[0], colors[1])
+    with pytest.raises(UserError, match=r"value '#000000' in [\d,]+ pixels"):
+        run(
+            raw, tmp_path / "other", source__mask_kind="colors", ignore_values=[],
+            classes={"back": "#804080", "front": "#DC143C"},
+        )  # fmt: skip
 
 
 def test_the_folder_holds_shards_facts_and_a_report_only(raw: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pspnet.config.dataset import DatasetParams
 from pspnet.dataset.adapters import folder
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import RawSample
+from pspnet.dataset.raw_samples import RawSample
 from pspnet.errors import Problem
 
 Layout = Callable[[DatasetParams, RawFiles], Iterator[RawSample | Problem]]

@@ -1,4 +1,4 @@
-"""Layout `folder`: images in one folder, masks at the same path in another, splits.csv for official splits.
+"""Layout `folder`: images and masks told apart and paired by their names, splits.csv for official splits.
 
 raw/images/street1/0001.jpg   raw/masks/street1/0001.png   raw/splits.csv: id,split[,group]
 """
@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pspnet.config.dataset import DatasetParams
+from pspnet.config.dataset import DatasetParams, SourceParams
+from pspnet.dataset.masks import Colors, Instances, Levels, Numbers, RawMask
 from pspnet.dataset.problems import located, shortened
-from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import SPLITS, RawSample, Split
+from pspnet.dataset.raw import RawFile, RawFiles
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import SPLITS, Split
 from pspnet.errors import Problem, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
@@ -28,92 +30,116 @@ class Listed(NamedTuple):
 
 def find(dataset: DatasetParams, raw: RawFiles) -> Iterator[RawSample | Problem]:
     """Samples in the order of their ids; a problem for each file that cannot be one."""
-    _check_folders(dataset)
-    problems: list[Problem] = []
-    images, masks = _files(raw, (dataset.images, dataset.masks), problems)
+    source = dataset.source
+    _check_folders(source)
+    images, masks, problems = _files(source, raw)
     if not images or not masks:
-        missing = [] if images else [_nothing(raw.root, "image", dataset.images)]
-        missing += [] if masks else [_nothing(raw.root, "mask", dataset.masks)]
+        missing = [] if images else [_nothing(raw.root, "image", source.images, source.image_names)]
+        missing += [] if masks else [_nothing(raw.root, "mask", source.masks, source.mask_names)]
         raise UserError(shortened([*missing, *located(problems, raw.root)]))
     if not images.keys() & masks.keys():
-        raise UserError(_no_pair(dataset.masks, images, masks))
+        raise UserError(_no_pair(source.masks, images, masks))
     listed = _listed(raw.root / "splits.csv", images)
     yield from problems
     for orphan in sorted(masks.keys() - images.keys()):
         for path in masks[orphan]:
-            fix = f"Add the image {dataset.images}/{orphan} or remove the mask."
-            yield Problem(path, "is a mask without an image", "an image of the same name", fix)
+            fix = f"Add the image {source.images}/{orphan} or remove the mask."
+            yield Problem(path, "is a mask without an image", f"an image of id '{orphan}'", fix)
     for name in sorted(images):
-        yield from _samples(name, images[name], masks.get(name, []), listed.get(name), dataset.group_pattern)
+        yield from _samples(name, images[name], masks.get(name, []), listed.get(name), dataset)
 
 
 def _samples(
-    name: str, images: list[str], masks: list[str], listed: Listed | None, group_pattern: str
+    name: str, images: list[str], masks: list[str], listed: Listed | None, dataset: DatasetParams
 ) -> Iterator[RawSample | Problem]:
     if len(images) > 1:
         for path in images:
             others = ", ".join(other for other in images if other != path)
-            yield Problem(path, f"has the same name as {others}", "one image of each name", "Rename or remove one.")
+            yield Problem(path, f"has the same id as {others}", "one image of each id", "Rename or remove one.")
         return
-    if len(masks) > 1:
+    if len(masks) > 1 and dataset.source.mask_kind != "instances":
         yield Problem(images[0], f"has {len(masks)} masks: {', '.join(masks)}", "one", "Remove all but one.")
         return
+    group_pattern = dataset.group_pattern
     match = re.match(group_pattern, name)
     group = (listed and listed.group) or (match and match.group(1))
     if not group:
         expected = f"a group by dataset.group_pattern {group_pattern}"
         yield Problem(images[0], f"id '{name}' names no group", expected, "Change the pattern or rename the file.")
         return
-    yield RawSample(name, images[0], masks[0] if masks else None, group, listed.split if listed else None)
+    mask = _mask(masks, dataset.source) if masks else None
+    yield RawSample(name, images[0], mask, group, listed.split if listed else None)
 
 
-def _check_folders(dataset: DatasetParams) -> None:
-    problems = []
-    folders = {"dataset.images": dataset.images, "dataset.masks": dataset.masks}
-    for key, folder in folders.items():
-        if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
-            problems.append(Problem("params.yaml", f"{key} is '{folder}'", "a folder below the raw data"))
-    first, second = (PurePosixPath(folder) for folder in folders.values())
-    if first.is_relative_to(second) or second.is_relative_to(first):
-        found = f"dataset.images '{first}' and dataset.masks '{second}' lie in each other"
-        problems.append(Problem("params.yaml", found, "two folders side by side"))
+def _mask(paths: list[str], source: SourceParams) -> RawMask:
+    match source.mask_kind:
+        case "numbers":
+            return Numbers(paths[0])
+        case "colors":
+            return Colors(paths[0])
+        case "levels":
+            return Levels(paths[0], source.mask_threshold)
+        case "instances":
+            return Instances(tuple(paths), source.mask_threshold)
+
+
+def _check_folders(source: SourceParams) -> None:
+    folders = {"dataset.source.images": source.images, "dataset.source.masks": source.masks}
+    problems = [
+        Problem("params.yaml", f"{key} is '{folder}'", "a folder below the raw data")
+        for key, folder in folders.items()
+        if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts
+    ]
     if problems:
         raise UserError(problems)
 
 
-def _files(raw: RawFiles, folders: tuple[str, ...], problems: list[Problem]) -> list[Files]:
-    """Of each folder the image files by id; other files become problems."""
-    files: list[Files] = [defaultdict(list) for _ in folders]
-    for found in raw.below(*folders):
+def _files(source: SourceParams, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
+    """Images and masks by id; other files are problems."""
+    images: Files = defaultdict(list)
+    masks: Files = defaultdict(list)
+    problems: list[Problem] = []
+    kinds = [
+        (source.masks, re.compile(source.mask_names), masks),
+        (source.images, re.compile(source.image_names), images),
+    ]
+    for found in raw.below(source.images, source.masks):
         if isinstance(found, Problem):
             problems.append(found)
-            continue
-        name = PurePosixPath(found.name)
-        if name.suffix.lower() not in SUFFIXES:
+        elif PurePosixPath(found.name).suffix.lower() not in SUFFIXES:
             problems.append(Problem(found.path, "is no image by its suffix", " ".join(SUFFIXES), "Move it elsewhere."))
-            continue
-        for folder, own in zip(folders, files, strict=True):
-            if name.is_relative_to(folder):
-                own[str(name.relative_to(folder).with_suffix(""))].append(found.path)
-    return files
+        elif not any(_take(found, *kind) for kind in kinds):
+            expected = "a name as dataset.source.image_names or mask_names wants it"
+            problems.append(Problem(found.path, "is neither an image nor a mask by its name", expected))
+    return images, masks, problems
 
 
-def _nothing(root: Path, kind: str, folder: str) -> Problem:
-    key, names = f"dataset.{kind}s", " ".join(SUFFIXES)
+def _take(found: RawFile, folder: str, names: re.Pattern[str], files: Files) -> bool:
+    path = PurePosixPath(found.name)
+    match = names.fullmatch(str(path.relative_to(folder))) if path.is_relative_to(folder) else None
+    if match and match.group(1):
+        files[match.group(1)].append(found.path)
+    return bool(match and match.group(1))
+
+
+def _nothing(root: Path, kind: str, folder: str, names: str) -> Problem:
+    key = f"dataset.source.{kind}"
     if not (root / folder).is_dir():
-        fix = f"Make it and put the {kind}s there, or change {key} in params.yaml."
-        return Problem(str(root / folder), "is missing", f"the folder that {key} names, here or in a .zip or .tar", fix)
-    fix = f"Put the {kind}s there, or change {key} in params.yaml."
-    return Problem(str(root / folder), f"holds no {kind}", f"files ending in {names}, or archives of them", fix)
+        fix = f"Make it and put the {kind}s there, or change {key}s in params.yaml."
+        expected = f"the folder that {key}s names, here or in a .zip or .tar"
+        return Problem(str(root / folder), "is missing", expected, fix)
+    fix = f"Put the {kind}s there, or change {key}s or {key}_names in params.yaml."
+    expected = f"files of names such as {names}, ending in {' '.join(SUFFIXES)}"
+    return Problem(str(root / folder), f"holds no {kind}", expected, fix)
 
 
 def _no_pair(folder: str, images: Files, masks: Files) -> Problem:
     image, mask = min(images.values())[0], min(masks.values())[0]
     return Problem(
         folder,
-        f"none of {len(masks):,} masks has the name of an image, such as {mask} beside {image}",
-        "the same path below both folders, but for the suffix",
-        "Rename the masks.",
+        f"none of {len(masks):,} masks has the id of an image, such as {mask} beside {image}",
+        "the same id by the first parenthesis of image_names and of mask_names",
+        "Rename the masks, or change dataset.source.image_names or mask_names in params.yaml.",
     )
 
 
