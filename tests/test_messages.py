@@ -99,21 +99,21 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         ),
         pytest.param(
             empty("data/raw/images"),
-            "data/raw/images: holds no image; expected files ending in "
+            "data/raw/images: holds no image; expected names that match (.*)\\.\\w+ and end in "
             ".jpg .jpeg .png .webp .tif .tiff .bmp .gif. "
-            "Put the images there, or change dataset.images in params.yaml.",
+            "Put the images there, or change dataset.source.images or image_names in params.yaml.",
             id="no images",
         ),
         pytest.param(
             without("data/raw/masks"),
-            "data/raw/masks: is missing; expected the folder that dataset.masks names. "
-            "Make it and put the masks there, or change dataset.masks in params.yaml.",
+            "data/raw/masks: is missing; expected the folder that dataset.source.masks names, here or in a .zip "
+            "or .tar. Make it and put the masks there, or change dataset.source.masks in params.yaml.",
             id="no folder of masks",
         ),
         pytest.param(
             empty("data/raw/masks"),
-            "data/raw/masks: holds no mask; expected masks for some of the images. "
-            "Put masks there, each under the name of its image, or change dataset.masks in params.yaml.",
+            "data/raw/masks: holds no mask; expected names that match (.*)\\.\\w+ and end in .jpg .jpeg .png .webp "
+            ".tif .tiff .bmp .gif. Put the masks there, or change dataset.source.masks or mask_names in params.yaml.",
             id="no masks",
         ),
         pytest.param(
@@ -161,6 +161,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
             "classes:\n"
             "  background: 0\n"
             "  scratch: [1, 2]       # two mask values, one class\n"
+            "  dent: '#dc143c'       # of masks in colours\n"
             "colors:                 # optional, for pictures\n"
             "  scratch: [220, 20, 60]\n"
             "ignore_values: [255]    # optional: not annotated",

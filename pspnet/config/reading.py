@@ -4,10 +4,11 @@ import difflib
 import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pspnet.errors import Problem, UserError
@@ -63,26 +64,36 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
 
 
 def _problems(model: type[BaseModel], error: ValidationError, source: str) -> Iterator[Problem]:
-    details = error.errors(include_url=False)
+    details = [(detail, _place(model, detail["loc"])) for detail in error.errors(include_url=False)]
     # A misspelt key is also a missing one; once is enough.
-    told = {_closest(model, [*map(str, d["loc"])]) for d in details if d["type"] == "extra_forbidden"}
-    for detail in details:
-        path = [str(part) for part in detail["loc"]]
-        declared, meaning = _declared(model, path)
+    told = {_closest(model, place.path) for detail, place in details if detail["type"] == "extra_forbidden"}
+    for detail, place in details:
         if detail["type"] == "extra_forbidden":
-            guess = _closest(model, path)
-            yield Problem(source, f"unknown key '{'.'.join(path)}'" + (f"; did you mean '{guess}'?" if guess else ""))
+            guess, name = _closest(model, place.path), ".".join(place.path)
+            yield Problem(source, f"unknown key '{name}'" + (f"; did you mean '{guess}'?" if guess else ""))
             continue
         # Past a declared field pydantic adds the entry, then words of its own: ('dataset', 'classes', 'sky', 'int').
-        key = ".".join(path[: declared + 1])
+        key = ".".join(place.path[: place.declared + 1])
         if key in told:
             continue
         told.add(key)
         if detail["type"] == "missing":
-            yield Problem(source, f"'{key}' is missing", fix=meaning)
+            yield Problem(source, f"'{key}' is missing", fix=place.meaning)
+        elif detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            yield from _no_kind(detail, key, source)
         else:
             found = "does not fit together" if _is_whole_section(detail) else f"is {_name(detail['input'])}"
             yield Problem(source, f"{key} {found}", _reason(detail["msg"]))
+
+
+def _no_kind(detail: ErrorDetails, key: str, source: str) -> Iterator[Problem]:
+    """A section whose kind one of its keys is to say."""
+    name = detail["ctx"]["discriminator"].strip("'")
+    if detail["type"] == "union_tag_not_found":
+        yield Problem(source, f"'{key}.{name}' is missing")
+    else:
+        expected = re.sub(r", (?='[^']*'$)", " or ", detail["ctx"]["expected_tags"])
+        yield Problem(source, f"{key}.{name} is {_name(detail['ctx']['tag'])}", expected)
 
 
 def _is_whole_section(detail: ErrorDetails) -> bool:
@@ -115,17 +126,40 @@ def _name(value: Any) -> str:
             return str(value)
 
 
-def _declared(model: type[BaseModel], path: list[str]) -> tuple[int, str]:
-    """How many leading parts of `path` are declared fields, and what the last of them means."""
-    meaning = ""
-    fields = model.model_fields
-    for depth, part in enumerate(path):
-        if part not in fields:
-            return depth, meaning
-        meaning = " ".join((fields[part].description or "").split())
-        annotation = fields[part].annotation
-        fields = annotation.model_fields if isinstance(annotation, type) and issubclass(annotation, BaseModel) else {}
-    return len(path), meaning
+class _Place(NamedTuple):
+    path: list[str]  # as in the file
+    declared: int  # how many leading parts of it are declared fields
+    meaning: str  # of the last of them
+
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
+    path: list[str] = []
+    declared, meaning = 0, ""
+    section: type[BaseModel] | None = model
+    kinds: dict[str, type[BaseModel]] = {}
+    for part in map(str, location):
+        if kinds:  # pydantic names the kind that it takes the section for
+            section, kinds = kinds[part], {}
+            continue
+        path.append(part)
+        field = section.model_fields.get(part) if section and declared == len(path) - 1 else None
+        if field:
+            declared, meaning = declared + 1, " ".join((field.description or "").split())
+            kinds = _kinds(field)
+            section = _section(field.annotation)
+    return _Place(path, declared, meaning)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _kinds(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """Of a section that may be one of several: what its key says -> what it then is."""
+    if not isinstance(field.discriminator, str):
+        return {}
+    sections = filter(None, map(_section, get_args(field.annotation)))
+    return {get_args(one.model_fields[field.discriminator].annotation)[0]: one for one in sections}
 
 
 def _closest(model: type[BaseModel], path: list[str]) -> str | None:
@@ -145,5 +179,5 @@ def _closest(model: type[BaseModel], path: list[str]) -> str | None:
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+        sections = [_section(field.annotation), *_kinds(field).values()]
+        yield from dict.fromkeys(key for one in sections if one for key in _keys(one, f"{prefix}{name}."))

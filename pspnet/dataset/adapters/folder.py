@@ -128,8 +128,8 @@ def _nothing(root: Path, kind: str, folder: str, names: str) -> Problem:
         fix = f"Make it and put the {kind}s there, or change {key}s in params.yaml."
         expected = f"the folder that {key}s names, here or in a .zip or .tar"
         return Problem(str(root / folder), "is missing", expected, fix)
-    fix = f"Put the {kind}s there, or change {key}s or {key}_names in params.yaml."
-    expected = f"files of names such as {names}, ending in {' '.join(SUFFIXES)}"
+    fix = f"Put the {kind}s there, or change {key}s or {kind}_names in params.yaml."
+    expected = f"names that match {names} and end in {' '.join(SUFFIXES)}"
     return Problem(str(root / folder), f"holds no {kind}", expected, fix)
 
 
