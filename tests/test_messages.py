@@ -101,7 +101,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
             empty("data/raw/images"),
             "data/raw/images: holds no image; expected names that match (.*)\\.\\w+ and end in "
             ".jpg .jpeg .png .webp .tif .tiff .bmp .gif. "
-            "Put the images there, or change dataset.source.images or image_names in params.yaml.",
+            "Put the images there, or change dataset.source in params.yaml.",
             id="no images",
         ),
         pytest.param(
@@ -113,7 +113,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         pytest.param(
             empty("data/raw/masks"),
             "data/raw/masks: holds no mask; expected names that match (.*)\\.\\w+ and end in .jpg .jpeg .png .webp "
-            ".tif .tiff .bmp .gif. Put the masks there, or change dataset.source.masks or mask_names in params.yaml.",
+            ".tif .tiff .bmp .gif. Put the masks there, or change dataset.source in params.yaml.",
             id="no masks",
         ),
         pytest.param(

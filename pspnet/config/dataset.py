@@ -40,15 +40,19 @@ def _one_parenthesis(pattern: str) -> str:
 Pattern = Annotated[str, AfterValidator(_one_parenthesis)]
 
 
-class SourceParams(Section):
-    layout: Literal["folder"]
-    """How the files lie. `folder`: images and masks in folders, told apart and paired by their names. A .zip or .tar in
-    data/raw counts as what it holds, unpacked where it lies."""
+class _Folders(Section):
     images: str
-    """Folder of the images, below data/raw. `.`: data/raw itself."""
+    """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar counts as what it holds, unpacked
+    where it lies."""
     masks: str
     """Folder of the masks, below data/raw; it may be that of the images. An image without a mask is used for
     pretraining only."""
+
+
+class FolderParams(_Folders):
+    """Images and masks told apart and paired by their names."""
+
+    layout: Literal["folder"]
     image_names: Pattern
     """Regular expression that the whole path of an image below its folder matches; its first parenthesis is the image's
     id. `(.*)\\.\\w+`: the path without suffix."""
@@ -63,8 +67,33 @@ class SourceParams(Section):
     """See mask_kind; of 8-bit masks 128 is the middle."""
 
 
+class CityscapesParams(_Folders):
+    """leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_LABELS.png."""
+
+    layout: Literal["cityscapes"]
+    labels: Literal["labelIds", "labelTrainIds"]
+    """Which masks: numbers of 34 labels, or of the 19 that are trained on."""
+
+
+class VocParams(_Folders):
+    """JPEGImages/*.jpg and SegmentationClass/*.png of the same names, official splits in ImageSets/Segmentation."""
+
+    layout: Literal["voc"]
+    splits: str
+    """Folder of train.txt, val.txt and test.txt, each a list of names; where there is none the groups decide."""
+
+
+class Ade20kParams(_Folders):
+    """images/training/*.jpg and annotations/training/*.png, of scene parsing: 150 classes; 0 is not annotated."""
+
+    layout: Literal["ade20k"]
+
+
+SourceParams = FolderParams | CityscapesParams | VocParams | Ade20kParams
+
+
 class DatasetParams(Section):
-    source: SourceParams
+    source: Annotated[SourceParams, Field(discriminator="layout")]
     """How the data lie in data/raw."""
     classes: dict[str, ClassValues]
     """Class name -> its value (or values) in the masks, a number or a colour such as '#dc143c'. {}: they are named in

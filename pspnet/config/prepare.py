@@ -1,6 +1,6 @@
 """`prepare`: how raw files become the prepared dataset."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ class PrepareParams(Section):
     """Share of the groups that chooses the best epoch; unused where the data brings its own splits."""
     test_share: HeldOutShare
     """Share of the groups that is only measured on, once, at the end."""
+    official_splits: Literal["kept", "val_is_test", "ignored"]
+    """What becomes of splits that the data bring. `kept`: they are as named. `val_is_test`: their val is measured on,
+    and a val of our own is part of their train; for sets whose test masks are not public. `ignored`: groups decide."""
     split_seed: int
     """Another number deals the groups to other splits."""
     tolerated_share: Share

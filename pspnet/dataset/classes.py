@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,31 +74,37 @@ class _ClassesFile(Section):
     """Mask values that say "not annotated"."""
 
 
-def declared_classes(dataset: DatasetParams, raw: Path) -> Classes:
-    """From params.yaml or from classes.yaml beside the data, never from both."""
+class Declared(NamedTuple):
+    """Classes as params.yaml, classes.yaml or a layout names them."""
+
+    classes: Mapping[str, MaskValue | list[MaskValue]]
+    colors: Mapping[str, list[int]]
+    ignore_values: list[MaskValue]
+
+
+def declared_classes(dataset: DatasetParams, raw: Path, of_layout: Declared | None = None) -> Classes:
+    """From params.yaml or from classes.yaml beside the data, never from both, else those that the layout brings."""
     path = raw / "classes.yaml"
     if dataset.classes:
         if path.is_file():
             found = "classes are named here and in dataset.classes of params.yaml"
             raise UserError(Problem(str(path), found, "one place", "Remove this file, or set dataset.classes: {}"))
-        return _build("params.yaml", dataset.classes, dataset.colors, dataset.ignore_values)
+        return _build("params.yaml", Declared(dataset.classes, dataset.colors, dataset.ignore_values))
     if dataset.colors or dataset.ignore_values:
         found = "dataset.colors or dataset.ignore_values without dataset.classes"
         raise UserError(Problem("params.yaml", found, "all three in one place", f"Move them to {path}."))
-    if not path.is_file():
-        raise UserError(Problem(str(path), "is missing, and dataset.classes in params.yaml is {}", EXAMPLE))
-    content = validate(_ClassesFile, read_yaml(path), str(path))
-    return _build(str(path), content.classes, content.colors, content.ignore_values)
+    if path.is_file():
+        content = validate(_ClassesFile, read_yaml(path), str(path))
+        return _build(str(path), Declared(content.classes, content.colors, content.ignore_values))
+    if of_layout:
+        return _build(f"layout {dataset.source.layout}", of_layout)
+    raise UserError(Problem(str(path), "is missing, and dataset.classes in params.yaml is {}", EXAMPLE))
 
 
-def _build(
-    where: str,
-    classes: Mapping[str, MaskValue | list[MaskValue]],
-    colors: Mapping[str, list[int]],
-    ignore: list[MaskValue],
-) -> Classes:
+def _build(where: str, declared: Declared) -> Classes:
+    classes, colors = declared.classes, declared.colors
     values = {name: _numbers(value if isinstance(value, list) else [value]) for name, value in classes.items()}
-    ignore_values = _numbers(ignore)
+    ignore_values = _numbers(declared.ignore_values)
     if problems := list(_problems(where, values, colors, ignore_values)):
         raise UserError(problems)
     return Classes(

@@ -17,6 +17,10 @@ COLOR = 1 << 24  # what a colour's number has above any gray value
 TRANSPARENT = ("is partly transparent", "one number a pixel", "Save the mask without alpha channel.")
 
 
+class InColors(Refused):
+    """Where numbers were looked for."""
+
+
 class RawMask(Protocol):
     @property
     def path(self) -> str:
@@ -134,7 +138,7 @@ def _numbers(image: Image.Image, data: bytes) -> NDArray[np.uint8] | NDArray[np.
             colors = image.getcolors(256)
             count = f"{len(colors)}" if colors else "more than 256"
             fix = "If its colours name the classes, set dataset.source.mask_kind: colors; else save class numbers."
-            raise Refused(f"is a colour picture ({count} colours)", "one number a pixel", fix)
+            raise InColors(f"is a colour picture ({count} colours)", "one number a pixel", fix)
         values = values[..., 0]
     values = _whole_numbers(values)
     if values.itemsize > 1:

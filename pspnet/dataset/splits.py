@@ -3,15 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.problems import shortened
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.samples import Split, stable_uniform
 from pspnet.errors import Problem, UserError
 
 
-def assign_splits(
-    samples: Iterable[RawSample], *, split_seed: int, val_share: float, test_share: float
-) -> dict[str, Split]:
+def assign_splits(samples: Iterable[RawSample], prepare: PrepareParams) -> dict[str, Split]:
     """Group -> split: what the layout says, else `unlabeled` for a group without any mask, else by a hash of its name.
 
     An image without a mask goes where its group goes, so that pretraining never sees the scenes of val and test.
@@ -20,7 +19,7 @@ def assign_splits(
     labelled: dict[str, bool] = defaultdict(bool)
     for sample in samples:
         labelled[sample.group] |= sample.mask is not None
-        if sample.split:
+        if sample.split and prepare.official_splits != "ignored":
             official[sample.group].setdefault(sample.split, sample.id)
     problems = []
     for group, splits in sorted(official.items()):
@@ -32,14 +31,19 @@ def assign_splits(
         raise UserError(shortened(problems))
 
     def split_of(group: str) -> Split:
-        if group in official:
-            return next(iter(official[group]))
+        named = next(iter(official[group])) if group in official else None
+        position = stable_uniform(f"{prepare.split_seed}\0{group}")
+        if prepare.official_splits == "val_is_test":
+            if named == "train":
+                return "val" if position < prepare.val_share else "train"
+            named = "test" if named == "val" else named
+        if named:
+            return named
         if not labelled[group]:
             return "unlabeled"
-        position = stable_uniform(f"{split_seed}\0{group}")
-        if position < test_share:
+        if position < prepare.test_share:
             return "test"
-        return "val" if position < test_share + val_share else "train"
+        return "val" if position < prepare.test_share + prepare.val_share else "train"
 
     return {group: split_of(group) for group in sorted(labelled)}
 

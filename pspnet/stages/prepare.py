@@ -9,6 +9,7 @@ from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.classes import declared_classes
 from pspnet.dataset.description import describe
+from pspnet.dataset.grouping import grouped
 from pspnet.dataset.problems import located, shortened
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
@@ -34,14 +35,12 @@ def run(
         fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
         raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
     run.identify(raw=raw)
-    classes = declared_classes(dataset, raw)
-    files = RawFiles(raw)
-    found = list(LAYOUTS[dataset.source.layout](dataset, files))
+    files, layout = RawFiles(raw), LAYOUTS[dataset.source.layout]
+    classes = declared_classes(dataset, raw, layout.classes(dataset.source, files))
+    found = list(grouped(layout.find(dataset.source, files), dataset.group_pattern, raw))
     samples = [item for item in found if isinstance(item, RawSample)]
     refused = [item for item in found if isinstance(item, Problem)]
-    split_of = assign_splits(
-        samples, split_seed=prepare.split_seed, val_share=prepare.val_share, test_share=prepare.test_share
-    )
+    split_of = assign_splits(samples, prepare)
     labelled = [sample.group for sample in samples if sample.mask]
     masks, groups = Counter(split_of[group] for group in labelled), Counter(split_of[group] for group in {*labelled})
     if problems := missing_masks(masks, groups):  # told now, not after hours of reading

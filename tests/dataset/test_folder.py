@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pspnet.config.dataset import FolderParams
 from pspnet.dataset.adapters.folder import find
+from pspnet.dataset.grouping import grouped
 from pspnet.dataset.masks import Colors, Instances, Levels, Numbers
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
@@ -15,7 +17,9 @@ MASK = np.zeros((8, 12), np.uint8)
 
 
 def found(raw: Path, **changes: object) -> tuple[list[RawSample], list[Problem]]:
-    items = list(find(dataset_params(**changes), RawFiles(raw)))
+    dataset = dataset_params(**changes)
+    assert isinstance(dataset.source, FolderParams)
+    items = list(grouped(find(dataset.source, RawFiles(raw)), dataset.group_pattern, raw))
     problems = [item for item in items if isinstance(item, Problem)]
     return [item for item in items if isinstance(item, RawSample)], problems
 
@@ -239,6 +243,14 @@ def test_all_that_is_wrong_with_splits_csv_is_told_at_once(raw: Path) -> None:
         ("splits.csv line 4", "id 'nowhere' has no image"),
         ("splits.csv line 5", "split 'holdout'"),
     ]
+
+
+def test_an_image_that_is_refused_may_stand_in_splits_csv(raw: Path) -> None:
+    write(raw / "masks/a/1.tif", encoded(MASK, "TIFF"))
+    write(raw / "splits.csv", "id,split\na/1,train\na/2,val\n")
+    samples, [problem] = found(raw)
+    assert [sample.split for sample in samples] == ["val", None]
+    assert problem.where == "images/a/1.png"
 
 
 @pytest.mark.parametrize("text", ["", "name,split\na/1,train\n", "id;split\na/1;train\n"])

@@ -2,17 +2,19 @@ import pytest
 
 from pspnet.dataset.masks import Numbers
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.samples import Split, stable_uniform
+from pspnet.dataset.samples import SPLITS, Split, stable_uniform
 from pspnet.dataset.splits import assign_splits, missing_masks
 from pspnet.errors import UserError
+from tests.parameters import demo_params
 
 
 def sample(name: str, group: str, labelled: bool = True, split: Split | None = None) -> RawSample:
     return RawSample(name, f"images/{name}.png", Numbers(f"masks/{name}.png") if labelled else None, group, split)
 
 
-def assign(samples: list[RawSample], seed: int = 0) -> dict[str, Split]:
-    return assign_splits(samples, split_seed=seed, val_share=0.2, test_share=0.3)
+def assign(samples: list[RawSample], seed: int = 0, official: str = "kept") -> dict[str, Split]:
+    changes = {"split_seed": seed, "val_share": 0.2, "test_share": 0.3, "official_splits": official}
+    return assign_splits(samples, demo_params(**{f"prepare__{key}": value for key, value in changes.items()}).prepare)
 
 
 SCENES = [sample(f"{scene}/{frame}", f"scene{scene}") for scene in range(400) for frame in range(2)]
@@ -58,6 +60,22 @@ def test_an_official_split_wins_over_the_hash_and_over_missing_masks() -> None:
     splits: list[Split] = ["train", "val", "test", "unlabeled"]
     official = [sample(f"{split}{n}", f"{split}{n}", n % 2 == 0, split) for split in splits for n in range(20)]
     assert all(group.startswith(split) for group, split in assign(official).items())
+
+
+def test_where_official_val_is_measured_on_a_val_is_taken_from_train() -> None:
+    official = [sample(f"{split}{n}", f"{split}{n}", split=split) for split in SPLITS for n in range(100)]
+    found = assign([*official, *SCENES], official="val_is_test")
+    taken = [found[f"train{n}"] for n in range(100)]
+    assert set(taken) == {"train", "val"} and taken.count("val") == pytest.approx(20, abs=12)
+    for split, becomes in (("val", "test"), ("test", "test"), ("unlabeled", "unlabeled")):
+        assert {found[f"{split}{n}"] for n in range(100)} == {becomes}
+    assert {group: split for group, split in found.items() if group.startswith("scene")} == assign(SCENES)
+
+
+def test_official_splits_may_be_ignored() -> None:
+    torn = [sample(f"{one.id} {number}", one.group, split="val") for number, one in enumerate(SCENES)]
+    assert assign(torn, official="ignored") == assign(SCENES)
+    assert set(assign(torn).values()) == {"val"}
 
 
 def test_an_official_split_of_one_image_is_that_of_its_group() -> None:

@@ -1,13 +1,25 @@
 """Layouts of raw data: each turns a folder into the samples in it, and the problems of files that are none."""
 
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from pspnet.config.dataset import DatasetParams
-from pspnet.dataset.adapters import folder
+from pspnet.dataset.adapters import ade20k, cityscapes, folder, voc
+from pspnet.dataset.adapters.pairs import Found
+from pspnet.dataset.classes import Declared
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.raw_samples import RawSample
 from pspnet.errors import Problem
 
-Layout = Callable[[DatasetParams, RawFiles], Iterator[RawSample | Problem]]
 
-LAYOUTS: dict[str, Layout] = {"folder": folder.find}
+class Layout(NamedTuple):
+    """Both are given the `dataset.source` that names this layout."""
+
+    find: Callable[[Any, RawFiles], Iterator[Found | Problem]]
+    classes: Callable[[Any, RawFiles], Declared | None]
+
+
+LAYOUTS = {
+    "folder": Layout(folder.find, lambda source, raw: None),
+    "cityscapes": Layout(cityscapes.find, cityscapes.classes),
+    "voc": Layout(voc.find, voc.classes),
+    "ade20k": Layout(ade20k.find, ade20k.classes),
+}

@@ -1,0 +1,146 @@
+"""Images and masks in two folders, told apart and paired by their names: what most layouts are."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pspnet.dataset.masks import RawMask
+from pspnet.dataset.problems import located, shortened
+from pspnet.dataset.raw import RawFile, RawFiles
+from pspnet.dataset.samples import Split
+from pspnet.errors import Problem, UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+
+Files = dict[str, list[str]]  # id -> paths below raw
+
+
+class Found(NamedTuple):
+    """What a layout says of a sample, or why an image of this id is none."""
+
+    id: str
+    image: str
+    mask: RawMask | None = None
+    split: Split | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The first parenthesis of a pattern is the id by which an image and its masks belong together."""
+
+    images: str
+    masks: str
+    image_names: str
+    mask_names: str
+    other_names: str = "(?!)"  # of files that belong to the layout and say nothing to us; none
+    several_masks: bool = False
+
+
+def pairs(
+    naming: Naming, raw: RawFiles, mask: Callable[[list[str]], RawMask], split: Callable[[str], Split | None]
+) -> Iterator[Found | Problem]:
+    """In the order of their ids; a problem for each file that cannot be one."""
+    _check_folders(naming)
+    images, masks, problems = _files(naming, raw)
+    if not images or not masks:
+        missing = [] if images else [_nothing(raw.root, "image", naming.images, naming.image_names)]
+        missing += [] if masks else [_nothing(raw.root, "mask", naming.masks, naming.mask_names)]
+        raise UserError(shortened([*missing, *located(problems, raw.root)]))
+    if not images.keys() & masks.keys():
+        raise UserError(_no_pair(naming, images, masks))
+    yield from problems
+    for orphan in sorted(masks.keys() - images.keys()):
+        for path in masks[orphan]:
+            fix = f"Add the image {naming.images}/{orphan} or remove the mask."
+            yield Problem(path, "is a mask without an image", f"an image of id '{orphan}'", fix)
+    for name in sorted(images):
+        own_images, own_masks = images[name], masks.get(name, [])
+        if len(own_images) > 1:
+            for path in own_images:
+                found = f"has the same id as {', '.join(other for other in own_images if other != path)}"
+                problem = Problem(path, found, "one image of each id", "Rename or remove one.")
+                yield Found(name, path, problem=problem)
+        elif len(own_masks) > 1 and not naming.several_masks:
+            found = f"has {len(own_masks)} masks: {', '.join(own_masks)}"
+            problem = Problem(own_images[0], found, "one", "Remove all but one.")
+            yield Found(name, own_images[0], problem=problem)
+        else:
+            yield Found(name, own_images[0], mask(own_masks) if own_masks else None, split(name))
+
+
+def split_by_folder(name: str) -> Split | None:
+    """The official split is the first folder of the id."""
+    return SPLIT_FOLDERS.get(name.partition("/")[0])
+
+
+def _check_folders(naming: Naming) -> None:
+    folders = {"dataset.source.images": naming.images, "dataset.source.masks": naming.masks}
+    problems = [
+        Problem("params.yaml", f"{key} is '{folder}'", "a folder below the raw data")
+        for key, folder in folders.items()
+        if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
+    """Images and masks by id; other files are problems."""
+    images: Files = defaultdict(list)
+    masks: Files = defaultdict(list)
+    problems: list[Problem] = []
+    kinds = [
+        (naming.masks, re.compile(naming.mask_names), masks),
+        (naming.images, re.compile(naming.image_names), images),
+    ]
+    others = re.compile(naming.other_names)
+    for found in raw.below(naming.images, naming.masks):
+        if isinstance(found, Problem):
+            problems.append(found)
+            continue
+        is_image = PurePosixPath(found.name).suffix.lower() in SUFFIXES
+        if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
+            continue
+        if is_image:
+            expected = f"an image named {naming.image_names} or a mask named {naming.mask_names}"
+            problems.append(Problem(found.path, "is neither an image nor a mask by its name", expected))
+        else:
+            problems.append(Problem(found.path, "is no image by its suffix", " ".join(SUFFIXES), "Move it elsewhere."))
+    return images, masks, problems
+
+
+def _take(found: RawFile, folder: str, names: re.Pattern[str], files: Files) -> bool:
+    path = PurePosixPath(found.name)
+    match = names.fullmatch(str(path.relative_to(folder))) if path.is_relative_to(folder) else None
+    if match and match.group(1):
+        files[match.group(1)].append(found.path)
+    return bool(match and match.group(1))
+
+
+def _nothing(root: Path, kind: str, folder: str, names: str) -> Problem:
+    key = f"dataset.source.{kind}s"
+    if not (root / folder).is_dir():
+        fix = f"Make it and put the {kind}s there, or change {key} in params.yaml."
+        expected = f"the folder that {key} names, here or in a .zip or .tar"
+        return Problem(str(root / folder), "is missing", expected, fix)
+    fix = f"Put the {kind}s there, or change dataset.source in params.yaml."
+    expected = f"names that match {names} and end in {' '.join(SUFFIXES)}"
+    return Problem(str(root / folder), f"holds no {kind}", expected, fix)
+
+
+def _no_pair(naming: Naming, images: Files, masks: Files) -> Problem:
+    image, mask = min(images.values())[0], min(masks.values())[0]
+    return Problem(
+        naming.masks,
+        f"none of {len(masks):,} masks has the id of an image, such as {mask} beside {image}",
+        f"the same in the first parenthesis of {naming.image_names} and of {naming.mask_names}",
+        "Rename the masks, or change the patterns of dataset.source in params.yaml.",
+    )

@@ -1,0 +1,80 @@
+"""Layout `voc`: the folders of PASCAL VOC, and of what labelme exports as such.
+
+raw/JPEGImages/2007_000032.jpg   raw/SegmentationClass/2007_000032.png   raw/ImageSets/Segmentation/train.txt
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pspnet.config.dataset import VocParams
+from pspnet.dataset.adapters.pairs import Found, Naming, pairs
+from pspnet.dataset.classes import Declared
+from pspnet.dataset.masks import InColors, Values, color_value, colors_in, numbers_in
+from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.samples import Split
+from pspnet.errors import Problem, UserError
+
+NAMES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+IGNORED = 255  # the seam around objects
+SEAM_COLOR = "#e0e0c0"
+LISTS: tuple[Split, ...] = ("train", "val", "test")
+OWN_NAMES = "class_names.txt"  # labelme's: a name for each value, from 0
+
+
+def find(source: VocParams, raw: RawFiles) -> Iterator[Found | Problem]:
+    listed = _listed(source, raw)
+    naming = Naming(source.images, source.masks, r"(.*)\.jpe?g", r"(.*)\.png")
+    return pairs(naming, raw, lambda paths: VocMask(paths[0]), listed.get)
+
+
+def classes(_: VocParams, raw: RawFiles) -> Declared:
+    own = raw.root / OWN_NAMES
+    names = own.read_text(encoding="utf-8").splitlines() if own.is_file() else NAMES
+    values = {name.strip("_ ") or str(value): value for value, name in enumerate(names)}
+    return Declared(values, {}, [IGNORED])
+
+
+@dataclass(frozen=True)
+class VocMask:
+    """Palette indices, or the palette's colours where a tool has saved it as RGB."""
+
+    path: str
+
+    def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
+        data = files.read(self.path, max_bytes)
+        try:
+            return numbers_in(data, max_pixels)
+        except InColors:
+            colors, places = np.unique(colors_in(data, max_pixels), return_inverse=True)
+            known = {color_value(_color(index)): index for index in range(IGNORED)}
+            known[color_value(SEAM_COLOR)] = IGNORED
+            values = np.array([known.get(color, color) for color in colors.tolist()], np.uint32)
+            return values[places].reshape(places.shape)
+
+
+def _color(index: int) -> str:
+    """Of the palette: the bits of the index dealt to red, green and blue in turn, the lowest to the highest place."""
+    parts = [0, 0, 0]
+    for bit in range(8):
+        parts[bit % 3] |= (index >> bit & 1) << 7 - bit // 3
+    return "#{:02x}{:02x}{:02x}".format(*parts)
+
+
+def _listed(source: VocParams, raw: RawFiles) -> dict[str, Split]:
+    """What the lists say; the official test list names images without masks, and is not asked for them."""
+    listed: dict[str, Split] = {}
+    problems = []
+    for split in LISTS:
+        path = raw.root / source.splits / f"{split}.txt"
+        for name in path.read_text(encoding="utf-8").split() if path.is_file() else ():
+            if listed.setdefault(name, split) != split:
+                found = f"names {name}, which stands in {listed[name]}.txt too"
+                problems.append(Problem(str(path), found, "each name in one list"))
+    if problems:
+        raise UserError(problems)
+    return listed

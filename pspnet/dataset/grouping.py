@@ -1,0 +1,75 @@
+"""The group and the official split of what a layout has found."""
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pspnet.dataset.adapters.pairs import Found
+from pspnet.dataset.problems import shortened
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import SPLITS, Split
+from pspnet.errors import Problem, UserError
+
+LISTED = "splits.csv"  # in data/raw: id,split[,group]; it counts before what the layout says
+
+
+class Listed(NamedTuple):
+    split: Split
+    group: str  # "" leaves it to the group pattern
+
+
+def grouped(found: Iterable[Found | Problem], group_pattern: str, raw: Path) -> Iterator[RawSample | Problem]:
+    items = list(found)
+    listed = _listed(raw / LISTED, {item.id for item in items if isinstance(item, Found)})
+    for item in items:
+        if isinstance(item, Problem):
+            yield item
+            continue
+        if item.problem:
+            yield item.problem
+            continue
+        own = listed.get(item.id)
+        match = re.match(group_pattern, item.id)
+        group = (own and own.group) or (match and match.group(1))
+        if group:
+            yield RawSample(item.id, item.image, item.mask, group, own.split if own else item.split)
+        else:
+            expected = f"a group by dataset.group_pattern {group_pattern}"
+            yield Problem(
+                item.image, f"id '{item.id}' names no group", expected, "Change the pattern or rename the file."
+            )
+
+
+def _listed(path: Path, ids: set[str]) -> dict[str, Listed]:
+    """splits.csv, if there is one."""
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(path), "is not UTF-8 text")) from None
+    rows = csv.DictReader(text.splitlines())
+    columns = rows.fieldnames or []
+    if missing := [name for name in ("id", "split") if name not in columns]:
+        found = f"has no column {' and no column '.join(missing)}; its first line names: {', '.join(columns)}"
+        raise UserError(Problem(str(path), found, "id,split or id,split,group"))
+    listed: dict[str, Listed] = {}
+    problems = []
+    example = min(ids)
+    for row in rows:
+        where, name, split = f"{path} line {rows.line_num}", (row["id"] or "").strip(), (row["split"] or "").strip()
+        if name not in ids:
+            fix = f"An id is a path below the images folder without suffix, such as {example}."
+            problems.append(Problem(where, f"id '{name}' has no image", "the id of an image", fix))
+        elif name in listed:
+            problems.append(Problem(where, f"id '{name}' stands a second time", "each id once"))
+        known = [known for known in SPLITS if known == split]
+        if not known:
+            problems.append(Problem(where, f"split '{split}'", "one of " + ", ".join(SPLITS)))
+        else:
+            listed[name] = Listed(known[0], (row.get("group") or "").strip())
+    if problems:
+        raise UserError(shortened(problems))
+    return listed

@@ -1,0 +1,185 @@
+"""Official layouts, on real files where they are at hand."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pspnet.config.dataset import DatasetParams
+from pspnet.dataset.adapters import LAYOUTS
+from pspnet.dataset.adapters.ade20k import NAMES as ADE_NAMES
+from pspnet.dataset.adapters.pairs import Found
+from pspnet.dataset.classes import IGNORE, Classes, declared_classes
+from pspnet.dataset.images import decode_mask
+from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.validation import Checked, check
+from pspnet.errors import Problem, UserError
+from tests.dataset.rawdata import dataset_params, encoded, noise, shared_data, write
+
+CITYSCAPES = {"layout": "cityscapes", "images": "leftImg8bit", "masks": "gtFine", "labels": "labelIds"}
+VOC = {
+    "layout": "voc",
+    "images": "JPEGImages",
+    "masks": "SegmentationClass",
+    "splits": "ImageSets/Segmentation",
+}
+ADE20K = {"layout": "ade20k", "images": "images", "masks": "annotations"}
+PALETTE_PAIRS = {
+    "layout": "folder", "images": "imgs", "masks": "gts", "image_names": r"(.*)_img\.jpg",
+    "mask_names": r"(.*)_gt\.png", "mask_kind": "numbers", "mask_threshold": 128,
+}  # fmt: skip
+
+
+def params(source: dict[str, Any], **changes: Any) -> DatasetParams:
+    return dataset_params(**{"source": source, "classes": {}, "ignore_values": [], "group_pattern": "(.*)", **changes})
+
+
+def found(raw: Path, dataset: DatasetParams) -> tuple[dict[str, Found], list[Problem]]:
+    items = list(LAYOUTS[dataset.source.layout].find(dataset.source, RawFiles(raw)))
+    samples = {item.id: item for item in items if isinstance(item, Found) and not item.problem}
+    told = [item if isinstance(item, Problem) else item.problem for item in items if item not in samples.values()]
+    return samples, [problem for problem in told if problem]
+
+
+def classes_of(raw: Path, dataset: DatasetParams) -> Classes:
+    own = LAYOUTS[dataset.source.layout].classes(dataset.source, RawFiles(raw))
+    return declared_classes(dataset, raw, own)
+
+
+def prepared(raw: Path, dataset: DatasetParams, found: Found) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The mask as the pipeline sees it."""
+    sample = RawSample(found.id, found.image, found.mask, "group", found.split)
+    classes = classes_of(raw, dataset)
+    checked = check(sample, "train", files=RawFiles(raw), classes=classes, max_pixels=10**7)
+    assert isinstance(checked, Checked), checked
+    assert checked.record.mask
+    return decode_mask(checked.record.mask)
+
+
+def test_cityscapes_has_the_same_19_classes_in_both_of_its_masks() -> None:
+    raw = shared_data("layouts") / "cityscapes"
+    name = "val/frankfurt/frankfurt_000000_000294"
+    masks = []
+    for labels in ("labelIds", "labelTrainIds"):
+        dataset = params(CITYSCAPES | {"labels": labels})
+        samples, problems = found(raw, dataset)
+        assert not problems
+        assert [(sample.id, sample.split) for sample in samples.values()] == [(name, "val")]
+        classes = classes_of(raw, dataset)
+        assert (len(classes.names), classes.names[0], classes.colors[0]) == (19, "road", (128, 64, 128))
+        masks.append(prepared(raw, dataset, samples[name]))
+    assert (masks[0] == masks[1]).mean() > 0.99  # they were made smaller apart from each other
+    assert set(np.unique(masks[0])) <= {*range(19), IGNORE}
+    assert (masks[0] == classes.names.index("road")).mean() > 0.2
+
+
+def test_cityscapes_folders_are_official_splits() -> None:
+    raw = shared_data("layouts") / "tiny_cityscapes_dataset/train_dataset"
+    samples, problems = found(raw, params(CITYSCAPES | {"labels": "labelTrainIds"}))
+    assert sorted((sample.split, sample.mask is not None) for sample in samples.values()) == [
+        ("test", True), ("test", True), ("train", True), ("val", True),
+    ]  # fmt: skip
+    assert not problems
+
+
+def test_cityscapes_without_the_masks_of_labels_is_refused() -> None:
+    raw = shared_data("layouts") / "tiny_cityscapes_dataset/dataset"
+    with pytest.raises(UserError, match=r"gtFine: holds no mask; expected names that match .*labelIds"):
+        found(raw, params(CITYSCAPES))
+
+
+def test_voc_takes_its_lists_and_its_21_classes() -> None:
+    raw = shared_data("layouts") / "tiny_voc_dataset1"
+    dataset = params(VOC)
+    samples, problems = found(raw, dataset)
+    assert {name: (sample.split, sample.mask is not None) for name, sample in samples.items()} == {
+        "2007_000001": ("train", True),
+        "2007_000002": ("test", False),
+    }
+    assert not problems
+    assert len(classes_of(raw, dataset).names) == 21
+    mask = prepared(raw, dataset, samples["2007_000001"])  # saved in colours
+    assert np.array_equal(mask, np.full((10, 20), classes_of(raw, dataset).names.index("bicycle")))
+
+
+def test_voc_masks_in_the_colours_of_the_palette_are_as_good(tmp_path: Path) -> None:
+    raw = shared_data("layouts") / "labelme_voc/data_dataset_voc"
+    shutil.copytree(raw, tmp_path / "raw")
+    for path in (tmp_path / "raw/SegmentationClass").iterdir():
+        path.write_bytes(encoded(Image.open(path).convert("RGB")))
+    dataset = params(VOC)
+    for name, sample in found(raw, dataset)[0].items():
+        other = found(tmp_path / "raw", dataset)[0][name]
+        assert np.array_equal(prepared(tmp_path / "raw", dataset, other), prepared(raw, dataset, sample))
+
+
+def test_a_colour_that_voc_does_not_have_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "JPEGImages/1.jpg", encoded(noise(2, 2), "JPEG"))
+    write(tmp_path / "SegmentationClass/1.png", encoded(np.full((2, 2, 3), (1, 2, 3), np.uint8)))
+    [sample] = found(tmp_path, params(VOC))[0].values()
+    raw_sample = RawSample(sample.id, sample.image, sample.mask, "group", None)
+    classes = classes_of(tmp_path, params(VOC))
+    problem = check(raw_sample, "train", files=RawFiles(tmp_path), classes=classes, max_pixels=10**7)
+    assert isinstance(problem, Problem)
+    assert problem.found == "has value '#010203' in 4 pixels (100.0%)"
+
+
+def test_what_labelme_exports_as_voc_has_its_own_names() -> None:
+    raw = shared_data("layouts") / "labelme_voc/data_dataset_voc"
+    dataset = params(VOC)
+    samples, problems = found(raw, dataset)
+    assert [(sample.split, sample.mask is not None) for sample in samples.values()] == [(None, True)] * 3
+    assert not problems
+    classes = classes_of(raw, dataset)
+    assert (classes.names[0], classes.names[-1], classes.ignore_values) == ("background", "tv/monitor", (255,))
+    mask = prepared(raw, dataset, samples["2011_000003"])
+    assert {classes.names[value] for value in np.unique(mask) if value != IGNORE} >= {"background", "person"}
+
+
+def test_a_name_in_two_lists_of_voc_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "JPEGImages/1.jpg", encoded(noise(4, 4), "JPEG"))
+    write(tmp_path / "SegmentationClass/1.png", encoded(np.zeros((4, 4), np.uint8)))
+    for split in ("train", "val"):
+        write(tmp_path / f"ImageSets/Segmentation/{split}.txt", "1\n")
+    with pytest.raises(UserError, match=r"val\.txt: names 1, which stands in train\.txt too"):
+        found(tmp_path, params(VOC))
+
+
+def test_ade20k_has_150_classes_from_1_on() -> None:
+    assert len(set(ADE_NAMES)) == 150
+    raw = shared_data("layouts") / "ade20k/sampleData"
+    dataset = params(ADE20K)
+    samples, problems = found(raw, dataset)
+    assert len(samples) == 3 and not problems
+    first = samples["ADE_val_00000001"]
+    values = np.asarray(Image.open(raw / "annotations/ADE_val_00000001.png"))
+    assert np.array_equal(prepared(raw, dataset, first), np.where(values == 0, IGNORE, values.astype(int) - 1))
+
+
+def test_ade20k_folders_are_official_splits(tmp_path: Path) -> None:
+    for split in ("training", "validation"):
+        write(tmp_path / f"images/{split}/1.jpg", encoded(noise(4, 4), "JPEG"))
+        write(tmp_path / f"annotations/{split}/1.png", encoded(np.ones((4, 4), np.uint8)))
+    samples, _ = found(tmp_path, params(ADE20K))
+    assert {name: sample.split for name, sample in samples.items()} == {"training/1": "train", "validation/1": "val"}
+
+
+def test_palette_masks_are_paired_by_their_names() -> None:
+    raw = shared_data("layouts") / "palette_pairs"
+    dataset = params(PALETTE_PAIRS, classes={f"class{value}": value for value in range(8)})
+    samples, problems = found(raw, dataset)
+    assert list(samples) == ["00000", "00001", "00002", "00003", "00004"] and not problems
+    for sample in samples.values():
+        assert sample.mask
+        values = np.asarray(Image.open(raw / sample.mask.path))
+        assert np.array_equal(prepared(raw, dataset, sample), values)
+
+
+def test_classes_that_a_person_names_count_before_those_of_the_layout(tmp_path: Path) -> None:
+    assert classes_of(tmp_path, params(ADE20K, classes={"wall": 1, "rest": [2, 3]})).names == ("wall", "rest")
+    write(tmp_path / "classes.yaml", "classes: {a: 0, b: 1}")
+    assert classes_of(tmp_path, params(ADE20K)).names == ("a", "b")
