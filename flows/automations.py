@@ -16,11 +16,12 @@ ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
 
 
-def install(client: SyncPrefectClient, deployments: list[str]) -> None:
+def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> None:
+    """With a new one the server forgets which heartbeats it waits for: right where all who would send them are gone."""
     for wanted in automations(deployments):
         known = client.read_automations_by_name(wanted.name)
-        if len(known) == 1 and _says(known[0]) == _says(wanted):
-            continue  # with a new one the server would forget which heartbeats it waits for
+        if not afresh and len(known) == 1 and _says(known[0]) == _says(wanted):
+            continue
         for old in known:
             client.delete_automation(old.id)
         client.create_automation(wanted)

@@ -55,7 +55,7 @@ def _serve(cron: str, watch_seconds: int, own: bool) -> None:
     runner = Runner(pause_on_shutdown=True, heartbeat_seconds=HEARTBEAT_SECONDS)
     served: list[Any] = [runner.add_deployment(one) for one in deployments]
     with get_client(sync_client=True) as client:
-        install(client, [f"prefect.deployment.{one}" for one in served])
+        install(client, [f"prefect.deployment.{one}" for one in served], afresh=own)
         if own:
             _go_on(client, served)
     address = os.environ["PREFECT_API_URL"].removesuffix("/api")

@@ -41,7 +41,7 @@ def deploy() -> None:
         if done.returncode:
             raise UserError(Problem(str(PREFECT), last(done), fix=f"{done.stdout.strip()}\n{done.stderr.strip()}"))
         found = [f"prefect.deployment.{client.read_deployment_by_name(name).id}" for name in names]
-        install(client, found)
+        install(client, found, afresh=False)
     terminal.out.print(f"{url}: {', '.join(names)} run commit {commit[:12]}", markup=False)
     workers = " and ".join(f"`pspnet worker {pool}`" for pool in pools)
     terminal.out.print(f"On the machines, in a clone each: {workers}. Now: prefect deployment run retrain/retrain")

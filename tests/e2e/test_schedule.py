@@ -79,6 +79,7 @@ def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(fo
         until(lambda: list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")), 180, folder)
         with server(port) as client:
             (killed,) = [one for one in client.read_flow_runs() if one.start_time]
+            waiting = {one.id for one in client.read_automations()}
         assert killed.start_time and killed.expected_start_time
         assert abs((killed.start_time - killed.expected_start_time).total_seconds()) < ON_TIME_SECONDS
         process.kill()
@@ -89,6 +90,8 @@ def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(fo
         until(lambda: END in said(folder), 180, folder)
         with server(port) as client:
             ended = client.read_flow_run(killed.id)
+            # A heartbeat that the killed run owed would be missed while the run goes on, and count as its crash.
+            assert waiting.isdisjoint(one.id for one in client.read_automations())
         assert ended.state and ended.state.is_completed()
         assert ended.run_count == 2
         os.killpg(process.pid, signal.SIGINT)
