@@ -28,6 +28,7 @@ class Problem:
     found: str
     expected: str = ""
     fix: str = ""
+    kind: str = ""  # of raw data: the policy of prepare.problems that decides
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.found}"

@@ -31,11 +31,11 @@ TURNS: dict[int, Turn] = {  # EXIF orientation -> what makes the stored picture 
 
 
 class Refused(Exception):
-    """Why a file cannot be used: what was found in it, what was expected, what to do."""
+    """Why a file cannot be used: what was found in it, what was expected, what to do; which policy decides."""
 
-    def __init__(self, found: str, expected: str, fix: str = "") -> None:
+    def __init__(self, found: str, expected: str, fix: str = "", kind: str = "unreadable") -> None:
         super().__init__(found)
-        self.found, self.expected, self.fix = found, expected, fix
+        self.found, self.expected, self.fix, self.kind = found, expected, fix, kind
 
 
 class TooLarge(Refused):

@@ -22,39 +22,49 @@ class InColors(Refused):
 
 
 class RawMask(Protocol):
+    """Small when pickled, and its repr says all that it is made from but the content of the files."""
+
     @property
     def path(self) -> str:
         """The file to look at when something is wrong."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file it is read from."""
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
         """(H, W)"""
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A gray value or palette index is the number."""
-
+class OneFile:
     path: str
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,)
+
+
+@dataclass(frozen=True)
+class Numbers(OneFile):
+    """A gray value or palette index is the number."""
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
         return numbers_in(files.read(self.path, max_bytes), max_pixels)
 
 
 @dataclass(frozen=True)
-class Colors:
+class Colors(OneFile):
     """A colour is the number, as `color_value` makes it."""
-
-    path: str
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
         return colors_in(files.read(self.path, max_bytes), max_pixels)
 
 
 @dataclass(frozen=True)
-class Levels:
+class Levels(OneFile):
     """1 where it is bright, else 0."""
 
-    path: str
     threshold: int
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:

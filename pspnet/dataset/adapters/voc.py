@@ -11,7 +11,7 @@ import numpy as np
 from pspnet.config.dataset import VocParams
 from pspnet.dataset.adapters.pairs import Found, Naming, pairs
 from pspnet.dataset.classes import Declared
-from pspnet.dataset.masks import InColors, Values, color_value, colors_in, numbers_in
+from pspnet.dataset.masks import InColors, OneFile, Values, color_value, colors_in, numbers_in
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import Split
 from pspnet.errors import Problem, UserError
@@ -40,10 +40,8 @@ def classes(_: VocParams, raw: RawFiles) -> Declared:
 
 
 @dataclass(frozen=True)
-class VocMask:
+class VocMask(OneFile):
     """Palette indices, or the palette's colours where a tool has saved it as RGB."""
-
-    path: str
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
         data = files.read(self.path, max_bytes)
