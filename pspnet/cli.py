@@ -83,14 +83,26 @@ def _params() -> "Params":
 @app.command(rich_help_panel=STAGES)
 def prepare(
     raw: Annotated[Path, typer.Option(help="Folder of the raw data.")],
-    out: Annotated[Path, typer.Option(help="Folder to write: shards, dataset.json, report.md.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: shards, dataset.json, data_report.html, problems.csv.")],
     run_record: RunRecord = None,
+    part: Annotated[str, typer.Option(help="Only check a part of the data, such as 2/4, for --merge.")] = "",
+    merge: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a part to join instead of checking; given for each.")
+    ] = None,
 ) -> None:
     """Raw images and masks -> a checked, split, sharded dataset.
 
     Example: pspnet prepare --raw data/raw --out data/prepared --run-record reports/runs/prepare.json
     """
-    _stage("prepare", ("dataset", "prepare"), run_record, raw=raw, out=out)
+    if part:
+        with terminal.stage("prepare", EXITS / "prepare-part.json") as tick:
+            own = _params()
+            from pspnet.stages.prepare import run_part
+
+            run_part(own.dataset, own.prepare, raw=raw, out=out, part=part, tick=tick)
+        return
+    _stage("prepare", ("dataset", "prepare"), run_record,
+           raw=raw, out=out, checkpoints=CHECKPOINTS, merge=merge or [])  # fmt: skip
 
 
 @app.command(rich_help_panel=STAGES)

@@ -151,7 +151,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
             "splits: masks: 2 in train (2 groups), 0 in val (0 groups), 0 in test (0 groups); "
             "expected at least one in each, and no group divided. "
             "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, "
-            "or change prepare.split_seed, prepare.val_share or prepare.test_share.",
+            "set prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share.",
             id="no group in val",
         ),
         pytest.param(

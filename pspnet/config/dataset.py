@@ -106,6 +106,10 @@ class DatasetParams(Section):
     """Regular expression on an image's id (its path without suffix); its first parenthesis is the group (scene,
     patient, video) that may not be on two sides of a split. `(.*)`: every image is a group of its own."""
 
+    labelled_fraction: Annotated[float, Field(gt=0, le=1)]
+    """Of the train images with masks, the share whose masks are used; the others count as images without. A smaller
+    share is part of a larger one. For finding out what more masks are worth; 1.0 otherwise."""
+
     @field_validator("colors")
     @classmethod
     def _are_rgb(cls, colors: dict[str, list[int]]) -> dict[str, list[int]]:

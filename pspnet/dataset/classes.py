@@ -2,10 +2,10 @@
 
 import colorsys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,14 +55,33 @@ class Classes:
         return {value: count for value, count in pairs if value not in known}
 
     def index_of(self, values: Values) -> NDArray[np.uint8]:
-        """(H, W) raw values, none of them unknown -> (H, W) classes and IGNORE."""
-        known = np.array(sorted({*self.values, *self.ignore_values}))
-        classes = np.array([self.values.get(value, IGNORE) for value in known.tolist()], np.uint8)
+        """(H, W) raw values -> (H, W) classes, and IGNORE for what is ignored or unknown."""
         if values.itemsize > 2:
-            return classes[np.searchsorted(known, values)]
+            known = np.array(sorted(self.values), np.uint32)
+            classes = np.array([self.values[value] for value in known.tolist()], np.uint8)
+            places = np.minimum(np.searchsorted(known, values), known.size - 1)
+            return np.where(known[places] == values, classes[places], np.uint8(IGNORE))
         table = np.full(65536, IGNORE, np.uint8)
-        table[known[known < table.size]] = classes[known < table.size]
+        for value, index in self.values.items():
+            if value < table.size:
+                table[value] = index
         return table[values]
+
+    def nearest(self, values: Values, unknown: Iterable[int]) -> Values:
+        """(H, W) with each of the unknown values replaced by the class's value that is nearest to it."""
+        own = np.array([value for value in self.values if (value >= COLOR) == (values.itemsize > 2)])
+        if not own.size:
+            return values
+        found, places = np.unique(values, return_inverse=True)
+        for place in np.flatnonzero(np.isin(found, list(unknown))):
+            found[place] = own[np.abs(_parts(own) - _parts(found[place])).sum(axis=-1).argmin()]
+        return cast("Values", found[places].reshape(values.shape))
+
+
+def _parts(values: Any) -> NDArray[np.int64]:
+    """The bytes of a value, for a distance: of a colour its red, green and blue."""
+    whole = np.asarray(values, np.int64)[..., None]
+    return np.where(whole >= COLOR, whole >> np.array([16, 8, 0]) & 255, whole)
 
 
 class _ClassesFile(Section):

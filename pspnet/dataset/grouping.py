@@ -37,9 +37,8 @@ def grouped(found: Iterable[Found | Problem], group_pattern: str, raw: Path) -> 
             yield RawSample(item.id, item.image, item.mask, group, own.split if own else item.split)
         else:
             expected = f"a group by dataset.group_pattern {group_pattern}"
-            yield Problem(
-                item.image, f"id '{item.id}' names no group", expected, "Change the pattern or rename the file."
-            )
+            fix = "Change the pattern or rename the file."
+            yield Problem(item.image, f"id '{item.id}' names no group", expected, fix, "no_group")
 
 
 def _listed(path: Path, ids: set[str]) -> dict[str, Listed]:

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+GLANCE_PX = 17
 
 Turn = Callable[[NDArray[Any]], NDArray[Any]]
 TURNS: dict[int, Turn] = {  # EXIF orientation -> what makes the stored picture upright
@@ -42,7 +43,7 @@ class TooLarge(Refused):
     def __init__(self, pixels: int, max_pixels: int, setting: str) -> None:
         found = f"has {pixels / 1e6:,.1f} megapixels"
         expected = f"at most {max_pixels / 1e6:,.1f} ({setting})"
-        super().__init__(found, expected, f"Cut it into tiles or raise {setting}.")
+        super().__init__(found, expected, f"Cut it into tiles or raise {setting}.", "too_large")
         self.pixels = pixels
 
 
@@ -52,7 +53,9 @@ class StoredImage:
     height: int
     width: int
     orientation: int  # EXIF's, in the raw file; `data` is upright
+    format: str  # of the raw file, as Pillow calls it
     channel_counts: NDArray[np.int64]  # (3, 256): pixels by channel and value, so that nobody decodes again to count
+    glance: NDArray[np.uint8]  # (GLANCE_PX, GLANCE_PX): gray, by which copies are found
 
 
 def read_image(data: bytes, max_pixels: int) -> StoredImage:
@@ -68,7 +71,13 @@ def read_image(data: bytes, max_pixels: int) -> StoredImage:
             pixels = TURNS.get(orientation, np.asarray)(np.asarray(rgb))
             data, (height, width) = _encode(pixels, level=2), pixels.shape[:2]
         counts = np.array(rgb.histogram(), np.int64).reshape(3, 256)
-    return StoredImage(data, height, width, orientation, counts)
+        glance = _glance(rgb, orientation)
+    return StoredImage(data, height, width, orientation, image.format or "", counts, glance)
+
+
+def _glance(rgb: Image.Image, orientation: int) -> NDArray[np.uint8]:
+    small = rgb.convert("L").resize((GLANCE_PX, GLANCE_PX), Image.Resampling.BILINEAR, reducing_gap=4.0)
+    return np.ascontiguousarray(TURNS.get(orientation, np.asarray)(np.asarray(small)))
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:

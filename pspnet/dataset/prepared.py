@@ -11,7 +11,7 @@ from pspnet.dataset.samples import Split
 from pspnet.dataset.shards import Shard, ShardReader, open_shard
 from pspnet.errors import Problem, UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Color = tuple[int, int, int]
 Channels = tuple[float, float, float]  # red, green, blue; 0 is black and 1 is white
@@ -33,7 +33,9 @@ class PreparedDataset:
     fingerprint: str
     fingerprints: dict[Split, str]
     shards: tuple[Shard, ...]
-    refused: tuple[tuple[str, str], ...]  # (file, reason)
+    quarantined: int  # images and other files that are left out because something is wrong with them
+    duplicates: int  # images that are there twice
+    left_out: int  # files that are no images, where they are allowed
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -54,15 +56,18 @@ class PreparedDataset:
             fingerprint=facts["fingerprint"],
             fingerprints=facts["fingerprints"],
             shards=tuple(Shard(**shard) for shard in facts["shards"]),
-            refused=tuple((refusal["file"], refusal["reason"]) for refusal in facts["refused"]),
+            quarantined=counts["quarantined"],
+            duplicates=counts["duplicates"],
+            left_out=counts["left_out"],
         )
 
     def write(self) -> None:
-        prepared, refused = sum(self.images.values()), len(self.refused)
         counts = {
-            "found": prepared + refused,
-            "prepared": prepared,
-            "refused": refused,
+            "found": self.found,
+            "prepared": sum(self.images.values()),
+            "quarantined": self.quarantined,
+            "duplicates": self.duplicates,
+            "left_out": self.left_out,
             "images": self.images,
             "masks": self.masks,
             "groups": self.groups,
@@ -80,10 +85,14 @@ class PreparedDataset:
             "fingerprint": self.fingerprint,
             "fingerprints": self.fingerprints,
             "shards": [shard._asdict() for shard in self.shards],
-            "refused": [{"file": file, "reason": reason} for file, reason in self.refused],
         }
         text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False)
         (self.folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+
+    @property
+    def found(self) -> int:
+        """Images and other files."""
+        return sum(self.images.values()) + self.quarantined + self.duplicates + self.left_out
 
     def index(self) -> pd.DataFrame:
         """A row for each sample, by id: id, split, group, source, height, width, has_mask, shard, row."""

@@ -44,7 +44,8 @@ class RawFiles:
 
         def tell(error: OSError) -> None:
             path = Path(error.filename).relative_to(self.root).as_posix()
-            unreadable.append(Problem(path, f"cannot be read ({error.strerror})", "a folder we may read"))
+            found = f"cannot be read ({error.strerror})"
+            unreadable.append(Problem(path, found, "a folder we may read", kind="unreadable"))
 
         for parent, folders_here, names in os.walk(self.root, onerror=tell):
             here = PurePosixPath(Path(parent).relative_to(self.root))
@@ -53,7 +54,7 @@ class RawFiles:
             for name in folders_here:
                 if Path(parent, name).is_symlink():
                     fix = "Put the folder itself there."
-                    yield Problem(str(here / name), "is a link to a folder", "a folder or files", fix)
+                    yield Problem(str(here / name), "is a link to a folder", "a folder or files", fix, "unreadable")
             for name in sorted(names):
                 if not is_hidden(name):
                     yield from self._found(here / name, wanted)
@@ -65,7 +66,8 @@ class RawFiles:
             yield from self._members(path, wanted)
         elif STREAMS.search(path.name):
             found = "is an archive that can only be read from its beginning"
-            yield Problem(str(path), found, "files, .zip or .tar", "Unpack it, or pack it as .zip or plain .tar.")
+            fix = "Unpack it, or pack it as .zip or plain .tar."
+            yield Problem(str(path), found, "files, .zip or .tar", fix, "unreadable")
         elif _is_below(path, wanted):
             yield _nameless(str(path)) if NO_NAME.search(str(path)) else RawFile(str(path), str(path))
 
@@ -73,7 +75,7 @@ class RawFiles:
         try:
             members = self._opened(str(archive)).members
         except Refused as refused:
-            yield Problem(str(archive), refused.found, refused.expected, refused.fix)
+            yield Problem(str(archive), refused.found, refused.expected, refused.fix, refused.kind)
             return
         for name, member in members.items():
             unpacked, path = archive.parent / name, f"{archive}/{name}"
@@ -81,7 +83,7 @@ class RawFiles:
             if left_behind or not _is_below(unpacked, wanted):
                 continue
             if isinstance(member, Refused):
-                yield Problem(path, member.found, member.expected, member.fix)
+                yield Problem(path, member.found, member.expected, member.fix, member.kind)
             else:
                 yield _nameless(path) if NO_NAME.search(path) else RawFile(str(unpacked), path)
 
@@ -91,6 +93,16 @@ class RawFiles:
             if (archive := str(parent)) in self._archives:
                 return self._opened(archive).read(path.removeprefix(f"{archive}/"), max_bytes)
         return read_file(self.root / path, max_bytes)
+
+    def stamp(self, path: str) -> tuple[int, float]:
+        """Of the file, or of the archive it is in: its size, and when it was changed last, its name included."""
+        parents = map(str, PurePosixPath(path).parents)
+        path = next((parent for parent in parents if parent in self._archives), path)
+        try:
+            status = (self.root / path).stat()
+        except OSError:  # a broken link; whoever reads it says so
+            return 0, 0.0
+        return status.st_size, status.st_ctime
 
     def _opened(self, path: str) -> "_Archive":
         if path not in self._open:
@@ -194,7 +206,7 @@ def _broken(error: Exception) -> Refused:
 def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
         found = f"has {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can have"
-        raise Refused(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.")
+        raise Refused(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.", "too_large")
 
 
 def _is_below(path: PurePosixPath, folders: list[PurePosixPath]) -> bool:
@@ -206,7 +218,7 @@ def _is_on_the_way(path: PurePosixPath, folders: list[PurePosixPath]) -> bool:
 
 
 def _nameless(path: str) -> Problem:
-    return Problem(ascii(path), "has control characters or no UTF-8 in its name", "text", "Rename it.")
+    return Problem(ascii(path), "has control characters or no UTF-8 in its name", "text", "Rename it.", "unreadable")
 
 
 def is_hidden(name: str) -> bool:

@@ -6,7 +6,7 @@ from pspnet.dataset.masks import RawMask
 from pspnet.dataset.samples import Split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RawSample:
     """Paths are relative to the raw folder, with forward slashes."""
 

@@ -49,12 +49,12 @@ class Record:
         return len(self.image) + len(self.mask or b"")
 
 
-def digest(image: bytes, mask: bytes | None) -> str:
+def digest(image: bytes, mask: bytes | None) -> bytes:
     # The length first: else bytes could move from the image to the mask unseen.
     total = hashlib.sha256(len(image).to_bytes(8, "big"))
     total.update(image)
     total.update(mask or b"")
-    return total.hexdigest()
+    return total.digest()
 
 
 class Shard(NamedTuple):

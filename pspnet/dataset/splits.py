@@ -1,17 +1,30 @@
-"""Which group goes to which split. A group is never on two sides, and data added elsewhere never moves it."""
+"""Which group goes to which split. A group is never on two sides, and data added elsewhere never moves it, unless
+`stratified` is asked for.
+"""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from pspnet.config.prepare import PrepareParams
-from pspnet.dataset.problems import shortened
+from pspnet.dataset.problems import Told, judged
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.samples import Split, stable_uniform
-from pspnet.errors import Problem, UserError
+from pspnet.errors import Problem
+
+FIRST: tuple[Split, ...] = ("test", "val", "train", "unlabeled")  # of two splits the one that a group goes to
+
+Shares = dict[Split, float]
 
 
-def assign_splits(samples: Iterable[RawSample], prepare: PrepareParams) -> dict[str, Split]:
-    """Group -> split: what the layout says, else `unlabeled` for a group without any mask, else by a hash of its name.
+def assign_splits(
+    samples: Iterable[RawSample], prepare: PrepareParams, classes_in: Mapping[str, Counter[int]] | None = None
+) -> tuple[dict[str, Split], list[Told]]:
+    """Group -> split, and what is wrong with the official ones.
+
+    What the layout says, else `unlabeled` for a group without any mask, else by a hash of its name; with `classes_in`,
+    the images that show a class by group and class, so that each split gets its share of each.
 
     An image without a mask goes where its group goes, so that pretraining never sees the scenes of val and test.
     """
@@ -21,31 +34,84 @@ def assign_splits(samples: Iterable[RawSample], prepare: PrepareParams) -> dict[
         labelled[sample.group] |= sample.mask is not None
         if sample.split and prepare.official_splits != "ignored":
             official[sample.group].setdefault(sample.split, sample.id)
-    problems = []
-    for group, splits in sorted(official.items()):
-        if len(splits) > 1:
-            found = "has two splits: " + ", ".join(f"{split} ({name})" for split, name in splits.items())
-            fix = "Give all of the group one split, or name smaller groups (dataset.group_pattern)."
-            problems.append(Problem(f"group '{group}'", found, "one", fix))
-    if problems:
-        raise UserError(shortened(problems))
+    told = [judged(_torn(group, splits), prepare.problems, True) for group, splits in sorted(official.items())
+            if len(splits) > 1]  # fmt: skip
+    named: dict[str, Split] = {
+        group: next(split for split in FIRST if split in splits) for group, splits in official.items()
+    }
+    to_deal: dict[str, Shares] = {}
+    for group, has_masks in labelled.items():
+        split = named.get(group)
+        if prepare.official_splits == "val_is_test" and split in ("train", "val"):
+            if split == "val":
+                named[group] = "test"
+            else:
+                del named[group]
+                to_deal[group] = {"val": prepare.val_share, "train": 1 - prepare.val_share}
+        elif not split:
+            if has_masks:
+                rest = 1 - prepare.test_share - prepare.val_share
+                to_deal[group] = {"test": prepare.test_share, "val": prepare.val_share, "train": rest}
+            else:
+                named[group] = "unlabeled"
+    places = {group: stable_uniform(f"{prepare.split_seed}\0{group}") for group in to_deal}
+    if classes_in is None:
+        dealt = {group: _at(places[group], shares) for group, shares in to_deal.items()}
+    else:
+        dealt = {}
+        for shares in {tuple(shares.items()): shares for shares in to_deal.values()}.values():
+            own = sorted((group for group in to_deal if to_deal[group] == shares), key=places.__getitem__)
+            dealt |= _stratified(own, [classes_in.get(group, Counter()) for group in own], shares)
+    return {group: named.get(group) or dealt[group] for group in sorted(labelled)}, told
 
-    def split_of(group: str) -> Split:
-        named = next(iter(official[group])) if group in official else None
-        position = stable_uniform(f"{prepare.split_seed}\0{group}")
-        if prepare.official_splits == "val_is_test":
-            if named == "train":
-                return "val" if position < prepare.val_share else "train"
-            named = "test" if named == "val" else named
-        if named:
-            return named
-        if not labelled[group]:
-            return "unlabeled"
-        if position < prepare.test_share:
-            return "test"
-        return "val" if position < prepare.test_share + prepare.val_share else "train"
 
-    return {group: split_of(group) for group in sorted(labelled)}
+def _torn(group: str, splits: Mapping[Split, str]) -> Problem:
+    found = "has two splits: " + ", ".join(f"{split} ({name})" for split, name in splits.items())
+    fix = (
+        "Give all of the group one split, or name smaller groups (dataset.group_pattern), "
+        "or have it all go to the first of test, val, train: prepare.problems.contradicting_splits: fix."
+    )
+    return Problem(f"group '{group}'", found, "one", fix, "contradicting_splits")
+
+
+def _at(position: float, shares: Shares) -> Split:
+    """Where a number in [0, 1) falls when the shares lie side by side."""
+    end = 0.0
+    for split, share in shares.items():
+        end += share
+        if position < end:
+            return split
+    return split
+
+
+def _stratified(groups: Sequence[str], classes_in: Sequence[Counter[int]], shares: Shares) -> dict[str, Split]:
+    """The rarest class first: each group that shows it goes to the split that lacks most of its share of that class,
+    then most of its share of all images (iterative stratification).
+    """
+    splits = list(shares)
+    images = np.zeros((len(groups), 1 + max((k for own in classes_in for k in own), default=0) + 1))
+    for row, own in zip(images, classes_in, strict=True):
+        row[list(own)] = list(own.values())
+        row[-1] = 1  # of groups, so that their number is shared out too
+    lacking = np.outer(list(shares.values()), images.sum(axis=0))  # (splits, classes and the groups)
+    left, dealt = set(range(len(groups))), {}
+    while left:
+        open_ = images[sorted(left)]
+        shown = (open_ > 0).sum(axis=0)
+        rarest = min(np.flatnonzero(shown), key=lambda k: (shown[k], k))
+        showing = [place for place in sorted(left) if images[place, rarest]]
+        for place in sorted(showing, key=lambda place: -images[place, rarest]):
+            split = max(range(len(splits)), key=lambda s: (lacking[s, rarest], lacking[s, -1], -s))
+            dealt[groups[place]] = splits[split]
+            lacking[split] -= images[place]
+            left.remove(place)
+    return dealt
+
+
+def chosen_masks(ids: Iterable[str], fraction: float) -> set[str]:
+    """Of a smaller fraction they are among those of a larger one; at least one."""
+    ordered = sorted(ids, key=lambda name: (stable_uniform(f"labelled\0{name}"), name))
+    return set(ordered[: max(1, round(fraction * len(ordered)))])
 
 
 def missing_masks(masks: Mapping[Split, int], groups: Mapping[Split, int]) -> list[Problem]:
@@ -55,7 +121,7 @@ def missing_masks(masks: Mapping[Split, int], groups: Mapping[Split, int]) -> li
         return []
     found = ", ".join(f"{masks.get(split, 0):,} in {split} ({groups.get(split, 0):,} groups)" for split in needed)
     fix = (
-        "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, "
-        "or change prepare.split_seed, prepare.val_share or prepare.test_share."
+        "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, set "
+        "prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share."
     )
     return [Problem("splits", f"masks: {found}", "at least one in each, and no group divided", fix)]

@@ -3,16 +3,16 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pspnet.dataset.classes import IGNORE, Classes
 from pspnet.dataset.prepared import Channels, PreparedDataset
+from pspnet.dataset.problems import Outcome
 from pspnet.dataset.samples import SPLITS, Split
-from pspnet.dataset.shards import Shard
-from pspnet.dataset.validation import Checked
-from pspnet.errors import Problem
+from pspnet.dataset.shards import Record, Shard
 
 
 class Summary:
@@ -21,24 +21,26 @@ class Summary:
         self._images: Counter[Split] = Counter()
         self._masks: Counter[Split] = Counter()
         self._labelled: dict[Split, set[str]] = {split: set() for split in SPLITS}
-        self._channels = np.zeros((3, 256), np.int64)
+        self._pixels, self._channel_sums = 0, [0] * 6
         self._class_counts = {split: np.zeros(256, np.int64) for split in SPLITS}
         names = json.dumps(classes.names).encode() + b"\n"
         self._digests = {split: hashlib.sha256(names) for split in SPLITS}
 
-    def add(self, checked: Checked) -> None:
-        record = checked.record
+    def add(self, record: Record, channel_sums: Sequence[int], class_counts: Mapping[int, int]) -> None:
+        """`channel_sums`: of the values of red, green and blue, then of their squares."""
         split = record.split
         self._images[split] += 1
         self._digests[split].update(f"{record.sha256} {json.dumps(record.id)}\n".encode())
         if split in ("train", "unlabeled"):  # what val and test look like stays unknown
-            self._channels += checked.channel_counts
-        if checked.class_counts is not None:
+            self._pixels += record.height * record.width
+            self._channel_sums = [a + b for a, b in zip(self._channel_sums, channel_sums, strict=True)]
+        if record.mask is not None:
             self._masks[split] += 1
             self._labelled[split].add(record.group)
-            self._class_counts[split] += checked.class_counts
+            for value, pixels in class_counts.items():
+                self._class_counts[split][value] += pixels
 
-    def dataset(self, folder: Path, shards: list[Shard], refused: list[Problem]) -> PreparedDataset:
+    def dataset(self, folder: Path, shards: list[Shard], outcomes: Mapping[Outcome, int]) -> PreparedDataset:
         groups = {split: len(self._labelled[split]) for split in SPLITS}
         fingerprints = {split: self._digests[split].hexdigest() for split in SPLITS}
         mean, std = self._statistics()
@@ -58,15 +60,16 @@ class Summary:
             fingerprint=hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest(),
             fingerprints=fingerprints,
             shards=tuple(shards),
-            refused=tuple((problem.where, _reason(problem)) for problem in refused),
+            quarantined=outcomes["quarantined"],
+            duplicates=outcomes["duplicate"],
+            left_out=outcomes["left out"],
         )
 
     def _statistics(self) -> tuple[Channels, Channels]:
         """mean = sum(x) / n, std = sqrt(sum(x^2) / n - mean^2), from whole numbers: the order adds nothing."""
-        values = np.arange(256)
-        pixels = self._channels.sum(axis=1)
-        mean = self._channels @ values / pixels
-        variance = self._channels @ values**2 / pixels - mean**2
+        sums = np.array(self._channel_sums, np.float64)
+        mean = sums[:3] / max(self._pixels, 1)
+        variance = sums[3:] / max(self._pixels, 1) - mean**2
         std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1)  # images get divided by it
         return _rounded(mean / 255), _rounded(std / 255)
 
@@ -74,7 +77,3 @@ class Summary:
 def _rounded(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Channels:
     red, green, blue = (round(float(value), 6) for value in values)
     return red, green, blue
-
-
-def _reason(problem: Problem) -> str:
-    return str(problem).removeprefix(f"{problem.where}: ")

@@ -1,25 +1,25 @@
-"""`prepare`: raw files -> the prepared dataset."""
+"""`prepare`: raw files -> the prepared dataset, by itself or from parts that were made elsewhere."""
 
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
-from pspnet.dataset.adapters import LAYOUTS
-from pspnet.dataset.classes import declared_classes
-from pspnet.dataset.description import describe
-from pspnet.dataset.grouping import grouped
-from pspnet.dataset.problems import located, shortened
-from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.shards import ShardWriter
-from pspnet.dataset.splits import assign_splits, missing_masks
-from pspnet.dataset.summary import Summary
-from pspnet.dataset.validation import check
-from pspnet.errors import Problem, UserError
+from pspnet.dataset.assembly import Pieces, assemble, decide
+from pspnet.dataset.data_report import absent_classes, write_data_report
+from pspnet.dataset.parts import join, parse_part, write_part
+from pspnet.dataset.pieces import check_pieces
+from pspnet.dataset.problems import judged, located, shortened, stop_for
+from pspnet.dataset.raw_dataset import look
+from pspnet.dataset.splits import missing_masks
+from pspnet.errors import UserError
 from pspnet.outputs import whole_folder
+from pspnet.process import exclusive
 from pspnet.tracking.run import StageRun
+
+Tick = Callable[[int, int, str], None]
 
 
 def run(
@@ -28,48 +28,43 @@ def run(
     *,
     raw: Path,
     out: Path,
+    checkpoints: Path,
+    merge: Sequence[Path] = (),
     run: StageRun,
-    tick: Callable[[int, int, str], None],
+    tick: Tick,
 ) -> None:
-    if not raw.is_dir():
-        fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
-        raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
+    found = look(dataset, prepare, raw)
     run.identify(raw=raw)
-    files, layout = RawFiles(raw), LAYOUTS[dataset.source.layout]
-    classes = declared_classes(dataset, raw, layout.classes(dataset.source, files))
-    found = list(grouped(layout.find(dataset.source, files), dataset.group_pattern, raw))
-    samples = [item for item in found if isinstance(item, RawSample)]
-    refused = [item for item in found if isinstance(item, Problem)]
-    split_of = assign_splits(samples, prepare)
-    labelled = [sample.group for sample in samples if sample.mask]
-    masks, groups = Counter(split_of[group] for group in labelled), Counter(split_of[group] for group in {*labelled})
-    if problems := missing_masks(masks, groups):  # told now, not after hours of reading
-        raise UserError(shortened([*problems, *located(refused, raw)]))
-    with whole_folder(out) as folder:
-        writer = ShardWriter(folder / "shards", prepare.shard_mb * 10**6)
-        summary = Summary(classes)
-        max_pixels = round(prepare.max_megapixels * 10**6)
-        for done, sample in enumerate(samples, start=1):
-            checked = check(sample, split_of[sample.group], files=files, classes=classes, max_pixels=max_pixels)
-            if isinstance(checked, Problem):
-                refused.append(checked)
-            else:
-                writer.add(checked.record)
-                summary.add(checked)
-            tick(done, len(samples), sample.id)
-        writer.close()
-        if len(refused) / len(found) > prepare.tolerated_share:
-            count = f"{len(refused):,} of {len(found):,} files cannot be used"
-            raise UserError(
-                shortened(located(refused, raw)), f"{count}; prepare.tolerated_share is {prepare.tolerated_share:.1%}."
-            )
-        prepared = summary.dataset(folder, writer.shards, refused)
-        if problems := missing_masks(prepared.masks, prepared.groups):  # of those that were left
-            raise UserError(shortened([*problems, *located(refused, raw)]))
-        assert len(found) == sum(prepared.images.values()) + len(refused)
+    folder = checkpoints / "prepare"
+    with exclusive(checkpoints / "prepare.lock", "the checked images"), whole_folder(out) as partial:
+        if merge:
+            join(merge, found.pieces, folder)
+        check_pieces(found.pieces, folder, found.files, found.rules, tick)
+        pieces = Pieces(folder, found.pieces)
+        decisions = decide(found.samples, pieces, prepare, dataset.labelled_fraction)
+        told = [*found.told, *decisions.told]
+        stop_for(told, found.found, prepare, raw)
+        outcomes = Counter(one.outcome for one in told)
+        prepared = assemble(found.samples, pieces, decisions, outcomes, found.rules.classes, prepare, partial)
+        if problems := missing_masks(prepared.masks, prepared.groups):
+            left_out = located((one.problem for one in told if one.outcome == "quarantined"), raw)
+            raise UserError(shortened([*problems, *left_out]))
+        absent = [judged(problem, prepare.problems) for problem in absent_classes(prepared)]
+        stop_for(absent, found.found, prepare, raw)
+        assert found.found == prepared.found  # nothing is lost without a word
         prepared.write()
-        (folder / "report.md").write_text(describe(prepared), encoding="utf-8")
+        write_data_report(prepared, [*told, *absent], found.files, found.rules, partial)
+        shutil.rmtree(folder)
     for split, images in prepared.images.items():
         run.dataset(split, prepared.fingerprints[split], out, images)
-    run.figures({"images": prepared.images, "masks": prepared.masks, "refused": len(refused)})
-    run.artifacts(out / "dataset.json", out / "report.md")
+    counts = {"quarantined": prepared.quarantined, "duplicates": prepared.duplicates}
+    run.figures({"images": prepared.images, "masks": prepared.masks, **counts})
+    run.artifacts(out / "dataset.json", out / "data_report.html", out / "problems.csv")
+
+
+def run_part(
+    dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, part: str, tick: Tick
+) -> None:  # fmt: skip
+    """A part of the checking, as a folder that `run` may be given."""
+    own = parse_part(part)
+    write_part(look(dataset, prepare, raw), own, out, tick)

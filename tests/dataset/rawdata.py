@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pspnet.config.dataset import DatasetParams
+from pspnet.config.prepare import PrepareParams
+from pspnet.dataset.classes import Classes
+from pspnet.dataset.validation import Checked, Rules
+from pspnet.errors import Problem
 from tests.parameters import ROOT, demo_params
 
 Pixels = NDArray[np.uint8]
@@ -45,6 +49,23 @@ def dataset_params(**changes: Any) -> DatasetParams:
     """Two classes, 0 and 1; 255 is ignored; the group is the folder. `source__images="leftImg"` changes its source."""
     defaults = {"classes": {"back": 0, "front": 1}, "ignore_values": [255], "group_pattern": "^([^/]+)"}
     return demo_params(**{f"dataset__{key}": value for key, value in {**defaults, **changes}.items()}).dataset
+
+
+def prepare_params(**changes: Any) -> PrepareParams:
+    """`problems__mask_size="fix"` changes a policy."""
+    return demo_params(**{f"prepare__{key}": value for key, value in changes.items()}).prepare
+
+
+def rules(classes: Classes, max_pixels: int = LIMIT, **policies: str) -> Rules:
+    params = prepare_params(**{f"problems__{kind}": policy for kind, policy in policies.items()})
+    return Rules(classes, params.problems, max_pixels)
+
+
+def left_out(checked: Checked) -> Problem:
+    """Why it is not used."""
+    assert checked.image is None and checked.mask is None
+    assert checked.told[-1].outcome in ("quarantined", "error")
+    return checked.told[-1].problem
 
 
 def write_pair(raw: Path, name: str, mask: NDArray[Any] | None = None, size: tuple[int, int] = (8, 12)) -> None:

@@ -16,9 +16,9 @@ from pspnet.dataset.classes import IGNORE, Classes, declared_classes
 from pspnet.dataset.images import decode_mask
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.validation import Checked, check
+from pspnet.dataset.validation import check
 from pspnet.errors import Problem, UserError
-from tests.dataset.rawdata import dataset_params, encoded, noise, shared_data, write
+from tests.dataset.rawdata import dataset_params, encoded, left_out, noise, rules, shared_data, write
 
 CITYSCAPES = {"layout": "cityscapes", "images": "leftImg8bit", "masks": "gtFine", "labels": "labelIds"}
 VOC = {
@@ -54,10 +54,9 @@ def prepared(raw: Path, dataset: DatasetParams, found: Found) -> np.ndarray[tupl
     """The mask as the pipeline sees it."""
     sample = RawSample(found.id, found.image, found.mask, "group", found.split)
     classes = classes_of(raw, dataset)
-    checked = check(sample, "train", files=RawFiles(raw), classes=classes, max_pixels=10**7)
-    assert isinstance(checked, Checked), checked
-    assert checked.record.mask
-    return decode_mask(checked.record.mask)
+    checked = check(sample, files=RawFiles(raw), rules=rules(classes, 10**7))
+    assert checked.mask, checked.told
+    return decode_mask(checked.mask)
 
 
 def test_cityscapes_has_the_same_19_classes_in_both_of_its_masks() -> None:
@@ -123,8 +122,7 @@ def test_a_colour_that_voc_does_not_have_is_told(tmp_path: Path) -> None:
     [sample] = found(tmp_path, params(VOC))[0].values()
     raw_sample = RawSample(sample.id, sample.image, sample.mask, "group", None)
     classes = classes_of(tmp_path, params(VOC))
-    problem = check(raw_sample, "train", files=RawFiles(tmp_path), classes=classes, max_pixels=10**7)
-    assert isinstance(problem, Problem)
+    problem = left_out(check(raw_sample, files=RawFiles(tmp_path), rules=rules(classes)))
     assert problem.found == "has value '#010203' in 4 pixels (100.0%)"
 
 

@@ -1,22 +1,24 @@
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pspnet.dataset.classes import Classes
-from pspnet.dataset.description import describe
+from pspnet.dataset.data_report import absent_classes
 from pspnet.dataset.masks import Numbers
 from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.problems import Outcome
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.samples import Split
-from pspnet.dataset.shards import ShardWriter, open_shard
+from pspnet.dataset.shards import Record, ShardWriter, digest, open_shard
 from pspnet.dataset.summary import Summary
-from pspnet.dataset.validation import Checked, check
-from pspnet.errors import Problem, UserError
-from tests.dataset.rawdata import LIMIT, encoded, write
+from pspnet.dataset.validation import check
+from pspnet.errors import UserError
+from tests.dataset.rawdata import encoded, rules, write
 
 CLASSES = Classes(("back", "front"), ((1, 2, 3), (9, 9, 9)), {0: 0, 1: 1}, (255,))
 PLACES: list[tuple[str, Split, bool]] = [
@@ -27,7 +29,6 @@ PLACES: list[tuple[str, Split, bool]] = [
     ("e", "test", False),
 ]
 SHADES = {"a": 0, "b": 255, "c": 10, "d": 20, "e": 30}
-REFUSED = Problem("images/x.png", "is bad", "good", "Mend it.")
 
 
 @pytest.fixture
@@ -44,12 +45,17 @@ def make(folder: Path, shades: dict[str, int] = SHADES) -> PreparedDataset:
         write(folder / f"raw/{name}.png", encoded(np.full((1, 2, 3), shades[name], np.uint8)))
         write(folder / f"raw/m{name}.png", encoded(np.array([[1, 255]], np.uint8)))
         sample = RawSample(name, f"{name}.png", Numbers(f"m{name}.png") if labelled else None, f"group {name}", None)
-        checked = check(sample, split, files=RawFiles(folder / "raw"), classes=CLASSES, max_pixels=LIMIT)
-        assert isinstance(checked, Checked)
-        writer.add(checked.record)
-        summary.add(checked)
+        checked = check(sample, files=RawFiles(folder / "raw"), rules=rules(CLASSES))
+        assert checked.image
+        record = Record(
+            name, split, checked.image, checked.mask, checked.height, checked.width, sample.group, sample.image,
+            digest(checked.image, checked.mask).hex(),
+        )  # fmt: skip
+        writer.add(record)
+        summary.add(record, checked.channel_sums, checked.class_counts)
     writer.close()
-    summary.dataset(out, writer.shards, [REFUSED]).write()
+    outcomes: Counter[Outcome] = Counter({"quarantined": 3, "duplicate": 2, "left out": 1})
+    summary.dataset(out, writer.shards, outcomes).write()
     return PreparedDataset.open(out)
 
 
@@ -61,9 +67,11 @@ def test_the_facts_are_read_as_they_were_written(dataset: PreparedDataset) -> No
     assert dataset.masks == {"train": 1, "val": 1, "test": 1, "unlabeled": 0}
     assert dataset.class_pixels == {"train": [0, 1], "val": [0, 1], "test": [0, 1], "unlabeled": [0, 0]}
     assert dataset.ignored_pixels == {"train": 1, "val": 1, "test": 1, "unlabeled": 0}
-    assert dataset.refused == (("images/x.png", "is bad; expected good. Mend it."),)
-    facts = json.loads((dataset.folder / "dataset.json").read_text())
-    assert (facts["counts"]["found"], facts["counts"]["prepared"], facts["counts"]["refused"]) == (6, 5, 1)
+    assert (dataset.quarantined, dataset.duplicates, dataset.left_out, dataset.found) == (3, 2, 1, 11)
+    counts = json.loads((dataset.folder / "dataset.json").read_text())["counts"]
+    assert {key: counts[key] for key in ("found", "prepared", "quarantined", "duplicates", "left_out")} == {
+        "found": 11, "prepared": 5, "quarantined": 3, "duplicates": 2, "left_out": 1,
+    }  # fmt: skip
 
 
 def test_mean_and_std_are_those_of_train_and_unlabeled_pixels(dataset: PreparedDataset) -> None:
@@ -116,19 +124,14 @@ def test_a_missing_dataset_is_asked_for(tmp_path: Path) -> None:
         PreparedDataset.open(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 2}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}'])
 def test_a_dataset_of_another_format_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "dataset.json", text)
     with pytest.raises(UserError, match=r"dataset\.json"):
         PreparedDataset.open(tmp_path)
 
 
-def test_the_description_names_counts_absent_classes_and_refused_files(dataset: PreparedDataset) -> None:
-    text = describe(dataset)
-    assert "6 found: 5 prepared, 1 refused." in text
-    assert "| test | 2 | 1 | 1 |" in text
-    assert "| front | 50.00% | 50.00% | 50.00% |" in text
-    assert "| (ignored) | 50.00% | 50.00% | 50.00% |" in text
-    assert "**No mask in val shows: back.**" in text
-    assert "| 2 x 1 | 5 |" in text
-    assert "| images/x.png | is bad; expected good. Mend it. |" in text
+def test_classes_that_no_mask_of_a_split_shows_are_named(dataset: PreparedDataset) -> None:
+    problems = absent_classes(dataset)
+    assert [problem.where for problem in problems] == ["split 'train'", "split 'val'", "split 'test'"]
+    assert {problem.found for problem in problems} == {"no mask shows back"}

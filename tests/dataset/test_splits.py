@@ -1,11 +1,13 @@
+from collections import Counter
+from typing import Any
+
 import pytest
 
 from pspnet.dataset.masks import Numbers
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.samples import SPLITS, Split, stable_uniform
-from pspnet.dataset.splits import assign_splits, missing_masks
-from pspnet.errors import UserError
-from tests.parameters import demo_params
+from pspnet.dataset.splits import assign_splits, chosen_masks, missing_masks
+from tests.dataset.rawdata import prepare_params
 
 
 def sample(name: str, group: str, labelled: bool = True, split: Split | None = None) -> RawSample:
@@ -14,7 +16,9 @@ def sample(name: str, group: str, labelled: bool = True, split: Split | None = N
 
 def assign(samples: list[RawSample], seed: int = 0, official: str = "kept") -> dict[str, Split]:
     changes = {"split_seed": seed, "val_share": 0.2, "test_share": 0.3, "official_splits": official}
-    return assign_splits(samples, demo_params(**{f"prepare__{key}": value for key, value in changes.items()}).prepare)
+    splits, told = assign_splits(samples, prepare_params(**changes))
+    assert not told
+    return splits
 
 
 SCENES = [sample(f"{scene}/{frame}", f"scene{scene}") for scene in range(400) for frame in range(2)]
@@ -84,10 +88,51 @@ def test_an_official_split_of_one_image_is_that_of_its_group() -> None:
 
 def test_every_group_in_two_official_splits_is_told() -> None:
     torn = [sample(f"{g}{s}", g, split=s) for g in ("one", "two") for s in ("train", "test")]
-    with pytest.raises(UserError) as error:
-        assign(torn)
-    assert [p.where for p in error.value.problems] == ["group 'one'", "group 'two'"]
-    assert error.value.problems[0].found == "has two splits: train (onetrain), test (onetest)"
+    _, told = assign_splits(torn, prepare_params())
+    assert [(one.problem.where, one.outcome) for one in told] == [("group 'one'", "error"), ("group 'two'", "error")]
+    assert told[0].problem.found == "has two splits: train (onetrain), test (onetest)"
+    mended, told = assign_splits(torn, prepare_params(problems__contradicting_splits="fix"))
+    assert mended == {"one": "test", "two": "test"}
+    assert {one.outcome for one in told} == {"fixed"}
+
+
+def showing(*classes: int) -> Counter[int]:
+    return Counter(classes)
+
+
+def stratified(classes_in: dict[str, Counter[int]], **changes: Any) -> dict[str, Split]:
+    samples = [sample(group, group) for group in classes_in]
+    splits, _ = assign_splits(samples, prepare_params(val_share=0.25, test_share=0.25, **changes), classes_in)
+    return splits
+
+
+def test_stratified_every_split_shows_a_class_that_only_few_groups_show() -> None:
+    classes_in = {f"g{n}": showing(0, 1) if n < 4 else showing(0) for n in range(40)}
+    for seed in range(20):
+        splits = stratified(classes_in, split_seed=seed)
+        assert sorted(splits[f"g{n}"] for n in range(4)) == ["test", "train", "train", "val"]
+        assert Counter(splits.values()) == {"train": 20, "val": 10, "test": 10}
+
+
+def test_stratified_a_set_of_four_groups_has_masks_in_each_split() -> None:
+    for seed in range(20):
+        splits = stratified({name: showing(0, 1) for name in "abcd"}, split_seed=seed)
+        assert sorted(splits.values()) == ["test", "train", "train", "val"]
+
+
+def test_stratified_a_group_of_many_images_counts_as_many() -> None:
+    splits = stratified({"film": Counter({0: 50}), **{f"g{n}": showing(0) for n in range(50)}})
+    assert splits["film"] == "train"
+    assert Counter(splits[f"g{n}"] for n in range(50))["train"] < 15
+
+
+def test_chosen_masks_of_a_smaller_fraction_are_among_those_of_a_larger_one() -> None:
+    ids = [f"{number}" for number in range(1000)]
+    sixteenth, eighth, quarter = (chosen_masks(ids, fraction) for fraction in (1 / 16, 1 / 8, 1 / 4))
+    assert sixteenth < eighth < quarter
+    assert [len(chosen) for chosen in (sixteenth, eighth, quarter)] == [62, 125, 250]
+    assert chosen_masks(reversed(ids), 1 / 8) == eighth
+    assert len(chosen_masks(ids[:3], 0.01)) == 1
 
 
 def test_splits_without_masks_are_told_with_counts() -> None:

@@ -78,7 +78,7 @@ def test_the_folder_is_complete_and_its_classes_fit_the_params(tmp_path: Path) -
     assert json.loads((tmp_path / "raw/synthetic.json").read_text())["labelled"] == 4
     classes = yaml.safe_load((tmp_path / "raw/classes.yaml").read_text())
     source = demo_params().dataset.source
-    params = DatasetParams(source=source, group_pattern="^(street[0-9]+)", **classes)
+    params = DatasetParams(source=source, labelled_fraction=1.0, group_pattern="^(street[0-9]+)", **classes)
     assert list(params.classes.items())[:2] == [("sky", 0), ("road", 1)]
     assert ticks == [(done, 5, "drawing") for done in range(1, 6)]
 

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pspnet.config.prepare import ProblemsParams
 from pspnet.dataset.classes import IGNORE, Classes
 from pspnet.dataset.images import decode_image, decode_mask
-from pspnet.dataset.masks import Numbers
+from pspnet.dataset.masks import COLOR, Colors, Numbers
 from pspnet.dataset.problems import shortened
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.samples import Split
 from pspnet.dataset.validation import Checked, check
 from pspnet.errors import Problem
-from tests.dataset.rawdata import LIMIT, encoded, noise, write
+from tests.dataset.rawdata import LIMIT, encoded, left_out, noise, rules, write
 from tests.dataset.test_images import as_stored
+from tests.parameters import ROOT
 
 CLASSES = Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 5: 1}, (255,))
 IMAGE = noise(2, 3)
@@ -24,103 +25,187 @@ MASK = np.array([[0, 5, 5], [255, 0, 5]], np.uint8)
 
 
 def checked(
-    raw: Path, image: bytes, mask: bytes | None = None, split: Split = "train", max_pixels: int = LIMIT
-) -> Checked | Problem:
-    write(raw / "i.png", image)
+    raw: Path, image: bytes, mask: bytes | None = None, name: str = "i.png", max_pixels: int = LIMIT, **policies: str
+) -> Checked:
+    write(raw / name, image)
     if mask is not None:
         write(raw / "m.png", mask)
-    sample = RawSample("i", "i.png", None if mask is None else Numbers("m.png"), "g", None)
-    return check(sample, split, files=RawFiles(raw), classes=CLASSES, max_pixels=max_pixels)
+    sample = RawSample("i", name, None if mask is None else Numbers("m.png"), "g", None)
+    return check(sample, files=RawFiles(raw), rules=rules(CLASSES, max_pixels, **policies))
 
 
-def sound(result: Checked | Problem) -> Checked:
-    assert isinstance(result, Checked), result
-    return result
+def mask_of(result: Checked) -> Any:
+    assert result.mask is not None, result.told
+    return decode_mask(result.mask)
 
 
-def refused(result: Checked | Problem) -> Problem:
-    assert isinstance(result, Problem), result
-    return result
+def outcomes(result: Checked) -> list[tuple[str, str]]:
+    return [(one.problem.kind, one.outcome) for one in result.told]
 
 
-def test_a_sound_pair_becomes_a_record(tmp_path: Path) -> None:
+def test_a_sound_pair_is_used_as_it_is(tmp_path: Path) -> None:
     image = encoded(IMAGE)
-    result = sound(checked(tmp_path, image, encoded(MASK)))
-    record = result.record
-    assert (record.id, record.split, record.group, record.source) == ("i", "train", "g", "i.png")
-    assert (record.image, record.height, record.width) == (image, 2, 3)
-    assert record.mask is not None and decode_mask(record.mask).tolist() == [[0, 1, 1], [IGNORE, 0, 1]]
-    assert result.class_counts is not None
-    assert result.class_counts[[0, 1, IGNORE]].tolist() == [2, 3, 1]
+    result = checked(tmp_path, image, encoded(MASK))
+    assert (result.image, result.height, result.width, result.told) == (image, 2, 3, [])
+    assert mask_of(result).tolist() == [[0, 1, 1], [IGNORE, 0, 1]]
+    assert result.class_counts == {0: 2, 1: 3, IGNORE: 1}
+    assert result.channel_sums == [*IMAGE.sum((0, 1)), *(IMAGE.astype(int) ** 2).sum((0, 1))]
 
 
 def test_an_image_without_a_mask_has_none(tmp_path: Path) -> None:
-    result = sound(checked(tmp_path, encoded(IMAGE)))
-    assert result.record.mask is None and result.class_counts is None
+    result = checked(tmp_path, encoded(IMAGE))
+    assert (result.mask, result.class_counts, result.told) == (None, {}, [])
 
 
-def test_the_mask_of_an_image_declared_unlabeled_is_left_out(tmp_path: Path) -> None:
-    assert sound(checked(tmp_path, encoded(IMAGE), encoded(MASK), "unlabeled")).record.mask is None
+@pytest.mark.parametrize("policy", ["error", "quarantine"])
+def test_an_image_without_a_mask_may_be_a_problem(tmp_path: Path, policy: str) -> None:
+    result = checked(tmp_path, encoded(IMAGE), image_without_mask=policy)
+    assert left_out(result).kind == "image_without_mask"
+    assert result.told[-1].outcome == {"error": "error", "quarantine": "quarantined"}[policy]
+
+
+@pytest.mark.parametrize("name", ["i.jpg", "i.tif", "i"])
+def test_what_is_in_a_file_counts_whatever_its_name_says(tmp_path: Path, name: str) -> None:
+    result = checked(tmp_path, encoded(IMAGE), name=name)
+    assert result.image == encoded(IMAGE)
+    assert outcomes(result) == [("wrong_suffix", "allowed")]
+    assert result.told[0].problem.found == "is a PNG by its content"
+    assert left_out(checked(tmp_path, encoded(IMAGE), name=name, wrong_suffix="quarantine")).where == name
 
 
 def test_a_broken_mask_is_refused_by_its_own_name(tmp_path: Path) -> None:
-    problem = refused(checked(tmp_path, encoded(IMAGE), b"GIF89a and then nothing"))
+    problem = left_out(checked(tmp_path, encoded(IMAGE), b"GIF89a and then nothing"))
     assert problem.where == "m.png"
 
 
 def test_an_undeclared_value_is_told_with_its_pixels_and_what_to_write(tmp_path: Path) -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask.flat[:1234] = 77
-    problem = refused(checked(tmp_path, encoded(noise(100, 100)), encoded(mask)))
+    problem = left_out(checked(tmp_path, encoded(noise(100, 100)), encoded(mask)))
     assert problem.found == "has value 77 in 1,234 pixels (12.3%)"
     assert "ignore_values: [77]" in problem.fix
     assert problem.expected == "declared values: 0, 5, 255"
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    problem = refused(checked(tmp_path, encoded(IMAGE), encoded(MASK[:, :2])))
+    problem = left_out(checked(tmp_path, encoded(IMAGE), encoded(MASK[:, :2])))
     assert problem.found == "has 2 x 2 pixels, its image 3 x 2"
 
 
-def both(raw: Path, orientation: int, mask: NDArray[Any]) -> Checked | Problem:
+def both(raw: Path, orientation: int, mask: NDArray[Any]) -> Checked:
     return checked(raw, encoded(as_stored(IMAGE, orientation), orientation=orientation), encoded(mask))
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_mask_drawn_before_exif_turned_the_image_is_turned_likewise(tmp_path: Path, orientation: int) -> None:
-    record = sound(both(tmp_path, orientation, as_stored(MASK, orientation))).record
-    assert np.array_equal(decode_image(record.image), IMAGE)
-    assert record.mask is not None and np.array_equal(decode_mask(record.mask), CLASSES.index_of(MASK))
+    result = both(tmp_path, orientation, as_stored(MASK, orientation))
+    assert result.image is not None and np.array_equal(decode_image(result.image), IMAGE)
+    assert np.array_equal(mask_of(result), CLASSES.index_of(MASK))
 
 
 def test_a_mask_drawn_on_the_upright_image_stays(tmp_path: Path) -> None:
-    record = sound(both(tmp_path, 6, MASK)).record
-    assert record.mask is not None and np.array_equal(decode_mask(record.mask), CLASSES.index_of(MASK))
+    assert np.array_equal(mask_of(both(tmp_path, 6, MASK)), CLASSES.index_of(MASK))
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
 def test_a_mask_whose_size_does_not_say_how_it_lies_is_refused(tmp_path: Path, orientation: int) -> None:
-    assert "both before and after EXIF" in refused(both(tmp_path, orientation, MASK)).found
+    assert "both before and after EXIF" in left_out(both(tmp_path, orientation, MASK)).found
+
+
+def test_a_mask_of_another_size_may_be_scaled_by_nearest_neighbour(tmp_path: Path) -> None:
+    small = np.array([[0, 5], [255, 0]], np.uint8)
+    result = checked(tmp_path, encoded(noise(4, 4)), encoded(small), mask_size="fix")
+    assert outcomes(result) == [("mask_size", "fixed")]
+    assert mask_of(result).tolist() == [[0, 0, 1, 1]] * 2 + [[IGNORE, IGNORE, 0, 0]] * 2
+
+
+def test_a_mask_of_another_shape_cannot_be_mended(tmp_path: Path) -> None:
+    result = checked(tmp_path, encoded(noise(4, 4)), encoded(MASK), mask_size="fix")
+    assert outcomes(result) == [("mask_size", "quarantined")]
+
+
+def test_undeclared_values_may_be_ignored(tmp_path: Path) -> None:
+    mask = np.array([[0, 5, 7], [255, 9, 5]], np.uint8)
+    result = checked(tmp_path, encoded(IMAGE), encoded(mask), mask_values="fix")
+    assert outcomes(result) == [("mask_values", "fixed")]
+    assert mask_of(result).tolist() == [[0, 1, IGNORE], [IGNORE, IGNORE, 1]]
+
+
+BLURRED = np.array([[0, 0, 10, 20, 30, 40, 200, 210, 220, 230, 250, 250]] + [[0] * 6 + [250] * 6] * 9, np.uint8)
+
+
+def blurred(raw: Path, policy: str) -> Checked:
+    two = Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 250: 1}, ())
+    write(raw / "i.png", encoded(noise(10, 12)))
+    write(raw / "m.png", encoded(BLURRED))
+    sample = RawSample("i", "i.png", Numbers("m.png"), "g", None)
+    return check(sample, files=RawFiles(raw), rules=rules(two, blurred_mask=policy))
+
+
+def test_a_blurred_mask_is_told_as_such(tmp_path: Path) -> None:
+    problem = left_out(blurred(tmp_path, "quarantine"))
+    assert problem.kind == "blurred_mask"
+    assert problem.found == "has 8 values between those of the classes, in 6.7% of its pixels"
+
+
+def test_each_pixel_of_a_blurred_mask_may_take_the_nearest_class(tmp_path: Path) -> None:
+    result = blurred(tmp_path, "fix")
+    assert outcomes(result) == [("blurred_mask", "fixed")]
+    assert mask_of(result).tolist() == [[0] * 6 + [1] * 6] * 10
+
+
+def test_a_blurred_mask_in_colours_takes_the_nearest_colour(tmp_path: Path) -> None:
+    colors = [(0, 0, 0), (200, 0, 0)]
+    classes = Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {COLOR: 0, COLOR | 200 << 16: 1}, ())
+    mask = np.array([[colors[0]] * 6 + [colors[1]] * 6] * 10, np.uint8)
+    mask[0, 2:10] = [(20 * n, n, 0) for n in (1, 2, 3, 4, 6, 7, 8, 9)]
+    write(tmp_path / "i.png", encoded(noise(10, 12)))
+    write(tmp_path / "m.png", encoded(mask))
+    sample = RawSample("i", "i.png", Colors("m.png"), "g", None)
+    result = check(sample, files=RawFiles(tmp_path), rules=rules(classes, blurred_mask="fix"))
+    assert mask_of(result).tolist() == [[0] * 6 + [1] * 6] * 10
+
+
+EMPTY = np.full((2, 3), 255, np.uint8)
+
+
+def test_a_mask_in_which_all_is_ignored_counts_as_none(tmp_path: Path) -> None:
+    result = checked(tmp_path, encoded(IMAGE), encoded(EMPTY))
+    assert outcomes(result) == [("empty_mask", "fixed")]
+    assert result.image is not None and result.mask is None and result.class_counts == {}
+
+
+def test_a_mask_in_which_all_is_ignored_may_be_kept_or_leave_the_image_out(tmp_path: Path) -> None:
+    assert (mask_of(checked(tmp_path, encoded(IMAGE), encoded(EMPTY), empty_mask="allow")) == IGNORE).all()
+    assert left_out(checked(tmp_path, encoded(IMAGE), encoded(EMPTY), empty_mask="quarantine")).kind == "empty_mask"
+
+
+def test_every_kind_of_problem_has_a_policy() -> None:
+    """What is told somewhere in the code is decided somewhere in params.yaml, and the other way round."""
+    told = set()
+    for path in (ROOT / "pspnet/dataset").rglob("*.py"):
+        told |= {kind for kind in ProblemsParams.model_fields if f'"{kind}"' in path.read_text()}
+    assert told == set(ProblemsParams.model_fields)
 
 
 def test_a_broken_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "i.png").symlink_to(tmp_path / "nowhere")
     sample = RawSample("i", "i.png", None, "g", None)
-    problem = refused(check(sample, "train", files=RawFiles(tmp_path), classes=CLASSES, max_pixels=LIMIT))
+    problem = left_out(check(sample, files=RawFiles(tmp_path), rules=rules(CLASSES)))
     assert "broken link" in problem.found
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "i.png")
     sample = RawSample("i", "i.png", None, "g", None)
-    refused(check(sample, "train", files=RawFiles(tmp_path), classes=CLASSES, max_pixels=LIMIT))
+    left_out(check(sample, files=RawFiles(tmp_path), rules=rules(CLASSES)))
 
 
 def test_a_file_too_big_for_any_allowed_image_is_not_even_read(tmp_path: Path) -> None:
     with (tmp_path / "i.png").open("wb") as file:
         file.truncate(2**24 + 8 * 100 + 1)
     sample = RawSample("i", "i.png", None, "g", None)
-    problem = refused(check(sample, "train", files=RawFiles(tmp_path), classes=CLASSES, max_pixels=100))
+    problem = left_out(check(sample, files=RawFiles(tmp_path), rules=rules(CLASSES, 100)))
     assert problem.found.startswith("has 17 MB")
 
 

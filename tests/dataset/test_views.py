@@ -26,7 +26,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("data")
     synthesize(folder / "raw", images=16, labelled=16, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)")
-    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", run=StageRun(), tick=quiet)
+    prepare.run(
+        params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", checkpoints=folder / "checkpoints",
+        run=StageRun(), tick=quiet,
+    )  # fmt: skip
     return PreparedDataset.open(folder / "prepared")
 
 

@@ -89,7 +89,7 @@ def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, fin
     for name, expected in splits.items():
         found = {item.tags[0].value: item.dataset.digest for item in inputs(stages[name])}
         assert found == {split: fingerprints[split][:36] for split in expected}
-    assert artifacts(client, stages["prepare"]) == {"dataset.json", "report.md"}
+    assert artifacts(client, stages["prepare"]) == {"dataset.json", "data_report.html", "problems.csv"}
     assert artifacts(client, stages["pretrain"]) == {"pretrain.csv"}
     assert artifacts(client, stages["finetune"]) == {"finetune.csv"}
     files = artifacts(client, stages["evaluate"])

@@ -28,7 +28,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask[:20, :30] = 255
         Image.fromarray(mask).save(path)
     params = demo_params(dataset__group_pattern="(.*)")
-    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", run=StageRun(), tick=quiet)
+    prepare.run(
+        params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", checkpoints=folder / "checkpoints",
+        run=StageRun(), tick=quiet,
+    )  # fmt: skip
     return folder / "prepared"
 
 

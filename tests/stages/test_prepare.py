@@ -1,4 +1,4 @@
-import json
+import csv
 import shutil
 import warnings
 import zlib
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.classes import IGNORE
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import UserError
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import dataset_params, encoded, noise, shared_data, write, write_pair
-from tests.parameters import demo_params
+from tests.dataset.rawdata import dataset_params, encoded, noise, prepare_params, shared_data, write, write_pair
 
 SCENES = 24  # with seed 0 and the demo's shares, some of them in each split
 
@@ -26,9 +26,13 @@ def quiet(done: int, total: int, note: str) -> None:
 
 
 def run(raw: Path, out: Path, tick: Callable[[int, int, str], None] = quiet, **changes: Any) -> PreparedDataset:
-    dataset = {key: value for key, value in changes.items() if key not in ("tolerated_share", "max_megapixels")}
-    params = demo_params(**{f"prepare__{key}": value for key, value in changes.items() if key not in dataset})
-    prepare.run(dataset_params(**dataset), params.prepare, raw=raw, out=out, run=StageRun(), tick=tick)
+    """`merge`: folders of parts; other names are those of the sections `dataset` and `prepare`."""
+    own = {key: value for key, value in changes.items() if key.partition("__")[0] in PrepareParams.model_fields}
+    dataset = {key: value for key, value in changes.items() if key not in own and key != "merge"}
+    prepare.run(
+        dataset_params(**dataset), prepare_params(**own), raw=raw, out=out, checkpoints=out.parent / "checkpoints",
+        merge=changes.get("merge", []), run=StageRun(), tick=tick,
+    )  # fmt: skip
     return PreparedDataset.open(out)
 
 
@@ -96,8 +100,14 @@ def test_masks_in_colours_make_the_same_dataset(raw: Path, tmp_path: Path) -> No
 
 def test_the_folder_holds_shards_facts_and_a_report_only(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path / "out")
-    assert sorted(contents(tmp_path / "out")) == ["dataset.json", "report.md", "shards/00000.arrow"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    assert sorted(contents(tmp_path / "out")) == [
+        "data_report.html",
+        "dataset.json",
+        "problems.csv",
+        "shards/00000.arrow",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "out", "raw"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["prepare.lock"]
 
 
 def test_no_group_is_in_two_splits(raw: Path, tmp_path: Path) -> None:
@@ -148,25 +158,101 @@ def test_each_sample_is_ticked(raw: Path, tmp_path: Path) -> None:
     ticks: list[tuple[int, int, str]] = []
     run(raw, tmp_path / "out", lambda *tick: ticks.append(tick))
     total = 2 * SCENES + 1
-    assert [tick[:2] for tick in ticks] == [(done, total) for done in range(1, total + 1)]
+    assert [tick[:2] for tick in ticks] == [(done, total) for done in range(total + 1)]
 
 
-def test_found_is_prepared_and_refused(raw: Path, tmp_path: Path) -> None:
-    write(raw / "images/scene00/broken.png", b"no image")  # refused when decoded
-    write(raw / "images/scene00/notes.txt", "no image")  # refused by its name
-    write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))  # refused for want of an image
-    write_pair(raw, "scene00/other", np.full((8, 12), 77, np.uint8))  # refused for its values
+def problems(out: Path) -> list[dict[str, str]]:
+    with (out / "problems.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_found_is_prepared_quarantined_and_duplicates(raw: Path, tmp_path: Path) -> None:
+    write(raw / "images/scene00/broken.png", b"no image")
+    write(raw / "images/scene00/notes.txt", "no image")
+    write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))
+    write_pair(raw, "scene00/other", np.full((8, 12), 77, np.uint8))
+    shutil.copyfile(raw / "images/scene00/2.png", raw / "images/scene00/copy.png")
     dataset = run(raw, tmp_path / "out", tolerated_share=0.1)
-    counts = json.loads((tmp_path / "out/dataset.json").read_text())["counts"]
-    assert (counts["found"], counts["prepared"], counts["refused"]) == (2 * SCENES + 5, 2 * SCENES + 1, 4)
-    assert [file for file, _ in dataset.refused] == [
-        "images/scene00/notes.txt",
-        "masks/scene00/orphan.png",
-        "images/scene00/broken.png",
-        "masks/scene00/other.png",
+    assert (dataset.found, len(dataset.index())) == (2 * SCENES + 6, 2 * SCENES + 1)
+    assert (dataset.quarantined, dataset.duplicates, dataset.left_out) == (4, 1, 0)
+    assert [(row["file"], row["kind"], row["outcome"]) for row in problems(tmp_path / "out")] == [
+        ("images/scene00/copy.png", "duplicate", "duplicate"),
+        ("masks/scene00/other.png", "mask_values", "quarantined"),
+        ("masks/scene00/orphan.png", "mask_without_image", "quarantined"),
+        ("images/scene00/notes.txt", "not_an_image", "quarantined"),
+        ("images/scene00/broken.png", "unreadable", "quarantined"),
     ]
     assert "scene00/other" not in dataset.index()["id"].tolist()
-    assert "masks/scene00/other.png" in (tmp_path / "out/report.md").read_text()
+    page = (tmp_path / "out/data_report.html").read_text()
+    assert all(row["file"] in page and row["found"].split(" (")[0] in page for row in problems(tmp_path / "out"))
+
+
+def test_files_that_are_no_images_may_be_left_out_and_are_counted(raw: Path, tmp_path: Path) -> None:
+    for number in range(40):
+        write(raw / f"images/scene00/{number}.txt", "no image")
+    write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))
+    dataset = run(raw, tmp_path / "out", problems__not_an_image="allow", problems__mask_without_image="allow")
+    assert (dataset.left_out, dataset.quarantined, dataset.found) == (41, 0, 2 * SCENES + 42)
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "mask_values", "duplicate"])
+def test_a_policy_of_error_stops_with_every_problem_of_that_kind(raw: Path, tmp_path: Path, kind: str) -> None:
+    for number in range(2):
+        write(raw / f"images/scene00/broken{number}.png", b"no image")
+        write_pair(raw, f"scene00/other{number}", np.full((8, 12), 77, np.uint8))
+        shutil.copyfile(raw / "images/scene01/2.png", raw / f"images/scene00/copy{number}.png")
+    with pytest.raises(UserError, match=f"prepare.problems says {kind}: error") as error:
+        run(raw, tmp_path / "out", tolerated_share=1.0, **{f"problems__{kind}": "error"})  # type: ignore[arg-type]
+    assert [problem.kind for problem in error.value.problems] == [kind] * 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_copies_the_one_with_a_mask_is_kept_and_then_that_of_test(raw: Path, tmp_path: Path) -> None:
+    index = run(raw, tmp_path / "before").index().set_index("id")
+    groups = {split: index.index[index["split"] == split][0].split("/")[0] for split in ("train", "val", "test")}
+    first = sorted(groups.values())[0]
+    shutil.copyfile(raw / f"images/{groups['val']}/1.png", raw / f"images/{first}/0.png")  # without mask: it goes
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            shutil.copyfile(raw / f"{kind}/{groups['test']}/1.png", raw / f"{kind}/{groups[split]}/3.png")
+    dataset = run(raw, tmp_path / "out")
+    assert dataset.duplicates == 3
+    assert set(index.index) == set(dataset.index()["id"])
+
+
+def scene(height: int, width: int, seed: int) -> Any:
+    """Large soft shapes, so that a smaller copy looks the same."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(("policy", "duplicates"), [("quarantine", 1), ("allow", 0)])
+def test_a_smaller_copy_in_another_split_is_found(tmp_path: Path, policy: str, duplicates: int) -> None:
+    raw = tmp_path / "raw"
+    for number in range(60):
+        write(raw / f"images/{number:02d}.png", encoded(scene(120, 160, number)))
+        write(raw / f"masks/{number:02d}.png", encoded(np.eye(120, 160, dtype=np.uint8)))
+    write(raw / "images/a.jpg", encoded(scene(120, 160, 7).resize((80, 60)), "JPEG"))
+    write(raw / "masks/a.png", encoded(np.eye(60, 80, dtype=np.uint8)))
+    splits = ["07,test", "a,train", "00,val", *(f"{n:02d},train" for n in range(1, 60) if n != 7)]
+    write(raw / "splits.csv", "id,split\n" + "\n".join(splits) + "\n")
+    dataset = run(raw, tmp_path / "out", group_pattern="(.*)", problems__near_duplicate=policy)
+    assert dataset.duplicates == duplicates
+    [row] = problems(tmp_path / "out")
+    assert (row["file"], row["kind"]) == ("images/a.jpg", "near_duplicate")
+    assert row["found"] == "looks like images/07.png; it is in train, the other in test"
+
+
+def test_a_smaller_labelled_fraction_keeps_all_images_and_some_masks_of_train(raw: Path, tmp_path: Path) -> None:
+    whole = run(raw, tmp_path / "whole")
+    half = run(raw, tmp_path / "half", labelled_fraction=0.5)
+    quarter = run(raw, tmp_path / "quarter", labelled_fraction=0.25)
+    assert whole.images == half.images == quarter.images
+    assert half.fingerprints["test"] == whole.fingerprints["test"]
+    ids = [set(dataset.annotated("train")["id"]) for dataset in (quarter, half, whole)]
+    assert ids[0] < ids[1] < ids[2]
+    assert half.masks["train"] == round(whole.masks["train"] / 2)
+    assert half.masks["val"] == whole.masks["val"]
 
 
 def test_refused_files_beyond_the_tolerated_share_stop_the_stage_all_at_once(raw: Path, tmp_path: Path) -> None:
@@ -178,7 +264,7 @@ def test_refused_files_beyond_the_tolerated_share_stop_the_stage_all_at_once(raw
         str(raw / f"images/scene00/broken{n}.png") for n in range(3)
     ]
     assert not (tmp_path / "out").exists()
-    assert len(run(raw, tmp_path / "out", tolerated_share=3 / (2 * SCENES + 4)).refused) == 3
+    assert run(raw, tmp_path / "out", tolerated_share=3 / (2 * SCENES + 4)).quarantined == 3
 
 
 def test_many_refused_files_are_counted(raw: Path, tmp_path: Path) -> None:
@@ -229,10 +315,10 @@ def test_awkward_files_are_prepared_or_refused_and_none_is_lost(raw: Path, tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = run(raw, tmp_path / "out", group_pattern="(.*)", tolerated_share=0.5, max_megapixels=1.0)
-    told = [*dataset.index()["source"], *(file for file, _ in dataset.refused)]
+    left_out = [row["file"] for row in problems(tmp_path / "out") if row["outcome"] in ("quarantined", "duplicate")]
     there = [path.relative_to(raw).as_posix() for path in (raw / "images").rglob("*") if path.is_file()]
-    assert sorted(told) == sorted(there)
-    assert len(dataset.refused) > 15
+    assert sorted([*dataset.index()["source"], *left_out]) == sorted(there)
+    assert len(left_out) > 15
     reader = dataset.reader()
     for shard, row, height, width in dataset.index()[["shard", "row", "height", "width"]].itertuples(index=False):
         assert reader.image(shard, row).shape == (height, width, 3)

@@ -19,7 +19,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     synthesize(folder / "raw", images=40, labelled=28, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)", prepare__val_share=0.2, prepare__test_share=0.2)
-    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", run=StageRun(), tick=quiet)
+    prepare.run(
+        params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", checkpoints=folder / "checkpoints",
+        run=StageRun(), tick=quiet,
+    )  # fmt: skip
     return folder / "prepared"
 
 

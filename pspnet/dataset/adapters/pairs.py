@@ -60,17 +60,17 @@ def pairs(
     for orphan in sorted(masks.keys() - images.keys()):
         for path in masks[orphan]:
             fix = f"Add the image {naming.images}/{orphan} or remove the mask."
-            yield Problem(path, "is a mask without an image", f"an image of id '{orphan}'", fix)
+            yield Problem(path, "is a mask without an image", f"an image of id '{orphan}'", fix, "mask_without_image")
     for name in sorted(images):
         own_images, own_masks = images[name], masks.get(name, [])
         if len(own_images) > 1:
             for path in own_images:
                 found = f"has the same id as {', '.join(other for other in own_images if other != path)}"
-                problem = Problem(path, found, "one image of each id", "Rename or remove one.")
+                problem = Problem(path, found, "one image of each id", "Rename or remove one.", "ambiguous")
                 yield Found(name, path, problem=problem)
         elif len(own_masks) > 1 and not naming.several_masks:
             found = f"has {len(own_masks)} masks: {', '.join(own_masks)}"
-            problem = Problem(own_images[0], found, "one", "Remove all but one.")
+            problem = Problem(own_images[0], found, "one", "Remove all but one.", "ambiguous")
             yield Found(name, own_images[0], problem=problem)
         else:
             yield Found(name, own_images[0], mask(own_masks) if own_masks else None, split(name))
@@ -110,10 +110,12 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
         if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
             continue
         if is_image:
+            what = "is neither an image nor a mask by its name"
             expected = f"an image named {naming.image_names} or a mask named {naming.mask_names}"
-            problems.append(Problem(found.path, "is neither an image nor a mask by its name", expected))
         else:
-            problems.append(Problem(found.path, "is no image by its suffix", " ".join(SUFFIXES), "Move it elsewhere."))
+            what, expected = "is no image by its suffix", " ".join(SUFFIXES)
+        fix = "Move it elsewhere, or set prepare.problems.not_an_image: allow."
+        problems.append(Problem(found.path, what, expected, fix, "not_an_image"))
     return images, masks, problems
 
 

@@ -1,0 +1,168 @@
+"""What is in the prepared dataset and what was wrong with the raw one, for people: data_report.html, problems.csv.
+
+The same dataset always makes the same bytes.
+"""
+
+import csv
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from pspnet.dataset.images import Refused, decoded, limited_pillow, to_rgb
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.problems import NO_FILES, Told
+from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.samples import SPLITS, stable_uniform
+from pspnet.dataset.validation import Rules
+from pspnet.errors import Problem
+
+COLUMNS = ("file", "kind", "outcome", "found", "expected", "fix")
+MOST_TOLD, MOST_SIZES, MOST_EXAMPLES, MOST_BAD = 200, 12, 18, 12
+PICTURE_PX = 240
+LEARNED_FROM: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+
+Picture = dict[str, Any]
+
+
+def absent_classes(dataset: PreparedDataset) -> list[Problem]:
+    problems = []
+    for split in LEARNED_FROM:
+        pairs = zip(dataset.classes, dataset.class_pixels[split], strict=True)
+        if absent := [name for name, pixels in pairs if not pixels]:
+            fix = "Add masks that show it, or set prepare.split_by: stratified."
+            found = f"no mask shows {', '.join(absent)}"
+            problems.append(Problem(f"split '{split}'", found, "every class in every split", fix, "absent_class"))
+    return problems
+
+
+def write_data_report(
+    dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules: Rules, folder: Path
+) -> None:
+    told = sorted(told, key=lambda one: (one.outcome, one.problem.kind, one.problem.where))
+    with (folder / "problems.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for one in told:
+            problem = one.problem
+            rows.writerow([problem.where, problem.kind, one.outcome, problem.found, problem.expected, problem.fix])
+    (folder / "data_report.html").write_text(_page(dataset, told, files, rules), encoding="utf-8")
+
+
+def _page(dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules: Rules) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"count": "{:,}".format, "share": _share}
+    template = environment.from_string(Path(__file__).with_name("data_report.html.j2").read_text(encoding="utf-8"))
+    index = dataset.index()
+    return template.render(
+        dataset=dataset,
+        prepared=sum(dataset.images.values()),
+        splits=SPLITS,
+        learned_from=LEARNED_FROM,
+        classes=list(_class_shares(dataset)),
+        sizes=list(_sizes(index)),
+        kinds=Counter((one.outcome, one.problem.kind) for one in told).most_common(),
+        told=_each_kind_first(told),
+        examples=list(_examples(dataset, index)),
+        bad=list(_bad(told, files, rules)),
+    )
+
+
+def _class_shares(dataset: PreparedDataset) -> Iterable[dict[str, Any]]:
+    counts = {split: [*dataset.class_pixels[split], dataset.ignored_pixels[split]] for split in LEARNED_FROM}
+    colors = [*dataset.colors, (128, 128, 128)]
+    for place, (name, color) in enumerate(zip([*dataset.classes, "(ignored)"], colors, strict=True)):
+        shares = {split: own[place] / max(sum(own), 1) for split, own in counts.items()}
+        yield {"name": name, "color": color, "shares": shares}
+
+
+def _sizes(index: pd.DataFrame) -> Iterable[tuple[str, int]]:
+    counts = index.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable")
+    for (width, height), count in counts.head(MOST_SIZES).items():
+        yield f"{width} × {height}", int(count)
+    if len(counts) > MOST_SIZES:
+        yield f"{len(counts) - MOST_SIZES:,} other sizes", int(counts.iloc[MOST_SIZES:].sum())
+
+
+def _each_kind_first(told: Sequence[Told]) -> list[Told]:
+    """Of many the first of each kind in turn, so that none hides the others."""
+    turn: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for one in told:
+        kind = (one.outcome, one.problem.kind)
+        turn[kind] += 1
+        ranked.append((turn[kind], one))
+    shown = sorted(ranked, key=lambda pair: pair[0])[:MOST_TOLD]
+    return sorted((one for _, one in shown), key=lambda one: (one.outcome, one.problem.kind, one.problem.where))
+
+
+def _examples(dataset: PreparedDataset, index: pd.DataFrame) -> Iterable[Picture]:
+    """Images with their masks, some of each split, the same for the same data."""
+    reader = dataset.reader()
+    for split in LEARNED_FROM:
+        own = index[index["has_mask"] & (index["split"] == split)]
+        chosen = sorted(own["id"], key=stable_uniform)[: MOST_EXAMPLES // len(LEARNED_FROM)]
+        for name, shard, row in own[own["id"].isin(chosen)][["id", "shard", "row"]].itertuples(index=False):
+            image, mask = reader.image(shard, row), reader.mask(shard, row)
+            yield {
+                "name": name,
+                "split": split,
+                "image": _data_url(Image.fromarray(image)),
+                "mask": _data_url(Image.fromarray(_colored(mask, dataset)), Image.Resampling.NEAREST),
+                "classes": [
+                    (dataset.classes[k], dataset.colors[k]) for k in np.unique(mask) if k < len(dataset.classes)
+                ],
+            }
+
+
+def _colored(mask: NDArray[np.uint8], dataset: PreparedDataset) -> NDArray[np.uint8]:
+    table = np.full((256, 3), 128, np.uint8)
+    table[: len(dataset.colors)] = dataset.colors
+    return table[mask]
+
+
+def _bad(told: Sequence[Told], files: RawFiles, rules: Rules) -> Iterable[Picture]:
+    """Pictures of files that something is wrong with and that can be shown all the same."""
+    shown = 0
+    for one in _each_kind_first(told):
+        if shown == MOST_BAD or one.problem.kind in ("too_large", *NO_FILES):
+            continue
+        try:
+            data = files.read(one.problem.where, rules.max_bytes)
+            with limited_pillow(rules.max_pixels):
+                image = _visible(decoded(data, rules.max_pixels)[0])
+        except (Refused, OSError, ValueError):
+            continue
+        shown += 1
+        yield {"told": one, "image": _data_url(image, Image.Resampling.NEAREST)}
+
+
+def _visible(image: Image.Image) -> Image.Image:
+    """Small class numbers, which are nearly black, stretched to gray levels."""
+    if image.mode in ("L", "I;16"):
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))
+    return to_rgb(image)
+
+
+def _data_url(image: Image.Image, resampling: Image.Resampling = Image.Resampling.BOX) -> str:
+    scale = min(1.0, PICTURE_PX / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    buffer = BytesIO()
+    if resampling is Image.Resampling.NEAREST:
+        image.convert("RGB").resize(size, resampling).save(buffer, "PNG", compress_level=9)
+        return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
+    image.convert("RGB").resize(size, resampling).save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + b64encode(buffer.getvalue()).decode()
+
+
+def _share(value: float) -> str:
+    return "–" if value == 0 else "< 0.1 %" if value < 0.001 else f"{value:.1%}".replace("%", " %")

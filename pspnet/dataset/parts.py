@@ -1,0 +1,79 @@
+"""The checking of raw data shared out: any machine that has them does a part, and one joins them."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pspnet.dataset.pieces import Piece, check_pieces
+from pspnet.dataset.raw_dataset import RawDataset
+from pspnet.errors import Problem, UserError
+from pspnet.outputs import whole_file
+
+FACTS = "part.json"
+
+
+class Part(NamedTuple):
+    number: int  # from 1 on
+    of: int
+
+    def its(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        return pieces[self.number - 1 :: self.of]
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def parse_part(text: str) -> Part:
+    number, slash, of = text.partition("/")
+    if slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+        return Part(int(number), int(of))
+    raise UserError(Problem("--part", f"is '{text}'", "a number and of how many, such as 2/4"))
+
+
+def write_part(raw: RawDataset, part: Part, out: Path, tick: Callable[[int, int, str], None]) -> None:
+    """A folder of pieces; killed and started again, it goes on."""
+    check_pieces(part.its(raw.pieces), out, raw.files, raw.rules, tick)
+    with whole_file(out / FACTS) as partial:
+        partial.write_text(json.dumps({"part": str(part)}) + "\n", encoding="utf-8")
+
+
+def join(folders: Sequence[Path], wanted: Sequence[Piece], into: Path) -> None:
+    """Their pieces, all that are wanted."""
+    parts = [_part_in(folder) for folder in folders]
+    into.mkdir(parents=True, exist_ok=True)
+    missing = [place for place, piece in enumerate(wanted) if not _taken(piece, folders, into)]
+    if missing:
+        lacking = sorted({Part(place % parts[0].of + 1, parts[0].of) for place in missing} - {*parts})
+        found = f"{', '.join(map(str, parts))} hold {len(wanted) - len(missing):,} of {len(wanted):,} pieces"
+        fix = (
+            f"Add {', '.join(map(str, lacking))}."
+            if lacking
+            else "Make the parts again: the raw data, the parameters or the code have changed since."
+        )
+        raise UserError(Problem("--merge", found, "all parts of these raw data", fix))
+
+
+def _part_in(folder: Path) -> Part:
+    path = folder / FACTS
+    try:
+        return parse_part(str(json.loads(path.read_text(encoding="utf-8"))["part"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        fix = "Make it with: pspnet prepare --part"
+        raise UserError(Problem(str(folder), f"holds no readable {FACTS}", "a complete part", fix)) from None
+
+
+def _taken(piece: Piece, folders: Sequence[Path], into: Path) -> bool:
+    """Linked where that is possible; its time says that it is newer than the raw files, which its name vouches for."""
+    for folder in folders:
+        if (folder / piece.name).exists():
+            target = into / piece.name
+            target.unlink(missing_ok=True)
+            try:
+                os.link(folder / piece.name, target)
+            except OSError:  # another file system
+                target.write_bytes((folder / piece.name).read_bytes())
+            os.utime(target)
+            return True
+    return False

@@ -1,0 +1,57 @@
+"""What lies in the raw folder, before any image has been read."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pspnet.config.dataset import DatasetParams
+from pspnet.config.prepare import PrepareParams
+from pspnet.dataset.adapters import LAYOUTS
+from pspnet.dataset.classes import declared_classes
+from pspnet.dataset.grouping import grouped
+from pspnet.dataset.pieces import Piece, cut
+from pspnet.dataset.problems import Told, judged, located, shortened, stop_for
+from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.splits import assign_splits, missing_masks
+from pspnet.dataset.validation import Rules
+from pspnet.errors import Problem, UserError
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    files: RawFiles
+    rules: Rules
+    samples: list[RawSample]
+    told: list[Told]  # of files that are none
+    pieces: list[Piece]
+
+    @property
+    def found(self) -> int:
+        return len(self.samples) + len(self.told)
+
+
+def look(dataset: DatasetParams, prepare: PrepareParams, raw: Path) -> RawDataset:
+    """Whatever can be known now is told now, not after hours of reading."""
+    if not raw.is_dir():
+        fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
+        raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
+    files, layout = RawFiles(raw), LAYOUTS[dataset.source.layout]
+    classes = declared_classes(dataset, raw, layout.classes(dataset.source, files))
+    samples, told = [], []
+    for item in grouped(layout.find(dataset.source, files), dataset.group_pattern, raw):
+        if isinstance(item, RawSample):
+            samples.append(item)
+        else:
+            judgement = judged(item, prepare.problems)
+            told.append(Told(item, "left out") if judgement.outcome == "allowed" else judgement)
+    rules = Rules(classes, prepare.problems, round(prepare.max_megapixels * 10**6))
+    found = RawDataset(files, rules, samples, told, cut(samples, files, rules))
+    split_of, torn = assign_splits(samples, prepare)
+    stop_for([*told, *torn], found.found, prepare, raw)
+    labelled = [sample.group for sample in samples if sample.mask]
+    if prepare.split_by == "hash" or not labelled:
+        masks, groups = (Counter(split_of[group] for group in some) for some in (labelled, {*labelled}))
+        if problems := missing_masks(masks, groups):
+            raise UserError(shortened([*problems, *located((one.problem for one in told), raw)]))
+    return found

@@ -1,0 +1,58 @@
+import time
+
+import numpy as np
+
+from pspnet.dataset.duplicates import RANK, copies, hashes_of, look_alikes, really_alike
+from pspnet.dataset.images import GLANCE_PX
+from tests.dataset.rawdata import Pixels
+
+TRAIN, VAL, TEST = RANK["train"], RANK["val"], RANK["test"]
+
+
+def glances(count: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (count, GLANCE_PX, GLANCE_PX), np.uint8)
+
+
+def alike(pictures: Pixels, ranks: list[int]) -> dict[int, int]:
+    return really_alike(look_alikes(hashes_of(pictures), np.array(ranks)), dict(enumerate(pictures)))
+
+
+def test_of_copies_the_one_of_most_worth_is_kept_and_of_equals_the_first() -> None:
+    assert list(copies([b"a", b"b", b"a", None, b"a", None], [(0,), (0,), (2,), (9,), (2,), (9,)])) == [(0, 2), (4, 2)]
+
+
+def test_a_slightly_changed_picture_on_the_other_side_is_found() -> None:
+    pictures = glances(100)
+    changed = np.clip(pictures[:1].astype(int) + np.random.default_rng(1).integers(-1, 2, pictures[:1].shape), 0, 255)
+    every = np.concatenate([pictures, changed.astype(np.uint8)])
+    assert alike(every, [TEST] + [TRAIN] * 100) == {100: 0}
+
+
+def test_two_in_the_same_split_and_train_beside_unlabeled_are_no_leak() -> None:
+    same = np.repeat(glances(1), 3, axis=0)
+    assert alike(same, [TRAIN, TRAIN, RANK["unlabeled"]]) == {}
+    assert alike(same, [TRAIN, VAL, TEST]) == {0: 1, 1: 2}
+
+
+def test_flat_pictures_look_like_nothing() -> None:
+    assert alike(np.full((2, GLANCE_PX, GLANCE_PX), 200, np.uint8), [TRAIN, TEST]) == {}
+
+
+def test_one_that_is_not_used_is_not_compared() -> None:
+    assert alike(np.repeat(glances(1), 2, axis=0), [-1, TEST]) == {}
+
+
+def test_pictures_that_differ_are_told_apart_though_their_edges_lie_alike() -> None:
+    darker = np.concatenate([glances(1), glances(1) // 2])
+    assert alike(darker, [TRAIN, TEST]) == {}
+
+
+def test_the_time_is_linear_even_if_all_look_the_same() -> None:
+    seconds = []
+    for count in (4_000, 16_000):
+        ranks = np.array([TRAIN, TEST] * (count // 2))
+        hashes = hashes_of(np.repeat(glances(1), count, axis=0))
+        started = time.perf_counter()
+        assert len(look_alikes(hashes, ranks)) >= count // 2
+        seconds.append(time.perf_counter() - started)
+    assert seconds[1] < 10 * seconds[0]  # four times as many; sixteen times the time would be the square

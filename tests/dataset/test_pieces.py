@@ -1,0 +1,218 @@
+"""Checking piece by piece: over processes, in parts, killed and started again."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pspnet.dataset import pieces
+from pspnet.dataset.classes import Classes
+from pspnet.dataset.masks import Numbers
+from pspnet.dataset.parts import Part, join, parse_part
+from pspnet.dataset.pieces import Piece, batches, check_pieces, cut, told_in
+from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.raw_samples import RawSample
+from pspnet.errors import Interrupted, UserError
+from tests.dataset.rawdata import encoded, noise, rules, write, write_pair
+from tests.parameters import ROOT
+
+RULES = rules(Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1}, ()))
+MASK = np.eye(8, 12, dtype=np.uint8)
+COUNT = 40
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Forty pairs, in pieces of eight; a process is worth its start for some thousand bytes."""
+    monkeypatch.setattr(pieces, "PIECE", 8)
+    monkeypatch.setattr(pieces, "PROCESS_BYTES", 4000)
+    folder = tmp_path / "raw"
+    for number in range(COUNT):
+        write_pair(folder, f"{number:02d}", MASK)
+    return folder
+
+
+def samples(raw: Path) -> list[RawSample]:
+    names = sorted(path.stem for path in (raw / "images").iterdir())
+    return [RawSample(name, f"images/{name}.png", Numbers(f"masks/{name}.png"), name, None) for name in names]
+
+
+def check_all(raw: Path, folder: Path, processes: int = 1) -> tuple[list[Piece], list[int]]:
+    os.environ["PSPNET_PREPARE_PROCESSES"] = str(processes)
+    files, counts = RawFiles(raw), list[int]()
+    wanted = cut(samples(raw), files, RULES)
+    try:
+        check_pieces(wanted, folder, files, RULES, lambda done, total, _: counts.append(done))
+    finally:
+        del os.environ["PSPNET_PREPARE_PROCESSES"]
+    return wanted, counts
+
+
+def rows(folder: Path, wanted: list[Piece]) -> list[dict[str, Any]]:
+    return [row for piece in wanted for batch in batches(folder / piece.name) for row in batch.to_pylist()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_any_number_of_processes_makes_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+    wanted, counts = check_all(raw, tmp_path / "one")
+    assert counts == list(range(COUNT + 1))
+    _, counts = check_all(raw, tmp_path / "three", processes=3)
+    assert (counts[0], counts[-1]) == (0, COUNT)
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+    assert sorted(contents(tmp_path / "one")) == sorted(piece.name for piece in wanted)
+    assert [row["id"] for row in rows(tmp_path / "one", wanted)] == [f"{n:02d}" for n in range(COUNT)]
+
+
+def test_pieces_that_are_there_are_not_made_again(raw: Path, tmp_path: Path) -> None:
+    wanted, _ = check_all(raw, tmp_path / "out")
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / wanted[2].name).unlink()
+    _, counts = check_all(raw, tmp_path / "out")
+    assert counts == list(range(32, 41))
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    assert [path.name for path in made if again[path] != made[path]] == [wanted[2].name]
+
+
+def test_a_file_that_has_changed_since_is_looked_at_again_even_if_its_size_is_the_same(
+    raw: Path, tmp_path: Path
+) -> None:
+    wanted, _ = check_all(raw, tmp_path / "out")
+    path = raw / "masks/03.png"
+    size = path.stat().st_size
+    path.write_bytes(b"x" * size)
+    os.utime(path, (0, 0))  # as an archiver does
+    again, counts = check_all(raw, tmp_path / "out")
+    assert [piece.name for piece in again] == [piece.name for piece in wanted]
+    assert counts == list(range(32, 41))
+    assert rows(tmp_path / "out", again)[3]["image"] is None
+
+
+def test_other_rules_make_other_pieces(raw: Path) -> None:
+    files = RawFiles(raw)
+    other = rules(RULES.classes, mask_values="fix")
+    names = [{piece.name for piece in cut(samples(raw), files, one)} for one in (RULES, other)]
+    assert not names[0] & names[1]
+
+
+def test_asked_to_stop_the_processes_stop(raw: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int, note: str) -> None:
+        raise Interrupted(130)
+
+    files = RawFiles(raw)
+    with pytest.raises(Interrupted):
+        check_pieces(cut(samples(raw), files, RULES), tmp_path / "out", files, RULES, stop)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.dataset import test_pieces as own
+if __name__ == "__main__":
+    own.pieces.PIECE, own.pieces.PROCESS_BYTES = 8, 4000
+    own.check_all(Path(sys.argv[1]), Path(sys.argv[2]), 2)
+"""
+
+
+def test_killed_at_any_moment_and_started_again_the_bytes_are_the_same(raw: Path, tmp_path: Path) -> None:
+    for number in range(COUNT, 400):
+        write_pair(raw, f"{number:03d}", MASK)
+    check_all(raw, tmp_path / "whole", processes=2)
+    (tmp_path / "run.py").write_text(KILLED)
+    out = tmp_path / "out"
+    for delay in (0.0, 0.1, 0.3):
+        process = subprocess.Popen(
+            [sys.executable, str(tmp_path / "run.py"), str(raw), str(out)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        before, deadline = len(list(out.glob("*.arrow"))), time.monotonic() + 60
+        while len(list(out.glob("*.arrow"))) == before and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert list(out.glob("*.arrow"))
+    check_all(raw, out, processes=2)
+    assert {name: data for name, data in contents(out).items() if not name.endswith(".partial")} == contents(
+        tmp_path / "whole"
+    )
+
+
+class Deadly(Numbers):
+    """A mask that ends the process which decodes it, as a broken decoder may."""
+
+    def values(self, *_: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_an_image_that_ends_the_process_which_decodes_it_is_found_and_left_out(raw: Path, tmp_path: Path) -> None:
+    files = RawFiles(raw)
+    every = samples(raw)
+    every[13] = RawSample("13", "images/13.png", Deadly("masks/13.png"), "13", None)
+    wanted = cut(every, files, RULES)
+    os.environ["PSPNET_PREPARE_PROCESSES"] = "2"
+    try:
+        check_pieces(wanted, tmp_path / "out", files, RULES, lambda *_: None)
+    finally:
+        del os.environ["PSPNET_PREPARE_PROCESSES"]
+    found = rows(tmp_path / "out", wanted)
+    assert [row["id"] for row in found] == [sample.id for sample in every]
+    assert [row["id"] for row in found if row["image"] is None] == ["13"]
+    [told] = told_in(found[13]["told"])
+    assert told.problem.found == "ends the process that decodes it"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(piece.name for piece in wanted)
+
+
+def test_parts_share_out_every_piece_and_joined_they_are_the_whole(raw: Path, tmp_path: Path) -> None:
+    whole, _ = check_all(raw, tmp_path / "whole")
+    folders = []
+    for number in (1, 2, 3):
+        files = RawFiles(raw)
+        part = Part(number, 3)
+        folders.append(tmp_path / f"part{number}")
+        check_pieces(part.its(whole), folders[-1], files, RULES, lambda *_: None)
+        write(folders[-1] / "part.json", f'{{"part": "{part}"}}')
+    join(folders, whole, tmp_path / "joined")
+    assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
+    _, counts = check_all(raw, tmp_path / "joined")
+    assert counts == [COUNT]  # newer than the raw files: nothing is checked again
+
+
+def test_a_part_that_is_missing_is_named(raw: Path, tmp_path: Path) -> None:
+    files = RawFiles(raw)
+    whole = cut(samples(raw), files, RULES)
+    check_pieces(Part(2, 3).its(whole), tmp_path / "two", files, RULES, lambda *_: None)
+    write(tmp_path / "two/part.json", '{"part": "2/3"}')
+    with pytest.raises(UserError, match=r"2/3 hold 2 of 5 pieces; expected all parts .* Add 1/3, 3/3\."):
+        join([tmp_path / "two"], whole, tmp_path / "joined")
+
+
+def test_parts_of_other_data_are_not_taken(raw: Path, tmp_path: Path) -> None:
+    files = RawFiles(raw)
+    check_pieces(cut(samples(raw), files, RULES), tmp_path / "one", files, RULES, lambda *_: None)
+    write(tmp_path / "one/part.json", '{"part": "1/1"}')
+    write(raw / "images/00.png", encoded(noise(9, 12)))
+    with pytest.raises(UserError, match="the raw data, the parameters or the code have changed since"):
+        join([tmp_path / "one"], cut(samples(raw), RawFiles(raw), RULES), tmp_path / "joined")
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/2/3", "a/b", "-1/2", "1/0"])
+def test_a_part_is_a_number_and_of_how_many(text: str) -> None:
+    with pytest.raises(UserError, match="such as 2/4"):
+        parse_part(text)
+    assert parse_part("2/4") == Part(2, 4)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"part": 3}', "[1]"])
+def test_a_folder_that_is_no_part_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        write(tmp_path / "part/part.json", content)
+    with pytest.raises(UserError, match=r"holds no readable part\.json|such as 2/4"):
+        join([tmp_path / "part"], [], tmp_path / "joined")
