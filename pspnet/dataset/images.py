@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 GLANCE_PX = 17
+
+Encoded = bytes | IO[bytes]  # a file, where the bytes need not be copied to be read
 
 Turn = Callable[[NDArray[Any]], NDArray[Any]]
 TURNS: dict[int, Turn] = {  # EXIF orientation -> what makes the stored picture upright
@@ -80,11 +82,13 @@ def _glance(rgb: Image.Image, orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(TURNS.get(orientation, np.asarray)(np.asarray(small)))
 
 
-def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Bytes that read_image made -> (H, W, 3)."""
+def decode_image(encoded: Encoded) -> NDArray[np.uint8]:
+    """What read_image made -> (H, W, 3)."""
+    file = _file(encoded)
     # The classes behind Image.open have no size limit of their own and look at no EXIF; read_image did both.
-    opener = PngImageFile if data.startswith(b"\x89PNG") else JpegImageFile
-    with opener(io.BytesIO(data)) as image:
+    opener = PngImageFile if file.read(4) == b"\x89PNG" else JpegImageFile
+    file.seek(0)
+    with opener(file) as image:
         return np.array(image.convert("RGB"))
 
 
@@ -97,10 +101,14 @@ def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     return _encode(mask, level=6)
 
 
-def decode_mask(data: bytes) -> NDArray[np.uint8]:
-    """Bytes that encode_mask made -> (H, W)."""
-    with PngImageFile(io.BytesIO(data)) as image:
+def decode_mask(encoded: Encoded) -> NDArray[np.uint8]:
+    """What encode_mask made -> (H, W)."""
+    with PngImageFile(_file(encoded)) as image:
         return np.array(image)
+
+
+def _file(encoded: Encoded) -> IO[bytes]:
+    return io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
 
 
 # The list of warning filters and Pillow's pixel limit belong to the whole process.

@@ -15,7 +15,7 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
 
     def __init__(self, reader: ShardReader, index: pd.DataFrame, augmentation: Augmentation, seed: int) -> None:
         self._reader = reader
-        self._places = index[["shard", "row"]].to_numpy()
+        self._places = index[["shard", "row"]].to_numpy(np.int32)
         self._augmentation, self._seed = augmentation, seed
 
     def __len__(self) -> int:

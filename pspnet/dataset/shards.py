@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -106,17 +106,18 @@ class ShardReader:
 
     def image(self, shard: int, row: int) -> NDArray[np.uint8]:
         """(H, W, 3)"""
-        return decode_image(self._bytes("image", shard, row))
+        return decode_image(self._encoded("image", shard, row))
 
     def mask(self, shard: int, row: int) -> NDArray[np.uint8]:
         """(H, W); only for a sample that has one."""
-        return decode_mask(self._bytes("mask", shard, row))
+        return decode_mask(self._encoded("mask", shard, row))
 
-    def _bytes(self, column: str, shard: int, row: int) -> bytes:
+    def _encoded(self, column: str, shard: int, row: int) -> IO[bytes]:
+        """Where they lie in the mapped shard: the decoder takes what it looks at, and nothing is copied before."""
         if shard not in self._open:
             self._open[shard] = open_shard(self._folder / self._names[shard])
-        data: bytes = self._open[shard].column(column)[int(row)].as_py()
-        return data
+        file: IO[bytes] = pa.BufferReader(self._open[shard].column(column)[int(row)].as_buffer())
+        return file
 
 
 def open_shard(path: Path) -> Any:

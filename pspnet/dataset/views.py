@@ -29,7 +29,7 @@ class UnlabelledViews(Dataset[dict[str, Tensor]]):
         seed: int,
     ) -> None:
         self._reader = reader
-        self._places = index[["shard", "row"]].to_numpy()
+        self._places = index[["shard", "row"]].to_numpy(np.int32)
         self._augmentation, self._views, self._params, self._seed = augmentation, views, params, seed
 
     def __len__(self) -> int:
