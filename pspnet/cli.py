@@ -274,6 +274,28 @@ def synthesize(
         draw(folder, images, labelled, seed, tick)
 
 
+data_app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(data_app, name="data", help="Raw data and the prepared set.", rich_help_panel=AROUND)
+
+
+@data_app.command("export")
+def data_export(
+    prepared: Annotated[Path, typer.Argument(help="The prepared dataset, made by `prepare`.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write: images, masks, classes.yaml, splits.csv.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split; may be given again.", metavar="SPLIT")
+    ] = None,
+) -> None:
+    """A prepared set as files again. With layout `folder` they prepare to the same set.
+
+    Example: pspnet data export data/prepared exported --split train --split val
+    """
+    from pspnet.commands import data_export as command
+
+    with terminal.progress("export") as tick:
+        command.export(prepared, out, split or [], tick)
+
+
 @app.command(rich_help_panel=AROUND)
 def use(recipe: Annotated[Path, typer.Argument(help="A complete params file, such as recipes/start.yaml.")]) -> None:
     """Make a recipe the params.yaml of this checkout, and show what that changes.

@@ -1,6 +1,7 @@
 """The group and the official split of what a layout has found."""
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def _listed(path: Path, ids: set[str]) -> dict[str, Listed]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "is not UTF-8 text")) from None
-    rows = csv.DictReader(text.splitlines())
+    rows = csv.DictReader(io.StringIO(text, newline=""))  # splitlines would cut names at U+2028 too
     columns = rows.fieldnames or []
     if missing := [name for name in ("id", "split") if name not in columns]:
         found = f"has no column {' and no column '.join(missing)}; its first line names: {', '.join(columns)}"
@@ -58,7 +59,8 @@ def _listed(path: Path, ids: set[str]) -> dict[str, Listed]:
     problems = []
     example = min(ids)
     for row in rows:
-        where, name, split = f"{path} line {rows.line_num}", (row["id"] or "").strip(), (row["split"] or "").strip()
+        where, name, split = f"{path} line {rows.line_num}", row["id"] or "", (row["split"] or "").strip()
+        name = name if name in ids else name.strip()  # a file may be called `a .png`
         if name not in ids:
             fix = f"An id is a path below the images folder without suffix, such as {example}."
             problems.append(Problem(where, f"id '{name}' has no image", "the id of an image", fix))

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from pspnet.dataset.images import decode_image, decode_mask
 from pspnet.dataset.samples import Split, stable_uniform
+from pspnet.errors import Problem, UserError
 
 MOST_AVERAGES = 4  # a shard is cut at this many times the average size, wherever it then is
+SHARD_FIX = "Remove the prepared set and make it again: dvc repro prepare"
 
 SCHEMA = pa.schema(
     {
@@ -122,5 +124,10 @@ class ShardReader:
 
 def open_shard(path: Path) -> Any:
     """One pyarrow.RecordBatch; its bytes are read from disk only where they are looked at."""
-    with pa.memory_map(str(path)) as file:  # the batch keeps the map, not the file: shards may outnumber open files
-        return pa.ipc.open_file(file).get_batch(0)
+    try:
+        with pa.memory_map(str(path)) as file:  # the batch keeps the map, not the file: shards may outnumber open files
+            return pa.ipc.open_file(file).get_batch(0)
+    except FileNotFoundError:
+        raise UserError(Problem(str(path), "is missing", "a shard that dataset.json names", SHARD_FIX)) from None
+    except pa.ArrowInvalid as error:
+        raise UserError(Problem(str(path), f"cannot be read ({error})", "a whole shard", SHARD_FIX)) from None
