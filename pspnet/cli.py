@@ -296,6 +296,24 @@ def data_export(
         command.export(prepared, out, split or [], tick)
 
 
+@data_app.command("diff")
+def data_diff(
+    rev: Annotated[
+        str, typer.Argument(help="A commit, branch or tag of git whose dvc.lock names a prepared set.")
+    ] = "HEAD",
+    prepared: Annotated[Path, typer.Option(help="The prepared dataset that is here now.")] = PREPARED,
+    limit: Annotated[int, typer.Option(min=0, help="Names shown of each kind; --json has them all.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """What changed since a commit: images, masks, splits, classes, label pixels.
+
+    Example: pspnet data diff HEAD~1 --limit 3
+    """
+    from pspnet.commands import data_diff as command
+
+    command.diff(rev, prepared, limit, as_json)
+
+
 @app.command(rich_help_panel=AROUND)
 def use(recipe: Annotated[Path, typer.Argument(help="A complete params file, such as recipes/start.yaml.")]) -> None:
     """Make a recipe the params.yaml of this checkout, and show what that changes.

@@ -1,0 +1,168 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pspnet.dataset.difference import Changes, Difference, Labels, Move, compare
+from pspnet.dataset.images import encode_mask
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.samples import SPLITS, Split
+from pspnet.dataset.shards import Record, ShardWriter, digest
+from pspnet.dataset.synthetic import synthesize
+from pspnet.stages import prepare
+from pspnet.tracking.run import StageRun
+from tests.parameters import demo_params
+from tests.training.conftest import quiet
+
+Sample = tuple[Split, bytes, list[int] | None]  # the mask is one row of pixels
+AB = ("a", "b")
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a set that `prepare` has made."""
+    folder = tmp_path_factory.mktemp("facts")
+    synthesize(folder / "raw", images=16, labelled=16, seed=0, tick=quiet)
+    params = demo_params(dataset__group_pattern="(.*)")
+    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "out", run=StageRun(), tick=quiet)
+    return dict(json.loads((folder / "out/dataset.json").read_text()))
+
+
+class Sets:
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self._folder, self._facts = folder, facts
+
+    def made(self, classes: tuple[str, ...], samples: Mapping[str, Sample], shard_bytes: int = 1) -> PreparedDataset:
+        folder = self._folder / str(len([*self._folder.iterdir()]))
+        folder.mkdir()
+        writer = ShardWriter(folder / "shards", shard_bytes)
+        pixels = {split: [0] * len(classes) for split in SPLITS}
+        ignored = dict.fromkeys(SPLITS, 0)
+        for name, (split, image, mask) in sorted(samples.items()):
+            data = None if mask is None else encode_mask(np.array([mask], np.uint8))
+            writer.add(Record(name, split, image, data, 1, 4, "g", name, digest(image, data)))
+            for value in mask or []:
+                if value == 255:
+                    ignored[split] += 1
+                else:
+                    pixels[split][value] += 1
+        writer.close()
+        own = {"classes": classes, "class_pixels": pixels, "ignored_pixels": ignored}
+        shards = {"shards": [shard._asdict() for shard in writer.shards]}
+        (folder / "dataset.json").write_text(json.dumps(self._facts | own | shards))
+        return PreparedDataset.open(folder)
+
+    def compared(
+        self, before: Mapping[str, Sample], now: Mapping[str, Sample], classes: tuple[str, ...] = AB,
+        classes_now: tuple[str, ...] = AB,
+    ) -> Difference:  # fmt: skip
+        return compare(self.made(classes, before), self.made(classes_now, now, 10**9), quiet)
+
+
+@pytest.fixture
+def sets(tmp_path: Path, facts: dict[str, Any]) -> Sets:
+    return Sets(tmp_path, facts)
+
+
+BEFORE: dict[str, Sample] = {
+    "added mask": ("train", b"1", None),
+    "gone": ("train", b"2", [0, 0, 1, 1]),
+    "gone too": ("unlabeled", b"3", None),
+    "kept": ("train", b"4", [0, 1, 255, 255]),
+    "lost mask": ("train", b"5", [1, 1, 1, 1]),
+    "moved": ("train", b"6", [0, 0, 0, 0]),
+    "other image": ("train", b"7", [0, 0, 0, 0]),
+    "other mask": ("val", b"8", [0, 0, 1, 255]),
+}
+
+
+def test_every_kind_of_change_is_told_apart(sets: Sets) -> None:
+    now: dict[str, Sample] = {
+        "added mask": ("train", b"1", [1, 0, 0, 0]),
+        "kept": BEFORE["kept"],
+        "lost mask": ("train", b"5", None),
+        "moved": ("test", b"6", [0, 0, 0, 0]),
+        "new": ("train", b"9", [1, 255, 0, 0]),
+        "new too": ("unlabeled", b"10", None),
+        "other image": ("train", b"77", [0, 0, 0, 0]),
+        "other mask": ("val", b"8", [0, 1, 1, 0]),
+    }
+    difference = sets.compared(BEFORE, now)
+    assert difference.images == Changes(8, 8, ["new", "new too"], ["gone", "gone too"], ["other image"])
+    assert difference.masks == Changes(6, 6, ["added mask", "new"], ["gone", "lost mask"], ["other mask"])
+    assert difference.moved == [Move("moved", "train", "test")]
+    assert (difference.recoded, difference.classes_added, difference.classes_removed) == ([], [], [])
+    assert difference.classes_renamed == []
+    # Of the one changed mask, [0, 0, 1, 255] -> [0, 1, 1, 0]: the others count in the totals only.
+    assert difference.labels == [
+        Labels("a", 2 + 1 + 4 + 4 + 2, 3 + 1 + 4 + 2 + 4 + 2, gained=1, lost=1),
+        Labels("b", 2 + 1 + 4 + 1, 1 + 1 + 1 + 2, gained=1, lost=0),
+        Labels("(ignored)", 2 + 1, 2 + 1, gained=0, lost=1),
+    ]
+
+
+def test_equal_sets_differ_in_nothing_wherever_their_shards_end(sets: Sets) -> None:
+    difference = sets.compared(BEFORE, BEFORE)
+    assert (difference.images, difference.masks) == (Changes(8, 8), Changes(6, 6))
+    assert not (difference.moved or difference.recoded or difference.classes_renamed)
+    assert all((row.gained, row.lost, row.now) == (0, 0, row.before) for row in difference.labels)
+
+
+def test_only_what_differs_is_looked_at(sets: Sets) -> None:
+    seen: list[tuple[int, int, str]] = []
+    now = BEFORE | {"other mask": ("val", b"8", [1, 1, 1, 1])}
+    compare(sets.made(AB, BEFORE), sets.made(AB, now), lambda *told: seen.append(told))
+    assert seen == [(1, 1, "other mask")]
+
+
+def test_image_and_mask_may_change_together(sets: Sets) -> None:
+    difference = sets.compared(BEFORE, BEFORE | {"kept": ("train", b"44", [1, 1, 255, 255])})
+    assert (difference.images.changed, difference.masks.changed) == (["kept"], ["kept"])
+
+
+def test_a_mask_of_another_size_counts_whole(sets: Sets) -> None:
+    difference = sets.compared({"x": ("train", b"1", [0, 0])}, {"x": ("train", b"2", [0, 1, 1])})
+    assert difference.masks.changed == ["x"]
+    assert [row[3:] for row in difference.labels] == [(1, 2), (2, 0), (0, 0)]
+
+
+def test_a_class_with_another_name_is_renamed_where_masks_have_stayed(sets: Sets) -> None:
+    difference = sets.compared(BEFORE, BEFORE, ("a", "b"), ("a", "scratch"))
+    assert difference.classes_renamed == [("b", "scratch")]
+    assert (difference.classes_added, difference.classes_removed) == ([], [])
+    assert [(row.name, row.before, row.now) for row in difference.labels] == [
+        ("a", 13, 13), ("scratch", 8, 8), ("(ignored)", 3, 3),
+    ]  # fmt: skip
+
+
+def test_sets_without_a_common_class_or_image(sets: Sets) -> None:
+    now: dict[str, Sample] = {"x": ("train", b"1", [0, 1, 1, 2])}
+    difference = sets.compared({"y": ("val", b"2", [0, 1, 255, 1])}, now, AB, ("p", "q", "r"))
+    assert (difference.classes_added, difference.classes_removed) == (["p", "q", "r"], ["a", "b"])
+    assert difference.classes_renamed == []
+    assert (difference.images.added, difference.images.removed) == (["x"], ["y"])
+    assert [(row.name, row.before, row.now) for row in difference.labels] == [
+        ("p", 0, 1), ("q", 0, 2), ("r", 0, 1), ("a", 1, 0), ("b", 2, 0), ("(ignored)", 1, 0),
+    ]  # fmt: skip
+
+
+def test_masks_that_say_the_same_by_other_numbers_have_not_changed(sets: Sets) -> None:
+    """A class was put in front of the others."""
+    difference = sets.compared(
+        {"x": ("train", b"1", [0, 1, 255, 1])}, {"x": ("train", b"1", [1, 2, 255, 2])}, AB, ("new", *AB)
+    )
+    assert (difference.recoded, difference.masks.changed, difference.classes_added) == (["x"], [], ["new"])
+    assert [(row.name, row.before, row.now, row.gained, row.lost) for row in difference.labels] == [
+        ("new", 0, 0, 0, 0), ("a", 1, 1, 0, 0), ("b", 2, 2, 0, 0), ("(ignored)", 1, 1, 0, 0),
+    ]  # fmt: skip
+
+
+def test_masks_that_say_another_thing_by_the_same_numbers_have_changed(sets: Sets) -> None:
+    """Two names were swapped, and no byte of an image or mask has changed."""
+    samples: dict[str, Sample] = {"x": ("train", b"1", [0, 1, 255, 1]), "y": ("train", b"1", [255] * 4)}
+    difference = sets.compared(samples, samples, ("a", "b"), ("b", "a"))
+    assert (difference.masks.changed, difference.recoded) == (["x"], [])
+    assert difference.labels == [Labels("b", 2, 1, 1, 2), Labels("a", 1, 2, 2, 1), Labels("(ignored)", 1 + 4, 5, 0, 0)]
