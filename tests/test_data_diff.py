@@ -124,7 +124,7 @@ def test_what_dvcs_cache_has_not_got_comes_from_its_remote(project: Path) -> Non
     shutil.rmtree(project / ".dvc/cache")
     done = pspnet("data", "diff", cwd=project)
     assert (done.stdout, done.returncode) == (expected, 0)
-    assert "data/prepared of HEAD: 3 of 3 files from DVC's remote\n" in done.stderr
+    assert "4 of 4 files from DVC's remote\n" in done.stderr
 
 
 @pytest.mark.parametrize("remote", [True, False])

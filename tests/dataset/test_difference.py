@@ -27,7 +27,15 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("facts")
     synthesize(folder / "raw", images=16, labelled=16, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)")
-    prepare.run(params.dataset, params.prepare, raw=folder / "raw", out=folder / "out", run=StageRun(), tick=quiet)
+    prepare.run(
+        params.dataset,
+        params.prepare,
+        raw=folder / "raw",
+        out=folder / "out",
+        checkpoints=folder / "checkpoints",
+        run=StageRun(),
+        tick=quiet,
+    )
     return dict(json.loads((folder / "out/dataset.json").read_text()))
 
 
@@ -43,7 +51,7 @@ class Sets:
         ignored = dict.fromkeys(SPLITS, 0)
         for name, (split, image, mask) in sorted(samples.items()):
             data = None if mask is None else encode_mask(np.array([mask], np.uint8))
-            writer.add(Record(name, split, image, data, 1, 4, "g", name, digest(image, data)))
+            writer.add(Record(name, split, image, data, 1, 4, "g", name, digest(image, data).hex()))
             for value in mask or []:
                 if value == 255:
                     ignored[split] += 1

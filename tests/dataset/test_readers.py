@@ -37,7 +37,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthesize(folder / "data/raw", images=60, labelled=40, seed=0, tick=quiet)
     params = demo_params(prepare__shard_mb=1)
     raw, out = folder / "data/raw", folder / "data/prepared"
-    prepare.run(params.dataset, params.prepare, raw=raw, out=out, run=StageRun(), tick=quiet)
+    prepare.run(
+        params.dataset, params.prepare, raw=raw, out=out, checkpoints=folder / ".state", run=StageRun(), tick=quiet
+    )
     assert len(PreparedDataset.open(out).shards) > 1
     return folder
 
@@ -62,7 +64,7 @@ def as_shown(heading: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> di
 
 def one_sample(folder: Path, image: bytes, mask: bytes) -> ShardReader:
     writer = ShardWriter(folder / "shards", 10**9)
-    writer.add(Record("a", "train", image, mask, 8, 12, "g", "a.png", digest(image, mask)))
+    writer.add(Record("a", "train", image, mask, 8, 12, "g", "a.png", digest(image, mask).hex()))
     writer.close()
     return ShardReader(folder / "shards", [writer.shards[0].name])
 
