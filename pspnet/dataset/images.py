@@ -2,8 +2,10 @@
 
 import io
 import re
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 GLANCE_PX = 17
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_UP = 2  # the filter that subtracts the row above
 
 Encoded = bytes | IO[bytes]  # a file, where the bytes need not be copied to be read
 
@@ -98,7 +102,21 @@ def encode_image(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    return _encode(mask, level=6)
+    """(H, W) -> PNG. Every row as its difference to the one above, in runs: of masks that takes a quarter of the time
+    of Pillow's encoder, which tries every filter, and not more bytes.
+    """
+    height, width = mask.shape
+    rows = np.full((height, width + 1), PNG_UP, np.uint8)
+    rows[:, 1:] = mask
+    rows[1:, 1:] -= mask[:-1]
+    packer = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    pixels = packer.compress(rows.data) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, gray, not interlaced
+    return PNG_MAGIC + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", pixels) + _png_chunk(b"IEND", b"")
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def decode_mask(encoded: Encoded) -> NDArray[np.uint8]:
@@ -172,7 +190,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
         kind = "floating-point pixels" if image.mode == "F" else f"{image.mode} colours"
         raise Refused(f"has {kind}", "gray, RGB or CMYK of 8 or 16 bits", "Convert it to 8-bit gray or RGB.")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would be a copy
 
 
 def _sixteen_bits(image: Image.Image) -> NDArray[np.uint16]:

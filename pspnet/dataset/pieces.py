@@ -23,7 +23,7 @@ from pspnet.dataset.images import GLANCE_PX
 from pspnet.dataset.problems import Told, judged
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.shards import digest
+from pspnet.dataset.shards import digests
 from pspnet.dataset.validation import Checked, Rules, check
 from pspnet.errors import Problem
 from pspnet.outputs import whole_file
@@ -141,6 +141,7 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _row(checked: Checked) -> dict[str, Any]:
     sample, image, mask = checked.sample, checked.image, checked.mask
+    image_digest, both_digest = digests(image, mask) if image else (None, None)
     told = [{**asdict(told.problem), "outcome": told.outcome} for told in checked.told]
     return {
         "id": sample.id,
@@ -148,8 +149,8 @@ def _row(checked: Checked) -> dict[str, Any]:
         "mask": mask,
         "height": checked.height,
         "width": checked.width,
-        "image_digest": digest(image, None) if image else None,
-        "digest": digest(image, mask) if image else None,
+        "image_digest": image_digest,
+        "digest": both_digest,
         "glance": checked.glance.tobytes(),
         "channel_sums": checked.channel_sums,
         "classes": list(checked.class_counts),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -89,17 +90,19 @@ class RawFiles:
 
     def read(self, path: str, max_bytes: int) -> bytes:
         """Of a RawFile; one that is larger is refused before it is read."""
-        for parent in PurePosixPath(path).parents:
-            if (archive := str(parent)) in self._archives:
-                return self._opened(archive).read(path.removeprefix(f"{archive}/"), max_bytes)
-        return read_file(self.root / path, max_bytes)
+        if archive := self._archive_of(path):
+            return self._opened(archive).read(path.removeprefix(f"{archive}/"), max_bytes)
+        return read_file(f"{self.root}/{path}", max_bytes)
+
+    def _archive_of(self, path: str) -> str | None:
+        if not self._archives:
+            return None
+        return next((archive for archive in map(str, PurePosixPath(path).parents) if archive in self._archives), None)
 
     def stamp(self, path: str) -> tuple[int, float]:
         """Of the file, or of the archive it is in: its size, and when it was changed last, its name included."""
-        parents = map(str, PurePosixPath(path).parents)
-        path = next((parent for parent in parents if parent in self._archives), path)
         try:
-            status = (self.root / path).stat()
+            status = (self.root / (self._archive_of(path) or path)).stat()
         except OSError:  # a broken link; whoever reads it says so
             return 0, 0.0
         return status.st_size, status.st_ctime
@@ -114,14 +117,18 @@ class RawFiles:
         return self._open[path]
 
 
-def read_file(path: Path, max_bytes: int) -> bytes:
-    if not path.is_file():
-        raise Refused("is a broken link or another thing that is no file", "a file")
-    _check_size(path.stat().st_size, max_bytes)
+def read_file(path: str | Path, max_bytes: int) -> bytes:
     try:
-        return path.read_bytes()
+        status = os.stat(path)  # noqa: PTH116 (a Path for each of a million files takes as long as reading them)
+        if stat.S_ISREG(status.st_mode):
+            _check_size(status.st_size, max_bytes)
+            with open(path, "rb") as file:  # noqa: PTH123
+                return file.read()
+    except FileNotFoundError:
+        pass
     except OSError as error:
         raise Refused(f"cannot be read ({error.strerror})", "a file we can read") from None
+    raise Refused("is a broken link or another thing that is no file", "a file")
 
 
 class _Archive(Protocol):

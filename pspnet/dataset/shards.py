@@ -51,12 +51,16 @@ class Record:
         return len(self.image) + len(self.mask or b"")
 
 
-def digest(image: bytes, mask: bytes | None) -> bytes:
+def digests(image: bytes, mask: bytes | None) -> tuple[bytes, bytes]:
+    """Of the image alone, and of both."""
     # The length first: else bytes could move from the image to the mask unseen.
     total = hashlib.sha256(len(image).to_bytes(8, "big"))
     total.update(image)
-    total.update(mask or b"")
-    return total.digest()
+    alone = total.digest()
+    if mask is None:
+        return alone, alone
+    total.update(mask)
+    return alone, total.digest()
 
 
 class Shard(NamedTuple):

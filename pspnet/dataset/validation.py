@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pspnet.config.prepare import ProblemsParams
-from pspnet.dataset.classes import IGNORE, Classes
+from pspnet.dataset.classes import IGNORE, Classes, pixel_counts
 from pspnet.dataset.images import GLANCE_PX, TURNS, Refused, StoredImage, encode_mask, read_image
 from pspnet.dataset.masks import Values, spelled
 from pspnet.dataset.problems import KEPT, Told, judged
@@ -88,8 +87,6 @@ def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> Checked:
     sums = image.channel_counts @ values_of_a_byte, image.channel_counts @ values_of_a_byte**2
     checked.channel_sums = np.concatenate(sums).tolist()
     if mask is not None:
-        counts = np.bincount(mask.ravel(), minlength=256)
-        checked.class_counts = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
         checked.mask = encode_mask(mask)
     return checked
 
@@ -112,8 +109,7 @@ def _named(checked: Checked, where: str, rules: Rules) -> Iterator[None]:
 
 def _check_suffix(checked: Checked, image: StoredImage, rules: Rules) -> None:
     suffixes = SUFFIXES_OF[image.format]
-    suffix = PurePosixPath(checked.sample.image).suffix.lower()
-    if suffix not in suffixes:
+    if not checked.sample.image.lower().endswith(suffixes):
         problem = Problem(checked.sample.image, f"is a {image.format} by its content", f"a name in {suffixes[0]}",
                           "Rename it; what is in the file counts.", "wrong_suffix")  # fmt: skip
         _tell(checked, problem, rules)
@@ -150,22 +146,23 @@ def _scaled(values: Values, height: int, width: int) -> Values:
 
 
 def _classes_of(checked: Checked, values: Values, rules: Rules) -> NDArray[np.uint8] | None:
-    classes = rules.classes
-    unknown = classes.unknown(values)
+    classes, counts = rules.classes, pixel_counts(values)
     where = checked.sample.mask.path if checked.sample.mask else ""
-    if unknown:
+    if unknown := classes.unknown(counts):
         problem = _unknown_values(where, unknown, values.size, classes)
         _tell(checked, problem, rules, mended=True)
         if problem.kind == "blurred_mask":
             values = classes.nearest(values, unknown)
-    mask = classes.index_of(values)
-    if (mask == IGNORE).all():
+            counts = pixel_counts(values)
+    class_counts = classes.class_counts(counts)
+    if class_counts.keys() == {IGNORE}:
         problem = Problem(where, "has no pixel that is not ignored", "at least one class in it",
                           "Remove it if the image has not been annotated.", "empty_mask")  # fmt: skip
         _tell(checked, problem, rules, mended=True)
         if checked.told[-1].outcome == "fixed":
             return None
-    return mask
+    checked.class_counts = class_counts
+    return classes.index_of(values)
 
 
 def _unknown_values(where: str, unknown: dict[int, int], pixels: int, classes: Classes) -> Problem:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pspnet.dataset.classes import IGNORE, Classes, declared_classes, default_color
+from pspnet.dataset.classes import IGNORE, Classes, declared_classes, default_color, pixel_counts
 from pspnet.errors import UserError
 from tests.dataset.rawdata import dataset_params, write
 
@@ -114,5 +114,5 @@ def test_raw_values_become_class_indices() -> None:
 
 
 def test_unknown_values_are_listed_with_their_pixels() -> None:
-    assert CLASSES.unknown(np.array([[0, 5, 5], [7, 9, 65535]], np.uint16)) == {5: 2, 65535: 1}
-    assert CLASSES.unknown(np.array([[0, 7], [9, 0]], np.uint8)) == {}
+    assert CLASSES.unknown(pixel_counts(np.array([[0, 5, 5], [7, 9, 65535]], np.uint16))) == {5: 2, 65535: 1}
+    assert CLASSES.unknown(pixel_counts(np.array([[0, 7], [9, 0]], np.uint8))) == {}

@@ -10,7 +10,7 @@ from pspnet.dataset.difference import Changes, Difference, Labels, Move, compare
 from pspnet.dataset.images import encode_mask
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.samples import SPLITS, Split
-from pspnet.dataset.shards import Record, ShardWriter, digest
+from pspnet.dataset.shards import Record, ShardWriter, digests
 from pspnet.dataset.synthetic import synthesize
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
@@ -51,7 +51,7 @@ class Sets:
         ignored = dict.fromkeys(SPLITS, 0)
         for name, (split, image, mask) in sorted(samples.items()):
             data = None if mask is None else encode_mask(np.array([mask], np.uint8))
-            writer.add(Record(name, split, image, data, 1, 4, "g", name, digest(image, data).hex()))
+            writer.add(Record(name, split, image, data, 1, 4, "g", name, digests(image, data)[1].hex()))
             for value in mask or []:
                 if value == 255:
                     ignored[split] += 1

@@ -14,7 +14,7 @@ from pspnet.dataset.problems import Outcome
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.samples import Split
-from pspnet.dataset.shards import Record, ShardWriter, digest, open_shard
+from pspnet.dataset.shards import Record, ShardWriter, digests, open_shard
 from pspnet.dataset.summary import Summary
 from pspnet.dataset.validation import check
 from pspnet.errors import UserError
@@ -49,7 +49,7 @@ def make(folder: Path, shades: dict[str, int] = SHADES) -> PreparedDataset:
         assert checked.image
         record = Record(
             name, split, checked.image, checked.mask, checked.height, checked.width, sample.group, sample.image,
-            digest(checked.image, checked.mask).hex(),
+            digests(checked.image, checked.mask)[1].hex(),
         )  # fmt: skip
         writer.add(record)
         summary.add(record, checked.channel_sums, checked.class_counts)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.segmentation import TrainingCrops
-from pspnet.dataset.shards import Record, ShardReader, ShardWriter, digest
+from pspnet.dataset.shards import Record, ShardReader, ShardWriter, digests
 from pspnet.dataset.synthetic import synthesize
 from pspnet.dataset.transforms import Augmentation
 from pspnet.stages import prepare
@@ -64,7 +64,7 @@ def as_shown(heading: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> di
 
 def one_sample(folder: Path, image: bytes, mask: bytes) -> ShardReader:
     writer = ShardWriter(folder / "shards", 10**9)
-    writer.add(Record("a", "train", image, mask, 8, 12, "g", "a.png", digest(image, mask).hex()))
+    writer.add(Record("a", "train", image, mask, 8, 12, "g", "a.png", digests(image, mask)[1].hex()))
     writer.close()
     return ShardReader(folder / "shards", [writer.shards[0].name])
 

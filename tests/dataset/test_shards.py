@@ -10,14 +10,14 @@ import pytest
 
 from pspnet.dataset.images import encode_mask
 from pspnet.dataset.samples import stable_uniform
-from pspnet.dataset.shards import SCHEMA, Record, ShardReader, ShardWriter, digest, open_shard
+from pspnet.dataset.shards import SCHEMA, Record, ShardReader, ShardWriter, digests, open_shard
 from tests.dataset.rawdata import Pixels, encoded, noise
 
 MASK = np.array([[0, 1, 255]], np.uint8)
 
 
 def record(name: str, image: bytes = b"", mask: bytes | None = None) -> Record:
-    return Record(name, "train", image, mask, 1, 3, "g", f"{name}.png", digest(image, mask).hex())
+    return Record(name, "train", image, mask, 1, 3, "g", f"{name}.png", digests(image, mask)[1].hex())
 
 
 def written(folder: Path, records: list[Record], shard_bytes: int) -> list[Path]:
@@ -34,7 +34,7 @@ def numbered(numbers: range, size: int = 1000) -> list[Record]:
     return [record(f"{number:06d}", np.random.default_rng(number).bytes(size)) for number in numbers]
 
 
-def digests(paths: list[Path]) -> set[str]:
+def checksums(paths: list[Path]) -> set[str]:
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -89,7 +89,7 @@ def test_inserting_images_rewrites_few_shards(tmp_path: Path) -> None:
     after = written(tmp_path / "after", every, 20_000)
     assert len(before) > 100
     assert (
-        len(digests(after) - digests(before)) <= 6
+        len(checksums(after) - checksums(before)) <= 6
     )  # 30 images in a row: about two shards, and what a forced cut shifts
 
 
@@ -100,8 +100,8 @@ def test_an_image_larger_than_a_shard_has_one_of_its_own(tmp_path: Path) -> None
 
 
 def test_bytes_cannot_move_from_image_to_mask_unseen() -> None:
-    assert digest(b"ab", b"c") != digest(b"a", b"bc")
-    assert digest(b"a", None) == hashlib.sha256(b"\0\0\0\0\0\0\0\1a").digest()
+    assert digests(b"ab", b"c")[1] != digests(b"a", b"bc")[1]
+    assert digests(b"a", None)[1] == hashlib.sha256(b"\0\0\0\0\0\0\0\1a").digest()
 
 
 def test_reading_a_shard_copies_nothing(tmp_path: Path) -> None:
