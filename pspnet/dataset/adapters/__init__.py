@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pspnet.dataset.adapters import ade20k, cityscapes, folder, voc
+from pspnet.dataset.adapters import ade20k, cityscapes, coco, folder, voc
 from pspnet.dataset.adapters.pairs import Found
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.raw import RawFiles
@@ -22,4 +22,6 @@ LAYOUTS = {
     "cityscapes": Layout(cityscapes.find, cityscapes.classes),
     "voc": Layout(voc.find, voc.classes),
     "ade20k": Layout(ade20k.find, ade20k.classes),
+    "coco": Layout(coco.find, coco.classes),
+    "coco_panoptic": Layout(coco.find_panoptic, coco.panoptic_classes),
 }

@@ -30,6 +30,7 @@ class Found(NamedTuple):
     mask: RawMask | None = None
     split: Split | None = None
     problem: Problem | None = None
+    group: str | None = None  # dataset.group_pattern counts before it
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def pairs(
     naming: Naming, raw: RawFiles, mask: Callable[[list[str]], RawMask], split: Callable[[str], Split | None]
 ) -> Iterator[Found | Problem]:
     """In the order of their ids; a problem for each file that cannot be one."""
-    _check_folders(naming)
+    check_folders(images=naming.images, masks=naming.masks)
     images, masks, problems = _files(naming, raw)
     if not images or not masks:
         missing = [] if images else [_nothing(raw.root, "image", naming.images, naming.image_names)]
@@ -81,10 +82,9 @@ def split_by_folder(name: str) -> Split | None:
     return SPLIT_FOLDERS.get(name.partition("/")[0])
 
 
-def _check_folders(naming: Naming) -> None:
-    folders = {"dataset.source.images": naming.images, "dataset.source.masks": naming.masks}
+def check_folders(**folders: str) -> None:
     problems = [
-        Problem("params.yaml", f"{key} is '{folder}'", "a folder below the raw data")
+        Problem("params.yaml", f"dataset.source.{key} is '{folder}'", "a folder below the raw data")
         for key, folder in folders.items()
         if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts
     ]
