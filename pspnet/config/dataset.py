@@ -123,7 +123,23 @@ class CocoPanopticParams(_Annotated):
     """Folder of the PNG files, below data/raw."""
 
 
-SourceParams = FolderParams | CityscapesParams | VocParams | Ade20kParams | CocoParams | CocoPanopticParams
+class _Drawn(_Annotated):
+    line_width_px: Annotated[int, Field(ge=0)]
+    """How wide lines are drawn, and points; labelme itself takes 10. 0: they are left out."""
+
+
+class LabelmeParams(_Drawn):
+    """A JSON file for each photo. A later shape lies on those before it; `__ignore__` is not annotated. The labels are
+    those of data/raw/labels.txt, a line each, else those that are found, in alphabetical order. Folders named train,
+    val or test are official splits.
+    """
+
+    layout: Literal["labelme"]
+
+
+SourceParams = (
+    FolderParams | CityscapesParams | VocParams | Ade20kParams | CocoParams | CocoPanopticParams | LabelmeParams
+)
 
 
 class DatasetParams(Section):

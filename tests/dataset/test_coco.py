@@ -375,6 +375,6 @@ def test_what_is_wrong_with_panoptic_segments_is_told(tmp_path: Path) -> None:
     for name, text in ((None, "has no file_name of its mask"), ("b.png", "lists b.png, which is not there")):
         write_panoptic(tmp_path, file_name=name)
         assert told(tmp_path, PANOPTIC) == [
-            ("segments/a.png", "is a mask that no annotation names"),
             ("annotations/all.json", f"says of images/a.jpg: {text}"),
+            ("segments/a.png", "is a mask that no annotation names"),
         ]

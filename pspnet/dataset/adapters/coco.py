@@ -5,7 +5,7 @@ raw/images/val2017/000000000139.jpg     raw/annotations/panoptic_val2017.json   
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 
 from pspnet.config.dataset import CocoPanopticParams, CocoParams
 from pspnet.dataset.adapters.labels import BACKGROUND, IGNORED, Labels
-from pspnet.dataset.adapters.listed import Entry, Lookup, json_object, look, matched, split_of_file, told
+from pspnet.dataset.adapters.listed import Entry, Lookup, json_object, look, matched, size_in, split_of_file, told
 from pspnet.dataset.adapters.pairs import Found
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.images import Refused
@@ -22,7 +22,7 @@ from pspnet.dataset.masks import COLOR, OneFile, RawMask, Values, colors_in
 from pspnet.dataset.problems import located, shortened
 from pspnet.dataset.raw import RawFile, RawFiles
 from pspnet.dataset.samples import Split
-from pspnet.dataset.shapes import Drawing, Shape, numbers, polygon, runs, uncompressed
+from pspnet.dataset.shapes import Drawing, Shape, polygon, runs, uncompressed
 from pspnet.errors import Problem, UserError
 
 Json = dict[str, Any]
@@ -66,12 +66,11 @@ def find(source: CocoParams, raw: RawFiles) -> Iterator[Found | Problem]:
     documents = _documents(raw, files.annotations, "segmentation")
     labels = _labels(documents)
     entries = [
-        Entry(document.path, image["file_name"], document.split, _mask(partial(_drawing, document, image, labels)))
+        Entry(document.path, image["file_name"], document.split, partial(_drawing, document, image, labels))
         for document in documents
         for image in document.images
     ]
     yield from [*files.problems, *(problem for document in documents for problem in document.problems)]
-    del documents  # as large as their files; the masks have kept what they need
     yield from matched(entries, files.images)
 
 
@@ -89,13 +88,13 @@ def find_panoptic(source: CocoPanopticParams, raw: RawFiles) -> Iterator[Found |
     entries = []
     for document in documents:
         for image in document.images:
-            for annotation in document.annotations.get(image["id"], []):
-                build = partial(_panoptic_mask, document, annotation, labels, files.masks, used)
-                entries.append(Entry(document.path, image["file_name"], document.split, _mask(build)))
-    for mask in sorted(files.masks.files):
-        if mask.path not in used:
-            yield Problem(mask.path, "is a mask that no annotation names", kind="mask_without_image")
+            for annotation in document.annotations[image["id"]]:
+                mask = partial(_panoptic_mask, document, annotation, labels, files.masks, used)
+                entries.append(Entry(document.path, image["file_name"], document.split, mask))
     yield from matched(entries, files.images)
+    for mask_file in sorted(files.masks.files):
+        if mask_file.path not in used:
+            yield Problem(mask_file.path, "is a mask that no annotation names", kind="mask_without_image")
 
 
 def panoptic_classes(source: CocoPanopticParams, raw: RawFiles) -> Declared:
@@ -103,18 +102,12 @@ def panoptic_classes(source: CocoPanopticParams, raw: RawFiles) -> Declared:
     return _labels(_documents(raw, files.annotations, "segments_info"), without_background=True).declared()
 
 
-def _mask(build: Callable[[], Callable[[str], RawMask]]) -> Callable[[str], RawMask] | Refused:
-    try:
-        return build()
-    except Refused as refused:
-        return refused
-
-
-def _drawing(document: Document, image: Json, labels: Labels) -> Callable[[str], RawMask]:
-    size = _size(image)
-    objects = [_shapes(document, annotation, size, labels) for annotation in document.annotations.get(image["id"], [])]
+def _drawing(document: Document, listed: Json, labels: Labels, image: str) -> RawMask:
+    size = size_in(listed.get("height"), listed.get("width"))
+    objects = [_shapes(document, annotation, size, labels) for annotation in document.annotations[listed["id"]]]
     objects.sort(key=lambda shapes: -sum(shape.area_px for shape in shapes))
-    return partial(Drawing, document.path, size, BACKGROUND, tuple(shape for shapes in objects for shape in shapes))
+    shapes = tuple(shape for shapes in objects for shape in shapes)
+    return Drawing(document.path, size, BACKGROUND, shapes, image)
 
 
 def _shapes(document: Document, annotation: Json, size: tuple[int, int] | None, labels: Labels) -> list[Shape]:
@@ -133,20 +126,9 @@ def _shapes(document: Document, annotation: Json, size: tuple[int, int] | None, 
     raise Refused(f"{name} has no segmentation", "polygons or runs of pixels", fix)
 
 
-def _size(image: Json) -> tuple[int, int] | None:
-    """Height and width, unless the file leaves them to the image."""
-    sides = image.get("height"), image.get("width")
-    if sides == (None, None):
-        return None
-    height, width = numbers("its size", sides, at_least=2, at_most=2)
-    if min(height, width) < 1 or (height, width) != (int(height), int(width)):
-        raise Refused(f"has height {height:g} and width {width:g}", "whole numbers of pixels")
-    return int(height), int(width)
-
-
 def _panoptic_mask(
-    document: Document, annotation: Json, labels: Labels, masks: Lookup, used: set[str]
-) -> Callable[[str], RawMask]:
+    document: Document, annotation: Json, labels: Labels, masks: Lookup, used: set[str], _: str
+) -> RawMask:
     name = annotation.get("file_name")
     if not isinstance(name, str):
         raise Refused("has no file_name of its mask", "the name of a PNG file")
@@ -157,7 +139,7 @@ def _panoptic_mask(
         if not isinstance(segment.get("id"), int):
             raise Refused(f"has a segment of id {segment.get('id')!r}", "a whole number")
         segments.append((segment["id"], document.number(segment, f"segment {segment['id']}", labels)))
-    return lambda _: PanopticMask(mask, tuple(segments))
+    return PanopticMask(mask, tuple(segments))
 
 
 def _labels(documents: list[Document], *, without_background: bool = False) -> Labels:

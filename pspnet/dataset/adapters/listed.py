@@ -13,6 +13,7 @@ from pspnet.dataset.masks import RawMask
 from pspnet.dataset.problems import located, shortened
 from pspnet.dataset.raw import RawFile, RawFiles, TooManyBytes
 from pspnet.dataset.samples import Split
+from pspnet.dataset.shapes import numbers
 from pspnet.errors import Problem, UserError
 
 MOST_BYTES = 2 * 10**9  # of an annotation file: COCO's has 0.5, that of LVIS 1.1
@@ -27,7 +28,7 @@ class Entry(NamedTuple):
     source: str
     image: str  # as the file names it
     split: Split | None
-    mask: Callable[[str], RawMask] | Refused  # given where the image is
+    mask: Callable[[str], RawMask]  # given where the image is; may refuse
 
 
 class Lookup:
@@ -58,7 +59,7 @@ class Lookup:
             found = [file for file in found if self._parts(file) == wanted] or found
         if not found:
             fix = "Add it, or take it out of the annotations."
-            raise Refused(f"lists {name}, which is not there", f"a file in {self.folder}", fix, "mask_without_image")
+            raise Refused(f"lists {name}, which is not there", f"a file in '{self.folder}'", fix, "mask_without_image")
         if len(found) > 1:
             where = ", ".join(sorted(file.path for file in found))
             fix = "Write the folder in front of its name."
@@ -73,6 +74,7 @@ class Files(NamedTuple):
     images: Lookup
     masks: Lookup
     annotations: list[RawFile]  # in the order of their names
+    others: dict[str, RawFile]  # by name
     problems: list[Problem]
 
 
@@ -80,7 +82,7 @@ def look(raw: RawFiles, annotations: str, images: str, masks: str | None = None)
     """A file counts for the nearest of the folders that it lies in."""
     check_folders(images=images, **({"masks": masks} if masks else {}))
     pattern = re.compile(annotations)
-    files = Files(Lookup(images), Lookup(masks or images), [], [])
+    files = Files(Lookup(images), Lookup(masks or images), [], {}, [])
     folders = {PurePosixPath(images): files.images} | ({PurePosixPath(masks): files.masks} if masks else {})
     for found in raw.below("."):
         if isinstance(found, Problem):
@@ -92,7 +94,9 @@ def look(raw: RawFiles, annotations: str, images: str, masks: str | None = None)
             files.annotations.append(found)
         elif folder and path.suffix.lower() in SUFFIXES:
             folder.add(found)
-        elif folder and not OTHERS.fullmatch(found.name):
+        elif not folder or OTHERS.fullmatch(found.name):
+            files.others[found.name] = found
+        else:
             fix = "Move it elsewhere."
             problem = Problem(found.path, "is no image by its suffix", " ".join(SUFFIXES), fix, "not_an_image")
             files.problems.append(problem)
@@ -143,12 +147,13 @@ def _found(name: str, file: RawFile, entries: list[Entry]) -> Found:
     if len(entries) > 1:
         found = f"is listed {len(entries)} times: in {', '.join(sorted(entry.source for entry in entries))}"
         return Found(name, file.path, problem=Problem(file.path, found, "once", kind="ambiguous"))
-    if isinstance(entry.mask, Refused):
-        refused = entry.mask
+    try:
+        mask = entry.mask(file.path)
+    except Refused as refused:
         found = f"says of {file.path}: {refused.found}"
         problem = Problem(entry.source, found, refused.expected, refused.fix, refused.kind)
         return Found(name, file.path, problem=problem)
-    return Found(name, file.path, entry.mask(file.path), entry.split or split_of_folders(file.name))
+    return Found(name, file.path, mask, entry.split or split_of_folders(file.name))
 
 
 def told(where: str, refused: Refused) -> Problem:
@@ -171,6 +176,16 @@ def json_object(raw: RawFiles, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refused(f"holds {type(value).__name__}, not an object", "JSON that begins with {")
     return value
+
+
+def size_in(height: Any, width: Any) -> tuple[int, int] | None:
+    """Height and width, unless they are left to the image."""
+    if height is None and width is None:
+        return None
+    height_px, width_px = numbers("its size", (height, width), at_least=2, at_most=2)
+    if min(height_px, width_px) < 1 or (height_px, width_px) != (int(height_px), int(width_px)):
+        raise Refused(f"has height {height_px:g} and width {width_px:g}", "whole numbers of pixels")
+    return int(height_px), int(width_px)
 
 
 def split_of_file(name: str) -> Split | None:
