@@ -95,6 +95,14 @@ class Ade20kParams(_Folders):
     layout: Literal["ade20k"]
 
 
+class CamvidParams(_Folders):
+    """Frames and masks of equal names, or train/ and trainannot/ in one folder. Masks number 11 classes from 0; 11 is
+    void. The part of a name before its first `_` is the drive, which is the group; folders are official splits.
+    """
+
+    layout: Literal["camvid"]
+
+
 class _Annotated(Section):
     images: str
     """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar counts as what it holds, unpacked
@@ -138,7 +146,14 @@ class LabelmeParams(_Drawn):
 
 
 SourceParams = (
-    FolderParams | CityscapesParams | VocParams | Ade20kParams | CocoParams | CocoPanopticParams | LabelmeParams
+    FolderParams
+    | CityscapesParams
+    | VocParams
+    | Ade20kParams
+    | CamvidParams
+    | CocoParams
+    | CocoPanopticParams
+    | LabelmeParams
 )
 
 
@@ -153,9 +168,10 @@ class DatasetParams(Section):
     """Class name -> [red, green, blue] in pictures; a class not listed gets a colour of its own."""
     ignore_values: MaskValues
     """Mask values that say "not annotated": neither trained on nor scored."""
-    group_pattern: Pattern
+    group_pattern: Pattern | None
     """Regular expression on an image's id (its path without suffix); its first parenthesis is the group (scene,
-    patient, video) that may not be on two sides of a split. `(.*)`: every image is a group of its own."""
+    patient, video) that may not be on two sides of a split. `(.*)`: every image is a group of its own. null: the
+    layout's groups (of camvid the drives), and where it has none every image."""
 
     @field_validator("colors")
     @classmethod
