@@ -95,6 +95,24 @@ class Ade20kParams(_Folders):
     layout: Literal["ade20k"]
 
 
+class ClassFoldersParams(_Folders):
+    """A mask for each class, bright where it is, in a folder that bears its name. Where two are bright the class that
+    is later in the alphabet counts, where none is there is background. Folders named train, val or test are official
+    splits.
+    """
+
+    layout: Literal["class_folders"]
+    paired_by: Literal["id", "class_and_id"]
+    """`id`: MASKS/CLASS/ID.png is of the image IMAGES/ID.jpg. `class_and_id`: it is of the image ID in a folder CLASS
+    anywhere below IMAGES, as in MVTec AD."""
+    mask_suffix: str
+    """What the name of a mask has behind ID, such as `_mask`."""
+    mask_threshold: Annotated[int, Field(ge=1, le=65535)]
+    """From which gray value on a mask is bright; of 8-bit masks 128 is the middle."""
+    background_folders: list[str]
+    """Folders of images that show no class, such as `good`, and have no masks: they are all background."""
+
+
 class CamvidParams(_Folders):
     """Frames and masks of equal names, or train/ and trainannot/ in one folder. Masks number 11 classes from 0; 11 is
     void. The part of a name before its first `_` is the drive, which is the group; folders are official splits.
@@ -150,6 +168,7 @@ SourceParams = (
     | CityscapesParams
     | VocParams
     | Ade20kParams
+    | ClassFoldersParams
     | CamvidParams
     | CocoParams
     | CocoPanopticParams

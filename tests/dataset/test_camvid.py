@@ -59,7 +59,8 @@ def test_without_a_pattern_no_drive_is_on_two_sides_of_a_split() -> None:
 
 def test_a_pattern_counts_before_the_drive() -> None:
     samples = samples_of(shared_data("camvid"), group_pattern=r"(\w+_\d{3})")
-    assert {sample.group for sample in samples if sample.id.startswith("0001TP")} == {f"0001TP_{n}" for n in ("006", "007", "008")}
+    groups = {sample.group for sample in samples if sample.id.startswith("0001TP")}
+    assert groups == {"0001TP_006", "0001TP_007", "0001TP_008"}
 
 
 def test_images_of_a_layout_without_groups_are_groups_of_their_own(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pspnet.dataset.adapters import ade20k, camvid, cityscapes, coco, folder, labelme, voc
+from pspnet.dataset.adapters import ade20k, camvid, cityscapes, class_folders, coco, folder, labelme, voc
 from pspnet.dataset.adapters.pairs import Found
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.raw import RawFiles
@@ -19,6 +19,7 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "folder": Layout(folder.find, lambda source, raw: None),
+    "class_folders": Layout(class_folders.find, class_folders.classes),
     "cityscapes": Layout(cityscapes.find, cityscapes.classes),
     "voc": Layout(voc.find, voc.classes),
     "ade20k": Layout(ade20k.find, ade20k.classes),

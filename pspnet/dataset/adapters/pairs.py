@@ -14,6 +14,7 @@ from pspnet.dataset.samples import Split
 from pspnet.errors import Problem, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+OUR_FILES = ("classes.yaml", "splits.csv")  # in data/raw, whatever the layout
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -61,17 +62,17 @@ def pairs(
     for orphan in sorted(masks.keys() - images.keys()):
         for path in masks[orphan]:
             fix = f"Add the image {naming.images}/{orphan} or remove the mask."
-            yield Problem(path, "is a mask without an image", f"an image of id '{orphan}'", fix)
+            yield Problem(path, "is a mask without an image", f"an image of id '{orphan}'", fix, "mask_without_image")
     for name in sorted(images):
         own_images, own_masks = images[name], masks.get(name, [])
         if len(own_images) > 1:
             for path in own_images:
                 found = f"has the same id as {', '.join(other for other in own_images if other != path)}"
-                problem = Problem(path, found, "one image of each id", "Rename or remove one.")
+                problem = Problem(path, found, "one image of each id", "Rename or remove one.", "ambiguous")
                 yield Found(name, path, problem=problem)
         elif len(own_masks) > 1 and not naming.several_masks:
             found = f"has {len(own_masks)} masks: {', '.join(own_masks)}"
-            problem = Problem(own_images[0], found, "one", "Remove all but one.")
+            problem = Problem(own_images[0], found, "one", "Remove all but one.", "ambiguous")
             yield Found(name, own_images[0], problem=problem)
         else:
             yield Found(name, own_images[0], mask(own_masks) if own_masks else None, split(name))
@@ -97,23 +98,28 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
     images: Files = defaultdict(list)
     masks: Files = defaultdict(list)
     problems: list[Problem] = []
-    kinds = [
-        (naming.masks, re.compile(naming.mask_names), masks),
-        (naming.images, re.compile(naming.image_names), images),
-    ]
+    mask_kind = (naming.masks, re.compile(naming.mask_names), masks)
+    image_kind = (naming.images, re.compile(naming.image_names), images)
+    inner = PurePosixPath(naming.masks).is_relative_to(naming.images) and naming.masks != naming.images
     others = re.compile(naming.other_names)
     for found in raw.below(naming.images, naming.masks):
         if isinstance(found, Problem):
             problems.append(found)
             continue
+        if found.name in OUR_FILES:
+            continue
         is_image = PurePosixPath(found.name).suffix.lower() in SUFFIXES
+        only_mask = inner and PurePosixPath(found.name).is_relative_to(naming.masks)
+        kinds = [mask_kind] if only_mask else [mask_kind, image_kind]
         if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
             continue
         if is_image:
             expected = f"an image named {naming.image_names} or a mask named {naming.mask_names}"
-            problems.append(Problem(found.path, "is neither an image nor a mask by its name", expected))
+            told = "is neither an image nor a mask by its name"
+            problems.append(Problem(found.path, told, expected, kind="not_an_image"))
         else:
-            problems.append(Problem(found.path, "is no image by its suffix", " ".join(SUFFIXES), "Move it elsewhere."))
+            told, expected = "is no image by its suffix", " ".join(SUFFIXES)
+            problems.append(Problem(found.path, told, expected, "Move it elsewhere.", "not_an_image"))
     return images, masks, problems
 
 
