@@ -2,7 +2,7 @@
 
 import colorsys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,6 +20,9 @@ from pspnet.errors import Problem, UserError
 
 IGNORE = 255  # the one value of a prepared mask that is no class
 MOST_CLASSES = IGNORE
+
+MOST_SHOWN = 20
+NUMBER_OR_COLOR = "a number or a colour such as '#dc143c'"
 
 Color = tuple[int, int, int]
 
@@ -110,30 +113,77 @@ class Declared(NamedTuple):
     classes: Mapping[str, MaskValue | list[MaskValue]]
     colors: Mapping[str, list[int]]
     ignore_values: list[MaskValue]
+    by_label: bool = False  # the masks are drawn from labels, and their numbers are known to us only
 
 
 def declared_classes(dataset: DatasetParams, raw: Path, of_layout: Declared | None = None) -> Classes:
     """From params.yaml or from classes.yaml beside the data, never from both, else those that the layout brings."""
     path = raw / "classes.yaml"
+    named = of_layout or Declared({}, {}, [])
     if dataset.classes:
         if path.is_file():
             found = "classes are named here and in dataset.classes of params.yaml"
             raise UserError(Problem(str(path), found, "one place", "Remove this file, or set dataset.classes: {}"))
-        return _build("params.yaml", Declared(dataset.classes, dataset.colors, dataset.ignore_values))
+        own = Declared(dataset.classes, dataset.colors, dataset.ignore_values)
+        return _build("params.yaml", _without_labels("params.yaml", own, named))
     if dataset.colors or dataset.ignore_values:
         found = "dataset.colors or dataset.ignore_values without dataset.classes"
         raise UserError(Problem("params.yaml", found, "all three in one place", f"Move them to {path}."))
     if path.is_file():
         content = validate(_ClassesFile, read_yaml(path), str(path))
-        return _build(str(path), Declared(content.classes, content.colors, content.ignore_values))
+        own = Declared(content.classes, content.colors, content.ignore_values)
+        return _build(str(path), _without_labels(str(path), own, named))
     if of_layout:
         return _build(f"layout {dataset.source.layout}", of_layout)
     raise UserError(Problem(str(path), "is missing, and dataset.classes in params.yaml is {}", EXAMPLE))
 
 
+def _without_labels(where: str, declared: Declared, named: Declared) -> Declared:
+    """The names that the layout has for values replaced by those values."""
+    problems = []
+    told: set[MaskValue] = set()
+
+    def values(owner: str, own: MaskValue | list[MaskValue]) -> list[MaskValue]:
+        result: list[MaskValue] = []
+        for value in _listed(own):
+            told.add(value)
+            is_text = isinstance(value, str)
+            if is_text and value in named.classes:
+                result += _listed(named.classes[str(value)])
+            elif named.by_label or (is_text and not str(value).startswith("#")):
+                expected = f"a label: {some(named.classes)}" if named.by_label else NUMBER_OR_COLOR
+                if named.classes and not named.by_label:
+                    expected += f", or what the layout names: {some(named.classes)}"
+                problems.append(Problem(where, f"{owner} has value {value!r}", expected))
+            else:
+                result.append(value)
+        return result
+
+    classes = {name: values(f"class '{name}'", own) for name, own in declared.classes.items()}
+    ignore_values = values("ignore_values", declared.ignore_values)
+    if named.by_label:
+        ignore_values += named.ignore_values
+        if rest := [label for label in named.classes if label not in told]:
+            fix = f"To have them as background: `background: [{', '.join(['background', *rest])}]`."
+            expected = "each label in a class or in ignore_values"
+            problems.append(Problem(where, f"has no place for {len(rest)} labels: {some(rest)}", expected, fix))
+    if problems:
+        raise UserError(problems)
+    return Declared(classes, declared.colors, ignore_values)
+
+
+def some(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:MOST_SHOWN])
+    return shown if len(names) <= MOST_SHOWN else f"{shown} and {len(names) - MOST_SHOWN:,} more"
+
+
+def _listed(value: MaskValue | list[MaskValue]) -> list[MaskValue]:
+    return value if isinstance(value, list) else [value]
+
+
 def _build(where: str, declared: Declared) -> Classes:
     classes, colors = declared.classes, declared.colors
-    values = {name: _numbers(value if isinstance(value, list) else [value]) for name, value in classes.items()}
+    values = {name: _numbers(_listed(value)) for name, value in classes.items()}
     ignore_values = _numbers(declared.ignore_values)
     if problems := list(_problems(where, values, colors, ignore_values)):
         raise UserError(problems)

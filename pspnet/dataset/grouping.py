@@ -21,7 +21,7 @@ class Listed(NamedTuple):
     group: str  # "" leaves it to the group pattern
 
 
-def grouped(found: Iterable[Found | Problem], group_pattern: str, raw: Path) -> Iterator[RawSample | Problem]:
+def grouped(found: Iterable[Found | Problem], group_pattern: str | None, raw: Path) -> Iterator[RawSample | Problem]:
     items = list(found)
     listed = _listed(raw / LISTED, {item.id for item in items if isinstance(item, Found)})
     for item in items:
@@ -32,14 +32,20 @@ def grouped(found: Iterable[Found | Problem], group_pattern: str, raw: Path) -> 
             yield item.problem
             continue
         own = listed.get(item.id)
-        match = re.match(group_pattern, item.id)
-        group = (own and own.group) or (match and match.group(1))
+        group = (own and own.group) or _group(item, group_pattern)
         if group:
             yield RawSample(item.id, item.image, item.mask, group, own.split if own else item.split)
         else:
             expected = f"a group by dataset.group_pattern {group_pattern}"
             fix = "Change the pattern or rename the file."
             yield Problem(item.image, f"id '{item.id}' names no group", expected, fix, "no_group")
+
+
+def _group(found: Found, pattern: str | None) -> str | None:
+    if pattern is None:
+        return found.group or found.id
+    match = re.match(pattern, found.id)
+    return match and match.group(1)
 
 
 def _listed(path: Path, ids: set[str]) -> dict[str, Listed]:

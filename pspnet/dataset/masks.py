@@ -84,12 +84,42 @@ class Instances:
         return self.paths[0]
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
-        objects = [Levels(path, self.threshold).values(files, max_pixels, max_bytes) for path in self.paths]
-        for path, one in zip(self.paths, objects, strict=True):
-            if one.shape != objects[0].shape:
-                found = f"and the other objects of its image: {path} is of another size than {self.path}"
-                raise Refused(found, "masks of one size")
-        return reduce(np.maximum, objects)
+        return reduce(np.maximum, _all_levels(self.paths, self.threshold, files, max_pixels, max_bytes))
+
+
+@dataclass(frozen=True)
+class ClassMasks:
+    """A file for each class: its number where it is bright, a later one on top; 0 where none is."""
+
+    numbered: tuple[tuple[int, str], ...]  # number, path
+    threshold: int
+
+    @property
+    def path(self) -> str:
+        return self.paths[0]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(path for _, path in self.numbered)
+
+    def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
+        masks = _all_levels(self.paths, self.threshold, files, max_pixels, max_bytes)
+        values = np.zeros(masks[0].shape, np.uint16)
+        for (number, _), mask in zip(self.numbered, masks, strict=True):
+            values[mask == 1] = number
+        return values
+
+
+def _all_levels(
+    paths: tuple[str, ...], threshold: int, files: RawFiles, max_pixels: int, max_bytes: int
+) -> list[Values]:
+    """Of one image, and so of one size."""
+    masks = [Levels(path, threshold).values(files, max_pixels, max_bytes) for path in paths]
+    for path, mask in zip(paths, masks, strict=True):
+        if mask.shape != masks[0].shape:
+            found = f"and the other masks of its image: {path} is of another size than {paths[0]}"
+            raise Refused(found, "masks of one size")
+    return masks
 
 
 def color_value(text: str) -> int:

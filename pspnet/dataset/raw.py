@@ -22,6 +22,13 @@ MOST_OPEN = 16  # archives at once
 PACK_AGAIN = "Pack the archive again."
 
 
+class TooManyBytes(Refused):
+    def __init__(self, size: int) -> None:
+        found = f"has {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can have"
+        super().__init__(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.", "too_large")
+        self.size = size
+
+
 class RawFile(NamedTuple):
     name: str  # its path below the raw folder, as if its archive had been unpacked
     path: str  # where it is: an archive stands in it like a folder
@@ -212,8 +219,7 @@ def _broken(error: Exception) -> Refused:
 
 def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
-        found = f"has {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can have"
-        raise Refused(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.", "too_large")
+        raise TooManyBytes(size)
 
 
 def _is_below(path: PurePosixPath, folders: list[PurePosixPath]) -> bool:

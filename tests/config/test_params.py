@@ -30,7 +30,7 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
     assert problems(split_seed=3) == ["params.yaml: unknown key 'split_seed'; did you mean 'prepare.split_seed'?"]
 
 
-MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', or several in []"
+MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a label, or several in []"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', or sev
         ({"runtime": None}, "runtime is nothing; expected `key: value` lines"),
         ({"dataset__ignore_values": 255}, "dataset.ignore_values is 255; expected a list"),
         ({"dataset__classes": {"sky": -1}}, f"dataset.classes.sky is -1; expected {MASK_VALUE}"),
-        ({"dataset__classes": {"sky": "blue"}}, f"dataset.classes.sky is 'blue' (text); expected {MASK_VALUE}"),
+        ({"dataset__classes": {"sky": "#blue"}}, f"dataset.classes.sky is '#blue' (text); expected {MASK_VALUE}"),
         ({"dataset__classes": {"sky": [0, "#12345"]}}, f"dataset.classes.sky is a list; expected {MASK_VALUE}"),
         ({"dataset__images": "images"}, "unknown key 'dataset.images'; did you mean 'dataset.source.images'?"),
         (

@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pspnet.dataset.classes import IGNORE, Classes, declared_classes, default_color, pixel_counts
+from pspnet.dataset.classes import IGNORE, Classes, Declared, declared_classes, default_color, pixel_counts
 from pspnet.errors import UserError
 from tests.dataset.rawdata import dataset_params, write
 
@@ -69,7 +70,7 @@ def test_all_that_is_wrong_with_classes_is_told_at_once(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("classes: {a: 0}", "names one class only, a"),
-        ("classes: {a: x, b: 1}", "classes.a is 'x'"),
+        ("classes: {a: x, b: 1}", "class 'a' has value 'x'"),
         ("classes: {a: -1, b: 1}", "classes.a is -1"),
         ("classes: {a: 0, b: 65536}", "classes.b is 65536"),
         ("classes: {a: 0, b: 1}\ncolors: {a: [1, 2]}", "colour [1, 2] of 'a'"),
@@ -116,3 +117,45 @@ def test_raw_values_become_class_indices() -> None:
 def test_unknown_values_are_listed_with_their_pixels() -> None:
     assert CLASSES.unknown(pixel_counts(np.array([[0, 5, 5], [7, 9, 65535]], np.uint16))) == {5: 2, 65535: 1}
     assert CLASSES.unknown(pixel_counts(np.array([[0, 7], [9, 0]], np.uint8))) == {}
+
+
+NUMBERED = Declared({"road": 7, "car": 26, "truck": [27, 29]}, {}, [0])
+LABELLED = Declared({"background": 0, "car": 1, "truck": 2, "dirt": 3}, {}, [65535], by_label=True)
+
+
+def of_layout(layout: Declared, **changes: Any) -> Classes:
+    return declared_classes(dataset_params(**{"ignore_values": [], **changes}), Path("raw"), layout)
+
+
+def test_values_may_be_named_as_the_layout_names_them() -> None:
+    classes = of_layout(NUMBERED, classes={"way": ["road", 8], "vehicle": ["car", "truck"]}, ignore_values=[0])
+    assert classes.values == {7: 0, 8: 0, 26: 1, 27: 1, 29: 1}
+    assert classes.ignore_values == (0,)
+
+
+def test_labels_become_the_classes_that_a_person_wants() -> None:
+    changes = {"classes": {"background": "background", "vehicle": ["car", "truck"]}, "ignore_values": ["dirt"]}
+    classes = of_layout(LABELLED, **changes)
+    assert (classes.names, classes.values) == (("background", "vehicle"), {0: 0, 1: 1, 2: 1})
+    assert classes.ignore_values == (3, 65535)
+    assert of_layout(LABELLED, classes={}).names == ("background", "car", "truck", "dirt")
+
+
+def test_labels_with_a_mistake_or_without_a_place_are_told_at_once() -> None:
+    with pytest.raises(UserError) as error:
+        of_layout(LABELLED, classes={"background": "background", "car": ["cart", 1]}, ignore_values=["dirt"])
+    problems = error.value.problems
+    labels = "a label: background, car, truck, dirt"
+    assert [(problem.found, problem.expected) for problem in problems] == [
+        ("class 'car' has value 'cart'", labels),
+        ("class 'car' has value 1", labels),
+        ("has no place for 2 labels: car, truck", "each label in a class or in ignore_values"),
+    ]
+    assert problems[2].fix == "To have them as background: `background: [background, car, truck]`."
+
+
+def test_text_that_names_no_value_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'sky' has value 'blue'; expected a number or a colour such as '#dc143c'$"):
+        declared_classes(dataset_params(classes={"sky": "blue", "road": 1}), tmp_path)
+    with pytest.raises(UserError, match=r"'#dc143c', or what the layout names: road, car, truck$"):
+        of_layout(NUMBERED, classes={"sky": "blue", "road": "road"})

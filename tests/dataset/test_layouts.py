@@ -2,23 +2,19 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pspnet.config.dataset import DatasetParams
-from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.adapters.ade20k import NAMES as ADE_NAMES
-from pspnet.dataset.adapters.pairs import Found
-from pspnet.dataset.classes import IGNORE, Classes, declared_classes
-from pspnet.dataset.images import decode_mask
+from pspnet.dataset.classes import IGNORE
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.validation import check
-from pspnet.errors import Problem, UserError
-from tests.dataset.rawdata import dataset_params, encoded, left_out, noise, rules, shared_data, write
+from pspnet.errors import UserError
+from tests.dataset.layouts import classes_of, found, params, prepared
+from tests.dataset.rawdata import encoded, left_out, noise, rules, shared_data, write
 
 CITYSCAPES = {"layout": "cityscapes", "images": "leftImg8bit", "masks": "gtFine", "labels": "labelIds"}
 VOC = {
@@ -32,31 +28,6 @@ PALETTE_PAIRS = {
     "layout": "folder", "images": "imgs", "masks": "gts", "image_names": r"(.*)_img\.jpg",
     "mask_names": r"(.*)_gt\.png", "mask_kind": "numbers", "mask_threshold": 128,
 }  # fmt: skip
-
-
-def params(source: dict[str, Any], **changes: Any) -> DatasetParams:
-    return dataset_params(**{"source": source, "classes": {}, "ignore_values": [], "group_pattern": "(.*)", **changes})
-
-
-def found(raw: Path, dataset: DatasetParams) -> tuple[dict[str, Found], list[Problem]]:
-    items = list(LAYOUTS[dataset.source.layout].find(dataset.source, RawFiles(raw)))
-    samples = {item.id: item for item in items if isinstance(item, Found) and not item.problem}
-    told = [item if isinstance(item, Problem) else item.problem for item in items if item not in samples.values()]
-    return samples, [problem for problem in told if problem]
-
-
-def classes_of(raw: Path, dataset: DatasetParams) -> Classes:
-    own = LAYOUTS[dataset.source.layout].classes(dataset.source, RawFiles(raw))
-    return declared_classes(dataset, raw, own)
-
-
-def prepared(raw: Path, dataset: DatasetParams, found: Found) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """The mask as the pipeline sees it."""
-    sample = RawSample(found.id, found.image, found.mask, "group", found.split)
-    classes = classes_of(raw, dataset)
-    checked = check(sample, files=RawFiles(raw), rules=rules(classes, 10**7))
-    assert checked.mask, checked.told
-    return decode_mask(checked.mask)
 
 
 def test_cityscapes_has_the_same_19_classes_in_both_of_its_masks() -> None:

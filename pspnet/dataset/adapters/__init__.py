@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pspnet.dataset.adapters import ade20k, cityscapes, folder, voc
+from pspnet.dataset.adapters import ade20k, camvid, cityscapes, class_folders, coco, folder, labelme, voc
 from pspnet.dataset.adapters.pairs import Found
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.raw import RawFiles
@@ -19,7 +19,12 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "folder": Layout(folder.find, lambda source, raw: None),
+    "class_folders": Layout(class_folders.find, class_folders.classes),
     "cityscapes": Layout(cityscapes.find, cityscapes.classes),
     "voc": Layout(voc.find, voc.classes),
     "ade20k": Layout(ade20k.find, ade20k.classes),
+    "camvid": Layout(camvid.find, camvid.classes),
+    "coco": Layout(coco.find, coco.classes),
+    "coco_panoptic": Layout(coco.find_panoptic, coco.panoptic_classes),
+    "labelme": Layout(labelme.find, labelme.classes),
 }

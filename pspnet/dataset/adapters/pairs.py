@@ -14,6 +14,7 @@ from pspnet.dataset.samples import Split
 from pspnet.errors import Problem, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+OUR_FILES = ("classes.yaml", "splits.csv")  # in data/raw, whatever the layout
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -30,6 +31,7 @@ class Found(NamedTuple):
     mask: RawMask | None = None
     split: Split | None = None
     problem: Problem | None = None
+    group: str | None = None  # dataset.group_pattern counts before it
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def pairs(
     naming: Naming, raw: RawFiles, mask: Callable[[list[str]], RawMask], split: Callable[[str], Split | None]
 ) -> Iterator[Found | Problem]:
     """In the order of their ids; a problem for each file that cannot be one."""
-    _check_folders(naming)
+    check_folders(images=naming.images, masks=naming.masks)
     images, masks, problems = _files(naming, raw)
     if not images or not masks:
         missing = [] if images else [_nothing(raw.root, "image", naming.images, naming.image_names)]
@@ -81,10 +83,9 @@ def split_by_folder(name: str) -> Split | None:
     return SPLIT_FOLDERS.get(name.partition("/")[0])
 
 
-def _check_folders(naming: Naming) -> None:
-    folders = {"dataset.source.images": naming.images, "dataset.source.masks": naming.masks}
+def check_folders(**folders: str) -> None:
     problems = [
-        Problem("params.yaml", f"{key} is '{folder}'", "a folder below the raw data")
+        Problem("params.yaml", f"dataset.source.{key} is '{folder}'", "a folder below the raw data")
         for key, folder in folders.items()
         if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts
     ]
@@ -97,16 +98,19 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
     images: Files = defaultdict(list)
     masks: Files = defaultdict(list)
     problems: list[Problem] = []
-    kinds = [
-        (naming.masks, re.compile(naming.mask_names), masks),
-        (naming.images, re.compile(naming.image_names), images),
-    ]
+    mask_kind = (naming.masks, re.compile(naming.mask_names), masks)
+    image_kind = (naming.images, re.compile(naming.image_names), images)
+    inner = PurePosixPath(naming.masks).is_relative_to(naming.images) and naming.masks != naming.images
     others = re.compile(naming.other_names)
     for found in raw.below(naming.images, naming.masks):
         if isinstance(found, Problem):
             problems.append(found)
             continue
+        if found.name in OUR_FILES:
+            continue
         is_image = PurePosixPath(found.name).suffix.lower() in SUFFIXES
+        only_mask = inner and PurePosixPath(found.name).is_relative_to(naming.masks)
+        kinds = [mask_kind] if only_mask else [mask_kind, image_kind]
         if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
             continue
         if is_image:

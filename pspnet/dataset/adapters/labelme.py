@@ -1,0 +1,158 @@
+"""Layout `labelme`: a JSON file for each photo, beside it or anywhere.
+
+raw/street1/0001.jpg   raw/street1/0001.json   raw/labels.txt
+"""
+
+import base64
+import math
+import posixpath
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from pspnet.config.dataset import LabelmeParams
+from pspnet.dataset.adapters.labels import BACKGROUND, Labels
+from pspnet.dataset.adapters.listed import (
+    Entry,
+    Files,
+    content,
+    json_object,
+    look,
+    matched,
+    size_in,
+    split_of_folders,
+    told,
+)  # fmt: skip
+from pspnet.dataset.adapters.pairs import SUFFIXES, Found
+from pspnet.dataset.classes import Declared
+from pspnet.dataset.images import Refused
+from pspnet.dataset.masks import RawMask
+from pspnet.dataset.problems import located, shortened
+from pspnet.dataset.raw import RawFile, RawFiles
+from pspnet.dataset.shapes import Drawing, Picture, Shape, box, ellipse, line, numbers, polygon
+from pspnet.errors import Problem, UserError
+
+LABELS = "labels.txt"
+
+Json = dict[str, Any]
+
+
+class Document(NamedTuple):
+    file: RawFile
+    image: str | None  # as it stands in the file
+    has_copy: bool  # of the image
+    size: tuple[Any, Any]
+    shapes: list[Json]
+
+
+def find(source: LabelmeParams, raw: RawFiles) -> Iterator[Found | Problem]:
+    files = look(raw, source.annotations, source.images)
+    documents, problems = _documents(raw, files)
+    labels = _labels(raw, files, documents)
+    photos = {file.name for file in files.images.files}
+    entries = []
+    for document in documents:
+        if photo := _photo(document, photos):
+            mask = partial(_drawing, document, labels, source.line_width_px)
+            entries.append(Entry(document.file.path, photo, split_of_folders(document.file.name), mask))
+        else:
+            fix = "Put it beside this file: the copy in imageData is not read." if document.has_copy else ""
+            found = f"is of the photo {document.image}, which is not there"
+            expected = f"an image in '{source.images}'"
+            problems.append(Problem(document.file.path, found, expected, fix, "mask_without_image"))
+    if problems and not entries:
+        raise UserError(shortened(located(problems, raw.root)))
+    yield from [*files.problems, *problems]
+    yield from matched(entries, files.images)
+
+
+def classes(source: LabelmeParams, raw: RawFiles) -> Declared:
+    files = look(raw, source.annotations, source.images)
+    documents, problems = ([], []) if LABELS in files.others else _documents(raw, files)
+    if problems and not documents:
+        raise UserError(shortened(located(problems, raw.root)))
+    return _labels(raw, files, documents).declared()
+
+
+def _documents(raw: RawFiles, files: Files) -> tuple[list[Document], list[Problem]]:
+    documents = []
+    problems = []
+    for file in files.annotations:
+        try:
+            documents.append(_document(file, json_object(raw, file.path)))
+        except Refused as refused:
+            problems.append(told(file.path, refused))
+    return documents, problems
+
+
+def _document(file: RawFile, content: Json) -> Document:
+    shapes, image = content.get("shapes"), content.get("imagePath")
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise Refused("has no list of objects 'shapes'", "a file that labelme saved")
+    for shape in shapes:
+        if not isinstance(shape.get("label"), str):
+            raise Refused(f"has a shape of label {shape.get('label')!r}", "text")
+    size = content.get("imageHeight"), content.get("imageWidth")
+    return Document(file, image if isinstance(image, str) else None, bool(content.get("imageData")), size, shapes)
+
+
+def _labels(raw: RawFiles, files: Files, documents: list[Document]) -> Labels:
+    if LABELS not in files.others:
+        return Labels(sorted({shape["label"] for document in documents for shape in document.shapes}))
+    path = files.others[LABELS].path
+    try:
+        return Labels(content(raw, path).decode("utf-8-sig").splitlines())
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(raw.root / path), "is not UTF-8 text", "a label in each line")) from None
+    except Refused as refused:
+        raise UserError(told(str(raw.root / path), refused)) from None
+
+
+def _photo(document: Document, photos: Collection[str]) -> str | None:
+    """Where imagePath says; where both were moved or renamed together, beside its JSON file."""
+    folder, name = posixpath.split(document.file.name)
+    places = [posixpath.join(folder, f"{PurePosixPath(name).stem}{suffix}") for suffix in SUFFIXES]
+    if document.image:
+        path = document.image.replace("\\", "/")
+        places = [posixpath.join(folder, path), posixpath.join(folder, posixpath.basename(path)), *places]
+    return next((place for place in map(posixpath.normpath, places) if place in photos), None)
+
+
+def _drawing(document: Document, labels: Labels, line_width_px: int, image: str) -> RawMask:
+    shapes = [
+        part
+        for place, shape in enumerate(document.shapes, start=1)
+        for part in _shapes(f"shape {place}", labels.number(shape["label"]), shape, line_width_px)
+    ]
+    return Drawing(document.file.path, size_in(*document.size), BACKGROUND, tuple(shapes), image)
+
+
+def _shapes(name: str, number: int, shape: Json, line_width_px: int) -> Sequence[Shape]:
+    points = shape.get("points")
+    match shape.get("shape_type") or "polygon":
+        case "polygon" | "oriented_rectangle":
+            return [polygon(name, number, points)]
+        case "rectangle":
+            return [box(name, number, points)]
+        case "circle":
+            x, y, edge_x, edge_y = numbers(name, points, at_least=4, at_most=4)
+            radius = math.hypot(edge_x - x, edge_y - y)
+            return [ellipse(name, number, (x, y, radius, radius))]
+        case "line" | "linestrip":
+            return line(name, number, points, line_width_px) if line_width_px else []
+        case "point" | "points":
+            places = numbers(name, points, at_least=2)
+            pairs = zip(places[::2], places[1::2], strict=True)
+            return [part for pair in pairs for part in line(name, number, pair, line_width_px)] if line_width_px else []
+        case "mask":
+            left, top, right, bottom = map(round, numbers(name, points, at_least=4, at_most=4))
+            return [Picture(name, number, left, top, right - left + 1, bottom - top + 1, _picture(name, shape))]
+    raise Refused(f"{name} is a {shape['shape_type']}", "polygon, rectangle, circle, line, linestrip, point or mask")
+
+
+def _picture(name: str, shape: Json) -> bytes:
+    try:
+        return base64.b64decode(shape["mask"], validate=True)
+    except (KeyError, TypeError, ValueError):
+        raise Refused(f"{name} has a mask that is no base64", "a PNG as labelme saves it") from None
