@@ -1,0 +1,243 @@
+"""Which layout a folder seems to be: a small function for each, which looks at names and at what is written in them."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from pspnet.dataset.adapters.pairs import SPLIT_FOLDERS
+from pspnet.dataset.adapters.voc import OWN_NAMES
+from pspnet.dataset.inspection.listing import Listing
+from pspnet.dataset.inspection.naming import DERIVED_WORDS, MASK_WORDS, words
+from pspnet.dataset.raw import RawFile
+
+MOST_TEXTS = 50  # that are looked into
+
+
+class Recognised(NamedTuple):
+    layout: str
+    reason: str
+    source: dict[str, Any]  # what is known of it, by the names of the fields of dataset.source
+    obstacle: str = ""  # why it cannot be read as it lies there
+    note: str = ""  # what would make more of it
+
+
+def recognised(listing: Listing) -> Iterator[Recognised]:
+    """Every layout with a signature of its own that the folder shows, the surest first."""
+    for recognise in RECOGNISERS.values():
+        if found := recognise(listing):
+            yield found
+
+
+def cityscapes(listing: Listing) -> Recognised | None:
+    split = r"(?:(.+)/)?(?:train|val|test|train_extra)/[^/]+/[^/]+"
+    images = _first_groups(listing, split + r"_leftImg8bit\.\w+")
+    if not images:
+        return None
+    source = {"images": images[0], "masks": "", "labels": "labelIds"}
+    for labels in ("labelIds", "labelTrainIds"):
+        if masks := _first_groups(listing, split + rf"_gtFine_{labels}\.png"):
+            reason = f"names that end in _leftImg8bit and _gtFine_{labels}.png, in folders of cities"
+            beside = [folder for folder in images if _parent_of(folder) == _parent_of(masks[0])]
+            found = {"images": (beside or images)[0], "masks": masks[0], "labels": labels}
+            return Recognised("cityscapes", reason, found)
+    obstacle = (
+        "there is no *_gtFine_labelIds.png and no *_gtFine_labelTrainIds.png. "
+        "Download gtFine, or make them of the polygons with createTrainIdLabelImgs.py of cityscapesscripts."
+    )
+    return Recognised("cityscapes", "names that end in _leftImg8bit, in folders of cities", source, obstacle)
+
+
+def cvat(listing: Listing) -> Recognised | None:
+    for file in _texts(listing, "labelmap.txt"):
+        if listing.ends(file).startswith("# label:color_rgb"):
+            root = _parent(file)
+            return Recognised(
+                "cvat", f"{file.name} with a colour for each label, as CVAT exports segmentation masks",
+                _cvat_source(root) | {"images": _below(root, "JPEGImages"), "masks": _below(root, "SegmentationClass")},
+            )  # fmt: skip
+    for file in _texts(listing, ".xml"):
+        text = listing.ends(file)
+        if re.search(r"<annotations>\s*<version>", text) and re.search(r"<image\s", text):
+            root = _parent(file)
+            images = _below(root, "images") if _any_below(listing, _below(root, "images")) else root
+            reason = f"{file.name} begins as CVAT's XML for images does"
+            return Recognised("cvat", reason, _cvat_source(root) | {"images": images, "annotations": file.name})
+    return None
+
+
+def _cvat_source(root: str) -> dict[str, Any]:
+    return {"folder": root, "masks": root, "annotations": root, "splits": _below(root, "ImageSets/Segmentation")}
+
+
+def voc(listing: Listing) -> Recognised | None:
+    roots = _first_groups(listing, r"(?:(.+)/)?SegmentationClass/[^/]+\.png")
+    with_images = [root for root in roots if _any_below(listing, _below(root, "JPEGImages"))]
+    if not with_images:
+        return None
+    root = with_images[0]
+    source = {
+        "images": _below(root, "JPEGImages"),
+        "masks": _below(root, "SegmentationClass"),
+        "splits": _below(root, "ImageSets/Segmentation"),
+    }
+    names = _below(root, OWN_NAMES)
+    hidden = root != "." and any(file.name == names for file in listing.others)
+    note = (
+        f"{names} names the classes, but counts only at the top of the raw data: use {root} as that" if hidden else ""
+    )
+    return Recognised("voc", "folders JPEGImages and SegmentationClass", source, note=note)
+
+
+def ade20k(listing: Listing) -> Recognised | None:
+    images = _first_groups(listing, r"(?:(.+)/)?(?:(?:training|validation)/)?ADE_\w+\.jpg")
+    for masks in _first_groups(listing, r"(?:(.+)/)?(?:(?:training|validation)/)?ADE_\w+\.png"):
+        if images and not words(masks) & DERIVED_WORDS:
+            return Recognised("ade20k", "names that begin with ADE_", {"images": images[0], "masks": masks})
+    if all(_first_groups(listing, rf"(?:(.+)/)?[^/]+_{kind}\.png") for kind in (r"parts_\d+", "seg")):
+        obstacle = "this is the full release, with parts and instances. Take the one of scene parsing: SceneParse150."
+        return Recognised("ade20k", "names that end in _seg.png and _parts_1.png", {}, obstacle)
+    return None
+
+
+def camvid(listing: Listing) -> Recognised | None:
+    """Its drives have names that no other set has."""
+    drive = r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+"
+    folders = _first_groups(listing, rf"(?:(.+?)/)?(?:(?:train|val|test)/)?{drive}(?:_L)?\.\w+")
+    masks = [folder for folder in folders if words(folder) & MASK_WORDS]
+    images = [folder for folder in folders if folder not in masks]
+    if not images or not masks:
+        return None
+    source = {"images": images[0], "masks": masks[0]}
+    return Recognised("camvid", "the names of CamVid's drives, such as 0016E5", source)
+
+
+def coco(listing: Listing) -> Recognised | None:
+    files = _coco_files(listing, '"segmentation"')
+    if not files:
+        return None
+    reason = f"{files[0].name} lists images, categories and objects with their outlines"
+    source = {"images": _images_of(listing, files[0]), "annotations": _any_of(files)}
+    return Recognised("coco", reason, source)
+
+
+def coco_panoptic(listing: Listing) -> Recognised | None:
+    files = _coco_files(listing, '"segments_info"')
+    if not files:
+        return None
+    first = files[0]
+    folder = _below(_parent(first), PurePosixPath(first.name).stem)
+    masks = folder if _any_below(listing, folder) else _parent(first)
+    reason = f"{first.name} lists images, categories and panoptic segments"
+    source = {"images": _images_of(listing, first), "masks": masks, "annotations": _any_of(files)}
+    return Recognised("coco_panoptic", reason, source)
+
+
+def _coco_files(listing: Listing, key: str) -> list[RawFile]:
+    needed = ('"images"', '"annotations"', '"categories"', key)
+    return [file for file in _texts(listing, ".json") if all(word in listing.ends(file) for word in needed)]
+
+
+def _any_of(files: Sequence[RawFile]) -> str:
+    """A regular expression that just these match."""
+    return "|".join(re.escape(file.name) for file in files)
+
+
+def _images_of(listing: Listing, file: RawFile) -> str:
+    """The folder from which on the `file_name` of a COCO file is a path."""
+    names = re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))[:20]
+    files = [file.name for file in listing.images]
+    for name in names:
+        for found in files:
+            if found == name or found.endswith(f"/{name}"):
+                return found.removesuffix(name).rstrip("/") or "."
+    return "."
+
+
+def labelme(listing: Listing) -> Recognised | None:
+    folders: Counter[str] = Counter()
+    for file in _texts(listing, ".json"):
+        text = listing.ends(file)
+        if '"shapes"' in text and '"imagePath"' in text:
+            folders[_parent(file)] += 1
+    if not folders:
+        return None
+    folder = _common(folders)
+    source = {"images": folder, "annotations": f"{re.escape(folder)}/.*\\.json" if folder != "." else r".*\.json"}
+    return Recognised("labelme", "a JSON with `shapes` and `imagePath` for each image", source)
+
+
+def class_folders(listing: Listing) -> Recognised | None:
+    """Below the folder of masks a folder for each class, and in several of them the same names."""
+    folders: dict[str, set[str]] = {}
+    for file in listing.images:
+        path = PurePosixPath(file.name)
+        folders.setdefault(str(path.parent), set()).add(path.stem)
+    for parent in sorted({str(PurePosixPath(folder).parent) for folder in folders}):
+        if not words(PurePosixPath(parent).name) & MASK_WORDS:
+            continue
+        below = [folder for folder in folders if _parent_of(folder) == parent]
+        classes = {PurePosixPath(folder).name: folders[folder] for folder in below}
+        if len(classes) < 2 or SPLIT_FOLDERS.keys() >= {name.lower() for name in classes}:
+            continue
+        shared = Counter(stem for stems in classes.values() for stem in stems)
+        images = [folder for folder, stems in folders.items() if stems >= {*shared} and _parent_of(folder) != parent]
+        if images and any(count > 1 for count in shared.values()):
+            reason = f"{parent} holds a folder for each of {', '.join(sorted(classes))}, with the names of the images"
+            source = {"images": min(images), "masks": parent, "classes": sorted(classes)}
+            return Recognised("class_folders", reason, source)
+    return None
+
+
+RECOGNISERS: dict[str, Callable[[Listing], Recognised | None]] = {
+    "cityscapes": cityscapes,
+    "cvat": cvat,
+    "voc": voc,
+    "camvid": camvid,
+    "ade20k": ade20k,
+    "coco_panoptic": coco_panoptic,
+    "coco": coco,
+    "labelme": labelme,
+    "class_folders": class_folders,
+}
+
+
+def _first_groups(listing: Listing, pattern: str) -> list[str]:
+    """What the first parenthesis matches, most frequent first."""
+    compiled = re.compile(pattern)
+    found = (compiled.fullmatch(file.name) for file in listing.images)
+    counts = Counter(match[1] or "." for match in found if match)
+    return [text for text, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _texts(listing: Listing, suffix: str) -> list[RawFile]:
+    """Those nearest to the top, and of large sets some only."""
+    files = sorted(listing.ending(suffix), key=lambda file: (file.name.count("/"), file.name))
+    return files[:MOST_TEXTS]
+
+
+def _any_below(listing: Listing, folder: str) -> bool:
+    return any(PurePosixPath(file.name).is_relative_to(folder) for file in listing.images)
+
+
+def _below(root: str, folder: str) -> str:
+    return str(PurePosixPath(root, folder))
+
+
+def _parent(file: RawFile) -> str:
+    return _parent_of(file.name)
+
+
+def _parent_of(path: str) -> str:
+    return str(PurePosixPath(path).parent)
+
+
+def _common(folders: Iterable[str]) -> str:
+    several = [PurePosixPath(folder).parts for folder in folders]
+    same = []
+    for level in zip(*several, strict=False):
+        if len({*level}) > 1:
+            break
+        same.append(level[0])
+    return str(PurePosixPath(*same))
