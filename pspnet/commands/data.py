@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,8 +28,14 @@ def inspect(folder: Path, sheet: Path, most_masks: int, as_json: bool) -> None:
         with whole_file(sheet) as partial:
             partial.write_bytes(inspection.sheet)
     if as_json:
-        print(json.dumps(_facts(inspection, sheet), indent=2, ensure_ascii=False))  # noqa: T201
-        return
+        print(json.dumps(_facts(inspection, sheet), indent=2))  # noqa: T201
+    else:
+        _say(folder, inspection, sheet)
+    if not inspection.dataset:
+        raise typer.Exit(1)
+
+
+def _say(folder: Path, inspection: Inspection, sheet: Path) -> None:
     _say_layout(folder, inspection)
     _say_files(inspection)
     _say_values(inspection)

@@ -74,7 +74,8 @@ def _header(path: str, files: RawFiles, facts: ImageFacts) -> tuple[int, int]:
         try:
             with Image.open(source, formats=FORMATS) as image:
                 width, height = image.size
-                orientation = image.getexif().get(0x0112, 1)
+                asks_for_pixels = image.format == "PNG" and "exif" not in image.info  # it may stand after them
+                orientation = 1 if asks_for_pixels else image.getexif().get(0x0112, 1)
                 kind = _kind(image)
                 format_ = image.format or ""
         except UnidentifiedImageError:

@@ -173,8 +173,7 @@ class _Operations:
 def _suffixes(stem: str) -> list[str]:
     """`_mask` of `x_mask`, and of `x_mask_1` too."""
     match = re.fullmatch(r".+?([_\- .](?=[^_\- .]*[^\W\d_])[^_\- .]+?)(?:[_\- .]?\d+)?", stem)
-    whole = re.fullmatch(r".+?([_\- .](?=[^_\- .]*[^\W\d_])[^_\- .]+)", stem)
-    return list(dict.fromkeys(found[1] for found in (whole, match) if found))
+    return [match[1]] if match else []
 
 
 def _prefixes(stem: str) -> list[str]:

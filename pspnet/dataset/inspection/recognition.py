@@ -13,6 +13,7 @@ from pspnet.dataset.inspection.naming import DERIVED_WORDS, MASK_WORDS, words
 from pspnet.dataset.raw import RawFile
 
 MOST_TEXTS = 50  # that are looked into
+LABELMES_OWN_WIDTH_PX = 10  # of lines and points
 
 
 class Recognised(NamedTuple):
@@ -53,22 +54,22 @@ def cvat(listing: Listing) -> Recognised | None:
     for file in _texts(listing, "labelmap.txt"):
         if listing.ends(file).startswith("# label:color_rgb"):
             root = _parent(file)
-            return Recognised(
-                "cvat", f"{file.name} with a colour for each label, as CVAT exports segmentation masks",
-                _cvat_source(root) | {"images": _below(root, "JPEGImages"), "masks": _below(root, "SegmentationClass")},
-            )  # fmt: skip
+            source = {
+                "images": _below(root, "JPEGImages"),
+                "masks": _below(root, "SegmentationClass"),
+                "splits": _below(root, "ImageSets/Segmentation"),
+            }
+            reason = f"{file.name} with a colour for each label, as CVAT exports segmentation masks"
+            return Recognised("cvat", reason, source)
     for file in _texts(listing, ".xml"):
         text = listing.ends(file)
         if re.search(r"<annotations>\s*<version>", text) and re.search(r"<image\s", text):
             root = _parent(file)
             images = _below(root, "images") if _any_below(listing, _below(root, "images")) else root
             reason = f"{file.name} begins as CVAT's XML for images does"
-            return Recognised("cvat", reason, _cvat_source(root) | {"images": images, "annotations": file.name})
+            drawn = {"images": images, "annotations": re.escape(file.name), "line_width_px": 0}
+            return Recognised("cvat", reason, drawn)
     return None
-
-
-def _cvat_source(root: str) -> dict[str, Any]:
-    return {"folder": root, "masks": root, "annotations": root, "splits": _below(root, "ImageSets/Segmentation")}
 
 
 def voc(listing: Listing) -> Recognised | None:
@@ -164,7 +165,8 @@ def labelme(listing: Listing) -> Recognised | None:
     if not folders:
         return None
     folder = _common(folders)
-    source = {"images": folder, "annotations": f"{re.escape(folder)}/.*\\.json" if folder != "." else r".*\.json"}
+    files = r".*\.json" if folder == "." else rf"{re.escape(folder)}/.*\.json"
+    source = {"images": folder, "annotations": files, "line_width_px": LABELMES_OWN_WIDTH_PX}
     return Recognised("labelme", "a JSON with `shapes` and `imagePath` for each image", source)
 
 
@@ -182,7 +184,8 @@ def class_folders(listing: Listing) -> Recognised | None:
         if len(classes) < 2 or SPLIT_FOLDERS.keys() >= {name.lower() for name in classes}:
             continue
         shared = Counter(stem for stems in classes.values() for stem in stems)
-        images = [folder for folder, stems in folders.items() if stems >= {*shared} and _parent_of(folder) != parent]
+        images = [folder for folder, stems in folders.items() if stems >= {*shared} and folder not in below]
+        images = [folder for folder in images if PurePosixPath(folder).name not in classes]
         if images and any(count > 1 for count in shared.values()):
             reason = f"{parent} holds a folder for each of {', '.join(sorted(classes))}, with the names of the images"
             source = {"images": min(images), "masks": parent, "classes": sorted(classes)}
