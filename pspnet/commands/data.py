@@ -56,7 +56,7 @@ def _say_layout(folder: Path, inspection: Inspection) -> None:
     else:
         terminal.out.print(f"[bold]{escape(str(folder))}: {escape(inspection.missing)}[/]")
     for other in inspection.others:
-        how = "It could not be read as" if other.obstacle else "It can also be read as"
+        how = "It could not be read as" if other.obstacle else "It also looks like"
         ending = f": {other.obstacle}" if other.obstacle else ""
         terminal.out.print(f"{how} layout {other.layout} ({other.reason}){ending}", markup=False)
 

@@ -336,7 +336,7 @@ def scenes(folder: Path, pattern: str, scenes: int, frames: int) -> Path:
 def groups(folder: Path, dataset: DatasetParams) -> list[int]:
     counts: dict[str, int] = {}
     for name in samples(folder, dataset):
-        match = re.match(dataset.group_pattern, name)
+        match = re.match(dataset.group_pattern or "", name)
         assert match
         counts[match[1]] = counts.get(match[1], 0) + 1
     return sorted(counts.values())

@@ -307,7 +307,7 @@ def _groups(inspection: Inspection) -> None:
 
 
 def _about_groups(inspection: Inspection, best: Grouping | None) -> None:
-    neighbours = inspection.neighbours
+    neighbours, official = inspection.neighbours, inspection.prepare.get("official_splits")
     alike = ""
     coarse = next((grouping for grouping in inspection.groupings if not grouping.is_block), None)
     if neighbours and neighbours.alike:
@@ -322,7 +322,8 @@ def _about_groups(inspection: Inspection, best: Grouping | None) -> None:
             advice += " Where two blocks meet, neighbours still are on two sides."
         inspection.remarks.append(Remark(f"{alike}; {found}" if alike else found, advice))
     elif alike:
-        advice = "With group_pattern (.*) they leak from train into val and test"
+        leak = "val" if official and official[0] == "val_is_test" else "val and test"
+        advice = f"With group_pattern (.*) they leak from train into {leak}"
         if coarse:
             advice += (
                 f"; {coarse.pattern} gives {coarse.groups} groups by {coarse.meaning}, too few to be dealt by chance"

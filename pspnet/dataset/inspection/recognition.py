@@ -1,7 +1,7 @@
 """Which layout a folder seems to be: a small function for each, which looks at names and at what is written in them."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from pspnet.dataset.inspection.naming import DERIVED_WORDS, MASK_WORDS, words
 from pspnet.dataset.raw import RawFile
 
 MOST_TEXTS = 50  # that are looked into
+MOST_NAMES = 20  # of images in a text
 LABELMES_OWN_WIDTH_PX = 10  # of lines and points
 
 
@@ -119,7 +120,7 @@ def coco(listing: Listing) -> Recognised | None:
     if not files:
         return None
     reason = f"{files[0].name} lists images, categories and objects with their outlines"
-    source = {"images": _images_of(listing, files[0]), "annotations": _any_of(files)}
+    source = {"images": _images_of(listing, files), "annotations": _any_of(files)}
     return Recognised("coco", reason, source)
 
 
@@ -131,7 +132,7 @@ def coco_panoptic(listing: Listing) -> Recognised | None:
     folder = _below(_parent(first), PurePosixPath(first.name).stem)
     masks = folder if _any_below(listing, folder) else _parent(first)
     reason = f"{first.name} lists images, categories and panoptic segments"
-    source = {"images": _images_of(listing, first), "masks": masks, "annotations": _any_of(files)}
+    source = {"images": _images_of(listing, files), "masks": masks, "annotations": _any_of(files)}
     return Recognised("coco_panoptic", reason, source)
 
 
@@ -145,15 +146,17 @@ def _any_of(files: Sequence[RawFile]) -> str:
     return "|".join(re.escape(file.name) for file in files)
 
 
-def _images_of(listing: Listing, file: RawFile) -> str:
-    """The folder from which on the `file_name` of a COCO file is a path."""
-    names = re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))[:20]
-    files = [file.name for file in listing.images]
-    for name in names:
-        for found in files:
-            if found == name or found.endswith(f"/{name}"):
-                return found.removesuffix(name).rstrip("/") or "."
-    return "."
+def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
+    """The folder in which the images lie that COCO files name."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for image in listing.images:
+        by_name[PurePosixPath(image.name).name].append(image.name)
+    folders = []
+    for file in files:
+        for name in re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))[:MOST_NAMES]:
+            same = by_name[PurePosixPath(name).name]
+            folders += [_parent_of(path) for path in same if PurePosixPath(path).match(name)][:1]
+    return _common(folders)
 
 
 def labelme(listing: Listing) -> Recognised | None:
