@@ -411,7 +411,7 @@ REAL = [
     ("layouts/palette_pairs", "folder", 5, 5),
     ("layouts/tiny_cityscapes_dataset", "cityscapes", 4, 4),
     ("layouts/tiny_cityscapes_dataset/train_dataset", "cityscapes", 4, 4),
-    ("layouts/tiny_coco_instances", "coco", 2, 2),
+    ("layouts/tiny_coco_instances", "coco", 1, 1),  # an annotation of the other has no outline
     ("layouts/tiny_for_images/export_project", "cvat", None, None),
     ("layouts/tiny_for_images/export_task", "cvat", None, None),
     ("layouts/tiny_voc_dataset1", "voc", 2, 1),

@@ -132,7 +132,7 @@ def coco_panoptic(listing: Listing) -> Recognised | None:
     folder = _below(_parent(first), PurePosixPath(first.name).stem)
     masks = folder if _any_below(listing, folder) else _parent(first)
     reason = f"{first.name} lists images, categories and panoptic segments"
-    source = {"images": _images_of(listing, files), "masks": masks, "annotations": _any_of(files)}
+    source = {"images": _images_of(listing, files, masks), "masks": masks, "annotations": _any_of(files)}
     return Recognised("coco_panoptic", reason, source)
 
 
@@ -146,11 +146,12 @@ def _any_of(files: Sequence[RawFile]) -> str:
     return "|".join(re.escape(file.name) for file in files)
 
 
-def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
-    """The folder in which the images lie that COCO files name."""
+def _images_of(listing: Listing, files: Sequence[RawFile], masks: str = "") -> str:
+    """The folder in which the images lie that COCO files name; those of panoptic masks name these too."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in listing.images:
-        by_name[PurePosixPath(image.name).name].append(image.name)
+        if not masks or _parent(image) != masks:
+            by_name[PurePosixPath(image.name).name].append(image.name)
     folders = []
     for file in files:
         for name in re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))[:MOST_NAMES]:
