@@ -49,6 +49,7 @@ Tick = Callable[[int, int, str], None]
 MOST_MASKS = 200
 USUAL_MEGAPIXELS = 100  # prepare.max_megapixels of the recipes
 FEW_MASKS = 30
+IGNORED = "(ignored)"
 STEPS = ("names", "layout", "images", "masks", "groups", "contact sheet")
 
 
@@ -269,6 +270,7 @@ def _classes_of_layout(inspection: Inspection, source: dict[str, Any]) -> None:
     if not classes or inspection.values is None:
         return
     inspection.class_names = {value: classes.names[place] for value, place in classes.values.items()}
+    inspection.class_names |= dict.fromkeys(classes.ignore_values, IGNORED)
     known = {*classes.values, *classes.ignore_values}
     unknown = inspection.values[~inspection.values["value"].isin(known)]
     if len(unknown):

@@ -1,5 +1,6 @@
 """Which layout a folder seems to be: a small function for each, which looks at names and at what is written in them."""
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -132,7 +133,7 @@ def coco_panoptic(listing: Listing) -> Recognised | None:
     folder = _below(_parent(first), PurePosixPath(first.name).stem)
     masks = folder if _any_below(listing, folder) else _parent(first)
     reason = f"{first.name} lists images, categories and panoptic segments"
-    source = {"images": _images_of(listing, files, masks), "masks": masks, "annotations": _any_of(files)}
+    source = {"images": _images_of(listing, files), "masks": masks, "annotations": _any_of(files)}
     return Recognised("coco_panoptic", reason, source)
 
 
@@ -146,18 +147,24 @@ def _any_of(files: Sequence[RawFile]) -> str:
     return "|".join(re.escape(file.name) for file in files)
 
 
-def _images_of(listing: Listing, files: Sequence[RawFile], masks: str = "") -> str:
-    """The folder in which the images lie that COCO files name; those of panoptic masks name these too."""
+def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
+    """The folder in which the images lie that COCO files list."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in listing.images:
-        if not masks or _parent(image) != masks:
-            by_name[PurePosixPath(image.name).name].append(image.name)
+        by_name[PurePosixPath(image.name).name].append(image.name)
     folders = []
     for file in files:
-        for name in re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))[:MOST_NAMES]:
+        for name in _listed_images(listing, file)[:MOST_NAMES]:
             same = by_name[PurePosixPath(name).name]
             folders += [_parent_of(path) for path in same if PurePosixPath(path).match(name)][:1]
     return _common(folders)
+
+
+def _listed_images(listing: Listing, file: RawFile) -> list[str]:
+    try:
+        return [str(image["file_name"]) for image in json.loads(listing.text(file))["images"]]
+    except (ValueError, LookupError, TypeError, RecursionError):  # of a large file only the ends are at hand
+        return re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))
 
 
 def labelme(listing: Listing) -> Recognised | None:
