@@ -70,6 +70,20 @@ def test_inspect_of_images_alone_says_that_masks_are_needed(raw: Path, tmp_path:
     assert done.returncode == 1
 
 
+def test_the_contact_sheet_is_not_written_among_the_data(raw: Path) -> None:
+    done = pspnet("data", "inspect", ".", cwd=raw)
+    message = "inspect.png: would lie among the data; expected a PNG to write elsewhere. Name one: --sheet PATH\n"
+    assert (done.stderr, done.stdout, done.returncode) == (message, "", 1)
+    assert not (raw / "inspect.png").exists()
+
+
+def test_a_contact_sheet_that_cannot_be_written_is_one_message(raw: Path, tmp_path: Path) -> None:
+    write(tmp_path / "file", "words")
+    done = pspnet("data", "inspect", raw, "--sheet", "file/sheet.png", cwd=tmp_path)
+    assert done.stderr.startswith("file/sheet.png: cannot be written (")
+    assert (done.stdout, done.returncode) == ("", 1)
+
+
 def test_inspect_of_no_folder_is_one_message(raw: Path, tmp_path: Path) -> None:
     shutil.rmtree(raw)
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)

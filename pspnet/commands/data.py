@@ -14,25 +14,37 @@ from pspnet import terminal
 from pspnet.dataset.inspection import Inspection
 from pspnet.dataset.inspection import inspect as look
 from pspnet.dataset.masks import spelled
+from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
 
 MOST_ROWS = 20
-BEGIN = "# ---- params.yaml: these keys in place of those that are there ----"
+BEGIN = "# ---- params.yaml, when this folder is data/raw: these keys in place of those that are there ----"
 END = "# ---- end ----"
 
 
 def inspect(folder: Path, sheet: Path, most_masks: int, as_json: bool) -> None:
+    if sheet.resolve().is_relative_to(folder.resolve()):
+        found = "would lie among the data"
+        raise UserError(Problem(str(sheet), found, "a PNG to write elsewhere", "Name one: --sheet PATH"))
     with terminal.progress("inspect") as tick:
         inspection = look(folder, tick, most_masks)
     if inspection.sheet:
-        with whole_file(sheet) as partial:
-            partial.write_bytes(inspection.sheet)
+        _write(sheet, inspection.sheet)
     if as_json:
         print(json.dumps(_facts(inspection, sheet), indent=2))  # noqa: T201
     else:
         _say(folder, inspection, sheet)
     if not inspection.dataset:
         raise typer.Exit(1)
+
+
+def _write(sheet: Path, data: bytes) -> None:
+    try:
+        with whole_file(sheet) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        found = f"cannot be written ({error.strerror})"
+        raise UserError(Problem(str(sheet), found, "a PNG to write", "Name another: --sheet PATH")) from None
 
 
 def _say(folder: Path, inspection: Inspection, sheet: Path) -> None:

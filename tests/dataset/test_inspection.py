@@ -450,6 +450,27 @@ def test_what_is_printed_for_real_data_is_what_prepare_reads(
         assert not refused
 
 
+CLASS_FOLDERS = {
+    "flat": ("images/{}.jpg", ("masks/scratch/{}.png", "masks/dent/{}.png"), ""),
+    "MVTec AD": ("test/broken/{}.jpg", ("ground_truth/broken/{}_mask.png",), "train/good/{}.jpg"),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_FOLDERS)
+def test_a_folder_for_each_class_is_recognised(name: str, tmp_path: Path) -> None:
+    image, masks, without = CLASS_FOLDERS[name]
+    for mask in masks:
+        fill(tmp_path, image, mask)
+    if without:
+        fill(tmp_path, without, "")
+    inspection = look(tmp_path)
+    if "class_folders" not in LAYOUTS:
+        assert [other.layout for other in inspection.others] == ["class_folders"]
+        pytest.skip("layout class_folders is recognised; there is no adapter for it yet")
+    found = samples(tmp_path, pasted(inspection))
+    assert sum(item.mask is not None for item in found.values()) == COUNT * (2 if without else 1)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -97,9 +97,7 @@ class Inspection:
         classes = self.dataset["classes"] if self.dataset else {}
         ignored = self.dataset["ignore_values"] if self.dataset else []
         written = spelled(value).strip("'") if value >= COLOR else value
-        return next(
-            (name for name, own in classes.items() if own == written), "(ignored)" if written in ignored else ""
-        )
+        return next((name for name, own in classes.items() if own == written), IGNORED if written in ignored else "")
 
     @property
     def section(self) -> str:
@@ -200,7 +198,8 @@ def _about_images(inspection: Inspection) -> None:
         found = f"{len(facts.rotated)} of {facts.looked_at} images are turned by EXIF, such as {facts.rotated[0]}"
         remarks.append(Remark(found, "Nothing to do: they are made upright, and masks of the stored size with them."))
     if facts.misnamed:
-        found = f"{len(facts.misnamed)} images are of another format than their suffix says: {facts.misnamed[0]}"
+        count = f"{len(facts.misnamed)} of {facts.looked_at} images"
+        found = f"{count} are of another format than their suffix says, such as {facts.misnamed[0]}"
         remarks.append(Remark(found, "Nothing to do: the content counts."))
     if facts.unusable:
         path, why = next(iter(sorted(facts.unusable.items())))

@@ -9,13 +9,20 @@ from typing import Any, NamedTuple
 
 from pspnet.dataset.adapters.pairs import SPLIT_FOLDERS
 from pspnet.dataset.adapters.voc import OWN_NAMES
+from pspnet.dataset.images import Refused
 from pspnet.dataset.inspection.listing import Listing
+from pspnet.dataset.inspection.looking import MAX_BYTES, MAX_PIXELS
+from pspnet.dataset.inspection.meaning import MIDDLE
 from pspnet.dataset.inspection.naming import DERIVED_WORDS, MASK_WORDS, words
+from pspnet.dataset.masks import levels_in
 from pspnet.dataset.raw import RawFile
 
 MOST_TEXTS = 50  # that are looked into
 MOST_NAMES = 20  # of images in a text
 LABELMES_OWN_WIDTH_PX = 10  # of lines and points
+MOST_CLASSES = 50
+MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label", "_seg")
+WITHOUT_DEFECTS = {"good", "ok", "normal"}
 
 
 class Recognised(NamedTuple):
@@ -182,26 +189,48 @@ def labelme(listing: Listing) -> Recognised | None:
 
 
 def class_folders(listing: Listing) -> Recognised | None:
-    """Below the folder of masks a folder for each class, and in several of them the same names."""
-    folders: dict[str, set[str]] = {}
+    """Below the folder of masks one for each class; images of the same names in one folder, or in folders of classes
+    too, of which one is without any.
+    """
+    folders: dict[str, set[str]] = defaultdict(set)
     for file in listing.images:
-        path = PurePosixPath(file.name)
-        folders.setdefault(str(path.parent), set()).add(path.stem)
-    for parent in sorted({str(PurePosixPath(folder).parent) for folder in folders}):
-        if not words(PurePosixPath(parent).name) & MASK_WORDS:
+        folders[_parent(file)].add(PurePosixPath(file.name).stem)
+    for masks in sorted({_parent_of(folder) for folder in folders}):
+        below = [folder for folder in folders if _parent_of(folder) == masks]
+        classes = sorted(PurePosixPath(folder).name for folder in below)
+        known = words(PurePosixPath(masks).name) & MASK_WORDS and 1 <= len(classes) <= MOST_CLASSES
+        if not known or {name.lower() for name in classes} <= SPLIT_FOLDERS.keys():
             continue
-        below = [folder for folder in folders if _parent_of(folder) == parent]
-        classes = {PurePosixPath(folder).name: folders[folder] for folder in below}
-        if len(classes) < 2 or SPLIT_FOLDERS.keys() >= {name.lower() for name in classes}:
-            continue
-        shared = Counter(stem for stems in classes.values() for stem in stems)
-        images = [folder for folder, stems in folders.items() if stems >= {*shared} and folder not in below]
-        images = [folder for folder in images if PurePosixPath(folder).name not in classes]
-        if images and any(count > 1 for count in shared.values()):
-            reason = f"{parent} holds a folder for each of {', '.join(sorted(classes))}, with the names of the images"
-            source = {"images": min(images), "masks": parent, "classes": sorted(classes)}
-            return Recognised("class_folders", reason, source)
+        stems = {stem for folder in below for stem in folders[folder]}
+        suffix = next((end for end in MASK_ENDINGS if end and all(stem.endswith(end) for stem in stems)), "")
+        ids = {stem.removesuffix(suffix) for stem in stems}
+        others = [folder for folder in folders if folder not in below]
+        flat = [folder for folder in others if folders[folder] >= ids and PurePosixPath(folder).name not in classes]
+        without = sorted({PurePosixPath(folder).name for folder in others} & WITHOUT_DEFECTS)
+        same = [folder for folder in others if PurePosixPath(folder).name in classes]
+        source = {"masks": masks, "mask_suffix": suffix, "mask_threshold": _threshold(listing, masks)}
+        reason = f"{masks} holds a folder for each of {', '.join(classes)}"
+        if flat and len(classes) > 1:
+            found = {"images": min(flat), "paired_by": "id", "background_folders": []}
+            return Recognised("class_folders", f"{reason}, with the names of the images", source | found)
+        if same and without:
+            images = _common(folder for folder in others if PurePosixPath(folder).name in (*classes, *without))
+            found = {"images": images, "paired_by": "class_and_id", "background_folders": without}
+            reason += f", as for the images, and of these one for {', '.join(without)}"
+            return Recognised("class_folders", reason, source | found)
     return None
+
+
+def _threshold(listing: Listing, masks: str) -> int:
+    """From which value on the masks are bright."""
+    some = [file.path for file in listing.images if PurePosixPath(file.name).is_relative_to(masks)][:MOST_NAMES]
+    brightest = 0
+    for path in some:
+        try:
+            brightest = max(brightest, int(levels_in(listing.raw.read(path, MAX_BYTES), MAX_PIXELS).max()))
+        except Refused:
+            continue
+    return 1 if brightest == 1 else MIDDLE
 
 
 RECOGNISERS: dict[str, Callable[[Listing], Recognised | None]] = {
