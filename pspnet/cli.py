@@ -278,6 +278,22 @@ data_app = typer.Typer(no_args_is_help=True, context_settings={"help_option_name
 app.add_typer(data_app, name="data", help="Raw data and the prepared set.", rich_help_panel=AROUND)
 
 
+@data_app.command("inspect")
+def data_inspect(
+    folder: Annotated[Path, typer.Argument(help="A folder of images and masks, in whatever layout.", metavar="DIR")],
+    sheet: Annotated[Path, typer.Option(help="PNG to write: some images with their masks.")] = Path("inspect.png"),
+    masks: Annotated[int, typer.Option(min=1, help="How many masks to look into, at most.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """Say which layout a folder seems to be, what its masks hold, and which params fit it.
+
+    Example: pspnet data inspect data/raw --sheet inspect.png
+    """
+    from pspnet.commands import data as command
+
+    command.inspect(folder, sheet, masks, as_json)
+
+
 @data_app.command("export")
 def data_export(
     prepared: Annotated[Path, typer.Argument(help="The prepared dataset, made by `prepare`.")],

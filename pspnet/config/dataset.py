@@ -60,8 +60,8 @@ class FolderParams(_Folders):
 
     layout: Literal["folder"]
     image_names: Pattern
-    """Regular expression that the whole path of an image below its folder matches; its first parenthesis is the image's
-    id. `(.*)\\.\\w+`: the path without suffix."""
+    """Regular expression that the whole path of an image below its folder matches; its parentheses, joined by `/`, are
+    the image's id. `(.*)\\.\\w+`: the path without suffix. `(.*)/images/(.*)\\.\\w+`: of train/images/1.png train/1."""
     mask_names: Pattern
     """The same of a mask, which belongs to the image of the same id, such as `(.*)_gt\\.png`. What matches both is a
     mask."""

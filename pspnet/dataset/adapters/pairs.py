@@ -36,7 +36,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Naming:
-    """The first parenthesis of a pattern is the id by which an image and its masks belong together."""
+    """What the parentheses of a pattern match, joined by `/`, is the id by which an image and its masks belong
+    together.
+    """
 
     images: str
     masks: str
@@ -126,9 +128,10 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
 def _take(found: RawFile, folder: str, names: re.Pattern[str], files: Files) -> bool:
     path = PurePosixPath(found.name)
     match = names.fullmatch(str(path.relative_to(folder))) if path.is_relative_to(folder) else None
-    if match and match.group(1):
-        files[match.group(1)].append(found.path)
-    return bool(match and match.group(1))
+    name = "/".join(filter(None, match.groups())) if match else ""
+    if name:
+        files[name].append(found.path)
+    return bool(name)
 
 
 def _nothing(root: Path, kind: str, folder: str, names: str) -> Problem:
@@ -147,6 +150,6 @@ def _no_pair(naming: Naming, images: Files, masks: Files) -> Problem:
     return Problem(
         naming.masks,
         f"none of {len(masks):,} masks has the id of an image, such as {mask} beside {image}",
-        f"the same in the first parenthesis of {naming.image_names} and of {naming.mask_names}",
+        f"the same in the parentheses of {naming.image_names} and of {naming.mask_names}",
         "Rename the masks, or change the patterns of dataset.source in params.yaml.",
     )

@@ -1,0 +1,198 @@
+"""A sample of the files, opened: sizes and formats of images, values in masks."""
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pspnet.dataset.images import FORMATS, TURNS, Refused, TooLarge, decoded, limited_pillow, to_rgb
+from pspnet.dataset.masks import InColors, RawMask, Values, colors_in, levels_in, numbers_in
+from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.samples import stable_uniform
+
+MOST_OPENED = 2000  # images of which the size is read
+MOST_DECODED = 200
+MAX_PIXELS = 30 * 10**6  # of what is decoded here
+MAX_BYTES = 512 * 2**20
+ENOUGH_PIXELS = 100 * 10**6  # decoded in all
+ANY_SIZE = 10**12
+MOST_VALUES = 4096  # kept of a mask
+MOST_OF_A_MASK = 64  # different colours; a photograph has more
+KINDS_OF_SUFFIX = {
+    "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"), "BMP": (".bmp",), "GIF": (".gif",),
+}  # fmt: skip
+
+
+@dataclass
+class ImageFacts:
+    """Of images, most of them looked at from outside only."""
+
+    looked_at: int = 0
+    decoded: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # path -> (width, height) upright
+    rotated: list[str] = field(default_factory=list)
+    misnamed: list[str] = field(default_factory=list)
+    unusable: dict[str, str] = field(default_factory=dict)  # path -> why
+
+
+def stable_sample(names: Iterable[str], most: int) -> list[str]:
+    """The same ones on every machine."""
+    return sorted(names, key=lambda name: (stable_uniform(name), name))[:most]
+
+
+def look_at_images(paths: Iterable[str], files: RawFiles) -> ImageFacts:
+    facts = ImageFacts()
+    pixels = 0
+    for path in stable_sample(paths, MOST_OPENED):
+        facts.looked_at += 1
+        try:
+            width, height = _header(path, files, facts)
+            if facts.decoded < MOST_DECODED and pixels < ENOUGH_PIXELS and width * height <= MAX_PIXELS:
+                facts.decoded += 1
+                pixels += width * height
+                with limited_pillow(MAX_PIXELS):
+                    to_rgb(decoded(files.read(path, MAX_BYTES), MAX_PIXELS)[0])
+        except Refused as refused:
+            facts.unusable[path] = refused.found
+    return facts
+
+
+def _header(path: str, files: RawFiles, facts: ImageFacts) -> tuple[int, int]:
+    file = files.root / path
+    source: Any = file if file.is_file() else io.BytesIO(files.read(path, MAX_BYTES))
+    with limited_pillow(ANY_SIZE):
+        try:
+            with Image.open(source, formats=FORMATS) as image:
+                width, height = image.size
+                asks_for_pixels = image.format == "PNG" and "exif" not in image.info  # it may stand after them
+                orientation = 1 if asks_for_pixels else image.getexif().get(0x0112, 1)
+                kind = _kind(image)
+                format_ = image.format or ""
+        except UnidentifiedImageError:
+            empty = file.is_file() and not file.stat().st_size
+            raise Refused("is empty (0 bytes)" if empty else "cannot be recognised as an image", "an image") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise anything on broken bytes
+            raise Refused(f"cannot be decoded ({error})", "a complete image") from None
+    facts.formats["JPEG" if format_ == "MPO" else format_] += 1
+    facts.kinds[kind] += 1
+    if orientation in TURNS:
+        facts.rotated.append(path)
+        if orientation >= 5:
+            width, height = height, width
+    if PurePosixPath(path).suffix.lower() not in KINDS_OF_SUFFIX[format_]:
+        facts.misnamed.append(path)
+    facts.sizes[path] = width, height
+    return width, height
+
+
+def _kind(image: Image.Image) -> str:
+    if image.mode.startswith(("I", "F")):
+        return "gray, 16 bits" if image.mode.startswith("I") else "floating point"
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        return "with transparency"
+    names = {"1": "1 bit", "L": "gray", "P": "palette", "RGB": "RGB", "CMYK": "CMYK"}
+    return names.get(image.mode, image.mode)
+
+
+@dataclass(frozen=True)
+class Look:
+    """At one mask."""
+
+    path: str
+    kind: str  # numbers | colors | levels
+    shape: tuple[int, int]
+    values: NDArray[np.int64]
+    pixels: NDArray[np.int64]  # of each value
+    border: NDArray[np.int64]  # of these: beside another value
+    palette: bool
+    is_jpeg: bool
+
+
+@dataclass
+class MaskFacts:
+    looked_at: list[Look] = field(default_factory=list)
+    unusable: dict[str, Refused] = field(default_factory=dict)
+    left_out: int = 0  # too large to be looked at here
+
+    def table(self, kind: str) -> pd.DataFrame:
+        """A row for each value: value, pixels, share, masks, at_border (share of its pixels), largest first."""
+        looks = [look for look in self.looked_at if look.kind == kind]
+        parts = [pd.DataFrame({"value": k.values, "pixels": k.pixels, "border": k.border, "masks": 1}) for k in looks]
+        if not parts:
+            return pd.DataFrame({"value": [], "pixels": [], "share": [], "masks": [], "at_border": []})
+        table = pd.concat(parts).groupby("value", as_index=False).sum()
+        table["share"] = table["pixels"] / table["pixels"].sum()
+        table["at_border"] = table["border"] / table["pixels"]
+        return table.sort_values(["pixels", "value"], ascending=[False, True], ignore_index=True).drop(columns="border")
+
+
+def look_at_masks(masks: Iterable[RawMask], files: RawFiles, as_layout: bool, most: int) -> MaskFacts:
+    """`as_layout`: by the layout's own reading, else by what the pixels of the file look like."""
+    facts = MaskFacts()
+    by_path = {mask.path: mask for mask in masks}
+    pixels = 0
+    for path in stable_sample(by_path, most):
+        if pixels > ENOUGH_PIXELS:
+            break
+        try:
+            if as_layout:
+                values = by_path[path].values(files, MAX_PIXELS, MAX_BYTES)
+                look = _look(path, "numbers", values)
+            else:
+                look = _as_it_looks(path, files.read(path, MAX_BYTES))
+        except TooLarge:
+            facts.left_out += 1
+            continue
+        except Refused as refused:
+            facts.unusable[path] = refused
+            continue
+        pixels += look.shape[0] * look.shape[1]
+        facts.looked_at.append(look)
+    return facts
+
+
+def _as_it_looks(path: str, data: bytes) -> Look:
+    if data.startswith(b"\xff\xd8"):
+        return _look(path, "levels", levels_in(data, MAX_PIXELS), is_jpeg=True)
+    palette = data[25:26] == b"\x03" if data.startswith(b"\x89PNG") else data.startswith(b"GIF")
+    try:
+        return _look(path, "numbers", numbers_in(data, MAX_PIXELS), palette=palette)
+    except InColors:
+        return _look(path, "colors", colors_in(data, MAX_PIXELS))
+
+
+def _look(path: str, kind: str, values: Values, palette: bool = False, is_jpeg: bool = False) -> Look:
+    beside = np.zeros(values.shape, bool)
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = values[one] != values[other]
+        beside[one] |= differs
+        beside[other] |= differs
+    codes, found = pd.factorize(values.ravel())
+    pixels = np.bincount(codes, minlength=len(found))
+    border = np.bincount(codes[beside.ravel()], minlength=len(found))
+    most = np.argsort(-pixels, kind="stable")[:MOST_VALUES]
+    height, width = values.shape
+    return Look(path, kind, (height, width), found[most].astype(np.int64), pixels[most], border[most], palette, is_jpeg)
+
+
+def is_mask(path: str, files: RawFiles) -> bool:
+    """Whether it looks like one: a lossless picture of few values."""
+    try:
+        data = files.read(path, MAX_BYTES)
+        with limited_pillow(MAX_PIXELS):
+            image, _ = decoded(data, MAX_PIXELS)
+            return image.format != "JPEG" and to_rgb(image).getcolors(MOST_OF_A_MASK) is not None
+    except Refused:
+        return False
