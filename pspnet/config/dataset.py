@@ -163,6 +163,22 @@ class LabelmeParams(_Drawn):
     layout: Literal["labelme"]
 
 
+class CvatParams(_Drawn):
+    """CVAT for images 1.1: XML with polygons, boxes, ellipses, masks, lines and points, drawn in their z_order. A
+    subset named train, val or test is an official split, else the name of the file or of a folder.
+    """
+
+    layout: Literal["cvat"]
+
+
+class CvatMasksParams(_Folders):
+    """CVAT's Segmentation mask 1.1: masks in the colours of labelmap.txt, which lies beside their folder; the images
+    may lie elsewhere. ImageSets/Segmentation/train.txt, val.txt and test.txt are official splits.
+    """
+
+    layout: Literal["cvat_masks"]
+
+
 SourceParams = (
     FolderParams
     | CityscapesParams
@@ -173,6 +189,8 @@ SourceParams = (
     | CocoParams
     | CocoPanopticParams
     | LabelmeParams
+    | CvatParams
+    | CvatMasksParams
 )
 
 

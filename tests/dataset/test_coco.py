@@ -179,10 +179,10 @@ def test_the_name_of_a_file_or_of_its_folder_is_an_official_split(tmp_path: Path
 
 
 def test_an_image_is_found_whatever_folders_its_name_has(tmp_path: Path) -> None:
-    for name in ("a.jpg", "images/a.jpg", "/home/me/set/images/a.jpg", r"images\a.jpg", "./a.jpg"):
+    for name in ("a.jpg", "images/a.jpg", "/home/me/set/images/a.jpg", r"images\a.jpg", "./a.jpg", "a"):
         write_coco(tmp_path, images=[image(name)])
         assert list(found(tmp_path, params(COCO))[0]) == ["a"]
-    for name in ("A.jpg", "a.png", "", "..", "a", "a.jpg.jpg"):
+    for name in ("A.jpg", "a.png", "", "..", "a.jpg.jpg"):
         write_coco(tmp_path, images=[image("a.jpg"), image(name, 2)])
         assert told(tmp_path) == [("annotations/all.json", f"lists {name}, which is not there")]
     write(tmp_path / "images/north/b.jpg", encoded(noise(4, 6), "JPEG"))

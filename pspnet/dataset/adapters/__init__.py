@@ -3,7 +3,18 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pspnet.dataset.adapters import ade20k, camvid, cityscapes, class_folders, coco, folder, labelme, voc
+from pspnet.dataset.adapters import (
+    ade20k,
+    camvid,
+    cityscapes,
+    class_folders,
+    coco,
+    cvat,
+    cvat_masks,
+    folder,
+    labelme,
+    voc,
+)
 from pspnet.dataset.adapters.pairs import Found
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.raw import RawFiles
@@ -27,4 +38,6 @@ LAYOUTS = {
     "coco": Layout(coco.find, coco.classes),
     "coco_panoptic": Layout(coco.find_panoptic, coco.panoptic_classes),
     "labelme": Layout(labelme.find, labelme.classes),
+    "cvat": Layout(cvat.find, cvat.classes),
+    "cvat_masks": Layout(cvat_masks.find, cvat_masks.classes),
 }

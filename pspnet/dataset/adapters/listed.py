@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from operator import eq
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -32,7 +33,9 @@ class Entry(NamedTuple):
 
 
 class Lookup:
-    """Files by the names that annotations have for them: leading folders may be missing there, or here."""
+    """Files by the names that annotations have for them: leading folders may be missing there, or here. Suffixes may be
+    missing there: of a video's frames CVAT knows none.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -41,7 +44,8 @@ class Lookup:
 
     def add(self, file: RawFile) -> None:
         self.files.append(file)
-        self._by_name[PurePosixPath(file.name).name].append(file)
+        for name in {PurePosixPath(file.name).name, PurePosixPath(file.name).stem}:
+            self._by_name[name].append(file)
 
     def id(self, file: RawFile) -> str:
         return str(PurePosixPath(file.name).relative_to(self.folder).with_suffix(""))
@@ -51,7 +55,7 @@ class Lookup:
         found = [
             file
             for file in (self._by_name[wanted[-1]] if wanted and wanted[-1] in self._by_name else ())
-            if all(here == there for here, there in zip(reversed(self._parts(file)), reversed(wanted), strict=False))
+            if all(map(eq, reversed(self._parts(file)[:-1]), reversed(wanted[:-1])))
         ]
         if len(found) > 1:
             found = [file for file in found if split_of_folders(file.name) == split] or found

@@ -1,0 +1,84 @@
+"""Layout `cvat_masks`: what CVAT exports as "Segmentation mask 1.1", and the images, which it often leaves out.
+
+raw/export.zip with labelmap.txt, SegmentationClass/0001.png, ImageSets/Segmentation/train.txt   raw/images/0001.jpg
+"""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from pspnet.config.dataset import CvatMasksParams
+from pspnet.dataset.adapters.pairs import SPLIT_FOLDERS, Found, Naming, pairs
+from pspnet.dataset.classes import Declared
+from pspnet.dataset.images import Refused
+from pspnet.dataset.masks import Colors
+from pspnet.dataset.problems import shortened
+from pspnet.dataset.raw import RawFile, RawFiles
+from pspnet.dataset.samples import Split
+from pspnet.errors import Problem, UserError
+
+LABELS = "labelmap.txt"
+LISTS = "ImageSets/Segmentation"
+MOST_BYTES = 10**8  # of a list
+
+
+def find(source: CvatMasksParams, raw: RawFiles) -> Iterator[Found | Problem]:
+    listed = _listed(source, raw)
+    naming = Naming(source.images, source.masks, r"(.*)\.\w+", r"(.*)\.png", other_names=r".*\.(txt|xml)")
+    return pairs(naming, raw, lambda paths: Colors(paths[0]), listed.get)
+
+
+def classes(source: CvatMasksParams, raw: RawFiles) -> Declared:
+    place = PurePosixPath(source.masks).parent
+    path = _texts(source, raw).get(LABELS)
+    if path is None:
+        found = "is missing"
+        fix = "It is part of CVAT's export."
+        raise UserError(
+            Problem(str(raw.root / place / LABELS), found, "a line name:red,green,blue:: for each label", fix)
+        )
+    labels = {}
+    problems = []
+    for number, line in enumerate(_lines(raw, path), start=1):
+        name, color, *_ = [*line.rsplit(":", 3), ""]
+        parts = color.split(",")
+        if len(parts) == 3 and all(part.strip().isdecimal() and int(part) < 256 for part in parts):
+            labels[name] = "#{:02x}{:02x}{:02x}".format(*map(int, parts))
+        elif not line.startswith("#"):
+            where = f"{raw.root / path} line {number}"
+            problems.append(Problem(where, f"'{line[:60]}'", "name:red,green,blue::"))
+    if problems:
+        raise UserError(shortened(problems))
+    return Declared(labels, {}, [])
+
+
+def _listed(source: CvatMasksParams, raw: RawFiles) -> dict[str, Split]:
+    listed: dict[str, Split] = {}
+    problems = []
+    for name, path in sorted(_texts(source, raw).items()):
+        split = SPLIT_FOLDERS.get(PurePosixPath(name).stem.lower())
+        if not split or str(PurePosixPath(name).parent) != LISTS:
+            continue
+        for own in (line.strip('"') for line in _lines(raw, path)):
+            if listed.setdefault(own, split) != split:
+                found = f"names {own}, which stands in the list of {listed[own]} too"
+                problems.append(Problem(str(raw.root / path), found, "each name in one list"))
+    if problems:
+        raise UserError(shortened(problems))
+    return listed
+
+
+def _texts(source: CvatMasksParams, raw: RawFiles) -> dict[str, str]:
+    """Text files beside the folder of the masks: name from there on -> path."""
+    place = PurePosixPath(source.masks).parent
+    files = [file for file in raw.below(str(place)) if isinstance(file, RawFile) and file.name.endswith(".txt")]
+    return {str(PurePosixPath(file.name).relative_to(place)): file.path for file in files}
+
+
+def _lines(raw: RawFiles, path: str) -> list[str]:
+    try:
+        lines = raw.read(path, MOST_BYTES).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(raw.root / path), "is not UTF-8 text")) from None
+    except Refused as refused:
+        raise UserError(Problem(str(raw.root / path), refused.found, refused.expected, refused.fix)) from None
+    return [line.strip() for line in lines if line.strip()]
