@@ -184,10 +184,10 @@ def test_an_image_is_found_whatever_folders_its_name_has(tmp_path: Path) -> None
         assert list(found(tmp_path, params(COCO))[0]) == ["a"]
     for name in ("A.jpg", "a.png", "", "..", "a.jpg.jpg"):
         write_coco(tmp_path, images=[image("a.jpg"), image(name, 2)])
-        assert told(tmp_path) == [("annotations/all.json", f"lists {name}, which is not there")]
+        assert told(tmp_path) == [("annotations/all.json", f"lists {name!r}, which is not there")]
     write(tmp_path / "images/north/b.jpg", encoded(noise(4, 6), "JPEG"))
     write_coco(tmp_path, images=[image("b.jpg"), image("south/b.jpg", 2)])
-    assert told(tmp_path) == [("annotations/all.json", "lists south/b.jpg, which is not there")]
+    assert told(tmp_path) == [("annotations/all.json", "lists 'south/b.jpg', which is not there")]
 
 
 def test_of_images_with_one_name_the_folder_of_the_split_decides(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_of_images_with_one_name_the_folder_of_the_split_decides(tmp_path: Path)
     assert not problems
     (tmp_path / "annotations/instances_val.json").unlink()
     (tmp_path / "annotations/instances_train.json").rename(tmp_path / "annotations/all.json")
-    with pytest.raises(UserError, match=r"lists a\.jpg, which may be any of images/train2017/a.jpg, images/val2017/a"):
+    with pytest.raises(UserError, match=r"lists 'a\.jpg', which may be any of images/train2017/a.jpg, images/val"):
         found(tmp_path, params(COCO))
 
 
@@ -267,7 +267,7 @@ def test_what_lists_and_files_do_not_have_in_common_is_told(tmp_path: Path) -> N
         ("annotations/all.json", "has an image {'id': 3}"),
         ("annotations/all.json", "has 2 annotations of image 9, which it does not list"),
         ("annotations/all.json", "has 1 annotations of image None, which it does not list"),
-        ("annotations/all.json", "lists gone.jpg, which is not there"),
+        ("annotations/all.json", "lists 'gone.jpg', which is not there"),
     ]
     kinds = {problem.kind for problem in found(tmp_path, params(COCO))[1]}
     assert kinds == {"mask_without_image", "unreadable", "not_an_image"}
@@ -300,7 +300,7 @@ def test_images_of_one_id_and_images_listed_twice_are_told(tmp_path: Path) -> No
         ('{"categories": [{"id": 1}]}', r"has a category \{'id': 1\}; expected an id and a name of each"),
         (
             '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
-            r"has two categories of id 1: a, b; expected one",
+            r"has two categories of id 1; expected one",
         ),
         ('{"categories": [], "images": {}}', r"has no list of objects 'images'"),
     ],
@@ -312,6 +312,16 @@ def test_a_file_that_is_not_cocos_is_told_where_it_lies(tmp_path: Path, text: st
         with pytest.raises(UserError, match=rf"annotations/all\.json: {message}") as error:
             look(tmp_path, params(COCO))
         assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", "\x1b[31m"])
+def test_text_that_cannot_be_written_is_told_so_that_it_can(tmp_path: Path, name: str) -> None:
+    write_coco(tmp_path, images=[image(), image(name, 2)])
+    [(_, text)] = told(tmp_path)
+    assert text == f"lists {name!r}, which is not there" and text.isprintable()
+    write_coco(tmp_path, categories=[{"id": 1, "name": name}])
+    with pytest.raises(UserError, match=r"the annotations: have the label '.*'; expected text of one line"):
+        classes_of(tmp_path, params(COCO))
 
 
 def test_an_annotation_file_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +379,7 @@ def test_what_is_wrong_with_panoptic_segments_is_told(tmp_path: Path) -> None:
     ):
         write_panoptic(tmp_path, wrong)
         assert told(tmp_path, PANOPTIC) == [("annotations/all.json", f"says of images/a.jpg: {text}")]
-    for name, text in ((None, "has no file_name of its mask"), ("b.png", "lists b.png, which is not there")):
+    for name, text in ((None, "has no file_name of its mask"), ("b.png", "lists 'b.png', which is not there")):
         write_panoptic(tmp_path, file_name=name)
         assert told(tmp_path, PANOPTIC) == [
             ("annotations/all.json", f"says of images/a.jpg: {text}"),

@@ -172,7 +172,7 @@ def test_a_file_that_is_not_cvats_is_told_where_it_lies(tmp_path: Path, text: by
 
 
 def test_xml_of_great_depth_is_read(tmp_path: Path) -> None:
-    write_xml(tmp_path, "<a>" * 50_000 + "</a>" * 50_000)
+    write_xml(tmp_path, "<a>" * 500_000 + "</a>" * 500_000)
     assert told(tmp_path) == [("all.xml", "says of images/a.jpg: has label ''")]
 
 

@@ -158,7 +158,7 @@ def test_a_file_without_its_photo_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").unlink()
     [problem] = found(tmp_path, params(LABELME))[1]
     assert str(problem) == (
-        "b.json: is of the photo b.jpg, which is not there; expected an image in '.'. "
+        "b.json: is of the photo 'b.jpg', which is not there; expected an image in '.'. "
         "Put it beside this file: the copy in imageData is not read."
     )
     assert problem.kind == "mask_without_image"
@@ -172,7 +172,10 @@ def test_a_file_without_its_photo_is_told(tmp_path: Path) -> None:
         (shape("circle", [[1, 1]] * 3), "shape 1 has 6 coordinates; expected x and y of 2 points"),
         (shape("point", []), "shape 1 has 0 coordinates; expected x and y of at least 1 points"),
         (shape("polygon", None), "shape 1 has a point at nan"),
-        (shape("cuboid", [[1, 1]]), "shape 1 is a cuboid; expected polygon, rectangle, circle, line, linestrip, point"),
+        (
+            shape("cuboid", [[1, 1]]),
+            "shape 1 is a 'cuboid'; expected polygon, rectangle, circle, line, linestrip, point",
+        ),
         (shape(["polygon"], [[1, 1]] * 3), "shape 1 is a ['polygon']"),
         (shape("mask", [[2, 1], [4, 2]]), "shape 1 has a mask that is no base64"),
         (shape("mask", [[2, 1], [4, 2]], mask="a"), "shape 1 has a mask that is no base64"),

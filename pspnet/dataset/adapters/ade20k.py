@@ -9,8 +9,8 @@ from pspnet.config.dataset import Ade20kParams
 from pspnet.dataset.adapters.pairs import Found, Naming, pairs, split_by_folder
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.masks import Numbers
-from pspnet.dataset.raw import RawFiles
-from pspnet.errors import Problem
+from pspnet.dataset.raw import RawFile, RawFiles
+from pspnet.errors import Problem, UserError
 
 NOT_ANNOTATED = 0
 NAMES = (  # from value 1 on
@@ -32,6 +32,11 @@ NAMES = (  # from value 1 on
 
 
 def find(source: Ade20kParams, raw: RawFiles) -> Iterator[Found | Problem]:
+    full = [file.path for file in raw.below(".") if isinstance(file, RawFile) and file.name.endswith("_seg.png")]
+    if full:
+        found = f"is of the full ADE20K, in which masks are colours of some 3,000 names ({len(full):,} *_seg.png)"
+        fix = "Download ADEChallengeData2016.zip instead: it has the same images."
+        raise UserError(Problem(str(raw.root / min(full)), found, "scene parsing, with 150 classes", fix))
     naming = Naming(source.images, source.masks, r"(.*)\.jpg", r"(.*)\.png")
     return pairs(naming, raw, lambda paths: Numbers(paths[0]), split_by_folder)
 

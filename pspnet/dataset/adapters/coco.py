@@ -40,7 +40,7 @@ class Document(NamedTuple):
     def number(self, annotation: Json, name: str, labels: Labels) -> int:
         category = annotation.get("category_id")
         if not isinstance(category, int | str) or category not in self.categories:
-            raise Refused(f"{name} has category {category!r}", "one of the categories that the file lists")
+            raise Refused(f"{name} has category {category!r:.60}", "one of the categories that the file lists")
         return labels.number(self.categories[category])
 
 
@@ -111,7 +111,7 @@ def _drawing(document: Document, listed: Json, labels: Labels, image: str) -> Ra
 
 
 def _shapes(document: Document, annotation: Json, size: tuple[int, int] | None, labels: Labels) -> list[Shape]:
-    name = f"annotation {annotation.get('id')}"
+    name = f"annotation {annotation.get('id')!r:.60}"
     number = document.number(annotation, name, labels)
     match annotation.get("segmentation"):
         case [_, *_] as polygons:
@@ -137,7 +137,7 @@ def _panoptic_mask(
     segments = []
     for segment in _objects(annotation, "segments_info"):
         if not isinstance(segment.get("id"), int):
-            raise Refused(f"has a segment of id {segment.get('id')!r}", "a whole number")
+            raise Refused(f"has a segment of id {segment.get('id')!r:.60}", "a whole number")
         segments.append((segment["id"], document.number(segment, f"segment {segment['id']}", labels)))
     return PanopticMask(mask, tuple(segments))
 
@@ -169,9 +169,9 @@ def _document(file: RawFile, content: Json, key: str) -> Document:
         match category:
             case {"id": int() | str() as number, "name": str() as name}:
                 if categories.setdefault(number, name) != name:
-                    raise Refused(f"has two categories of id {number}: {categories[number]}, {name}", "one")
+                    raise Refused(f"has two categories of id {number!r:.60}", "one")
             case _:
-                raise Refused(f"has a category {str(category)[:60]}", "an id and a name of each")
+                raise Refused(f"has a category {category!r:.60}", "an id and a name of each")
         match category:
             case {"color": [int() as red, int() as green, int() as blue]}:
                 colors[name] = [red, green, blue]
@@ -184,7 +184,7 @@ def _document(file: RawFile, content: Json, key: str) -> Document:
                 annotations[number] = []
                 images.append(image)
             case _:
-                found = f"has an image {str(image)[:60]}"
+                found = f"has an image {image!r:.90}"
                 problems.append(Problem(file.path, found, "a file_name, and an id of its own", kind="unreadable"))
     strangers: dict[str, int] = defaultdict(int)
     for annotation in _objects(content, "annotations"):
@@ -193,7 +193,7 @@ def _document(file: RawFile, content: Json, key: str) -> Document:
         if isinstance(owner, int | str) and owner in annotations:
             annotations[owner].append(annotation)
         else:
-            strangers[repr(owner)] += 1
+            strangers[f"{owner!r:.60}"] += 1
     for owner, count in strangers.items():
         found = f"has {count:,} annotations of image {owner}, which it does not list"
         problems.append(Problem(file.path, found, "an image of each annotation", kind="mask_without_image"))

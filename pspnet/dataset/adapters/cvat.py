@@ -77,7 +77,7 @@ class _Reader:
             raise Refused("has tracks, as CVAT for video has", "an export as CVAT for images")
         if tag == "image" and len(self._path) == 1:
             self.images.append(Image(attributes, []))
-        elif self._path[1:] == ["image"] and tag != OF_THE_WHOLE_IMAGE:
+        elif len(self._path) == 2 and self._path[1] == "image" and tag != OF_THE_WHOLE_IMAGE:
             self.images[-1].shapes.append((tag, attributes))
         self._path.append(tag)
         self._text = ""

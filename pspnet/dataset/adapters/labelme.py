@@ -58,7 +58,7 @@ def find(source: LabelmeParams, raw: RawFiles) -> Iterator[Found | Problem]:
             entries.append(Entry(document.file.path, photo, split_of_folders(document.file.name), mask))
         else:
             fix = "Put it beside this file: the copy in imageData is not read." if document.has_copy else ""
-            found = f"is of the photo {document.image}, which is not there"
+            found = f"is of the photo {document.image!r:.200}, which is not there"
             expected = f"an image in '{source.images}'"
             problems.append(Problem(document.file.path, found, expected, fix, "mask_without_image"))
     if problems and not entries:
@@ -92,7 +92,7 @@ def _document(file: RawFile, content: Json) -> Document:
         raise Refused("has no list of objects 'shapes'", "a file that labelme saved")
     for shape in shapes:
         if not isinstance(shape.get("label"), str):
-            raise Refused(f"has a shape of label {shape.get('label')!r}", "text")
+            raise Refused(f"has a shape of label {shape.get('label')!r:.60}", "text")
     size = content.get("imageHeight"), content.get("imageWidth")
     return Document(file, image if isinstance(image, str) else None, bool(content.get("imageData")), size, shapes)
 
@@ -148,7 +148,9 @@ def _shapes(name: str, number: int, shape: Json, line_width_px: int) -> Sequence
         case "mask":
             left, top, right, bottom = map(round, numbers(name, points, at_least=4, at_most=4))
             return [Picture(name, number, left, top, right - left + 1, bottom - top + 1, _picture(name, shape))]
-    raise Refused(f"{name} is a {shape['shape_type']}", "polygon, rectangle, circle, line, linestrip, point or mask")
+    raise Refused(
+        f"{name} is a {shape['shape_type']!r:.60}", "polygon, rectangle, circle, line, linestrip, point or mask"
+    )
 
 
 def _picture(name: str, shape: Json) -> bytes:

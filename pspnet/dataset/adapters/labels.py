@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from pspnet.dataset.classes import Declared, some
 from pspnet.dataset.images import Refused
+from pspnet.dataset.raw import NO_NAME
 from pspnet.errors import Problem, UserError
 
 BACKGROUND = 0
@@ -23,6 +24,8 @@ class Labels:
     ) -> None:
         labels = list(dict.fromkeys(map(_plain, names)))
         own = [label for label in labels if label not in ("", BACKGROUND_LABEL, "__ignore__")]
+        if unwritable := [label for label in labels if NO_NAME.search(label)]:
+            raise UserError(Problem("the annotations", f"have the label {unwritable[0]!r:.60}", "text of one line"))
         if len(own) >= IGNORED:
             raise UserError(Problem("the annotations", f"have {len(own):,} labels", f"fewer than {IGNORED:,}"))
         first = [] if without_background and BACKGROUND_LABEL not in labels else [BACKGROUND_LABEL]
@@ -34,7 +37,7 @@ class Labels:
         if label == "__ignore__":
             return IGNORED
         if label not in self._numbers:
-            raise Refused(f"has label '{label}'", f"one of {some(self._numbers)}")
+            raise Refused(f"has label {label!r:.60}", f"one of {some(self._numbers)}")
         return self._numbers[label]
 
     def declared(self) -> Declared:

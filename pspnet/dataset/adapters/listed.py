@@ -63,11 +63,15 @@ class Lookup:
             found = [file for file in found if self._parts(file) == wanted] or found
         if not found:
             fix = "Add it, or take it out of the annotations."
-            raise Refused(f"lists {name}, which is not there", f"a file in '{self.folder}'", fix, "mask_without_image")
+            raise Refused(
+                f"lists {name!r:.200}, which is not there", f"a file in '{self.folder}'", fix, "mask_without_image"
+            )
         if len(found) > 1:
             where = ", ".join(sorted(file.path for file in found))
             fix = "Write the folder in front of its name."
-            raise Refused(f"lists {name}, which may be any of {where}", "one image of that name", fix, "ambiguous")
+            raise Refused(
+                f"lists {name!r:.200}, which may be any of {where}", "one image of that name", fix, "ambiguous"
+            )
         return found[0]
 
     def _parts(self, file: RawFile) -> tuple[str, ...]:
