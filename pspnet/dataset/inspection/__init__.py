@@ -133,25 +133,20 @@ def inspect(folder: Path, tick: Tick, most_masks: int = MOST_MASKS) -> Inspectio
 
 
 def _recognise(inspection: Inspection) -> None:
-    for guess in _guesses(inspection.listing):
-        readable = guess if guess.obstacle or inspection.layout else _tried(guess, inspection)
-        if not readable:
-            continue
-        if readable.obstacle or inspection.layout:
-            inspection.others.append(readable)
+    """A signature of its own says more than names that go together, which most layouts have too."""
+    for guess in recognised(inspection.listing):
+        tried = guess
+        if guess.layout not in LAYOUTS:
+            tried = guess._replace(obstacle=guess.obstacle or "this version cannot read that layout")
+        elif not guess.obstacle and not inspection.layout:
+            tried = _tried(guess, inspection)
+        if tried.obstacle or inspection.layout:
+            inspection.others.append(tried)
         else:
-            inspection.layout = readable
-            if readable.layout == "folder":
-                return
-
-
-def _guesses(listing: Listing) -> Iterator[Recognised]:
-    guesses = list(recognised(listing))
-    for guess in guesses:
-        known = guess.layout in LAYOUTS or guess.obstacle
-        yield guess if known else guess._replace(obstacle="this version cannot read that layout")
-    if not guesses:
-        yield from _pairs(listing)
+            inspection.layout = tried
+    if not inspection.layout and not inspection.others:
+        attempts = (_tried(guess, inspection) for guess in _pairs(inspection.listing))
+        inspection.layout = next((tried for tried in attempts if not tried.obstacle), None)
 
 
 def _pairs(listing: Listing) -> Iterator[Recognised]:
@@ -164,7 +159,7 @@ def _pairs(listing: Listing) -> Iterator[Recognised]:
         yield Recognised("folder", "images and masks belong together by their names", source)
 
 
-def _tried(guess: Recognised, inspection: Inspection) -> Recognised | None:
+def _tried(guess: Recognised, inspection: Inspection) -> Recognised:
     """Read by its layout: the guess with what stood in the way, if anything did."""
     images, problems = [], []
     try:
