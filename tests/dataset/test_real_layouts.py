@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from pspnet.dataset.validation import Checked
-from pspnet.errors import Problem, UserError
+from pspnet.errors import UserError
 from tests.dataset.layouts import found, outcome, params
 from tests.dataset.rawdata import shared_data
 from tests.dataset.test_coco import COCO, PANOPTIC
@@ -53,8 +52,8 @@ def test_a_real_layout_is_prepared_and_each_file_that_is_not_is_named_with_its_r
     dataset = params(source, **({"classes": {f"class{n}": n for n in range(8)}} if folder == "palette_pairs" else {}))
     samples, problems = found(raw, dataset)
     checked = [outcome(raw, dataset, sample) for sample in samples.values() if sample.mask]
-    assert sum(isinstance(one, Checked) and one.record.mask is not None for one in checked) == masks
-    problems += [one for one in checked if isinstance(one, Problem)]
+    assert sum(one.mask is not None for one in checked) == masks
+    problems += [told.problem for one in checked for told in one.told if told.outcome == "quarantined"]
     assert len(problems) == len(told)
     for problem, text in zip(problems, told, strict=True):
         assert text in problem.found
