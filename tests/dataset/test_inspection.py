@@ -412,16 +412,13 @@ REAL = [
     ("layouts/tiny_cityscapes_dataset", "cityscapes", 4, 4),
     ("layouts/tiny_cityscapes_dataset/train_dataset", "cityscapes", 4, 4),
     ("layouts/tiny_coco_instances", "coco", 1, 1),  # an annotation of the other has no outline
-    ("layouts/tiny_for_images/export_project", "cvat", None, None),
-    ("layouts/tiny_for_images/export_task", "cvat", None, None),
+    ("layouts/tiny_for_images/export_project", "cvat", 6, 6),
     ("layouts/tiny_voc_dataset1", "voc", 2, 1),
 ]
 
 
 @pytest.mark.parametrize(("name", "layout", "images", "masks"), REAL, ids=[name for name, *_ in REAL])
-def test_what_is_printed_for_real_data_is_what_prepare_reads(
-    name: str, layout: str, images: int | None, masks: int | None
-) -> None:
+def test_what_is_printed_for_real_data_is_what_prepare_reads(name: str, layout: str, images: int, masks: int) -> None:
     raw = shared_data(name)
     inspection = look(raw)
     if layout not in LAYOUTS:
@@ -433,8 +430,7 @@ def test_what_is_printed_for_real_data_is_what_prepare_reads(
     assert inspection.sheet
     dataset = pasted(inspection)
     found = samples(raw, dataset)
-    if images:
-        assert (len(found), sum(item.mask is not None for item in found.values())) == (images, masks)
+    assert (len(found), sum(item.mask is not None for item in found.values())) == (images, masks)
     files = RawFiles(raw)
     list(files.below("."))  # finds the archives
     classes = declared_classes(dataset, raw, LAYOUTS[layout].classes(dataset.source, files))
@@ -471,10 +467,30 @@ def test_a_folder_for_each_class_is_recognised(name: str, tmp_path: Path) -> Non
     assert sum(item.mask is not None for item in found.values()) == COUNT * (2 if without else 1)
 
 
+def test_masks_as_cvat_exports_them_are_recognised(tmp_path: Path) -> None:
+    colors = np.array([(0, 0, 0), (220, 20, 60), (0, 130, 200)], np.uint8)
+    labels = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nscratch:220,20,60::\ndent:0,130,200::\n"
+    write(tmp_path / "export/labelmap.txt", labels)
+    for number in range(COUNT):
+        for folder in ("SegmentationClass", "SegmentationObject"):
+            write(tmp_path / f"export/{folder}/{number}.png", encoded(colors[STRIPES]))
+    assert "the images of the masks are not there" in look(tmp_path).others[0].obstacle
+    fill(tmp_path, "photos/{}.jpg", "")
+    for number in range(COUNT):
+        (tmp_path / f"photos/{number:03}.jpg").rename(tmp_path / f"photos/{number}.jpg")
+    inspection = look(tmp_path)
+    if "cvat_masks" not in LAYOUTS:
+        assert [other.layout for other in inspection.others] == ["cvat_masks"]
+        pytest.skip("layout cvat_masks is recognised; there is no adapter for it yet")
+    assert sum(item.mask is not None for item in samples(tmp_path, pasted(inspection)).values()) == COUNT
+    assert {*inspection.class_names.values()} == {"background", "scratch", "dent"}
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("layouts/tiny_cityscapes_dataset/dataset", "there is no *_gtFine_labelIds.png"),
+        ("layouts/tiny_for_images/export_task", "has label ''" if "cvat" in LAYOUTS else "this version cannot read"),
         ("layouts/tiny_ade20k2020_dataset", "this is the full release, with parts and instances"),
     ],
 )

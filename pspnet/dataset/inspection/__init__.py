@@ -174,7 +174,8 @@ def _tried(guess: Recognised, inspection: Inspection) -> Recognised:
     except UserError as error:
         return guess._replace(obstacle=str(error))
     if not any(item.mask for item in images):
-        return guess._replace(obstacle="no image has a mask")
+        told = "; ".join(str(problem) for problem in problems[:3])
+        return guess._replace(obstacle=f"no image has a mask that can be used{f': {told}' if told else ''}")
     inspection.images, inspection.problems = images, problems
     if guess.layout == "folder":
         first = inspection.labelled[0]

@@ -20,6 +20,7 @@ from pspnet.dataset.raw import RawFile
 MOST_TEXTS = 50  # that are looked into
 MOST_NAMES = 20  # of images in a text
 LABELMES_OWN_WIDTH_PX = 10  # of lines and points
+CVATS_XML = re.compile(r"<annotations>\s*<version>.*<image\s", re.DOTALL)
 MOST_CLASSES = 50
 MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label", "_seg")
 WITHOUT_DEFECTS = {"good", "ok", "normal"}
@@ -60,24 +61,27 @@ def cityscapes(listing: Listing) -> Recognised | None:
 
 
 def cvat(listing: Listing) -> Recognised | None:
+    files = [file for file in _texts(listing, ".xml") if CVATS_XML.search(listing.ends(file))]
+    if not files:
+        return None
+    folder = _parent(files[0])
+    images = _below(folder, "images") if _any_below(listing, _below(folder, "images")) else folder
+    source = {"images": images, "annotations": _any_of(files), "line_width_px": 0}
+    return Recognised("cvat", f"{files[0].name} begins as CVAT's XML for images does", source)
+
+
+def cvat_masks(listing: Listing) -> Recognised | None:
     for file in _texts(listing, "labelmap.txt"):
         if listing.ends(file).startswith("# label:color_rgb"):
             root = _parent(file)
-            source = {
-                "images": _below(root, "JPEGImages"),
-                "masks": _below(root, "SegmentationClass"),
-                "splits": _below(root, "ImageSets/Segmentation"),
-            }
+            masks = _below(root, "SegmentationClass")
+            ids = {PurePosixPath(one.name).stem for one in listing.images if _parent(one) == masks}
+            exported = [_below(root, folder) for folder in ("SegmentationClass", "SegmentationObject")]
+            images = (one for one in listing.images if PurePosixPath(one.name).stem in ids)
+            folders = [_parent(one) for one in images if _parent(one) not in exported]
             reason = f"{file.name} with a colour for each label, as CVAT exports segmentation masks"
-            return Recognised("cvat", reason, source)
-    for file in _texts(listing, ".xml"):
-        text = listing.ends(file)
-        if re.search(r"<annotations>\s*<version>", text) and re.search(r"<image\s", text):
-            root = _parent(file)
-            images = _below(root, "images") if _any_below(listing, _below(root, "images")) else root
-            reason = f"{file.name} begins as CVAT's XML for images does"
-            drawn = {"images": images, "annotations": re.escape(file.name), "line_width_px": 0}
-            return Recognised("cvat", reason, drawn)
+            obstacle = "" if folders else "the images of the masks are not there: CVAT exports them when asked to"
+            return Recognised("cvat_masks", reason, {"images": _common(folders), "masks": masks}, obstacle)
     return None
 
 
@@ -235,6 +239,7 @@ def _threshold(listing: Listing, masks: str) -> int:
 
 RECOGNISERS: dict[str, Callable[[Listing], Recognised | None]] = {
     "cityscapes": cityscapes,
+    "cvat_masks": cvat_masks,
     "cvat": cvat,
     "voc": voc,
     "camvid": camvid,

@@ -82,11 +82,10 @@ def chosen(
     candidates: Iterable[Grouping], found: Sequence[Found], neighbours: Neighbours | None, official: Official
 ) -> Grouping | None:
     """The first that leaves enough groups to deal; blocks of numbers only where neighbours are alike."""
-    own_splits = official != "ignored" and any(item.split for item in found)
     for candidate in candidates:
         if candidate.is_block and not (neighbours and neighbours.alike):
             continue
-        if not own_splits and (candidate.groups < FEWEST_GROUPS or candidate.largest > len(found) / 2):
+        if candidate.groups < FEWEST_GROUPS or candidate.largest > len(found) / 2:
             continue
         if all(dealt(found, candidate.pattern, official).get(split) for split in ("train", "val", "test")):
             return candidate
