@@ -43,6 +43,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs.")]
 Why = Annotated[str, typer.Option(help="Kept in the audit.")]
 PreparedNow = Annotated[Path, typer.Option(help="Today's prepared dataset, on whose test split models are compared.")]
 ReportNow = Annotated[Path, typer.Option(help="The evaluation of the bundle.")]
+RAW = Path("data/raw")
 PREPARED, REPORT, RECORDS = Path("data/prepared"), Path("reports/evaluation"), Path("reports/runs")
 BUNDLE = Path("models/segmenter")
 
@@ -294,6 +295,46 @@ def data_inspect(
     command.inspect(folder, sheet, masks, as_json)
 
 
+@data_app.command("add")
+def data_add(
+    batch: Annotated[
+        Path | None, typer.Argument(help="A folder that lies as the raw data do, or a .zip or .tar.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Its folder among the images and the masks; else it is called as it is.")
+    ] = None,
+    move: Annotated[bool, typer.Option("--move", help="Do not keep the batch where it was.")] = False,
+    repository: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--import", help="A folder of another DVC or git repository instead.", metavar="REPO PATH"),
+    ] = None,
+    rev: Annotated[str | None, typer.Option(help="Of that repository: a branch to follow, a tag or a commit.")] = None,
+    url: Annotated[
+        str | None, typer.Option("--import-url", help="A folder instead, such as s3://bucket/set.", metavar="URL")
+    ] = None,
+    raw: Annotated[Path, typer.Option(help="Folder of the raw data.")] = RAW,
+) -> None:
+    """Add a batch to the raw data, after a look at it, or import them; DVC keeps what they are then.
+
+    Example: pspnet data add deliveries/2024-05 --move
+    """
+    if sum(source is not None for source in (batch, repository, url)) != 1:
+        raise typer.BadParameter("one of a folder, --import and --import-url", param_hint="BATCH")
+    if (rev and not repository) or ((name or move) and not batch):
+        raise typer.BadParameter("--rev belongs to --import, --name and --move to a folder", param_hint="OPTIONS")
+    if batch:
+        from pspnet.commands.data_add import add
+
+        add(batch, raw, _params().dataset, name, move, STATE)
+        return
+    from pspnet.commands import data_import as command
+
+    if repository:
+        command.import_from_repository(*repository, rev, raw, STATE)
+    elif url:
+        command.import_from_url(url, raw, STATE)
+
+
 @data_app.command("export")
 def data_export(
     prepared: Annotated[Path, typer.Argument(help="The prepared dataset, made by `prepare`.")],
@@ -376,7 +417,7 @@ def runs(
 
 @app.command(rich_help_panel=AROUND)
 def doctor(
-    raw: Annotated[Path, typer.Option(help="Folder of the raw data.")] = Path("data/raw"),
+    raw: Annotated[Path, typer.Option(help="Folder of the raw data.")] = RAW,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only what must hold before a run; silent when all is well.")
     ] = False,

@@ -1,0 +1,171 @@
+"""A batch of raw data before it is added: where its files would lie, and what `prepare` would say of them there."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from pspnet.config.dataset import DatasetParams, FolderParams
+from pspnet.dataset.adapters import LAYOUTS
+from pspnet.dataset.grouping import grouped
+from pspnet.dataset.problems import shortened
+from pspnet.dataset.raw import ARCHIVES, NO_NAME, RawFile, RawFiles, is_hidden
+from pspnet.errors import Problem, UserError
+
+AS_IT_LIES = "."
+WHAT = "a folder, or a .zip or .tar"
+Place = Callable[[PurePosixPath], PurePosixPath | None]  # path in the batch -> path below the raw data
+
+
+@dataclass(frozen=True)
+class Batch:
+    files: dict[Path, PurePosixPath]  # -> path below the raw data
+    images: int
+    masks: int
+    groups: int
+
+
+def look_at(batch: Path, raw: Path, dataset: DatasetParams, name: str | None) -> Batch:
+    """All that is wrong with it, at once; what is wrong with the data that are there already is left to `prepare`."""
+    if not batch.exists():
+        raise UserError(Problem(str(batch), "is missing", WHAT))
+    if batch.is_file():
+        return _look_at_archive(batch, raw, dataset, name)
+    here, there = batch.resolve(), raw.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise UserError(Problem(str(batch), f"and {raw} lie in each other", "a folder elsewhere"))
+    place = _place(dataset, _checked_name(here.name if name is None else name, dataset, given=name is not None))
+    files, problems = {}, []
+    for path in _below(batch):
+        to = place(PurePosixPath(path.relative_to(batch).as_posix()))
+        if to is None:
+            fix = f"Remove it, or add the batch as it lies: --name {AS_IT_LIES}"
+            problems.append(Problem(str(path), "would not be found by `prepare`", _folders(dataset), fix))
+        elif not path.is_file():
+            problems.append(Problem(str(path), "is a broken link or another thing that is no file", "a file"))
+        else:
+            files[path] = to
+    return _check(files, RawFiles(batch), place, raw, dataset, problems)
+
+
+def _look_at_archive(batch: Path, raw: Path, dataset: DatasetParams, name: str | None) -> Batch:
+    """It counts as what it holds, unpacked where it lies."""
+    if batch.suffix.lower() not in ARCHIVES:
+        raise UserError(Problem(str(batch), "is a file", WHAT))
+    stem = _checked_name(batch.stem if name is None else name, dataset, given=False)
+    to = PurePosixPath(f"{stem}{batch.suffix}")
+
+    def place(path: PurePosixPath) -> PurePosixPath:
+        return to / path.relative_to(batch.name) if path.is_relative_to(batch.name) else path
+
+    return _check({batch: to}, _OneArchive(batch), place, raw, dataset, [])
+
+
+def _check(
+    files: dict[Path, PurePosixPath], own: RawFiles, place: Place, raw: Path, dataset: DatasetParams,
+    problems: list[Problem],
+) -> Batch:  # fmt: skip
+    problems += [problem for path, to in files.items() for problem in _in_the_way(path, raw, to)]
+    if problems:
+        raise UserError(shortened(problems))
+    together = _Together(raw, own, place)
+    images, masks, groups = 0, set[str](), set[str]()
+    found = grouped(LAYOUTS[dataset.source.layout].find(dataset.source, together), dataset.group_pattern, raw)
+    for item in found:
+        if isinstance(item, Problem):
+            if item.where in together.of_batch:
+                problems.append(replace(item, where=str(own.root / together.of_batch[item.where])))
+            continue
+        own_masks = [path for path in (item.mask.paths if item.mask else ()) if path in together.of_batch]
+        masks.update(own_masks)
+        if item.image in together.of_batch:
+            images += 1
+        if item.image in together.of_batch or own_masks:
+            groups.add(item.group)
+    if problems:
+        raise UserError(shortened(problems))
+    if not images and not masks:
+        raise UserError(Problem(str(own.root), "adds neither an image nor a mask", _folders(dataset)))
+    return Batch(files, images, len(masks), len(groups))
+
+
+class _OneArchive(RawFiles):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent)
+        self._path = PurePosixPath(path.name)
+
+    def below(self, *folders: str) -> Iterator[RawFile | Problem]:
+        yield from self._found(self._path, [PurePosixPath(folder) for folder in folders])
+
+
+class _Together(RawFiles):
+    """The raw data with the batch among them, as if it had been added."""
+
+    def __init__(self, raw: Path, batch: RawFiles, place: Place) -> None:
+        super().__init__(raw)
+        self.of_batch: dict[str, str] = {}  # path below the raw data -> path in the batch
+        self._batch, self._place = batch, place
+
+    def below(self, *folders: str) -> Iterator[RawFile | Problem]:
+        if self.root.is_dir():
+            yield from super().below(*folders)
+        for found in self._batch.below(AS_IT_LIES):
+            if isinstance(found, Problem):
+                self.of_batch[found.where] = found.where
+                yield found
+                continue
+            name, path = self._place(PurePosixPath(found.name)), self._place(PurePosixPath(found.path))
+            if name and path and any(name.is_relative_to(folder) for folder in folders):
+                self.of_batch[str(path)] = found.path
+                yield RawFile(str(name), str(path))
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        if path in self.of_batch:
+            return self._batch.read(self.of_batch[path], max_bytes)
+        return super().read(path, max_bytes)
+
+
+def _place(dataset: DatasetParams, name: str) -> Place:
+    """In the layout `folder` a batch becomes a folder of its own in the images and in the masks."""
+    source = dataset.source
+    if name == AS_IT_LIES or not isinstance(source, FolderParams):
+        return lambda path: path
+    roots = sorted({PurePosixPath(source.images), PurePosixPath(source.masks)}, key=lambda root: -len(root.parts))
+
+    def place(path: PurePosixPath) -> PurePosixPath | None:
+        for root in roots:
+            if path.is_relative_to(root):
+                return root / name / path.relative_to(root)
+        return None
+
+    return place
+
+
+def _checked_name(name: str, dataset: DatasetParams, given: bool) -> str:
+    if not isinstance(dataset.source, FolderParams) and given and name != AS_IT_LIES:
+        found = f"makes a folder, and layout {dataset.source.layout} has folders of its own"
+        raise UserError(Problem(f"--name {name}", found, fix="Leave it out."))
+    path = PurePosixPath(name)
+    hidden = any(map(is_hidden, path.parts)) and name != AS_IT_LIES
+    if not name or str(path) != name or path.is_absolute() or hidden or NO_NAME.search(name):
+        raise UserError(Problem(f"--name {ascii(name)[1:-1]}", "is no name of a folder", "such as 2024-05"))
+    return name
+
+
+def _below(batch: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(batch):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(parent, name) for name in sorted(names) if not is_hidden(name))
+
+
+def _in_the_way(path: Path, raw: Path, to: PurePosixPath) -> Iterator[Problem]:
+    if os.path.lexists(raw / to):
+        fix = "Rename it, or give the batch another name (--name)."
+        yield Problem(str(path), f"would become {raw / to}, which is there already", "a name that is free", fix)
+    for parent in to.parents:
+        if (raw / parent).is_file():
+            yield Problem(str(path), f"would lie in {raw / parent}, which is a file", "a folder")
+
+
+def _folders(dataset: DatasetParams) -> str:
+    return f"files in {dataset.source.images} and {dataset.source.masks}, as dataset.source names them"

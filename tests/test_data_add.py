@@ -1,0 +1,386 @@
+"""`pspnet data add`: batches and imports, in real git and DVC repositories."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect.logging import disable_run_logger
+
+from flows.dag import Source, read_dag
+from flows.data import bring_up_to_date
+from flows.workplace import Workplace
+from pspnet.commands.data_batch import Batch, look_at
+from pspnet.config.reading import read_yaml
+from pspnet.errors import UserError
+from tests.command import PSPNET, pspnet
+from tests.dataset.rawdata import dataset_params, encoded, noise, write
+from tests.e2e.pipeline import run
+from tests.parameters import ROOT
+
+MASK = encoded(np.zeros((2, 3), np.uint8))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def image(seed: int = 0) -> bytes:
+    return encoded(noise(2, 3, seed))
+
+
+def pair(folder: Path, name: str) -> None:
+    write(folder / f"images/{name}.png", image(len(name)))
+    write(folder / f"masks/{name}.png", MASK)
+
+
+class TestLook:
+    @pytest.fixture
+    def raw(self, tmp_path: Path) -> Path:
+        pair(tmp_path / "raw", "a")
+        write(tmp_path / "raw/images/early/1.png", image())
+        return tmp_path / "raw"
+
+    @pytest.fixture
+    def batch(self, tmp_path: Path) -> Path:
+        pair(tmp_path / "may", "x")
+        return tmp_path / "may"
+
+    def look(self, batch: Path, raw: Path, name: str | None = None, **changes: Any) -> Batch:
+        return look_at(batch, raw, dataset_params(**{"group_pattern": "(.*)", **changes}), name)
+
+    def problems(self, batch: Path, raw: Path, name: str | None = None, **changes: Any) -> list[str]:
+        with pytest.raises(UserError) as caught:
+            self.look(batch, raw, name, **changes)
+        return [str(problem) for problem in caught.value.problems]
+
+    def test_a_batch_becomes_a_folder_among_the_images_and_among_the_masks(self, batch: Path, raw: Path) -> None:
+        write(batch / "images/sub/2.jpg", encoded(noise(2, 3), "JPEG"))
+        write(batch / "images/.DS_Store", "")
+        write(batch / "Thumbs.db", "")
+        found = self.look(batch, raw)
+        assert {str(path.relative_to(batch)): str(to) for path, to in found.files.items()} == {
+            "images/sub/2.jpg": "images/may/sub/2.jpg",
+            "images/x.png": "images/may/x.png",
+            "masks/x.png": "masks/may/x.png",
+        }
+        assert (found.images, found.masks, found.groups) == (2, 1, 2)
+
+    def test_the_first_batch_needs_no_raw_data(self, batch: Path, tmp_path: Path) -> None:
+        assert self.look(batch, tmp_path / "nothing").images == 1
+
+    def test_images_without_masks_may_come_later_and_masks_after_them(self, tmp_path: Path, raw: Path) -> None:
+        write(tmp_path / "unlabelled/images/9.png", image())
+        found = self.look(tmp_path / "unlabelled", raw)
+        assert (found.images, found.masks) == (1, 0)
+        write(tmp_path / "annotated/masks/1.png", MASK)
+        found = self.look(tmp_path / "annotated", raw, "early")
+        assert (found.images, found.masks, found.groups) == (0, 1, 1)
+        assert [str(to) for to in found.files.values()] == ["masks/early/1.png"]
+
+    def test_as_it_lies(self, batch: Path, raw: Path) -> None:
+        write(batch / "classes.yaml", "classes: {a: 0}")
+        found = self.look(batch, raw, ".")
+        assert {str(to) for to in found.files.values()} == {"classes.yaml", "images/x.png", "masks/x.png"}
+
+    @pytest.mark.parametrize(("images", "masks"), [(".", "."), (".", "masks"), ("in/images", "in")])
+    def test_folders_of_other_names(self, tmp_path: Path, images: str, masks: str) -> None:
+        write(tmp_path / f"b/{images}/x_i.png", image())
+        write(tmp_path / f"b/{masks}/x_m.png", MASK)
+        names = {"source__image_names": r"(.*)_i\.png", "source__mask_names": r"(.*)_m\.png"}
+        found = self.look(tmp_path / "b", tmp_path / "raw", source__images=images, source__masks=masks, **names)
+        assert {to.as_posix() for to in found.files.values()} == {
+            Path(images, "b/x_i.png").as_posix(), Path(masks, "b/x_m.png").as_posix(),
+        }  # fmt: skip
+        assert (found.images, found.masks) == (1, 1)
+
+    def test_other_layouts_keep_their_folders(self, tmp_path: Path) -> None:
+        source = {"layout": "ade20k", "images": "images", "masks": "annotations"}
+        write(tmp_path / "b/images/training/1.jpg", encoded(noise(2, 3), "JPEG"))
+        write(tmp_path / "b/annotations/training/1.png", MASK)
+        found = self.look(tmp_path / "b", tmp_path / "raw", source=source)
+        assert [str(to) for to in found.files.values()] == ["annotations/training/1.png", "images/training/1.jpg"]
+        [problem] = self.problems(tmp_path / "b", tmp_path / "raw", "may", source=source)
+        assert problem == "--name may: makes a folder, and layout ade20k has folders of its own. Leave it out."
+
+    @pytest.mark.parametrize("inside", [".", "images", "masks"])
+    def test_an_archive_in_a_batch_counts_as_what_it_holds(self, batch: Path, raw: Path, inside: str) -> None:
+        with zipfile.ZipFile(batch / inside / "more.zip", "w") as archive:
+            prefix = "images/" if inside == "." else ""
+            archive.writestr(f"{prefix}{'x' if inside == 'masks' else 'z'}.png", MASK)
+        if inside == "images":
+            assert self.look(batch, raw).images == 2
+        elif inside == "masks":
+            assert "has 2 masks: masks/may/more.zip/x.png, masks/may/x.png" in self.problems(batch, raw)[0]
+        else:
+            assert "more.zip: would not be found by `prepare`" in self.problems(batch, raw)[0]
+
+    def test_all_that_is_wrong_is_told_with_the_names_of_the_batch(self, batch: Path, raw: Path) -> None:
+        write(batch / "masks/alone.png", MASK)
+        write(batch / "images/notes.txt", "text")
+        assert [problem.partition("; ")[0] for problem in self.problems(batch, raw)] == [
+            f"{batch}/images/notes.txt: is no image by its suffix",
+            f"{batch}/masks/alone.png: is a mask without an image",
+        ]
+
+    def test_what_is_there_is_not_overwritten(self, batch: Path, raw: Path) -> None:
+        pair(batch, "a")
+        assert self.look(batch, raw).images == 2
+        taken = ["images/a.png", "masks/a.png"]
+        assert self.problems(batch, raw, ".") == [
+            f"{batch}/{name}: would become {raw}/{name}, which is there already; expected a name that is free. "
+            "Rename it, or give the batch another name (--name)."
+            for name in taken
+        ]
+
+    def test_an_id_that_is_there_with_another_suffix_is_told(self, tmp_path: Path, raw: Path) -> None:
+        write(tmp_path / "b/images/a.jpg", encoded(noise(2, 3), "JPEG"))
+        [problem] = self.problems(tmp_path / "b", raw, ".")
+        assert problem.startswith(f"{tmp_path}/b/images/a.jpg: has the same id as images/a.png")
+
+    def test_what_is_wrong_with_other_data_is_not_the_batchs_fault(self, batch: Path, raw: Path) -> None:
+        write(raw / "masks/alone.png", MASK)
+        assert self.look(batch, raw).images == 1
+
+    def test_an_image_without_a_group_is_told(self, batch: Path, raw: Path) -> None:
+        [problem] = self.problems(batch, raw, group_pattern="^(a|early|x)")
+        assert problem.startswith(f"{batch}/images/x.png: id 'may/x' names no group")
+
+    @pytest.mark.parametrize("name", ["", "..", "../x", "/x", ".hidden", "a//b", "a\nb", "x/", "./x"])
+    def test_a_name_that_is_none_is_refused(self, batch: Path, raw: Path, name: str) -> None:
+        [problem] = self.problems(batch, raw, name)
+        assert "is no name of a folder; expected such as 2024-05" in problem
+
+    def test_what_is_no_batch_is_refused(self, batch: Path, raw: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        pipe, loop = batch / "images/pipe.png", batch / "images/loop.png"
+        os.mkfifo(pipe)
+        loop.symlink_to(loop)
+        expected = "files in images and masks, as dataset.source names them"
+        assert self.problems(tmp_path / "empty", raw) == [
+            f"{tmp_path}/empty: adds neither an image nor a mask; expected {expected}"
+        ]
+        assert [problem.partition(";")[0] for problem in self.problems(batch, raw)] == [
+            f"{path}: is a broken link or another thing that is no file" for path in (loop, pipe)
+        ]
+        assert self.problems(batch / "images/x.png", raw)[0].endswith("is a file; expected a folder, or a .zip or .tar")
+        assert self.problems(tmp_path / "no", raw)[0].endswith("is missing; expected a folder, or a .zip or .tar")
+        assert "lie in each other" in self.problems(raw / "images", raw)[0]
+        assert "lie in each other" in self.problems(tmp_path, raw)[0]
+        write(tmp_path / "broken.zip", "PK")
+        assert self.problems(tmp_path / "broken.zip", raw)[0].startswith(
+            f"{tmp_path}/broken.zip: cannot be opened as an archive"
+        )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with its DVC, without data."""
+    folder = tmp_path_factory.mktemp("made") / "project"
+    shutil.copytree(ROOT, folder, ignore=lambda _, names: {*names} - {"params.yaml", ".gitignore", "dvc.yaml"})
+    params = (ROOT / "params.yaml").read_text().replace("^(street[0-9]+)", "(.*)")
+    write(folder / "params.yaml", params)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "dvc", "init", "--quiet")
+    return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def may(tmp_path: Path) -> Path:
+    pair(tmp_path / "may", "x")
+    write(tmp_path / "may/images/y.png", image())
+    return tmp_path / "may"
+
+
+ADDED = {"images/may/x.png", "images/may/y.png", "masks/may/x.png"}
+
+
+def test_a_batch_is_added_and_kept_by_dvc(project: Path, may: Path) -> None:
+    pair(project / "data/raw", "a")
+    done = pspnet("data", "add", may, cwd=project)
+    assert done.stdout == (
+        "data/raw: 2 images, 1 masks added, of 2 groups. data/raw.dvc says so.\n"
+        "Next: git add data/raw.dvc && git commit, then make retrain\n"
+    )
+    assert done.returncode == 0
+    assert files(project / "data/raw") == ADDED | {"images/a.png", "masks/a.png"}
+    assert read_yaml(project / "data/raw.dvc")["outs"][0]["nfiles"] == 5
+    assert files(may) == {"images/x.png", "images/y.png", "masks/x.png"}
+    assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}
+    assert (project / "data/raw/images/may/x.png").read_bytes() == (may / "images/x.png").read_bytes()
+    again = pspnet("data", "add", may, cwd=project)
+    assert again.stderr.count("which is there already") == 3
+    assert again.returncode == 1
+
+
+def test_a_batch_that_is_moved_leaves_nothing_but_what_was_not_added(project: Path, may: Path) -> None:
+    write(may / ".notes", "mine")
+    (may / "images/empty").mkdir()
+    done = pspnet("data", "add", may, "--move", "--name", "2024/june", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert files(project / "data/raw") == {name.replace("may", "2024/june") for name in ADDED}
+    assert [path.name for path in may.iterdir()] == [".notes"]
+
+
+def test_an_archive_is_put_beside_the_others_as_it_is(project: Path, may: Path) -> None:
+    archive = Path(shutil.make_archive(str(may.parent / "june"), "zip", may))
+    done = pspnet("data", "add", archive, cwd=project)
+    assert done.stdout.startswith("data/raw: 2 images, 1 masks added, of 2 groups.")
+    assert files(project / "data/raw") == {"june.zip"}
+    again = pspnet("data", "add", archive, "--name", "july", cwd=project)
+    assert "has the same id as" in again.stderr
+    assert files(project / "data/raw") == {"june.zip"}
+
+
+def test_what_is_refused_changes_nothing(project: Path, may: Path) -> None:
+    write(may / "masks/alone.png", MASK)
+    before = files(project)
+    done = pspnet("data", "add", may, cwd=project)
+    assert done.stderr.startswith(f"{may}/masks/alone.png: is a mask without an image")
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert files(project) - {".pspnet/data-add.lock"} == before
+
+
+def test_killed_while_it_copies_nothing_looks_like_data_and_the_same_command_adds_it(project: Path, may: Path) -> None:
+    for number in range(1500):
+        write(may / f"images/{number}.png", b"")
+    words = [PSPNET, "data", "add", str(may), "--move"]
+    process = subprocess.Popen(words, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    copies = project / "data/raw.adding.partial.partial/images/may"
+    while not copies.exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < len([*copies.iterdir()]) < 1502
+    assert not (project / "data/raw").exists()
+    assert len(files(may)) == 1503
+    done = pspnet(*words[1:], cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert len(files(project / "data/raw")) == 1503
+    assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}
+    assert not may.exists()
+
+
+def test_killed_while_it_joins_the_next_one_brings_it_to_its_end(project: Path, may: Path) -> None:
+    pair(project / "data/raw", "a")
+    shutil.copytree(may / "masks", project / "data/raw/masks/may")
+    shutil.copytree(may / "images", project / "data/raw.adding.partial/images/may")
+    done = pspnet("data", "add", may, cwd=project)
+    assert done.stdout == (
+        "data/raw: the batch whose adding was interrupted is there now, and data/raw.dvc says so. "
+        f"If that was not {may}, add it now.\n"
+    )
+    assert done.returncode == 0
+    assert files(project / "data/raw") == ADDED | {"images/a.png", "masks/a.png"}
+    assert read_yaml(project / "data/raw.dvc")["outs"][0]["nfiles"] == 5
+    assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}
+
+
+def test_where_the_data_are_not_at_hand_a_batch_would_replace_them(project: Path, may: Path) -> None:
+    write(project / "data/raw.dvc", "outs:\n- md5: 4f45a724a8b178a4df0c785c80b3d1b6.dir\n  path: raw\n")
+    done = pspnet("data", "add", may, cwd=project)
+    assert done.stderr == (
+        "data/raw: is missing, and data/raw.dvc names data. `dvc pull data/raw.dvc` first: "
+        "else they would no longer be part of the data.\n"
+    )
+    assert not (project / "data/raw").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["x", "--import-url", "y"], ["--import", "a"], ["x", "--rev", "main"], ["--import-url", "y", "--move"],
+    ],
+)  # fmt: skip
+def test_a_command_line_that_contradicts_itself_ends_with_2(project: Path, words: list[str]) -> None:
+    done = pspnet("data", "add", *words, cwd=project)
+    assert (done.stdout, done.returncode) == ("", 2)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Path:
+    pair(tmp_path / "origin/set", "a")
+    return tmp_path / "origin"
+
+
+def released(origin: Path) -> None:
+    run(origin, "dvc", "add", "--quiet", "set")
+    run(origin, "dvc", "push", "--quiet")
+    run(origin, "git", "add", "--all")
+    run(origin, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "x")
+
+
+def pairs(names: str) -> set[str]:
+    return {f"{kind}/{name}.png" for kind in ("images", "masks") for name in names}
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC asks pygtrie in a way of before
+def test_what_was_imported_from_a_repository_is_refreshed_by_the_flow(project: Path, origin: Path) -> None:
+    run(origin, "git", "init", "--quiet")
+    run(origin, "dvc", "init", "--quiet")
+    run(origin, "dvc", "remote", "add", "--quiet", "--default", "folder", str(origin.parent / "remote"))
+    released(origin)
+    (project / "data/raw").mkdir(parents=True)  # empty: DVC would import into it
+    done = pspnet("data", "add", "--import", origin, "set", cwd=project)
+    assert done.stdout.startswith(f"data/raw: imported from set of {origin}. data/raw.dvc says so.\n")
+    assert (files(project / "data/raw"), done.returncode) == (pairs("a"), 0)
+    assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}
+    [source] = read_dag(project).sources
+    assert source == Source("data/raw", is_import=True)
+    pair(origin / "set", "b")
+    released(origin)
+    place = Workplace(project, project)
+    with disable_run_logger():
+        assert bring_up_to_date(place, source, place.environment(), None, has_remote=False) is None
+    assert files(project / "data/raw") == pairs("ab")
+    refused = pspnet("data", "add", origin / "set", cwd=project)
+    assert refused.stderr.startswith("data/raw: was imported: an update would remove what is added here.")
+    assert (refused.returncode, files(project / "data/raw")) == (1, pairs("ab"))
+
+
+def test_what_was_imported_from_an_address_is_refreshed_by_an_update(project: Path, origin: Path) -> None:
+    write(project / "data/raw.importing.partial/images/half.png", "of one that was killed")
+    done = pspnet("data", "add", "--import-url", origin / "set", cwd=project)
+    assert done.stdout.startswith(f"data/raw: imported from {origin}/set. data/raw.dvc says so.\n")
+    assert (files(project / "data/raw"), done.returncode) == (pairs("a"), 0)
+    assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}
+    pair(origin / "set", "b")
+    run(project, "dvc", "update", "data/raw.dvc")
+    assert files(project / "data/raw") == pairs("ab")
+
+
+def test_what_cannot_be_imported_leaves_nothing(project: Path, origin: Path, tmp_path: Path) -> None:
+    before = files(project)
+    for words, message in (
+        (["--import-url", str(tmp_path / "nothing")], "has failed. DVC says above why."),
+        (["--import-url", str(origin / "set/images/a.png")], "a.png: is a file; expected a folder. Put a .zip or .tar"),
+    ):
+        done = pspnet("data", "add", *words, cwd=project)
+        assert "stage working dir" not in done.stderr
+        assert message in done.stderr.splitlines()[-1]
+        assert (done.stdout, done.returncode) == ("", 1)
+        assert {name for name in files(project) - before if not name.startswith((".dvc", ".pspnet"))} == set()
+
+
+def test_an_import_beside_data_is_refused_with_the_way_out(project: Path) -> None:
+    pair(project / "data/raw", "a")
+    done = pspnet("data", "add", "--import-url", "s3://bucket/set", cwd=project)
+    assert done.stderr == (
+        "data/raw: is there already, and an import is the whole of it; expected no raw data. For the import instead: "
+        "`dvc remove data/raw.dvc`, move data/raw away. For both: `dvc import` into another folder, then "
+        "`pspnet data add` that; what is new there has to be added again.\n"
+    )
+    assert files(project / "data/raw") == {"images/a.png", "masks/a.png"}
