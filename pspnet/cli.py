@@ -325,7 +325,7 @@ def data_add(
     if batch:
         from pspnet.commands.data_add import add
 
-        add(batch, raw, _params().dataset, name, move, STATE)
+        add(batch, raw, _params(), name, move, STATE)
         return
     from pspnet.commands import data_import as command
 

@@ -22,7 +22,7 @@ from pspnet.errors import UserError
 from tests.command import PSPNET, pspnet
 from tests.dataset.rawdata import dataset_params, encoded, noise, write
 from tests.e2e.pipeline import run
-from tests.parameters import ROOT
+from tests.parameters import ROOT, demo_params
 
 MASK = encoded(np.zeros((2, 3), np.uint8))
 
@@ -52,8 +52,9 @@ class TestLook:
         pair(tmp_path / "may", "x")
         return tmp_path / "may"
 
-    def look(self, batch: Path, raw: Path, name: str | None = None, **changes: Any) -> Batch:
-        return look_at(batch, raw, dataset_params(**{"group_pattern": "(.*)", **changes}), name)
+    def look(self, batch: Path, raw: Path, name: str | None = None, orphans: str = "error", **changes: Any) -> Batch:
+        policies = demo_params(prepare__problems__mask_without_image=orphans).prepare.problems
+        return look_at(batch, raw, dataset_params(**{"group_pattern": "(.*)", **changes}), policies, name)
 
     def problems(self, batch: Path, raw: Path, name: str | None = None, **changes: Any) -> list[str]:
         with pytest.raises(UserError) as caught:
@@ -147,6 +148,14 @@ class TestLook:
     def test_what_is_wrong_with_other_data_is_not_the_batchs_fault(self, batch: Path, raw: Path) -> None:
         write(raw / "masks/alone.png", MASK)
         assert self.look(batch, raw).images == 1
+
+    @pytest.mark.parametrize("policy", ["error", "quarantine", "allow"])
+    def test_what_a_policy_allows_is_allowed(self, batch: Path, raw: Path, policy: str) -> None:
+        write(batch / "masks/alone.png", MASK)
+        if policy == "allow":
+            assert len(self.look(batch, raw, orphans=policy).files) == 3
+        else:
+            assert len(self.problems(batch, raw, orphans=policy)) == 1
 
     def test_an_image_without_a_group_is_told(self, batch: Path, raw: Path) -> None:
         [problem] = self.problems(batch, raw, group_pattern="^(a|early|x)")

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 from pspnet import terminal
-from pspnet.commands.data_batch import Batch, look_at
-from pspnet.config.dataset import DatasetParams
+from pspnet.commands.data_batch import Batch, look_at, mask_folder
+from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_folder
@@ -18,17 +18,17 @@ from pspnet.process import exclusive
 from pspnet.worktree import dvc_command
 
 
-def add(batch: Path, raw: Path, dataset: DatasetParams, name: str | None, move: bool, state: Path) -> None:
+def add(batch: Path, raw: Path, params: Params, name: str | None, move: bool, state: Path) -> None:
     _check_raw(raw)
     with exclusive(state / "data-add.lock", str(raw)):
-        copied, masks = raw.with_name(f"{raw.name}.adding.partial"), dataset.source.masks
+        copied, masks = raw.with_name(f"{raw.name}.adding.partial"), mask_folder(params.dataset.source)
         if copied.exists():
             _join(copied, raw, copied / masks)
             dvc("add", str(raw))
             told = f"{raw}: the batch whose adding was interrupted is there now, and {raw}.dvc says so."
             terminal.out.print(f"{told} If that was not {batch}, add it now.", markup=False)
             return
-        found = look_at(batch, raw, dataset, name)
+        found = look_at(batch, raw, params.dataset, params.prepare.problems, name)
         with terminal.progress("add") as tick, whole_folder(copied) as folder:
             for done, (path, to) in enumerate(found.files.items(), start=1):
                 _bring(path, folder / to, move)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pspnet.config.dataset import DatasetParams, FolderParams
+from pspnet.config.dataset import CocoParams, DatasetParams, FolderParams, LabelmeParams, SourceParams
+from pspnet.config.prepare import ProblemsParams
 from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.grouping import grouped
-from pspnet.dataset.problems import shortened
+from pspnet.dataset.problems import judged, shortened
 from pspnet.dataset.raw import ARCHIVES, NO_NAME, RawFile, RawFiles, is_hidden
 from pspnet.errors import Problem, UserError
 
@@ -25,12 +26,14 @@ class Batch:
     groups: int
 
 
-def look_at(batch: Path, raw: Path, dataset: DatasetParams, name: str | None) -> Batch:
+def look_at(
+    batch: Path, raw: Path, dataset: DatasetParams, policies: ProblemsParams, name: str | None
+) -> Batch:  # fmt: skip
     """All that is wrong with it, at once; what is wrong with the data that are there already is left to `prepare`."""
     if not batch.exists():
         raise UserError(Problem(str(batch), "is missing", WHAT))
     if batch.is_file():
-        return _look_at_archive(batch, raw, dataset, name)
+        return _look_at_archive(batch, raw, dataset, policies, name)
     here, there = batch.resolve(), raw.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise UserError(Problem(str(batch), f"and {raw} lie in each other", "a folder elsewhere"))
@@ -45,10 +48,12 @@ def look_at(batch: Path, raw: Path, dataset: DatasetParams, name: str | None) ->
             problems.append(Problem(str(path), "is a broken link or another thing that is no file", "a file"))
         else:
             files[path] = to
-    return _check(files, RawFiles(batch), place, raw, dataset, problems)
+    return _check(files, RawFiles(batch), place, raw, dataset, policies, problems)
 
 
-def _look_at_archive(batch: Path, raw: Path, dataset: DatasetParams, name: str | None) -> Batch:
+def _look_at_archive(
+    batch: Path, raw: Path, dataset: DatasetParams, policies: ProblemsParams, name: str | None
+) -> Batch:  # fmt: skip
     """It counts as what it holds, unpacked where it lies."""
     if batch.suffix.lower() not in ARCHIVES:
         raise UserError(Problem(str(batch), "is a file", WHAT))
@@ -58,35 +63,34 @@ def _look_at_archive(batch: Path, raw: Path, dataset: DatasetParams, name: str |
     def place(path: PurePosixPath) -> PurePosixPath:
         return to / path.relative_to(batch.name) if path.is_relative_to(batch.name) else path
 
-    return _check({batch: to}, _OneArchive(batch), place, raw, dataset, [])
+    return _check({batch: to}, _OneArchive(batch), place, raw, dataset, policies, [])
 
 
 def _check(
     files: dict[Path, PurePosixPath], own: RawFiles, place: Place, raw: Path, dataset: DatasetParams,
-    problems: list[Problem],
+    policies: ProblemsParams, problems: list[Problem],
 ) -> Batch:  # fmt: skip
     problems += [problem for path, to in files.items() for problem in _in_the_way(path, raw, to)]
     if problems:
         raise UserError(shortened(problems))
     together = _Together(raw, own, place)
-    images, masks, groups = 0, set[str](), set[str]()
+    images, masks, groups = 0, 0, set[str]()
     found = grouped(LAYOUTS[dataset.source.layout].find(dataset.source, together), dataset.group_pattern, raw)
     for item in found:
         if isinstance(item, Problem):
-            if item.where in together.of_batch:
+            if item.where in together.of_batch and judged(item, policies).outcome != "allowed":
                 problems.append(replace(item, where=str(own.root / together.of_batch[item.where])))
             continue
-        own_masks = [path for path in (item.mask.paths if item.mask else ()) if path in together.of_batch]
-        masks.update(own_masks)
-        if item.image in together.of_batch:
-            images += 1
-        if item.image in together.of_batch or own_masks:
+        own_image = item.image in together.of_batch
+        own_mask = item.mask is not None and any(path in together.of_batch for path in item.mask.paths)
+        images, masks = images + own_image, masks + own_mask
+        if own_image or own_mask:
             groups.add(item.group)
     if problems:
         raise UserError(shortened(problems))
     if not images and not masks:
         raise UserError(Problem(str(own.root), "adds neither an image nor a mask", _folders(dataset)))
-    return Batch(files, images, len(masks), len(groups))
+    return Batch(files, images, masks, len(groups))
 
 
 class _OneArchive(RawFiles):
@@ -168,4 +172,9 @@ def _in_the_way(path: Path, raw: Path, to: PurePosixPath) -> Iterator[Problem]:
 
 
 def _folders(dataset: DatasetParams) -> str:
-    return f"files in {dataset.source.images} and {dataset.source.masks}, as dataset.source names them"
+    return f"files in {dataset.source.images} and {mask_folder(dataset.source)}, as dataset.source names them"
+
+
+def mask_folder(source: SourceParams) -> str:
+    """Masks that are drawn from annotations lie anywhere."""
+    return AS_IT_LIES if isinstance(source, CocoParams | LabelmeParams) else source.masks
