@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pspnet.config.dataset import CocoParams, DatasetParams, FolderParams, LabelmeParams, SourceParams
+from pspnet.config.dataset import CocoParams, CvatParams, DatasetParams, FolderParams, LabelmeParams, SourceParams
 from pspnet.config.prepare import ProblemsParams
 from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.grouping import grouped
@@ -178,4 +178,4 @@ def _folders(dataset: DatasetParams) -> str:
 
 def mask_folder(source: SourceParams) -> str:
     """Masks that are drawn from annotations lie anywhere."""
-    return AS_IT_LIES if isinstance(source, CocoParams | LabelmeParams) else source.masks
+    return AS_IT_LIES if isinstance(source, CocoParams | LabelmeParams | CvatParams) else source.masks
