@@ -20,7 +20,7 @@ from pspnet.commands.data_batch import Batch, look_at
 from pspnet.config.reading import read_yaml
 from pspnet.errors import UserError
 from tests.command import PSPNET, pspnet
-from tests.dataset.rawdata import dataset_params, encoded, noise, write
+from tests.dataset.rawdata import dataset_params, encoded, noise, shared_data, write
 from tests.e2e.pipeline import run
 from tests.parameters import ROOT, demo_params
 
@@ -109,6 +109,18 @@ class TestLook:
         assert [str(to) for to in found.files.values()] == ["annotations/training/1.png", "images/training/1.jpg"]
         [problem] = self.problems(tmp_path / "b", tmp_path / "raw", "may", source=source)
         assert problem == "--name may: makes a folder, and layout ade20k has folders of its own. Leave it out."
+
+    def test_annotations_of_a_batch_are_read_where_it_lies(self, tmp_path: Path) -> None:
+        source = {"layout": "labelme", "images": ".", "annotations": r".*\.json", "line_width_px": 2}
+        batch = shared_data("layouts") / "labelme_instances"
+        found = self.look(batch, tmp_path / "raw", source=source)
+        assert (found.images, found.masks, found.groups) == (3, 3, 3)
+        assert {str(to) for to in found.files.values()} == files(batch)
+        write(tmp_path / "broken/1.jpg", encoded(noise(2, 3), "JPEG"))
+        write(tmp_path / "broken/1.json", "{")
+        shutil.copytree(batch, tmp_path / "raw")
+        [problem] = self.problems(tmp_path / "broken", tmp_path / "raw", source=source)
+        assert problem.startswith(f"{tmp_path}/broken/1.json: ")
 
     @pytest.mark.parametrize("inside", [".", "images", "masks"])
     def test_an_archive_in_a_batch_counts_as_what_it_holds(self, batch: Path, raw: Path, inside: str) -> None:
@@ -266,17 +278,17 @@ def test_what_is_refused_changes_nothing(project: Path, may: Path) -> None:
 def test_killed_while_it_copies_nothing_looks_like_data_and_the_same_command_adds_it(project: Path, may: Path) -> None:
     for number in range(1500):
         write(may / f"images/{number}.png", b"")
-    words = [PSPNET, "data", "add", str(may), "--move"]
+    words = [PSPNET, "data", "add", str(may)]
     process = subprocess.Popen(words, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     copies = project / "data/raw.adding.partial.partial/images/may"
-    while not copies.exists() and process.poll() is None:
+    while not (copies.exists() and any(copies.iterdir())) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 0 < len([*copies.iterdir()]) < 1502
     assert not (project / "data/raw").exists()
     assert len(files(may)) == 1503
-    done = pspnet(*words[1:], cwd=project)
+    done = pspnet(*words[1:], "--move", cwd=project)
     assert done.returncode == 0, done.stderr
     assert len(files(project / "data/raw")) == 1503
     assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}

@@ -82,7 +82,8 @@ def _check(
                 problems.append(replace(item, where=str(own.root / together.of_batch[item.where])))
             continue
         own_image = item.image in together.of_batch
-        own_mask = item.mask is not None and any(path in together.of_batch for path in item.mask.paths)
+        mask_files = (item.mask.path, *item.mask.paths) if item.mask else ()
+        own_mask = any(path in together.of_batch for path in mask_files)
         images, masks = images + own_image, masks + own_mask
         if own_image or own_mask:
             groups.add(item.group)
