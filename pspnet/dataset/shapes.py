@@ -81,7 +81,7 @@ class Polygon:
     @property
     def area_px(self) -> float:
         x, y = np.asarray(self.points).reshape(-1, 2).T
-        return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+        return float(abs(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0]) / 2)
 
     def window(self, height: int, width: int) -> Window:
         x, y = np.asarray(self.points).reshape(-1, 2).T

@@ -104,7 +104,8 @@ def panoptic_classes(source: CocoPanopticParams, raw: RawFiles) -> Declared:
 
 def _drawing(document: Document, listed: Json, labels: Labels, image: str) -> RawMask:
     size = size_in(listed.get("height"), listed.get("width"))
-    objects = [_shapes(document, annotation, size, labels) for annotation in document.annotations[listed["id"]]]
+    annotations = document.annotations.pop(listed["id"])  # all of them take several times the memory of the file
+    objects = [_shapes(document, annotation, size, labels) for annotation in annotations]
     objects.sort(key=lambda shapes: -sum(shape.area_px for shape in shapes))
     shapes = tuple(shape for shapes in objects for shape in shapes)
     return Drawing(document.path, size, BACKGROUND, shapes, image)

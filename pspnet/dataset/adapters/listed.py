@@ -17,7 +17,7 @@ from pspnet.dataset.samples import Split
 from pspnet.dataset.shapes import numbers
 from pspnet.errors import Problem, UserError
 
-MOST_BYTES = 2 * 10**9  # of an annotation file: COCO's has 0.5, that of LVIS 1.1
+MOST_BYTES = 2 * 10**9  # of an annotation file, which takes seven times that in memory: COCO's has 0.5, LVIS's 1.1
 OTHERS = re.compile(r".*\.(json|xml|txt|yaml|csv|md|pdf)", re.IGNORECASE)  # what lies beside images and annotations
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])", re.IGNORECASE)
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})\d*", re.IGNORECASE)  # train2017
