@@ -190,6 +190,21 @@ def test_an_image_is_found_whatever_folders_its_name_has(tmp_path: Path) -> None
     assert told(tmp_path) == [("annotations/all.json", "lists 'south/b.jpg', which is not there")]
 
 
+def test_of_images_with_one_name_the_one_that_has_no_other_folder_is_meant(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    write(tmp_path / "images/old/a.jpg", encoded(noise(4, 6), "JPEG"))
+    samples, problems = found(tmp_path, params(COCO))
+    assert {name: sample.mask is not None for name, sample in samples.items()} == {"a": True, "old/a": False}
+    assert not problems
+
+
+def test_the_folder_of_an_image_is_its_split_where_no_file_names_one(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    (tmp_path / "images/val2017").mkdir()
+    (tmp_path / "images/a.jpg").rename(tmp_path / "images/val2017/a.jpg")
+    assert [sample.split for sample in found(tmp_path, params(COCO))[0].values()] == ["val"]
+
+
 def test_of_images_with_one_name_the_folder_of_the_split_decides(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_coco(tmp_path, name=f"instances_{split}.json")
