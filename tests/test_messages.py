@@ -118,7 +118,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         ),
         pytest.param(
             file("masks/street03_0.png", encoded(np.zeros((9, 13), np.uint8))),
-            "data/raw/masks/street03_0.png: has 13 x 9 pixels, its image 12 x 8; "
+            "data/raw/masks/street03_0.png: has 13 x 9 pixels, its image images/street03_0.png 12 x 8; "
             "expected a mask of its image's size. "
             "Export it again at that size. If it must be scaled: by nearest neighbour, so that classes do not blend."
             "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",

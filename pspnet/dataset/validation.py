@@ -129,7 +129,7 @@ def _fitted(checked: Checked, values: Values, image: StoredImage, rules: Rules) 
         return values
     if values.shape == stored:
         return TURNS[image.orientation](values)
-    found = f"has {width} x {height} pixels, its image {image.width} x {image.height}"
+    found = f"has {width} x {height} pixels, its image {checked.sample.image} {image.width} x {image.height}"
     fix = "Export it again at that size. If it must be scaled: by nearest neighbour, so that classes do not blend."
     same_shape = abs(width * image.height / (height * image.width) - 1) <= SAME_SHAPE and image.orientation == 1
     where = checked.sample.mask.path if checked.sample.mask else ""
