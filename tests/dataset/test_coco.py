@@ -260,7 +260,7 @@ def test_a_size_that_is_not_the_images_is_told_and_a_missing_one_is_the_images(t
     dataset = params(COCO)
     [sample] = found(tmp_path, dataset)[0].values()
     problem = left_out(outcome(tmp_path, dataset, sample))
-    assert (problem.where, problem.found) == ("annotations/all.json", "has 6 x 5 pixels, its image a.jpg 6 x 4")
+    assert (problem.where, problem.found) == ("annotations/all.json", "has 6 x 5 pixels, its image images/a.jpg 6 x 4")
     write_coco(tmp_path, object_([SQUARE]), images=[image(height=None, width=None)])
     assert drawn(tmp_path) == ["......", ".11...", ".11...", "......"]
 

@@ -302,7 +302,7 @@ def test_masks_of_another_size_and_of_one_value_are_told(tmp_path: Path) -> None
         write(tmp_path / f"images/{number}.jpg", photo(number))
     inspection = look(tmp_path)
     assert "12 of 12 masks have another size than their image" in said(inspection)
-    assert "has 4 x 4 pixels, its image images/0.jpg 12 x 8" in said(inspection)
+    assert "has 4 x 4 pixels, its image 12 x 8" in said(inspection)
     assert "every mask that was looked at holds nothing but 0" in said(inspection)
 
 
