@@ -1,8 +1,10 @@
 """Checked pieces -> the prepared dataset: what is used and where, then shards."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pspnet.config.prepare import PrepareParams, ProblemsParams
-from pspnet.dataset.classes import IGNORE, Classes
+from pspnet.dataset.classes import IGNORE
 from pspnet.dataset.duplicates import RANK, copies, hashes_of, look_alikes, really_alike
 from pspnet.dataset.images import GLANCE_PX
 from pspnet.dataset.pieces import Piece, batches, told_in
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.problems import KEPT, Outcome, Told, judged
-from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.raw_dataset import RawDataset
 from pspnet.dataset.samples import Split
 from pspnet.dataset.shards import Record, ShardWriter
 from pspnet.dataset.splits import assign_splits, chosen_masks
@@ -32,6 +34,10 @@ class Decisions:
     is_used: NDArray[np.bool_]
     has_mask: NDArray[np.bool_]
     told: list[Told] = field(default_factory=list)
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        return np.array([RANK[split] for split in self.splits], np.int64)
 
 
 class Pieces:
@@ -49,30 +55,42 @@ class Pieces:
                 place += batch.num_rows
 
 
-def decide(samples: Sequence[RawSample], pieces: Pieces, prepare: PrepareParams, labelled_fraction: float) -> Decisions:
+def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labelled_fraction: float) -> Decisions:
     told: list[Told] = []
-    digests: list[bytes | None] = []
-    has_mask = np.zeros(len(samples), bool)
-    hashes = np.zeros((len(samples), 32), np.uint8)
+    digests = np.zeros((raw.count, 32), np.uint8)
+    is_used, has_mask = np.zeros(raw.count, bool), np.zeros(raw.count, bool)
+    hashes = np.zeros((raw.count, 32), np.uint8)
     classes_in: dict[str, Counter[int]] = {}
+    samples = raw.samples
     for first, batch in pieces.batches("image_digest", "glance", "classes", "told"):
-        digests += batch.column("image_digest").to_pylist()
-        hashes[first : first + batch.num_rows] = hashes_of(_glances(batch))
+        places = slice(first, first + batch.num_rows)
+        hashes[places] = hashes_of(_glances(batch))
+        own_digests = batch.column("image_digest")
+        is_used[places] = own_digests.is_valid().to_numpy(zero_copy_only=False)
+        digests[places] = np.frombuffer(b"".join(own_digests.fill_null(bytes(32)).to_pylist()), np.uint8).reshape(
+            -1, 32
+        )
         for place, own in enumerate(batch.column("classes").to_pylist(), start=first):
+            sample = next(samples)
             has_mask[place] = bool(own)
             if prepare.split_by == "stratified" and own:
-                classes_in.setdefault(samples[place].group, Counter()).update(k for k in own if k != IGNORE)
+                classes_in.setdefault(sample.group, Counter()).update(k for k in own if k != IGNORE)
         told += [one for text in batch.column("told").drop_null().to_pylist() for one in told_in(text)]
     stratified = classes_in if prepare.split_by == "stratified" else None
-    split_of, torn = assign_splits(samples, prepare, stratified)
-    splits = [split_of[sample.group] for sample in samples]
+    split_of, torn = assign_splits(raw.samples, prepare, stratified)
+    splits = [split_of[sample.group] for sample in raw.samples]
     has_mask &= np.array([split != "unlabeled" for split in splits], bool)  # a layout may say so of images with masks
-    decisions = Decisions(splits, np.array([one is not None for one in digests], bool), has_mask, [*torn, *told])
-    _leave_out_copies(decisions, samples, digests, prepare.problems)
-    _leave_out_look_alikes(decisions, samples, hashes, pieces, prepare.problems)
+    decisions = Decisions(splits, is_used, has_mask, [*torn, *told])
+    _leave_out_copies(decisions, raw, digests, prepare.problems)
+    _leave_out_look_alikes(decisions, raw, hashes, pieces, prepare.problems)
     if labelled_fraction < 1:
-        _keep_masks(decisions, samples, labelled_fraction)
+        _keep_masks(decisions, raw, labelled_fraction)
     return decisions
+
+
+def _images(raw: RawDataset, places: Iterable[int]) -> dict[int, str]:
+    wanted = set(places)
+    return {place: sample.image for place, sample in enumerate(raw.samples) if place in wanted} if wanted else {}
 
 
 def _glances(batch: Any) -> NDArray[np.uint8]:
@@ -81,25 +99,22 @@ def _glances(batch: Any) -> NDArray[np.uint8]:
 
 
 def _leave_out_copies(
-    decisions: Decisions, samples: Sequence[RawSample], digests: Sequence[bytes | None], policies: ProblemsParams
+    decisions: Decisions, raw: RawDataset, digests: NDArray[np.uint8], policies: ProblemsParams
 ) -> None:
-    worth = [
-        (int(mask), RANK[split]) for mask, split in zip(decisions.has_mask.tolist(), decisions.splits, strict=True)
-    ]
-    for place, kept in copies(digests, worth):
+    worth = len(RANK) * decisions.has_mask + decisions.ranks
+    pairs = copies(digests, np.where(decisions.is_used, worth, -1))
+    images = _images(raw, chain.from_iterable(pairs))
+    for place, kept in pairs:
         where = f"in {decisions.splits[place]}, that in {decisions.splits[kept]}"
-        problem = Problem(samples[place].image, f"is the same image as {samples[kept].image} ({where})",
+        problem = Problem(images[place], f"is the same image as {images[kept]} ({where})",
                           "each image once", "Remove one of them.", "duplicate")  # fmt: skip
         _leave_out(decisions, place, problem, policies)
 
 
 def _leave_out_look_alikes(
-    decisions: Decisions, samples: Sequence[RawSample], hashes: NDArray[np.uint8], pieces: Pieces,
-    policies: ProblemsParams,
-) -> None:  # fmt: skip
-    ranks = np.array([RANK[split] for split in decisions.splits], np.int64)
-    ranks[~decisions.is_used] = -1
-    pairs = look_alikes(hashes, ranks)
+    decisions: Decisions, raw: RawDataset, hashes: NDArray[np.uint8], pieces: Pieces, policies: ProblemsParams
+) -> None:
+    pairs = look_alikes(hashes, np.where(decisions.is_used, decisions.ranks, -1))
     wanted = {place for pair in pairs for place in pair}
     glances: dict[int, NDArray[np.uint8]] = {}
     for first, batch in pieces.batches("glance") if wanted else ():
@@ -107,17 +122,16 @@ def _leave_out_look_alikes(
         if own:
             every = _glances(batch)
             glances |= {place: every[place - first].copy() for place in own}
-    for place, kept in sorted(really_alike(pairs, glances).items()):
-        found = (
-            f"looks like {samples[kept].image}; it is in {decisions.splits[place]}, "
-            f"the other in {decisions.splits[kept]}"
-        )
+    alike = sorted(really_alike(pairs, glances).items())
+    images = _images(raw, chain.from_iterable(alike))
+    for place, kept in alike:
+        found = f"looks like {images[kept]}; it is in {decisions.splits[place]}, the other in {decisions.splits[kept]}"
         fix = (
             "Put both into one group (dataset.group_pattern), or leave this one out "
             "(prepare.problems.near_duplicate: quarantine)."
         )
         expected = "nothing to be measured on that was learned from"
-        problem = Problem(samples[place].image, found, expected, fix, "near_duplicate")
+        problem = Problem(images[place], found, expected, fix, "near_duplicate")
         _leave_out(decisions, place, problem, policies)
 
 
@@ -130,26 +144,28 @@ def _leave_out(decisions: Decisions, place: int, problem: Problem, policies: Pro
         decisions.is_used[place] = False
 
 
-def _keep_masks(decisions: Decisions, samples: Sequence[RawSample], fraction: float) -> None:
-    train = np.array([split == "train" for split in decisions.splits], bool)
-    places = np.flatnonzero(train & decisions.is_used & decisions.has_mask).tolist()
-    chosen = chosen_masks((samples[place].id for place in places), fraction)
-    decisions.has_mask[places] = [samples[place].id in chosen for place in places]
+def _keep_masks(decisions: Decisions, raw: RawDataset, fraction: float) -> None:
+    own = (decisions.ranks == RANK["train"]) & decisions.is_used & decisions.has_mask
+    ids = {place: sample.id for place, sample in enumerate(raw.samples) if own[place]}
+    chosen = chosen_masks(ids.values(), fraction)
+    for place, name in ids.items():
+        decisions.has_mask[place] = name in chosen
 
 
 def assemble(
-    samples: Sequence[RawSample], pieces: Pieces, decisions: Decisions, outcomes: Mapping[Outcome, int],
-    classes: Classes, prepare: PrepareParams, folder: Path,
+    raw: RawDataset, pieces: Pieces, decisions: Decisions, outcomes: Mapping[Outcome, int], prepare: PrepareParams,
+    folder: Path,
 ) -> PreparedDataset:  # fmt: skip
-    writer, summary = ShardWriter(folder / "shards", prepare.shard_mb * 10**6), Summary(classes)
+    writer, summary = ShardWriter(folder / "shards", prepare.shard_mb * 10**6), Summary(raw.rules.classes)
+    samples = raw.samples
     for first, batch in pieces.batches():
         columns = {name: batch.column(name) for name in batch.schema.names}
         for row in range(batch.num_rows):
-            place = first + row
+            place, sample = first + row, next(samples)
             if not decisions.is_used[place]:
                 continue
             own = {name: column[row].as_py() for name, column in columns.items() if name not in ("glance", "told")}
-            sample, has_mask = samples[place], bool(decisions.has_mask[place])
+            has_mask = bool(decisions.has_mask[place])
             assert own["id"] == sample.id
             record = Record(
                 id=sample.id,

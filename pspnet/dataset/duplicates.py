@@ -1,6 +1,6 @@
 """Images that are there twice: the same bytes, or the same picture at a glance in two splits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,20 @@ WINDOW = 24  # neighbours looked at in a band: what makes the time linear
 Pairs = dict[int, int]  # the one that is worth less -> the other, by place
 
 
-def copies(digests: Sequence[bytes | None], worth: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
-    """(a copy, the one of most worth that is kept) by place; of equal worth the first is kept."""
-    kept: dict[bytes, int] = {}
-    for place, digest in enumerate(digests):
-        if digest is not None and ((before := kept.get(digest)) is None or worth[place] > worth[before]):
-            kept[digest] = place
-    for place, digest in enumerate(digests):
-        if digest is not None and kept[digest] != place:
-            yield place, kept[digest]
+def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(a copy, the one of most worth that is kept) by place; of equal worth the first is kept, and one of less than
+    nothing is none. `digests`: (N, 32).
+    """
+    candidates = np.flatnonzero(worth >= 0)
+    parts = digests[candidates].view(np.uint64).T  # (4, N)
+    order = candidates[np.lexsort([candidates, -worth[candidates], *parts])]
+    same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    pairs, kept = [], -1
+    for place in np.flatnonzero(same).tolist():
+        if not (place and same[place - 1]):
+            kept = int(order[place])
+        pairs.append((int(order[place + 1]), kept))
+    return sorted(pairs)
 
 
 def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:

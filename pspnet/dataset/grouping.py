@@ -22,9 +22,11 @@ class Listed(NamedTuple):
 
 
 def grouped(found: Iterable[Found | Problem], group_pattern: str | None, raw: Path) -> Iterator[RawSample | Problem]:
-    items = list(found)
-    listed = _listed(raw / LISTED, {item.id for item in items if isinstance(item, Found)})
-    for item in items:
+    listed: dict[str, Listed] = {}
+    if (raw / LISTED).is_file():
+        found = list(found)
+        listed = _listed(raw / LISTED, {item.id for item in found if isinstance(item, Found)})
+    for item in found:
         if isinstance(item, Problem):
             yield item
             continue
@@ -49,9 +51,6 @@ def _group(found: Found, pattern: str | None) -> str | None:
 
 
 def _listed(path: Path, ids: set[str]) -> dict[str, Listed]:
-    """splits.csv, if there is one."""
-    if not path.is_file():
-        return {}
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

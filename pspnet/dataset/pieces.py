@@ -5,16 +5,19 @@ any number of machines can share the work.
 import hashlib
 import json
 import os
+import pickle
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGKILL, signal
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -56,19 +59,29 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Piece:
-    samples: Sequence[RawSample]
+    """Its samples are packed: of a million images their paths alone would take a gigabyte."""
+
+    packed: bytes
+    count: int
     name: str  # of its file; other samples, rules or code make another
     bytes: int  # of the raw files
     changed: float  # when the newest of them was
 
+    @property
+    def samples(self) -> list[RawSample]:
+        return list(pickle.loads(zlib.decompress(self.packed)))  # what `of` has packed, in this process or its parent
 
-def cut(samples: Sequence[RawSample], files: RawFiles, rules: Rules) -> list[Piece]:
+    @classmethod
+    def of(cls, samples: Sequence[RawSample], name: str, raw_bytes: int = 0, changed: float = 0.0) -> Self:
+        return cls(zlib.compress(pickle.dumps(samples), 1), len(samples), name, raw_bytes, changed)
+
+
+def cut(samples: Iterable[RawSample], files: RawFiles, rules: Rules) -> list[Piece]:
     settings = hashlib.sha256(repr([rules, {name: version(name) for name in PACKAGES}]).encode())
     for module in CODE:
         settings.update(Path(module.__file__ or "").read_bytes())
-    return [
-        _piece(samples[start : start + PIECE], files, settings.hexdigest()) for start in range(0, len(samples), PIECE)
-    ]
+    every = iter(samples)
+    return [_piece(own, files, settings.hexdigest()) for own in iter(lambda: list(islice(every, PIECE)), [])]
 
 
 def _piece(samples: Sequence[RawSample], files: RawFiles, settings: str) -> Piece:
@@ -78,7 +91,7 @@ def _piece(samples: Sequence[RawSample], files: RawFiles, settings: str) -> Piec
         sizes = [size for size, _ in stamps]
         total, changed = total + sum(sizes), max(changed, *(when for _, when in stamps))
         name.update(f"{sample!r} {sizes}\n".encode())
-    return Piece(samples, f"{name.hexdigest()[:32]}.arrow", total, changed)
+    return Piece.of(samples, f"{name.hexdigest()[:32]}.arrow", total, changed)
 
 
 class _Stopped(Exception):
@@ -91,7 +104,7 @@ def check_pieces(
     """A file in the folder for each; those that are there and newer than what they were made from are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [piece for piece in wanted if not is_fresh(folder / piece.name, piece)]
-    total, open_ = (sum(len(piece.samples) for piece in some) for some in (wanted, missing))
+    total, open_ = (sum(piece.count for piece in some) for some in (wanted, missing))
     processes = min(_most_processes(), 1 + sum(piece.bytes for piece in missing) // PROCESS_BYTES, len(missing))
     tick(total - open_, total, "")
     if processes > 1:
@@ -201,14 +214,14 @@ def _check_halves(piece: Piece, folder: Path, files: RawFiles, rules: Rules) -> 
             return
     finally:
         crew.stop()
-    if len(piece.samples) == 1:
-        problem = Problem(piece.samples[0].image, "ends the process that decodes it", "an image that can be decoded",
+    samples = piece.samples
+    if len(samples) == 1:
+        problem = Problem(samples[0].image, "ends the process that decodes it", "an image that can be decoded",
                           "Export it again or remove it.", "unreadable")  # fmt: skip
-        _write(folder / piece.name, [_row(Checked(piece.samples[0], [judged(problem, rules.policies)]))])
+        _write(folder / piece.name, [_row(Checked(samples[0], [judged(problem, rules.policies)]))])
         return
-    middle = len(piece.samples) // 2
-    halves = [replace(piece, samples=some, name=f"{number}-{piece.name}")
-              for number, some in enumerate((piece.samples[:middle], piece.samples[middle:]))]  # fmt: skip
+    middle = len(samples) // 2
+    halves = [Piece.of(samples[:middle], f"0-{piece.name}"), Piece.of(samples[middle:], f"1-{piece.name}")]
     for half in halves:
         _check_halves(half, folder, files, rules)
     tables = (batch for half in halves for batch in batches(folder / half.name))

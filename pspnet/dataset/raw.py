@@ -18,7 +18,7 @@ ARCHIVES = (".zip", ".tar")
 STREAMS = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|7z|rar|gz|bz2|xz|zst)$", re.IGNORECASE)
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # and whatever begins with a dot
 NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last: bytes that are no UTF-8
-MOST_OPEN = 16  # archives at once
+MOST_OPEN = 4  # archives at once: ids are read in order, and so are archives
 PACK_AGAIN = "Pack the archive again."
 
 
@@ -176,6 +176,7 @@ class _Tar:
         try:
             with tarfile.open(path, "r:") as file:
                 for info in file:
+                    file.members = []  # type: ignore[attr-defined]  # or it would keep a kilobyte for each
                     name, found = _safe(info.name)
                     if info.isdir():
                         continue

@@ -1,6 +1,7 @@
 """What lies in the raw folder, before any image has been read."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pspnet.dataset.pieces import Piece, cut
 from pspnet.dataset.problems import Told, judged, located, shortened, stop_for
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
+from pspnet.dataset.samples import Split
 from pspnet.dataset.splits import assign_splits, missing_masks
 from pspnet.dataset.validation import Rules
 from pspnet.errors import Problem, UserError
@@ -22,13 +24,21 @@ from pspnet.errors import Problem, UserError
 class RawDataset:
     files: RawFiles
     rules: Rules
-    samples: list[RawSample]
-    told: list[Told]  # of files that are none
     pieces: list[Piece]
+    told: list[Told]  # of files that are no samples
+
+    @property
+    def samples(self) -> Iterator[RawSample]:
+        return (sample for piece in self.pieces for sample in piece.samples)
+
+    @property
+    def count(self) -> int:
+        return sum(piece.count for piece in self.pieces)
 
     @property
     def found(self) -> int:
-        return len(self.samples) + len(self.told)
+        """Images and other files."""
+        return self.count + len(self.told)
 
 
 def look(dataset: DatasetParams, prepare: PrepareParams, raw: Path) -> RawDataset:
@@ -38,20 +48,26 @@ def look(dataset: DatasetParams, prepare: PrepareParams, raw: Path) -> RawDatase
         raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
     files, layout = RawFiles(raw), LAYOUTS[dataset.source.layout]
     classes = declared_classes(dataset, raw, layout.classes(dataset.source, files))
-    samples, told = [], []
-    for item in grouped(layout.find(dataset.source, files), dataset.group_pattern, raw):
-        if isinstance(item, RawSample):
-            samples.append(item)
-        else:
-            judgement = judged(item, prepare.problems)
-            told.append(Told(item, "left out") if judgement.outcome == "allowed" else judgement)
+    told: list[Told] = []
+
+    def samples() -> Iterator[RawSample]:
+        for item in grouped(layout.find(dataset.source, files), dataset.group_pattern, raw):
+            if isinstance(item, RawSample):
+                yield item
+            else:
+                judgement = judged(item, prepare.problems)
+                told.append(Told(item, "left out") if judgement.outcome == "allowed" else judgement)
+
     rules = Rules(classes, prepare.problems, round(prepare.max_megapixels * 10**6))
-    found = RawDataset(files, rules, samples, told, cut(samples, files, rules))
-    split_of, torn = assign_splits(samples, prepare)
+    found = RawDataset(files, rules, cut(samples(), files, rules), told)
+    split_of, torn = assign_splits(found.samples, prepare)
     stop_for([*told, *torn], found.found, prepare, raw)
-    labelled = [sample.group for sample in samples if sample.mask]
+    labelled = Counter(sample.group for sample in found.samples if sample.mask)
     if prepare.split_by == "hash" or not labelled:
-        masks, groups = (Counter(split_of[group] for group in some) for some in (labelled, {*labelled}))
+        masks, groups = Counter[Split](), Counter[Split]()
+        for group, count in labelled.items():
+            masks[split_of[group]] += count
+            groups[split_of[group]] += 1
         if problems := missing_masks(masks, groups):
             raise UserError(shortened([*problems, *located((one.problem for one in told), raw)]))
     return found

@@ -36,33 +36,34 @@ def assign_splits(
             official[sample.group].setdefault(sample.split, sample.id)
     told = [judged(_torn(group, splits), prepare.problems, True) for group, splits in sorted(official.items())
             if len(splits) > 1]  # fmt: skip
-    named: dict[str, Split] = {
-        group: next(split for split in FIRST if split in splits) for group, splits in official.items()
-    }
-    to_deal: dict[str, Shares] = {}
+    val_is_test = prepare.official_splits == "val_is_test"
+    of_all: Shares = {
+        "test": prepare.test_share, "val": prepare.val_share, "train": 1 - prepare.test_share - prepare.val_share,
+    }  # fmt: skip
+    of_train: Shares = {"val": prepare.val_share, "train": 1 - prepare.val_share}
+    splits: dict[str, Split] = {}
+    to_deal: list[tuple[Shares, list[str]]] = [(of_all, []), (of_train, [])]
     for group, has_masks in labelled.items():
-        split = named.get(group)
-        if prepare.official_splits == "val_is_test" and split in ("train", "val"):
-            if split == "val":
-                named[group] = "test"
-            else:
-                del named[group]
-                to_deal[group] = {"val": prepare.val_share, "train": 1 - prepare.val_share}
-        elif not split:
-            if has_masks:
-                rest = 1 - prepare.test_share - prepare.val_share
-                to_deal[group] = {"test": prepare.test_share, "val": prepare.val_share, "train": rest}
-            else:
-                named[group] = "unlabeled"
-    places = {group: stable_uniform(f"{prepare.split_seed}\0{group}") for group in to_deal}
-    if classes_in is None:
-        dealt = {group: _at(places[group], shares) for group, shares in to_deal.items()}
-    else:
-        dealt = {}
-        for shares in {tuple(shares.items()): shares for shares in to_deal.values()}.values():
-            own = sorted((group for group in to_deal if to_deal[group] == shares), key=places.__getitem__)
-            dealt |= _stratified(own, [classes_in.get(group, Counter()) for group in own], shares)
-    return {group: named.get(group) or dealt[group] for group in sorted(labelled)}, told
+        named = next((split for split in FIRST if split in official[group]), None) if group in official else None
+        if named == "train" and val_is_test:
+            to_deal[1][1].append(group)
+        elif named:
+            splits[group] = "test" if named == "val" and val_is_test else named
+        elif has_masks:
+            to_deal[0][1].append(group)
+        else:
+            splits[group] = "unlabeled"
+
+    def position(group: str) -> float:
+        return stable_uniform(f"{prepare.split_seed}\0{group}")
+
+    for shares, groups in to_deal:
+        if classes_in is None:
+            splits |= ((group, _at(position(group), shares)) for group in groups)
+        else:
+            groups.sort(key=position)
+            splits |= _stratified(groups, [classes_in.get(group, Counter()) for group in groups], shares)
+    return splits, told
 
 
 def _torn(group: str, splits: Mapping[Split, str]) -> Problem:

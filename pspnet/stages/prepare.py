@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow
+
 from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.assembly import Pieces, assemble, decide
@@ -33,6 +35,9 @@ def run(
     run: StageRun,
     tick: Tick,
 ) -> None:
+    pyarrow.set_memory_pool(
+        pyarrow.system_memory_pool()
+    )  # the others keep what is freed: memory would grow with the set
     found = look(dataset, prepare, raw)
     run.identify(raw=raw)
     folder = checkpoints / "prepare"
@@ -41,11 +46,11 @@ def run(
             join(merge, found.pieces, folder)
         check_pieces(found.pieces, folder, found.files, found.rules, tick)
         pieces = Pieces(folder, found.pieces)
-        decisions = decide(found.samples, pieces, prepare, dataset.labelled_fraction)
+        decisions = decide(found, pieces, prepare, dataset.labelled_fraction)
         told = [*found.told, *decisions.told]
         stop_for(told, found.found, prepare, raw)
         outcomes = Counter(one.outcome for one in told)
-        prepared = assemble(found.samples, pieces, decisions, outcomes, found.rules.classes, prepare, partial)
+        prepared = assemble(found, pieces, decisions, outcomes, prepare, partial)
         if problems := missing_masks(prepared.masks, prepared.groups):
             left_out = located((one.problem for one in told if one.outcome == "quarantined"), raw)
             raise UserError(shortened([*problems, *left_out]))

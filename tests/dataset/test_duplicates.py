@@ -18,7 +18,9 @@ def alike(pictures: Pixels, ranks: list[int]) -> dict[int, int]:
 
 
 def test_of_copies_the_one_of_most_worth_is_kept_and_of_equals_the_first() -> None:
-    assert list(copies([b"a", b"b", b"a", None, b"a", None], [(0,), (0,), (2,), (9,), (2,), (9,)])) == [(0, 2), (4, 2)]
+    digests = np.repeat(np.frombuffer(b"abacacb", np.uint8)[:, None], 32, axis=1)
+    assert copies(digests, np.array([0, 0, 2, -1, 2, -1, 0])) == [(0, 2), (4, 2), (6, 1)]
+    assert copies(digests[:0], np.array([], np.int64)) == []
 
 
 def test_a_slightly_changed_picture_on_the_other_side_is_found() -> None:

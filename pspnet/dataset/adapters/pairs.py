@@ -1,12 +1,12 @@
 """Images and masks in two folders, told apart and paired by their names: what most layouts are."""
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from pspnet.dataset.adapters.named import Files, joined
 from pspnet.dataset.masks import RawMask
 from pspnet.dataset.problems import located, shortened
 from pspnet.dataset.raw import RawFile, RawFiles
@@ -19,8 +19,6 @@ SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-
-Files = dict[str, list[str]]  # id -> paths below raw
 
 
 class Found(NamedTuple):
@@ -54,20 +52,20 @@ def pairs(
     """In the order of their ids; a problem for each file that cannot be one."""
     check_folders(images=naming.images, masks=naming.masks)
     images, masks, problems = _files(naming, raw)
-    if not images or not masks:
-        missing = [] if images else [_nothing(raw.root, "image", naming.images, naming.image_names)]
-        missing += [] if masks else [_nothing(raw.root, "mask", naming.masks, naming.mask_names)]
+    if not images.count or not masks.count:
+        missing = [] if images.count else [_nothing(raw.root, "image", naming.images, naming.image_names)]
+        missing += [] if masks.count else [_nothing(raw.root, "mask", naming.masks, naming.mask_names)]
         raise UserError(shortened([*missing, *located(problems, raw.root)]))
-    if not images.keys() & masks.keys():
+    if not any(own_images and own_masks for _, own_images, own_masks in joined(images, masks)):
         raise UserError(_no_pair(naming, images, masks))
     yield from problems
-    for orphan in sorted(masks.keys() - images.keys()):
-        for path in masks[orphan]:
-            fix = f"Add the image {naming.images}/{orphan} or remove the mask."
-            yield Problem(path, "is a mask without an image", f"an image of id '{orphan}'", fix, "mask_without_image")
-    for name in sorted(images):
-        own_images, own_masks = images[name], masks.get(name, [])
-        if len(own_images) > 1:
+    for name, own_images, own_masks in joined(images, masks):
+        if not own_images:
+            for path in own_masks:
+                fix = f"Add the image {naming.images}/{name} or remove the mask."
+                expected = f"an image of id '{name}'"
+                yield Problem(path, "is a mask without an image", expected, fix, "mask_without_image")
+        elif len(own_images) > 1:
             for path in own_images:
                 found = f"has the same id as {', '.join(other for other in own_images if other != path)}"
                 problem = Problem(path, found, "one image of each id", "Rename or remove one.", "ambiguous")
@@ -97,8 +95,7 @@ def check_folders(**folders: str) -> None:
 
 def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
     """Images and masks by id; other files are problems."""
-    images: Files = defaultdict(list)
-    masks: Files = defaultdict(list)
+    images, masks = Files(), Files()
     problems: list[Problem] = []
     mask_kind = (naming.masks, re.compile(naming.mask_names), masks)
     image_kind = (naming.images, re.compile(naming.image_names), images)
@@ -130,7 +127,7 @@ def _take(found: RawFile, folder: str, names: re.Pattern[str], files: Files) -> 
     match = names.fullmatch(str(path.relative_to(folder))) if path.is_relative_to(folder) else None
     name = "/".join(filter(None, match.groups())) if match else ""
     if name:
-        files[name].append(found.path)
+        files.add(name, found.path)
     return bool(name)
 
 
@@ -146,10 +143,10 @@ def _nothing(root: Path, kind: str, folder: str, names: str) -> Problem:
 
 
 def _no_pair(naming: Naming, images: Files, masks: Files) -> Problem:
-    image, mask = min(images.values())[0], min(masks.values())[0]
+    image, mask = (next(files.by_id())[1][0] for files in (images, masks))
     return Problem(
         naming.masks,
-        f"none of {len(masks):,} masks has the id of an image, such as {mask} beside {image}",
+        f"none of {masks.count:,} masks has the id of an image, such as {mask} beside {image}",
         f"the same in the parentheses of {naming.image_names} and of {naming.mask_names}",
         "Rename the masks, or change the patterns of dataset.source in params.yaml.",
     )
