@@ -74,7 +74,7 @@ def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
             for sample in pairs:
                 for path in (sample.image, sample.mask.path):
                     with Image.open(io.BytesIO((data / path).read_bytes())) as image:
-                        np.asarray(image)
+                        np.asarray(image.convert("RGB") if path == sample.image else image)
 
         def check(raw: Any = raw, pairs: Any = pairs) -> None:
             for sample in pairs:

@@ -142,7 +142,8 @@ def _bad(told: Sequence[Told], files: RawFiles, rules: Rules) -> Iterable[Pictur
         except (Refused, OSError, ValueError):
             continue
         shown += 1
-        yield {"told": one, "image": _data_url(image, Image.Resampling.NEAREST)}
+        is_mask = "mask" in one.problem.kind
+        yield {"told": one, "image": _data_url(image, *([Image.Resampling.NEAREST] if is_mask else []))}
 
 
 def _visible(image: Image.Image) -> Image.Image:
@@ -158,7 +159,7 @@ def _data_url(image: Image.Image, resampling: Image.Resampling = Image.Resamplin
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     buffer = BytesIO()
     if resampling is Image.Resampling.NEAREST:
-        image.convert("RGB").resize(size, resampling).save(buffer, "PNG", compress_level=9)
+        image.convert("RGB").resize(size, resampling).save(buffer, "PNG")
         return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
     image.convert("RGB").resize(size, resampling).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + b64encode(buffer.getvalue()).decode()

@@ -63,8 +63,13 @@ class RawFiles:
                 if Path(parent, name).is_symlink():
                     fix = "Put the folder itself there."
                     yield Problem(str(here / name), "is a link to a folder", "a folder or files", fix, "unreadable")
+            inside, prefix = _is_below(here, wanted), "" if str(here) == "." else f"{here}/"
             for name in sorted(names):
-                if not is_hidden(name):
+                if is_hidden(name):
+                    continue
+                if inside and not (name.lower().endswith(ARCHIVES) or STREAMS.search(name) or NO_NAME.search(name)):
+                    yield RawFile(prefix + name, prefix + name)  # at once: nearly every file is one of these
+                else:
                     yield from self._found(here / name, wanted)
         yield from unreadable
 

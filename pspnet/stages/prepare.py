@@ -35,9 +35,7 @@ def run(
     run: StageRun,
     tick: Tick,
 ) -> None:
-    pyarrow.set_memory_pool(
-        pyarrow.system_memory_pool()
-    )  # the others keep what is freed: memory would grow with the set
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the others keep what is freed
     found = look(dataset, prepare, raw)
     run.identify(raw=raw)
     folder = checkpoints / "prepare"

@@ -97,8 +97,8 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
     """Images and masks by id; other files are problems."""
     images, masks = Files(), Files()
     problems: list[Problem] = []
-    mask_kind = (naming.masks, re.compile(naming.mask_names), masks)
-    image_kind = (naming.images, re.compile(naming.image_names), images)
+    mask_kind = (_prefix(naming.masks), re.compile(naming.mask_names), masks)
+    image_kind = (_prefix(naming.images), re.compile(naming.image_names), images)
     inner = PurePosixPath(naming.masks).is_relative_to(naming.images) and naming.masks != naming.images
     others = re.compile(naming.other_names)
     for found in raw.below(naming.images, naming.masks):
@@ -107,8 +107,8 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
             continue
         if found.name in OUR_FILES:
             continue
-        is_image = PurePosixPath(found.name).suffix.lower() in SUFFIXES
-        only_mask = inner and PurePosixPath(found.name).is_relative_to(naming.masks)
+        is_image = found.name.lower().endswith(SUFFIXES)
+        only_mask = inner and found.name.startswith(mask_kind[0])
         kinds = [mask_kind] if only_mask else [mask_kind, image_kind]
         if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
             continue
@@ -122,9 +122,14 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[Files, Files, list[Problem]]:
     return images, masks, problems
 
 
-def _take(found: RawFile, folder: str, names: re.Pattern[str], files: Files) -> bool:
-    path = PurePosixPath(found.name)
-    match = names.fullmatch(str(path.relative_to(folder))) if path.is_relative_to(folder) else None
+def _prefix(folder: str) -> str:
+    """Of the names of all files in it. Text: a Path for each of a million files takes as long as reading them."""
+    path = str(PurePosixPath(folder))
+    return "" if path == "." else f"{path}/"
+
+
+def _take(found: RawFile, prefix: str, names: re.Pattern[str], files: Files) -> bool:
+    match = names.fullmatch(found.name[len(prefix) :]) if found.name.startswith(prefix) else None
     name = "/".join(filter(None, match.groups())) if match else ""
     if name:
         files.add(name, found.path)
