@@ -35,7 +35,7 @@ from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 
 SIZES = (10_000, 50_000, 200_000)
-LOOSE_UP_TO = 50_000  # images; more come in archives
+LOOSE_UP_TO = 10_000  # images; more come in archives, as is advised
 PER_FOLDER = 1000
 PER_ARCHIVE = 10_000
 SIDE_PX = 96
@@ -196,9 +196,9 @@ def measured(command: list[str], folder: Path) -> tuple[float, int, int]:
         held = []
         for one in [watched, *_children(watched)]:
             try:
-                if "prepare" in one.cmdline() or "multiprocessing" in " ".join(one.cmdline()):
-                    memory = one.memory_full_info()
-                    held.append(memory.uss)
+                words = one.cmdline()
+                if any(word.endswith("/pspnet") or "multiprocessing" in word for word in words):  # not DVC's own
+                    held.append(one.memory_full_info().uss)
             except psutil.Error:
                 continue
         largest, together = max([largest, *held]), max(together, sum(held))

@@ -102,8 +102,9 @@ def prepare(
 
             run_part(own.dataset, own.prepare, raw=raw, out=out, part=part, tick=tick)
         return
-    _stage("prepare", ("dataset", "prepare"), run_record,
-           raw=raw, out=out, checkpoints=CHECKPOINTS, merge=merge or [])  # fmt: skip
+    told = _stage("prepare", ("dataset", "prepare"), run_record,
+                  raw=raw, out=out, checkpoints=CHECKPOINTS, merge=merge or [])  # fmt: skip
+    terminal.out.print(f"{told}  {out / 'data_report.html'}", markup=False)
 
 
 @app.command(rich_help_panel=STAGES)

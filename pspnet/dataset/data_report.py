@@ -64,7 +64,6 @@ def _page(dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules
     index = dataset.index()
     return template.render(
         dataset=dataset,
-        prepared=sum(dataset.images.values()),
         splits=SPLITS,
         learned_from=LEARNED_FROM,
         classes=list(_class_shares(dataset)),

@@ -94,6 +94,12 @@ class PreparedDataset:
         """Images and other files."""
         return sum(self.images.values()) + self.quarantined + self.duplicates + self.left_out
 
+    def in_words(self) -> str:
+        return (
+            f"{self.found:,} found: {sum(self.images.values()):,} prepared, {self.quarantined:,} quarantined, "
+            f"{self.duplicates:,} duplicates, {self.left_out:,} left out"
+        )
+
     def index(self) -> pd.DataFrame:
         """A row for each sample, by id: id, split, group, source, height, width, has_mask, shard, row."""
         return pd.concat([self._rows(number) for number in range(len(self.shards))], ignore_index=True)

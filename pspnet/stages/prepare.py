@@ -34,7 +34,8 @@ def run(
     merge: Sequence[Path] = (),
     run: StageRun,
     tick: Tick,
-) -> None:
+) -> str:
+    """What came of it, in a line."""
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the others keep what is freed
     found = look(dataset, prepare, raw)
     run.identify(raw=raw)
@@ -63,6 +64,8 @@ def run(
     counts = {"quarantined": prepared.quarantined, "duplicates": prepared.duplicates}
     run.figures({"images": prepared.images, "masks": prepared.masks, **counts})
     run.artifacts(out / "dataset.json", out / "data_report.html", out / "problems.csv")
+    kinds = Counter(f"{one.problem.kind} {one.outcome}" for one in (*told, *absent))
+    return f"{prepared.in_words()}" + "".join(f"; {count:,} x {kind}" for kind, count in sorted(kinds.items()))
 
 
 def run_part(
