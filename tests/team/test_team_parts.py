@@ -10,7 +10,7 @@ from prefect.states import Cancelling
 
 from pspnet.dataset.pieces import PIECE
 from tests.e2e.pipeline import clone, digests, run, write_params
-from tests.team.team import Team, command, kill
+from tests.team.team import Team, command, kill, works_in
 
 pytestmark = [pytest.mark.team, pytest.mark.timeout(600)]
 
@@ -48,11 +48,16 @@ def is_engine(process: psutil.Process) -> bool:
     return any(word.startswith("prefect.") for word in command(process))
 
 
-def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_is_killed(team: Team, tmp_path: Path) -> None:
+def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_and_who_waits_for_them_are_killed(
+    team: Team, tmp_path: Path
+) -> None:
     run(team.cpu, "rm", "-r", "data/raw")
     team.call(team.cpu, "pspnet", "synthesize", "data/raw", "--images", str(IMAGES), "--labelled", "40")
     flow_run = team.retrain(prepare__parts=PARTS)
     kill(at_work_on(team, "2/3"))
+    team.until(lambda: {parts(team)[name].state_name for name in ("1/3", "3/3")} == {"Completed"}, 90, "others wait")
+    place = team.cpu / ".pspnet/runs" / str(flow_run.id)
+    kill(*(one for one in team.processes("cpu") if is_engine(one) and works_in(one, place)))
 
     by_itself = clone(team.person, tmp_path / "clone")
     run(by_itself, "cp", "-r", str(team.cpu / "data/raw"), str(by_itself / "data/raw"))
@@ -67,7 +72,7 @@ def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_is_killed(t
         "2/3": ("Completed", 2, "cpu"),
         "3/3": ("Completed", 1, "cpu"),
     }
-    place = team.cpu / ".pspnet/runs" / str(flow_run.id)
+    assert team.client.read_flow_run(flow_run.id).run_count == 2
     assert digests(place)["data/prepared"] == digests(by_itself)["data/prepared"]
     assert not (place / "data/parts").exists()
     team.client.set_flow_run_state(flow_run.id, Cancelling())  # the rest is as without parts
