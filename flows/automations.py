@@ -11,6 +11,7 @@ from prefect.events.schemas.events import ResourceSpecification
 
 HEARTBEAT_SECONDS = 30  # as often as Prefect allows
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS
+LETS_GO_SECONDS = 20  # a worker that gets a run again while it is still busy with its crash stops with a RuntimeError
 BEGINS_SECONDS = 600  # it fetches a commit first
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
@@ -51,7 +52,13 @@ def automations(deployments: list[str]) -> list[AutomationCore]:
         within=timedelta(seconds=BEGINS_SECONDS),
         **about,
     )
-    crashed = EventTrigger(posture=Posture.Reactive, expect={"prefect.flow-run.Crashed"}, within=timedelta(0), **about)
+    crashed = EventTrigger(
+        posture=Posture.Proactive,
+        after={"prefect.flow-run.Crashed"},
+        expect={f"prefect.flow-run.{state}" for state in ("Pending", *NOT_PENDING) if state != "Crashed"},
+        within=timedelta(seconds=LETS_GO_SECONDS),
+        **about,
+    )
     return [
         AutomationCore(
             name="pspnet: a run without a heartbeat has crashed",

@@ -12,6 +12,8 @@ import networkx
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from flows.workplace import PARAMS
+from pspnet.config.reading import read_yaml
 from pspnet.errors import Problem, UserError
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -36,6 +38,8 @@ class Stage:
     timeout_seconds: float | None
     retries: int
     upstream: tuple[str, ...]  # stages and sources
+    command: str = ""
+    parts: int = 1  # that machines of the pool make of it first
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class Dag:
     sources: tuple[Source, ...]
     stages: tuple[Stage, ...]  # each after those it depends on
     has_remote: bool
+
+    def named(self, name: str) -> Stage:
+        stages = {stage.name: stage for stage in self.stages}
+        if name not in stages:
+            raise UserError(Problem("stage", f"there is no '{name}'", f"one of {', '.join(stages)}"))
+        return stages[name]
+
+    def sources_of(self, stage: Stage) -> list[Source]:
+        return [source for source in self.sources if source.name in stage.upstream]
 
 
 def read_dag(project: Path) -> Dag:
@@ -59,7 +72,7 @@ def read_dag(project: Path) -> Dag:
             sources |= {name: Source(name) for name in raw[node]}
             try:
                 upstream = sorted({names[other] for other in graph.successors(node)} | set(raw[node]))
-                stages.append(Stage(names[node], *_hints(node.meta or {}, node.addressing), tuple(upstream)))
+                stages.append(_stage(names[node], node, tuple(upstream), project))
             except UserError as error:
                 problems += error.problems
     if problems:
@@ -106,11 +119,11 @@ def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]
     return {node: [names[path] for path in found if names.get(path) in ignored] for node, found in paths.items()}
 
 
-def _hints(meta: dict[str, Any], stage: str) -> tuple[str | None, float | None, int]:
-    """`meta: {pool: gpu, timeout: 6h, retries: 2}`, each of which may be left out."""
-    where = f"dvc.yaml: stages.{stage}.meta"
-    unknown = sorted(meta.keys() - {"pool", "timeout", "retries"})
-    problems = [Problem(where, f"has an unknown key '{key}'", "pool, timeout, retries") for key in unknown]
+def _stage(name: str, node: Any, upstream: tuple[str, ...], project: Path) -> Stage:
+    """`meta: {pool: gpu, timeout: 6h, retries: 2, parts: prepare.parts}`, each of which may be left out."""
+    meta, where = node.meta or {}, f"dvc.yaml: stages.{node.addressing}.meta"
+    unknown = sorted(meta.keys() - {"pool", "timeout", "retries", "parts"})
+    problems = [Problem(where, f"has an unknown key '{key}'", "pool, timeout, retries, parts") for key in unknown]
     timeout = re.fullmatch(r"(\d+)([smhd])", str(meta.get("timeout", "0s")))
     if timeout is None:
         problems.append(
@@ -119,7 +132,23 @@ def _hints(meta: dict[str, Any], stage: str) -> tuple[str | None, float | None, 
     retries = meta.get("retries", 0)
     if not isinstance(retries, int) or retries < 0:
         problems.append(Problem(f"{where}.retries", f"is '{retries}'", "a whole number, 0 or more"))
+    parts = _param(project, str(meta["parts"])) if "parts" in meta else 1
+    if not isinstance(parts, int) or parts < 1:
+        expected = f"the name of a whole number in {PARAMS}, 1 or more"
+        found = "no parameter" if parts is None else str(parts)
+        problems.append(Problem(f"{where}.parts", f"is '{meta['parts']}', which is {found}", expected))
+    if "parts" in meta and not isinstance(node.cmd, str):
+        problems.append(Problem(f"{where}.parts", "is for one command", f"one in stages.{node.addressing}.cmd"))
     if problems or timeout is None:
         raise UserError(problems)
     seconds = float(timeout[1]) * UNITS[timeout[2]]
-    return meta.get("pool"), seconds or None, retries
+    return Stage(name, meta.get("pool"), seconds or None, retries, upstream, str(node.cmd), parts)
+
+
+def _param(project: Path, name: str) -> Any:
+    """None if there is none of this name."""
+    path = project / PARAMS
+    found: Any = read_yaml(path) if path.exists() else None
+    for key in name.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found

@@ -33,21 +33,21 @@ def bring_up_to_date(
     if not (workplace.folder / source.file).exists():
         return Trouble(FAILED, f"There is neither {source.name} nor {source.file}. Put the data into {source.name}.")
     fetch = "pull" if has_remote else "checkout"
-    return _dvc(workplace.folder, environment, fetch, source.file)
+    return dvc(workplace.folder, environment, fetch, source.file)
 
 
 def renew(checkout: Path, source: Source, environment: Mapping[str, str]) -> Trouble | None:
     """Its .dvc file says afterwards what lies there now, or what it was imported from has now."""
     if source.is_import:
-        return _dvc(checkout, environment, "update", source.file)
-    return _dvc(checkout, environment, "add", source.name)
+        return dvc(checkout, environment, "update", source.file)
+    return dvc(checkout, environment, "add", source.name)
 
 
 def push_data(checkout: Path, sources: Sequence[Source], environment: Mapping[str, str]) -> Trouble | None:
     """For machines that have not got them."""
-    return _dvc(checkout, environment, "push", *(source.file for source in sources))
+    return dvc(checkout, environment, "push", *(source.file for source in sources))
 
 
-def _dvc(folder: Path, environment: Mapping[str, str], *words: str) -> Trouble | None:
+def dvc(folder: Path, environment: Mapping[str, str], *words: str) -> Trouble | None:
     command = dvc_command("--wait-for-lock", *words)
     return trouble(run(command, folder, environment, without_advice(get_run_logger().info)), None)

@@ -11,10 +11,11 @@ from flows.attempts import attempt, done
 from flows.commands import run
 from flows.dag import Dag, Stage, changed_stages, read_dag
 from flows.data import bring_up_to_date
+from flows.parts import clear, reproduce_here
 from flows.pools import elsewhere, reproduce_elsewhere
 from flows.registry import pspnet
 from flows.remote import push
-from flows.stages import as_task, reproduce, unchanged
+from flows.stages import as_task, unchanged
 from flows.summary import Summary
 from flows.workplace import PARAMS, Workplace
 from pspnet.config.params import load_params
@@ -34,6 +35,7 @@ def retrain(overrides: dict[str, Any] | None = None, data: dict[str, str] | None
 def _retrain(workplace: Workplace, environment: dict[str, str], data: dict[str, str] | None) -> State[Any]:
     load_params(workplace.folder / PARAMS)
     mend(workplace.folder)
+    clear(workplace)
     dag = read_dag(workplace.folder)
     if in_place := all((workplace.folder / source.name).exists() for source in dag.sources):
         _examine(workplace, environment)
@@ -71,7 +73,7 @@ def _task(stage: Stage, is_changed: bool) -> Callable[..., State[Any]]:
             return unchanged(stage)
         if pool := elsewhere(stage):
             return reproduce_elsewhere(workplace, stage, pool, dag.sources, environment)
-        return reproduce(workplace, stage, environment, dag.has_remote)
+        return reproduce_here(workplace, stage, dag, environment)
 
     return as_task(stage.name, work, stage.retries)
 

@@ -8,11 +8,11 @@ from prefect.states import Completed
 
 from flows.attempts import attempt, done
 from flows.dag import read_dag
+from flows.parts import reproduce_here
 from flows.registry import send_records
 from flows.remote import push
-from flows.stages import Outcome, as_task, reproduce
+from flows.stages import Outcome, as_task
 from flows.workplace import Workplace
-from pspnet.errors import Problem, UserError
 
 
 @flow(name="stage", persist_result=False)
@@ -21,11 +21,9 @@ def stage(name: str, files: dict[str, str]) -> State[Any]:
 
     def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:
         workplace.write(files)
-        stages = {one.name: one for one in read_dag(workplace.folder).stages}
-        if name not in stages:
-            raise UserError(Problem("stage", f"there is no '{name}'", f"one of {', '.join(stages)}"))
-        run_it = as_task(name, reproduce, stages[name].retries)
-        outcome: Outcome = done(run_it(workplace, stages[name], environment, True))
+        dag = read_dag(workplace.folder)
+        wanted = dag.named(name)
+        outcome: Outcome = done(as_task(name, reproduce_here, wanted.retries)(workplace, wanted, dag, environment))
         done(as_task("push", push, retries=3)(workplace, environment))
         as_task("send records", send_records, retries=3)(
             workplace, environment

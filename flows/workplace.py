@@ -30,6 +30,7 @@ PARAMS = "params.yaml"
 LAID_OUT = Path(".pspnet/laid-out")
 KEPT = 3  # worktrees of earlier runs, for a person to look into
 LAY_OUT_SECONDS = 600
+CLAIMS_SECONDS = 600  # from laying out to the claim; many runs may begin at once
 FETCH_AFTER_SECONDS = (0, 10, 60)
 LOOK_SECONDS = 5
 MARK = "PSPNET_WORKPLACE"  # in the environment of all that works there
@@ -179,7 +180,8 @@ def _fetch(checkout: Path, commit: str) -> None:
 def _prune(checkout: Path, runs: Path, current: Path) -> None:
     others = [path for path in runs.iterdir() if path.is_dir() and path != current]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for tree in others[KEPT:]:
+    claimed = time.time() - CLAIMS_SECONDS
+    for tree in [tree for tree in others[KEPT:] if tree.stat().st_mtime < claimed]:
         with suppress(filelock.Timeout), filelock.FileLock(_lock_of(tree), blocking=False):
             worktree.discard(checkout, tree)
 

@@ -55,6 +55,15 @@ def join(folders: Sequence[Path], wanted: Sequence[Piece], into: Path) -> None:
         raise UserError(Problem("--merge", found, "all parts of these raw data", fix))
 
 
+def take(wanted: Sequence[Piece], into: Path) -> None:
+    """From the parts that other machines have made for this run, as far as they are of these data, rules and code."""
+    if found := os.environ.get("PSPNET_PARTS"):
+        folders = [path for path in Path(found).glob("*") if path.is_dir()]
+        into.mkdir(parents=True, exist_ok=True)
+        for piece in wanted:
+            _taken(piece, folders, into)
+
+
 def _part_in(folder: Path) -> Part:
     path = folder / FACTS
     try:

@@ -11,7 +11,7 @@ from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.assembly import Pieces, assemble, decide
 from pspnet.dataset.data_report import absent_classes, write_data_report
-from pspnet.dataset.parts import join, parse_part, write_part
+from pspnet.dataset.parts import join, parse_part, take, write_part
 from pspnet.dataset.pieces import check_pieces
 from pspnet.dataset.problems import judged, located, shortened, stop_for
 from pspnet.dataset.raw_dataset import look
@@ -43,6 +43,7 @@ def run(
     with exclusive(checkpoints / "prepare.lock", "the checked images"), whole_folder(out) as partial:
         if merge:
             join(merge, found.pieces, folder)
+        take(found.pieces, folder)
         check_pieces(found.pieces, folder, found.files, found.rules, tick)
         pieces = Pieces(folder, found.pieces)
         decisions = decide(found, pieces, prepare, dataset.labelled_fraction)

@@ -14,7 +14,7 @@ import pytest
 from pspnet.dataset import pieces
 from pspnet.dataset.classes import Classes
 from pspnet.dataset.masks import Numbers
-from pspnet.dataset.parts import Part, join, parse_part
+from pspnet.dataset.parts import Part, join, parse_part, take
 from pspnet.dataset.pieces import Piece, batches, check_pieces, cut, told_in
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
@@ -183,6 +183,25 @@ def test_parts_share_out_every_piece_and_joined_they_are_the_whole(raw: Path, tm
     assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
     _, counts = check_all(raw, tmp_path / "joined")
     assert counts == [COUNT]  # newer than the raw files: nothing is checked again
+
+
+def test_what_others_have_made_is_taken_as_far_as_it_goes(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = check_all(raw, tmp_path / "whole")
+    check_pieces(Part(1, 2).its(whole), tmp_path / "parts/1-of-2", RawFiles(raw), RULES, lambda *_: None)
+    write(tmp_path / "parts/2-of-2/of-other-data.arrow", b"")
+    write(tmp_path / "parts/1-of-2.dvc", "outs: []")
+    for path in (raw / "images").iterdir():  # as DVC brings them: younger than the parts
+        path.touch()
+    monkeypatch.setenv("PSPNET_PARTS", str(tmp_path / "parts"))
+    take(whole, tmp_path / "taken")
+    _, counts = check_all(raw, tmp_path / "taken")
+    assert counts[0] == 24  # three pieces of five
+    assert contents(tmp_path / "taken") == contents(tmp_path / "whole")
+    monkeypatch.setenv("PSPNET_PARTS", str(tmp_path / "nothing"))
+    take(whole, tmp_path / "none")
+    assert contents(tmp_path / "none") == {}
 
 
 def test_a_part_that_is_missing_is_named(raw: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.dag import Source, Stage, changed_stages, read_dag
+from pspnet.config.params import load_params
 from pspnet.errors import UserError
 from tests.e2e.pipeline import checkout, run
 from tests.parameters import ROOT
@@ -24,7 +25,7 @@ stages:
     cmd: cat kept > middle
     deps: [kept]
     outs: [middle]
-    meta: {pool: gpu, timeout: 2d, retries: 3}
+    meta: {pool: gpu, timeout: 2d, retries: 3, parts: sizes.parts}
 """
 
 
@@ -35,6 +36,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder, "dvc", "init", "--quiet")
     (folder / ".gitignore").write_text("/raw/\n")
     (folder / "code.py").touch()
+    (folder / "params.yaml").write_text("sizes: {parts: 4, name: large}")
     (folder / "kept").write_text("k")
     run(folder, "dvc", "add", "--quiet", "kept")
     (folder / "raw").mkdir()
@@ -52,12 +54,13 @@ def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def test_ours_has_the_stages_that_dvc_has_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    dag = read_dag(checkout(tmp_path))
+    dag = read_dag(checkout(tmp_path, prepare__parts=3))
     listed = run(ROOT, "dvc", "stage", "list", "--name-only").split()
     assert [stage.name for stage in dag.stages] == listed
     assert dag.sources == (Source("data/raw"),)
     assert dag.has_remote
     hours = 3600
+    assert dag.named("prepare").parts == load_params(tmp_path / "params.yaml").prepare.parts == 3
     assert [(stage.name, stage.pool, stage.timeout_seconds, stage.retries, stage.upstream) for stage in dag.stages] == [
         ("prepare", "cpu", 6 * hours, 2, ("data/raw",)),
         ("pretrain", "gpu", 24 * hours, 2, ("prepare",)),
@@ -69,12 +72,15 @@ def test_ours_has_the_stages_that_dvc_has_and_the_raw_data(tmp_path: Path, monke
 def test_another_has_what_its_author_has_written(project: Path) -> None:
     dag = read_dag(project)
     assert dag.stages == (
-        Stage("middle", "gpu", 2 * 86400, 3, ("kept",)),
-        Stage("last", None, 90 * 60, 0, ("middle", "raw/a")),
+        Stage("middle", "gpu", 2 * 86400, 3, ("kept",), "cat kept > middle", 4),
+        Stage("last", None, 90 * 60, 0, ("middle", "raw/a"), "cat middle raw/a > last", 1),
     )
     # What git ignores and no stage makes is data, though nobody has added it yet; code.py is git's.
     assert set(dag.sources) == {Source("kept"), Source("raw/a")}
     assert not dag.has_remote
+    assert dag.sources_of(dag.named("last")) == [Source("raw/a")]
+    with pytest.raises(UserError, match="there is no 'first'; expected one of middle, last"):
+        dag.named("first")
 
 
 def test_raw_data_that_are_not_there_yet_are_a_source_too(project: Path) -> None:
@@ -108,17 +114,28 @@ def test_what_is_wrong_with_dvc_yaml_is_told_as_a_persons_mistake(project: Path,
 
 
 def test_all_that_is_wrong_with_meta_is_told_at_once(project: Path) -> None:
-    metas = {"a": {"timeout": "6 hours", "retries": -1}, "b": {"gpu": 1, "retries": "two"}, "c": {"timeout": 60}}
+    metas = {
+        "a": {"timeout": "6 hours", "retries": -1, "parts": "sizes.prats"},
+        "b": {"gpu": 1, "retries": "two", "parts": "sizes.name"},
+        "c": {"timeout": 60},
+        "d": {"parts": 3},
+    }
     stages = {name: {"cmd": "x", "meta": meta} for name, meta in metas.items()}
+    stages["e"] = {"cmd": ["x", "y"], "meta": {"parts": "sizes.parts"}}
     (project / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     with pytest.raises(UserError) as caught:
         read_dag(project)
+    a_number = "the name of a whole number in params.yaml, 1 or more"
     assert [str(problem) for problem in caught.value.problems] == [
         "dvc.yaml: stages.a.meta.timeout: is '6 hours'; expected a number with s, m, h or d, such as 6h",
         "dvc.yaml: stages.a.meta.retries: is '-1'; expected a whole number, 0 or more",
-        "dvc.yaml: stages.b.meta: has an unknown key 'gpu'; expected pool, timeout, retries",
+        f"dvc.yaml: stages.a.meta.parts: is 'sizes.prats', which is no parameter; expected {a_number}",
+        "dvc.yaml: stages.b.meta: has an unknown key 'gpu'; expected pool, timeout, retries, parts",
         "dvc.yaml: stages.b.meta.retries: is 'two'; expected a whole number, 0 or more",
+        f"dvc.yaml: stages.b.meta.parts: is 'sizes.name', which is large; expected {a_number}",
         "dvc.yaml: stages.c.meta.timeout: is '60'; expected a number with s, m, h or d, such as 6h",
+        f"dvc.yaml: stages.d.meta.parts: is '3', which is no parameter; expected {a_number}",
+        "dvc.yaml: stages.e.meta.parts: is for one command; expected one in stages.e.cmd",
     ]
 
 

@@ -131,6 +131,17 @@ class TestLayingOut:
         trees = {Path(line.split()[1]).name for line in listed if line.startswith("worktree ")}
         assert trees == {project.name, "last", "first"}
 
+    def test_however_many_are_laid_out_at_once_all_are_kept_until_they_are_claimed(self, project: Path) -> None:
+        begun = [project / f".pspnet/runs/begun-{number}" for number in range(KEPT + 2)]
+        for tree in begun:
+            tree.mkdir()
+        lay_out(project, "one-more", "HEAD")
+        assert all(tree.exists() for tree in begun)
+        for age, tree in enumerate(begun):
+            os.utime(tree, times=(age, age))
+        lay_out(project, "later", "HEAD")
+        assert not any(tree.exists() for tree in begun[:2])
+
 
 class TestParams:
     def test_are_set_and_all_else_stays_as_it_was(self, place: Workplace) -> None:

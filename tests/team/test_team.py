@@ -22,27 +22,11 @@ from tests.tracking.told import history, runs
 
 pytestmark = [pytest.mark.team, pytest.mark.timeout(900)]
 
-PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 10}
 LONG, LONGER = 150, 400  # epochs, of a training that is disturbed, or disturbed twice
 ON_TIME_SECONDS = 25  # the worker looks every few seconds, may begin a moment early, and the machine is busy
 AWAY_SECONDS = 60
 PAUSE_SECONDS = 3  # of a person between two commands
 MODEL = "pspnet-demo"
-
-
-@pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    team = Team(tmp_path_factory.mktemp("team"), **PARAMS)
-    try:
-        team.start()
-        yield team
-    finally:
-        team.stop()
-
-
-@pytest.fixture(scope="module")
-def mlflow(team: Team) -> MlflowClient:
-    return MlflowClient(team.mlflow.uri)
 
 
 def trainings(mlflow: MlflowClient, flow_run: FlowRun) -> list[Run]:
