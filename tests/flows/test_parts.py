@@ -1,7 +1,7 @@
 """Parts of a stage made in worktrees of their own and taken in another. Only Prefect's server is played."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,14 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Completed, Failed, Scheduled
 
-from flows import pools, progress
-from flows.dag import read_dag
+from flows import parts, pools, progress
+from flows.dag import Stage, read_dag
 from flows.data import bring_up_to_date
 from flows.ending import Trouble
 from flows.part import make_part, share
 from flows.parts import FETCHED, PARTS, clear, folder_of, reproduce_here
 from flows.pools import WITHDRAWN
-from flows.stages import Outcome
+from flows.stages import Outcome, reproduce
 from flows.workplace import Workplace, lay_out
 from pspnet.dataset.pieces import PIECE
 from tests.e2e.pipeline import checkout, digests, run
@@ -121,9 +121,18 @@ def test_from_parts_and_what_nobody_took_the_stage_makes_what_it_would_make_alon
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = Pool(project, lambda number: Cancelled(name=WITHDRAWN) if number == 2 else Completed())
+    given: list[str] = []
+
+    def looking_on(place: Workplace, stage: Stage, environment: Mapping[str, str], pull: bool) -> Outcome | Trouble:
+        given.extend(path.parent.name for path in Path(environment["PSPNET_PARTS"]).rglob("*.arrow"))
+        return reproduce(place, stage, environment, pull)
+
+    monkeypatch.setattr(parts, "reproduce", looking_on)
     outcome = reproduced(project, "whole", pool, monkeypatch)
     assert isinstance(outcome, Outcome), outcome
     assert (outcome.how, outcome.where, len(pool.asked)) == ("ran", "here, from 2 parts", PIECES)
+    assert sorted(given) == ["1-of-3", "3-of-3"]
+    monkeypatch.setattr(parts, "reproduce", reproduce)
     place = project / ".pspnet/runs/whole"
     assert not (place / PARTS).exists() and not (place / FETCHED).exists()
     changed = run(place, "git", "status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)*.dvc")
