@@ -134,7 +134,7 @@ class TestLayingOut:
     def test_however_many_are_laid_out_at_once_all_are_kept_until_they_are_claimed(self, project: Path) -> None:
         begun = [project / f".pspnet/runs/begun-{number}" for number in range(KEPT + 2)]
         for tree in begun:
-            tree.mkdir()
+            tree.mkdir(parents=True)
         lay_out(project, "one-more", "HEAD")
         assert all(tree.exists() for tree in begun)
         for age, tree in enumerate(begun):
