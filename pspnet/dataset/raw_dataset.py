@@ -11,7 +11,7 @@ from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.classes import declared_classes
 from pspnet.dataset.grouping import grouped
 from pspnet.dataset.pieces import Piece, cut
-from pspnet.dataset.problems import Told, judged, located, shortened, stop_for
+from pspnet.dataset.problems import KEPT, Told, judged, located, shortened, stop_for
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.samples import Split
@@ -38,7 +38,7 @@ class RawDataset:
     @property
     def found(self) -> int:
         """Images and other files."""
-        return self.count + len(self.told)
+        return self.count + sum(one.outcome not in KEPT for one in self.told)
 
 
 def look(dataset: DatasetParams, prepare: PrepareParams, raw: Path) -> RawDataset:
@@ -55,7 +55,7 @@ def look(dataset: DatasetParams, prepare: PrepareParams, raw: Path) -> RawDatase
             if isinstance(item, RawSample):
                 yield item
             else:
-                judgement = judged(item, prepare.problems)
+                judgement = judged(item, prepare.problems, mended=item.kind == "contradicting_splits")
                 told.append(Told(item, "left out") if judgement.outcome == "allowed" else judgement)
 
     rules = Rules(classes, prepare.problems, round(prepare.max_megapixels * 10**6))

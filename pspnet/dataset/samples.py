@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 Split = Literal["train", "val", "test", "unlabeled"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+FIRST: tuple[Split, ...] = ("test", "val", "train", "unlabeled")  # what is in two of them belongs to the first
 
 
 def stable_uniform(text: str) -> float:

@@ -10,10 +10,8 @@ import numpy as np
 from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.problems import Told, judged
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.samples import Split, stable_uniform
+from pspnet.dataset.samples import FIRST, Split, stable_uniform
 from pspnet.errors import Problem
-
-FIRST: tuple[Split, ...] = ("test", "val", "train", "unlabeled")  # of two splits the one that a group goes to
 
 Shares = dict[Split, float]
 

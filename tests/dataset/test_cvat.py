@@ -216,8 +216,8 @@ def test_mistakes_in_the_lists_and_the_labelmap_are_told(tmp_path: Path) -> None
     assert [problem.found for problem in error.value.problems] == ["'car:300,0,0::'", "'tree'"]
     for split in ("train", "val"):
         write(tmp_path / f"ImageSets/Segmentation/{split}.txt", "a\n")
-    with pytest.raises(UserError, match=r"val\.txt: names a, which stands in the list of train too"):
-        found(tmp_path, params(MASKS))
+    _, [problem, *_] = found(tmp_path, params(MASKS))
+    assert problem.found == "names a, which stands in ImageSets/Segmentation/val.txt too"
     write(tmp_path / "ImageSets/Segmentation/val.txt", b"\xff")
     with pytest.raises(UserError, match=r"val\.txt: is not UTF-8 text"):
         found(tmp_path, params(MASKS))

@@ -114,8 +114,11 @@ def test_a_name_in_two_lists_of_voc_is_told(tmp_path: Path) -> None:
     write(tmp_path / "SegmentationClass/1.png", encoded(np.zeros((4, 4), np.uint8)))
     for split in ("train", "val"):
         write(tmp_path / f"ImageSets/Segmentation/{split}.txt", "1\n")
-    with pytest.raises(UserError, match=r"val\.txt: names 1, which stands in train\.txt too"):
-        found(tmp_path, params(VOC))
+    samples, [problem] = found(tmp_path, params(VOC))
+    lists = "ImageSets/Segmentation"
+    assert (problem.where, problem.kind) == (f"{lists}/train.txt", "contradicting_splits")
+    assert problem.found == f"names 1, which stands in {lists}/val.txt too"
+    assert samples["1"].split == "val"
 
 
 def test_ade20k_has_150_classes_from_1_on() -> None:

@@ -308,6 +308,43 @@ def test_official_splits_are_kept(raw: Path, tmp_path: Path) -> None:
     assert dataset.masks == {"train": 6, "val": 6, "test": 6, "unlabeled": 0}
 
 
+def test_official_splits_that_contradict_themselves_stop_the_stage_or_are_mended(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for name in ("a/1", "a/2", "b/1", "c/1"):
+        write_pair(raw, name, mask_of(name))
+    write(raw / "splits.csv", "id,split\na/1,train\na/2,test\nb/1,train\nc/1,val\n")
+    with pytest.raises(UserError, match=r"^group 'a': has two splits: train \(a/1\), test \(a/2\)"):
+        run(raw, tmp_path / "out")
+    dataset = run(raw, tmp_path / "out", problems__contradicting_splits="fix")
+    assert dataset.index().set_index("id")["split"].to_dict() == {
+        "a/1": "test",
+        "a/2": "test",
+        "b/1": "train",
+        "c/1": "val",
+    }
+    assert dataset.found == 4
+    [row] = [row for row in problems(tmp_path / "out") if row["kind"] == "contradicting_splits"]
+    assert (row["file"], row["outcome"]) == ("group 'a'", "fixed")
+
+
+def test_lists_of_a_layout_that_contradict_themselves_are_mended_and_counted_for_nothing(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for number in range(4):
+        write(raw / f"JPEGImages/{number}.jpg", encoded(noise(4, 4, number), "JPEG"))
+        write(raw / f"SegmentationClass/{number}.png", encoded(np.full((4, 4), number % 2, np.uint8)))
+    for split, names in {"train": "0 1 2", "val": "2", "test": "3"}.items():
+        write(raw / f"ImageSets/Segmentation/{split}.txt", names)
+    source = {
+        "layout": "voc", "images": "JPEGImages", "masks": "SegmentationClass", "splits": "ImageSets/Segmentation",
+    }  # fmt: skip
+    own = {"source": source, "classes": {}, "ignore_values": [], "group_pattern": "(.*)"}
+    with pytest.raises(UserError, match=r"names 2, which stands in ImageSets/Segmentation/val\.txt too"):
+        run(raw, tmp_path / "out", **own)  # type: ignore[arg-type]
+    dataset = run(raw, tmp_path / "out", problems__contradicting_splits="fix", **own)  # type: ignore[arg-type]
+    assert dataset.index()["split"].tolist() == ["train", "train", "val", "test"]
+    assert (dataset.found, dataset.quarantined) == (4, 0)
+
+
 def test_awkward_files_are_prepared_or_refused_and_none_is_lost(raw: Path, tmp_path: Path) -> None:
     files = [path for path in sorted((shared_data("awkward")).rglob("*")) if path.is_file()]
     for number, path in enumerate(files):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from pspnet.config.dataset import CvatMasksParams
-from pspnet.dataset.adapters.pairs import SPLIT_FOLDERS, Found, Naming, pairs
+from pspnet.dataset.adapters.pairs import SPLIT_FOLDERS, Found, Naming, once_listed, pairs
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.images import Refused
 from pspnet.dataset.masks import Colors
@@ -22,9 +22,10 @@ MOST_BYTES = 10**8  # of a list
 
 
 def find(source: CvatMasksParams, raw: RawFiles) -> Iterator[Found | Problem]:
-    listed = _listed(source, raw)
+    listed, problems = _listed(source, raw)
     naming = Naming(source.images, source.masks, r"(.*)\.\w+", r"(.*)\.png", other_names=r".*\.(txt|xml)")
-    return pairs(naming, raw, lambda paths: Colors(paths[0]), listed.get)
+    yield from problems
+    yield from pairs(naming, raw, lambda paths: Colors(paths[0]), listed.get)
 
 
 def classes(source: CvatMasksParams, raw: RawFiles) -> Declared:
@@ -51,20 +52,13 @@ def classes(source: CvatMasksParams, raw: RawFiles) -> Declared:
     return Declared(labels, {}, [])
 
 
-def _listed(source: CvatMasksParams, raw: RawFiles) -> dict[str, Split]:
-    listed: dict[str, Split] = {}
-    problems = []
+def _listed(source: CvatMasksParams, raw: RawFiles) -> tuple[dict[str, Split], list[Problem]]:
+    lists: dict[Split, tuple[str, list[str]]] = {}
     for name, path in sorted(_texts(source, raw).items()):
         split = SPLIT_FOLDERS.get(PurePosixPath(name).stem.lower())
-        if not split or str(PurePosixPath(name).parent) != LISTS:
-            continue
-        for own in (line.strip('"') for line in _lines(raw, path)):
-            if listed.setdefault(own, split) != split:
-                found = f"names {own}, which stands in the list of {listed[own]} too"
-                problems.append(Problem(str(raw.root / path), found, "each name in one list"))
-    if problems:
-        raise UserError(shortened(problems))
-    return listed
+        if split and str(PurePosixPath(name).parent) == LISTS:
+            lists[split] = path, [line.strip('"') for line in _lines(raw, path)]
+    return once_listed(lists)
 
 
 def _texts(source: CvatMasksParams, raw: RawFiles) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Images and masks in two folders, told apart and paired by their names: what most layouts are."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from pspnet.dataset.adapters.named import Files, joined
 from pspnet.dataset.masks import RawMask
 from pspnet.dataset.problems import located, shortened
 from pspnet.dataset.raw import RawFile, RawFiles
-from pspnet.dataset.samples import Split
+from pspnet.dataset.samples import FIRST, Split
 from pspnet.errors import Problem, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
@@ -81,6 +81,20 @@ def pairs(
 def split_by_folder(name: str) -> Split | None:
     """The official split is the first folder of the id."""
     return SPLIT_FOLDERS.get(name.partition("/")[0])
+
+
+def once_listed(lists: Mapping[Split, tuple[str, Iterable[str]]]) -> tuple[dict[str, Split], list[Problem]]:
+    """Id -> split, of official lists (path, ids). An id in two goes to the first of test, val, train."""
+    listed: dict[str, Split] = {}
+    problems = []
+    for split in FIRST:
+        path, names = lists.get(split, ("", ()))
+        for name in names:
+            if (other := listed.setdefault(name, split)) != split:
+                found = f"names {name}, which stands in {lists[other][0]} too"
+                fix = "Remove it from one, or set prepare.problems.contradicting_splits: fix, which takes the latter."
+                problems.append(Problem(path, found, "each name in one list", fix, "contradicting_splits"))
+    return listed, problems
 
 
 def check_folders(**folders: str) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pspnet.config.dataset import VocParams
-from pspnet.dataset.adapters.pairs import Found, Naming, pairs
+from pspnet.dataset.adapters.pairs import Found, Naming, once_listed, pairs
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.masks import InColors, OneFile, Values, color_value, colors_in, numbers_in
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import Split
-from pspnet.errors import Problem, UserError
+from pspnet.errors import Problem
 
 NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -27,9 +27,10 @@ OWN_NAMES = "class_names.txt"  # labelme's: a name for each value, from 0
 
 
 def find(source: VocParams, raw: RawFiles) -> Iterator[Found | Problem]:
-    listed = _listed(source, raw)
+    listed, problems = _listed(source, raw)
     naming = Naming(source.images, source.masks, r"(.*)\.jpe?g", r"(.*)\.png")
-    return pairs(naming, raw, lambda paths: VocMask(paths[0]), listed.get)
+    yield from problems
+    yield from pairs(naming, raw, lambda paths: VocMask(paths[0]), listed.get)
 
 
 def classes(_: VocParams, raw: RawFiles) -> Declared:
@@ -63,16 +64,13 @@ def _color(index: int) -> str:
     return "#{:02x}{:02x}{:02x}".format(*parts)
 
 
-def _listed(source: VocParams, raw: RawFiles) -> dict[str, Split]:
+def _listed(source: VocParams, raw: RawFiles) -> tuple[dict[str, Split], list[Problem]]:
     """What the lists say; the official test list names images without masks, and is not asked for them."""
-    listed: dict[str, Split] = {}
-    problems = []
-    for split in LISTS:
-        path = raw.root / source.splits / f"{split}.txt"
-        for name in path.read_text(encoding="utf-8").split() if path.is_file() else ():
-            if listed.setdefault(name, split) != split:
-                found = f"names {name}, which stands in {listed[name]}.txt too"
-                problems.append(Problem(str(path), found, "each name in one list"))
-    if problems:
-        raise UserError(problems)
-    return listed
+    paths: dict[Split, str] = {split: f"{source.splits}/{split}.txt" for split in LISTS}
+    return once_listed(
+        {
+            split: (path, (raw.root / path).read_text(encoding="utf-8").split())
+            for split, path in paths.items()
+            if (raw.root / path).is_file()
+        }
+    )
