@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -19,6 +21,7 @@ from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGKILL, signal
 from typing import Any, Self
 
+import filelock
 import pyarrow as pa
 
 from pspnet.dataset import adapters, classes, images, masks, raw, validation
@@ -33,6 +36,7 @@ from pspnet.outputs import whole_file
 from pspnet.process import die_with_parent
 
 PIECE = 256  # samples
+KEPT = 3  # folders of runs that have not ended well
 PROCESS_BYTES = 2**25  # of raw files: for fewer one more process is not worth its start
 BATCH_BYTES = 2**24  # held by a process before they are written
 POLL_SECONDS = 0.2
@@ -92,6 +96,43 @@ def _piece(samples: Sequence[RawSample], files: RawFiles, settings: str) -> Piec
         total, changed = total + sum(sizes), max(changed, *(when for _, when in stamps))
         name.update(f"{sample!r} {sizes}\n".encode())
     return Piece.of(samples, f"{name.hexdigest()[:32]}.arrow", total, changed)
+
+
+def folder_of(pieces: Sequence[Piece], below: Path) -> Path:
+    """Runs on other data, rules or code have others, and may work at the same time."""
+    names = "\n".join(piece.name for piece in pieces)
+    return below / hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def take_over(pieces: Sequence[Piece], folder: Path) -> None:
+    """What runs before this one have left, which did not end well: most data are the same after a mistake is mended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    others = _others(folder)
+    for piece in pieces:
+        for other in others[:KEPT]:
+            with suppress(OSError):  # it may end well just now, and be removed
+                if not (folder / piece.name).exists() and is_fresh(other / piece.name, piece):
+                    os.link(other / piece.name, folder / piece.name)
+    _discard(others[KEPT:])
+
+
+def discard(folder: Path) -> None:
+    """Nobody needs it any more, nor what runs before this one have left."""
+    shutil.rmtree(folder)
+    _discard(_others(folder))
+
+
+def _others(folder: Path) -> list[Path]:
+    """The newest first."""
+    others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
+    return sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _discard(folders: Sequence[Path]) -> None:
+    """But those in which a run is at work, which holds its lock."""
+    for folder in folders:
+        with suppress(filelock.Timeout), filelock.FileLock(folder.with_suffix(".lock"), blocking=False):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Stopped(Exception):

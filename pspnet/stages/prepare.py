@@ -1,6 +1,5 @@
 """`prepare`: raw files -> the prepared dataset, by itself or from parts that were made elsewhere."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.assembly import Pieces, assemble, decide
 from pspnet.dataset.data_report import absent_classes, write_data_report
 from pspnet.dataset.parts import join, parse_part, take, write_part
-from pspnet.dataset.pieces import check_pieces
+from pspnet.dataset.pieces import check_pieces, discard, folder_of, take_over
 from pspnet.dataset.problems import judged, located, shortened, stop_for
 from pspnet.dataset.raw_dataset import look
 from pspnet.dataset.splits import missing_masks
@@ -39,8 +38,9 @@ def run(
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the others keep what is freed
     found = look(dataset, prepare, raw)
     run.identify(raw=raw)
-    folder = checkpoints / "prepare"
-    with exclusive(checkpoints / "prepare.lock", "the checked images"), whole_folder(out) as partial:
+    folder = folder_of(found.pieces, checkpoints / "prepare")
+    with exclusive(folder.with_suffix(".lock"), "the checked images"), whole_folder(out) as partial:
+        take_over(found.pieces, folder)
         if merge:
             join(merge, found.pieces, folder)
         take(found.pieces, folder)
@@ -59,7 +59,7 @@ def run(
         assert found.found == prepared.found  # nothing is lost without a word
         prepared.write()
         write_data_report(prepared, [*told, *absent], found.files, found.rules, partial)
-        shutil.rmtree(folder)
+        discard(folder)
     for split, images in prepared.images.items():
         run.dataset(split, prepared.fingerprints[split], out, images)
     counts = {"quarantined": prepared.quarantined, "duplicates": prepared.duplicates}

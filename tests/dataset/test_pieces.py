@@ -15,10 +15,11 @@ from pspnet.dataset import pieces
 from pspnet.dataset.classes import Classes
 from pspnet.dataset.masks import Numbers
 from pspnet.dataset.parts import Part, join, parse_part, take
-from pspnet.dataset.pieces import Piece, batches, check_pieces, cut, told_in
+from pspnet.dataset.pieces import Piece, batches, check_pieces, cut, discard, told_in
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.errors import Interrupted, UserError
+from pspnet.process import exclusive
 from tests.dataset.rawdata import encoded, noise, rules, write, write_pair
 from tests.parameters import ROOT
 
@@ -235,3 +236,14 @@ def test_a_folder_that_is_no_part_is_refused(tmp_path: Path, content: str | None
         write(tmp_path / "part/part.json", content)
     with pytest.raises(UserError, match=r"holds no readable part\.json|such as 2/4"):
         join([tmp_path / "part"], [], tmp_path / "joined")
+
+
+def test_the_pieces_of_a_run_that_is_at_work_stay_and_those_of_one_that_is_dead_go(raw: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    wanted, _ = check_all(raw, state / "own")
+    for name in ("alive", "dead"):
+        check_all(raw, state / name)
+    with exclusive(state / "alive.lock", "it"):
+        discard(state / "own")
+    assert [path.name for path in state.iterdir() if path.is_dir()] == ["alive"]
+    assert len(contents(state / "alive")) == len(wanted)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pspnet.config.prepare import PrepareParams
+from pspnet.dataset import pieces
 from pspnet.dataset.classes import IGNORE
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import UserError
@@ -107,7 +108,7 @@ def test_the_folder_holds_shards_facts_and_a_report_only(raw: Path, tmp_path: Pa
         "shards/00000.arrow",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "out", "raw"]
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["prepare.lock"]
+    assert [path.suffix for path in (tmp_path / "checkpoints/prepare").iterdir()] == [".lock"]
 
 
 def test_no_group_is_in_two_splits(raw: Path, tmp_path: Path) -> None:
@@ -152,6 +153,24 @@ def test_an_interrupted_run_leaves_no_output(raw: Path, tmp_path: Path) -> None:
         run(raw, tmp_path / "out", interrupt)
     assert not (tmp_path / "out").exists()
     run(raw, tmp_path / "out")
+
+
+def test_after_a_mistake_is_mended_only_its_piece_is_checked_again(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 7)
+    whole = run(raw, tmp_path / "whole")
+    broken = raw / "images/scene00/2.png"
+    sound = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"scene00/2\.png"):
+        run(raw, tmp_path / "out")
+    broken.write_bytes(sound)
+    ticks: list[int] = []
+    mended = run(raw, tmp_path / "out", lambda done, *_: ticks.append(done))
+    assert ticks == list(range(2 * SCENES + 1 - 7, 2 * SCENES + 2))
+    assert mended.fingerprint == whole.fingerprint
+    assert {path.suffix for path in (tmp_path / "checkpoints/prepare").iterdir()} == {".lock"}
 
 
 def test_each_sample_is_ticked(raw: Path, tmp_path: Path) -> None:
