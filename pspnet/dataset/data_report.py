@@ -28,6 +28,7 @@ from pspnet.errors import Problem
 COLUMNS = ("file", "kind", "outcome", "found", "expected", "fix")
 MOST_TOLD, MOST_SIZES, MOST_EXAMPLES, MOST_BAD = 200, 12, 18, 12
 PICTURE_PX = 240
+NO_PICTURES = ("unreadable", "too_large", "not_an_image")  # kinds of problems of files that cannot be shown
 LEARNED_FROM: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 
 Picture = dict[str, Any]
@@ -132,7 +133,7 @@ def _bad(told: Sequence[Told], files: RawFiles, rules: Rules) -> Iterable[Pictur
     """Pictures of files that something is wrong with and that can be shown all the same."""
     shown = 0
     for one in _each_kind_first(told):
-        if shown == MOST_BAD or one.problem.kind in ("too_large", *NO_FILES):
+        if shown == MOST_BAD or one.problem.kind in (*NO_PICTURES, *NO_FILES):
             continue
         try:
             data = files.read(one.problem.where, rules.max_bytes)

@@ -24,7 +24,6 @@ from typing import Any, Self
 import filelock
 import pyarrow as pa
 
-from pspnet.dataset import adapters, classes, images, masks, raw, validation
 from pspnet.dataset.images import GLANCE_PX
 from pspnet.dataset.problems import Told, judged
 from pspnet.dataset.raw import RawFiles
@@ -41,7 +40,7 @@ PROCESS_BYTES = 2**25  # of raw files: for fewer one more process is not worth i
 BATCH_BYTES = 2**24  # held by a process before they are written
 POLL_SECONDS = 0.2
 PACKAGES = ("numpy", "pillow")
-CODE = (adapters, classes, images, masks, raw, validation)  # that decides what is in a piece
+CODE = Path(__file__).parent  # layouts, masks and shapes too decide what is in a piece
 
 SCHEMA = pa.schema(
     {
@@ -82,8 +81,8 @@ class Piece:
 
 def cut(samples: Iterable[RawSample], files: RawFiles, rules: Rules) -> list[Piece]:
     settings = hashlib.sha256(repr([rules, {name: version(name) for name in PACKAGES}]).encode())
-    for module in CODE:
-        settings.update(Path(module.__file__ or "").read_bytes())
+    for path in sorted(CODE.rglob("*.py")):
+        settings.update(path.read_bytes())
     every = iter(samples)
     return [_piece(own, files, settings.hexdigest()) for own in iter(lambda: list(islice(every, PIECE)), [])]
 

@@ -1,6 +1,7 @@
 """Checking piece by piece: over processes, in parts, killed and started again."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,3 +248,12 @@ def test_the_pieces_of_a_run_that_is_at_work_stay_and_those_of_one_that_is_dead_
         discard(state / "own")
     assert [path.name for path in state.iterdir() if path.is_dir()] == ["alive"]
     assert len(contents(state / "alive")) == len(wanted)
+
+
+def test_other_code_of_a_layout_makes_other_pieces(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "CODE", shutil.copytree(pieces.CODE, tmp_path / "code"))
+    before = [piece.name for piece in cut(samples(raw), RawFiles(raw), RULES)]
+    with (tmp_path / "code/adapters/voc.py").open("a") as file:
+        file.write("# changed\n")
+    after = [piece.name for piece in cut(samples(raw), RawFiles(raw), RULES)]
+    assert not {*before} & {*after}

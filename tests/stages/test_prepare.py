@@ -1,6 +1,7 @@
 import csv
 import shutil
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -392,3 +393,13 @@ def test_real_masks_of_road_scenes_are_prepared(tmp_path: Path) -> None:
     dataset = run(tmp_path / "raw", tmp_path / "out", classes=classes, ignore_values=[11], group_pattern="(.*)")
     assert dataset.masks == {"train": 1, "val": 1, "test": 1, "unlabeled": 0}
     assert all(sum(dataset.class_pixels[s]) + dataset.ignored_pixels[s] == 480 * 360 for s in ("train", "val", "test"))
+
+
+def test_files_that_cannot_be_read_from_their_archive_are_named_in_the_report(raw: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(raw / "batch.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the second name
+        for seed in range(2):
+            archive.writestr("images/scene00/twice.png", encoded(noise(8, 12, seed)))
+    run(raw, tmp_path / "out", tolerated_share=0.1)
+    [row] = problems(tmp_path / "out")
+    assert (row["file"], row["kind"]) == ("batch.zip/images/scene00/twice.png", "unreadable")
