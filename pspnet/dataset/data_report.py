@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from pspnet.dataset.images import Refused, decoded, limited_pillow, to_rgb
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.problems import NO_FILES, Told
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import SPLITS, stable_uniform
+from pspnet.dataset.samples import ANNOTATED, SPLITS, stable_uniform
 from pspnet.dataset.validation import Rules
 from pspnet.errors import Problem
 
@@ -29,14 +29,13 @@ COLUMNS = ("file", "kind", "outcome", "found", "expected", "fix")
 MOST_TOLD, MOST_SIZES, MOST_EXAMPLES, MOST_BAD = 200, 12, 18, 12
 PICTURE_PX = 240
 NO_PICTURES = ("unreadable", "too_large", "not_an_image")  # kinds of problems of files that cannot be shown
-LEARNED_FROM: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
 
 Picture = dict[str, Any]
 
 
 def absent_classes(dataset: PreparedDataset) -> list[Problem]:
     problems = []
-    for split in LEARNED_FROM:
+    for split in ANNOTATED:
         pairs = zip(dataset.classes, dataset.class_pixels[split], strict=True)
         if absent := [name for name, pixels in pairs if not pixels]:
             fix = "Add masks that show it, or set prepare.split_by: stratified."
@@ -66,7 +65,7 @@ def _page(dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules
     return template.render(
         dataset=dataset,
         splits=SPLITS,
-        learned_from=LEARNED_FROM,
+        annotated=ANNOTATED,
         classes=list(_class_shares(dataset)),
         sizes=list(_sizes(index)),
         kinds=Counter((one.outcome, one.problem.kind) for one in told).most_common(),
@@ -77,7 +76,7 @@ def _page(dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules
 
 
 def _class_shares(dataset: PreparedDataset) -> Iterable[dict[str, Any]]:
-    counts = {split: [*dataset.class_pixels[split], dataset.ignored_pixels[split]] for split in LEARNED_FROM}
+    counts = {split: [*dataset.class_pixels[split], dataset.ignored_pixels[split]] for split in ANNOTATED}
     colors = [*dataset.colors, (128, 128, 128)]
     for place, (name, color) in enumerate(zip([*dataset.classes, "(ignored)"], colors, strict=True)):
         shares = {split: own[place] / max(sum(own), 1) for split, own in counts.items()}
@@ -107,9 +106,9 @@ def _each_kind_first(told: Sequence[Told]) -> list[Told]:
 def _examples(dataset: PreparedDataset, index: pd.DataFrame) -> Iterable[Picture]:
     """Images with their masks, some of each split, the same for the same data."""
     reader = dataset.reader()
-    for split in LEARNED_FROM:
+    for split in ANNOTATED:
         own = index[index["has_mask"] & (index["split"] == split)]
-        chosen = sorted(own["id"], key=stable_uniform)[: MOST_EXAMPLES // len(LEARNED_FROM)]
+        chosen = sorted(own["id"], key=stable_uniform)[: MOST_EXAMPLES // len(ANNOTATED)]
         for name, shard, row in own[own["id"].isin(chosen)][["id", "shard", "row"]].itertuples(index=False):
             image, mask = reader.image(shard, row), reader.mask(shard, row)
             yield {

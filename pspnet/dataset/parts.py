@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pspnet.dataset.pieces import Piece, check_pieces
+from pspnet.dataset.checking import check_pieces
+from pspnet.dataset.pieces import Piece
 from pspnet.dataset.raw_dataset import RawDataset
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file

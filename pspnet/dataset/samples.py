@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 Split = Literal["train", "val", "test", "unlabeled"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+ANNOTATED: tuple[Split, ...] = ("train", "val", "test")  # each needs masks
 FIRST: tuple[Split, ...] = ("test", "val", "train", "unlabeled")  # what is in two of them belongs to the first
 
 

@@ -94,15 +94,19 @@ class Polygon:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """How many pixels in turn are outside and inside, outside first."""
-
+class _Placed:
     name: str
     number: int
     left: int
     top: int
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class Runs(_Placed):
+    """How many pixels in turn are outside and inside, outside first."""
+
     counts: "array[int]"
     by_columns: bool
 
@@ -118,15 +122,9 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(_Placed):
     """An encoded image, 0 where it is outside."""
 
-    name: str
-    number: int
-    left: int
-    top: int
-    width: int
-    height: int
     data: bytes
 
     @property
@@ -245,7 +243,7 @@ def _inside(x: NDArray[np.float64], y: NDArray[np.float64], height: int, width: 
     return parity[:, :width].astype(np.bool_)
 
 
-def _check_within(shape: Runs | Picture, height: int, width: int) -> None:
+def _check_within(shape: _Placed, height: int, width: int) -> None:
     if shape.left < 0 or shape.top < 0 or shape.left + shape.width > width or shape.top + shape.height > height:
         found = f"{shape.name} has {shape.width} x {shape.height} pixels from ({shape.left}, {shape.top}) on"
         raise Refused(found, f"a place within {width} x {height} pixels")

@@ -10,7 +10,7 @@ import numpy as np
 from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.problems import Told, judged
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.samples import FIRST, Split, stable_uniform
+from pspnet.dataset.samples import ANNOTATED, FIRST, Split, stable_uniform
 from pspnet.errors import Problem
 
 Shares = dict[Split, float]
@@ -115,10 +115,9 @@ def chosen_masks(ids: Iterable[str], fraction: float) -> set[str]:
 
 def missing_masks(masks: Mapping[Split, int], groups: Mapping[Split, int]) -> list[Problem]:
     """Train, val and test each need a mask; `groups` counts the groups that have one."""
-    needed: tuple[Split, ...] = ("train", "val", "test")
-    if all(masks.get(split) for split in needed):
+    if all(masks.get(split) for split in ANNOTATED):
         return []
-    found = ", ".join(f"{masks.get(split, 0):,} in {split} ({groups.get(split, 0):,} groups)" for split in needed)
+    found = ", ".join(f"{masks.get(split, 0):,} in {split} ({groups.get(split, 0):,} groups)" for split in ANNOTATED)
     fix = (
         "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, set "
         "prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share."

@@ -9,9 +9,10 @@ import pyarrow
 from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.assembly import Pieces, assemble, decide
+from pspnet.dataset.checking import check_pieces
 from pspnet.dataset.data_report import absent_classes, write_data_report
 from pspnet.dataset.parts import join, parse_part, take, write_part
-from pspnet.dataset.pieces import check_pieces, discard, folder_of, take_over
+from pspnet.dataset.pieces import discard, folder_of, take_over
 from pspnet.dataset.problems import judged, located, shortened, stop_for
 from pspnet.dataset.raw_dataset import look
 from pspnet.dataset.splits import missing_masks

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pspnet.dataset import pieces
+from pspnet.dataset import checking, pieces
+from pspnet.dataset.checking import check_pieces
 from pspnet.dataset.classes import Classes
 from pspnet.dataset.masks import Numbers
 from pspnet.dataset.parts import Part, join, parse_part, take
-from pspnet.dataset.pieces import Piece, batches, check_pieces, cut, discard, told_in
+from pspnet.dataset.pieces import Piece, batches, cut, discard, told_in
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.errors import Interrupted, UserError
@@ -33,7 +34,7 @@ COUNT = 40
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Forty pairs, in pieces of eight; a process is worth its start for some thousand bytes."""
     monkeypatch.setattr(pieces, "PIECE", 8)
-    monkeypatch.setattr(pieces, "PROCESS_BYTES", 4000)
+    monkeypatch.setattr(checking, "PROCESS_BYTES", 4000)
     folder = tmp_path / "raw"
     for number in range(COUNT):
         write_pair(folder, f"{number:02d}", MASK)
@@ -119,7 +120,7 @@ import sys
 from pathlib import Path
 from tests.dataset import test_pieces as own
 if __name__ == "__main__":
-    own.pieces.PIECE, own.pieces.PROCESS_BYTES = 8, 4000
+    own.pieces.PIECE, own.checking.PROCESS_BYTES = 8, 4000
     own.check_all(Path(sys.argv[1]), Path(sys.argv[2]), 2)
 """
 

@@ -13,7 +13,7 @@ from pspnet.dataset.adapters.pairs import Found, Naming, once_listed, pairs
 from pspnet.dataset.classes import Declared
 from pspnet.dataset.masks import InColors, OneFile, Values, color_value, colors_in, numbers_in
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import Split
+from pspnet.dataset.samples import ANNOTATED, Split
 from pspnet.errors import Problem
 
 NAMES = (
@@ -22,7 +22,6 @@ NAMES = (
 )  # fmt: skip
 IGNORED = 255  # the seam around objects
 SEAM_COLOR = "#e0e0c0"
-LISTS: tuple[Split, ...] = ("train", "val", "test")
 OWN_NAMES = "class_names.txt"  # labelme's: a name for each value, from 0
 
 
@@ -66,7 +65,7 @@ def _color(index: int) -> str:
 
 def _listed(source: VocParams, raw: RawFiles) -> tuple[dict[str, Split], list[Problem]]:
     """What the lists say; the official test list names images without masks, and is not asked for them."""
-    paths: dict[Split, str] = {split: f"{source.splits}/{split}.txt" for split in LISTS}
+    paths: dict[Split, str] = {split: f"{source.splits}/{split}.txt" for split in ANNOTATED}
     return once_listed(
         {
             split: (path, (raw.root / path).read_text(encoding="utf-8").split())

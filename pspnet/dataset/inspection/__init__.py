@@ -41,7 +41,7 @@ from pspnet.dataset.inspection.sequences import (
 from pspnet.dataset.inspection.sheet import contact_sheet
 from pspnet.dataset.masks import COLOR, spelled
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.samples import Split
+from pspnet.dataset.samples import ANNOTATED, Split
 from pspnet.errors import Problem, UserError
 
 Tick = Callable[[int, int, str], None]
@@ -293,8 +293,8 @@ def _groups(inspection: Inspection) -> None:
     _about_splits(inspection)
     masks = len(inspection.labelled)
     splits = dealt(found, inspection.group_pattern, mode)
-    if not all(splits.get(split) for split in ("train", "val", "test")):
-        told = ", ".join(f"{splits.get(split, 0)} in {split}" for split in ("train", "val", "test"))
+    if not all(splits.get(split) for split in ANNOTATED):
+        told = ", ".join(f"{splits.get(split, 0)} in {split}" for split in ANNOTATED)
         advice = "Each needs one: add masks, or say in splits.csv which image goes where."
         inspection.remarks.append(Remark(f"dealt by chance, {masks} masks give {told}", advice))
     elif masks < FEW_MASKS:

@@ -16,7 +16,7 @@ from pspnet.dataset.inspection.listing import Listing
 from pspnet.dataset.inspection.looking import MAX_BYTES, MAX_PIXELS, stable_sample
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.samples import Split
+from pspnet.dataset.samples import ANNOTATED, Split
 from pspnet.dataset.splits import assign_splits
 
 Official = Literal["kept", "val_is_test", "ignored"]
@@ -87,7 +87,7 @@ def chosen(
             continue
         if candidate.groups < FEWEST_GROUPS or candidate.largest > len(found) / 2:
             continue
-        if all(dealt(found, candidate.pattern, official).get(split) for split in ("train", "val", "test")):
+        if all(dealt(found, candidate.pattern, official).get(split) for split in ANNOTATED):
             return candidate
     return None
 

@@ -1,0 +1,168 @@
+"""Pieces checked: here, or over processes of which any may die."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, SIGKILL, signal
+from typing import Any
+
+from pspnet.dataset.pieces import Piece, batches, is_fresh, row_of, write
+from pspnet.dataset.problems import judged
+from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.validation import Checked, Rules, check
+from pspnet.errors import Problem
+from pspnet.process import die_with_parent
+
+PROCESS_BYTES = 2**25  # of raw files: for fewer one more process is not worth its start
+POLL_SECONDS = 0.2
+
+
+class _Stopped(Exception):
+    """The process that wanted it gives up."""
+
+
+def check_pieces(
+    wanted: Sequence[Piece], folder: Path, files: RawFiles, rules: Rules, tick: Callable[[int, int, str], None]
+) -> None:
+    """A file in the folder for each; those that are there and newer than what they were made from are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [piece for piece in wanted if not is_fresh(folder / piece.name, piece)]
+    total, open_ = (sum(piece.count for piece in some) for some in (wanted, missing))
+    processes = min(_most_processes(), 1 + sum(piece.bytes for piece in missing) // PROCESS_BYTES, len(missing))
+    tick(total - open_, total, "")
+    if processes > 1:
+        _check_in_processes(missing, processes, folder, files, rules, lambda n: tick(total - open_ + n, total, ""))
+        return
+    done = total - open_
+    for piece in missing:
+
+        def count(name: str) -> None:
+            nonlocal done
+            done += 1
+            tick(done, total, name)
+
+        _check_piece(piece, folder, files, rules, count)
+
+
+def _most_processes() -> int:
+    return int(os.environ.get("PSPNET_PREPARE_PROCESSES", "0")) or len(os.sched_getaffinity(0))
+
+
+def _check_piece(piece: Piece, folder: Path, files: RawFiles, rules: Rules, tell: Callable[[str], None]) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        for sample in piece.samples:
+            yield row_of(check(sample, files=files, rules=rules))
+            tell(sample.id)
+
+    write(folder / piece.name, rows())
+
+
+def _check_in_processes(
+    wanted: Sequence[Piece], processes: int, folder: Path, files: RawFiles, rules: Rules, tick: Callable[[int], None]
+) -> None:
+    """Who breaks a process is looked at again with the pieces that were under way then, each in halves, by itself."""
+    left, done = deque(wanted), 0
+    while left:
+        crew = _Crew(processes, folder, files, rules)
+        under_way: dict[Future[None], Piece] = {}
+        try:
+            while (left or under_way) and not crew.is_broken:
+                while left and len(under_way) < processes + 1:
+                    piece = left.popleft()
+                    under_way[crew.submit(piece)] = piece
+                ended, _ = wait(under_way, POLL_SECONDS, FIRST_COMPLETED)
+                tick(done + crew.count)
+                for future in ended:
+                    if crew.is_done(future):
+                        del under_way[future]
+        finally:
+            crew.stop()
+        done += crew.count
+        for piece in under_way.values():
+            _check_halves(piece, folder, files, rules)
+            tick(done)
+
+
+def _check_halves(piece: Piece, folder: Path, files: RawFiles, rules: Rules) -> None:
+    crew = _Crew(1, folder, files, rules)
+    try:
+        crew.begin()
+        future = crew.submit(piece)
+        wait([future])
+        if crew.is_done(future):
+            return
+    finally:
+        crew.stop()
+    samples = piece.samples
+    if len(samples) == 1:
+        problem = Problem(samples[0].image, "ends the process that decodes it", "an image that can be decoded",
+                          "Export it again or remove it.", "unreadable")  # fmt: skip
+        write(folder / piece.name, [row_of(Checked(samples[0], [judged(problem, rules.policies)]))])
+        return
+    middle = len(samples) // 2
+    halves = [Piece.of(samples[:middle], f"0-{piece.name}"), Piece.of(samples[middle:], f"1-{piece.name}")]
+    for half in halves:
+        _check_halves(half, folder, files, rules)
+    tables = (batch for half in halves for batch in batches(folder / half.name))
+    write(folder / piece.name, (row for batch in tables for row in batch.to_pylist()))
+    for half in halves:
+        (folder / half.name).unlink()
+
+
+class _Crew:
+    """Processes that check pieces, and stop when they are told to or when we are gone."""
+
+    def __init__(self, processes: int, folder: Path, files: RawFiles, rules: Rules) -> None:
+        context = get_context("spawn")  # a fork would take over locks of threads that it has not
+        self._counter = context.Value("q", 0)
+        self._pool = ProcessPoolExecutor(processes, context, _begin, (self._counter, folder, files, rules))
+        self.is_broken = False
+
+    @property
+    def count(self) -> int:
+        return int(self._counter.value)
+
+    def begin(self) -> None:
+        """An error if no process can be had: then no image would be to blame."""
+        self._pool.submit(os.getpid).result()
+
+    def submit(self, piece: Piece) -> Future[None]:
+        return self._pool.submit(_work, piece)
+
+    def is_done(self, future: Future[None]) -> bool:
+        error = future.exception()
+        if error and not isinstance(error, BrokenProcessPool):
+            raise error
+        self.is_broken = self.is_broken or error is not None
+        return error is None
+
+    def stop(self) -> None:
+        count = self.count
+        self._counter.value = -1 - 2**62
+        self._pool.shutdown(cancel_futures=True)
+        self._counter.value = count
+
+
+def _begin(counter: Any, *own: Any) -> None:
+    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches every process of the terminal; who wants us decides
+    die_with_parent(SIGKILL)
+    _own.extend((counter, *own))
+
+
+_own: list[Any] = []  # of a process: the counter, the folder, the files, the rules
+
+
+def _work(piece: Piece) -> None:
+    counter, folder, files, rules = _own
+
+    def count(_: str) -> None:
+        with counter.get_lock():
+            if counter.value < 0:
+                raise _Stopped
+            counter.value += 1
+
+    _check_piece(piece, folder, files, rules, count)
