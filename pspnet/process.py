@@ -64,11 +64,14 @@ def user() -> str:
         return f"user {os.getuid()}"
 
 
-def die_with_parent(death_signal: signal.Signals) -> None:
-    """Have the kernel send us `death_signal` when our parent is gone, however it went (Linux; elsewhere nothing)."""
+def die_with_parent(death_signal: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send us `death_signal` when our parent is gone, however it went (Linux; elsewhere nothing).
+
+    `parent`: who it was when we were started, where that is known: it may be gone by now.
+    """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:  # it died before the request took effect
         os.kill(os.getpid(), death_signal)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGKILL, signal
 from typing import Any
@@ -149,7 +149,9 @@ class _Crew:
 
 def _begin(counter: Any, *own: Any) -> None:
     signal(SIGINT, SIG_IGN)  # Ctrl-C reaches every process of the terminal; who wants us decides
-    die_with_parent(SIGKILL)
+    parent = parent_process()
+    assert parent
+    die_with_parent(SIGKILL, parent.pid)
     _own.extend((counter, *own))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.commands import marked
 from pspnet.dataset import checking, pieces
 from pspnet.dataset.checking import check_pieces
 from pspnet.dataset.classes import Classes
@@ -133,7 +134,8 @@ def test_killed_at_any_moment_and_started_again_the_bytes_are_the_same(raw: Path
     out = tmp_path / "out"
     for delay in (0.0, 0.1, 0.3):
         process = subprocess.Popen(
-            [sys.executable, str(tmp_path / "run.py"), str(raw), str(out)], env={**os.environ, "PYTHONPATH": str(ROOT)}
+            [sys.executable, str(tmp_path / "run.py"), str(raw), str(out)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PSPNET_TEST": str(tmp_path)},
         )
         before, deadline = len(list(out.glob("*.arrow"))), time.monotonic() + 60
         while len(list(out.glob("*.arrow"))) == before and time.monotonic() < deadline and process.poll() is None:
@@ -141,6 +143,10 @@ def test_killed_at_any_moment_and_started_again_the_bytes_are_the_same(raw: Path
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait(30)
+    deadline = time.monotonic() + 20
+    while marked("PSPNET_TEST", str(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not marked("PSPNET_TEST", str(tmp_path)), "an orphan is left"
     assert list(out.glob("*.arrow"))
     check_all(raw, out, processes=2)
     assert {name: data for name, data in contents(out).items() if not name.endswith(".partial")} == contents(
@@ -258,3 +264,10 @@ def test_other_code_of_a_layout_makes_other_pieces(raw: Path, tmp_path: Path, mo
         file.write("# changed\n")
     after = [piece.name for piece in cut(samples(raw), RawFiles(raw), RULES)]
     assert not {*before} & {*after}
+
+
+def test_a_process_whose_parent_was_gone_before_it_could_ask_for_its_death_signal_ends() -> None:
+    program = "import os, signal; from pspnet.process import die_with_parent; die_with_parent(signal.SIGKILL, {})"
+    for parent, status in ((os.getpid(), 0), (1, -signal.SIGKILL)):
+        done = subprocess.run([sys.executable, "-c", program.format(parent)], timeout=60, check=False)
+        assert done.returncode == status
