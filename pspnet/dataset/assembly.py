@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pspnet.config.prepare import PrepareParams, ProblemsParams
 from pspnet.dataset.classes import IGNORE
-from pspnet.dataset.duplicates import RANK, copies, hashes_of, look_alikes, really_alike
+from pspnet.dataset.duplicates import RANK, copies, hashes_of, look_alikes, really_alike, repeated
 from pspnet.dataset.images import GLANCE_PX
 from pspnet.dataset.pieces import Piece, batches, told_in
 from pspnet.dataset.prepared import PreparedDataset
@@ -34,6 +34,7 @@ class Decisions:
     is_used: NDArray[np.bool_]
     has_mask: NDArray[np.bool_]
     told: list[Told] = field(default_factory=list)
+    repeated: dict[Split, int] = field(default_factory=dict)  # images that look like another of their held-out split
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
@@ -83,6 +84,8 @@ def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labelled_fra
     decisions = Decisions(splits, is_used, has_mask, [*torn, *told])
     _leave_out_copies(decisions, raw, digests, prepare.problems)
     _leave_out_look_alikes(decisions, raw, hashes, pieces, prepare.problems)
+    marks = repeated(hashes, np.where(decisions.is_used, decisions.ranks, -1))
+    decisions.repeated = dict(Counter(splits[place] for place in np.flatnonzero(marks).tolist()))
     if labelled_fraction < 1:
         _keep_masks(decisions, raw, labelled_fraction)
     return decisions

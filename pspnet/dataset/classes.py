@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -69,8 +70,8 @@ class Classes:
         for value, index in self.values.items():
             if value < table.size:
                 table[value] = index
-        if values.dtype == np.uint8:  # bytes are looked up ten times as fast
-            return np.frombuffer(values.tobytes().translate(table.tobytes()), np.uint8).reshape(values.shape)
+        if values.dtype == np.uint8:  # OpenCV looks bytes up four times as fast
+            return np.asarray(cv2.LUT(values, table), np.uint8)
         return table[values]
 
     def nearest(self, values: Values, unknown: Iterable[int]) -> Values:
@@ -93,7 +94,8 @@ def _parts(values: Any) -> NDArray[np.int64]:
 def pixel_counts(values: Values) -> dict[int, int]:
     """Value -> its pixels."""
     if values.dtype == np.uint8:  # Pillow counts bytes five times as fast
-        return {value: count for value, count in enumerate(Image.fromarray(values).histogram()) if count}
+        every = np.array(Image.fromarray(values).histogram())
+        return {value: int(every[value]) for value in np.flatnonzero(every).tolist()}
     found, counts = np.unique(values, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
@@ -136,6 +138,12 @@ def declared_classes(dataset: DatasetParams, raw: Path, of_layout: Declared | No
     if of_layout:
         return _build(f"layout {dataset.source.layout}", of_layout)
     raise UserError(Problem(str(path), "is missing, and dataset.classes in params.yaml is {}", EXAMPLE))
+
+
+def read_classes(path: Path) -> Classes:
+    """Of a classes.yaml alone, in its order."""
+    content = validate(_ClassesFile, read_yaml(path), str(path))
+    return _build(str(path), Declared(content.classes, content.colors, content.ignore_values))
 
 
 def _without_labels(where: str, declared: Declared, named: Declared) -> Declared:

@@ -6,7 +6,7 @@ The same dataset always makes the same bytes.
 import csv
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pspnet.dataset.images import Refused, decoded, limited_pillow, to_rgb
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.problems import NO_FILES, Told
 from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.samples import ANNOTATED, SPLITS, stable_uniform
+from pspnet.dataset.samples import ANNOTATED, SPLITS, Split, stable_uniform
 from pspnet.dataset.validation import Rules
 from pspnet.errors import Problem
 
@@ -45,8 +45,9 @@ def absent_classes(dataset: PreparedDataset) -> list[Problem]:
 
 
 def write_data_report(
-    dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules: Rules, folder: Path
-) -> None:
+    dataset: PreparedDataset, told: Sequence[Told], repeated: Mapping[Split, int], files: RawFiles, rules: Rules,
+    folder: Path,
+) -> None:  # fmt: skip
     told = sorted(told, key=lambda one: (one.outcome, one.problem.kind, one.problem.where))
     with (folder / "problems.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -54,10 +55,12 @@ def write_data_report(
         for one in told:
             problem = one.problem
             rows.writerow([problem.where, problem.kind, one.outcome, problem.found, problem.expected, problem.fix])
-    (folder / "data_report.html").write_text(_page(dataset, told, files, rules), encoding="utf-8")
+    (folder / "data_report.html").write_text(_page(dataset, told, repeated, files, rules), encoding="utf-8")
 
 
-def _page(dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules: Rules) -> str:
+def _page(
+    dataset: PreparedDataset, told: Sequence[Told], repeated: Mapping[Split, int], files: RawFiles, rules: Rules
+) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"count": "{:,}".format, "share": _share}
     template = environment.from_string(Path(__file__).with_name("data_report.html.j2").read_text(encoding="utf-8"))
@@ -66,6 +69,7 @@ def _page(dataset: PreparedDataset, told: Sequence[Told], files: RawFiles, rules
         dataset=dataset,
         splits=SPLITS,
         annotated=ANNOTATED,
+        repeated=repeated,
         classes=list(_class_shares(dataset)),
         sizes=list(_sizes(index)),
         kinds=Counter((one.outcome, one.problem.kind) for one in told).most_common(),

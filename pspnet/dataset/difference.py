@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pspnet.dataset.images import decode_mask
@@ -127,7 +126,7 @@ class _Samples:
         return self._batches[shard].column(column)[row].as_buffer()
 
     def mask(self, shard: int, row: int) -> NDArray[np.uint8]:
-        return decode_mask(pa.BufferReader(self.encoded("mask", shard, row)))
+        return decode_mask(memoryview(self.encoded("mask", shard, row)))
 
     def differs(self, now: "_Samples", column: str, row: Any) -> bool:
         one = self.encoded(column, row.shard_before, row.row_before)

@@ -1,6 +1,6 @@
 """Images that are there twice: the same bytes, or the same picture at a glance in two splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,32 @@ def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs that may look the same, one of them held out, the one of less rank first. `hashes`: (N, 32).
-
-    A hash is cut into 16 bands; only pictures that share a band are compared.
-    """
-    candidates = np.flatnonzero(hashes.any(axis=1) & (ranks >= 0))
-    bands = hashes.view(np.uint16)
+    """Pairs that may look the same, one of them held out, the one of less rank first. `hashes`: (N, 32)."""
     found: set[tuple[int, int]] = set()
+    for one, other in _neighbours(hashes, np.flatnonzero(ranks >= 0)):
+        leaks = (ranks[one] != ranks[other]) & (np.maximum(ranks[one], ranks[other]) >= HELD_OUT)
+        own, others = one[leaks], other[leaks]
+        alike = _are_alike(hashes, own, others)
+        for a, b in zip(own[alike].tolist(), others[alike].tolist(), strict=True):
+            found.add((a, b) if ranks[a] < ranks[b] else (b, a))
+    return sorted(found)
+
+
+def repeated(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N,) which of the held-out pictures look like another of their split, as frames of a video do."""
+    marks = np.zeros(len(hashes), bool)
+    for one, other in _neighbours(hashes, np.flatnonzero(ranks >= HELD_OUT)):
+        alike = (ranks[one] == ranks[other]) & _are_alike(hashes, one, other)
+        marks[one[alike]] = marks[other[alike]] = True
+    return marks
+
+
+def _neighbours(
+    hashes: NDArray[np.uint8], candidates: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Two and two of them to compare. A hash is cut into 16 bands; only pictures that share a band are compared."""
+    candidates = candidates[hashes[candidates].any(axis=1)]
+    bands = hashes.view(np.uint16)
     for band in bands.T:
         order = candidates[np.lexsort([*bands[candidates].T, band[candidates]])]
         for step in range(1, min(WINDOW, len(order))):
@@ -58,12 +77,11 @@ def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tup
             same = band[one] == band[other]
             if not same.any():
                 break
-            leaks = same & (ranks[one] != ranks[other]) & (np.maximum(ranks[one], ranks[other]) >= HELD_OUT)
-            one, other = one[leaks], other[leaks]
-            alike = _ONES[hashes[one] ^ hashes[other]].sum(axis=1, dtype=np.int64) <= MOST_BITS
-            for a, b in zip(one[alike].tolist(), other[alike].tolist(), strict=True):
-                found.add((a, b) if ranks[a] < ranks[b] else (b, a))
-    return sorted(found)
+            yield one[same], other[same]
+
+
+def _are_alike(hashes: NDArray[np.uint8], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return _ONES[hashes[one] ^ hashes[other]].sum(axis=1, dtype=np.int64) <= MOST_BITS  # type: ignore[no-any-return]
 
 
 def really_alike(pairs: Sequence[tuple[int, int]], glances: Mapping[int, NDArray[np.uint8]]) -> Pairs:

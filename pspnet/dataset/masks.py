@@ -185,8 +185,9 @@ def _numbers(image: Image.Image, data: bytes) -> NDArray[np.uint8] | NDArray[np.
         return values
     bits = bits_per_channel(image, data)
     # Pillow shows 2- and 4-bit gray stretched to 0..255: class 1 as 85 or 17.
-    stretch = 255 // (2**bits - 1) if image.mode == "L" and bits in (2, 4) else 1
-    return values.astype(np.uint8) // np.uint8(stretch)
+    if image.mode == "L" and bits in (2, 4):
+        return values // np.uint8(255 // (2**bits - 1))
+    return values
 
 
 def _has_transparency(image: Image.Image) -> bool:
@@ -202,9 +203,9 @@ def _check_lossless(image: Image.Image) -> None:
 
 
 def _whole_numbers(values: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+    if values.dtype != np.uint8 and (values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535):
         raise Refused(f"has values from {values.min()} to {values.max()}", "whole numbers from 0 to 65535")
-    return values.astype(np.uint16) if values.itemsize > 1 else values.astype(np.uint8)
+    return values.astype(np.uint16) if values.itemsize > 1 else values.astype(np.uint8, copy=False)
 
 
 def _gray(image: Image.Image) -> NDArray[np.uint8]:

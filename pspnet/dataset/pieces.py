@@ -44,7 +44,7 @@ SCHEMA = pa.schema(
         "image_digest": pa.binary(32),  # of the image alone
         "digest": pa.binary(32),  # of image and mask
         "glance": pa.binary(GLANCE_PX**2),
-        "channel_sums": pa.list_(pa.int64(), 6),
+        "channel_sums": pa.list_(pa.int64(), 7),
         "classes": pa.list_(pa.uint8()),
         "class_pixels": pa.list_(pa.int64()),
         "told": pa.string(),  # JSON

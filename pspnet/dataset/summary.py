@@ -21,18 +21,17 @@ class Summary:
         self._images: Counter[Split] = Counter()
         self._masks: Counter[Split] = Counter()
         self._labelled: dict[Split, set[str]] = {split: set() for split in SPLITS}
-        self._pixels, self._channel_sums = 0, [0] * 6
+        self._channel_sums = [0] * 7
         self._class_counts = {split: np.zeros(256, np.int64) for split in SPLITS}
         names = json.dumps(classes.names).encode() + b"\n"
         self._digests = {split: hashlib.sha256(names) for split in SPLITS}
 
     def add(self, record: Record, channel_sums: Sequence[int], class_counts: Mapping[int, int]) -> None:
-        """`channel_sums`: of the values of red, green and blue, then of their squares."""
+        """`channel_sums`: pixels, then the sums of their red, green and blue, then of the squares of these."""
         split = record.split
         self._images[split] += 1
         self._digests[split].update(f"{record.sha256} {json.dumps(record.id)}\n".encode())
         if split in ("train", "unlabeled"):  # what val and test look like stays unknown
-            self._pixels += record.height * record.width
             self._channel_sums = [a + b for a, b in zip(self._channel_sums, channel_sums, strict=True)]
         if record.mask is not None:
             self._masks[split] += 1
@@ -67,9 +66,9 @@ class Summary:
 
     def _statistics(self) -> tuple[Channels, Channels]:
         """mean = sum(x) / n, std = sqrt(sum(x^2) / n - mean^2), from whole numbers: the order adds nothing."""
-        sums = np.array(self._channel_sums, np.float64)
-        mean = sums[:3] / max(self._pixels, 1)
-        variance = sums[3:] / max(self._pixels, 1) - mean**2
+        pixels, *sums = self._channel_sums
+        means = np.array(sums, np.float64) / max(pixels, 1)
+        mean, variance = means[:3], means[3:] - means[:3] ** 2
         std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1)  # images get divided by it
         return _rounded(mean / 255), _rounded(std / 255)
 

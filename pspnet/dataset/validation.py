@@ -50,7 +50,7 @@ class Checked:
     height: int = 0
     width: int = 0
     glance: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((GLANCE_PX, GLANCE_PX), np.uint8))
-    channel_sums: list[int] = field(default_factory=lambda: [0] * 6)  # of values, then of their squares
+    channel_sums: list[int] = field(default_factory=lambda: [0] * 7)  # pixels sampled; sums of values, of their squares
     class_counts: dict[int, int] = field(default_factory=dict)  # pixels by value of the mask
 
 
@@ -84,8 +84,9 @@ def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> Checked:
         return checked
     checked.image, checked.height, checked.width, checked.glance = image.data, image.height, image.width, image.glance
     values_of_a_byte = np.arange(256)
-    sums = image.channel_counts @ values_of_a_byte, image.channel_counts @ values_of_a_byte**2
-    checked.channel_sums = np.concatenate(sums).tolist()
+    counts = image.channel_counts
+    sums = counts @ values_of_a_byte, counts @ values_of_a_byte**2
+    checked.channel_sums = [int(counts[0].sum()), *np.concatenate(sums).tolist()]
     if mask is not None:
         checked.mask = encode_mask(mask)
     return checked

@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 
-from pspnet.dataset.duplicates import RANK, copies, hashes_of, look_alikes, really_alike
+from pspnet.dataset.duplicates import RANK, copies, hashes_of, look_alikes, really_alike, repeated
 from pspnet.dataset.images import GLANCE_PX
 from tests.dataset.rawdata import Pixels
 
@@ -34,6 +34,13 @@ def test_two_in_the_same_split_and_train_beside_unlabeled_are_no_leak() -> None:
     same = np.repeat(glances(1), 3, axis=0)
     assert alike(same, [TRAIN, TRAIN, RANK["unlabeled"]]) == {}
     assert alike(same, [TRAIN, VAL, TEST]) == {0: 1, 1: 2}
+
+
+def test_pictures_that_look_alike_within_a_held_out_split_are_marked() -> None:
+    pictures = glances(4)
+    every = np.concatenate([pictures, pictures])
+    assert repeated(hashes_of(every), np.array([TEST, VAL, TRAIN, TEST] * 2)).tolist() == [True, True, False, True] * 2
+    assert not repeated(hashes_of(every), np.array([TEST, VAL, TRAIN, -1, VAL, TEST, TRAIN, -1])).any()
 
 
 def test_flat_pictures_look_like_nothing() -> None:

@@ -1,12 +1,20 @@
+import contextlib
 import io
+import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from pspnet.dataset.images import (
     TURNS,
@@ -42,6 +50,87 @@ def test_a_gray_image_decodes_to_three_equal_channels() -> None:
 
 def test_a_decoded_image_can_be_written_to() -> None:
     decoded(encoded(GRAY))[0, 0] = 1
+
+
+def soft(height: int, width: int) -> Image.Image:
+    return Image.fromarray(noise(5, 5)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (16, 17), (33, 31), (100, 129)])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1", "gray", "RGB", "restarts"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_decodes_to_the_pixels_that_pillow_sees(
+    size: tuple[int, int], subsampling: str, progressive: bool
+) -> None:
+    """Chroma of any resolution, none, colours stored as they are; sizes that fill no block."""
+    others: dict[str, dict[str, Any]] = {
+        "gray": {}, "RGB": {"keep_rgb": True}, "restarts": {"restart_marker_blocks": 1}
+    }  # fmt: skip
+    options = others.get(subsampling, {"subsampling": subsampling})
+    for picture in (soft(*size), Image.fromarray(noise(*size))):
+        stored = picture.convert("L") if subsampling == "gray" else picture
+        for quality in (30, 95):
+            data = encoded(stored, "JPEG", quality=quality, progressive=progressive, **options)
+            assert read_image(data, LIMIT).data == data
+            assert np.array_equal(decode_image(data), as_pillow_sees(data))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "content"),
+    [
+        (b"gAMA", struct.pack(">I", 100_000)),
+        (b"sRGB", b"\0"),
+        (b"cICP", bytes([9, 16, 0, 1])),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+        (b"bKGD", b"\0\1\0\2\0\3"),
+    ],
+)
+def test_what_a_png_says_of_its_colours_changes_none(chunk: bytes, content: bytes) -> None:
+    said = PngImagePlugin.PngInfo()
+    said.add(chunk, content)
+    data = encoded(UPRIGHT, pnginfo=said)
+    assert chunk in data and read_image(data, LIMIT).data == data
+    assert np.array_equal(decode_image(data), UPRIGHT)
+
+
+def test_real_images_decode_to_the_pixels_that_pillow_sees() -> None:
+    kinds = set()
+    for path in sorted(shared_data("awkward").rglob("*")) + sorted(shared_data("layouts").rglob("*.jp*g")):
+        with contextlib.suppress(Refused, IsADirectoryError):
+            data = read_image(path.read_bytes(), 10_000_000).data
+            assert np.array_equal(decode_image(data), as_pillow_sees(data)), path
+            kinds.add(data[:4])
+    assert len(kinds) > 2  # PNG, and JPEG with and without EXIF
+
+
+def as_pillow_sees(data: bytes) -> Pixels:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_picture_too_wide_for_opencv_is_decoded_by_pillow() -> None:
+    row = noise(1, 1_100_000)[..., 0]
+    assert cv2.imdecode(np.frombuffer(encoded(row), np.uint8), cv2.IMREAD_COLOR) is None
+    in_a_shard = memoryview(pa.scalar(encoded(row), pa.large_binary()).as_buffer())
+    for data in (encoded(row), in_a_shard):
+        assert np.array_equal(decode_image(data)[..., 1], row)
+    assert np.array_equal(decode_mask(encode_mask(row)), row)
+
+
+def test_a_picture_of_more_pixels_than_opencv_takes_is_decoded_by_pillow(tmp_path: Path) -> None:
+    """Of a billion by default; here of a hundred, by its own switch."""
+    (tmp_path / "image.jpg").write_bytes(encoded(soft(30, 40), "JPEG"))
+    code = (
+        "import sys, cv2, numpy, pathlib; from pspnet.dataset.images import decode_image\n"
+        "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "try: cv2.imdecode(numpy.frombuffer(data, numpy.uint8), 1)\n"
+        "except cv2.error: print(decode_image(data).shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "image.jpg")],
+        env=os.environ | {"OPENCV_IO_MAX_IMAGE_PIXELS": "100"}, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "(30, 40, 3)\n"
 
 
 # What the EXIF standard says of the stored row r and column c, for an upright image of height h and width w.
@@ -149,10 +238,13 @@ def test_the_same_image_is_normalised_to_the_same_bytes() -> None:
     assert read_image(data, LIMIT).data == read_image(data, LIMIT).data
 
 
-def test_pixels_are_counted_by_channel_and_value() -> None:
-    counts = read_image(encoded(np.array([[[1, 2, 3], [1, 5, 3]]], np.uint8)), LIMIT).channel_counts
-    assert counts.shape == (3, 256)
-    assert counts[0, 1] == 2 and counts[1, 2] == 1 and counts[1, 5] == 1 and counts[2, 3] == 2 and counts.sum() == 6
+@pytest.mark.parametrize(("height", "width"), [(1, 2), (4, 4), (40, 64), (37, 90)])
+def test_of_every_fourth_pixel_in_both_directions_each_channel_is_counted(height: int, width: int) -> None:
+    image = noise(height, width)
+    rows, columns = (((np.arange(-(-n // 4)) + 0.5) * n / -(-n // 4)).astype(int) for n in (height, width))
+    sampled = image[rows][:, columns].reshape(-1, 3)
+    counts = read_image(encoded(image), LIMIT).channel_counts
+    assert counts.tolist() == [np.bincount(channel, minlength=256).tolist() for channel in sampled.T]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -49,13 +49,13 @@ class VocMask(OneFile):
             return numbers_in(data, max_pixels)
         except InColors:
             colors, places = np.unique(colors_in(data, max_pixels), return_inverse=True)
-            known = {color_value(_color(index)): index for index in range(IGNORED)}
+            known = {color_value(palette_color(index)): index for index in range(IGNORED)}
             known[color_value(SEAM_COLOR)] = IGNORED
             values = np.array([known.get(color, color) for color in colors.tolist()], np.uint32)
             return values[places].reshape(places.shape)
 
 
-def _color(index: int) -> str:
+def palette_color(index: int) -> str:
     """Of the palette: the bits of the index dealt to red, green and blue in turn, the lowest to the highest place."""
     parts = [0, 0, 0]
     for bit in range(8):
