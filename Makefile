@@ -42,7 +42,7 @@ lock: $(INSTALLED)  ## resolve the ranges of pyproject.toml into requirements.lo
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@set -e; started=$$(date +%s); \
-	if command -v uv >/dev/null 2>&1; then test -x $(BIN)/python || uv venv --quiet .venv; \
+	if command -v uv >/dev/null 2>&1; then test -x $(BIN)/python || uv venv --quiet --seed .venv; \
 	else python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'; \
 	test -x $(BIN)/uv || { python3 -m venv .venv && $(BIN)/python -m pip install --quiet uv; }; fi; \
 	$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock; \

@@ -1,6 +1,7 @@
 """The `pspnet` command. Each function imports what it needs when it is called, so that `pspnet --help` is instant."""
 
 import os
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ import typer
 
 from pspnet import terminal
 from pspnet.offline import go_offline, prefect_here
+from pspnet.process import rank, ranks
 
 if TYPE_CHECKING:
     from pspnet.commands.workshop import Workshop
@@ -46,6 +48,9 @@ ReportNow = Annotated[Path, typer.Option(help="The evaluation of the bundle.")]
 RAW = Path("data/raw")
 PREPARED, REPORT, RECORDS = Path("data/prepared"), Path("reports/evaluation"), Path("reports/runs")
 BUNDLE = Path("models/segmenter")
+WEIGHTS = Path("data/weights")
+BENCHMARKS = ("cityscapes", "voc", "ade20k")  # of pspnet.submission
+FORMATS = ("onnx", "pt2")  # of pspnet.export
 
 Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
 History = Annotated[Path, typer.Option(help="CSV to write: a line per epoch.")]
@@ -61,14 +66,29 @@ def main() -> None:
 
 def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> Any:
     """Check the whole of params.yaml, hand the stage its own sections, and run it as a process DVC can rely on."""
-    with terminal.stage(name, EXITS / f"{name}.json") as tick:
+    from pspnet.training.launch import exit_file
+
+    with terminal.stage(name, exit_file(EXITS, name, rank())) as tick:
         params = _params()
         from pspnet.tracking.attempt import stage_run
+        from pspnet.tracking.run import StageRun
 
-        with stage_run(STATE, name, params, sections, run_record, _note) as run:
+        told = stage_run(STATE, name, params, sections, run_record, _note) if rank() == 0 else nullcontext(StageRun())
+        with told as run:
             stage = import_module(f"pspnet.stages.{name}")  # takes seconds, in which a parent may die
             own = {section: getattr(params, section) for section in sections}
             return stage.run(**own, **paths, run=run, tick=tick)
+
+
+def _training(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> None:
+    """A stage that PSPNET_DEVICES may spread over several processes, each of which calls this again."""
+    from pspnet.training.launch import devices, exit_file, launch
+
+    if ranks() == 1:
+        exit_file(EXITS, name, 0).unlink(missing_ok=True)
+        if (count := devices()) > 1:
+            raise typer.Exit(launch(name, count, EXITS))
+    _stage(name, sections, run_record, **paths)
 
 
 def _note(text: str) -> None:
@@ -110,17 +130,18 @@ def prepare(
 @app.command(rich_help_panel=STAGES)
 def pretrain(
     prepared: Prepared,
+    weights: Annotated[Path, typer.Option(help="Folder of imported weights, for `backbone.weights: imported`.")],
     out: Annotated[Path, typer.Option(help="Folder to write: the backbone.")],
     history: History,
     run_record: RunRecord = None,
 ) -> None:
-    """Train the backbone on images without masks (`pretrain.method` in params.yaml).
+    """Train the backbone on images without masks (`pretrain.method` in params.yaml), from what `backbone.weights` says.
 
-    Example: pspnet pretrain --prepared data/prepared --out models/backbone --history reports/pretrain.csv --run-record
-    reports/runs/pretrain.json
+    Example: pspnet pretrain --prepared data/prepared --weights data/weights --out models/backbone --history
+    reports/pretrain.csv --run-record reports/runs/pretrain.json
     """
-    _stage("pretrain", ("backbone", "pretrain", "runtime"), run_record,
-           prepared=prepared, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
+    _training("pretrain", ("backbone", "pretrain", "runtime"), run_record,
+              prepared=prepared, weights=weights, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
 
 
 @app.command(rich_help_panel=STAGES)
@@ -136,8 +157,8 @@ def finetune(
     Example: pspnet finetune --prepared data/prepared --backbone models/backbone --out models/segmenter --history
     reports/finetune.csv --run-record reports/runs/finetune.json
     """
-    _stage("finetune", ("backbone", "finetune", "runtime"), run_record,
-           prepared=prepared, pretrained=backbone, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
+    _training("finetune", ("backbone", "finetune", "runtime"), run_record,
+              prepared=prepared, pretrained=backbone, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
 
 
 @app.command(rich_help_panel=STAGES)
@@ -228,8 +249,15 @@ def predict(
     images: Annotated[Path, typer.Argument(help="Folder of images, searched with its sub-folders.")],
     out: Annotated[Path, typer.Option(help="Folder to write: masks, overlays, predictions.parquet.")],
     model: Annotated[str, typer.Option(help="A registered version: champion, challenger or its number.")] = CHAMPION,
-    bundle: Annotated[Path | None, typer.Option(help="A bundle to predict with instead of a registered one.")] = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(help="A bundle to predict with instead of a registered one; the mean of several that are given."),
+    ] = None,
     params: Annotated[Path, typer.Option(help="The params to predict with; a version has its own.")] = PARAMS,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Write the masks for a benchmark's server too.", metavar="|".join(BENCHMARKS)),
+    ] = None,
 ) -> None:
     """Masks for a folder of images, by the champion unless you say otherwise.
 
@@ -237,22 +265,46 @@ def predict(
 
     Example: pspnet predict photos --out predictions
     """
-    if bundle is None:
+    if layout not in (None, *BENCHMARKS):
+        raise typer.BadParameter(f"one of {', '.join(BENCHMARKS)}", param_hint="--layout")
+    if not bundle:
         from pspnet.commands.predict import predict_with_version
 
         shop = _workshop()
-        predict_with_version(shop, shop.versions.get(model), images, out)
+        predict_with_version(shop, shop.versions.get(model), images, out, layout)
         return
     with terminal.stage("predict", EXITS / "predict.json") as tick:
         from pspnet.config.params import load_params
         from pspnet.stages.predict import run
 
         own = load_params(params)
-        refused = run(own.prepare, own.predict, own.runtime, images=images, bundle=bundle, out=out, tick=tick)
+        refused = run(
+            own.prepare, own.predict, own.runtime, images=images, bundles=bundle, out=out, layout=layout, tick=tick
+        )
     for problem in refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
     skipped = f", {len(refused)} images skipped" if refused else ""
     terminal.out.print(f"{out / 'predictions.parquet'}{skipped}", markup=False)
+
+
+@app.command(rich_help_panel=AROUND)
+def export(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")] = BUNDLE,
+    form: Annotated[str, typer.Option("--format", help="Of the file.", metavar="|".join(FORMATS))] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write; else the bundle's name with .onnx or .pt2.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="How far logits may be from the bundle's, relative to the largest.")
+    ] = 1e-4,
+) -> None:
+    """A bundle as a file for other runtimes, once it computes the same at five sizes.
+
+    Example: pspnet export models/segmenter --format onnx --out segmenter.onnx
+    """
+    if form not in FORMATS:
+        raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
+    from pspnet.commands import export as command
+
+    command.export(bundle, form, out or Path(f"{bundle.resolve().name}.{form}"), tolerance)
 
 
 @app.command(rich_help_panel=AROUND)
@@ -370,6 +422,52 @@ def data_diff(
     from pspnet.commands import data_diff as command
 
     command.diff(rev, prepared, limit, as_json)
+
+
+weights_app = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(weights_app, name="weights", help="Weights that other projects have trained.", rich_help_panel=AROUND)
+
+
+@weights_app.command("import")
+def weights_import(
+    file: Annotated[Path, typer.Argument(help="What that project has saved: .pth, .pt, .safetensors.")],
+    project: Annotated[
+        str,
+        typer.Option(
+            "--from", help="hszhao, mmseg, torchvision, timm, moco, densecl, swav or dino.", metavar="PROJECT"
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"Folder to write: the backbone. Without --bundle it is {WEIGHTS / 'imported'} by default."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Folder to write: the whole network, for `pspnet predict --bundle`.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="classes.yaml of the bundle; else the classes that the file names.")
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, help="Of the images: 1 is gray, 3 is RGB.")] = 3,
+    min_coverage: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the tensors that must be there; the rest would be random.")
+    ] = 1.0,
+    output_stride: Annotated[int, typer.Option(help="Of the bundle: 8, 16 or 32 pixels per feature.")] = 8,
+    align_corners: Annotated[
+        bool | None,
+        typer.Option("--align-corners/--no-align-corners", help="Of the bundle; else as its project computes."),
+    ] = None,
+) -> None:
+    """Take a backbone, or a whole PSPNet, from another project's file: by its names and shapes, and not in part.
+
+    Example: pspnet weights import moco_v2_800ep_pretrain.pth.tar --from moco
+    """
+    from pspnet.commands import weights as command
+
+    imported = WEIGHTS / "imported"
+    if out is None and bundle is None:
+        out = imported
+    target = command.Target(out, bundle, classes, channels, min_coverage, output_stride, align_corners)
+    command.import_file(file, project, target, versioned=out == imported)
 
 
 @app.command(rich_help_panel=AROUND)

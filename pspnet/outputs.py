@@ -27,7 +27,11 @@ def whole_file(out: Path) -> Iterator[Path]:
     """The same for one file, which is on disk before it gets its name."""
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        _remove(partial)
+        raise
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(out)

@@ -1,15 +1,20 @@
 """An image of any size -> class probabilities of the same size. The one way from images to results."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
+from pspnet.metrics import NOTHING_IGNORED, confusion_matrix
 from pspnet.model.network import PSPNet
 from pspnet.model.preprocessing import Preprocessing
+from pspnet.windows import shares, windows
 
 
 @dataclass(frozen=True)
@@ -17,50 +22,144 @@ class Prediction:
     mask: NDArray[np.uint8]  # (H, W) class indices
     confidence: NDArray[np.float32]  # (H, W) probability of that class
 
+    def class_shares(self, classes: int) -> NDArray[np.float64]:
+        """For each class its share of the pixels."""
+        pixels = np.diag(confusion_matrix(self.mask, self.mask, classes, NOTHING_IGNORED))
+        return pixels / self.mask.size
+
+
+@dataclass(frozen=True)
+class PredictionProtocol:
+    """In which ways an image is looked at, as in `predict` of the params; the probabilities of all are averaged.
+
+    At another scale a window holds more or less of the image: scaled, it is again about window_px wide.
+    """
+
+    window_px: int
+    window_overlap_px: int
+    scales: Sequence[float]
+    flip: bool
+
+    def __str__(self) -> str:
+        scales = ", ".join(f"{scale:g}" for scale in self.scales)
+        several, is_scaled = len(self.scales) > 1, list(self.scales) != [1]
+        return (
+            f"{f'mean over the scales {scales}' if several else f'single scale {scales}'}, "
+            f"{'mean with the mirror image' if self.flip else 'no flip'}; images longer than {self.window_px:,} px "
+            f"in windows of {self.window_px:,} px that overlap by {self.window_overlap_px:,} px"
+            f"{', each as it is scaled' if is_scaled else ''}"
+        )
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network, and how the images look that it was trained on."""
+
+    network: PSPNet
+    preprocessing: Preprocessing
+
 
 @dataclass(frozen=True)
 class Predictor:
-    network: PSPNet
-    preprocessing: Preprocessing
-    window_px: int
-    window_overlap_px: int
+    """Of several members the probabilities are averaged: they must know the same classes."""
+
+    members: Sequence[Member]
+    protocol: PredictionProtocol
     device: torch.device
     precision: str
 
     def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
         """Images of one size, (N, H, W, 3)."""
-        probabilities = self.probabilities(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
-        confidence, mask = probabilities.max(dim=1)
-        pairs = zip(mask.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy(), strict=True)
-        return [Prediction(mask, confidence) for mask, confidence in pairs]
+        masks = np.empty(images.shape[:3], np.uint8)
+        confidences = np.empty(images.shape[:3], np.float32)
+        for rows, probabilities in self.bands(images):
+            confidence, mask = probabilities.max(dim=1)
+            masks[:, rows] = mask.to(torch.uint8).cpu().numpy()
+            confidences[:, rows] = confidence.cpu().numpy()
+            del probabilities  # else they would wait for the next ones, which take as much memory
+        return [Prediction(mask, confidence) for mask, confidence in zip(masks, confidences, strict=True)]
+
+    def bands(self, images: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
+        """Images of one size, (N, H, W, 3) -> their rows from top to bottom, with the probabilities (N, K, rows, W).
+
+        Of an image of any height only the rows are held that the windows under way cover.
+        """
+        for member in self.members:
+            member.network.eval()
+        height = images.shape[1]
+        looks = sorted(
+            (_Look(scale, *part) for scale in self.protocol.scales for part in self._parts(height, scale)),
+            key=lambda look: look.rows.start,
+        )
+        edges = sorted({edge for look in looks for edge in (look.rows.start, look.rows.stop)})
+        strips = deque(slice(*ends) for ends in pairwise(edges))  # each within a window or outside of it
+        totals: dict[int, Tensor] = {}  # first row of a strip that a window has begun -> (N, K, rows, W)
+        next_tops = [*(look.rows.start for look in looks[1:]), height]
+        for look, next_top in zip(looks, next_tops, strict=True):
+            self._add(images, look, strips, totals)
+            while strips and strips[0].stop <= next_top:
+                finished = strips.popleft()
+                yield finished, totals.pop(finished.start)
 
     @torch.inference_mode()
-    def probabilities(self, images: Tensor) -> Tensor:  # (N, 3, H, W) uint8 -> (N, K, H, W) float32
-        self.network.eval()
-        height, width = images.shape[-2:]
-        if max(height, width) <= self.window_px:
-            return self._whole(images)
-        total = torch.zeros((len(images), self.network.architecture.classes, height, width), device=self.device)
-        times = torch.zeros((height, width), device=self.device)
-        for rows in windows(height, self.window_px, self.window_overlap_px):
-            for columns in windows(width, self.window_px, self.window_overlap_px):
-                total[..., rows, columns] += self._whole(images[..., rows, columns])
-                times[rows, columns] += 1
-        return total / times
+    def _add(
+        self, images: NDArray[np.uint8], look: "_Look", strips: Iterable[slice], totals: dict[int, Tensor]
+    ) -> None:
+        """What all windows of these rows say, to the strips that lie in them."""
+        width = images.shape[2]
+        own = [strip for strip in strips if look.rows.start <= strip.start and strip.stop <= look.rows.stop]
+        for columns, column_shares in self._parts(width, look.scale):
+            counts = look.row_shares[:, None] * column_shares / self._times
+            values = self._sum(images[:, look.rows, columns], look.scale) * counts
+            for strip in own:
+                if strip.start not in totals:
+                    shape = (*values.shape[:2], strip.stop - strip.start, width)
+                    totals[strip.start] = torch.zeros(shape, device=self.device)
+                within = slice(strip.start - look.rows.start, strip.stop - look.rows.start)
+                totals[strip.start][..., columns] += values[:, :, within]
 
-    def _whole(self, images: Tensor) -> Tensor:
-        inputs = self.preprocessing(images.to(self.device))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.network(inputs)
-        return logits.float().softmax(dim=1)  # type: ignore[no-any-return]
+    @property
+    def _flips(self) -> tuple[bool, ...]:
+        return (False, True) if self.protocol.flip else (False,)
+
+    @property
+    def _times(self) -> int:
+        """How often each pixel is looked at."""
+        return len(self.members) * len(self.protocol.scales) * len(self._flips)
+
+    def _parts(self, length: int, scale: float) -> list[tuple[slice, Tensor]]:
+        """Windows over a side of the image, as they are before they are scaled, with their shares."""
+        window = round(self.protocol.window_px / scale)
+        overlap = min(round(self.protocol.window_overlap_px / scale), window - 1)
+        parts = windows(length, window, overlap)
+        own_shares = shares(length, parts, overlap)
+        return [(part, share.to(self.device)) for part, share in zip(parts, own_shares, strict=True)]
+
+    def _sum(self, images: NDArray[np.uint8], scale: float) -> Tensor:  # (N, h, w, 3) -> (N, K, h, w) float32
+        """Of the probabilities that all members give to the images and, if so wished, their mirror images."""
+        # A copy of its own: torch does not take arrays that may only be read. In memory channels come last, as they do.
+        pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(self.device)
+        size = images.shape[1:3]
+        scaled = [max(1, round(side * scale)) for side in size]
+        total = torch.zeros((), device=self.device)
+        for member in self.members:
+            inputs = _resized(member.preprocessing(pixels), scaled)
+            for flipped in self._flips:
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                    logits = member.network(inputs.flip(-1) if flipped else inputs)
+                probabilities = _resized(logits.float().softmax(dim=1), size)
+                total = total + (probabilities.flip(-1) if flipped else probabilities)
+        return total
 
 
-def windows(length: int, window: int, overlap: int) -> Iterator[slice]:
-    """Windows of one size that cover `length`; the last is moved back to end with it."""
-    if length <= window:
-        yield slice(0, length)
-        return
-    last = length - window
-    for start in range(0, last, window - overlap):
-        yield slice(start, start + window)
-    yield slice(last, length)
+@dataclass(frozen=True)
+class _Look:
+    """Rows of the image that windows cover at one scale."""
+
+    scale: float
+    rows: slice
+    row_shares: Tensor
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    return maps if maps.shape[-2:] == tuple(size) else F.interpolate(maps, size, mode="bilinear", align_corners=False)

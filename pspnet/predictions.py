@@ -26,10 +26,12 @@ from pspnet.outputs import whole_file
 from pspnet.prediction import Prediction
 from pspnet.process import exclusive
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 TABLE, DIGESTS, ROWS = "predictions.parquet", ".digests.parquet", ".rows.jsonl"
 SETTINGS, LOCK = "settings.json", ".lock"
-PICTURES = ("masks", "overlays")
+MASKS = "masks"
+PICTURES = (MASKS, "overlays")
+STRIP_ROWS = 256  # of an overlay, made at once
 
 Color = tuple[int, int, int]
 
@@ -70,6 +72,10 @@ class PredictionFolder:
         made = set.intersection(*(set(_names(folder / kind)) for kind in PICTURES))
         self._finished = {name: sha256 for name, sha256 in self._finished.items() if sha256 and name in made}
 
+    @property
+    def finished(self) -> list[str]:
+        return sorted(self._finished)
+
     def unfinished(self, files: Mapping[str, Stamp]) -> list[str]:
         """Of these images the new ones and those that may have changed, sorted. Any other image is gone from now on."""
         self._finished = {name: sha256 for name, sha256 in self._finished.items() if name in files}
@@ -89,8 +95,7 @@ class PredictionFolder:
         self._note({"image": name})
         masks, overlays = self._pictures(name)
         _save(palette_image(prediction.mask, self._palette), masks)
-        colored = Image.fromarray(self._palette[prediction.mask])
-        _save(Image.blend(Image.fromarray(image), colored, 0.5), overlays)
+        _save(self._overlay(image, prediction.mask), overlays)
         self._note({"image": name, "sha256": sha256, **stamp._asdict(), **self._figures(prediction)})
         self._finished[name] = sha256
         self._seen[name] = (sha256, *stamp)
@@ -113,9 +118,18 @@ class PredictionFolder:
         self._write(DIGESTS, self._whole_digests())
         (self._folder / ROWS).unlink(missing_ok=True)
 
+    def _overlay(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Image.Image:
+        """Strip by strip: of a whole large image the colours and the steps between would take gigabytes."""
+        overlay = np.empty_like(image)
+        for top in range(0, len(image), STRIP_ROWS):
+            rows = slice(top, top + STRIP_ROWS)
+            colored = Image.fromarray(self._palette[mask[rows]])
+            overlay[rows] = np.asarray(Image.blend(Image.fromarray(image[rows]), colored, 0.5))
+        return Image.fromarray(overlay)
+
     def _figures(self, prediction: Prediction) -> dict[str, Any]:
         height, width = prediction.mask.shape
-        shares = np.bincount(prediction.mask.ravel(), minlength=len(self._shares)) / prediction.mask.size
+        shares = prediction.class_shares(len(self._shares))
         return {
             "height": height,
             "width": width,

@@ -8,13 +8,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
-import psutil
 
 from pspnet.errors import Busy, Problem, UserError
 
+if TYPE_CHECKING:
+    import psutil  # which a machine for training alone may lack
+
 _PR_SET_PDEATHSIG = 1
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of what it starts
+LAUNCHER = "PSPNET_LAUNCHER"  # in the same environment: our process that torchrun runs in
 LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
 STOP_SECONDS = 60  # a training saves its checkpoint first
 CLOCK_SECONDS = 5.0  # by which a clock may have been set since
@@ -22,6 +27,8 @@ CLOCK_SECONDS = 5.0  # by which a clock may have been set since
 
 def is_alive(number: int, created: float) -> bool:
     """Whether the process of this number is still the one that was created then: numbers are given again."""
+    import psutil
+
     try:
         process = psutil.Process(number)
         same = abs(process.create_time() - created) < CLOCK_SECONDS
@@ -30,8 +37,10 @@ def is_alive(number: int, created: float) -> bool:
         return False
 
 
-def family(number: int) -> list[psutil.Process]:
+def family(number: int) -> "list[psutil.Process]":
     """The process of this number and all that came from it, as long as nobody between them has ended."""
+    import psutil
+
     try:
         first = psutil.Process(number)
         return [first, *first.children(recursive=True)]
@@ -39,8 +48,10 @@ def family(number: int) -> list[psutil.Process]:
         return []
 
 
-def end_all(processes: Sequence[psutil.Process], seconds: float = STOP_SECONDS) -> None:
+def end_all(processes: "Sequence[psutil.Process]", seconds: float = STOP_SECONDS) -> None:
     """Who is nobody's child among them is asked to end, the others get what it passes on; who is left is killed."""
+    import psutil
+
     numbers = {process.pid for process in processes}
     for process in [process for process in processes if _parent(process) not in numbers]:
         with suppress(psutil.NoSuchProcess):
@@ -51,10 +62,22 @@ def end_all(processes: Sequence[psutil.Process], seconds: float = STOP_SECONDS) 
             process.kill()
 
 
-def _parent(process: psutil.Process) -> int | None:
+def _parent(process: "psutil.Process") -> int | None:
+    import psutil
+
     with suppress(psutil.NoSuchProcess):
         return process.ppid()
     return None
+
+
+def rank() -> int:
+    """Which of the processes this is that torchrun has started for a training. The first does all but train alone."""
+    return int(os.environ["RANK"]) if _TORCHRUN in os.environ else 0
+
+
+def ranks() -> int:
+    """How many they are."""
+    return int(os.environ["WORLD_SIZE"]) if _TORCHRUN in os.environ else 1
 
 
 def user() -> str:
@@ -75,6 +98,12 @@ def die_with_parent(death_signal: signal.Signals, parent: int | None = None) -> 
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:  # it died before the request took effect
         os.kill(os.getpid(), death_signal)
+
+
+def die_with_launcher() -> None:
+    """Of several processes that train together: at once, as who waits for another takes no notice of a request."""
+    launcher = os.environ.get(LAUNCHER)
+    die_with_parent(signal.SIGKILL, int(launcher) if launcher else None)
 
 
 @contextmanager

@@ -21,13 +21,12 @@ from pspnet import metrics
 from pspnet.errors import Problem, UserError
 
 Histories = dict[str, pd.DataFrame]  # stage of training -> one row per epoch; an empty frame: it was skipped
-FORMAT = 2
+FORMAT = 3
 IGNORED = 255
 PAGE = "report.html"
-PROTOCOL = (
-    "Every image is predicted once, at a single scale and without flipping. One confusion matrix counts the labelled "
-    "pixels of all images, and IoU and pixel accuracy are read from it. A class that neither the masks nor the "
-    "predictions show is absent: it has no IoU and takes no part in the mean."
+COUNTING = (
+    "One confusion matrix counts the labelled pixels of all images, and IoU and pixel accuracy are read from it. A "
+    "class that neither the masks nor the predictions show is absent: it has no IoU and takes no part in the mean."
 )
 LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # of a picture on the page
 WRONG = (229, 57, 53, 255)
@@ -46,6 +45,7 @@ class Picture:
 class EvaluationReport:
     model: dict[str, Any]  # short facts, shown as a table
     bundle: str  # digest of the bundle that was measured
+    protocol: str  # how the images were predicted
     split: str
     fingerprint: str  # of that split
     classes: tuple[str, ...]
@@ -86,7 +86,8 @@ class EvaluationReport:
             "split": self.split,
             "fingerprint": self.fingerprint,
             "bundle": self.bundle,
-            "protocol": PROTOCOL,
+            "protocol": self.protocol,
+            "counting": COUNTING,
         }
 
 
@@ -115,7 +116,7 @@ def load_report(folder: Path) -> EvaluationReport:
     if (found := facts.get("format")) != FORMAT:
         raise UserError(Problem(str(folder / "report.json"), f"format {found}", f"format {FORMAT}", "Evaluate again."))
     return EvaluationReport(
-        **{name: facts[name] for name in ("model", "bundle", "split", "fingerprint")},
+        **{name: facts[name] for name in ("model", "bundle", "protocol", "split", "fingerprint")},
         classes=tuple(facts["classes"]),
         colors=tuple((red, green, blue) for red, green, blue in facts["colors"]),
         confusion=np.array(facts["confusion"], dtype=np.int64),
@@ -156,7 +157,7 @@ def _page(report: EvaluationReport, best: list[Picture], worst: list[Picture], h
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         report=report,
-        protocol=PROTOCOL,
+        counting=COUNTING,
         histogram=np.histogram(report.images["mean_iou"].dropna(), bins=20, range=(0, 1))[0].tolist(),
         classes=_classes(report),
         confusions=_confusions(report),

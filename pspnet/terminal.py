@@ -24,7 +24,7 @@ from rich.text import Text
 
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import whole_file
-from pspnet.process import die_with_parent
+from pspnet.process import die_with_launcher, die_with_parent, ranks
 
 Tick = Callable[[int, int, str], None]
 
@@ -102,7 +102,9 @@ def _stop_requests() -> Iterator[list[int]]:
 @contextmanager
 def stage(name: str, exit_file: Path) -> Iterator[Tick]:
     """A stage as a process: ends with its parent, and leaves behind why it ended, since DVC's status is always 255."""
-    if "DVC_STAGE" in os.environ:  # a person's own run may outlive the terminal it was started in
+    if ranks() > 1:
+        die_with_launcher()
+    elif "DVC_STAGE" in os.environ:  # a person's own run may outlive the terminal it was started in
         die_with_parent(signal.SIGTERM)
     exit_file.unlink(missing_ok=True)  # none left behind: killed
     started = time.monotonic()

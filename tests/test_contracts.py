@@ -63,7 +63,7 @@ def test_a_stage_imports_only_the_config_of_its_params(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_reads_what_earlier_stages_write(stage: str) -> None:
-    written = {"data/raw"}
+    written = {"data/raw", "data/weights"}
     for name, other in STAGES.items():
         if name == stage:
             break
@@ -108,6 +108,12 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
     for page in pages:
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        for path, name in re.findall(r"(tests/\S+\.py)::(\w+)", page.read_text()):
+            assert f"def {name}(" in (ROOT / path).read_text(), f"{page.name} names {path}::{name}"
 
 
 def test_training_core_imports_no_engine_even_indirectly() -> None:

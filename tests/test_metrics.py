@@ -6,6 +6,7 @@ from sklearn.metrics import jaccard_score
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from pspnet.metrics import (
+    NOTHING_IGNORED,
     class_iou,
     confusion_matrix,
     intersection_and_union,
@@ -44,6 +45,42 @@ def test_agrees_with_two_other_libraries() -> None:
         torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(mask.astype(np.int64)), 5, ignore_index=IGNORE
     )
     assert mean_iou(confusion) == pytest.approx(theirs.item())
+
+
+def test_the_ignored_value_may_be_that_of_a_class_or_any_other() -> None:
+    mask = np.array([[0, 1, 2, 11, 255]], np.uint8)
+    prediction = np.array([[0, 1, 1, 0, 1]], np.uint8)
+    assert confusion_matrix(mask[:, :4], prediction[:, :4], 3, 11).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert confusion_matrix(mask[:, :3], prediction[:, :3], 3, 1).tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert confusion_matrix(mask[:, 4:], prediction[:, 4:], 3, 255).sum() == 0
+
+
+@pytest.mark.parametrize(("mask", "prediction", "lost"), [([3, 0], [0, 0], 1), ([0, 0], [3, 255], 2)])
+def test_a_value_that_is_no_class_is_never_lost_without_a_word(
+    mask: list[int], prediction: list[int], lost: int
+) -> None:
+    with pytest.raises(ValueError, match=f"{lost} pixels have a value that is none of the 3 classes"):
+        confusion_matrix(np.array(mask, np.uint8), np.array(prediction, np.uint8), 3, IGNORE)
+
+
+@pytest.mark.parametrize("part", [np.s_[:, :], np.s_[::2, ::3], np.s_[:1], np.s_[:, :1]])
+def test_all_256_values_can_be_classes_and_arrays_of_any_layout_count(part: tuple[slice, ...]) -> None:
+    rng = np.random.default_rng(0)
+    mask, prediction = (rng.integers(0, 256, (70, 90)).astype(np.uint8) for _ in range(2))
+    mask.flags.writeable = False
+    expected = sklearn_confusion(mask[part].ravel(), prediction[part].ravel(), labels=range(256))
+    assert np.array_equal(confusion_matrix(mask[part], prediction[part], 256, NOTHING_IGNORED), expected)
+
+
+def test_of_no_pixels_nothing_is_counted() -> None:
+    nothing = np.zeros((0, 5), np.uint8)
+    assert confusion_matrix(nothing, nothing, 2, IGNORE).tolist() == [[0, 0], [0, 0]]
+
+
+def test_more_pixels_than_a_float32_can_count_are_counted_exactly() -> None:
+    mask = np.zeros((4097, 4099), np.uint8)  # 2^24 is 4096 x 4096
+    mask[0, :3] = 1
+    assert confusion_matrix(mask, np.zeros_like(mask), 2, IGNORE).tolist() == [[4097 * 4099 - 3, 0], [3, 0]]
 
 
 def test_nothing_annotated_has_no_score() -> None:

@@ -73,7 +73,8 @@ def report(
         )
     total = np.sum(images, axis=0)
     colors = ((0, 0, 0),) * len(classes)
-    return EvaluationReport({}, bundle, "test", split, tuple(classes), colors, total, pd.DataFrame(rows))
+    rest = (split, tuple(classes), colors, total, pd.DataFrame(rows))
+    return EvaluationReport({}, bundle, "single scale", "test", *rest)
 
 
 def gate(candidate: EvaluationReport, champion: EvaluationReport | None, **changes: Any) -> Decision:

@@ -20,6 +20,7 @@ from pspnet.report import (
     wrong_pixels,
 )
 
+PROTOCOL = "mean over the scales 1, 2; <no> flip"
 CLASSES = ("road", 'car <b> & "van"', "train")
 COLORS = ((128, 64, 128), (0, 0, 142), (0, 80, 100))
 MASK = np.array([[0, 0, 1, 1], [0, 0, 1, IGNORED]], np.uint8)
@@ -54,7 +55,8 @@ def report_of(*pictures: tuple[str, Picture]) -> EvaluationReport:
             }
         )
     facts = {"backbone": "ResNet-18, width 0.25", "output stride": "8"}
-    return EvaluationReport(facts, "b" * 64, "test", "f" * 64, CLASSES, COLORS, total, pd.DataFrame(rows))
+    images = pd.DataFrame(rows)
+    return EvaluationReport(facts, "b" * 64, PROTOCOL, "test", "f" * 64, CLASSES, COLORS, total, images)
 
 
 @pytest.fixture
@@ -110,12 +112,20 @@ def test_groups_are_worst_first_with_the_mean_over_their_images(report: Evaluati
 def test_report_survives_writing_and_loading(report: EvaluationReport, tmp_path: Path) -> None:
     write(report, tmp_path)
     again = load_report(tmp_path)
-    for name in ("model", "bundle", "split", "fingerprint", "classes", "colors"):
+    for name in ("model", "bundle", "protocol", "split", "fingerprint", "classes", "colors"):
         assert getattr(again, name) == getattr(report, name)
     np.testing.assert_array_equal(again.confusion, report.confusion)
     assert again.confusion.dtype == np.int64
     pd.testing.assert_frame_equal(again.images, report.images)
     assert again.summary() == report.summary()
+
+
+def test_the_page_and_the_file_say_how_the_images_were_predicted(report: EvaluationReport, tmp_path: Path) -> None:
+    page = write(report, tmp_path)
+    assert "How the images were predicted: mean over the scales 1, 2; &lt;no&gt; flip." in page
+    facts = json.loads((tmp_path / "report.json").read_text())
+    assert facts["protocol"] == PROTOCOL
+    assert facts["counting"].startswith("One confusion matrix counts")
 
 
 def test_tables_for_other_tools_hold_the_same_numbers(report: EvaluationReport, tmp_path: Path) -> None:
@@ -138,7 +148,7 @@ def test_report_of_another_format_is_refused(report: EvaluationReport, tmp_path:
     write(report, tmp_path)
     path = tmp_path / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
-    with pytest.raises(UserError, match="format 99; expected format 2"):
+    with pytest.raises(UserError, match="format 99; expected format 3"):
         load_report(tmp_path)
 
 
@@ -254,7 +264,7 @@ def test_page_of_many_pictures_and_classes_stays_small(tmp_path: Path) -> None:
     classes = tuple(f"class {index} with a long name" for index in range(150))
     confusion = np.ones((150, 150), np.int64) + np.diag(np.full(150, 1000))
     images = pd.DataFrame({"id": ["a"], "group": ["g"], "pixels": [9], "pixel_accuracy": [0.9], "mean_iou": [0.8]})
-    report = EvaluationReport({}, "b", "test", "f", classes, COLORS * 50, confusion, images)
+    report = EvaluationReport({}, "b", "single scale", "test", "f", classes, COLORS * 50, confusion, images)
     stripes = np.repeat(np.arange(720)[:, None] // 10 % 150, 960, axis=1).astype(np.uint8)
     noise = Picture(
         "noise", 0.5, np.random.default_rng(0).integers(0, 256, (720, 960, 3), dtype=np.uint8), stripes, stripes

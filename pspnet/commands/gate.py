@@ -66,13 +66,15 @@ def _todays_fingerprint(shop: Workshop, version: Version, data: Data) -> str:
 def _report(shop: Workshop, version: Version, fingerprint: str, data: Data) -> EvaluationReport:
     """On today's test split if that can be; a model of other classes cannot be measured there."""
     measured = shop.state / "evaluations" / f"{version.bundle[:16]}-{fingerprint[:16]}"
-    if (data.report / "report.json").exists():
-        # Asked before all of it is read: it may be of another bundle, or of a time when reports were different.
-        facts = json.loads((data.report / "report.json").read_text(encoding="utf-8"))
-        if (facts.get("bundle"), facts.get("fingerprint")) == (version.bundle, fingerprint):
-            return load_report(data.report)
     folder = shop.versions.folder(version)
     registered = load_report(part(folder, "report"))
+    if (data.report / "report.json").exists():
+        # Asked before all of it is read: it may be of another bundle, of a time when reports were different, or of
+        # other settings than the version serves with.
+        facts = json.loads((data.report / "report.json").read_text(encoding="utf-8"))
+        wanted = {"bundle": version.bundle, "fingerprint": fingerprint, "protocol": registered.protocol}
+        if all(facts.get(name) == value for name, value in wanted.items()):
+            return load_report(data.report)
     if registered.fingerprint == fingerprint:
         return registered
     if not measured.exists():
@@ -80,12 +82,12 @@ def _report(shop: Workshop, version: Version, fingerprint: str, data: Data) -> E
         if dataset.classes != registered.classes:
             return registered
         with whole_folder(measured) as partial:
-            write_report(_measured(version, folder, dataset), [], [], {}, partial)
+            write_report(_measured(version, folder, registered.protocol, dataset), [], [], {}, partial)
     return load_report(measured)
 
 
-def _measured(version: Version, folder: Path, dataset: PreparedDataset) -> EvaluationReport:
-    """By the version's own code, as it is served."""
+def _measured(version: Version, folder: Path, protocol: str, dataset: PreparedDataset) -> EvaluationReport:
+    """By the version's own code, as it is served: its images are predicted as those of its own report."""
     samples = AnnotatedImages(dataset.reader(), dataset.annotated(SPLIT))
     title = f"version {version.number} on today's test split"
     with served(folder) as ask, terminal.progress(title) as tick:
@@ -95,6 +97,7 @@ def _measured(version: Version, folder: Path, dataset: PreparedDataset) -> Evalu
     return EvaluationReport(
         model={"version": str(version.number)},
         bundle=version.bundle,
+        protocol=protocol,
         split=SPLIT,
         fingerprint=dataset.fingerprints[SPLIT],
         classes=dataset.classes,

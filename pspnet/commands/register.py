@@ -14,6 +14,7 @@ import numpy as np
 from pspnet import terminal
 from pspnet.commands.promote import LOCK, Promotion
 from pspnet.commands.workshop import Workshop
+from pspnet.config.predict import PredictParams
 from pspnet.config.serve import ServeParams
 from pspnet.dataset.annotated import AnnotatedImages
 from pspnet.dataset.images import encode_image
@@ -22,6 +23,7 @@ from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.weights import digest
 from pspnet.packaging import save_version
+from pspnet.prediction import PredictionProtocol
 from pspnet.process import exclusive
 from pspnet.registry.expected import IMAGES, write_expected
 from pspnet.registry.provenance import collect, run_page, stage_runs
@@ -52,7 +54,7 @@ def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
         version = known = shop.versions.by_bundle(key)
         if version is None:
             with tempfile.TemporaryDirectory() as folder:
-                version = _add(shop, results, bundle, key, _report_of(results, key), Path(folder))
+                version = _add(shop, results, bundle, key, _report_of(results, key, shop.params.predict), Path(folder))
         # Of a known one too: the process that added it may have been killed before it came here.
         if version.number not in (shop.versions.alias(CHAMPION), shop.versions.alias(CHALLENGER)):
             shop.versions.set_alias(CHALLENGER, version.number)
@@ -61,11 +63,16 @@ def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
         return shop.versions.get(str(version.number)), known is None
 
 
-def _report_of(results: Results, key: str) -> EvaluationReport:
+def _report_of(results: Results, key: str, predict: PredictParams) -> EvaluationReport:
+    """What was measured must be what will be served."""
     report = load_report(results.report)
     if report.bundle != key:
         found = f"is of the bundle {report.bundle[:12]}, and {results.bundle} is {key[:12]}"
         raise UserError(Problem(str(results.report), found, "the report of this bundle", "`dvc repro` evaluates it."))
+    served = str(PredictionProtocol(**predict.model_dump()))
+    if report.protocol != served:
+        found = f"was measured in another way than params.yaml says: {report.protocol}"
+        raise UserError(Problem(str(results.report), found, served, "`dvc repro` evaluates it again."))
     return report
 
 

@@ -4,7 +4,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pspnet.config.section import AtLeastOne, Count, NotNegative, Pixels, Positive, Section, Share
+from pspnet.config.section import (
+    AtLeastOne,
+    Count,
+    Degrees,
+    NotNegative,
+    Pixels,
+    Positive,
+    Section,
+    Share,
+    check_parts,
+)
 
 
 class JigsawParams(Section):
@@ -25,7 +35,7 @@ class InpaintingParams(Section):
 
 class PretrainParams(Section):
     method: Literal["none", "rotation", "jigsaw", "inpainting"]
-    """The task the backbone learns from unlabelled images. `none`: it starts from random weights."""
+    """The task the backbone learns from unlabelled images. `none`: it stays as `backbone.weights` says."""
     epochs: AtLeastOne
     """Passes over the images."""
     batch_size: Annotated[int, Field(ge=2)]
@@ -36,24 +46,38 @@ class PretrainParams(Section):
     """Views are cut from the image enlarged by a random factor: the smallest ..."""
     scale_max: Positive
     """... and the largest."""
+    rotation_degrees: Degrees
+    """Half of the views are turned by a random angle, of at most this; 0: none is."""
     flip_probability: Share
     """Of mirroring left and right; 0 where left and right differ in meaning."""
+    blur_probability: Share
+    """Of a Gaussian blur over 5 x 5 pixels."""
     color_jitter: Share
     """Strength of random brightness, contrast and saturation."""
     output_stride: Literal[8, 16, 32]
     """Pixels per feature. Coarser than in finetune is cheaper and fits: dilation changes no weight's shape."""
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: Literal["adamw", "sgd", "rmsprop"]
     """AdamW suits short runs, SGD long ones."""
     learning_rate: Positive
-    """After warm-up; from there it falls to 0 by the poly rule."""
+    """Of the schedule at its beginning; during the warm-up it counts less."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    """Of SGD; AdamW has its own."""
+    """Of SGD and RMSprop; AdamW has its own."""
     weight_decay: NotNegative
-    """Decoupled in AdamW, added to the gradient in SGD."""
+    """Decoupled in AdamW, added to the gradient in SGD and RMSprop."""
+    decay_norms_and_biases: bool
+    """Whether the scales and shifts of BatchNorm and the biases decay too, as published; many recipes spare them."""
+    schedule: Literal["poly", "cosine"]
+    """How the learning rate falls: by poly_power, or as a half wave of the cosine."""
     warmup_steps: Count
     """Steps over which the learning rate rises from 0."""
     poly_power: Positive
-    """Learning rate = learning_rate * (1 - step / steps) ** poly_power."""
+    """Of the schedule `poly`: learning rate = learning_rate * (1 - step / steps) ** poly_power."""
+    learning_rate_floor: Share
+    """Share of learning_rate to which the schedule falls; 0 as published."""
+    gradient_clip_norm: NotNegative
+    """Gradients that are longer are shortened to this; 0: never."""
+    accumulation_steps: AtLeastOne
+    """Parts into which a device splits its images of a step, to need less memory. BatchNorm sees one part at a time."""
     jigsaw: JigsawParams
     """Read by that method."""
     inpainting: InpaintingParams
@@ -67,4 +91,9 @@ class PretrainParams(Section):
             raise ValueError("jigsaw.gap_px of less than half a patch (crop_px / jigsaw.grid)")
         if self.inpainting.block_px > self.crop_px // 2:
             raise ValueError("inpainting.block_px of at most half of crop_px")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_step_are_whole(self) -> Self:
+        check_parts(self.batch_size, self.accumulation_steps)
         return self

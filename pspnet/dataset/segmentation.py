@@ -21,6 +21,10 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def source(self, position: int) -> str:
+        """The file among the raw data."""
+        return self._reader.source(*self._places[position])
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, position = key
         shard, row = self._places[position]
@@ -29,6 +33,6 @@ class TrainingCrops(Dataset[dict[str, Tensor]]):
             self._reader.image(shard, row), self._reader.mask(shard, row), seed
         )
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (3, H, W) uint8
-            "mask": torch.from_numpy(np.ascontiguousarray(mask)),  # (H, W) uint8
+            "image": torch.from_numpy(image),  # (H, W, 3) uint8
+            "mask": torch.from_numpy(mask),  # (H, W) uint8
         }

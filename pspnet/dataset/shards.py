@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -118,12 +118,18 @@ class ShardReader:
         """(H, W); only for a sample that has one."""
         return decode_mask(self._encoded("mask", shard, row))
 
-    def _encoded(self, column: str, shard: int, row: int) -> IO[bytes]:
+    def source(self, shard: int, row: int) -> str:
+        """The image's file among the raw data."""
+        return str(self._value("source", shard, row).as_py())
+
+    def _encoded(self, column: str, shard: int, row: int) -> memoryview:
         """Where they lie in the mapped shard: the decoder takes what it looks at, and nothing is copied before."""
+        return memoryview(self._value(column, shard, row).as_buffer())
+
+    def _value(self, column: str, shard: int, row: int) -> Any:
         if shard not in self._open:
             self._open[shard] = open_shard(self._folder / self._names[shard])
-        file: IO[bytes] = pa.BufferReader(self._open[shard].column(column)[int(row)].as_buffer())
-        return file
+        return self._open[shard].column(column)[int(row)]
 
 
 def open_shard(path: Path) -> Any:

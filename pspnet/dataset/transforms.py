@@ -1,17 +1,34 @@
 """Random augmentation of an image, with its mask where it has one: the only module that knows albumentations."""
 
 import math
+from typing import Any
 
 import albumentations as A
 import cv2
 import numpy as np
+from albumentations.core.type_definitions import Targets
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[Any]  # of uint8; OpenCV does not say so of what it returns
+Matrix = NDArray[np.float64]
+
+BLUR_PX = 5  # side of the Gaussian kernel, as published
+GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+
+# There is a loader process for each core already. Here, not where a loader is made: whatever process augments imports
+# this module, and one that was not forked would begin with a thread for each core again.
+cv2.setNumThreads(0)
 
 
-class Augmentation:
-    """Scale, crop (or pad), mirror, colours. All randomness comes from the seed given with each call."""
+class AffineCrop(A.DualTransform):
+    """Scale, turn, mirror and crop (or pad) as one affine warp from the image straight into the crop.
+
+    Pixels are interpolated once, and none is computed that the crop does not show. The factor is drawn uniformly. Half
+    of the images are turned, as published, by an angle drawn uniformly. Where the crop shows more than the picture
+    there is the fill, into which the picture's outermost pixels run over.
+    """
+
+    _targets = (Targets.IMAGE, Targets.MASK)
 
     def __init__(
         self,
@@ -19,34 +36,150 @@ class Augmentation:
         width_px: int,
         scale_min: float,
         scale_max: float,
+        rotation_degrees: float,
         flip_probability: float,
+        fill: tuple[int, int, int],
+        ignore: int,
+    ) -> None:
+        super().__init__(p=1)
+        self.height_px, self.width_px = height_px, width_px
+        self.scale_min, self.scale_max = scale_min, scale_max
+        self.rotation_degrees, self.flip_probability = rotation_degrees, flip_probability
+        self.fill, self.ignore = fill, ignore
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        height, width = params["shape"][:2]
+        scale, turned, angle, mirrored, across, down = self.random_generator.random(6)
+        factor = self.scale_min + scale * (self.scale_max - self.scale_min)
+        radians = math.radians(self.rotation_degrees * (2 * angle - 1)) if turned < 0.5 else 0.0
+        scaled_height, scaled_width = max(1, round(height * factor)), max(1, round(width * factor))
+        return {
+            "crop_to_image": _crop_to_image(
+                left=_place(scaled_width, self.width_px, across),
+                top=_place(scaled_height, self.height_px, down),
+                middle=(scaled_width / 2, scaled_height / 2),
+                steps=(width / scaled_width, height / scaled_height),
+                radians=radians,
+                mirrored=mirrored < self.flip_probability,
+            ),
+            # Bilinear interpolation looks at four pixels. From half the size on it would skip some, so that fine
+            # patterns turn into coarse ones: then squares of `shrink` pixels become one first.
+            "shrink": max(1, int(min(width / scaled_width, height / scaled_height))),
+        }
+
+    def apply(self, img: Pixels, crop_to_image: Matrix, shrink: int, **_: Any) -> Pixels:
+        size = self.width_px, self.height_px
+        shown, crop_to_shown = _shown(img, crop_to_image, size, margin_px=2 * shrink)
+        if shrink > 1:
+            height, width = shown.shape[:2]
+            small = max(1, round(width / shrink)), max(1, round(height / shrink))
+            shown = cv2.resize(shown, small, interpolation=cv2.INTER_AREA)
+            for row, factor in enumerate((small[0] / width, small[1] / height)):
+                crop_to_shown[row] *= factor
+                crop_to_shown[row, 2] += (factor - 1) / 2  # coordinates count from the middle of the first pixel
+        # Of four channels OpenCV warps the same pixels in half the time that three take.
+        warped = _warped(cv2.cvtColor(shown, cv2.COLOR_RGB2RGBA), crop_to_shown, size, cv2.INTER_LINEAR, self.fill)
+        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+
+    def apply_to_mask(self, mask: Pixels, crop_to_image: Matrix, **_: Any) -> Pixels:
+        size = self.width_px, self.height_px
+        shown, crop_to_shown = _shown(mask, crop_to_image, size, margin_px=2)
+        return _warped(shown, crop_to_shown, size, cv2.INTER_NEAREST, (self.ignore,))
+
+
+def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
+    """Where the crop begins; a picture smaller than it lies in its middle."""
+    free = scaled_px - crop_px
+    return int(drawn * (free + 1)) if free >= 0 else -(-free // 2)
+
+
+def _crop_to_image(
+    left: int, top: int, middle: tuple[float, float], steps: tuple[float, float], radians: float, mirrored: bool
+) -> Matrix:
+    """From a pixel (x, y) of the crop to where the image is read: by way of the scaled image, turned about its middle.
+
+    Where nothing is scaled or turned all numbers are whole or halves, and the crop is exact.
+    """
+    cosine, sine = math.cos(radians), math.sin(radians)
+    direction = -1 if mirrored else 1
+    x, y = direction * (left + 0.5 - middle[0]), top + 0.5 - middle[1]
+    return np.array(
+        [
+            [direction * cosine * steps[0], -sine * steps[0], (cosine * x - sine * y + middle[0]) * steps[0] - 0.5],
+            [direction * sine * steps[1], cosine * steps[1], (sine * x + cosine * y + middle[1]) * steps[1] - 0.5],
+        ]
+    )
+
+
+def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_px: int) -> tuple[Pixels, Matrix]:
+    """The part of the image that the crop shows, and the matrix from the crop to it."""
+    last = np.array(size) - 1
+    moved = crop_to_image[:, :2] * last  # from the first pixel to the last, along each side of the crop
+    start = crop_to_image[:, 2] + np.minimum(moved, 0).sum(axis=1)
+    end = crop_to_image[:, 2] + np.maximum(moved, 0).sum(axis=1)
+    height, width = pixels.shape[:2]
+    left, right = _within(start[0] - margin_px, end[0] + margin_px, width)
+    top, bottom = _within(start[1] - margin_px, end[1] + margin_px, height)
+    return pixels[top:bottom, left:right], crop_to_image - [[0, 0, left], [0, 0, top]]
+
+
+def _within(start: float, end: float, length: int) -> tuple[int, int]:
+    """At least one pixel, even where the crop shows none."""
+    first = min(max(0, math.floor(start)), length - 1)
+    return first, max(first + 1, min(length, math.ceil(end) + 1))
+
+
+def _warped(
+    pixels: Pixels, crop_to_pixels: Matrix, size: tuple[int, int], interpolation: int, fill: tuple[int, ...]
+) -> Pixels:
+    flags = interpolation | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(pixels, crop_to_pixels, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+
+class Augmentation:
+    """Scale, turn, crop (or pad), mirror, blur, colours. All randomness comes from the seed given with each call."""
+
+    def __init__(
+        self,
+        height_px: int,
+        width_px: int,
+        scale_min: float,
+        scale_max: float,
+        rotation_degrees: float,
+        flip_probability: float,
+        blur_probability: float,
         color_jitter: float,
         fill: tuple[int, int, int],
         ignore: int,
     ) -> None:
-        self._least_px = math.ceil(1 / scale_min) + 1
-        cv2.setNumThreads(0)  # there is one loader process per core already
-        self._compose = A.Compose(
-            [
-                A.RandomScale((scale_min - 1, scale_max - 1), mask_interpolation=cv2.INTER_NEAREST, p=1),
-                A.PadIfNeeded(height_px, width_px, border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=ignore, p=1),
-                A.RandomCrop(height_px, width_px, p=1),
-                A.HorizontalFlip(p=flip_probability),
-                A.ColorJitter((1 - color_jitter, 1 + color_jitter), (1 - color_jitter, 1 + color_jitter),
-                              (1 - color_jitter, 1 + color_jitter), (0, 0), p=1 if color_jitter else 0),
-            ]
-        )  # fmt: skip
+        self._crop = AffineCrop(
+            height_px, width_px, scale_min, scale_max, rotation_degrees, flip_probability, fill, ignore
+        )
+        self._blur_probability, self._color_jitter = blur_probability, color_jitter
 
     def image(self, image: Pixels, seed: int) -> Pixels:
-        self._compose.set_random_seed(seed)
-        return self._compose(image=self._thick(image))["image"]  # type: ignore[no-any-return]
+        self._crop.set_random_seed(seed)
+        return self._look(self._crop(image=image)["image"])
 
     def image_and_mask(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        self._compose.set_random_seed(seed)
-        both = self._compose(image=self._thick(image), mask=self._thick(mask))
-        return both["image"], both["mask"]
+        self._crop.set_random_seed(seed)
+        both = self._crop(image=image, mask=mask)
+        return self._look(both["image"]), both["mask"]
 
-    def _thick(self, pixels: Pixels) -> Pixels:
-        """A picture of one row would vanish when it is made smaller, so the row is repeated."""
-        missing = [(0, max(0, self._least_px - side)) for side in pixels.shape[:2]]
-        return np.pad(pixels, [*missing, (0, 0)][: pixels.ndim], mode="edge") if np.any(missing) else pixels
+    def _look(self, image: Pixels) -> Pixels:
+        """What changes no place: of the crop alone, which is smaller than the image."""
+        blurred, *drawn = self._crop.random_generator.random(4)
+        if blurred < self._blur_probability:
+            image = cv2.GaussianBlur(image, (BLUR_PX, BLUR_PX), 0)
+        if self._color_jitter:
+            image = cv2.transform(image, _color_matrix(image, *(1 + self._color_jitter * (2 * d - 1) for d in drawn)))
+        return image
+
+
+def _color_matrix(image: Pixels, brightness: float, contrast: float, saturation: float) -> Matrix:
+    """All three in one step, without rounding between: the first scales colours, the second their distance to the
+    image's mean gray, the third that to their own gray. So their order does not matter.
+    """
+    gain = brightness * contrast
+    offset = brightness * (1 - contrast) * (GRAY @ cv2.mean(image)[:3])
+    return np.column_stack([gain * (saturation * np.eye(3) + (1 - saturation) * GRAY), np.full(3, offset)])

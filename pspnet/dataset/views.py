@@ -35,18 +35,14 @@ class UnlabelledViews(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def source(self, position: int) -> str:
+        """The file among the raw data."""
+        return self._reader.source(*self._places[position])
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, position = key
         shard, row = self._places[position]
         rng = np.random.default_rng([self._seed, epoch, position])
         image = self._reader.image(shard, row)
         views = self._views(lambda: self._augmentation.image(image, int(rng.integers(2**31))), self._params, rng)
-        return {name: _tensor(value) for name, value in views.items()}
-
-
-def _tensor(value: NDArray[np.generic]) -> Tensor:
-    """Images become (3, H, W)."""
-    array = np.asarray(value)
-    if array.dtype == np.uint8:
-        array = array.transpose(2, 0, 1)
-    return torch.from_numpy(np.array(array, order="C"))
+        return {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in views.items()}

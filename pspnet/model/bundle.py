@@ -7,7 +7,7 @@ from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.weights import load_weights, read_json, save_weights, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"
 FACTS = "model.json"
 

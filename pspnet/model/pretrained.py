@@ -1,4 +1,4 @@
-"""The directory `pretrain` hands to `finetune`: backbone weights and what they were made for."""
+"""A directory with a backbone: what `pretrain` hands to `finetune`, and what is imported from elsewhere."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -6,27 +6,36 @@ from pathlib import Path
 import torch
 
 from pspnet.errors import Problem, UserError
-from pspnet.model.backbone import Depth, ResNet
+from pspnet.model.backbone import Depth, Dilation, OutputStride, ResNet, Stem
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.weights import load_weights, read_json, save_weights, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS = "backbone.safetensors"
 FACTS = "backbone.json"
 
 
 @dataclass(frozen=True)
 class PretrainedBackbone:
-    """How the weights in a folder came to be. `method: none` has no weights."""
+    """How the weights in a folder came to be. Random ones that no method has trained are not kept."""
 
-    method: str
+    method: str  # by which they learnt from our images, or none
     depth: Depth
     width: float
     preprocessing: Preprocessing
     fingerprints: dict[str, str]  # of the splits it has seen
+    stem: Stem = "seven"
+    image_channels: int = 3
+    weights: str = "random"  # what the method began with: random, imagenet, or the project they were imported from
 
-    def save(self, backbone: ResNet | None, folder: Path) -> None:
-        if backbone is not None:
+    @property
+    def pretraining(self) -> str:
+        """All that went before finetuning."""
+        steps = [step for step in (self.weights, self.method) if step not in ("random", "none")]
+        return ", ".join(steps) or "none"
+
+    def save(self, backbone: ResNet, folder: Path) -> None:
+        if self.pretraining != "none":
             save_weights(backbone, folder / WEIGHTS)
         write_json({"format_version": FORMAT_VERSION, **asdict(self)}, folder / FACTS)
 
@@ -37,20 +46,27 @@ class PretrainedBackbone:
         colors = {key: tuple(value) for key, value in facts.pop("preprocessing").items()}
         return cls(preprocessing=Preprocessing(**colors), **facts)
 
-    def load_into(self, backbone: ResNet, depth: Depth, width: float, folder: Path) -> None:
-        if (self.depth, self.width) != (depth, width):
-            raise UserError(
-                Problem(
-                    str(folder),
-                    f"holds a ResNet-{self.depth} of width {self.width}",
-                    f"ResNet-{depth} of width {width}",
-                    "Run the pretrain stage with today's params.yaml.",
-                )
-            )
-        if self.method != "none":
+    def load_into(self, backbone: ResNet, folder: Path) -> None:
+        held, wanted = (
+            f"ResNet-{one.depth} of width {one.width:g} and stem {one.stem} for images of {one.image_channels} channels"
+            for one in (self, backbone)
+        )
+        if held != wanted:
+            fix = "Make it again with today's params.yaml, or set `backbone` there to what it holds."
+            if self.image_channels != backbone.image_channels:
+                fix = "Import it again with --channels 3."
+            raise UserError(Problem(str(folder), f"holds a {held}", wanted, fix))
+        if self.pretraining != "none":
             load_weights(backbone, folder / WEIGHTS)
 
 
-def random_backbone(depth: Depth, width: float, output_stride: int, seed: int) -> ResNet:
+def random_backbone(
+    depth: Depth,
+    width: float,
+    output_stride: OutputStride,
+    seed: int,
+    stem: Stem = "seven",
+    dilation: Dilation = "full",
+) -> ResNet:
     torch.manual_seed(seed)
-    return ResNet(depth, width, output_stride)  # type: ignore[arg-type]
+    return ResNet(depth, width, output_stride, stem, dilation)

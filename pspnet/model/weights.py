@@ -18,14 +18,21 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Every tensor must be there, of the right shape, and no other: a weight left random is never noticed later."""
+    load_tensors(module, read_safetensors(path), str(path))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        found = load_file(path)
+        return dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise UserError(Problem(str(path), f"cannot be read as safetensors ({error})")) from None
+
+
+def load_tensors(module: nn.Module, found: Mapping[str, Tensor], where: str) -> None:
+    """Every tensor must be there, of the right shape, and no other: a weight left random is never noticed later."""
     wanted = module.state_dict()
     if problems := list(_differences(wanted, found)):
-        raise UserError(Problem(str(path), "does not fit this network: " + "; ".join(problems)))
+        raise UserError(Problem(where, "does not fit this network: " + "; ".join(problems)))
     module.load_state_dict(found, strict=True)
 
 

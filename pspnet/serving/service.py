@@ -21,7 +21,7 @@ from pspnet.config.serve import ServeParams
 from pspnet.dataset.images import Refused, TooLarge, decode_image, read_image
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Prediction, Predictor
+from pspnet.prediction import Member, Prediction, PredictionProtocol, Predictor
 from pspnet.predictions import palette_image
 from pspnet.training.runtime import configure
 
@@ -35,15 +35,18 @@ class Service:
     def __init__(self, bundle: Path, settings: Mapping[str, Any]) -> None:
         """`settings` are keys of the sections predict, runtime and serve, in one flat mapping."""
         predict = validate(PredictParams, _section(PredictParams, settings), "model_config")
-        # Nothing is drawn at random: any seed will do.
-        runtime = validate(RuntimeParams, {"seed": 0, **_section(RuntimeParams, settings)}, "model_config")
+        # Nothing is drawn at random, so any seed will do; and only trainings are compiled.
+        fixed = {"seed": 0, "compile": False}
+        runtime = validate(RuntimeParams, {**_section(RuntimeParams, settings), **fixed}, "model_config")
         self._limits = validate(ServeParams, _section(ServeParams, settings), "model_config")
         model = Bundle.load(bundle)
         device = configure(runtime)
         self._predictor = Predictor(
-            model.network.to(device), model.preprocessing, predict.window_px, predict.window_overlap_px, device,
+            [Member(model.network.to(device), model.preprocessing)],
+            PredictionProtocol(**predict.model_dump()),
+            device,
             runtime.precision,
-        )  # fmt: skip
+        )
         self._classes = model.classes
         self._palette = np.array(model.colors, np.uint8)
         # The probabilities of a large image are gigabytes; several at once would be several times that.
@@ -87,7 +90,7 @@ class Service:
         with self._one_at_a_time:
             [prediction] = self._predictor.predict(image[None])
         height, width = prediction.mask.shape
-        shares = np.bincount(prediction.mask.ravel(), minlength=len(self._classes)) / prediction.mask.size
+        shares = prediction.class_shares(len(self._classes))
         return {
             "mask": self._png(prediction),
             "height": height,

@@ -21,7 +21,7 @@ from pspnet.evaluation import measure
 from pspnet.model.bundle import Bundle
 from pspnet.model.weights import digest
 from pspnet.outputs import whole_file, whole_folder
-from pspnet.prediction import Predictor
+from pspnet.prediction import Member, PredictionProtocol, Predictor
 from pspnet.report import EvaluationReport, Picture, class_layer, error_layer, write_report
 from pspnet.tracking.run import StageRun
 from pspnet.training.runtime import configure
@@ -59,10 +59,8 @@ def run(
     bundle_digest = digest(bundle)
     run.identify(fingerprint=dataset.fingerprints[SPLIT], bundle=bundle_digest, device=device.type)
     run.dataset(SPLIT, dataset.fingerprints[SPLIT], prepared, dataset.images[SPLIT])
-    predictor = Predictor(
-        model.network.to(device), model.preprocessing, predict.window_px, predict.window_overlap_px, device,
-        runtime.precision,
-    )  # fmt: skip
+    protocol = PredictionProtocol(**predict.model_dump())
+    predictor = Predictor([Member(model.network.to(device), model.preprocessing)], protocol, device, runtime.precision)
     samples = AnnotatedImages(dataset.reader(), dataset.annotated(SPLIT))
     confusion, images = measure(
         predictor, samples, model.classes, dataset.ignore, lambda done: tick(done, len(samples), "images")
@@ -72,6 +70,7 @@ def run(
     report = EvaluationReport(
         model=_facts(model),
         bundle=bundle_digest,
+        protocol=str(protocol),
         split=SPLIT,
         fingerprint=dataset.fingerprints[SPLIT],
         classes=model.classes,
@@ -144,6 +143,11 @@ def _facts(model: Bundle) -> dict[str, str]:
         "network": f"PSPNet, ResNet-{architecture.depth}",
         "width": f"{architecture.width:g}",
         "output stride": str(architecture.output_stride),
+        "stem": architecture.stem,
+        "dilation": architecture.dilation,
+        "align corners": str(architecture.align_corners).lower(),
+        "decoder": architecture.decoder,
+        "pyramid weights": architecture.pyramid_weights,
         "parameters": f"{parameters:,}",
         "pretraining": model.pretraining,
     }

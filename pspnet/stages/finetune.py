@@ -15,13 +15,16 @@ from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.samples import Split
 from pspnet.dataset.segmentation import TrainingCrops
 from pspnet.dataset.transforms import Augmentation
+from pspnet.losses import build_loss
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.pretrained import PretrainedBackbone
 from pspnet.model.weights import digest
 from pspnet.outputs import whole_file, whole_folder
+from pspnet.process import rank, ranks
 from pspnet.tracking.run import StageRun
 from pspnet.training.checkpoint import open_checkpoint, training_digest
+from pspnet.training.distributed import joined
 from pspnet.training.finetune import finetune as train
 from pspnet.training.runtime import configure, device_lock
 
@@ -46,41 +49,66 @@ def run(
     device = configure(runtime)
     torch.manual_seed(runtime.seed)
     architecture = Architecture(
-        backbone.depth, backbone.width, finetune.output_stride, len(dataset.classes), finetune.dropout
+        depth=backbone.depth,
+        width=backbone.width,
+        output_stride=finetune.output_stride,
+        classes=len(dataset.classes),
+        dropout=finetune.dropout,
+        stem=backbone.stem,
+        dilation=backbone.dilation,
+        align_corners=finetune.align_corners,
+        decoder=finetune.decoder,
+        pyramid_weights=finetune.pyramid_weights,
     )
     supervised = SupervisedPSPNet(PSPNet(architecture))
-    start.load_into(supervised.network.backbone, backbone.depth, backbone.width, pretrained)
+    start.load_into(supervised.network.backbone, pretrained)
     augmentation = Augmentation(
         height_px=finetune.crop_height_px,
         width_px=finetune.crop_width_px,
         scale_min=finetune.scale_min,
         scale_max=finetune.scale_max,
+        rotation_degrees=finetune.rotation_degrees,
         flip_probability=finetune.flip_probability,
+        blur_probability=finetune.blur_probability,
         color_jitter=finetune.color_jitter,
         fill=start.preprocessing.mean_color,
         ignore=dataset.ignore,
     )
     crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, runtime.seed)
     val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
+    pixels = dataset.class_pixels["train"]
+    loss = build_loss(
+        finetune.loss, dataset.classes, pixels, dataset.ignore, align_corners=finetune.align_corners, device=device
+    )
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
     backbone_digest = digest(pretrained)
-    key = training_digest(sections, {**fingerprints, "backbone": backbone_digest, "device": device.type})
+    key = training_digest(
+        sections, {**fingerprints, "backbone": backbone_digest, "device": device.type, "devices": str(ranks())}
+    )
     run.identify(training=key)
     for split in SPLITS:
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])
-    with device_lock(device), open_checkpoint(checkpoints, "finetune", key) as checkpoint:
+    if finetune.loss.class_weights != "none":
+        run.figures({"class_weight": loss.class_weights})
+    with (
+        device_lock(device),
+        open_checkpoint(checkpoints, "finetune", key) as checkpoint,
+        joined(device) as peers,
+    ):
         training = train(
-            supervised, start.preprocessing, crops, val, dataset.classes, dataset.ignore,
-            finetune, runtime, device, checkpoint, tick,
+            supervised, start.preprocessing, crops, val, dataset.classes, dataset.ignore, loss,
+            finetune, runtime, peers, checkpoint, tick,
         )  # fmt: skip
         records = pd.DataFrame(run.epochs(training))
+    if rank() != 0:
+        return
     bundle = Bundle(
         network=supervised.network,
         preprocessing=start.preprocessing,
         classes=dataset.classes,
         colors=dataset.colors,
-        pretraining=start.method,
+        pretraining=start.pretraining,
         fingerprints=fingerprints,
         backbone_digest=backbone_digest,
     )

@@ -1,13 +1,14 @@
-"""A folder of images and a bundle -> masks, overlays and a table. Goes on where a killed run stopped."""
+"""A folder of images and a bundle or several -> masks, overlays and a table. Goes on where a killed run stopped."""
 
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from pspnet import submission
 from pspnet.config.predict import PredictParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.config.runtime import RuntimeParams
@@ -17,9 +18,11 @@ from pspnet.dataset.validation import max_bytes
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.weights import digest
-from pspnet.prediction import Predictor
-from pspnet.predictions import Stamp, opened
+from pspnet.prediction import Member, PredictionProtocol, Predictor
+from pspnet.predictions import MASKS, Stamp, opened
 from pspnet.training.runtime import configure
+
+SUBMISSION = "submission"
 
 
 def run(
@@ -28,21 +31,23 @@ def run(
     runtime: RuntimeParams,
     *,
     images: Path,
-    bundle: Path,
+    bundles: Sequence[Path],
     out: Path,
+    layout: str | None,
     tick: Callable[[int, int, str], None],
 ) -> list[Problem]:
-    """Returns the images that could not be read."""
+    """Returns the images that could not be read. `layout`: of a benchmark, for which the masks are written too."""
     files, refused = _files(images, out)
-    model = Bundle.load(bundle)
+    models = _of_one_kind(bundles)
+    classes = models[0].classes
+    submitted = submission.mask_names(layout, files, classes, bundles[0]) if layout else {}
     device = configure(runtime)
-    predictor = Predictor(
-        model.network.to(device), model.preprocessing, predict.window_px, predict.window_overlap_px, device,
-        runtime.precision,
-    )  # fmt: skip
-    settings = {"bundle": digest(bundle), "precision": runtime.precision, **predict.model_dump()}
+    members = [Member(model.network.to(device), model.preprocessing) for model in models]
+    predictor = Predictor(members, PredictionProtocol(**predict.model_dump()), device, runtime.precision)
+    digests = [digest(bundle) for bundle in bundles]
+    settings = {"bundles": digests, "precision": runtime.precision, **predict.model_dump()}
     max_pixels = round(prepare.max_megapixels * 1e6)
-    with opened(out, images, settings, model.classes, model.colors) as folder:
+    with opened(out, images, settings, classes, models[0].colors) as folder:
         unfinished = folder.unfinished(files)
         finished = len(files) - len(unfinished)
         if finished:
@@ -60,7 +65,20 @@ def run(
                 refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
             tick(done, len(files), "images")
         folder.finish()
+        if layout:
+            names = {image: submitted[image] for image in folder.finished}
+            submission.write(layout, out / MASKS, names, classes, out / SUBMISSION)
     return refused
+
+
+def _of_one_kind(bundles: Sequence[Path]) -> list[Bundle]:
+    """Their probabilities can only be averaged class by class."""
+    models = [Bundle.load(bundle) for bundle in bundles]
+    for bundle, model in zip(bundles, models, strict=True):
+        if model.classes != models[0].classes:
+            found = f"knows the classes {', '.join(model.classes)}"
+            raise UserError(Problem(str(bundle), found, f"those of {bundles[0]}: {', '.join(models[0].classes)}"))
+    return models
 
 
 def _files(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem]]:

@@ -59,7 +59,7 @@ def run(
         stop_for(absent, found.found, prepare, raw)
         assert found.found == prepared.found  # nothing is lost without a word
         prepared.write()
-        write_data_report(prepared, [*told, *absent], found.files, found.rules, partial)
+        write_data_report(prepared, [*told, *absent], decisions.repeated, found.files, found.rules, partial)
         discard(folder)
     for split, images in prepared.images.items():
         run.dataset(split, prepared.fingerprints[split], out, images)

@@ -25,15 +25,17 @@ from torch.optim import Optimizer
 
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.outputs import whole_file
-from pspnet.process import exclusive
+from pspnet.process import exclusive, rank
 
 KEPT = 3  # checkpoints of one stage, the newest: going back to the last params is common, further is not
 # What takes part in a training. The rest (commands, messages, paths) may change while one is interrupted.
 CODE = tuple(
     f"pspnet.{part}"
-    for part in ("dataset", "evaluation", "losses", "metrics", "model", "prediction", "selfsup", "stages", "training")
-)
-PACKAGES = ("torch", "numpy", "albumentations", "pillow")
+    for part in (
+        "dataset", "evaluation", "losses", "metrics", "model", "prediction", "selfsup", "stages", "training", "windows",
+    )
+)  # fmt: skip
+PACKAGES = ("torch", "numpy", "albumentations", "opencv-python-headless", "pillow")
 
 Record = dict[str, float]
 
@@ -46,6 +48,7 @@ class TrainingState:
     records: list[Record] = field(default_factory=list)  # one per finished epoch
     sums: Record = field(default_factory=dict)  # over the steps of the epoch under way
     best: dict[str, Tensor] = field(default_factory=dict)  # weights of the best epoch
+    average: nn.Module | None = None  # of the weights over the steps, where one is kept
 
 
 def training_digest(sections: Mapping[str, BaseModel], dependencies: Mapping[str, str]) -> str:
@@ -64,7 +67,10 @@ def training_digest(sections: Mapping[str, BaseModel], dependencies: Mapping[str
 
 
 class Checkpoint:
-    def __init__(self, folder: Path) -> None:
+    """Of several processes that train together one writes it, and all read it."""
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.folder, self._writes = folder, writes
         self._path = folder / "state.safetensors"
         self._seconds = _seconds_between()
         self._saved, self._took = time.monotonic(), 0.0
@@ -75,11 +81,13 @@ class Checkpoint:
             return
         with safe_open(self._path, "pt") as file:
             facts = json.loads(file.metadata()["state"])
-            tensors: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "best": {}}
+            tensors: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "best": {}, "average": {}}
             for key in file.keys():  # noqa: SIM118 (not a mapping)
                 kind, _, name = key.partition("/")
                 tensors[kind][name] = file.get_tensor(key)
         state.module.load_state_dict(tensors["module"])
+        if state.average is not None:
+            state.average.load_state_dict(tensors["average"])
         optimizer = state.optimizer.state_dict()
         optimizer["state"] = {}
         for name, tensor in tensors["optimizer"].items():
@@ -94,8 +102,12 @@ class Checkpoint:
         state.step, state.records, state.sums = facts["step"], facts["records"], facts["sums"]
 
     def save(self, state: TrainingState) -> None:
+        if not self._writes:
+            return
         tensors = {f"module/{name}": tensor for name, tensor in state.module.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+        if state.average is not None:
+            tensors |= {f"average/{name}": tensor for name, tensor in state.average.state_dict().items()}
         for parameter, values in state.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{parameter}/{key}": torch.as_tensor(value) for key, value in values.items()}
         facts = json.dumps({"step": state.step, "records": state.records, "sums": state.sums})
@@ -132,6 +144,9 @@ def _seconds_between() -> float:
 @contextmanager
 def open_checkpoint(root: Path, stage: str, digest: str) -> Iterator[Checkpoint]:
     folder = root / f"{stage}-{digest}"
+    if rank() != 0:  # the first process holds the lock for all
+        yield Checkpoint(folder, writes=False)
+        return
     with exclusive(folder / "lock", "this checkpoint"):
         _prune(root, stage, folder)
         yield Checkpoint(folder)

@@ -1,36 +1,73 @@
 """Batches in an order that depends on the seed and the epoch alone, from processes that remember nothing."""
 
 import signal
+import time
+from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from pspnet.process import die_with_parent
+from pspnet.process import die_with_parent, ranks
+from pspnet.training.distributed import Peers
 from pspnet.training.runtime import loader_workers
+
+RECENT_STEPS = 50
 
 Batch = dict[str, Tensor]
 Key = tuple[int, int]  # (epoch, position): all that a sample's randomness may depend on, besides the seed
 
 
-class _Steps(Sampler[list[Key]]):
-    """The keys of every step from `first_step` on. The last images of an epoch that fill no batch sit out."""
+def keys_of(step: int, images: int, batch_size: int, seed: int) -> list[Key]:
+    """What a step shows, on all devices. The last images of an epoch that fill no batch sit out."""
+    epoch, turn = divmod(step, images // batch_size)
+    chosen = _order(images, seed, epoch)[turn * batch_size : (turn + 1) * batch_size]
+    return [(epoch, int(position)) for position in chosen]
 
-    def __init__(self, images: int, batch_size: int, seed: int, first_step: int, steps: int) -> None:
-        self._images, self._batch_size, self._seed = images, batch_size, seed
+
+@lru_cache(maxsize=1)
+def _order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+class _Steps(Sampler[list[Key]]):
+    """The keys of every step from `first_step` on, of which each of the `peers` takes its share."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, first_step: int, steps: int, peers: Peers) -> None:
+        self._images, self._batch_size, self._seed, self._peers = images, batch_size, seed, peers
         self._steps = range(first_step, steps)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        per_epoch = self._images // self._batch_size
-        order_of, order = -1, np.empty(0, np.int64)
+        share = self._batch_size // self._peers.count
+        first = self._peers.rank * share
         for step in self._steps:
-            epoch, turn = divmod(step, per_epoch)
-            if epoch != order_of:
-                order_of, order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self._images)
-            chosen = order[turn * self._batch_size : (turn + 1) * self._batch_size]
-            yield [(epoch, int(position)) for position in chosen]
+            yield keys_of(step, self._images, self._batch_size, self._seed)[first : first + share]
+
+
+class Batches(Iterator[Batch]):
+    """The batches of a training, and what share of its time it waits for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._last = time.perf_counter()
+        self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT_STEPS)  # seconds of waiting, and in all
+
+    def __next__(self) -> Batch:
+        asked = time.perf_counter()
+        batch = next(self._batches)
+        got = time.perf_counter()
+        self._steps.append((got - asked, got - self._last))
+        self._last = got
+        return batch
+
+    @property
+    def waited_share(self) -> float:
+        """During the last steps; at first that is all for the start of the loader's processes."""
+        return sum(waited for waited, _ in self._steps) / sum(whole for _, whole in self._steps)
 
 
 def load_batches(
@@ -40,20 +77,37 @@ def load_batches(
     seed: int,
     first_step: int,
     steps: int,
-    device: torch.device,
-) -> Iterator[Batch]:
+    peers: Peers,
+) -> Batches:
+    """Images as (N, 3, H, W), in memory as they were decoded: `channels_last`, in which convolutions are fastest."""
     workers = loader_workers()
     loader: DataLoader[Batch] = DataLoader(
         dataset,
-        batch_sampler=_Steps(images, batch_size, seed, first_step, steps),
+        batch_sampler=_Steps(images, batch_size, seed, first_step, steps, peers),
+        collate_fn=_collate,
         num_workers=workers,
         worker_init_fn=_start_worker if workers else None,
-        pin_memory=device.type == "cuda",
+        pin_memory=peers.device.type == "cuda",
     )
-    return iter(loader)
+    return Batches(iter(loader))
+
+
+def _collate(samples: list[Batch]) -> Batch:
+    batch: Batch = default_collate(samples)
+    return {name: tensor.permute(0, 3, 1, 2) if _is_image(tensor) else tensor for name, tensor in batch.items()}
+
+
+def _is_image(batch: Tensor) -> bool:
+    return batch.dtype == torch.uint8 and batch.ndim == 4
+
+
+def parts_of(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Equal and one after the other."""
+    chunks = {name: tensor.chunk(parts) for name, tensor in batch.items()}
+    return ({name: tensors[part] for name, tensors in chunks.items()} for part in range(parts))
 
 
 def _start_worker(_: int) -> None:
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides what follows
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if ranks() == 1 else signal.SIG_IGN)  # torchrun tells the group too

@@ -2,23 +2,35 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pspnet.config.runtime import RuntimeParams
 from pspnet.errors import Problem, UserError
-from pspnet.process import exclusive
+from pspnet.process import exclusive, ranks
 
 
 def configure(runtime: RuntimeParams) -> torch.device:
     """Make this process compute as `runtime` says, on the device that PSPNET_DEVICE names or the best there is."""
     name = os.environ.get("PSPNET_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if ranks() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise UserError(Problem("PSPNET_DEVICE", f"is '{name}', and there are {ranks()} processes", "cpu or cuda"))
+        there, asked = torch.cuda.device_count(), os.environ["LOCAL_WORLD_SIZE"]
+        if int(os.environ["LOCAL_RANK"]) >= there:
+            raise UserError(Problem("PSPNET_DEVICES", f"is {asked}", f"at most {there}, the GPUs that are here"))
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # the loader's threads would open the first one too
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -29,6 +41,7 @@ def configure(runtime: RuntimeParams) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums stay in fp32 to their end
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return device
@@ -38,16 +51,21 @@ def autocast(device: torch.device, runtime: RuntimeParams) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=runtime.precision == "bf16")
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Dropout and the like depend on the step alone, so a resumed run needs no memory of them."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+def compiled(module: nn.Module, runtime: RuntimeParams) -> Callable[..., Any]:
+    """To be called instead of `module`, whose weights it shares."""
+    return torch.compile(module) if runtime.compile else module
+
+
+def seed_step(seed: int, step: int, rank: int, part: int) -> None:
+    """Dropout and the like depend on the step, the device and the part alone: a resumed run needs no memory of them."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank, part]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def loader_workers() -> int:
     """Processes that decode and augment. Their number changes no result, so it is a setting of the machine."""
     setting = os.environ.get("PSPNET_LOADER_WORKERS")
     if setting is None:
-        return min(8, (os.cpu_count() or 2) // 2)
+        return min(8, (os.cpu_count() or 2) // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not setting.isdigit():
         raise UserError(Problem("PSPNET_LOADER_WORKERS", f"is '{setting}'", "a whole number, 0 or more"))
     return int(setting)

@@ -30,6 +30,7 @@ def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
     assert problems(split_seed=3) == ["params.yaml: unknown key 'split_seed'; did you mean 'prepare.split_seed'?"]
 
 
+LOSSES = "'cross_entropy', 'cross_entropy_dice', 'dice', 'focal' or 'ohem'"
 MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a label, or several in []"
 
 
@@ -37,10 +38,14 @@ MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a labe
     ("changes", "message"),
     [
         ({"finetune__batch_size": "many"}, "finetune.batch_size is 'many' (text); expected a whole number"),
-        ({"finetune__batch_size": 1}, "finetune.batch_size is 1; expected greater than or equal to 2"),
+        ({"finetune__batch_size": 0}, "finetune.batch_size is 0; expected greater than or equal to 1"),
         ({"finetune__epochs": True}, "finetune.epochs is true (yes or no); expected a whole number"),
         ({"finetune__epochs": 2.5}, "finetune.epochs is 2.5; expected a whole number"),
         ({"backbone__depth": 20}, "backbone.depth is 20; expected 18, 34, 50, 101 or 152"),
+        (
+            {"backbone__weights": "imagenet"},
+            "backbone does not fit together; expected width 1 and stem seven with weights: imagenet",
+        ),
         ({"runtime": None}, "runtime is nothing; expected `key: value` lines"),
         ({"dataset__ignore_values": 255}, "dataset.ignore_values is 255; expected a list"),
         ({"dataset__classes": {"sky": -1}}, f"dataset.classes.sky is -1; expected {MASK_VALUE}"),
@@ -51,7 +56,22 @@ MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a labe
             {"predict__window_overlap_px": 1024},
             "predict does not fit together; expected window_overlap_px smaller than window_px",
         ),
+        ({"predict__scales": [1.0, 1.0]}, "predict does not fit together; expected scales that are all different"),
+        ({"predict__scales": [5.0]}, "predict.scales.0 is 5.0; expected less than or equal to 4"),
         ({"finetune__scale_min": 2.0}, "finetune does not fit together; expected scale_min of at most scale_max"),
+        ({"finetune__loss__kind": "lovasz"}, f"finetune.loss.kind is 'lovasz' (text); expected {LOSSES}"),
+        ({"finetune__loss__ohem_threshold": 0.0}, "finetune.loss.ohem_threshold is 0.0; expected greater than 0"),
+        (
+            {"finetune__loss__given_weights": {"sky": -1.0}},
+            "finetune.loss.given_weights.sky is -1.0; expected greater than or equal to 0",
+        ),
+        (
+            {"finetune__batch_size": 12, "finetune__accumulation_steps": 5},
+            (
+                "finetune does not fit together; "
+                "expected accumulation_steps that split 12 images (batch_size) into parts of 2 or more: 1, 2, 3, 4, 6"
+            ),
+        ),
         (
             {"pretrain__jigsaw__gap_px": 16},
             "pretrain does not fit together; expected jigsaw.gap_px of less than half a patch (crop_px / jigsaw.grid)",

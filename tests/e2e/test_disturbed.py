@@ -26,7 +26,7 @@ LONGER: dict[str, Any] = {"finetune__epochs": 30, "promotion__min_mean_iou": 0.0
 SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
 # Ctrl-C lets it end well: DVC, Prefect and the training have things to write. What is killed has nothing to say.
 STOPS_SECONDS = 30
-GONE_SECONDS = 15
+GONE_SECONDS = 30
 
 
 @dataclass(frozen=True)

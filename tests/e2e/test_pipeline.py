@@ -80,7 +80,7 @@ class TestWhatAChangeRuns:
         assert reproduce(finished) == []
 
     def test_a_comment_in_the_losses_runs_neither_prepare_nor_pretrain(self, finished: Path) -> None:
-        with (finished / "pspnet/losses.py").open("a") as file:
+        with (finished / "pspnet/losses/terms.py").open("a") as file:
             file.write("# a comment\n")
         assert reproduce(finished) == ["finetune"]  # and its bundle is the same, so evaluate has nothing to do
 

@@ -71,8 +71,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "notes.md").write_text(f"day {number}\n")
         run(folder, "git", "add", "--all")
         run(folder, "git", "commit", "--quiet", "--message", f"day {number}")
-    append(folder / "pspnet/losses.py", "# of today\n")
-    run(folder, "git", "add", "pspnet/losses.py")
+    append(folder / "pspnet/losses/terms.py", "# of today\n")
+    run(folder, "git", "add", "pspnet/losses/terms.py")
     append(folder / "pspnet/metrics.py", "# of today, not staged\n")
     return folder
 

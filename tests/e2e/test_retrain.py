@@ -157,13 +157,13 @@ class TestMistakes:
         )
 
     def test_in_a_dirty_tree_an_override_would_not_see_the_changes(self, finished: Path) -> None:
-        losses = finished / "pspnet/losses.py"
+        losses = finished / "pspnet/losses/terms.py"
         text = losses.read_text()
         losses.write_text(f"{text}# new\n")
         said = self.told(finished, "--set", "finetune.learning_rate=0.01")
         losses.write_text(text)
         assert said.startswith(
-            "git: has changes that are not committed: pspnet/losses.py. An override runs in a worktree"
+            "git: has changes that are not committed: pspnet/losses/terms.py. An override runs in a worktree"
         )
 
     @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ from pspnet.commands.register import Results, register
 from pspnet.commands.workshop import open_workshop
 from pspnet.config.params import load_params
 from tests.registry.registrar import make
-made = Path(".pspnet/made")
-make(made, 1, ("sky", "road", "car"))
-shop = open_workshop(Path(".pspnet"), load_params(Path("params.yaml")))
+made, params = Path(".pspnet/made"), load_params(Path("params.yaml"))
+make(made, 1, ("sky", "road", "car"), params.predict)
+shop = open_workshop(Path(".pspnet"), params)
 register(shop, Results(made / "bundle", made / "report", made / "nothing", made / "nothing"))
 shop.versions.set_alias("champion", 1)
 """

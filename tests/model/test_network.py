@@ -70,8 +70,9 @@ def test_auxiliary_head_leaves_the_main_logits_alone() -> None:
     main = network().eval()
     images = torch.randn(2, 3, 64, 64)
     logits, auxiliary = SupervisedPSPNet(main).eval()(images)
-    assert torch.equal(logits, main(images))
-    assert auxiliary.shape == logits.shape
+    enlarged = nn.functional.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
+    assert torch.equal(enlarged, main(images))
+    assert auxiliary.shape == logits.shape == (2, 5, 8, 8)
 
 
 def test_pyramid_puts_the_features_first_and_the_whole_image_next() -> None:
@@ -90,6 +91,13 @@ def test_average_bins_are_those_of_adaptive_pooling(size: tuple[int, int], bins:
     features = torch.randn(2, 4, *size)
     expected = nn.functional.adaptive_avg_pool2d(features, bins)
     assert torch.allclose(AverageBins(bins)(features), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_means_of_many_features_in_half_precision_are_rounded_once(bins: int) -> None:
+    features = torch.rand(2, 4, 61, 67).bfloat16()
+    expected = nn.functional.adaptive_avg_pool2d(features.double(), bins)
+    assert torch.allclose(AverageBins(bins)(features).double(), expected, rtol=2**-8, atol=0)
 
 
 def test_gradients_reach_every_parameter() -> None:

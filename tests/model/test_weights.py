@@ -63,7 +63,7 @@ def test_another_format_version_is_refused(tmp_path: Path) -> None:
     bundle().save(tmp_path)
     facts = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(facts | {"format_version": 99}))
-    with pytest.raises(UserError, match="format version 99; expected version 1"):
+    with pytest.raises(UserError, match="format version 99; expected version 2"):
         Bundle.load(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_pretrained_weights_fit_a_finer_output_stride(tmp_path: Path) -> None:
     source = random_backbone(18, 0.125, 32, seed=3)
     PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(source, tmp_path)
     target = random_backbone(18, 0.125, 8, seed=4)
-    PretrainedBackbone.open(tmp_path).load_into(target, 18, 0.125, tmp_path)
+    PretrainedBackbone.open(tmp_path).load_into(target, tmp_path)
     assert all(
         torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
     )
@@ -79,13 +79,15 @@ def test_pretrained_weights_fit_a_finer_output_stride(tmp_path: Path) -> None:
 
 def test_a_backbone_of_another_shape_is_refused(tmp_path: Path) -> None:
     PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 32, 0), tmp_path)
-    with pytest.raises(UserError, match=r"holds a ResNet-18 of width 0\.125; expected ResNet-50 of width 1"):
-        PretrainedBackbone.open(tmp_path).load_into(ResNet(50, 0.125, 8), 50, 1.0, tmp_path)
+    with pytest.raises(
+        UserError, match=r"holds a ResNet-18 of width 0\.125 and stem seven .* expected ResNet-50 of width 1 "
+    ):
+        PretrainedBackbone.open(tmp_path).load_into(ResNet(50, 1.0, 8), tmp_path)
 
 
 def test_no_pretraining_leaves_the_random_weights(tmp_path: Path) -> None:
-    PretrainedBackbone("none", 18, 0.125, GRAY, {}).save(None, tmp_path)
+    PretrainedBackbone("none", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, 0), tmp_path)
     target = random_backbone(18, 0.125, 8, seed=4)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
-    PretrainedBackbone.open(tmp_path).load_into(target, 18, 0.125, tmp_path)
+    PretrainedBackbone.open(tmp_path).load_into(target, tmp_path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())

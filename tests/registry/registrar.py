@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pspnet.commands.register import Results, register
 from pspnet.commands.workshop import open_workshop
 from pspnet.config.params import load_params
+from pspnet.config.predict import PredictParams
 from pspnet.dataset.annotated import Annotated
 from pspnet.dataset.classes import default_color
 from pspnet.evaluation import measure
@@ -22,7 +23,7 @@ from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.weights import digest
 from pspnet.offline import go_offline
-from pspnet.prediction import Prediction
+from pspnet.prediction import Prediction, PredictionProtocol
 from pspnet.report import EvaluationReport, write_report
 
 CLASSES = ("sky", "road", "car")
@@ -45,7 +46,7 @@ class Careless:
         return Prediction(mask.astype(np.uint8), np.ones(mask.shape, np.float32))
 
 
-def make(folder: Path, number: int, classes: tuple[str, ...]) -> None:
+def make(folder: Path, number: int, classes: tuple[str, ...], predict: PredictParams) -> None:
     """A bundle and its report."""
     torch.manual_seed(number)
     network = PSPNet(Architecture(18, 0.125, 8, len(classes), dropout=0.1))
@@ -53,7 +54,8 @@ def make(folder: Path, number: int, classes: tuple[str, ...]) -> None:
     bundle.mkdir(parents=True)
     Bundle(network, Preprocessing((0.5,) * 3, (0.25,) * 3), classes, COLORS, "none", {}, "").save(bundle)
     confusion, images = measure(Careless(0.5 - number / 20), SAMPLES, classes, 255, lambda done: None)
-    report = EvaluationReport({}, digest(bundle), "test", "f" * 64, classes, COLORS, confusion, images)
+    protocol = str(PredictionProtocol(**predict.model_dump()))
+    report = EvaluationReport({}, digest(bundle), protocol, "test", "f" * 64, classes, COLORS, confusion, images)
     write_report(report, [], [], {}, folder / "report")
 
 
@@ -62,7 +64,7 @@ def main(state: Path, folder: Path) -> None:
     shop = open_workshop(state, load_params(folder / "params.yaml"))
     for number in range(1, 10):
         own = folder / str(number)
-        make(own, number, CLASSES if number < 9 else ("sky", "road", "bus"))
+        make(own, number, CLASSES if number < 9 else ("sky", "road", "bus"), shop.params.predict)
         results = Results(own / "bundle", own / "report", folder / "nothing", folder / "nothing")
         assert [(version.number, new) for version, new in (register(shop, results), register(shop, results))] == [
             (number, True),

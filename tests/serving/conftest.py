@@ -68,7 +68,7 @@ def newer_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("newer")
     shutil.copytree(ROOT / "pspnet", folder / "pspnet", ignore=shutil.ignore_patterns("__pycache__"))
     network = folder / "pspnet/model/network.py"
-    changed = network.read_text().replace("return _enlarge(self.head(", "return -_enlarge(self.head(")
+    changed = network.read_text().replace("return _enlarge(self.coarse_logits(", "return -_enlarge(self.coarse_logits(")
     assert changed != network.read_text()
     network.write_text(changed)
     return folder

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from pspnet.dataset.images import decode_mask
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Predictor
 from tests.parameters import ROOT
+from tests.predicting import predictor
 
 START_SECONDS = 90
 BIN = Path(sys.executable).parent
@@ -153,9 +153,7 @@ def predicted(bundle: Path, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What the bundle says by the code of this checkout, as params.yaml wants it."""
     model = Bundle.load(bundle)
     torch.set_num_threads(1)
-    [prediction] = Predictor(
-        model.network, model.preprocessing, 1024, 256, torch.device("cpu"), "fp32"
-    ).predict(image[None])  # fmt: skip
+    [prediction] = predictor(model).predict(image[None])
     assert len(np.unique(prediction.mask)) > 1
     return prediction.mask
 

@@ -44,9 +44,9 @@ def test_an_old_version_answers_with_its_own_code_in_a_newer_checkout(
     assert np.array_equal(answered, predicted(bundle, image))
     code = (
         "import sys, numpy, torch; from pathlib import Path; from pspnet.model.bundle import Bundle\n"
-        "from pspnet.prediction import Predictor; from tests.dataset.rawdata import noise\n"
-        "model = Bundle.load(Path(sys.argv[1])); p = Predictor(model.network, model.preprocessing, 1024, 256, "
-        "torch.device('cpu'), 'fp32')\nprint(p.predict(noise(30, 50)[None])[0].mask.tolist())"
+        "from tests.predicting import predictor; from tests.dataset.rawdata import noise\n"
+        "p = predictor(Bundle.load(Path(sys.argv[1])))\n"
+        "print(p.predict(noise(30, 50)[None])[0].mask.tolist())"
     )
     python_path = f"{newer_checkout}:{Path(__file__).parents[2]}"
     newer = subprocess.run(

@@ -20,10 +20,10 @@ from pspnet.dataset.annotated import Annotated
 from pspnet.errors import UserError
 from pspnet.evaluation import measure
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Predictor
 from pspnet.served import Ask, ServedPredictor, served
 from tests.dataset.rawdata import encoded, noise
 from tests.parameters import ROOT
+from tests.predicting import predictor
 from tests.serving.conftest import CLASSES
 from tests.serving.processes import environment, predicted, process
 
@@ -85,9 +85,8 @@ def test_a_version_is_measured_as_its_bundle_is(ask: Ask, bundle: Path) -> None:
     ]
     model = Bundle.load(bundle)
     torch.set_num_threads(1)
-    predictor = Predictor(model.network, model.preprocessing, 1024, 256, torch.device("cpu"), "fp32")
     asked, table = measure(ServedPredictor(ask), samples, CLASSES, 255, lambda done: None)
-    expected, expected_table = measure(predictor, samples, CLASSES, 255, lambda done: None)
+    expected, expected_table = measure(predictor(model), samples, CLASSES, 255, lambda done: None)
     assert np.array_equal(asked, expected)
     assert table.equals(expected_table)
 

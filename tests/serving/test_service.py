@@ -18,6 +18,7 @@ from pspnet.packaging import settings
 from pspnet.serving.service import Service
 from tests.dataset.rawdata import Pixels, encoded, noise
 from tests.parameters import demo_params
+from tests.predicting import predictor
 from tests.serving.conftest import CLASSES
 from tests.serving.processes import png_of_zeros, predicted, text
 
@@ -42,6 +43,21 @@ def refusal(service: Service, request: pd.DataFrame) -> str:
 
 def shown(mask: str) -> Image.Image:
     return Image.open(io.BytesIO(b64decode(mask)))
+
+
+def test_a_version_predicts_at_the_scales_and_in_the_windows_it_was_measured_with(bundle: Path) -> None:
+    image = noise(50, 70)
+    whole = demo_params(predict__scales=[0.5, 1.0], predict__flip=True)
+    tiled = demo_params(predict__window_px=32, predict__window_overlap_px=12)
+    model = Bundle.load(bundle)
+    expected = [
+        predictor(model, scales=[0.5, 1.0], flip=True).predict(image[None])[0].mask,
+        predictor(model, window_px=32, window_overlap_px=12).predict(image[None])[0].mask,
+    ]
+    answered = [Service(bundle, settings(params)).answer(table(encoded(image))) for params in (whole, tiled)]
+    masks = [np.array(shown(one.iloc[0]["mask"])) for one in answered]
+    assert all(map(np.array_equal, masks, expected))
+    assert not np.array_equal(masks[0], masks[1])
 
 
 def test_a_mask_is_an_8_bit_palette_png_of_class_indices_in_the_bundles_colours(service: Service, bundle: Path) -> None:

@@ -47,7 +47,8 @@ def run(images: Path, bundle: Path, out: Path, moment: int | None) -> int:
         if moment is not None:
             kill_at(moment, out)
         params = demo_params(runtime__threads=1)
-        predict.run(params.prepare, params.predict, params.runtime, images=images, bundle=bundle, out=out, tick=quiet)
+        own = (params.prepare, params.predict, params.runtime)
+        predict.run(*own, images=images, bundles=[bundle], out=out, layout=None, tick=quiet)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     ended = os.waitstatus_to_exitcode(status)

@@ -1,11 +1,13 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pspnet import cli, submission
 from pspnet.config.params import Params
+from pspnet.dataset.adapters.cityscapes import LABEL_IDS
+from pspnet.dataset.classes import some
 from pspnet.errors import Busy, Interrupted, Problem, UserError
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Predictor
+from pspnet.model.network import PSPNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.weights import digest
 from pspnet.process import exclusive
 from pspnet.stages import predict as stage
-from tests.command import PSPNET
+from tests.command import PSPNET, pspnet
 from tests.dataset.rawdata import Pixels, encoded, noise, write
 from tests.parameters import ROOT
+from tests.predicting import predictor
 from tests.training.conftest import quiet
 
 Tick = Callable[[int, int, str], None]
@@ -53,7 +61,16 @@ def images(prepared: Path, tmp_path: Path) -> Path:
 
 
 def run(params: Params, images: Path, bundle: Path, out: Path, tick: Tick = quiet) -> list[Problem]:
-    return stage.run(params.prepare, params.predict, params.runtime, images=images, bundle=bundle, out=out, tick=tick)
+    return run_all(params, images, [bundle], out, tick=tick)
+
+
+def run_all(
+    params: Params, images: Path, bundles: list[Path], out: Path, layout: str | None = None, tick: Tick = quiet
+) -> list[Problem]:
+    return stage.run(
+        params.prepare, params.predict, params.runtime,
+        images=images, bundles=bundles, out=out, layout=layout, tick=tick,
+    )  # fmt: skip
 
 
 def stopping_after(ticks: int) -> Tick:
@@ -66,9 +83,7 @@ def stopping_after(ticks: int) -> Tick:
 
 def predicted(bundle: Path, image: Pixels, window_px: int = 1024) -> NDArray[np.uint8]:
     model = Bundle.load(bundle)
-    [prediction] = Predictor(
-        model.network, model.preprocessing, window_px, window_px // 4, torch.device("cpu"), "fp32"
-    ).predict(image[None])
+    [prediction] = predictor(model, window_px=window_px).predict(image[None])
     return prediction.mask
 
 
@@ -479,3 +494,155 @@ def test_a_large_image_is_predicted_in_windows(params: Params, bundle: Path, tmp
     assert np.array_equal(mask, predicted(bundle, image, window_px=64))
     assert not np.array_equal(mask, predicted(bundle, image))
     assert json.loads((tmp_path / "out/settings.json").read_text())["window_px"] == 64
+
+
+def another(bundle: Path, folder: Path) -> Path:
+    """A network of other weights, for images that look otherwise."""
+    model = Bundle.load(bundle)
+    torch.manual_seed(1)
+    folder.mkdir()
+    replace(
+        model, network=PSPNet(model.network.architecture), preprocessing=Preprocessing((0.3,) * 3, (0.2,) * 3)
+    ).save(folder)
+    return folder
+
+
+def test_several_bundles_predict_the_class_that_is_likeliest_in_their_mean(
+    params: Params, bundle: Path, tmp_path: Path
+) -> None:
+    image = noise(60, 80)
+    write(tmp_path / "images/one.png", encoded(image))
+    other = another(bundle, tmp_path / "other")
+    run_all(params, tmp_path / "images", [bundle, other], tmp_path / "out")
+    mask = np.array(Image.open(tmp_path / "out/masks/one.png.png"))
+    [(_, first)], [(_, second)] = (predictor(Bundle.load(one)).bands(image[None]) for one in (bundle, other))
+    assert np.array_equal(mask, (first + second)[0].argmax(dim=0).numpy())
+    assert not np.array_equal(mask, predicted(bundle, image)) and not np.array_equal(mask, predicted(other, image))
+    with pytest.raises(UserError, match="holds predictions of another model"):
+        run(params, tmp_path / "images", bundle, tmp_path / "out")
+
+
+def test_bundles_of_other_classes_are_not_averaged(
+    params: Params, images: Path, bundle: Path, foreign_bundle: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as error:
+        run_all(params, images, [bundle, foreign_bundle], tmp_path / "out")
+    assert str(error.value) == (
+        f"{foreign_bundle}: knows the classes class0, class1, class2, class3, class4, class5; "
+        f"expected those of {bundle}: sky, road, building, tree, car, person"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_large_image_leaves_a_picture_without_a_seam_between_its_strips(
+    params: Params, bundle: Path, tmp_path: Path
+) -> None:
+    image = noise(600, 20)
+    write(tmp_path / "images/tall.png", encoded(image))
+    run(params, tmp_path / "images", bundle, tmp_path / "out")
+    mask = Image.open(tmp_path / "out/masks/tall.png.png").convert("RGB")
+    overlay = Image.open(tmp_path / "out/overlays/tall.png.png")
+    assert np.array_equal(np.array(overlay), np.array(Image.blend(Image.fromarray(image), mask, 0.5)))
+
+
+def of_classes(bundle: Path, classes: tuple[str, ...], folder: Path) -> Path:
+    model = Bundle.load(bundle)
+    folder.mkdir()
+    replace(model, classes=classes).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("layout", "classes", "image", "submitted", "values"),
+    [
+        (
+            "cityscapes",
+            ("sky", "road", "building", "traffic light", "car", "bicycle"),
+            "test/berlin/berlin_000001_000019_leftImg8bit.png",
+            "berlin_000001_000019_pred_labelIds.png",
+            [23, 7, 11, 19, 26, 33],
+        ),
+        (
+            "voc",
+            ("background", "aeroplane", "sheep", "sofa", "train", "tvmonitor"),
+            "2008_000006.jpg",
+            "results/VOC2012/Segmentation/comp6_test_cls/2008_000006.png",
+            [0, 1, 17, 18, 19, 20],
+        ),
+        (
+            "ade20k",
+            ("wall", "building", "sky", "floor", "tree", "flag"),
+            "ADE_test_00000001.jpg",
+            "ADE_test_00000001.png",
+            [1, 2, 3, 4, 5, 150],
+        ),
+    ],
+)
+def test_a_submission_has_the_names_and_values_of_its_benchmark(
+    params: Params, bundle: Path, tmp_path: Path, layout: str, classes: tuple[str, ...], image: str,
+    submitted: str, values: list[int],
+) -> None:  # fmt: skip
+    own = of_classes(bundle, classes, tmp_path / "own")
+    write(tmp_path / "images" / image, encoded(noise(60, 80)))
+    out = tmp_path / "out"
+    run(params, tmp_path / "images", own, out)
+    before = contents(out)
+    run_all(params, tmp_path / "images", [own], out, layout)
+    assert before.items() < contents(out).items()  # nothing is predicted again
+    files = contents(out / "submission")
+    assert list(files) == [submitted]
+    picture = Image.open(out / "submission" / submitted)
+    mask = np.array(Image.open(out / f"masks/{image}.png"))
+    assert np.array_equal(np.array(picture), np.array(values)[mask])
+    if layout == "voc":
+        assert picture.convert("RGB").getpixel((0, 0)) == VOC_COLORS[values[mask[0, 0]]]
+        assert (picture.getpalette() or [])[: 3 * 21] == [part for color in VOC_COLORS.values() for part in color]
+    else:
+        assert picture.mode == "L"
+
+
+VOC_COLORS = dict(enumerate([
+    (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128), (128, 128, 128),
+    (64, 0, 0), (192, 0, 0), (64, 128, 0), (192, 128, 0), (64, 0, 128), (192, 0, 128), (64, 128, 128),
+    (192, 128, 128), (0, 64, 0), (128, 64, 0), (0, 192, 0), (128, 192, 0), (0, 64, 128),
+]))  # fmt: skip
+
+
+def test_what_cannot_be_submitted_is_told_before_anything_is_predicted(
+    params: Params, bundle: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "images/a/berlin_000001_000019_leftImg8bit.png", encoded(noise(20, 30)))
+    write(tmp_path / "images/b/berlin_000001_000019_leftImg8bit.png", encoded(noise(20, 30)))
+    write(tmp_path / "images/berlin.png", encoded(noise(20, 30)))
+    with pytest.raises(UserError) as error:
+        run_all(params, tmp_path / "images", [bundle], tmp_path / "out", "cityscapes")
+    first, classes, names, twice = str(error.value).splitlines()
+    assert first == "3 problems:"
+    assert classes.strip() == (
+        f"{bundle}: knows 1 classes that cityscapes has not: tree; expected names of {some(LABEL_IDS)}"
+    )
+    assert names.strip() == (
+        "berlin.png: is not named as an image of cityscapes is (as are 1 files); "
+        r"expected names that match (.*)_leftImg8bit\.\w+"
+    )
+    assert re.search("^  [ab]/berlin_000001_000019_leftImg8bit.png: has the submitted mask berlin_000001_000019", twice)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_takes_several_bundles_and_a_layout(bundle: Path, tmp_path: Path) -> None:
+    own = of_classes(bundle, ("wall", "building", "sky", "floor", "tree", "flag"), tmp_path / "own")
+    other = another(own, tmp_path / "other")
+    write(tmp_path / "images/ADE_test_00000001.jpg", encoded(noise(40, 50)))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = ("predict", "images", "--out", "out", "--bundle", "own", "--bundle", "other")
+    done = pspnet(*command, "--layout", "ade20k", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "out/settings.json").read_text())
+    assert settings["bundles"] == [digest(own), digest(other)]
+    assert [path.name for path in (tmp_path / "out/submission").iterdir()] == ["ADE_test_00000001.png"]
+    refused = pspnet(*command, "--layout", "kitti", cwd=tmp_path)
+    assert (refused.returncode, "one of cityscapes, voc, ade20k" in refused.stderr) == (2, True)
+
+
+def test_the_command_offers_the_layouts_that_there_are() -> None:
+    assert tuple(submission.BENCHMARKS) == cli.BENCHMARKS

@@ -254,13 +254,16 @@ def test_a_smaller_copy_in_another_split_is_found(tmp_path: Path, policy: str, d
         write(raw / f"masks/{number:02d}.png", encoded(np.eye(120, 160, dtype=np.uint8)))
     write(raw / "images/a.jpg", encoded(scene(120, 160, 7).resize((80, 60)), "JPEG"))
     write(raw / "masks/a.png", encoded(np.eye(60, 80, dtype=np.uint8)))
-    splits = ["07,test", "a,train", "00,val", *(f"{n:02d},train" for n in range(1, 60) if n != 7)]
+    write(raw / "images/b.jpg", encoded(scene(120, 160, 7), "JPEG"))
+    write(raw / "masks/b.png", encoded(np.eye(120, 160, dtype=np.uint8)))
+    splits = ["07,test", "b,test", "a,train", "00,val", *(f"{n:02d},train" for n in range(1, 60) if n != 7)]
     write(raw / "splits.csv", "id,split\n" + "\n".join(splits) + "\n")
     dataset = run(raw, tmp_path / "out", group_pattern="(.*)", problems__near_duplicate=policy)
     assert dataset.duplicates == duplicates
     [row] = problems(tmp_path / "out")
     assert (row["file"], row["kind"]) == ("images/a.jpg", "near_duplicate")
     assert row["found"] == "looks like images/07.png; it is in train, the other in test"
+    assert "2 of 2 images in test look like another of them" in (tmp_path / "out/data_report.html").read_text()
 
 
 def test_a_smaller_labelled_fraction_keeps_all_images_and_some_masks_of_train(raw: Path, tmp_path: Path) -> None:

@@ -4,9 +4,13 @@ import pytest
 
 from pspnet.config.params import Params
 from pspnet.dataset.synthetic import synthesize
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.pretrained import PretrainedBackbone, random_backbone
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
+
+GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def quiet(done: int, total: int, note: str) -> None:
@@ -42,3 +46,11 @@ def params() -> Params:
         finetune__warmup_steps=2,
         runtime__threads=1,
     )
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, seed=0), folder)
+    return folder

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,14 +6,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pspnet.config.params import Params
+from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.segmentation import TrainingCrops
 from pspnet.errors import Interrupted, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.pretrained import PretrainedBackbone, random_backbone
 from pspnet.model.weights import digest
 from pspnet.stages import finetune as stage
 from pspnet.tracking.run import StageRun
@@ -20,19 +23,12 @@ from pspnet.training.finetune import freeze, train_mode
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
 
-GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 Tick = Callable[[int, int, str], None]
 
 
-@pytest.fixture
-def backbone(tmp_path: Path) -> Path:
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, seed=0), folder)
-    return folder
-
-
-def run(params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick = quiet) -> str:
+def run(
+    params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick = quiet, told: StageRun | None = None
+) -> str:
     """The bundle's digest."""
     stage.run(
         params.backbone,
@@ -43,7 +39,7 @@ def run(params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick
         out=folder / "bundle",
         history=folder / "history.csv",
         checkpoints=folder / "checkpoints",
-        run=StageRun(),
+        run=told or StageRun(),
         tick=tick,
     )
     return digest(folder / "bundle")
@@ -76,6 +72,104 @@ def test_a_run_that_is_stopped_anywhere_and_started_again_ends_the_same(
         assert not (folder / "bundle").exists()
         assert run(params, prepared, backbone, folder) == whole
         assert (folder / "history.csv").read_text() == history
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ema_decay": 0.9},
+        {"accumulation_steps": 2, "gradient_clip_norm": 0.5},
+        {"optimizer": "rmsprop", "learning_rate": 0.0005, "schedule": "cosine", "learning_rate_floor": 0.1},
+        {"optimizer": "sgd", "head_learning_rate_factor": 10.0, "decay_norms_and_biases": False, "frozen_layers": 2},
+        {"patience_epochs": 1, "learning_rate": 1.0, "epochs": 6},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_way_to_train_resumes_as_exactly(
+    changes: dict[str, Any], params: Params, prepared: Path, backbone: Path, tmp_path: Path
+) -> None:
+    params = params.model_copy(update={"finetune": params.finetune.model_copy(update=changes)})
+    notes: list[str] = []
+    whole = run(params, prepared, backbone, tmp_path / "whole", lambda done, total, note: notes.append(note))
+    for ticks in (3, next(number for number, note in enumerate(notes) if note.startswith("epoch 2/")) + 2):
+        with pytest.raises(Interrupted):
+            run(params, prepared, backbone, tmp_path / "stopped", stopping_after(ticks))
+    assert run(params, prepared, backbone, tmp_path / "stopped") == whole
+    history = (tmp_path / "whole/history.csv").read_text()
+    assert (tmp_path / "stopped/history.csv").read_text() == history
+    assert ("patience_epochs" in changes) == (len(history.splitlines()) - 1 < params.finetune.epochs)
+
+
+def test_the_averaged_weights_are_measured_and_kept(
+    params: Params, prepared: Path, backbone: Path, tmp_path: Path
+) -> None:
+    finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1})
+    run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+    (state,) = (tmp_path / "checkpoints").glob("finetune-*/state.safetensors")
+    tensors = load_file(state)
+    kept = Bundle.load(tmp_path / "bundle").network.state_dict()
+    assert all(torch.equal(kept[name], tensors[f"average/network.{name}"]) for name in kept)
+    assert not torch.equal(kept["backbone.conv1.weight"], tensors["module/network.backbone.conv1.weight"])
+    assert not torch.equal(kept["backbone.bn1.running_mean"], tensors["module/network.backbone.bn1.running_mean"])
+
+
+def test_frozen_statistics_are_those_of_the_pretrained_backbone(
+    params: Params, prepared: Path, backbone: Path, tmp_path: Path
+) -> None:
+    """In the average of the weights too, which moves with what is not frozen."""
+    finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "frozen_layers": 1})
+    run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+    before = load_file(backbone / "backbone.safetensors")
+    after = Bundle.load(tmp_path / "bundle").network.backbone.state_dict()
+    for name in ("bn1.running_mean", "bn1.running_var", "conv1.weight"):
+        assert torch.equal(before[name], after[name])
+    assert not torch.equal(before["layer1.0.bn1.running_mean"], after["layer1.0.bn1.running_mean"])
+
+
+class Poisoned(TrainingCrops):
+    """One image is no number; which one, the loader does not know either."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        sample = super().__getitem__(key)
+        image = sample["image"].permute(2, 0, 1).float()  # what is not uint8 the loader leaves as it is
+        return {**sample, "image": torch.full_like(image, torch.nan) if key[1] == 5 else image}
+
+
+def test_a_loss_that_is_no_number_names_the_files_and_keeps_the_batch(
+    params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "TrainingCrops", Poisoned)
+    with pytest.raises(UserError) as error:
+        run(params, prepared, backbone, tmp_path)
+    message = str(error.value)
+    assert message.startswith("finetune: the loss became nan in step ")
+    (kept,) = (tmp_path / "checkpoints").glob("finetune-*/not-finite-0.safetensors")
+    assert f"kept in {kept}: " in message
+    with safe_open(kept, "pt") as file:
+        facts, images = file.metadata(), file.get_tensor("image")
+    sources = json.loads(facts["sources"])
+    poisoned = PreparedDataset.open(prepared).annotated("train")["source"].iloc[5]
+    assert int(facts["step"]) == int(message.partition("in step ")[2].partition(";")[0])
+    assert message.endswith(": " + ", ".join(sources))
+    (place,) = [place for place, image in enumerate(images) if image.isnan().any()]
+    assert sources[place] == poisoned
+
+
+class Misnamed(TrainingCrops):
+    """A mask with a value that is no class."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+        sample = super().__getitem__(key)
+        sample["mask"][0, 0] = 77
+        return sample
+
+
+def test_a_value_that_is_no_class_is_told_as_such(
+    params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "TrainingCrops", Misnamed)
+    with pytest.raises(UserError, match="A mask holds a value that is neither a class nor ignored: prepare"):
+        run(params, prepared, backbone, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -144,13 +238,60 @@ def test_history_has_a_line_for_each_epoch(params: Params, prepared: Path, backb
     assert history["loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
+def with_loss(params: Params, **changes: Any) -> Params:
+    """Of a single epoch."""
+    loss = params.finetune.loss.model_copy(update=changes)
+    return params.model_copy(update={"finetune": params.finetune.model_copy(update={"loss": loss, "epochs": 1})})
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"])
+def test_each_kind_of_loss_resumes_exactly_and_makes_other_weights(
+    kind: str, params: Params, prepared: Path, backbone: Path, tmp_path: Path
+) -> None:
+    chosen = with_loss(params, kind=kind, class_weights="median_frequency")
+    whole = run(chosen, prepared, backbone, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(chosen, prepared, backbone, tmp_path / "stopped", stopping_after(2))
+    assert run(chosen, prepared, backbone, tmp_path / "stopped") == whole
+    assert run(with_loss(params, class_weights="none"), prepared, backbone, tmp_path / "plain") != whole
+
+
+def test_class_weights_are_told_with_the_run(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
+    from pspnet.dataset.prepared import PreparedDataset
+    from pspnet.tracking.journal import JOURNAL, read
+
+    def figures(chosen: Params, folder: Path) -> list[dict[str, float]]:
+        sections = {"backbone": chosen.backbone, "finetune": chosen.finetune, "runtime": chosen.runtime}
+        told = StageRun(folder, "finetune", sections, {"experiment": "m", "started": 1}, {"tags": {}, "started": 1})
+        run(chosen, prepared, backbone, folder, told=told)
+        assert told.trouble is None
+        assert told.journal
+        return [entry["values"] for entry, _ in read(told.journal.folder / JOURNAL) if entry["kind"] == "figures"]
+
+    [values] = figures(with_loss(params, class_weights="inverse_sqrt"), tmp_path / "weighted")
+    dataset = PreparedDataset.open(prepared)
+    names = [f"class_weight/{name}" for name in dataset.classes]
+    assert list(values) == names
+    pixels = dict(zip(names, dataset.class_pixels["train"], strict=True))
+    assert sorted(names, key=pixels.__getitem__) == sorted(names, key=values.__getitem__, reverse=True)
+    assert figures(with_loss(params, class_weights="none"), tmp_path / "plain") == []
+
+
+def test_weights_given_for_other_classes_are_refused_before_training(
+    params: Params, prepared: Path, backbone: Path, tmp_path: Path
+) -> None:
+    given = with_loss(params, class_weights="given", given_weights={"cat": 1.0})
+    with pytest.raises(UserError, match=r"given_weights: names cat; expected the classes of the data: sky"):
+        run(given, prepared, backbone, tmp_path)
+
+
 def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """Trained and measured on the same four images, the network gets nearly every pixel right."""
     from pspnet.dataset.annotated import AnnotatedImages
-    from pspnet.dataset.prepared import PreparedDataset
-    from pspnet.dataset.segmentation import TrainingCrops
     from pspnet.dataset.transforms import Augmentation
+    from pspnet.losses import build_loss
     from pspnet.training.checkpoint import Checkpoint
+    from pspnet.training.distributed import Peers
     from pspnet.training.finetune import finetune
     from pspnet.training.runtime import configure
 
@@ -160,14 +301,17 @@ def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_
     )  # fmt: skip
     dataset = PreparedDataset.open(prepared)
     four = dataset.annotated("train").head(4)
-    plain = Augmentation(96, 128, 1.0, 1.0, 0.0, 0.0, (0, 0, 0), dataset.ignore)
+    plain = Augmentation(96, 128, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, (0, 0, 0), dataset.ignore)
+    device = configure(params.runtime)
+    pixels = dataset.class_pixels["train"]
+    loss_of = build_loss(params.finetune.loss, dataset.classes, pixels, dataset.ignore, False, device)
     torch.manual_seed(0)
     architecture = Architecture(18, 0.25, 8, len(dataset.classes), dropout=0.0)
     records = list(
         finetune(
             SupervisedPSPNet(PSPNet(architecture)), Preprocessing(dataset.mean, dataset.std),
             TrainingCrops(dataset.reader(), four, plain, seed=0), AnnotatedImages(dataset.reader(), four),
-            dataset.classes, dataset.ignore, params.finetune, params.runtime, configure(params.runtime),
+            dataset.classes, dataset.ignore, loss_of, params.finetune, params.runtime, Peers(0, 1, device),
             Checkpoint(tmp_path), quiet,
         )
     )  # fmt: skip
@@ -188,10 +332,10 @@ def test_frozen_layers_keep_weights_and_statistics(
 def test_freezing_turns_off_gradients_and_batch_statistics() -> None:
     supervised = SupervisedPSPNet(PSPNet(Architecture(18, 0.125, 8, 3, dropout=0.1)))
     train_mode(supervised, freeze(supervised.network.backbone, 1))
-    backbone = supervised.network.backbone
-    assert not backbone.conv1.weight.requires_grad
-    assert not backbone.bn1.training
-    assert backbone.layer1.training
+    stem, (layer1,), *_ = supervised.network.backbone.layers()
+    assert not any(parameter.requires_grad for module in stem for parameter in module.parameters())
+    assert not any(module.training for module in stem)
+    assert layer1.training
 
 
 @pytest.mark.parametrize(

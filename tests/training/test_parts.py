@@ -1,10 +1,13 @@
 """What the two loops share: schedule, optimiser, order of the images, checkpoints, locks."""
 
+import itertools
+import math
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,35 +17,115 @@ from torch import nn
 from pspnet.errors import Busy, UserError
 from pspnet.process import exclusive
 from pspnet.training import runtime
+from pspnet.training.averaging import move_average, start_average
 from pspnet.training.checkpoint import KEPT, Checkpoint, TrainingState, open_checkpoint, training_digest
+from pspnet.training.distributed import Peers
+from pspnet.training.finetune import is_over
 from pspnet.training.loading import _Steps
-from pspnet.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from pspnet.training.optimizer import (
+    build_optimizer,
+    clip_gradient,
+    gradient_norm,
+    learning_rate_at,
+    set_learning_rate,
+)
 from tests.parameters import ROOT, demo_params
+
+ALONE = Peers(0, 1, torch.device("cpu"))
 
 
 def test_learning_rate_rises_in_a_line_and_falls_by_the_poly_rule() -> None:
-    rates = [learning_rate_at(step, 100, 1.0, warmup_steps=3, poly_power=0.9) for step in range(100)]
+    rates = [learning_rate_at(step, 100, 1.0, "poly", 3, 0.9, 0.0) for step in range(100)]
     assert rates[:4] == pytest.approx([0.25, 0.5 * 0.99**0.9, 0.75 * 0.98**0.9, 0.97**0.9])
     assert rates[50] == pytest.approx(0.5**0.9)
     assert rates[99] == pytest.approx(0.01**0.9)
-    assert learning_rate_at(0, 100, 1.0, warmup_steps=0, poly_power=0.9) == 1
+    assert learning_rate_at(0, 100, 1.0, "poly", 0, 0.9, 0.0) == 1
+
+
+def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> None:
+    rates = [learning_rate_at(step, 100, 2.0, "cosine", 0, 0.9, 0.0) for step in range(101)]
+    assert rates[0] == 2
+    assert rates[25] == pytest.approx(1 + math.sqrt(0.5))
+    assert rates[50] == pytest.approx(1)
+    assert rates[100] == pytest.approx(0)
+    floored = [learning_rate_at(step, 100, 2.0, "poly", 0, 0.9, 0.1) for step in range(101)]
+    assert floored[0] == 2
+    assert floored[50] == pytest.approx(0.2 + 1.8 * 0.5**0.9)  # eta_min 0.2 of other projects
+    assert floored[100] == pytest.approx(0.2)
 
 
 def test_the_backbone_may_learn_at_another_rate_than_the_head() -> None:
     backbone, head = nn.Linear(2, 2), nn.Linear(2, 2)
-    optimizer = build_optimizer("sgd", [(backbone.parameters(), 0.1), (head.parameters(), 1.0)], 1.0, 0.9, 0.0)
+    optimizer = build_optimizer("sgd", [(backbone.parameters(), 0.1), (head.parameters(), 1.0)], 1.0, 0.9, 0.0, True)
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]
 
 
 def test_frozen_parameters_are_left_out() -> None:
     frozen, free = nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2)
-    optimizer = build_optimizer("adamw", [(frozen.parameters(), 1.0), (free.parameters(), 1.0)], 1.0, 0.9, 0.0)
+    optimizer = build_optimizer("adamw", [(frozen.parameters(), 1.0), (free.parameters(), 1.0)], 1.0, 0.9, 0.0, True)
     assert len(optimizer.param_groups) == 1
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
+def test_norms_and_biases_may_be_spared_the_decay(name: Any) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    optimizer = build_optimizer(name, [(module.parameters(), 1.0)], 0.1, 0.9, 0.5, decay_norms_and_biases=False)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    changed = [not torch.equal(*pair) for pair in zip(before, module.parameters(), strict=True)]
+    assert changed == [True, False, False, False]
+
+
+def test_a_long_gradient_is_shortened_and_its_length_known() -> None:
+    module = nn.Linear(2, 1, bias=False)
+    module.weight.grad = torch.tensor([[3.0, 4.0]])
+    norm = gradient_norm(module)
+    assert norm.item() == 5
+    clip_gradient(module, norm, longest=0)
+    assert module.weight.grad.tolist() == [[3, 4]]
+    clip_gradient(module, norm, longest=10)
+    assert module.weight.grad.tolist() == [[3, 4]]
+    clip_gradient(module, norm, longest=1)
+    assert module.weight.grad.flatten().tolist() == pytest.approx([0.6, 0.8], rel=1e-5)
+
+
+def test_the_average_moves_towards_the_weights_and_counts_as_they_do() -> None:
+    module = nn.BatchNorm1d(2)
+    average = start_average(module)
+    with torch.no_grad():
+        module.weight.fill_(2)
+        module.running_mean.fill_(10)  # type: ignore[union-attr]
+        module.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    move_average(average, module, decay=0.9, step=0)  # early on only a tenth is kept
+    assert average.weight.tolist() == pytest.approx([1.9, 1.9])
+    assert average.running_mean.tolist() == pytest.approx([9, 9])  # type: ignore[union-attr]
+    assert average.num_batches_tracked == 7
+    move_average(average, module, decay=0.5, step=1000)
+    assert average.weight.tolist() == pytest.approx([1.95, 1.95])
+    assert not average.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("ious", "patience", "over"),
+    [
+        ([], 2, False),
+        ([0.1, 0.5, 0.4], 2, False),
+        ([0.1, 0.5, 0.4, 0.5], 2, True),  # as good is not better
+        ([0.1, 0.5, 0.4, 0.5], 0, False),
+        ([0.1, 0.5, 0.4, 0.6], 2, False),
+        ([0.1] * 6, 0, True),
+    ],
+)
+def test_a_training_ends_early_when_val_gets_no_better(ious: list[float], patience: int, over: bool) -> None:
+    params = demo_params(finetune__epochs=6, finetune__patience_epochs=patience).finetune
+    assert is_over([{"val_mean_iou": iou} for iou in ious], params) == over
+
+
 def test_every_epoch_shows_each_image_once_in_another_order() -> None:
-    steps = list(_Steps(images=12, batch_size=4, seed=0, first_step=0, steps=6))
+    steps = list(_Steps(images=12, batch_size=4, seed=0, first_step=0, steps=6, peers=ALONE))
     epochs = [[position for step in steps[e * 3 : e * 3 + 3] for _, position in step] for e in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
     assert epochs[0] != epochs[1]
@@ -50,16 +133,23 @@ def test_every_epoch_shows_each_image_once_in_another_order() -> None:
 
 
 def test_the_order_does_not_depend_on_where_it_starts() -> None:
-    whole = list(_Steps(images=13, batch_size=4, seed=0, first_step=0, steps=9))
+    whole = list(_Steps(images=13, batch_size=4, seed=0, first_step=0, steps=9, peers=ALONE))
     assert all(len(step) == 4 for step in whole)
-    assert list(_Steps(images=13, batch_size=4, seed=0, first_step=5, steps=9)) == whole[5:]
+    assert list(_Steps(images=13, batch_size=4, seed=0, first_step=5, steps=9, peers=ALONE)) == whole[5:]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_devices_share_each_step_out_among_them() -> None:
+    whole = list(_Steps(13, 4, 0, 0, 9, ALONE))
+    shares = [list(_Steps(13, 4, 0, 0, 9, Peers(rank, 2, torch.device("cpu")))) for rank in range(2)]
+    assert [first + second for first, second in zip(*shares, strict=True)] == whole
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
 def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: Path) -> None:
     def state() -> TrainingState:
         module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
-        return TrainingState(module, build_optimizer(optimizer, [(module.parameters(), 1.0)], 0.1, 0.9, 0.01))  # type: ignore[arg-type]
+        built = build_optimizer(optimizer, [(module.parameters(), 1.0)], 0.1, 0.9, 0.01, False)  # type: ignore[arg-type]
+        return TrainingState(module, built, average=start_average(module))
 
     torch.manual_seed(0)
     before, after = state(), state()
@@ -68,10 +158,15 @@ def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: P
         before.optimizer.step()
     before.step, before.records, before.sums = 3, [{"epoch": 1, "loss": 0.1}], {"loss": 0.1 + 0.2}
     before.best = {"weight": torch.randn(2, 2)}
+    assert before.average is not None
+    assert after.average is not None
+    move_average(before.average, before.module, decay=0.9, step=3)
     Checkpoint(tmp_path).save(before)
     Checkpoint(tmp_path).restore(after)
     assert (after.step, after.records, after.sums) == (before.step, before.records, before.sums)
     assert torch.equal(after.best["weight"], before.best["weight"])
+    averages = zip(before.average.state_dict().values(), after.average.state_dict().values(), strict=True)
+    assert all(torch.equal(left, right) for left, right in averages)
     for weight, values in after.optimizer.state.items():
         moments = [value for value in values.values() if value.shape == weight.shape]
         assert moments
@@ -87,7 +182,7 @@ def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: P
 
 def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:
     module = nn.Linear(2, 2)
-    state = TrainingState(module, build_optimizer("sgd", [(module.parameters(), 1.0)], 0.1, 0.9, 0.0), step=7)
+    state = TrainingState(module, build_optimizer("sgd", [(module.parameters(), 1.0)], 0.1, 0.9, 0.0, True), step=7)
     Checkpoint(tmp_path).save(state)
     (tmp_path / "state.safetensors.partial").write_bytes(b"half")
     Checkpoint(tmp_path).restore(state)
@@ -129,7 +224,7 @@ print(training_digest({}, {}))
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     before = digest()
-    for changed in ("pspnet/stages/finetune.py", "pspnet/losses.py"):
+    for changed in ("pspnet/stages/finetune.py", "pspnet/losses/terms.py"):
         with (tmp_path / changed).open("a") as file:
             file.write("# changed\n")
         after = digest()
@@ -164,12 +259,13 @@ with open_checkpoint(pathlib.Path({str(tmp_path)!r}), "finetune", "a"):
 
 
 def test_every_step_has_randomness_of_its_own() -> None:
-    def draw(seed: int, step: int) -> list[float]:
-        runtime.seed_step(seed, step)
+    def draw(*place: int) -> list[float]:
+        runtime.seed_step(*place)
         return [float(x) for x in torch.rand(3)]
 
-    assert draw(0, 5) == draw(0, 5)
-    assert len({tuple(draw(seed, step)) for seed in range(3) for step in range(3)}) == 9
+    assert draw(0, 5, 0, 1) == draw(0, 5, 0, 1)
+    places = list(itertools.product(range(3), repeat=4))  # seed, step, device, part of the step
+    assert len({tuple(draw(*place)) for place in places}) == len(places)
 
 
 def test_a_wrong_setting_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,5 +278,5 @@ def test_a_wrong_setting_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_batches_of_an_epoch_differ_between_seeds() -> None:
-    orders = [np.array([p for step in _Steps(20, 4, seed, 0, 5) for _, p in step]) for seed in (0, 1)]
+    orders = [np.array([p for step in _Steps(20, 4, seed, 0, 5, ALONE) for _, p in step]) for seed in (0, 1)]
     assert (orders[0] != orders[1]).any()

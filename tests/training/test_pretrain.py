@@ -23,12 +23,13 @@ def with_method(params: Params, method: str) -> Params:
     return params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"method": method})})
 
 
-def run(params: Params, prepared: Path, folder: Path, tick: Tick = quiet) -> str:
+def run(params: Params, prepared: Path, folder: Path, tick: Tick = quiet, weights: Path = Path("none")) -> str:
     stage.run(
         params.backbone,
         params.pretrain,
         params.runtime,
         prepared=prepared,
+        weights=weights,
         out=folder / "backbone",
         history=folder / "history.csv",
         checkpoints=folder / "checkpoints",
@@ -49,6 +50,25 @@ def test_a_run_that_is_stopped_and_started_again_ends_the_same(
     assert run(params, prepared, tmp_path / "stopped") == whole
     assert (tmp_path / "stopped/history.csv").read_text() == (tmp_path / "whole/history.csv").read_text()
     assert pd.read_csv(tmp_path / "whole/history.csv")["loss"].notna().all()
+
+
+def test_every_way_to_train_resumes_as_exactly(params: Params, prepared: Path, tmp_path: Path) -> None:
+    changes = {"accumulation_steps": 2, "gradient_clip_norm": 0.5, "optimizer": "rmsprop", "schedule": "cosine",
+               "learning_rate": 0.0005, "decay_norms_and_biases": False}  # fmt: skip
+    params = with_method(params.model_copy(update={"pretrain": params.pretrain.model_copy(update=changes)}), "rotation")
+    whole = run(params, prepared, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(params, prepared, tmp_path / "stopped", stopping_after(5))
+    assert run(params, prepared, tmp_path / "stopped") == whole
+    assert pd.read_csv(tmp_path / "whole/history.csv")["gradient_norm"].gt(0).all()
+
+
+def test_a_loss_that_is_no_number_names_the_files(params: Params, prepared: Path, tmp_path: Path) -> None:
+    pretrain = params.pretrain.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0, "optimizer": "sgd"})
+    params = with_method(params.model_copy(update={"pretrain": pretrain}), "rotation")
+    with pytest.raises(UserError, match=r"pretrain: the .* became .* in step \d+; .*: images/street\d+_\d+\.\w+, "):
+        run(params, prepared, tmp_path)
+    assert len(list((tmp_path / "checkpoints").glob("pretrain-*/not-finite-0.safetensors"))) == 1
 
 
 def test_no_method_writes_no_weights_and_an_empty_history(params: Params, prepared: Path, tmp_path: Path) -> None:

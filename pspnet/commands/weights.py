@@ -1,0 +1,162 @@
+"""`pspnet weights import`: what another project has trained, in our formats."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from pspnet import terminal
+from pspnet.commands.data_add import dvc
+from pspnet.dataset.classes import default_color, read_classes
+from pspnet.errors import Problem, UserError
+from pspnet.model.backbone import OutputStride
+from pspnet.model.bundle import FACTS as BUNDLE_FACTS
+from pspnet.model.bundle import Bundle
+from pspnet.model.foreign.checkpoints import Checkpoint, read_checkpoint
+from pspnet.model.foreign.formats import FORMATS
+from pspnet.model.foreign.importing import ForeignWeights, adapt_preprocessing, import_weights
+from pspnet.model.pretrained import FACTS as BACKBONE_FACTS
+from pspnet.model.pretrained import PretrainedBackbone
+from pspnet.outputs import whole_folder
+
+Color = tuple[int, int, int]
+RGB = 3  # channels
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be made of a file."""
+
+    out: Path | None  # for the backbone
+    bundle: Path | None
+    classes: Path | None
+    channels: int
+    min_coverage: float
+    output_stride: int
+    align_corners: bool | None
+
+
+def import_file(file: Path, project: str, target: Target, *, versioned: bool) -> None:
+    """`versioned`: DVC keeps the backbone, and the pipeline finds it."""
+    _check(project, target, versioned)
+    if versioned:
+        dvc("root")
+    checkpoint = read_checkpoint(file)
+    weights = import_weights(checkpoint, project, str(file))
+    _tell_coverage(file, weights)
+    _check_coverage(file, weights, target.min_coverage)
+    bundle = _bundle(file, checkpoint, weights, target) if target.bundle else None
+    facts = PretrainedBackbone(
+        method="none",
+        depth=weights.depth,
+        width=weights.width,
+        preprocessing=adapt_preprocessing(target.channels),
+        fingerprints={},
+        stem=weights.stem,
+        image_channels=target.channels,
+        weights=project,
+    )
+    if target.out:
+        with whole_folder(target.out) as folder:
+            facts.save(weights.backbone(target.channels), folder)
+        told = f"{target.out}: ResNet-{facts.depth}, width {facts.width:g}, stem {facts.stem}"
+        terminal.out.print(told, markup=False)
+    if bundle and target.bundle:
+        with whole_folder(target.bundle) as folder:
+            bundle.save(folder)
+        own = bundle.network.architecture
+        terminal.out.print(
+            f"{target.bundle}: PSPNet of {own.classes} classes, output stride {own.output_stride}, dilation "
+            f"{own.dilation}, align_corners {str(own.align_corners).lower()}",
+            markup=False,
+        )
+    if versioned:
+        dvc("add", "--quiet", str(target.out))
+        params = f"{{depth: {facts.depth}, width: {facts.width:g}, stem: {facts.stem}, weights: imported}}"
+        terminal.out.print(
+            f"Next: git add {target.out}.dvc && git commit, and in params.yaml backbone: {params}", markup=False
+        )
+
+
+def _check(project: str, target: Target, versioned: bool) -> None:
+    if project not in FORMATS:
+        raise UserError(Problem("--from", f"is '{project}'", f"one of {', '.join(FORMATS)}"))
+    if target.output_stride not in get_args(OutputStride):
+        raise UserError(Problem("--output-stride", f"is {target.output_stride}", "8, 16 or 32"))
+    if target.bundle is None and target.classes is not None:
+        raise UserError(Problem("--classes", "names the classes of a bundle", "--bundle too"))
+    if target.channels != RGB and target.bundle is not None:
+        raise UserError(
+            Problem("--channels", f"is {target.channels}, and a bundle predicts RGB images", "3 with --bundle")
+        )
+    if target.channels != RGB and versioned:
+        found = f"is {target.channels}, and the pipeline's images are RGB"
+        raise UserError(Problem("--channels", found, "3", "For use elsewhere name another folder with --out."))
+    if target.out and target.bundle and _overlap(target.out.resolve(), target.bundle.resolve()):
+        raise UserError(Problem("--bundle", f"is {target.bundle}, and --out {target.out}", "folders beside each other"))
+    for option, folder, facts in (("--out", target.out, BACKBONE_FACTS), ("--bundle", target.bundle, BUNDLE_FACTS)):
+        if folder and folder.exists() and not (folder / facts).is_file() and not _is_empty(folder):
+            found = f"is there, and holds no {facts}: it would be replaced"
+            raise UserError(Problem(str(folder), found, "an empty folder, or none", f"Name another with {option}."))
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _tell_coverage(file: Path, weights: ForeignWeights) -> None:
+    coverage = weights.coverage
+    parts = ", ".join(f"{part.name} {part.found} of {part.wanted}" for part in coverage.parts)
+    terminal.out.print(f"{file}: {coverage.share:.1%} of the tensors ({parts})", markup=False)
+
+
+def _check_coverage(file: Path, weights: ForeignWeights, min_coverage: float) -> None:
+    coverage = weights.coverage
+    faults = list(coverage.faults())
+    if coverage.share < min_coverage:
+        found = f"fits in {coverage.share:.1%} of the tensors ({'; '.join(faults)})"
+        fix = "If the rest may be random or left out: --min-coverage."
+        raise UserError(Problem(str(file), found, f"at least {min_coverage:.1%}", fix))
+    for fault in faults:
+        terminal.err.print(f"{fault}. It is random, or left out.", style="yellow", markup=False)
+
+
+def _bundle(file: Path, checkpoint: Checkpoint, weights: ForeignWeights, target: Target) -> Bundle:
+    if not weights.is_whole:
+        raise UserError(Problem(str(file), "holds a backbone", "a whole network with --bundle", "Leave --bundle out."))
+    names, colors = _classes(file, checkpoint, weights, target.classes)
+    if len(names) != weights.classes:
+        told = f"The file has {weights.classes} classes and {target.classes} {len(names)}: the classifier is new, and "
+        terminal.err.print(f"{told}predicts nothing before it is trained.", style="yellow", markup=False)
+    stride = cast("Literal[8, 16, 32]", target.output_stride)
+    return Bundle(
+        network=weights.network(len(names), target.channels, stride, target.align_corners).eval(),
+        preprocessing=adapt_preprocessing(target.channels),
+        classes=names,
+        colors=colors,
+        pretraining=weights.project,
+        fingerprints={},
+        backbone_digest="",
+    )
+
+
+def _classes(
+    file: Path, checkpoint: Checkpoint, weights: ForeignWeights, path: Path | None
+) -> tuple[tuple[str, ...], tuple[Color, ...]]:
+    if path is not None:
+        own = read_classes(path)
+        return own.names, own.colors
+    if len(checkpoint.classes) != weights.classes:
+        found = f"has {weights.classes} classes and names {len(checkpoint.classes) or 'none'} of them"
+        fix = "Name them in the order of the network's outputs: --classes classes.yaml."
+        raise UserError(Problem(str(file), found, "a name for each", fix))
+    return checkpoint.classes, _filled(checkpoint.colors, weights.classes)
+
+
+def _filled(colors: Iterable[Color], classes: int) -> tuple[Color, ...]:
+    own = tuple(colors)[:classes]
+    return own + tuple(default_color(number) for number in range(len(own), classes))

@@ -1,0 +1,136 @@
+"""What losses need to know of the logits, a few rows of the images at a time.
+
+Enlarged to the size of the masks, in float32, the logits of a batch are the largest tensor of a training, and a loss
+that is written straightforwardly makes several of that size. Here they exist a few rows at a time, and are computed
+once more in the backward pass. Everything is a product of matrices, a sum or a comparison: these are deterministic on
+GPUs too, while the backward passes of bilinear enlargement and of a loss over a plane are not.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+CPU_VALUES = 2**19  # of logits at a time: they stay in the cores' caches
+GPU_VALUES = 2**23  # enough to keep a GPU busy
+
+
+def negative_log_likelihood(logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:
+    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the share given to the mask's class, where that is one."""
+    nll: Tensor = _NegativeLogLikelihood.apply(logits, masks, align_corners)
+    return nll
+
+
+def class_sums(logits: Tensor, masks: Tensor, annotated: Tensor, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, K, h, w), (N, H, W), (N, H, W) -> 3 x (K): for each class the sum over the annotated pixels of the share that
+    is given to it, the sum over its own pixels alone, and the number of those.
+    """
+    sums: tuple[Tensor, Tensor, Tensor] = _ClassSums.apply(logits, masks, annotated, align_corners)
+    return sums
+
+
+class _NegativeLogLikelihood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:
+        enlarged = _Enlarged(logits, masks, align_corners)
+        nll = logits.new_empty(masks.shape, dtype=enlarged.dtype)
+        for strip, values in enlarged:
+            own = masks[:, None, strip.rows].clamp(max=logits.shape[1] - 1).long()
+            nll[:, strip.rows] = -values.log_softmax(1).gather(1, own)[:, 0]
+        ctx.save_for_backward(logits, masks)
+        ctx.align_corners = align_corners
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_nll: Tensor) -> tuple[Tensor, None, None]:
+        logits, masks = ctx.saved_tensors
+        enlarged = _Enlarged(logits, masks, ctx.align_corners)
+        for strip, values in enlarged:  # d nll / d logit = softmax - 1 for the own class, softmax for the others
+            gradient = _softmax(values).sub_(enlarged.is_own(strip).to(values.dtype))
+            enlarged.pull_back(strip, gradient.mul_(of_nll[:, None, strip.rows]))
+        return enlarged.gradient.to(logits.dtype), None, None
+
+
+class _ClassSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, masks: Tensor, annotated: Tensor, align_corners: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        enlarged = _Enlarged(logits, masks, align_corners)
+        given, own, pixels = logits.new_zeros(3, logits.shape[1], dtype=enlarged.dtype)
+        for strip, values in enlarged:
+            is_own = enlarged.is_own(strip)
+            softmax = _softmax(values).mul_(annotated[:, None, strip.rows])
+            given += softmax.sum((0, 2, 3))
+            own += softmax.masked_fill_(~is_own, 0).sum((0, 2, 3))
+            pixels += is_own.sum((0, 2, 3))
+        ctx.save_for_backward(logits, masks, annotated)
+        ctx.align_corners = align_corners
+        ctx.mark_non_differentiable(pixels)
+        return given, own, pixels
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_given: Tensor, of_own: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, masks, annotated = ctx.saved_tensors
+        enlarged = _Enlarged(logits, masks, ctx.align_corners)
+        for strip, values in enlarged:  # d sum(v * softmax) / d logit = softmax * (v - sum(v * softmax))
+            softmax = _softmax(values)
+            of_softmax = annotated[:, None, strip.rows] * of_given[:, None, None]
+            of_softmax += enlarged.is_own(strip) * of_own[:, None, None]
+            of_softmax -= (of_softmax * softmax).sum(1, keepdim=True)
+            enlarged.pull_back(strip, of_softmax.mul_(softmax))
+        return enlarged.gradient.to(logits.dtype), None, None, None
+
+
+def _softmax(values: Tensor) -> Tensor:
+    return values.log_softmax(1).exp_()  # on CPUs twice as fast as softmax over a dimension that is not the last
+
+
+class _Strip(NamedTuple):
+    """Some rows of the images, the coarse rows they are made of, and what makes them: (rows, coarse_rows)."""
+
+    rows: slice
+    coarse_rows: slice
+    vertical: Tensor
+
+
+class _Enlarged:
+    """The logits at the size of the masks, strip by strip, and the way back for gradients."""
+
+    def __init__(self, logits: Tensor, masks: Tensor, align_corners: bool) -> None:
+        self.dtype = torch.promote_types(logits.dtype, torch.float32)
+        self.gradient = torch.zeros(logits.shape, dtype=self.dtype, device=logits.device)
+        self._logits, self._masks = logits.to(self.dtype).contiguous(), masks
+        self._classes = torch.arange(logits.shape[1], dtype=masks.dtype, device=masks.device)[:, None, None]
+        vertical = self._enlargement(logits.shape[2], masks.shape[1], align_corners)
+        self._horizontal = self._enlargement(logits.shape[3], masks.shape[2], align_corners).to(logits.device)
+        at_a_time = CPU_VALUES if logits.device.type == "cpu" else GPU_VALUES
+        height = max(1, at_a_time // (logits.shape[0] * logits.shape[1] * masks.shape[2]))
+        self._strips = []
+        for first in range(0, len(vertical), height):
+            rows = slice(first, first + height)
+            used = vertical[rows].any(0).nonzero()
+            coarse_rows = slice(int(used[0]), int(used[-1]) + 1)
+            self._strips.append(_Strip(rows, coarse_rows, vertical[rows, coarse_rows].to(logits.device)))
+
+    def _enlargement(self, size: int, enlarged: int, align_corners: bool) -> Tensor:
+        """(enlarged, size): bilinear enlargement as a matrix, so that its transpose is the way back."""
+        identity = torch.eye(size, dtype=self.dtype)
+        return F.interpolate(identity[None], enlarged, mode="linear", align_corners=align_corners)[0].T.contiguous()
+
+    def __iter__(self) -> Iterator[tuple[_Strip, Tensor]]:
+        """Each strip with the logits there: (N, K, rows, W)."""
+        for strip in self._strips:
+            yield strip, strip.vertical @ (self._logits[:, :, strip.coarse_rows] @ self._horizontal.T)
+
+    def is_own(self, strip: _Strip) -> Tensor:
+        """(N, K, rows, W): whether that is the pixel's class in the mask."""
+        return self._masks[:, None, strip.rows] == self._classes
+
+    def pull_back(self, strip: _Strip, gradient: Tensor) -> None:
+        self.gradient[:, :, strip.coarse_rows] += (strip.vertical.T @ gradient) @ self._horizontal

@@ -1,0 +1,75 @@
+"""Files of other projects: tensors are taken out of them, and nothing in them is run."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.serialization import safe_globals
+
+from pspnet.errors import Problem, UserError
+from pspnet.model.foreign.formats import CONTAINERS
+from pspnet.model.weights import read_safetensors
+
+SETTINGS = Namespace  # what trainings keep beside their tensors; it can do nothing
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    tensors: Mapping[str, Tensor]
+    classes: tuple[str, ...]  # as its project names them; () if it does not
+    colors: tuple[tuple[int, int, int], ...]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    if path.suffix == ".safetensors":
+        return Checkpoint(read_safetensors(path), (), ())
+    content = _load(path)
+    found: Any = content
+    for _ in CONTAINERS:  # deeper they are never nested, but in themselves
+        container = next((name for name in CONTAINERS if isinstance(_entry(found, name), Mapping)), None)
+        found = found[container] if container else found
+    tensors = {str(name): value for name, value in _items(found) if isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(str(name) for name, _ in _items(content)[:5]) or type(content).__name__
+        expected = f"tensors by their names, or {', '.join(CONTAINERS)} with them"
+        raise UserError(Problem(str(path), f"holds no tensors ({keys})", expected))
+    return Checkpoint(tensors, *_classes(content))
+
+
+def _load(path: Path) -> Any:
+    try:
+        with safe_globals([SETTINGS]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        reason = str(error).partition("\n")[0]
+        fix = "A pickle can run code, so only plain tensors are read: save the state_dict alone, where its code is."
+        raise UserError(Problem(str(path), f"holds more than tensors ({reason})", "a state_dict", fix)) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            Problem(str(path), f"cannot be read ({reason})", "a file of torch.save or safetensors")
+        ) from None
+
+
+def _entry(content: Any, name: str) -> Any:
+    return content.get(name) if isinstance(content, Mapping) else None
+
+
+def _items(content: Any) -> list[tuple[Any, Any]]:
+    return list(content.items()) if isinstance(content, Mapping) else []
+
+
+def _classes(content: Any) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Of mmsegmentation: `meta` names them, in version 1 in its `dataset_meta`."""
+    meta = _entry(content, "meta")
+    for place in (_entry(meta, "dataset_meta"), meta):
+        names = _entry(place, "classes") or _entry(place, "CLASSES")
+        if names:
+            palette = _entry(place, "palette") or _entry(place, "PALETTE") or []
+            return tuple(map(str, names)), tuple((int(r), int(g), int(b)) for r, g, b in palette)
+    return (), ()

@@ -1,0 +1,79 @@
+"""Predicted masks under the names and with the values that a public benchmark's server expects."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pspnet.dataset.adapters import ade20k, cityscapes, voc
+from pspnet.dataset.classes import some
+from pspnet.dataset.images import decode_mask
+from pspnet.errors import Problem, UserError
+from pspnet.outputs import whole_folder
+from pspnet.predictions import palette_image
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    values: Mapping[str, int]  # class -> its value in a submitted mask
+    image_names: str  # pattern of an image's name; what its parentheses hold names the submitted mask
+    mask_name: str  # where {} stands for that
+    palette: NDArray[np.uint8] | None  # (256, 3); without one, masks are gray
+
+
+BENCHMARKS = {
+    # Its evaluation looks for CITY_SEQUENCE_FRAME*.png in any folder.
+    "cityscapes": Benchmark(cityscapes.LABEL_IDS, r"(.*)_leftImg8bit\.\w+", "{}_pred_labelIds.png", None),
+    # Of its two competitions the one for networks that have seen other data too.
+    "voc": Benchmark(
+        {name: value for value, name in enumerate(voc.NAMES)},
+        r"(.*)\.\w+",
+        "results/VOC2012/Segmentation/comp6_test_cls/{}.png",
+        np.array([list(bytes.fromhex(voc.palette_color(index)[1:])) for index in range(256)], np.uint8),
+    ),
+    "ade20k": Benchmark(
+        {name: value for value, name in enumerate(ade20k.NAMES, start=ade20k.NOT_ANNOTATED + 1)},
+        r"(.*)\.\w+",
+        "{}.png",
+        None,
+    ),
+}
+
+
+def mask_names(layout: str, images: Iterable[str], classes: tuple[str, ...], bundle: Path) -> dict[str, str]:
+    """Image -> its submitted mask. All that speaks against a submission is told, before anything is predicted."""
+    benchmark = BENCHMARKS[layout]
+    problems = []
+    if unknown := [name for name in classes if name not in benchmark.values]:
+        found = f"knows {len(unknown):,} classes that {layout} has not: {some(unknown)}"
+        problems.append(Problem(str(bundle), found, f"names of {some(benchmark.values)}"))
+    matches = {image: re.fullmatch(benchmark.image_names, image.rpartition("/")[2]) for image in images}
+    if strange := [image for image, match in matches.items() if not match]:
+        found = f"is not named as an image of {layout} is (as are {len(strange):,} files)"
+        problems.append(Problem(strange[0], found, f"names that match {benchmark.image_names}"))
+    names = {image: benchmark.mask_name.format(match[1]) for image, match in matches.items() if match}
+    owners: dict[str, str] = {}
+    for image, name in names.items():
+        if (other := owners.setdefault(name, image)) != image:
+            problems.append(Problem(image, f"has the submitted mask {name}, as {other} has", "names that all differ"))
+            break
+    if problems:
+        raise UserError(problems)
+    return names
+
+
+def write(layout: str, masks: Path, names: Mapping[str, str], classes: tuple[str, ...], out: Path) -> None:
+    """`names`: image -> its submitted mask. `masks` holds IMAGE.png with class indices for each."""
+    benchmark = BENCHMARKS[layout]
+    values = np.array([benchmark.values[name] for name in classes], np.uint8)
+    with whole_folder(out) as folder:
+        for image, name in names.items():
+            mask = values[decode_mask((masks / f"{image}.png").read_bytes())]
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            own = Image.fromarray(mask) if benchmark.palette is None else palette_image(mask, benchmark.palette)
+            own.save(path)

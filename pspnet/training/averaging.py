@@ -1,0 +1,28 @@
+"""A moving average of the weights along a training; it often predicts better than any of the weights it is made of."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def start_average(module: Module) -> Module:
+    average = copy.deepcopy(module)
+    average.requires_grad_(False)
+    return average
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """After `step` steps. Early on less is kept than `decay` says, or the random weights at the start would linger."""
+    kept = min(decay, (1 + step) / (10 + step))
+    pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
+    # The statistics of BatchNorm too: they have to fit the averaged weights.
+    moved = [(held, now) for held, now in pairs if held.is_floating_point()]
+    torch._foreach_lerp_([held for held, _ in moved], [now for _, now in moved], 1 - kept)
+    for held, now in pairs:
+        if not held.is_floating_point():
+            held.copy_(now)

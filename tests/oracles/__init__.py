@@ -1,0 +1,1 @@
+"""Slow and plain second implementations, which ours must agree with."""

@@ -1,0 +1,174 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnxruntime import InferenceSession
+from torch import Tensor, nn
+
+from pspnet import cli
+from pspnet.errors import UserError
+from pspnet.export import FORMATS, SIZES, export
+from pspnet.model.bundle import Bundle
+from pspnet.model.network import Architecture, PSPNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.weights import digest
+from tests.command import pspnet
+
+PREPROCESSING = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+CLASSES = ("sky", "road", "bus", "tree")
+COLORS = tuple((10 * k, 0, 255 - k) for k in range(len(CLASSES)))
+PLAIN = Architecture(18, 0.125, 8, len(CLASSES), 0.1)
+# Every way in which networks differ from it in what they compute.
+ARCHITECTURES = {
+    "R18, stride 32": Architecture(18, 0.125, 32, len(CLASSES), 0.1),
+    "R50, stride 16": Architecture(50, 0.125, 16, len(CLASSES), 0.1),
+    "narrow stem, corners": replace(PLAIN, stem="deep_narrow", align_corners=True),
+    "all others": replace(PLAIN, stem="deep", dilation="contract", decoder="low_level", pyramid_weights="learned"),
+}
+
+
+def make_bundle(architecture: Architecture, folder: Path) -> Path:
+    """Its statistics have seen data, and its logits are about as large as those of a network that has learnt."""
+    torch.manual_seed(0)
+    network = PSPNet(architecture)
+    with torch.no_grad():
+        network(torch.randn(2, 3, 96, 96))
+        network.head[-1].weight.mul_(20)  # type: ignore[operator]
+    folder.mkdir()
+    Bundle(network, PREPROCESSING, CLASSES, COLORS, "none", {}, "").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(PLAIN, tmp_path_factory.mktemp("export") / "segmenter")
+
+
+@pytest.fixture(scope="module")
+def files(bundle: Path) -> dict[str, Path]:
+    """The bundle in every format."""
+    found = {form: bundle.with_name(f"exported.{form}") for form in FORMATS}
+    for form, out in found.items():
+        parities = export(bundle, form, out, 1e-4)
+        assert [parity.size for parity in parities] == list(SIZES)
+    return found
+
+
+@pytest.fixture(params=list(FORMATS))
+def exported(request: pytest.FixtureRequest, files: dict[str, Path]) -> Path:
+    return files[request.param]
+
+
+def runner(path: Path) -> Callable[[Tensor], Tensor]:
+    """As a user who has nothing of ours would open it."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def metadata(path: Path) -> Any:
+    if path.suffix == ".onnx":
+        return json.loads({entry.key: entry.value for entry in onnx.load(path).metadata_props}["pspnet"])
+    files = {"pspnet": ""}
+    torch.export.load(path, extra_files=files)
+    return json.loads(files["pspnet"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_network_can_be_exported(form: str, architecture: str, tmp_path: Path) -> None:
+    own = make_bundle(ARCHITECTURES[architecture], tmp_path / "segmenter")
+    parities = export(own, form, tmp_path / f"model.{form}", 1e-4)
+    assert [parity.size for parity in parities] == list(SIZES)
+    assert all(parity.other_class <= 1e-3 for parity in parities)
+
+
+@pytest.mark.parametrize("size", [(1, 33, 33), (4, 150, 200), (1, 61, 301)])
+def test_the_file_computes_what_the_bundle_does_at_sizes_never_tried(
+    exported: Path, bundle: Path, size: tuple[int, int, int]
+) -> None:
+    """Pixels go in as they are: what the bundle's preprocessing does is in the graph."""
+    images, height, width = size
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (images, 3, height, width)).astype(np.uint8))
+    model = Bundle.load(bundle)
+    with torch.inference_mode():
+        expected = model.network(model.preprocessing(pixels))
+        found = runner(exported)(pixels)
+    assert found.shape == (images, len(CLASSES), height, width)
+    assert expected.abs().max() > 1
+    assert (found - expected).abs().max() < 1e-4
+
+
+def test_the_metadata_say_what_it_was_made_of(exported: Path, bundle: Path) -> None:
+    facts = metadata(exported)
+    assert facts["classes"] == list(CLASSES)
+    assert facts["colors"] == [list(color) for color in COLORS]
+    assert facts["preprocessing"] == {"mean": list(PREPROCESSING.mean), "std": list(PREPROCESSING.std)}
+    assert facts["bundle"] == digest(bundle)
+    assert facts["architecture"] == asdict(PLAIN)
+
+
+def test_onnx_holds_no_adaptive_pooling_and_pt2_torchs_own(files: dict[str, Path]) -> None:
+    onnx.checker.check_model(files["onnx"], full_check=True)
+    program = torch.export.load(files["pt2"])
+    calls = [str(node.target) for node in program.graph.nodes]
+    assert sum("adaptive_avg_pool2d" in call for call in calls) == 4
+
+
+def test_a_file_that_computes_something_else_does_not_appear(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.pt2"
+    out.write_text("of yesterday")
+    monkeypatch.setattr(nn, "AdaptiveAvgPool2d", nn.AdaptiveMaxPool2d)
+    with pytest.raises(UserError) as error:
+        export(bundle, "pt2", out, 1e-4)
+    assert "5 problems:" in str(error.value)
+    assert f"{out}: would differ from the bundle by" in str(error.value)
+    assert "on 3 images of 97 x 65 px; expected at most 1.0e-04 (--tolerance). It is not written." in str(error.value)
+    assert out.read_text() == "of yesterday"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2"]
+
+
+def test_without_the_extra_the_command_says_what_to_install(bundle: Path, tmp_path: Path) -> None:
+    code = (
+        "import importlib.util; find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name.startswith('onnx') else find(name, *rest)\n"
+        "from pspnet.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "export", str(bundle)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "export --format onnx: needs onnx, onnxruntime, onnxscript, which cannot be imported. "
+        "Install the extra: uv pip install -e '.[export]'\n"
+    )
+
+
+def test_the_command_prints_how_near_the_file_is_and_where(bundle: Path, tmp_path: Path) -> None:
+    done = pspnet("export", str(bundle), "--format", "pt2", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "segmenter.pt2\n")
+    assert "2 x 128 x 160 px: logits differ by at most" in done.stderr
+    assert (tmp_path / "segmenter.pt2").is_file()
+    refused = pspnet("export", str(bundle), "--format", "tflite", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "one of onnx, pt2" in refused.stderr
+
+
+def test_the_command_offers_the_formats_that_there_are() -> None:
+    assert tuple(FORMATS) == cli.FORMATS

@@ -1,0 +1,111 @@
+"""`torchrun ... -m tests.training.peers OUT`: short trainings on images drawn here, shared by all processes.
+
+Checkpoints and records go to a folder for each case in OUT. BatchNorm keeps its statistics, so that
+no batch decides alone.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pspnet.config.finetune import FinetuneParams
+from pspnet.dataset.annotated import Annotated, AnnotatedImages
+from pspnet.dataset.segmentation import TrainingCrops
+from pspnet.losses import build_loss
+from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
+from pspnet.model.preprocessing import Preprocessing
+from pspnet.training.checkpoint import Checkpoint, Record
+from pspnet.training.distributed import Peers, joined
+from pspnet.training.finetune import finetune
+from pspnet.training.loading import keys_of
+from pspnet.training.runtime import configure
+from tests.parameters import demo_params
+from tests.training.conftest import quiet
+
+IMAGES, BATCH, CLASSES, IGNORE = 16, 8, ("dark", "gray", "bright"), 255
+RUNTIME = demo_params(runtime__threads=1).runtime
+CASES = ("all annotated", "unequal", "one without any", "none at all", "in parts")
+
+
+class Fixed(SupervisedPSPNet):
+    def train(self, mode: bool = True) -> "Fixed":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+class Drawn(TrainingCrops):
+    """In the first half of every batch, which two processes leave to the first of them, less is annotated."""
+
+    def __init__(self, case: str, seed: int) -> None:
+        self._case = case
+        steps = [keys_of(step, IMAGES, BATCH, seed) for step in range(2 * IMAGES // BATCH)]
+        self._first_half = {key for keys in steps for key in keys[: BATCH // 2]}
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        rng = np.random.default_rng(key[1])
+        image = torch.from_numpy(rng.integers(0, 256, (32, 40, 3), np.uint8))
+        mask = (image[..., 0] // 86).clone()
+        first = key in self._first_half
+        if self._case == "none at all" or (self._case == "one without any" and first):
+            mask[:] = IGNORE
+        if self._case in ("unequal", "in parts") and first:
+            mask[3:] = IGNORE
+        return {"image": image, "mask": mask}
+
+
+class DrawnVal(AnnotatedImages):
+    """Five images, which no two processes can share out evenly."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(99)
+        self._images = [rng.integers(0, 256, (32, 40, 3), np.uint8) for _ in range(5)]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, position: int) -> Annotated:
+        image = self._images[position]
+        return Annotated(str(position), "", image, image[..., 0] // 86)
+
+
+def parameters(**changes: Any) -> FinetuneParams:
+    """Two epochs of plain descent: AdamW would make much of the smallest difference."""
+    return demo_params(
+        finetune__epochs=2, finetune__batch_size=BATCH, finetune__crop_height_px=32, finetune__crop_width_px=40,
+        finetune__optimizer="sgd", finetune__learning_rate=0.1, finetune__warmup_steps=0, finetune__dropout=0.0,
+        finetune__gradient_clip_norm=1.0, finetune__ema_decay=0.9, **changes,
+    ).finetune  # fmt: skip
+
+
+def train(case: str, folder: Path, peers: Peers, params: FinetuneParams) -> list[Record]:
+    torch.manual_seed(0)
+    supervised = Fixed(PSPNet(Architecture(18, 0.125, 8, len(CLASSES), dropout=0.0)))
+    loss_of = build_loss(params.loss, CLASSES, [1, 1, 1], IGNORE, align_corners=False, device=peers.device)
+    training = finetune(
+        supervised, Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), Drawn(case, RUNTIME.seed), DrawnVal(),
+        CLASSES, IGNORE, loss_of, params, RUNTIME, peers,
+        Checkpoint(folder, writes=peers.rank == 0), quiet,
+    )  # fmt: skip
+    return list(training)
+
+
+if __name__ == "__main__":
+    with joined(configure(RUNTIME)) as peers:
+        for case in CASES:
+            folder = Path(sys.argv[1]) / case
+            folder.mkdir(parents=True, exist_ok=True)
+            records = train(
+                case, folder, peers, parameters(finetune__accumulation_steps=2 if case == "in parts" else 1)
+            )
+            (folder / f"records-{peers.rank}.json").write_text(json.dumps(records))
