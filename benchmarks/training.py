@@ -1,0 +1,255 @@
+"""What a training step costs, part by part, beside the same network trained the straightforward way.
+
+python benchmarks/training.py                                     R50, stride 8, 473 x 473, batch 2, 21 classes
+python benchmarks/training.py --depth 18 --size 360 --batch 8
+python benchmarks/training.py --batch 16 --compile --no-straightforward
+
+It needs the training core alone, and so runs on a bare machine with a GPU too. The device is the best there is, or what
+PSPNET_DEVICE names.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # a bare machine has the checkout, not the installed package
+
+from pspnet.config.finetune import LossParams  # noqa: E402
+from pspnet.config.runtime import RuntimeParams  # noqa: E402
+from pspnet.losses import build_loss, supervised_loss  # noqa: E402
+from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet  # noqa: E402
+from pspnet.model.preprocessing import IMAGENET  # noqa: E402
+from pspnet.training.optimizer import build_optimizer, gradient_norm  # noqa: E402
+from pspnet.training.runtime import autocast, compiled, configure  # noqa: E402
+
+TURNS = 3
+IGNORE = 255
+IGNORED_SHARE = 0.05
+AUXILIARY_WEIGHT = 0.4
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+# FLOP/s that the makers state: bf16 without sparsity, fp32 without TF32. Others are measured.
+STATED = {
+    "H100": {"bf16": 989e12, "fp32": 67e12},
+    "H200": {"bf16": 989e12, "fp32": 67e12},
+    "A100": {"bf16": 312e12, "fp32": 19.5e12},
+}
+MATRIX, CHANNELS = 4096, 512
+
+Part = Callable[[], Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, choices=[18, 34, 50, 101, 152], default=50)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--output-stride", type=int, choices=[8, 16, 32], default=8)
+    parser.add_argument("--size", type=int, default=473, help="px of the square images")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--classes", type=int, default=21)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--compile", action="store_true", help="runtime.compile")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="runtime.threads")
+    parser.add_argument("--steps", type=int, default=3, help="timed, of each turn, after one that is not")
+    parser.add_argument("--no-straightforward", action="store_true", help="ours alone")
+    parser.add_argument("--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS)  # of a process of its own
+    arguments = parser.parse_args()
+    if arguments.way:
+        print(json.dumps(measured(arguments)))
+        return
+    ways = ["ours"] if arguments.no_straightforward else ["straightforward", "ours"]
+    turns: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    for _ in range(TURNS):
+        for way in ways:  # in turn: a machine that gets slower does so for both
+            command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+            turns[way].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
+    tell(arguments, turns)
+
+
+def tell(arguments: argparse.Namespace, turns: dict[str, list[dict[str, Any]]]) -> None:
+    first = turns["ours"][0]
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"{first['device']}, {arguments.threads} threads, {versions}")
+    network = f"R{arguments.depth} of width {arguments.width:g}, stride {arguments.output_stride}"
+    images = f"batch {arguments.batch} of {arguments.size} x {arguments.size} px, {arguments.classes} classes"
+    ways = f"ours in {arguments.precision}{', compiled' if arguments.compile else ''}"
+    print(f"{network}, {images}; {ways}; medians of {TURNS} turns of {arguments.steps} steps\n")
+    parts = list(first["seconds"])
+    print(f"| | images/s | {' | '.join(f'{part}, s' for part in parts)} | peak memory | share of the limit |")
+    print(f"|---|--:|{'--:|' * len(parts)}--:|--:|")
+    rates = {way: [arguments.batch / sum(turn["seconds"].values()) for turn in own] for way, own in turns.items()}
+    for way, own in turns.items():
+        seconds = [statistics.median(turn["seconds"][part] for turn in own) for part in parts]
+        rate = statistics.median(rates[way])
+        share = statistics.median(turn["flop"] / sum(turn["seconds"].values()) / turn["limit"] for turn in own)
+        print(f"| {way} | {rate:.3g} | {' | '.join(f'{one:.3f}' for one in seconds)} | "
+              f"{max(turn['peak_bytes'] for turn in own) / 1e9:.2f} GB | {share:.0%} |")  # fmt: skip
+    limits = ", ".join(f"{way} {own[0]['limit'] / 1e12:.3g}" for way, own in turns.items())
+    print(f"\n{first['flop'] / 1e12:.3g} TFLOP a step; the limit in TFLOP/s ({first['limit_from']}): {limits}")
+    if "straightforward" in turns:
+        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["straightforward"], strict=True)]
+        print(f"ours / straightforward: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Median seconds of the parts of a step, and what it needs, by a process that does nothing else."""
+    precision = arguments.precision if arguments.way == "ours" else "fp32"
+    runtime = RuntimeParams(seed=0, threads=arguments.threads, precision=precision, compile=arguments.compile)
+    device = configure(runtime)
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (arguments.batch, 3, arguments.size, arguments.size), dtype=torch.uint8).to(device)
+    masks = torch.randint(0, arguments.classes, images[:, 0].shape, dtype=torch.uint8)
+    masks[torch.rand(masks.shape) < IGNORED_SHARE] = IGNORE
+    masks = masks.to(device)
+    supervised = network(arguments).to(device)
+    work = flop(supervised, images, runtime, device)
+    step = (ours if arguments.way == "ours" else straightforward)(supervised, images, masks, runtime, device)
+    seconds: dict[str, list[float]] = {name: [] for name in step}
+    for number in range(arguments.steps + 1):
+        for name, part in step.items():
+            started = now(device)
+            part()
+            if number:
+                seconds[name].append(now(device) - started)
+    peak = (
+        torch.cuda.max_memory_allocated(device)
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
+    limit, limit_from = limit_of(device, precision)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores",
+        "seconds": {name: statistics.median(own) for name, own in seconds.items()},
+        "peak_bytes": peak,
+        "flop": work,
+        "limit": limit,
+        "limit_from": limit_from,
+    }
+
+
+def network(arguments: argparse.Namespace) -> SupervisedPSPNet:
+    return SupervisedPSPNet(
+        PSPNet(Architecture(arguments.depth, arguments.width, arguments.output_stride, arguments.classes, dropout=0.1))
+    )
+
+
+def ours(
+    supervised: SupervisedPSPNet, images: Tensor, masks: Tensor, runtime: RuntimeParams, device: torch.device
+) -> dict[str, Part]:
+    """The steps of pspnet/training/finetune.py."""
+    supervised.to(memory_format=torch.channels_last).train()
+    logits_of = compiled(supervised, runtime)
+    params = LossParams.model_construct(kind="cross_entropy", class_weights="none")
+    classes = tuple(map(str, range(supervised.network.architecture.classes)))
+    loss_of = build_loss(params, classes, [1] * len(classes), IGNORE, False, device)
+    optimizer = build_optimizer("sgd", [(supervised.parameters(), 1.0)], LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, True)
+    held: dict[str, Any] = {}
+
+    def preprocess() -> None:
+        held["inputs"] = IMAGENET(images)
+
+    def forward() -> None:
+        with autocast(device, runtime):
+            held["logits"] = logits_of(held["inputs"])
+
+    def loss() -> None:
+        main, auxiliary = (loss_of(logits, masks) for logits in held["logits"])
+        held["loss"] = supervised_loss(main, auxiliary, AUXILIARY_WEIGHT)
+
+    def update() -> None:
+        gradient_norm(supervised)
+        optimizer.step()
+
+    parts = {"preprocessing": preprocess, "forward": forward, "loss": loss}
+    return {**parts, "backward": backward(held, optimizer), "optimiser": update}
+
+
+def straightforward(
+    supervised: SupervisedPSPNet, images: Tensor, masks: Tensor, runtime: RuntimeParams, device: torch.device
+) -> dict[str, Part]:
+    """fp32 as torch comes, memory as it lays it out, and logits of full size in the loss."""
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = True
+    supervised.train()
+    optimizer = torch.optim.SGD(supervised.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY)
+    mean, std = (torch.tensor(own, device=device).view(1, 3, 1, 1) for own in (IMAGENET.mean, IMAGENET.std))
+    held: dict[str, Any] = {}
+
+    def preprocess() -> None:
+        held["inputs"] = (images.float() / 255 - mean) / std
+
+    def forward() -> None:
+        held["logits"] = [
+            F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+            for logits in supervised(held["inputs"])
+        ]
+
+    def loss() -> None:
+        main, auxiliary = (F.cross_entropy(logits, masks.long(), ignore_index=IGNORE) for logits in held["logits"])
+        held["loss"] = main + AUXILIARY_WEIGHT * auxiliary
+
+    parts = {"preprocessing": preprocess, "forward": forward, "loss": loss}
+    return {**parts, "backward": backward(held, optimizer), "optimiser": optimizer.step}
+
+
+def backward(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> Part:
+    def run() -> None:
+        optimizer.zero_grad()
+        held.pop("loss").backward()
+        held.clear()
+
+    return run
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def flop(supervised: SupervisedPSPNet, images: Tensor, runtime: RuntimeParams, device: torch.device) -> float:
+    """Of the convolutions and products of matrices of a step, forward and backward."""
+    with FlopCounterMode(display=False) as counter, autocast(device, runtime):
+        sum(logits.sum() for logits in supervised.eval()(IMAGENET(images[:1]))).backward()
+    supervised.zero_grad()
+    return float(counter.get_total_flops()) * len(images)
+
+
+def limit_of(device: torch.device, precision: str) -> tuple[float, str]:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        if stated := [limits[precision] for known, limits in STATED.items() if known in name]:
+            return stated[0], "stated by its maker"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.rand(MATRIX, MATRIX, device=device).to(dtype)
+    features = torch.rand(1, CHANNELS, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
+    kernels = torch.rand(CHANNELS, CHANNELS, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+    works = [
+        (2 * MATRIX**3, lambda: matrix @ matrix),
+        (2 * 64**2 * CHANNELS**2 * 9, lambda: F.conv2d(features, kernels, padding=1)),
+    ]
+    rates = []
+    for operations, work in works:
+        for _ in range(4):
+            started = now(device)
+            work()
+            rates.append(operations / (now(device) - started))
+    return max(rates), "the best of a large product of matrices and of a 3 x 3 convolution"
+
+
+if __name__ == "__main__":
+    main()
