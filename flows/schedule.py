@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,8 +15,11 @@ from pspnet.process import exclusive
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
 
 STOPPED = "`pspnet schedule` had stopped."
+WAITS = "AwaitingConcurrencySlot"
+GOES_FIRST_SECONDS = 45  # the runner looks for runs every 10 s, and on a busy machine takes some to start one
 
 
 def schedule(state: Path, cron: str, watch_seconds: int, port: int) -> None:
@@ -68,16 +72,25 @@ def _serve(cron: str, watch_seconds: int, own: bool) -> None:
 
 
 def _go_on(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
-    """With what was at work when this command was stopped or killed: nobody else runs anything of this server."""
+    """With what was at work when this command was stopped or killed, and before what waited for it.
+
+    Nobody else runs anything of this server.
+    """
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
-    from prefect.states import AwaitingRetry, Cancelled, Crashed
+    from prefect.states import AwaitingConcurrencySlot, AwaitingRetry, Cancelled, Crashed
 
+    def runs(*types: StateType) -> "list[FlowRun]":
+        chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
+        return client.read_flow_runs(flow_run_filter=chosen)
+
+    for run in runs(StateType.SCHEDULED):
+        if run.state_name == WAITS and run.deployment_id in deployments:  # its place is that of the run it waited for
+            later = datetime.now(UTC) + timedelta(seconds=GOES_FIRST_SECONDS)
+            client.set_flow_run_state(run.id, AwaitingConcurrencySlot(scheduled_time=later), force=True)
     # What has crashed is scheduled again by the automation, if the server lives long enough.
-    broken_off = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED]
-    chosen = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=broken_off)))
-    for run in client.read_flow_runs(flow_run_filter=chosen):
+    for run in runs(StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED):
         if run.state_type == StateType.CANCELLING:
             client.set_flow_run_state(run.id, Cancelled(message=STOPPED))
         elif run.deployment_id in deployments:

@@ -24,6 +24,7 @@ CHANGES: dict[str, Any] = {"finetune__epochs": 60, "promotion__min_mean_iou": 0.
 EVERY_MINUTE, NEVER = "* * * * *", "0 0 29 2 *"
 ON_TIME_SECONDS = 25
 STOPS_SECONDS = 30
+STARTED = "shows what runs"
 END = "Finished in state Completed('pspnet-demo: version 1 is now champion')"
 
 
@@ -76,8 +77,13 @@ def server(port: int) -> Iterator[SyncPrefectClient]:
 def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(folder: Path) -> None:
     port = free_port()
     with schedule(folder, port, EVERY_MINUTE) as process:
-        until(lambda: list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")), 180, folder)
+        until(lambda: STARTED in said(folder), 60, folder)
         with server(port) as client:
+            started = until(lambda: [one for one in client.read_flow_runs() if one.start_time], 120, folder)[0]
+            # Due while the other is at work, as a run of every minute may be.
+            waiter = client.create_flow_run_from_deployment(started.deployment_id)
+            until(lambda: client.read_flow_run(waiter.id).state_name == "AwaitingConcurrencySlot", 60, folder)
+            until(lambda: list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")), 180, folder)
             (killed,) = [one for one in client.read_flow_runs() if one.start_time]
             waiting = {one.id for one in client.read_automations()}
         assert killed.start_time and killed.expected_start_time
