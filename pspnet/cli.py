@@ -4,7 +4,7 @@ import os
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -49,8 +49,10 @@ RAW = Path("data/raw")
 PREPARED, REPORT, RECORDS = Path("data/prepared"), Path("reports/evaluation"), Path("reports/runs")
 BUNDLE = Path("models/segmenter")
 WEIGHTS = Path("data/weights")
-BENCHMARKS = ("cityscapes", "voc", "ade20k")  # of pspnet.submission
-FORMATS = ("onnx", "pt2")  # of pspnet.export
+# Written once more here, since where they are known torch is loaded; tests hold them together.
+Benchmark = Literal["cityscapes", "voc", "ade20k"]
+ExportFormat = Literal["onnx", "pt2"]
+Project = Literal["hszhao", "mmseg", "torchvision", "timm", "moco", "densecl", "swav", "dino"]
 
 Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
 History = Annotated[Path, typer.Option(help="CSV to write: a line per epoch.")]
@@ -254,10 +256,7 @@ def predict(
         typer.Option(help="A bundle to predict with instead of a registered one; the mean of several that are given."),
     ] = None,
     params: Annotated[Path, typer.Option(help="The params to predict with; a version has its own.")] = PARAMS,
-    layout: Annotated[
-        str | None,
-        typer.Option(help="Write the masks for a benchmark's server too.", metavar="|".join(BENCHMARKS)),
-    ] = None,
+    layout: Annotated[Benchmark | None, typer.Option(help="Write the masks for a benchmark's server too.")] = None,
 ) -> None:
     """Masks for a folder of images, by the champion unless you say otherwise.
 
@@ -265,8 +264,6 @@ def predict(
 
     Example: pspnet predict photos --out predictions
     """
-    if layout not in (None, *BENCHMARKS):
-        raise typer.BadParameter(f"one of {', '.join(BENCHMARKS)}", param_hint="--layout")
     if not bundle:
         from pspnet.commands.predict import predict_with_version
 
@@ -290,7 +287,7 @@ def predict(
 @app.command(rich_help_panel=AROUND)
 def export(
     bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")] = BUNDLE,
-    form: Annotated[str, typer.Option("--format", help="Of the file.", metavar="|".join(FORMATS))] = "onnx",
+    form: Annotated[ExportFormat, typer.Option("--format", help="Of the file.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write; else the bundle's name with .onnx or .pt2.")] = None,
     tolerance: Annotated[
         float, typer.Option(help="How far logits may be from the bundle's, relative to the largest.")
@@ -300,8 +297,6 @@ def export(
 
     Example: pspnet export models/segmenter --format onnx --out segmenter.onnx
     """
-    if form not in FORMATS:
-        raise typer.BadParameter(f"one of {', '.join(FORMATS)}", param_hint="--format")
     from pspnet.commands import export as command
 
     command.export(bundle, form, out or Path(f"{bundle.resolve().name}.{form}"), tolerance)
@@ -431,12 +426,7 @@ app.add_typer(weights_app, name="weights", help="Weights that other projects hav
 @weights_app.command("import")
 def weights_import(
     file: Annotated[Path, typer.Argument(help="What that project has saved: .pth, .pt, .safetensors.")],
-    project: Annotated[
-        str,
-        typer.Option(
-            "--from", help="hszhao, mmseg, torchvision, timm, moco, densecl, swav or dino.", metavar="PROJECT"
-        ),
-    ],
+    project: Annotated[Project, typer.Option("--from", help=f"{', '.join(get_args(Project))}.", metavar="PROJECT")],
     out: Annotated[
         Path | None,
         typer.Option(help=f"Folder to write: the backbone. Without --bundle it is {WEIGHTS / 'imported'} by default."),

@@ -1,6 +1,7 @@
 """`pspnet weights import`, as a person meets it."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from pspnet import cli
 from pspnet.model.bundle import Bundle
+from pspnet.model.foreign.formats import FORMATS
 from pspnet.model.pretrained import PretrainedBackbone
 from tests.command import pspnet
 from tests.dataset.rawdata import write
@@ -112,7 +115,6 @@ def test_fewer_classes_leave_a_new_classifier_and_say_so(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--from", "caffe"), "--from: is 'caffe'; expected one of hszhao, mmseg, torchvision, timm, moco, densecl, "),
         (("--from", "hszhao", "--output-stride", "4"), "--output-stride: is 4; expected 8, 16 or 32\n"),
         (
             ("--from", "hszhao", "--classes", "classes.yaml"),
@@ -166,3 +168,9 @@ def test_where_dvc_keeps_nothing_the_default_folder_is_refused(folder: Path) -> 
     assert done.returncode == 1
     assert "dvc root: has failed" in done.stderr
     assert not (folder / "data").exists()
+
+
+def test_the_command_knows_the_projects_that_there_are(tmp_path: Path) -> None:
+    assert tuple(FORMATS) == get_args(cli.Project)
+    refused = pspnet("weights", "import", "train.pth", "--from", "caffe", cwd=tmp_path)
+    assert (refused.returncode, "'caffe' is not one of 'hszhao', 'mmseg', " in refused.stderr) == (2, True)

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pspnet import terminal
-from pspnet.dataset.inspection import Inspection
 from pspnet.dataset.inspection import inspect as look
+from pspnet.dataset.inspection.findings import Inspection
 from pspnet.dataset.masks import spelled
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file

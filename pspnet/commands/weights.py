@@ -13,7 +13,6 @@ from pspnet.model.backbone import OutputStride
 from pspnet.model.bundle import FACTS as BUNDLE_FACTS
 from pspnet.model.bundle import Bundle
 from pspnet.model.foreign.checkpoints import Checkpoint, read_checkpoint
-from pspnet.model.foreign.formats import FORMATS
 from pspnet.model.foreign.importing import ForeignWeights, adapt_preprocessing, import_weights
 from pspnet.model.pretrained import FACTS as BACKBONE_FACTS
 from pspnet.model.pretrained import PretrainedBackbone
@@ -38,7 +37,7 @@ class Target:
 
 def import_file(file: Path, project: str, target: Target, *, versioned: bool) -> None:
     """`versioned`: DVC keeps the backbone, and the pipeline finds it."""
-    _check(project, target, versioned)
+    _check(target, versioned)
     if versioned:
         dvc("root")
     checkpoint = read_checkpoint(file)
@@ -78,9 +77,7 @@ def import_file(file: Path, project: str, target: Target, *, versioned: bool) ->
         )
 
 
-def _check(project: str, target: Target, versioned: bool) -> None:
-    if project not in FORMATS:
-        raise UserError(Problem("--from", f"is '{project}'", f"one of {', '.join(FORMATS)}"))
+def _check(target: Target, versioned: bool) -> None:
     if target.output_stride not in get_args(OutputStride):
         raise UserError(Problem("--output-stride", f"is {target.output_stride}", "8, 16 or 32"))
     if target.bundle is None and target.classes is not None:

@@ -59,11 +59,11 @@ def launch(stage: str, count: int, exits: Path) -> int:
         try:
             elastic_launch(config, sys.executable)(*sys.argv)
         except (ChildFailedError, SignalException) as error:
-            return _blame(stage, count, exits, Path(logs), asked=isinstance(error, SignalException))
+            return blame(stage, count, exits, Path(logs), asked=isinstance(error, SignalException))
     return 0
 
 
-def _blame(stage: str, count: int, exits: Path, logs: Path, asked: bool) -> int:
+def blame(stage: str, count: int, exits: Path, logs: Path, asked: bool) -> int:
     """The stage has ended as that process did which is the cause. If it was `asked` to end, who was slow is none."""
     ends = [_end(exit_file(exits, stage, rank)) for rank in range(count)]
     if asked and ends[0]["class"] == "interrupted":

@@ -19,7 +19,8 @@ from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.adapters.pairs import Found
 from pspnet.dataset.classes import declared_classes
 from pspnet.dataset.grouping import grouped
-from pspnet.dataset.inspection import Inspection, inspect
+from pspnet.dataset.inspection import inspect
+from pspnet.dataset.inspection.findings import Inspection
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample

@@ -1,7 +1,7 @@
 """`torchrun ... -m tests.training.peers OUT`: short trainings on images drawn here, shared by all processes.
 
 Checkpoints and records go to a folder for each case in OUT. BatchNorm keeps its statistics, so that
-no batch decides alone.
+no batch decides alone. At the end each process claims to have read another checkpoint; what it is told is in OUT too.
 """
 
 import json
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pspnet.config.finetune import FinetuneParams
 from pspnet.dataset.annotated import Annotated, AnnotatedImages
 from pspnet.dataset.segmentation import TrainingCrops
+from pspnet.errors import UserError
 from pspnet.losses import build_loss
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.preprocessing import Preprocessing
@@ -109,3 +110,7 @@ if __name__ == "__main__":
                 case, folder, peers, parameters(finetune__accumulation_steps=2 if case == "in parts" else 1)
             )
             (folder / f"records-{peers.rank}.json").write_text(json.dumps(records))
+        try:
+            peers.check_step(7 * peers.rank, Path("checkpoint"))
+        except UserError as refusal:
+            (Path(sys.argv[1]) / f"refusal-{peers.rank}").write_text(str(refusal))

@@ -68,6 +68,13 @@ def test_the_cases_differ(alone: Path) -> None:
         assert max(differences(alone / CASES[0], alone / case)) > 1e-3
 
 
+def test_processes_that_have_read_different_checkpoints_do_not_go_on(alone: Path, shared: Path) -> None:
+    """As hosts do whose state is not on a shared disk."""
+    told = "checkpoint: is at step 0 and 7 on different hosts; expected one folder for all. Put PSPNET_STATE on a"
+    assert [(shared / f"refusal-{rank}").read_text() for rank in range(2)] == [f"{told} shared disk."] * 2
+    assert not (alone / "refusal-0").exists()
+
+
 def test_a_batch_that_cannot_be_shared_out_is_told_with_ones_that_can() -> None:
     check_shares("finetune", 8, 2, Peers(0, 2, CPU))
     with pytest.raises(UserError) as error:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pspnet.model.weights import digest
+from pspnet.training.launch import blame, exit_file
 from tests.command import PSPNET, pspnet
 from tests.parameters import demo_params
 
@@ -151,6 +152,15 @@ def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> Non
         assert launcher.returncode == 128 + signal.SIGKILL, said
         assert not (project / ".pspnet/exit/finetune.json").exists()
         wait_until(lambda: not processes(project), seconds=10)
+
+
+@pytest.mark.parametrize(("asked", "status"), [(True, 75), (False, 128 + signal.SIGKILL)])
+def test_who_is_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status: int, tmp_path: Path) -> None:
+    """torchrun kills it in the end; the first process has long saved the checkpoint."""
+    saved = {"class": "interrupted", "exit": 75, "message": "saved"}
+    exit_file(tmp_path, "finetune", 0).write_text(json.dumps(saved))
+    assert blame("finetune", 2, tmp_path, tmp_path, asked) == status
+    assert exit_file(tmp_path, "finetune", 0).exists() is asked
 
 
 @pytest.mark.parametrize(
