@@ -4,6 +4,8 @@ INSTALLED := .venv/.installed
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Container images like to set it. Then every process of a pipeline compiles torch anew, which takes longer than loading it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo retrain test test-kills test-team check bench lock
 
