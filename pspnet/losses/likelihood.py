@@ -7,6 +7,7 @@ GPUs too, while the backward passes of bilinear enlargement and of a loss over a
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -99,6 +100,31 @@ class _Strip(NamedTuple):
     vertical: Tensor
 
 
+Place = tuple[torch.dtype, torch.device]
+
+
+@lru_cache(maxsize=32)  # sizes: those of two heads in one training, since crops are all of one
+def _enlargement(size: int, enlarged: int, align_corners: bool, place: Place) -> Tensor:
+    """(enlarged, size): bilinear enlargement as a matrix, so that its transpose is the way back."""
+    dtype, device = place
+    identity = torch.eye(size, dtype=dtype)
+    matrix = F.interpolate(identity[None], enlarged, mode="linear", align_corners=align_corners)[0].T
+    return matrix.contiguous().to(device)
+
+
+@lru_cache(maxsize=32)
+def _strips(height: int, size: int, enlarged: int, align_corners: bool, place: Place) -> tuple[_Strip, ...]:
+    """Of at most `height` rows."""
+    vertical = _enlargement(size, enlarged, align_corners, place)
+    strips = []
+    for first in range(0, enlarged, height):
+        rows = slice(first, first + height)
+        used = vertical[rows].any(0).nonzero()
+        coarse_rows = slice(int(used[0]), int(used[-1]) + 1)
+        strips.append(_Strip(rows, coarse_rows, vertical[rows, coarse_rows]))
+    return tuple(strips)
+
+
 class _Enlarged:
     """The logits at the size of the masks, strip by strip, and the way back for gradients."""
 
@@ -107,21 +133,11 @@ class _Enlarged:
         self.gradient = torch.zeros(logits.shape, dtype=self.dtype, device=logits.device)
         self._logits, self._masks = logits.to(self.dtype).contiguous(), masks
         self._classes = torch.arange(logits.shape[1], dtype=masks.dtype, device=masks.device)[:, None, None]
-        vertical = self._enlargement(logits.shape[2], masks.shape[1], align_corners)
-        self._horizontal = self._enlargement(logits.shape[3], masks.shape[2], align_corners).to(logits.device)
+        place = self.dtype, logits.device
+        self._horizontal = _enlargement(logits.shape[3], masks.shape[2], align_corners, place)
         at_a_time = CPU_VALUES if logits.device.type == "cpu" else GPU_VALUES
         height = max(1, at_a_time // (logits.shape[0] * logits.shape[1] * masks.shape[2]))
-        self._strips = []
-        for first in range(0, len(vertical), height):
-            rows = slice(first, first + height)
-            used = vertical[rows].any(0).nonzero()
-            coarse_rows = slice(int(used[0]), int(used[-1]) + 1)
-            self._strips.append(_Strip(rows, coarse_rows, vertical[rows, coarse_rows].to(logits.device)))
-
-    def _enlargement(self, size: int, enlarged: int, align_corners: bool) -> Tensor:
-        """(enlarged, size): bilinear enlargement as a matrix, so that its transpose is the way back."""
-        identity = torch.eye(size, dtype=self.dtype)
-        return F.interpolate(identity[None], enlarged, mode="linear", align_corners=align_corners)[0].T.contiguous()
+        self._strips = _strips(height, logits.shape[2], masks.shape[1], align_corners, place)
 
     def __iter__(self) -> Iterator[tuple[_Strip, Tensor]]:
         """Each strip with the logits there: (N, K, rows, W)."""
