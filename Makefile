@@ -22,7 +22,7 @@ retrain: $(INSTALLED)  ## what changed on the data in data/raw, up to the champi
 	@pspnet retrain
 
 test: $(INSTALLED)  ## all tests but the two suites below, with coverage
-	python -m pytest -m "not kills and not team" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	python -m pytest -m "not kills and not team" -n 2 --dist loadfile --no-loadscope-reorder --durations 25 --cov --cov-report=term
 
 test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the same
 	python -m pytest -m kills -n 2 --dist loadfile --timeout 1500

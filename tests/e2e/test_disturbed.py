@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import TINY, checkout, clone, digests, environment, reproduce, run, write_params
-from tests.flows.processes import kill_all, left, of
+from tests.flows.processes import cmdline, kill_all, left, left_of, of
 
 pytestmark = pytest.mark.timeout(400)
 LONGER: dict[str, Any] = {"finetune__epochs": 30, "promotion__min_mean_iou": 0.0}
@@ -76,13 +76,6 @@ def retraining(folder: Path) -> Iterator[Retraining]:
         process.wait()
 
 
-def cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
-
-
 def in_prefect(folder: Path, query: str) -> list[Any]:
     with closing(sqlite3.connect(folder / ".pspnet/prefect/prefect.db")) as database:
         return database.execute(query).fetchall()
@@ -124,14 +117,26 @@ def undisturbed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place: Path) -> None:
+@contextmanager
+def limited(place: Path, timeout: str) -> Iterator[None]:
+    """The training, which would go on for long."""
     pipeline, params = place / "dvc.yaml", place / "params.yaml"
     texts = {path: path.read_text() for path in (pipeline, params)}
     content = read_yaml(pipeline)
-    content["stages"]["finetune"]["meta"]["timeout"] = "20s"
+    content["stages"]["finetune"]["meta"]["timeout"] = timeout
     pipeline.write_text(json.dumps(content))
     write_params(place, finetune__epochs=4000)
-    with retraining(place) as retrained:
+    try:
+        yield
+    finally:
+        for path, text in texts.items():
+            path.write_text(text)
+        for checkpoint in place.glob(".pspnet/checkpoints/finetune-*"):
+            shutil.rmtree(checkpoint)
+
+
+def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place: Path) -> None:
+    with limited(place, "30s"), retraining(place) as retrained:
         training = retrained.training()
         family = [training, *training.children(recursive=True)]
         commands = [cmdline(one) for one in family]
@@ -139,12 +144,8 @@ def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place
         assert any("pspnet.tracking.sender" in command for command in commands)
         assert retrained.process.wait(90) == 1
         assert left(place) == []
-        assert not any(one.is_running() for one in family)
-    for path, text in texts.items():
-        path.write_text(text)
-    for checkpoint in place.glob(".pspnet/checkpoints/finetune-*"):
-        shutil.rmtree(checkpoint)
-    took = "finetune: It took longer than 20 s, and was ended with all its processes."
+        assert left_of(family) == []
+    took = "finetune: It took longer than 30 s, and was ended with all its processes."
     assert retrained.said.splitlines()[-1] == f"{took} Its limit is meta.timeout in dvc.yaml."
     assert retrained.said.count("Running stage 'finetune'") == 1
     assert "Traceback" not in retrained.said

@@ -16,6 +16,7 @@ import pytest
 
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import STEPS, checkout, environment, reproduce, run, write_params
+from tests.flows.processes import left_of
 
 pytestmark = pytest.mark.timeout(900)
 NETWORK = "pspnet/model/network.py"
@@ -211,7 +212,7 @@ def stop_in_the_middle(project: Path) -> None:
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(100) == 130
-    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in family)
+    assert left_of(family) == []
     assert "the same command starts over" in log.read_text()
     assert worktrees(project) == [project]
     assert not worktree(project).exists()

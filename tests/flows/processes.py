@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -25,12 +27,29 @@ def of(folder: Path) -> list[psutil.Process]:
 
 def left(folder: Path, seconds: float = GONE_SECONDS) -> list[list[str]]:
     """The commands of those that are still there after a moment, which who was killed just now may take."""
+    return alive(lambda: of(folder), seconds)
+
+
+def left_of(family: Sequence[psutil.Process]) -> list[list[str]]:
+    return alive(lambda: family, GONE_SECONDS)
+
+
+def alive(processes: Callable[[], Iterable[psutil.Process]], seconds: float) -> list[list[str]]:
     deadline = time.monotonic() + seconds
-    while (found := of(folder)) and time.monotonic() < deadline:
+    while (commands := [command for one in processes() if (command := cmdline(one))]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return [process.cmdline() for process in found if process.is_running()]
+    return commands
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    """Nothing if it has ended, whether or not somebody has asked how."""
+    try:
+        return process.cmdline() if process.is_running() else []
+    except psutil.NoSuchProcess:
+        return []
 
 
 def kill_all(folder: Path) -> None:
     for process in of(folder):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -12,6 +12,7 @@ import pytest
 from pspnet.commands.serve import serve
 from pspnet.errors import UserError
 from tests.dataset.rawdata import encoded, noise
+from tests.flows.processes import left_of
 from tests.serving.processes import Process, port_told, post, predicted, process, split
 
 pytestmark = pytest.mark.timeout(300)
@@ -50,7 +51,7 @@ def test_the_server_knows_only_the_versions_code_and_stops_with_the_command(
         server = of(started)
         started.send_signal(number)
         assert started.wait(20) == 0
-        assert not server.is_running()
+        assert left_of([server]) == []
     assert (tmp_path / "log").read_text() == f"models:/x/3 on http://127.0.0.1:{port}, Ctrl-C stops it\n"
 
 

@@ -246,6 +246,7 @@ def test_a_disk_that_fails_in_the_middle_is_told_in_a_line(client: MlflowClient,
     told: list[str] = []
     with stage(state, "disk", told, tmp_path / "record.json") as run:
         epochs(run, 1, 1)
+        eventually(lambda: bool(runs(client, "disk")))  # nobody waits long for a sender once this has failed
         run.artifacts(tmp_path / "missing.html")
         epochs(run, 2, 2)
     (line,) = told
