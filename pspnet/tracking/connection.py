@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from pspnet.errors import Busy, Problem, PspnetError, UserError, is_network
+from pspnet.outputs import whole_file
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -41,6 +42,8 @@ def connect(state: Path) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     with _one_at_a_time(state, uri):
+        if uri.startswith(SQLITE):
+            _make_database(Path(uri.removeprefix(SQLITE)))
         client = MlflowClient(uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -58,6 +61,19 @@ def _one_at_a_time(state: Path, uri: str) -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise Busy(f"Another process has been preparing {shown(uri)} for {MIGRATION_SECONDS} s.") from None
+
+
+def _make_database(path: Path) -> None:
+    """Under another name until it is whole: MLflow makes it in many steps, and goes on from none of them."""
+    from mlflow.tracking import MlflowClient
+
+    if path.exists() and path.stat().st_size:
+        return
+    for left in path.parent.glob(f"{path.name}.partial*"):  # with what SQLite would undo in it
+        left.unlink()
+    with whole_file(path) as partial:
+        uri = f"{SQLITE}{partial}"
+        MlflowClient(uri, registry_uri=uri).search_experiments(max_results=1)
 
 
 def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str, str] | None = None) -> str:

@@ -253,6 +253,42 @@ DRIVER = """
 """
 
 
+MAKER = """
+    import os, signal, sys, time
+    from pathlib import Path
+    import mlflow.tracking, mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store
+    from pspnet.tracking.connection import connect
+
+    state, database = Path(sys.argv[1]), Path(sys.argv[2])
+    for tables in (1, 20, 40):
+        child = os.fork()
+        if child == 0:
+            connect(state)
+            os._exit(0)
+        while database.read_bytes().count(b"CREATE TABLE") < tables if database.exists() else True:
+            time.sleep(0.01)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status)
+    connect(state)
+"""
+
+
+def test_a_database_is_made_anew_when_its_making_was_killed(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "own/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    command = [sys.executable, "-c", textwrap.dedent(MAKER), str(state), f"{database}.partial"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in database.parent.iterdir()) == ["mlflow.db", "mlflow.lock"]
+    journal = finished(state, "made-anew")
+    Delivery(state, journal.folder).send(connect(state))
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    assert history(client, the_run(client, "made-anew"), "loss") == LOSSES
+
+
 @pytest.mark.parametrize("over", ["http", "sqlite"])
 def test_a_sender_killed_at_random_moments_makes_one_run_and_each_row_once(
     over: str, server: Server, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
