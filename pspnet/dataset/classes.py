@@ -4,6 +4,7 @@ import colorsys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +24,7 @@ IGNORE = 255  # the one value of a prepared mask that is no class
 MOST_CLASSES = IGNORE
 
 MOST_SHOWN = 20
+FEW_VALUES = 6
 NUMBER_OR_COLOR = "a number or a colour such as '#dc143c'"
 
 Color = tuple[int, int, int]
@@ -47,10 +49,14 @@ class Classes:
     values: Mapping[int, int]  # raw value -> class
     ignore_values: tuple[int, ...]
 
+    @cached_property
+    def known(self) -> frozenset[int]:
+        """What a raw mask may hold."""
+        return frozenset((*self.values, *self.ignore_values))
+
     def unknown(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Of the pixels by raw value, those of values that are neither a class nor ignored."""
-        known = {*self.values, *self.ignore_values}
-        return {value: count for value, count in counts.items() if value not in known}
+        return {value: count for value, count in counts.items() if value not in self.known}
 
     def class_counts(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Pixels by raw value -> pixels by class, and those that `index_of` ignores."""
@@ -66,13 +72,18 @@ class Classes:
             classes = np.array([self.values[value] for value in known.tolist()], np.uint8)
             places = np.minimum(np.searchsorted(known, values), known.size - 1)
             return np.where(known[places] == values, classes[places], np.uint8(IGNORE))
-        table = np.full(2 ** (8 * values.itemsize), IGNORE, np.uint8)
+        if values.dtype == np.uint8:  # OpenCV looks bytes up four times as fast
+            return np.asarray(cv2.LUT(values, self._class_of_value[:256]), np.uint8)
+        return self._class_of_value[values]
+
+    @cached_property
+    def _class_of_value(self) -> NDArray[np.uint8]:
+        """Of all values but colours."""
+        table = np.full(2**16, IGNORE, np.uint8)
         for value, index in self.values.items():
             if value < table.size:
                 table[value] = index
-        if values.dtype == np.uint8:  # OpenCV looks bytes up four times as fast
-            return np.asarray(cv2.LUT(values, table), np.uint8)
-        return table[values]
+        return table
 
     def nearest(self, values: Values, unknown: Iterable[int]) -> Values:
         """(H, W) with each of the unknown values replaced by the class's value that is nearest to it."""
@@ -91,13 +102,16 @@ def _parts(values: Any) -> NDArray[np.int64]:
     return np.where(whole >= COLOR, whole >> np.array([16, 8, 0]) & 255, whole)
 
 
-def pixel_counts(values: Values) -> dict[int, int]:
+def pixel_counts(values: Values, expected: Collection[int] = ()) -> dict[int, int]:
     """Value -> its pixels."""
+    if len(expected) <= FEW_VALUES:  # a look for each takes less than counting all
+        found = {value: int(np.count_nonzero(values == value)) for value in sorted(expected)}
+        if sum(found.values()) == values.size:
+            return {value: pixels for value, pixels in found.items() if pixels}
     if values.dtype == np.uint8:  # Pillow counts bytes five times as fast
-        every = np.array(Image.fromarray(values).histogram())
-        return {value: int(every[value]) for value in np.flatnonzero(every).tolist()}
-    found, counts = np.unique(values, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+        return {value: pixels for value, pixels in enumerate(Image.fromarray(values).histogram()) if pixels}
+    every, pixels = np.unique(values, return_counts=True)
+    return dict(zip(every.tolist(), pixels.tolist(), strict=True))
 
 
 class _ClassesFile(Section):

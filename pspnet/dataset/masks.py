@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -149,8 +150,9 @@ def colors_in(data: bytes, max_pixels: int) -> NDArray[np.uint32]:
             raise Refused(*TRANSPARENT)
         if bits_per_channel(image, data) == 16 or image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"):
             raise Refused(f"has {image.mode} colours of {bits_per_channel(image, data)} bits", "RGB colours of 8 bits")
-        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB"), np.uint32), -1, 0)
-    values = np.uint32(COLOR) | red << np.uint32(16) | green << np.uint32(8) | blue
+        parts = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGRA)
+    parts[..., 3] = COLOR >> 24
+    values = parts.view("<u4")[..., 0].astype(np.uint32, copy=False)
     return values if orientation == 1 else TURNS[orientation](values)
 
 

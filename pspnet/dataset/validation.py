@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pspnet.config.prepare import ProblemsParams
 from pspnet.dataset.classes import IGNORE, Classes, pixel_counts
-from pspnet.dataset.images import GLANCE_PX, TURNS, Refused, StoredImage, encode_mask, read_image
+from pspnet.dataset.images import GLANCE_PX, TURNS, Refused, StoredImage, encode_mask, limited_pillow, read_image
 from pspnet.dataset.masks import Values, spelled
 from pspnet.dataset.problems import KEPT, Told, judged
 from pspnet.dataset.raw import RawFiles
@@ -50,7 +50,7 @@ class Checked:
     height: int = 0
     width: int = 0
     glance: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((GLANCE_PX, GLANCE_PX), np.uint8))
-    channel_sums: list[int] = field(default_factory=lambda: [0] * 7)  # pixels sampled; sums of values, of their squares
+    channel_sums: list[int] = field(default_factory=lambda: [0] * 7)
     class_counts: dict[int, int] = field(default_factory=dict)  # pixels by value of the mask
 
 
@@ -64,6 +64,11 @@ class _LeftOut(Exception):
 
 
 def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> Checked:
+    with limited_pillow(rules.max_pixels):  # once for image and mask
+        return _checked(sample, files, rules)
+
+
+def _checked(sample: RawSample, files: RawFiles, rules: Rules) -> Checked:
     checked = Checked(sample)
     try:
         with _named(checked, sample.image, rules):
@@ -82,11 +87,8 @@ def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> Checked:
                 mask = _classes_of(checked, fitted, rules)
     except _LeftOut:
         return checked
-    checked.image, checked.height, checked.width, checked.glance = image.data, image.height, image.width, image.glance
-    values_of_a_byte = np.arange(256)
-    counts = image.channel_counts
-    sums = counts @ values_of_a_byte, counts @ values_of_a_byte**2
-    checked.channel_sums = [int(counts[0].sum()), *np.concatenate(sums).tolist()]
+    checked.image, checked.height, checked.width = image.data, image.height, image.width
+    checked.glance, checked.channel_sums = image.glance, image.channel_sums
     if mask is not None:
         checked.mask = encode_mask(mask)
     return checked
@@ -147,7 +149,7 @@ def _scaled(values: Values, height: int, width: int) -> Values:
 
 
 def _classes_of(checked: Checked, values: Values, rules: Rules) -> NDArray[np.uint8] | None:
-    classes, counts = rules.classes, pixel_counts(values)
+    classes, counts = rules.classes, pixel_counts(values, rules.classes.known)
     where = checked.sample.mask.path if checked.sample.mask else ""
     if unknown := classes.unknown(counts):
         problem = _unknown_values(where, unknown, values.size, classes)

@@ -119,6 +119,12 @@ def test_unknown_values_are_listed_with_their_pixels() -> None:
     assert CLASSES.unknown(pixel_counts(np.array([[0, 7], [9, 0]], np.uint8))) == {}
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("expected", [{0, 3}, {3}, {0, 3, 9}, {0, 3, 1000}, set(range(20))])
+def test_values_are_counted_the_same_whatever_is_expected(kind: type, expected: set[int]) -> None:
+    assert pixel_counts(np.array([[3, 3, 0], [3, 0, 3]], kind), expected) == {0: 2, 3: 4}
+
+
 NUMBERED = Declared({"road": 7, "car": 26, "truck": [27, 29]}, {}, [0])
 LABELLED = Declared({"background": 0, "car": 1, "truck": 2, "dirt": 3}, {}, [65535], by_label=True)
 

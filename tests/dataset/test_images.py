@@ -22,11 +22,13 @@ from pspnet.dataset.images import (
     decode_image,
     decode_mask,
     encode_mask,
+    limited_pillow,
     read_image,
 )
 from pspnet.dataset.masks import colors_in, levels_in, numbers_in
 from tests.dataset.rawdata import LIMIT, Pixels, encoded, noise, shared_data
 
+CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces an entry, and ends
 GRAY = np.array([[0, 100, 255], [7, 8, 9]], np.uint8)
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
@@ -218,8 +220,7 @@ def test_other_formats_become_png_of_the_same_pixels(kind: str) -> None:
 
 
 def test_an_image_that_makes_pillow_warn_becomes_one_that_does_not() -> None:
-    cut_short = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces an entry, and ends
-    data = encoded(noise(8, 8), "JPEG", exif=cut_short)
+    data = encoded(noise(8, 8), "JPEG", exif=CUT_SHORT)
     with pytest.warns(UserWarning, match="Corrupt EXIF"):
         pixels = np.asarray(Image.open(io.BytesIO(data)))
     stored = read_image(data, LIMIT)
@@ -239,12 +240,13 @@ def test_the_same_image_is_normalised_to_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 2), (4, 4), (40, 64), (37, 90)])
-def test_of_every_fourth_pixel_in_both_directions_each_channel_is_counted(height: int, width: int) -> None:
+def test_of_every_fourth_pixel_in_both_directions_each_channel_is_summed(height: int, width: int) -> None:
     image = noise(height, width)
     rows, columns = (((np.arange(-(-n // 4)) + 0.5) * n / -(-n // 4)).astype(int) for n in (height, width))
-    sampled = image[rows][:, columns].reshape(-1, 3)
-    counts = read_image(encoded(image), LIMIT).channel_counts
-    assert counts.tolist() == [np.bincount(channel, minlength=256).tolist() for channel in sampled.T]
+    sampled = image[rows][:, columns].reshape(-1, 3).astype(int)
+    pixels, *sums = read_image(encoded(image), LIMIT).channel_sums
+    assert pixels == len(sampled)
+    assert sums == [*sampled.sum(0), *(sampled**2).sum(0)]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -284,6 +286,18 @@ def test_an_image_above_pillows_own_limit_is_fine_below_ours(monkeypatch: pytest
     assert decode_image(read_image(data, 100).data).shape == (10, 10, 3)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(data))
+
+
+def test_within_one_limit_each_image_answers_for_its_own_warnings_only() -> None:
+    warns, plain = encoded(noise(4, 4), "JPEG", exif=CUT_SHORT), encoded(noise(4, 4))
+    before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
+    with limited_pillow(LIMIT):
+        assert read_image(warns, LIMIT).data != warns
+        assert read_image(plain, LIMIT).data == plain
+        with pytest.raises(Refused, match=r"has 0\.0 megapixels"):
+            read_image(plain, 15)
+        assert read_image(plain, LIMIT).data == plain
+    assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before
 
 
 def test_threads_leave_warning_filters_and_limit_as_they_were() -> None:
