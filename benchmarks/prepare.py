@@ -9,7 +9,6 @@ import argparse
 import io
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -27,7 +26,7 @@ from PIL import Image
 from pipeline import ROOT, processor, run
 
 from pspnet.config.params import load_params
-from pspnet.dataset.images import encode_mask
+from pspnet.dataset.images import encode_mask, limited_pillow
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.raw_dataset import look
 from pspnet.dataset.validation import check as check_pair
@@ -39,7 +38,8 @@ LOOSE_UP_TO = 10_000  # images; more come in archives, as is advised
 PER_FOLDER = 1000
 PER_ARCHIVE = 10_000
 SIDE_PX = 96
-TURNS = 3
+TURNS = 7
+ENOUGH_PAIRS = 300  # in each turn
 POLL_SECONDS = 0.1
 
 
@@ -63,7 +63,9 @@ def main() -> None:
 
 
 def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
-    """Each the median of some turns, in turn, by one process; `prepare` from finding the files to the report."""
+    """Medians of some turns, in turn, by one process; `prepare` from finding the files to the report. The shares are
+    medians of those of each turn: a machine whose speed changes changes it for all three.
+    """
     print("| set | pairs | decoded a second | checked | share | prepared | share |\n|---|--:|--:|--:|--:|--:|--:|")
     for data, recipe in sets:
         params = load_params(recipe)
@@ -77,8 +79,9 @@ def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
                         np.asarray(image.convert("RGB") if path == sample.image else image)
 
         def check(raw: Any = raw, pairs: Any = pairs) -> None:
-            for sample in pairs:
-                check_pair(sample, files=raw.files, rules=raw.rules)
+            with limited_pillow(raw.rules.max_pixels):  # as `prepare` does for each piece
+                for sample in pairs:
+                    check_pair(sample, files=raw.files, rules=raw.rules)
 
         def whole(data: Path = data, params: Any = params) -> None:
             prepare.run(
@@ -87,20 +90,19 @@ def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
             )  # fmt: skip
 
         os.environ["PSPNET_PREPARE_PROCESSES"] = "1"
-        seconds = medians(decode, check, whole)
-        rates = [len(pairs) / one for one in seconds]
-        print(f"| {recipe.stem} | {len(pairs):,} | {rates[0]:,.0f} | {rates[1]:,.0f} | {rates[1] / rates[0]:.0%} | "
-              f"{rates[2]:,.0f} | {rates[2] / rates[0]:.0%} |", flush=True)  # fmt: skip
+        times = max(1, ENOUGH_PAIRS // len(pairs))
+        turns = np.array([[seconds(work, times) for work in (decode, check, whole)] for _ in range(TURNS)])
+        rates, shares = np.median(len(pairs) / turns, axis=0), np.median(turns[:, :1] / turns, axis=0)
+        print(f"| {recipe.stem} | {len(pairs):,} | {rates[0]:,.0f} | {rates[1]:,.0f} | {shares[1]:.0%} | "
+              f"{rates[2]:,.0f} | {shares[2]:.0%} |", flush=True)  # fmt: skip
 
 
-def medians(*works: Callable[[], None]) -> list[float]:
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(TURNS):
-        for own, work in zip(seconds, works, strict=True):
-            started = time.perf_counter()
-            work()
-            own.append(time.perf_counter() - started)
-    return [statistics.median(own) for own in seconds]
+def seconds(work: Callable[[], None], times: int) -> float:
+    """That it takes once."""
+    started = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - started) / times
 
 
 def scale(sizes: list[int], folder: Path) -> None:

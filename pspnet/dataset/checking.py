@@ -10,6 +10,7 @@ from pathlib import Path
 from signal import SIG_IGN, SIGINT, SIGKILL, signal
 from typing import Any
 
+from pspnet.dataset.images import limited_pillow
 from pspnet.dataset.pieces import Piece, batches, is_fresh, row_of, write
 from pspnet.dataset.problems import judged
 from pspnet.dataset.raw import RawFiles
@@ -54,9 +55,10 @@ def _most_processes() -> int:
 
 def _check_piece(piece: Piece, folder: Path, files: RawFiles, rules: Rules, tell: Callable[[str], None]) -> None:
     def rows() -> Iterator[dict[str, Any]]:
-        for sample in piece.samples:
-            yield row_of(check(sample, files=files, rules=rules))
-            tell(sample.id)
+        with limited_pillow(rules.max_pixels):  # once for all of them
+            for sample in piece.samples:
+                yield row_of(check(sample, files=files, rules=rules))
+                tell(sample.id)
 
     write(folder / piece.name, rows())
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,6 +16,7 @@ from pydantic import Field
 from pspnet.config.dataset import ClassValues, ColorPart, DatasetParams, MaskValue, MaskValues
 from pspnet.config.reading import read_yaml, validate
 from pspnet.config.section import Section
+from pspnet.dataset.images import encode_mask
 from pspnet.dataset.masks import COLOR, Values, color_value, spelled
 from pspnet.errors import Problem, UserError
 
@@ -60,9 +60,10 @@ class Classes:
 
     def class_counts(self, counts: Mapping[int, int]) -> dict[int, int]:
         """Pixels by raw value -> pixels by class, and those that `index_of` ignores."""
-        pixels: Counter[int] = Counter()
+        pixels: dict[int, int] = {}
         for value, count in counts.items():
-            pixels[self.values.get(value, IGNORE)] += count
+            index = self.values.get(value, IGNORE)
+            pixels[index] = pixels.get(index, 0) + count
         return dict(sorted(pixels.items()))
 
     def index_of(self, values: Values) -> NDArray[np.uint8]:
@@ -72,9 +73,14 @@ class Classes:
             classes = np.array([self.values[value] for value in known.tolist()], np.uint8)
             places = np.minimum(np.searchsorted(known, values), known.size - 1)
             return np.where(known[places] == values, classes[places], np.uint8(IGNORE))
-        if values.dtype == np.uint8:  # OpenCV looks bytes up four times as fast
-            return np.asarray(cv2.LUT(values, self._class_of_value[:256]), np.uint8)
         return self._class_of_value[values]
+
+    def encoded(self, values: Values, found: Iterable[int]) -> bytes:
+        """encode_mask(self.index_of(values)), of which these are found in it."""
+        if values.itemsize > 1:
+            return encode_mask(self.index_of(values))
+        are_classes = all(self._class_of_value[value] == value for value in found)
+        return encode_mask(values.astype(np.uint8, copy=False), None if are_classes else self._class_of_value[:256])
 
     @cached_property
     def _class_of_value(self) -> NDArray[np.uint8]:

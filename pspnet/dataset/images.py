@@ -64,7 +64,7 @@ class StoredImage:
     orientation: int  # EXIF's, in the raw file; `data` is upright
     format: str  # of the raw file, as Pillow calls it
     channel_sums: list[int]  # of every sixteenth pixel: their number, each channel's sum, each channel's sum of squares
-    glance: NDArray[np.uint8]  # (GLANCE_PX, GLANCE_PX): gray, by which copies are found
+    glance: bytes  # gray pixels, GLANCE_PX in a row and as many rows, by which copies are found
 
 
 def read_image(data: bytes, max_pixels: int) -> StoredImage:
@@ -87,14 +87,13 @@ def _channel_sums(rgb: Image.Image) -> list[int]:
     """Of pixels in a grid: a dataset's mean and deviation need no more, and all take long."""
     width, height = (-(-side // SAMPLED_EVERY) for side in rgb.size)
     counts = rgb.resize((width, height), Image.Resampling.NEAREST).histogram()
-    sums = np.array(counts, np.int64).reshape(3, 256) @ VALUES_AND_SQUARES
+    sums = np.fromiter(counts, np.int64, 3 * 256).reshape(3, 256) @ VALUES_AND_SQUARES
     return [width * height, *sums.T.ravel().tolist()]
 
 
-def _glance(rgb: Image.Image, orientation: int) -> NDArray[np.uint8]:
+def _glance(rgb: Image.Image, orientation: int) -> bytes:
     small = rgb.convert("L").resize((GLANCE_PX, GLANCE_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    glance = np.frombuffer(small.tobytes(), np.uint8).reshape(GLANCE_PX, GLANCE_PX)
-    return np.ascontiguousarray(TURNS.get(orientation, np.asarray)(glance))
+    return small.tobytes() if orientation == 1 else TURNS[orientation](np.asarray(small)).tobytes()
 
 
 def decode_image(encoded: Encoded) -> NDArray[np.uint8]:
@@ -121,14 +120,19 @@ def encode_image(pixels: NDArray[np.uint8]) -> bytes:
     return _encode(pixels, level=2)
 
 
-def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """(H, W) -> PNG. Rows as they are, quickly packed: a quarter of the time of Pillow's encoder, which tries filters.
-    Training unpacks them in every epoch; filtered rows, or only runs of bytes, would take it twice as long.
+def encode_mask(mask: NDArray[np.uint8], table: NDArray[np.uint8] | None = None) -> bytes:
+    """(H, W) -> PNG, of what the table of 256 says for each value if there is one.
+
+    Rows as they are, quickly packed: a quarter of the time of Pillow's encoder, which tries filters. Training unpacks
+    them in every epoch; filtered rows, or only runs of bytes, would take it twice as long.
     """
     height, width = mask.shape
     rows = np.empty((height, width + 1), np.uint8)
     rows[:, 0] = PNG_UNFILTERED
-    rows[:, 1:] = mask
+    if table is None:
+        rows[:, 1:] = mask
+    else:
+        cv2.LUT(mask, table, rows[:, 1:])  # four times as fast as NumPy, and straight to its place
     packed = zlib.compress(rows.data, level=2)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, gray, not interlaced
     return PNG_MAGIC + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", packed) + _png_chunk(b"IEND", b"")
@@ -183,7 +187,7 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
             raise Refused(f"holds {frames} pictures", "one", "Save each as a file of its own.")
         image.load()
-        orientation = image.getexif().get(0x0112, 1)
+        orientation = image.getexif().get(0x0112, 1) if _may_be_turned(image) else 1
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = int(re.findall(r"\d+", str(error))[0])
         raise TooLarge(pixels, max_pixels, "prepare.max_megapixels") from None
@@ -196,6 +200,11 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         reason = str(error) or type(error).__name__
         raise Refused(f"cannot be decoded ({reason})", "a complete image") from None
     return image, orientation if orientation in TURNS else 1
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    """Most are not, and for small images the question takes its time."""
+    return isinstance(image, TiffImageFile) or any("exif" in key or "xmp" in key for key in image.info)
 
 
 def _is_plain(image: Image.Image, data: bytes) -> bool:

@@ -156,7 +156,7 @@ def row_of(checked: Checked) -> dict[str, Any]:
         "width": checked.width,
         "image_digest": image_digest,
         "digest": both_digest,
-        "glance": checked.glance.tobytes(),
+        "glance": checked.glance,
         "channel_sums": checked.channel_sums,
         "classes": list(checked.class_counts),
         "class_pixels": list(checked.class_counts.values()),

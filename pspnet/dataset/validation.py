@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pspnet.config.prepare import ProblemsParams
 from pspnet.dataset.classes import IGNORE, Classes, pixel_counts
-from pspnet.dataset.images import GLANCE_PX, TURNS, Refused, StoredImage, encode_mask, limited_pillow, read_image
+from pspnet.dataset.images import GLANCE_PX, TURNS, Refused, StoredImage, limited_pillow, read_image
 from pspnet.dataset.masks import Values, spelled
 from pspnet.dataset.problems import KEPT, Told, judged
 from pspnet.dataset.raw import RawFiles
@@ -49,7 +48,7 @@ class Checked:
     mask: bytes | None = None
     height: int = 0
     width: int = 0
-    glance: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((GLANCE_PX, GLANCE_PX), np.uint8))
+    glance: bytes = bytes(GLANCE_PX**2)
     channel_sums: list[int] = field(default_factory=lambda: [0] * 7)
     class_counts: dict[int, int] = field(default_factory=dict)  # pixels by value of the mask
 
@@ -79,18 +78,15 @@ def _checked(sample: RawSample, files: RawFiles, rules: Rules) -> Checked:
             problem = Problem(sample.image, "has no mask", expected, kind="image_without_mask")
             if rules.policies.image_without_mask != "allow":  # where it is welcome it is no problem
                 _tell(checked, problem, rules)
-            mask = None
         else:
             with _named(checked, sample.mask.path, rules):
                 values = sample.mask.values(files, rules.max_pixels, rules.max_bytes)
                 fitted = _fitted(checked, values, image, rules)
-                mask = _classes_of(checked, fitted, rules)
+                checked.mask = _encoded(checked, fitted, rules)
     except _LeftOut:
         return checked
     checked.image, checked.height, checked.width = image.data, image.height, image.width
     checked.glance, checked.channel_sums = image.glance, image.channel_sums
-    if mask is not None:
-        checked.mask = encode_mask(mask)
     return checked
 
 
@@ -148,7 +144,8 @@ def _scaled(values: Values, height: int, width: int) -> Values:
     return scaled
 
 
-def _classes_of(checked: Checked, values: Values, rules: Rules) -> NDArray[np.uint8] | None:
+def _encoded(checked: Checked, values: Values, rules: Rules) -> bytes | None:
+    """The mask with our classes, unless it has none."""
     classes, counts = rules.classes, pixel_counts(values, rules.classes.known)
     where = checked.sample.mask.path if checked.sample.mask else ""
     if unknown := classes.unknown(counts):
@@ -165,7 +162,7 @@ def _classes_of(checked: Checked, values: Values, rules: Rules) -> NDArray[np.ui
         if checked.told[-1].outcome == "fixed":
             return None
     checked.class_counts = class_counts
-    return classes.index_of(values)
+    return classes.encoded(values, counts)
 
 
 def _unknown_values(where: str, unknown: dict[int, int], pixels: int, classes: Classes) -> Problem:

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from pspnet.dataset.classes import IGNORE, Classes, Declared, declared_classes, default_color, pixel_counts
+from pspnet.dataset.images import decode_mask
+from pspnet.dataset.masks import Values
 from pspnet.errors import UserError
 from tests.dataset.rawdata import dataset_params, write
 
@@ -108,10 +110,24 @@ def test_neighbouring_default_colours_are_far_apart() -> None:
 CLASSES = Classes(("a", "b"), (default_color(0), default_color(1)), {0: 0, 1000: 1, 7: 1}, (9,))
 
 
+NUMBERS = Classes(("a", "b"), (default_color(0), default_color(1)), {0: 0, 1: 1}, (255,))
+
+
 def test_raw_values_become_class_indices() -> None:
     mask = CLASSES.index_of(np.array([[0, 1000], [7, 9]], np.uint16))
     assert mask.tolist() == [[0, 1], [1, IGNORE]]
     assert mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (4, 6), (37, 90)])
+@pytest.mark.parametrize("most", [2, 12])
+def test_a_mask_is_encoded_with_the_class_of_each_value(kind: type, shape: tuple[int, int], most: int) -> None:
+    values: Values = np.random.default_rng(0).integers(0, most, shape).astype(kind)
+    for turned in (values, values.T, values[::-1], np.rot90(values), values[:, ::-1]):
+        for classes in (CLASSES, NUMBERS):
+            encoded = classes.encoded(turned, np.unique(turned).tolist())
+            assert np.array_equal(decode_mask(encoded), classes.index_of(turned))
 
 
 def test_unknown_values_are_listed_with_their_pixels() -> None:

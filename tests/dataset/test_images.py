@@ -26,7 +26,7 @@ from pspnet.dataset.images import (
     read_image,
 )
 from pspnet.dataset.masks import colors_in, levels_in, numbers_in
-from tests.dataset.rawdata import LIMIT, Pixels, encoded, noise, shared_data
+from tests.dataset.rawdata import LIMIT, ORIENTATION, Pixels, encoded, noise, shared_data
 
 CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces an entry, and ends
 GRAY = np.array([[0, 100, 255], [7, 8, 9]], np.uint8)
@@ -160,6 +160,37 @@ def test_an_image_that_exif_turns_becomes_upright_pixel_by_pixel(orientation: in
     stored = read_image(encoded(as_stored(UPRIGHT, orientation), orientation=orientation), LIMIT)
     assert np.array_equal(decode_image(stored.data), UPRIGHT)
     assert (stored.height, stored.width, stored.orientation) == (2, 3, orientation)
+
+
+def turned_by(kind: str, where: str) -> bytes:
+    """UPRIGHT as it is stored under orientation 6, which the file says in one of the places that programs use."""
+    stored, exif, chunks = as_stored(UPRIGHT, 6), Image.Exif(), PngImagePlugin.PngInfo()
+    exif[ORIENTATION] = 6
+    xmp = '<rdf:Description tiff:Orientation="6"/>'
+    if where == "xmp" and kind != "PNG":
+        return encoded(stored, kind, xmp=xmp.encode(), quality=100)
+    if where == "xmp":
+        chunks.add_itxt("XML:com.adobe.xmp", xmp)
+    if where == "text":
+        chunks.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n")
+    return encoded(stored, kind, pnginfo=chunks) if chunks.chunks else encoded(stored, kind, exif=exif, quality=100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("PNG", "exif"),
+        ("PNG", "xmp"),
+        ("PNG", "text"),
+        ("JPEG", "exif"),
+        ("JPEG", "xmp"),
+        ("WEBP", "exif"),
+        ("WEBP", "xmp"),
+    ],
+)
+def test_an_orientation_is_found_wherever_a_file_says_it(kind: str, where: str) -> None:
+    stored = read_image(turned_by(kind, where), LIMIT)
+    assert (stored.orientation, stored.height, stored.width) == (6, 2, 3)
 
 
 @pytest.mark.parametrize("orientation", sorted(TURNS))
