@@ -33,8 +33,6 @@ POLICIES = st.fixed_dictionaries(
 )
 MANY = settings(
     max_examples=300,
-    deadline=None,
-    derandomize=True,  # the same examples in every run
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -42,7 +42,7 @@ def blocks(height: int, width: int, side: int, seed: int) -> Pixels:
     return classes.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(
     size=st.tuples(st.integers(1, 150), st.integers(1, 150)),
     crop=st.tuples(st.integers(16, 64), st.integers(16, 64)),
