@@ -163,7 +163,7 @@ def test_decisions_and_moves_are_those_of_this_version(facts: dict[str, Any], sh
 
 def test_params_and_packages_that_are_others_today_are_told(shop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     params = read_yaml(Path("params.yaml"))
-    params["finetune"]["epochs"] = 99
+    epochs, params["finetune"]["epochs"] = params["finetune"]["epochs"], 99
     del params["serve"]["max_images"]
     write("params.yaml", params)
     packages = next(shop.state.parent.glob(f"registered/{BUNDLE}")) / "artifacts/provenance/packages.txt"
@@ -176,7 +176,7 @@ def test_params_and_packages_that_are_others_today_are_told(shop: Workshop, caps
     lineage(shop, "1", as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["params"]["differ_today"] == {
-        "finetune.epochs": {"then": 60, "today": 99},
+        "finetune.epochs": {"then": epochs, "today": 99},
         "serve.max_images": {"then": 16, "today": None},
     }
     assert facts["packages"]["differ_here"] == [
