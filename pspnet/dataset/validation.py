@@ -8,7 +8,7 @@ import numpy as np
 
 from pspnet.config.prepare import ProblemsParams
 from pspnet.dataset.classes import IGNORE, Classes, pixel_counts
-from pspnet.dataset.images import GLANCE_PX, TURNS, Refused, StoredImage, limited_pillow, read_image
+from pspnet.dataset.images import GLANCE_PX, TURNS, Refused, StoredImage, read_image
 from pspnet.dataset.masks import Values, spelled
 from pspnet.dataset.problems import KEPT, Told, judged
 from pspnet.dataset.raw import RawFiles
@@ -63,11 +63,6 @@ class _LeftOut(Exception):
 
 
 def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> Checked:
-    with limited_pillow(rules.max_pixels):  # once for image and mask
-        return _checked(sample, files, rules)
-
-
-def _checked(sample: RawSample, files: RawFiles, rules: Rules) -> Checked:
     checked = Checked(sample)
     try:
         with _named(checked, sample.image, rules):

@@ -42,7 +42,7 @@ def connect(state: Path) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     with _one_at_a_time(state, uri):
-        if uri.startswith(SQLITE):
+        if uri.startswith(SQLITE) and not {"?", ":"} & {*uri.removeprefix(SQLITE)}:  # options, :memory:
             _make_database(Path(uri.removeprefix(SQLITE)))
         client = MlflowClient(uri, registry_uri=uri)
         client.search_experiments(max_results=1)
