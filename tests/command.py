@@ -16,5 +16,5 @@ def pspnet(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=200,
     )

@@ -103,7 +103,7 @@ def test_a_command_that_is_stopped_leaves_no_half_folder(tmp_path: Path, number:
         assert process.stderr
         wait_for(tmp_path / "raw.partial/images/street00001_0.png")
         process.send_signal(number)
-        assert process.wait(timeout=10) == status
+        assert process.wait(timeout=60) == status
         assert process.stderr.read() == "Stopped. Nothing is half-written; start it again as it was.\n"
     assert not (tmp_path / "raw").exists()
 
@@ -180,7 +180,7 @@ def test_who_depends_on_a_parent_ends_with_it(tmp_path: Path, child: str) -> Non
     process.wait()
     started = time.monotonic()
     assert process.stdout.read() == ""  # the pipe ends when the last process that could write into it has
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15  # alone it lives for 20
     process.stdout.close()
     if child == "a stage":
         assert json.loads((tmp_path / EXIT_FILE).read_text())["class"] == "interrupted"

@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import STEPS, checkout, clone, digests, reproduce, run, write_params
 
-pytestmark = pytest.mark.timeout(300)
 SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
 
 

@@ -15,7 +15,6 @@ from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import STEPS, checkout, environment, reproduce, run, write_params
 from tests.tracking.told import artifacts, history, inputs, runs, the_run
 
-pytestmark = pytest.mark.timeout(300)
 MODEL = "pspnet-demo"
 
 

@@ -12,7 +12,6 @@ from flows import commands
 from flows.commands import Ended, marked
 from tests.flows.processes import kill_all, left
 
-pytestmark = pytest.mark.timeout(30)
 TEST = "PSPNET_TEST"
 FOREVER = 60
 

@@ -19,8 +19,6 @@ from flows import server as prefect_server
 from flows.due import superseded
 from tests.registry.databases import free_port
 
-pytestmark = pytest.mark.timeout(150)
-
 
 @flow(persist_result=False)
 def nightly() -> None:

@@ -24,10 +24,8 @@ from flows.workplace import Workplace, lay_out
 from pspnet.dataset.pieces import PIECE
 from tests.e2e.pipeline import checkout, digests, run
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC asks pygtrie in a way of before
-]
+# DVC asks pygtrie in a way of before.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 IMAGES, PIECES = 2 * PIECE + 8, 3
 Play = Callable[[int], State[Any]]
 

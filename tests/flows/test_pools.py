@@ -15,7 +15,6 @@ from flows import pools
 from flows.ending import Trouble
 from flows.workplace import Workplace
 
-pytestmark = pytest.mark.timeout(30)
 AWAY = "away"
 
 

@@ -87,7 +87,6 @@ def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, in
     return {path: path.stat().st_mtime_ns for path in masks[:-1]}  # it may have been at work on the last
 
 
-@pytest.mark.timeout(300)
 def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake_is_told(place: Path) -> None:
     log = place.parent / "log"
     with (

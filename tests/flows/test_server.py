@@ -11,8 +11,6 @@ from flows import server
 from pspnet.errors import UserError
 from tests.registry.databases import free_port
 
-pytestmark = pytest.mark.timeout(120)
-
 
 class Healthy(BaseHTTPRequestHandler):
     def do_GET(self) -> None:

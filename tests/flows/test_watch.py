@@ -18,10 +18,8 @@ from flows.ending import Trouble
 from flows.workplace import Workplace
 from tests.e2e.pipeline import checkout, run
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC asks pygtrie in a way of before
-]
+# DVC asks pygtrie in a way of before.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 STARTED = "New data in data/raw: brave-bat retrains."
 
 

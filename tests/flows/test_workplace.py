@@ -18,7 +18,6 @@ from tests.e2e.pipeline import checkout, environment, run
 from tests.flows.processes import kill_all, left
 from tests.parameters import ROOT
 
-pytestmark = pytest.mark.timeout(60)
 HOLD = """
 import sys, time
 from pathlib import Path

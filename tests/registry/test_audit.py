@@ -19,7 +19,6 @@ from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
 from tests.registry.mover import move
 
-pytestmark = pytest.mark.timeout(280)
 PROCESSES = multiprocessing.get_context("forkserver")  # each has MLflow imported and its own connections
 PROCESSES.set_forkserver_preload(["mlflow.tracking", "tests.registry.mover"])
 SECONDS = 60
@@ -113,6 +112,7 @@ def test_who_expected_another_champion_stops(shop: Shop) -> None:
 
 
 @pytest.mark.kills
+@pytest.mark.timeout(900)
 def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
     shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
     moment = 0
@@ -127,7 +127,7 @@ def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
             break
         assert mover.process.exitcode == -signal.SIGKILL
         moment += 1
-    assert moment > 30, "a move consists of more calls than were hit"
+    assert moment > 15, "a move consists of more calls than were hit"
     assert shop.champion == version
 
 
@@ -145,6 +145,7 @@ def falls_asleep(mover: Mover) -> bool:
 
 
 @pytest.mark.kills
+@pytest.mark.timeout(900)
 def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process is stopped at any step, taken for dead, and wakes up when another version is champion."""
     monkeypatch.setattr("pspnet.registry.audit.OTHER_HOST_SECONDS", 0.2)
@@ -161,7 +162,7 @@ def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytes
         shop.audit.settle()
         assert [move.state for move in shop.assert_in_order()].count("abandoned") == 0
         moment += 1
-    assert moment > 30
+    assert moment > 15
 
 
 def test_an_alias_moved_by_other_means_is_recorded_and_kept(shop: Shop) -> None:

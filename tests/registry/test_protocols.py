@@ -15,10 +15,7 @@ from pspnet.report import load_report, write_report
 from tests.parameters import demo_params
 from tests.registry.registrar import CLASSES, make
 
-pytestmark = [
-    pytest.mark.timeout(180),
-    pytest.mark.filterwarnings("ignore"),  # MLflow's, of its own code
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
 
 
 @pytest.fixture

@@ -22,8 +22,6 @@ from tests.serving.processes import (
     wait_for_ping,
 )
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(scope="module")
 def port(version: Path, newer_checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:

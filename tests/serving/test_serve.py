@@ -15,8 +15,6 @@ from tests.dataset.rawdata import encoded, noise
 from tests.flows.processes import left_of
 from tests.serving.processes import Process, port_told, post, predicted, process, split
 
-pytestmark = pytest.mark.timeout(300)
-
 SERVE = """
 import sys
 from pathlib import Path

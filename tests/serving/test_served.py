@@ -27,8 +27,6 @@ from tests.predicting import predictor
 from tests.serving.conftest import CLASSES
 from tests.serving.processes import environment, predicted, process
 
-pytestmark = pytest.mark.timeout(300)
-
 ASK = """
 import json, sys
 from pathlib import Path

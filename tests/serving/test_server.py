@@ -19,8 +19,6 @@ from pspnet.serving.server import Bounded, Message, Receive, Scope, Send
 from tests.dataset.rawdata import encoded, noise
 from tests.serving.processes import URL, Response, get, png_of_zeros, post, predicted, server, split
 
-pytestmark = pytest.mark.timeout(300)
-
 GOOD = json.dumps(split("aGk=")).encode()
 JSON = [(b"content-type", b"application/json; charset=utf-8")]
 

@@ -139,7 +139,7 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(client: MlflowClient, 
         epochs(run, 3, 4)
         time.sleep(2)
         server.start()
-        eventually(lambda: arrived(client, "away") == 4, seconds=10)
+        eventually(lambda: arrived(client, "away") == 4)
         epochs(run, 5, 5)
     assert told == []
     found = the_run(client, "away")

@@ -15,7 +15,6 @@ from pspnet.training.distributed import Peers, check_shares
 from tests.parameters import ROOT
 from tests.training.peers import CASES
 
-pytestmark = pytest.mark.timeout(240)
 CPU = torch.device("cpu")
 
 

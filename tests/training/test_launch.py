@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from pspnet.model.weights import digest
+from pspnet.process import STOP_SECONDS
 from pspnet.training.launch import blame, exit_file
 from tests.command import PSPNET, pspnet
 from tests.parameters import demo_params
@@ -31,7 +32,8 @@ COMMAND = (
     "history.csv",
 )
 ENVIRONMENT = {"PSPNET_DEVICES": "2", "PSPNET_DEVICE": "cpu", "PSPNET_LOADER_WORKERS": "1", "PSPNET_TRACKING": "off"}
-pytestmark = pytest.mark.timeout(240)
+PATIENCE = STOP_SECONDS + 40  # of the launcher's own with whoever does not stop, and for a slow disk
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def test_a_stage_on_several_devices_goes_on_where_it_was_stopped(devices: str, p
 
     with training(project, devices) as launcher:
         launcher.send_signal(signal.SIGTERM)
-        said, _ = launcher.communicate(timeout=60)
+        said, _ = launcher.communicate(timeout=PATIENCE)
         assert launcher.returncode == 75, said
         assert "which is saved: the same command goes on from there" in said
         assert "Traceback" not in said
@@ -140,7 +142,7 @@ def test_nobody_is_left_behind_by_a_launcher_that_is_killed(project: Path) -> No
     with training(project) as launcher:
         assert len(processes(project)) >= 3
         launcher.kill()
-        wait_until(lambda: not processes(project), seconds=10)
+        wait_until(lambda: not processes(project))
 
 
 def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> None:
@@ -148,10 +150,10 @@ def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> Non
     write_params(project, epochs=1000)
     with training(project) as launcher:
         trainer(project, 1).kill()
-        said, _ = launcher.communicate(timeout=60)
+        said, _ = launcher.communicate(timeout=PATIENCE)
         assert launcher.returncode == 128 + signal.SIGKILL, said
         assert not (project / ".pspnet/exit/finetune.json").exists()
-        wait_until(lambda: not processes(project), seconds=10)
+        wait_until(lambda: not processes(project))
 
 
 @pytest.mark.parametrize(("asked", "status"), [(True, 75), (False, 128 + signal.SIGKILL)])
@@ -195,8 +197,8 @@ def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -
             if launcher.poll() is None and victims:
                 rng.choice(victims).kill()
                 kills += 1
-            launcher.communicate(timeout=60)
-            wait_until(lambda: not processes(project), seconds=40)
+            launcher.communicate(timeout=PATIENCE)
+            wait_until(lambda: not processes(project))
         if (project / "bundle").exists():  # it was over before the kill came
             shutil.rmtree(project / "bundle")
             shutil.rmtree(project / ".pspnet")
