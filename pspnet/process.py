@@ -3,11 +3,14 @@
 import ctypes
 import getpass
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import filelock
@@ -22,6 +25,7 @@ _TORCHRUN = "TORCHELASTIC_RUN_ID"  # in the environment of what it starts
 LAUNCHER = "PSPNET_LAUNCHER"  # in the same environment: our process that torchrun runs in
 LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
 STOP_SECONDS = 60  # a training saves its checkpoint first
+WATCH_SECONDS = 0.5
 CLOCK_SECONDS = 5.0  # by which a clock may have been set since
 
 
@@ -98,6 +102,43 @@ def die_with_parent(death_signal: signal.Signals, parent: int | None = None) -> 
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:  # it died before the request took effect
         os.kill(os.getpid(), death_signal)
+
+
+def end_with_dvc() -> None:
+    """For a process of a stage: have SIGTERM sent to us when DVC is gone, however it went (Linux; elsewhere nothing).
+
+    Between DVC and us there may be a shell, which takes no notice (dash, where SHELL is not set, as in a service).
+    """
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    parent = os.getppid()
+    dvc = _outside_of_stage(parent)
+    if dvc == parent:
+        die_with_parent(signal.SIGTERM, parent)
+        return
+
+    def watch() -> None:
+        while dvc and _outside_of_stage(parent) == dvc:
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=watch, name="watches DVC", daemon=True).start()
+
+
+def _outside_of_stage(process: int) -> int:
+    """The nearest of this process and its ancestors that is no part of a stage (those have DVC_STAGE); 0: it has ended.
+
+    The child of one that has ended, reaped or not, has another parent.
+    """
+    try:
+        while b"DVC_STAGE=" in Path(f"/proc/{process}/environ").read_bytes():
+            status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+            process = int(re.findall(r"^PPid:\s*(\d+)", status, re.MULTILINE)[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except PermissionError:  # another user's
+        pass
+    return process
 
 
 def die_with_launcher() -> None:

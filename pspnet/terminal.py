@@ -1,7 +1,6 @@
 """How a command behaves towards the person (or the program) that runs it: progress, Ctrl-C, errors, exit status."""
 
 import json
-import os
 import signal
 import sys
 import time
@@ -24,7 +23,7 @@ from rich.text import Text
 
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import whole_file
-from pspnet.process import die_with_launcher, die_with_parent, ranks
+from pspnet.process import die_with_launcher, end_with_dvc, ranks
 
 Tick = Callable[[int, int, str], None]
 
@@ -104,8 +103,8 @@ def stage(name: str, exit_file: Path) -> Iterator[Tick]:
     """A stage as a process: ends with its parent, and leaves behind why it ended, since DVC's status is always 255."""
     if ranks() > 1:
         die_with_launcher()
-    elif "DVC_STAGE" in os.environ:  # a person's own run may outlive the terminal it was started in
-        die_with_parent(signal.SIGTERM)
+    else:
+        end_with_dvc()  # a person's own run may outlive the terminal it was started in
     exit_file.unlink(missing_ok=True)  # none left behind: killed
     started = time.monotonic()
     try:

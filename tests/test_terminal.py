@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -164,16 +165,15 @@ CHILDREN = {
     "a stage": script("print('ready', flush=True)\nfor _ in range(400): time.sleep(0.05); tick(1, 2, '')"),
     "a loader worker": [sys.executable, "-c", WORKER],
 }
+CHILDREN["a stage in a shell"] = ["/bin/sh", "-c", f"{shlex.join(CHILDREN['a stage'])}; exit"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can promise it")
 @pytest.mark.parametrize("child", CHILDREN)
 def test_who_depends_on_a_parent_ends_with_it(tmp_path: Path, child: str) -> None:
-    parent = f"import subprocess; subprocess.run({CHILDREN[child]!r})"
-    environment = os.environ | {"DVC_STAGE": "a stage"}  # as DVC sets it; a person's own run may outlive a terminal
-    process = subprocess.Popen(
-        [sys.executable, "-c", parent], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    )
+    environment = "os.environ | {'DVC_STAGE': 'a stage'}"  # as DVC sets it; a person's own run may outlive a terminal
+    parent = f"import os, subprocess; subprocess.run({CHILDREN[child]!r}, env={environment})"
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.kill()
@@ -182,5 +182,5 @@ def test_who_depends_on_a_parent_ends_with_it(tmp_path: Path, child: str) -> Non
     assert process.stdout.read() == ""  # the pipe ends when the last process that could write into it has
     assert time.monotonic() - started < 15  # alone it lives for 20
     process.stdout.close()
-    if child == "a stage":
+    if "stage" in child:
         assert json.loads((tmp_path / EXIT_FILE).read_text())["class"] == "interrupted"

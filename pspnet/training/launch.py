@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pspnet.errors import Problem, UserError
-from pspnet.process import LAUNCHER, STOP_SECONDS, die_with_parent
+from pspnet.process import LAUNCHER, STOP_SECONDS, end_with_dvc
 
+SHUTDOWN_SECONDS = STOP_SECONDS - 5  # that torchrun leaves who is to end: a checkpoint is saved first
 # How processes end, the most telling first: when one has failed, the others have lost it and are ended.
 ENDS = ("user", "memory", "bug", "busy", "killed", "interrupted", "done")
 
@@ -36,11 +37,10 @@ def launch(stage: str, count: int, exits: Path) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if "DVC_STAGE" in os.environ:
-        die_with_parent(signal.SIGTERM)
+    end_with_dvc()
     os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch wonders in each run at what `shared` asks for
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(STOP_SECONDS - 5))  # a checkpoint is saved first
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes tell how they ended
     for rank in range(count):
         exit_file(exits, stage, rank).unlink(missing_ok=True)

@@ -61,6 +61,7 @@ def write_params(folder: Path, **changes: Any) -> None:
 def environment(folder: Path) -> dict[str, str]:
     """Commands find this checkout's package, not the one that is installed."""
     return os.environ | {
+        "SHELL": "/bin/sh",  # by which DVC starts the stages; where it is dash, it stays between the two
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "PSPNET_LOADER_WORKERS": "1",
