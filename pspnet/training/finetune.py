@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 
 import torch
@@ -109,7 +109,7 @@ def finetune(
             tick(state.step * params.batch_size, images, told(f"val {measured * peers.count}/{len(val)}"))
 
     batches = load_batches(crops, len(crops), params.batch_size, runtime.seed, state.step, steps, peers)
-    with checkpoint.kept_when_interrupted(state):
+    with closing(batches), checkpoint.kept_when_interrupted(state):
         while not is_over(state.records, params):
             epoch = len(state.records) + 1
             train_mode(supervised, frozen)

@@ -64,6 +64,13 @@ class Batches(Iterator[Batch]):
         self._last = got
         return batch
 
+    def close(self) -> None:
+        """End the loader's processes now, not when the last reference is gone, which the traceback of an error holds.
+
+        At the exit Python waits for them, and those of several devices do not heed the signal that it sends.
+        """
+        self._batches = iter(())
+
     @property
     def waited_share(self) -> float:
         """During the last steps; at first that is all for the start of the loader's processes."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
 
 import torch
@@ -71,7 +71,7 @@ def pretrain(
     loss_of = compiled(shared, runtime)
     yield from state.records
     batches = load_batches(views, len(views), params.batch_size, runtime.seed, state.step, steps, peers)
-    with checkpoint.kept_when_interrupted(state):
+    with closing(batches), checkpoint.kept_when_interrupted(state):
         while len(state.records) < params.epochs:
             epoch = len(state.records) + 1
             pretext.train()

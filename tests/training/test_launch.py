@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from pspnet.model.weights import digest
-from pspnet.process import STOP_SECONDS
-from pspnet.training.launch import blame, exit_file
+from pspnet.training.launch import SHUTDOWN_SECONDS, blame, exit_file
 from tests.command import PSPNET, pspnet
 from tests.parameters import demo_params
 
@@ -32,7 +31,7 @@ COMMAND = (
     "history.csv",
 )
 ENVIRONMENT = {"PSPNET_DEVICES": "2", "PSPNET_DEVICE": "cpu", "PSPNET_LOADER_WORKERS": "1", "PSPNET_TRACKING": "off"}
-PATIENCE = STOP_SECONDS + 40  # of the launcher's own with whoever does not stop, and for a slow disk
+PATIENCE = SHUTDOWN_SECONDS + 45  # seconds
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -113,8 +112,10 @@ def test_a_stage_on_several_devices_goes_on_where_it_was_stopped(devices: str, p
     assert exit_class(alone) == "done"
 
     with training(project, devices) as launcher:
+        asked = time.monotonic()
         launcher.send_signal(signal.SIGTERM)
         said, _ = launcher.communicate(timeout=PATIENCE)
+        assert time.monotonic() - asked < SHUTDOWN_SECONDS, "one had to be killed by torchrun"
         assert launcher.returncode == 75, said
         assert "which is saved: the same command goes on from there" in said
         assert "Traceback" not in said
