@@ -182,16 +182,20 @@ def assert_one_version_and_one_decision(folder: Path) -> None:
     assert (move.data.tags["number"], move.data.tags["state"]) == ("1", "done")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = checkout(tmp_path_factory.mktemp("undisturbed"), **SLOWER)
+    with started(folder) as shell:
+        assert wait_for(folder, shell, "complete"), output(folder)
+    return folder
+
+
 def test_kills_leave_no_trace_in_the_results(
-    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("PSPNET_KILL_SEED", "0"))
     rng = random.Random(seed)
-    undisturbed = checkout(tmp_path_factory.mktemp("undisturbed"), **SLOWER)
-    disturbed = clone(undisturbed, tmp_path_factory.mktemp("disturbed") / "clone")
-    with started(undisturbed) as shell:
-        assert wait_for(undisturbed, shell, "complete"), output(undisturbed)
-
+    disturbed = clone(undisturbed, tmp_path / "clone")
     kills = [(step, seconds, False) for step, (times, seconds) in PLAN.items() for _ in range(times)]
     last_finetune = max(number for number, (step, *_) in enumerate(kills) if step == "finetune")
     kills.insert(last_finetune, ("finetune", PLAN["finetune"][1], True))
@@ -215,9 +219,9 @@ def test_kills_leave_no_trace_in_the_results(
     assert_one_version_and_one_decision(disturbed)
 
 
-def test_a_new_start_beside_an_orphan_waits_for_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: Path) -> None:
     """DVC alone is killed and the pipeline started again at once: two trainings never write one checkpoint."""
-    folder = checkout(tmp_path_factory.mktemp("orphan"), **SLOWER)
+    folder = clone(undisturbed, tmp_path / "clone")
     with started(folder) as shell:
         assert wait_for(folder, shell, "Running stage 'finetune'"), output(folder)
         while not list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")):
@@ -230,7 +234,4 @@ def test_a_new_start_beside_an_orphan_waits_for_it(tmp_path_factory: pytest.Temp
         assert again.poll() is None
         trainer.send_signal(signal.SIGCONT)  # now it finds that its parent is gone, and goes
         assert again.wait(timeout=120) == 0
-    undisturbed = clone(folder, tmp_path_factory.mktemp("undisturbed") / "clone")
-    with started(undisturbed) as shell:
-        assert wait_for(undisturbed, shell, "complete"), output(undisturbed)
     assert digests(folder) == digests(undisturbed)
