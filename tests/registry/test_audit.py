@@ -17,11 +17,13 @@ from pspnet.errors import UserError
 from pspnet.registry.audit import Audit, Move, Wish, previous_champion, withdrawal
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
+from tests.kills import SHARE
 from tests.registry.mover import move
 
 PROCESSES = multiprocessing.get_context("forkserver")  # each has MLflow imported and its own connections
 PROCESSES.set_forkserver_preload(["mlflow.tracking", "tests.registry.mover"])
 SECONDS = 60
+EVERY = round(1 / SHARE)  # so many calls of a move one is hit
 
 
 @dataclass
@@ -126,7 +128,7 @@ def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
         if told:
             break
         assert mover.process.exitcode == -signal.SIGKILL
-        moment += 1
+        moment += EVERY
     assert moment > 15, "a move consists of more calls than were hit"
     assert shop.champion == version
 
@@ -161,7 +163,7 @@ def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytes
         assert sleeper.wait() is not None
         shop.audit.settle()
         assert [move.state for move in shop.assert_in_order()].count("abandoned") == 0
-        moment += 1
+        moment += EVERY
     assert moment > 15
 
 

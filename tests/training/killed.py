@@ -17,6 +17,7 @@ from typing import Any
 from pspnet.model.weights import digest
 from pspnet.stages import finetune
 from pspnet.tracking.run import StageRun
+from tests.kills import SEED
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
 
@@ -25,7 +26,7 @@ def main(prepared: Path, backbone: Path, work: Path, kills: int, changes: dict[s
     started = time.monotonic()
     assert train(prepared, backbone, work / "alone", changes, None)
     seconds = time.monotonic() - started
-    rng = random.Random(int(os.environ.get("PSPNET_KILL_SEED", "0")))
+    rng = random.Random(SEED)
     left = kills
     while left:
         if train(prepared, backbone, work / "killed", changes, rng.uniform(0, 0.6 * seconds)):

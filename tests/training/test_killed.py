@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.kills import share_of
 from tests.parameters import ROOT
 
 
@@ -38,5 +39,5 @@ def test_a_training_that_is_killed_ends_with_the_same_weights(prepared: Path, ba
 def test_a_training_killed_ten_times_ends_with_the_same_weights(
     changes: dict[str, Any], prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    alone, killed = digests(prepared, backbone, tmp_path, 10, changes)
+    alone, killed = digests(prepared, backbone, tmp_path, share_of(10), changes)
     assert alone == killed

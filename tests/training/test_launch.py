@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import yaml
 from pspnet.model.weights import digest
 from pspnet.training.launch import SHUTDOWN_SECONDS, blame, exit_file
 from tests.command import PSPNET, pspnet
+from tests.kills import SEED, share_of
 from tests.parameters import demo_params
 
 COMMAND = (
@@ -183,15 +185,13 @@ def test_devices_that_cannot_be_are_told_once(devices: str, message: str, projec
 @pytest.mark.kills
 @pytest.mark.timeout(900)
 def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -> None:
-    import random
-
     alone = project / "alone"
     write_params(project, epochs=6)
     shutil.copytree(project, alone)
     assert pspnet(*COMMAND, cwd=alone, **ENVIRONMENT).returncode == 0
-    rng = random.Random(int(os.environ.get("PSPNET_KILL_SEED", "0")))
+    rng = random.Random(SEED)
     kills = 0
-    while kills < 10:
+    while kills < share_of(10):
         with training(project) as launcher:
             time.sleep(rng.uniform(0, 2))
             victims = processes(project)
