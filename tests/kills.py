@@ -2,7 +2,7 @@
 
 import os
 
-SHARE = float(os.environ.get("PSPNET_KILLS", "1"))  # of all the kills: 0.4 for a quick look
+SHARE = float(os.environ.get("PSPNET_KILLS", "1"))  # of all the kills: 0.25 for a quick look
 SEED = int(os.environ.get("PSPNET_KILL_SEED", "0"))
 
 

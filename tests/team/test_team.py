@@ -23,7 +23,7 @@ from tests.tracking.told import history, runs
 
 pytestmark = [pytest.mark.team, pytest.mark.timeout(900)]
 
-LONG, LONGER = 150, 400  # epochs, of a training that is disturbed, or disturbed twice
+LONG, LONGER = 80, 300  # epochs, of a training that is disturbed at once, or cancelled first, which takes half a minute
 ON_TIME_SECONDS = 25  # the worker looks every few seconds, may begin a moment early, and the machine is busy
 AWAY_SECONDS = 60
 PAUSE_SECONDS = 3  # of a person between two commands
