@@ -33,7 +33,7 @@ test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the 
 	python -m pytest -m kills -n 2 --dist loadfile --timeout 1500
 
 test-team: $(INSTALLED)  ## a server, workers and MLflow on this machine; runs disturbed in every way
-	python -m pytest -m team --durations 0
+	python -m pytest tests/team -m team --durations 0
 
 check: $(INSTALLED)  ## style, types, layers
 	ruff check .
