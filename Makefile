@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Container images like to set it. Then every process of a pipeline compiles torch anew, which takes longer than loading it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo retrain test coverage test-kills test-team check bench lock
+.PHONY: help install demo retrain test test-e2e coverage test-kills test-team check bench lock
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -21,13 +21,13 @@ demo: $(INSTALLED)  ## the whole pipeline on synthetic street scenes
 retrain: $(INSTALLED)  ## what changed on the data in data/raw, up to the champion
 	@pspnet retrain
 
-TESTS = python -m pytest -m "not kills and not team" -n 2 --dist loadfile --no-loadscope-reorder --durations 25
+TESTS = python -m pytest -n 2 --dist worksteal --durations 15
 
-test: $(INSTALLED)  ## all tests but the two suites below
-	$(TESTS)
+test: $(INSTALLED)  ## what needs no process of its own: after each change
+	$(TESTS) -m "not e2e and not kills and not team"
 
-coverage: $(INSTALLED)  ## the same, and which lines they run; it takes half as long again
-	$(TESTS) --cov --cov-report=term
+test-e2e: $(INSTALLED)  ## real commands, DVC, servers, PostgreSQL
+	$(TESTS) -m e2e
 
 test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the same
 	python -m pytest -m kills -n 2 --dist loadfile --timeout 1500

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from pspnet.commands.workshop import Workshop
     from pspnet.config.params import Params
 
-STATE = Path(
-    os.environ.get("PSPNET_STATE", ".pspnet")
-)  # checkpoints and other memories of this machine; never an output
-CHECKPOINTS = STATE / "checkpoints"
 EXITS = Path(".pspnet/exit")  # of this checkout, also where its state is shared with others
 PARAMS = Path("params.yaml")
 
@@ -63,7 +59,16 @@ RunRecord = Annotated[
 
 def main() -> None:
     go_offline()
-    terminal.run(app)
+    terminal.run(lambda: app(prog_name="pspnet"))
+
+
+def _state() -> Path:
+    """Where this machine keeps checkpoints and other memories, which are never outputs."""
+    return Path(os.environ.get("PSPNET_STATE", ".pspnet"))
+
+
+def _checkpoints() -> Path:
+    return _state() / "checkpoints"
 
 
 def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> Any:
@@ -75,7 +80,9 @@ def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **path
         from pspnet.tracking.attempt import stage_run
         from pspnet.tracking.run import StageRun
 
-        told = stage_run(STATE, name, params, sections, run_record, _note) if rank() == 0 else nullcontext(StageRun())
+        told = (
+            stage_run(_state(), name, params, sections, run_record, _note) if rank() == 0 else nullcontext(StageRun())
+        )
         with told as run:
             stage = import_module(f"pspnet.stages.{name}")  # takes seconds, in which a parent may die
             own = {section: getattr(params, section) for section in sections}
@@ -125,7 +132,7 @@ def prepare(
             run_part(own.dataset, own.prepare, raw=raw, out=out, part=part, tick=tick)
         return
     told = _stage("prepare", ("dataset", "prepare"), run_record,
-                  raw=raw, out=out, checkpoints=CHECKPOINTS, merge=merge or [])  # fmt: skip
+                  raw=raw, out=out, checkpoints=_checkpoints(), merge=merge or [])  # fmt: skip
     terminal.out.print(f"{told}  {out / 'data_report.html'}", markup=False)
 
 
@@ -143,7 +150,7 @@ def pretrain(
     reports/pretrain.csv --run-record reports/runs/pretrain.json
     """
     _training("pretrain", ("backbone", "pretrain", "runtime"), run_record,
-              prepared=prepared, weights=weights, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
+              prepared=prepared, weights=weights, out=out, history=history, checkpoints=_checkpoints())  # fmt: skip
 
 
 @app.command(rich_help_panel=STAGES)
@@ -160,7 +167,7 @@ def finetune(
     reports/finetune.csv --run-record reports/runs/finetune.json
     """
     _training("finetune", ("backbone", "finetune", "runtime"), run_record,
-              prepared=prepared, pretrained=backbone, out=out, history=history, checkpoints=CHECKPOINTS)  # fmt: skip
+              prepared=prepared, pretrained=backbone, out=out, history=history, checkpoints=_checkpoints())  # fmt: skip
 
 
 @app.command(rich_help_panel=STAGES)
@@ -193,10 +200,10 @@ def retrain(
 
     Example: pspnet retrain --set finetune.learning_rate=0.01
     """
-    prefect_here(STATE)
+    prefect_here(_state())
     from flows.local import retrain as run
 
-    run(STATE, changes or [])
+    run(_state(), changes or [])
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -209,10 +216,10 @@ def schedule(
 
     Example: pspnet schedule --cron "0 3 * * 0"
     """
-    prefect_here(STATE)
+    prefect_here(_state())
     from flows import schedule as flow
 
-    flow.schedule(STATE, cron, watch, port)
+    flow.schedule(_state(), cron, watch, port)
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -240,7 +247,7 @@ def worker(
 
     Example: pspnet worker gpu --limit 1
     """
-    prefect_here(STATE)
+    prefect_here(_state())
     from flows import team
 
     team.worker(pool, limit, name)
@@ -373,14 +380,14 @@ def data_add(
     if batch:
         from pspnet.commands.data_add import add
 
-        add(batch, raw, _params(), name, move, STATE)
+        add(batch, raw, _params(), name, move, _state())
         return
     from pspnet.commands import data_import as command
 
     if repository:
-        command.import_from_repository(*repository, rev, raw, STATE)
+        command.import_from_repository(*repository, rev, raw, _state())
     elif url:
-        command.import_from_url(url, raw, STATE)
+        command.import_from_url(url, raw, _state())
 
 
 @data_app.command("export")
@@ -468,7 +475,7 @@ def use(recipe: Annotated[Path, typer.Argument(help="A complete params file, suc
     """
     from pspnet.commands import use as command
 
-    command.use(recipe, PARAMS, backup=STATE / "params.before.yaml")
+    command.use(recipe, PARAMS, backup=_state() / "params.before.yaml")
 
 
 @app.command(rich_help_panel=AROUND)
@@ -499,9 +506,9 @@ def runs(
     from pspnet.commands import runs as command
 
     if send:
-        command.send(STATE)
+        command.send(_state())
         return
-    command.runs(PARAMS, STATE, limit, classes, as_json)
+    command.runs(PARAMS, _state(), limit, classes, as_json)
 
 
 @app.command(rich_help_panel=AROUND)
@@ -523,7 +530,7 @@ def doctor(
 def _workshop() -> "Workshop":
     from pspnet.commands.workshop import open_workshop
 
-    return open_workshop(STATE, _params())
+    return open_workshop(_state(), _params())
 
 
 @app.command(rich_help_panel=REGISTRY)

@@ -1,3 +1,9 @@
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import settings
 
@@ -8,8 +14,43 @@ go_offline()
 settings.register_profile("ours", derandomize=True, deadline=None)
 settings.load_profile("ours")
 
+SLOW = ("e2e", "kills", "team")  # the tiers whose tests start processes
+CHEAP = "git"  # a few milliseconds; every other process belongs into another tier
+
+
+class Guard:
+    """A test of `make test` starts no process, and neither do its fixtures."""
+
+    on = False
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.on and event == "subprocess.Popen" and Path(os.fsdecode(arguments[0])).name != CHEAP:
+            raise RuntimeError(
+                f"A test of `make test` starts {arguments[1]}: call it in-process, or mark the test e2e."
+            )
+
+
+guard = Guard()
+sys.addaudithook(guard)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    guard.on = not any(item.get_closest_marker(tier) for tier in SLOW)
+    try:
+        return (yield)
+    finally:
+        guard.on = False
+
 
 @pytest.fixture(autouse=True)
 def _no_tracking_server_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """`connect` sets the address for the rest of the process, which is here that of many tests."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all of pytest's processes share: for `tests.files.made_once`."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
