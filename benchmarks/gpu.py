@@ -1,0 +1,437 @@
+"""What the training core does on a GPU, measured within eight minutes by one command.
+
+python benchmarks/gpu.py --out gpu-results
+python benchmarks/gpu.py --out gpu-results --data FOLDER --recipe recipes/camvid.yaml      and a small real training
+
+It needs torch 2.6 or later, the training core's packages and no network. Each part is a process with a time limit of
+its own: a part that fails or is late says so in its row, and the others go on. `gpu.json` and `gpu.md` are written
+anew after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program and
+measures nothing.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # a bare machine has the checkout, not the installed package
+
+from training import flop, network, now, ours  # noqa: E402
+
+from pspnet.config.params import Params  # noqa: E402
+from pspnet.config.reading import read_yaml, validate  # noqa: E402
+from pspnet.config.runtime import RuntimeParams  # noqa: E402
+from pspnet.dataset.prepared import PreparedDataset  # noqa: E402
+from pspnet.dataset.segmentation import TrainingCrops  # noqa: E402
+from pspnet.dataset.synthetic import synthesize  # noqa: E402
+from pspnet.dataset.transforms import Augmentation  # noqa: E402
+from pspnet.model.preprocessing import IMAGENET, Preprocessing  # noqa: E402
+from pspnet.model.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
+from pspnet.model.weights import digest  # noqa: E402
+from pspnet.prediction import Member, PredictionProtocol, Predictor  # noqa: E402
+from pspnet.stages import evaluate, finetune, prepare  # noqa: E402
+from pspnet.tracking.run import StageRun  # noqa: E402
+from pspnet.training.distributed import Peers  # noqa: E402
+from pspnet.training.loading import load_batches  # noqa: E402
+from pspnet.training.runtime import autocast, configure, loader_workers  # noqa: E402
+
+ALL_SECONDS = 480.0
+STEPS = 8  # timed, of each batch size
+GAIN = 1.02  # a batch twice as large must train this much faster to be worth its memory
+CLASSES = 21
+IGNORE = 255
+FULL = {"depth": 50, "width": 1.0, "size": 473, "batches": (8, 16, 32, 64, 128), "matrix": 8192, "images": 64}
+TOY = {"depth": 18, "width": 0.125, "size": 65, "batches": (2, 4), "matrix": 256, "images": 2}
+
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write: gpu.json, gpu.md")
+    parser.add_argument(
+        "--data", type=Path, help="what would be data/raw: prepared, trained on, measured on its test split"
+    )
+    parser.add_argument("--recipe", type=Path, help="its params; without it, the demo's")
+    parser.add_argument("--toy", action="store_true", help="toy sizes, whatever the device")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # of a process of its own
+    arguments = parser.parse_args()
+    arguments.toy |= not torch.cuda.is_available()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.part:
+        work, _ = PARTS[arguments.part]
+        measured = work(arguments)
+        (arguments.out / f"{arguments.part}.part.json").write_text(json.dumps(measured))
+        return
+    deadline = time.monotonic() + ALL_SECONDS
+    results: dict[str, Any] = {"machine": machine(), "toy": arguments.toy, "parts": {}}
+    for name, (_, seconds) in PARTS.items():
+        if name == "learning" and not arguments.data:
+            continue
+        results["parts"][name] = run(name, min(seconds, deadline - time.monotonic()), arguments)
+        (arguments.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
+        (arguments.out / "gpu.md").write_text(table(results))
+    print(table(results))
+
+
+def machine() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return {"device": device, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+
+
+def run(name: str, seconds: float, arguments: argparse.Namespace) -> Measured:
+    """What the part measured, or why it did not; nothing of it is left running."""
+    result, log = arguments.out / f"{name}.part.json", arguments.out / f"{name}.log"
+    result.unlink(missing_ok=True)
+    if seconds <= 0:
+        return {"error": f"There was no time left of the {ALL_SECONDS:.0f} s."}
+    started = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], "--part", name],
+            stdout=output, stderr=output, start_new_session=True,
+            env={**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+        )  # fmt: skip
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return {"error": f"It was not done within {seconds:.0f} s."}
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    took = {"seconds": round(time.monotonic() - started, 1)}
+    if status or not result.exists():
+        lines = log.read_text(errors="replace").strip().splitlines()
+        return {"error": f"It ended with {status}: {lines[-1] if lines else 'no message'}"[:500], **took}
+    return {**json.loads(result.read_text()), **took}
+
+
+def sizes(arguments: argparse.Namespace) -> dict[str, Any]:
+    return TOY if arguments.toy else FULL
+
+
+def runtime_of(precision: str, compile_it: bool = False) -> RuntimeParams:
+    return RuntimeParams(seed=0, threads=min(8, os.cpu_count() or 1), precision=precision, compile=compile_it)
+
+
+def matrix(arguments: argparse.Namespace) -> Measured:
+    """The fastest bf16 product of two square matrices: the limit that the other parts are held against."""
+    device, side = configure(runtime_of("bf16")), sizes(arguments)["matrix"]
+    best = 0.0
+    for length in (side // 2, side):
+        left, right = (torch.randn(length, length, device=device).to(torch.bfloat16) for _ in range(2))
+        seconds = [timed(lambda left=left, right=right: left @ right, device) for _ in range(20)]
+        best = max(best, 2 * length**3 / statistics.median(seconds[5:]))
+    return {"tflop_per_second": best / 1e12}
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    started = now(device)
+    work()
+    return now(device) - started
+
+
+def eager(arguments: argparse.Namespace) -> Measured:
+    return training(arguments, sizes(arguments)["batches"], compile_it=False)
+
+
+def compiled(arguments: argparse.Namespace) -> Measured:
+    """At the batch that was best without compiling: a compilation takes a minute."""
+    before = arguments.out / "eager.part.json"
+    batches = sizes(arguments)["batches"]
+    best = json.loads(before.read_text())["batch"] if before.exists() else batches[len(batches) // 2]
+    return training(arguments, [best], compile_it=True)
+
+
+def training(arguments: argparse.Namespace, batches: Sequence[int], compile_it: bool) -> Measured:
+    """Steps of the fine-tuning at growing batches, until memory is full or a larger batch trains no faster."""
+    runtime = runtime_of("bf16", compile_it)
+    device = configure(runtime)
+    tried: dict[int, dict[str, float]] = {}
+    best = 0
+    for batch in batches:
+        try:
+            tried[batch] = steps(arguments, batch, runtime, device)
+        except torch.OutOfMemoryError:
+            break
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        if best and tried[batch]["images_per_second"] < GAIN * tried[best]["images_per_second"]:
+            break
+        best = batch
+    if not best:
+        raise SystemExit(f"Not even a batch of {batches[0]} fits into memory.")
+    return {"batch": best, **tried[best], "tried": tried}
+
+
+def steps(arguments: argparse.Namespace, batch: int, runtime: RuntimeParams, device: torch.device) -> dict[str, float]:
+    size = sizes(arguments)
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, size["size"], size["size"]), dtype=torch.uint8)
+    masks = torch.randint(0, CLASSES, images[:, 0].shape, dtype=torch.uint8).to(device)
+    images = images.to(device).contiguous(memory_format=torch.channels_last)
+    supervised = network(architecture(arguments)).to(device)
+    work = flop(supervised, images, runtime, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    parts = ours(supervised, images, masks, runtime, device)
+    seconds = [sum(timed(part, device) for part in parts.values()) for _ in range(3 + STEPS)]
+    second = statistics.median(seconds[3:])
+    return {
+        "images_per_second": batch / second,
+        "tflop_per_second": work / second / 1e12,
+        "peak_gb": peak_bytes(device) / 1e9,
+        "first_step_seconds": seconds[0],
+    }
+
+
+def architecture(arguments: argparse.Namespace) -> argparse.Namespace:
+    size = sizes(arguments)
+    return argparse.Namespace(depth=size["depth"], width=size["width"], output_stride=8, classes=CLASSES)
+
+
+def peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def loader(arguments: argparse.Namespace) -> Measured:
+    """Augmented crops a second from the loader's processes, nobody in their way."""
+    size = sizes(arguments)
+    dataset = PreparedDataset.open(synthetic(arguments.out / "loader", images=40, labelled=40))
+    augmentation = Augmentation(
+        height_px=size["size"], width_px=size["size"], scale_min=0.5, scale_max=2.0, rotation_degrees=10.0,
+        flip_probability=0.5, blur_probability=0.5, color_jitter=0.0, fill=(0, 0, 0), ignore=IGNORE,
+    )  # fmt: skip
+    crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, 0)
+    batch = min(16, len(crops))
+    warm_up, counted = 2 * max(1, loader_workers()), 4 if arguments.toy else 200
+    peers = Peers(0, 1, torch.device("cpu"))
+    batches = load_batches(crops, len(crops), batch, 0, 0, warm_up + counted, peers)
+    for _ in range(warm_up):
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(counted):
+        next(batches)
+    rate = counted * batch / (time.perf_counter() - started)
+    batches.close()
+    return {"images_per_second": rate, "processes": loader_workers()}
+
+
+def logits(arguments: argparse.Namespace) -> Measured:
+    """How far bf16 takes the logits of a trained network's scale from those of fp32."""
+    size = sizes(arguments)
+    device = configure(runtime_of("fp32"))
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, size["size"], size["size"]), dtype=torch.uint8, device=device)
+    psp = network(architecture(arguments)).network.to(device, memory_format=torch.channels_last)
+    with torch.no_grad():
+        psp.train()(IMAGENET(images))  # BatchNorm sees what it will normalize
+        psp.eval()
+        exact = psp(IMAGENET(images))
+        with autocast(device, runtime_of("bf16")):
+            rough = psp(IMAGENET(images)).float()
+    return {
+        "relative_error": float((rough - exact).norm() / exact.norm()),
+        "same_class": float((rough.argmax(1) == exact.argmax(1)).float().mean()),
+    }
+
+
+def resume(arguments: argparse.Namespace) -> Measured:
+    """A training hit by SIGKILL in its middle and started again, beside one that was left alone."""
+    folder = arguments.out / "resume"
+    prepared = synthetic(folder, images=24, labelled=24)
+    backbone = folder / "backbone"
+    backbone.mkdir()
+    PretrainedBackbone("none", 18, 0.25, Preprocessing((0.5,) * 3, (0.25,) * 3), {}).save(
+        random_backbone(18, 0.25, 8, seed=0), backbone
+    )
+    os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
+    digests = []
+    for name, kills in (("alone", [False]), ("killed", [True, False])):
+        for kill in kills:
+            process = torch.multiprocessing.get_context("spawn").Process(
+                target=train_until, args=(prepared, backbone, folder / name, kill)
+            )
+            process.start()
+            process.join()
+            if process.exitcode != (-signal.SIGKILL if kill else 0):
+                raise SystemExit(f"The training '{name}' ended with {process.exitcode}.")
+        digests.append(digest(folder / name / "bundle"))
+    return {"equal": digests[0] == digests[1]}
+
+
+def train_until(prepared: Path, backbone: Path, folder: Path, kill: bool) -> None:
+    """To its end, or killed in its middle."""
+    params = demo_params(
+        backbone={"width": 0.25}, finetune={"epochs": 4, "batch_size": 4, "output_stride": 8},
+        runtime={"precision": "bf16"},
+    )  # fmt: skip
+
+    def tick(done: int, total: int, note: str) -> None:
+        if kill and done >= total // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    finetune.run(
+        params.backbone, params.finetune, params.runtime, prepared=prepared, pretrained=backbone, out=folder / "bundle",
+        history=folder / "history.csv", checkpoints=folder / "checkpoints", run=StageRun(), tick=tick,
+    )  # fmt: skip
+
+
+def prediction(arguments: argparse.Namespace) -> Measured:
+    """Images a second, from bytes in memory to masks in memory; their decoding is not counted."""
+    size = sizes(arguments)
+    device = configure(runtime_of("bf16"))
+    member = Member(network(architecture(arguments)).network.to(device, memory_format=torch.channels_last), IMAGENET)
+    predictor = Predictor([member], PredictionProtocol(1024, 256, (1.0,), flip=False), device, "bf16")
+    images = np.random.default_rng(0).integers(0, 256, (size["images"], size["size"], size["size"], 3), np.uint8)
+    best: Measured = {"images_per_second": 0.0}
+    for batch in (1, 2, 4, 8, 16, 32):
+        if batch > len(images):
+            break
+        parts = np.array_split(images, len(images) // batch)
+        turns = [sum(timed(partial(predictor.predict, part), device) for part in parts) for _ in range(4)]
+        seconds = statistics.median(turns[1:])
+        if (rate := len(images) / seconds) > best["images_per_second"]:
+            best = {"images_per_second": rate, "batch": batch}
+    return best
+
+
+def learning(arguments: argparse.Namespace) -> Measured:
+    """The test mIoU of the data's own recipe, from a random backbone: no weights are at hand."""
+    folder = fresh(arguments.out / "learning")
+    params = validate(Params, read_yaml(arguments.recipe or ROOT / "params.yaml"), str(arguments.recipe))
+    if arguments.toy:
+        params = params.model_copy(update={"finetune": params.finetune.model_copy(update={"epochs": 1})})
+    backbone, runtime = params.backbone, params.runtime
+    prepared = prepare_into(folder, params, arguments.data)
+    dataset = PreparedDataset.open(prepared)
+    (folder / "backbone").mkdir()
+    pretrained = PretrainedBackbone(
+        "none", backbone.depth, backbone.width, Preprocessing(dataset.mean, dataset.std), {}
+    )
+    pretrained.save(
+        random_backbone(backbone.depth, backbone.width, params.finetune.output_stride, 0), folder / "backbone"
+    )
+    started = time.monotonic()
+    finetune.run(
+        backbone, params.finetune, runtime, prepared=prepared, pretrained=folder / "backbone", out=folder / "bundle",
+        history=folder / "history.csv", checkpoints=folder / "checkpoints", run=StageRun(), tick=quiet,
+    )  # fmt: skip
+    trained = time.monotonic() - started
+    summary = evaluate.run(
+        params.evaluate, params.predict, runtime, prepared=prepared, bundle=folder / "bundle",
+        histories=[folder / "history.csv"], out=folder / "report", metrics=folder / "metrics.json", run=StageRun(),
+        tick=quiet,
+    )  # fmt: skip
+    return {"test_mean_iou": summary["mean_iou"], "training_seconds": trained, "epochs": params.finetune.epochs}
+
+
+def synthetic(folder: Path, images: int, labelled: int) -> Path:
+    """Street scenes, prepared."""
+    fresh(folder)
+    synthesize(folder / "raw", images, labelled, 0, quiet)
+    return prepare_into(folder, demo_params(dataset={"group_pattern": "(.*)"}), folder / "raw")
+
+
+def prepare_into(folder: Path, params: Params, raw: Path) -> Path:
+    prepare.run(
+        params.dataset, params.prepare, raw=raw, out=folder / "prepared", checkpoints=folder / "state", run=StageRun(),
+        tick=quiet,
+    )  # fmt: skip
+    return folder / "prepared"
+
+
+def demo_params(**changes: dict[str, Any]) -> Params:
+    content = read_yaml(ROOT / "params.yaml")
+    for section, values in changes.items():
+        content[section] |= values
+    return validate(Params, content, "params.yaml")
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def quiet(done: int, total: int, note: str) -> None:
+    """A tick that shows nothing."""
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: what was measured, and what was not with its reason."""
+    parts, about = results["parts"], results["machine"]
+    lines = [f"{about['device']}, {about['cores']} cores, Python {about['python']}, torch {about['torch']}", ""]
+    if results["toy"]:
+        lines += ["Toy sizes: these figures say nothing about a GPU.", ""]
+    lines += ["| part | measured | seconds |", "|---|---|--:|"]
+    for name, part in parts.items():
+        said = f"**failed**: {part['error']}" if "error" in part else TOLD[name](part, parts)
+        lines.append(f"| {name} | {said} | {part.get('seconds', '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def told_training(part: Measured, parts: dict[str, Measured]) -> str:
+    limit = parts.get("matrix", {}).get("tflop_per_second")
+    share = f", {part['tflop_per_second'] / limit:.0%} of the matrix peak" if limit else ""
+    others = ", ".join(f"{batch}: {one['images_per_second']:.4g}" for batch, one in part["tried"].items())
+    return (
+        f"{part['images_per_second']:.4g} images/s at batch {part['batch']} (batch: images/s {others}){share}; "
+        f"peak {part['peak_gb']:.1f} GB; first step {part['first_step_seconds']:.1f} s"
+    )
+
+
+def told_loader(part: Measured, parts: dict[str, Measured]) -> str:
+    rates = {name: parts[name]["images_per_second"] for name in ("eager", "compiled") if "error" not in parts[name]}
+    shares = "".join(
+        f"; {part['images_per_second'] / rate:.2f} times what {name} takes" for name, rate in rates.items()
+    )
+    return f"{part['images_per_second']:.4g} images/s from {part['processes']} processes{shares}"
+
+
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the seconds that it may take
+    "matrix": (matrix, 40),
+    "eager": (eager, 100),
+    "compiled": (compiled, 150),
+    "loader": (loader, 50),
+    "logits": (logits, 40),
+    "resume": (resume, 100),
+    "prediction": (prediction, 60),
+    "learning": (learning, 200),
+}
+TOLD: dict[str, Callable[[Measured, dict[str, Measured]], str]] = {
+    "matrix": lambda part, _: f"{part['tflop_per_second']:.4g} TFLOP/s in bf16",
+    "eager": told_training,
+    "compiled": told_training,
+    "loader": told_loader,
+    "logits": lambda part, _: (
+        f"bf16 is {part['relative_error']:.2%} from fp32; {part['same_class']:.2%} of the pixels keep their class"
+    ),
+    "resume": lambda part, _: "killed and resumed: " + ("the same bytes" if part["equal"] else "**other bytes**"),
+    "prediction": lambda part, _: f"{part['images_per_second']:.4g} images/s at batch {part['batch']}",
+    "learning": lambda part, _: (
+        f"test mIoU {part['test_mean_iou']:.3f} after {part['epochs']} epochs in {part['training_seconds']:.0f} s"
+    ),
+}
+
+if __name__ == "__main__":
+    main()
