@@ -10,6 +10,7 @@ import grimp
 import pytest
 from pydantic import BaseModel
 
+from pspnet.code import CODE, source_files
 from pspnet.config.params import Params, load_params
 from pspnet.config.reading import read_yaml
 from pspnet.config.section import Section
@@ -20,7 +21,7 @@ GRAPH = grimp.build_graph("pspnet")
 CANNOT_CHANGE_RESULTS = {"pspnet.errors", "pspnet.tracking", *GRAPH.find_descendants("pspnet.tracking")}
 
 
-def source_files(module: str) -> set[str]:
+def files_of(module: str) -> set[str]:
     """The file of a module, and the template that bears its name."""
     path = ROOT / module.replace(".", "/")
     code = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
@@ -44,9 +45,16 @@ def test_params_are_complete_and_valid(path: Path) -> None:
 def test_dependencies_in_code_are_the_modules_a_stage_imports(stage: str) -> None:
     module = f"pspnet.stages.{stage}"
     imported = {module, *GRAPH.find_upstream_modules(module)} - CANNOT_CHANGE_RESULTS
-    expected = sorted(file for name in imported for file in source_files(name))
+    expected = sorted(file for name in imported for file in files_of(name))
     declared = [path for path in STAGES[stage]["deps"] if path.startswith("pspnet/")]
     assert declared == expected, "dvc.yaml should list:\n" + "\n".join(f"      - {path}" for path in expected)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_digest_of_a_stage_covers_its_dependencies_in_code(stage: str) -> None:
+    covered = {str(path.relative_to(ROOT)) for path in source_files(CODE[stage])}
+    declared = {path for path in STAGES[stage]["deps"] if path.startswith("pspnet/")}
+    assert declared - covered == set(), "CODE in pspnet/code.py should cover these"
 
 
 @pytest.mark.parametrize("stage", STAGES)

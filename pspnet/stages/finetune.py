@@ -83,9 +83,8 @@ def run(
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
     backbone_digest = digest(pretrained)
-    key = training_digest(
-        sections, {**fingerprints, "backbone": backbone_digest, "device": device.type, "devices": str(ranks())}
-    )
+    dependencies = {**fingerprints, "backbone": backbone_digest, "device": device.type, "devices": str(ranks())}
+    key = training_digest("finetune", sections, dependencies)
     run.identify(training=key)
     for split in SPLITS:
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])

@@ -67,7 +67,7 @@ def run(
     dependencies = {**fingerprints, "device": device.type, "devices": str(ranks())}
     if backbone.weights == "imported":
         dependencies["weights"] = digest_of(weights / IMPORTED)
-    digest = training_digest(sections, dependencies)
+    digest = training_digest("pretrain", sections, dependencies)
     run.identify(training=digest)
     for split in SPLITS:
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,11 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pspnet.code import CODE, code_digest
 from pspnet.tracking.journal import Journal
 from pspnet.tracking.naming import Values, flat, metrics
-
-# Modules of ours that are loaded in a stage's process and decide nothing about its results.
-SHELL = tuple(f"pspnet.{part}" for part in ("cli", "commands", "config", "errors", "offline", "terminal", "tracking"))
 
 
 class StageRun:
@@ -58,7 +55,7 @@ class StageRun:
                 "stage": self._stage,
                 "params": {name: section.model_dump(mode="json") for name, section in self._sections.items()},
                 "facts": {name: _listing(fact) if isinstance(fact, Path) else fact for name, fact in facts.items()},
-                "code": _code(),
+                "code": code_digest(CODE[self._stage]),
             }
             key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
             params = dict(pair for name, section in self._sections.items() for pair in flat(section, name).items())
@@ -131,15 +128,6 @@ class StageRun:
         with self._harmless():
             if self.journal:
                 self.journal.add("end", attempt=self.journal.attempt, status=status, message=message, **facts)
-
-
-def _code() -> dict[str, str]:
-    modules = {
-        name: module.__file__
-        for name, module in sorted(sys.modules.items())
-        if name.startswith("pspnet.") and not name.startswith(SHELL) and module.__file__
-    }
-    return {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in modules.items()}
 
 
 def _listing(folder: Path) -> str:

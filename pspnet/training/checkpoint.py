@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,18 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pspnet.code import CODE, code_digest
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.outputs import whole_file
 from pspnet.process import exclusive, rank
 
 KEPT = 3  # checkpoints of one stage, the newest: going back to the last params is common, further is not
-# What takes part in a training. The rest (commands, messages, paths) may change while one is interrupted.
-CODE = tuple(
-    f"pspnet.{part}"
-    for part in (
-        "dataset", "evaluation", "losses", "metrics", "model", "prediction", "selfsup", "stages", "training", "windows",
-    )
-)  # fmt: skip
 PACKAGES = ("torch", "numpy", "albumentations", "opencv-python-headless", "pillow")
 
 Record = dict[str, float]
@@ -51,17 +44,13 @@ class TrainingState:
     average: nn.Module | None = None  # of the weights over the steps, where one is kept
 
 
-def training_digest(sections: Mapping[str, BaseModel], dependencies: Mapping[str, str]) -> str:
-    """Of everything that decides the weights: params, data and backbone, libraries, and the code that is loaded."""
+def training_digest(stage: str, sections: Mapping[str, BaseModel], dependencies: Mapping[str, str]) -> str:
+    """Of everything that decides the weights: params, data and backbone, libraries, and the stage's code."""
     facts = {
         "params": {name: section.model_dump() for name, section in sections.items()},
         "dependencies": dict(dependencies),
         "packages": {name: version(name) for name in PACKAGES},
-        "code": {
-            name: hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
-            for name, module in sorted(sys.modules.items())
-            if name.startswith(CODE) and module.__file__
-        },
+        "code": code_digest(CODE[stage]),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

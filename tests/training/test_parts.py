@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from pspnet.code import code_digest
 from pspnet.errors import Busy, UserError
 from pspnet.process import exclusive
 from pspnet.training import runtime
@@ -202,37 +203,41 @@ def test_only_the_newest_checkpoints_of_a_stage_are_kept(tmp_path: Path) -> None
 def test_other_params_data_or_code_have_another_checkpoint() -> None:
     params = demo_params()
     digests = {
-        training_digest({"finetune": params.finetune}, {"dataset": "a"}),
-        training_digest({"finetune": params.finetune.model_copy(update={"epochs": 1})}, {"dataset": "a"}),
-        training_digest({"finetune": params.finetune}, {"dataset": "b"}),
+        training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}),
+        training_digest("finetune", {"finetune": params.finetune.model_copy(update={"epochs": 1})}, {"dataset": "a"}),
+        training_digest("finetune", {"finetune": params.finetune}, {"dataset": "b"}),
+        training_digest("pretrain", {"finetune": params.finetune}, {"dataset": "a"}),
     }
-    assert len(digests) == 3
-    assert training_digest({"finetune": params.finetune}, {"dataset": "a"}) in digests
+    assert len(digests) == 4
+    assert training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}) in digests
 
 
-def test_other_code_of_a_stage_has_another_checkpoint(tmp_path: Path) -> None:
-    """A finished checkpoint must not pass for the result of code that came later."""
+def test_other_code_of_a_stage_has_another_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished checkpoint must not pass for the result of later code."""
     shutil.copytree(ROOT / "pspnet", tmp_path / "pspnet")
-    code = """
-import pspnet.stages.finetune
-from pspnet.training.checkpoint import training_digest
-print(training_digest({}, {}))
-"""
+    monkeypatch.setattr("pspnet.code.PACKAGE", tmp_path / "pspnet")
 
-    def digest() -> str:
-        command = [sys.executable, "-c", code]  # finds the package in its working directory
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-
-    before = digest()
-    for changed in ("pspnet/stages/finetune.py", "pspnet/losses/terms.py"):
-        with (tmp_path / changed).open("a") as file:
+    def change(name: str) -> str:
+        with (tmp_path / "pspnet" / name).open("a") as file:
             file.write("# changed\n")
-        after = digest()
-        assert after != before
-        before = after
-    with (tmp_path / "pspnet/terminal.py").open("a") as file:
-        file.write("# changed\n")
-    assert digest() == before
+        return training_digest("finetune", {}, {})
+
+    digests = [training_digest("finetune", {}, {})]
+    digests += [change(name) for name in ("stages/finetune.py", "losses/terms.py", "windows.py", "losses/new.py")]
+    assert len(set(digests)) == 5
+    assert {change(name) for name in ("terminal.py", "stages/pretrain.py", "losses/notes.txt")} == {digests[-1]}
+
+
+def test_the_digest_of_code_does_not_depend_on_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = training_digest("finetune", {}, {})
+    for name in [name for name in sys.modules if name.startswith("pspnet.losses")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert training_digest("finetune", {}, {}) == before
+
+
+def test_a_room_that_does_not_exist_has_no_digest() -> None:
+    with pytest.raises(FileNotFoundError, match="no code there"):
+        code_digest(["losses", "loses"])
 
 
 def test_a_second_training_of_the_same_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
