@@ -1,3 +1,5 @@
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,49 +10,93 @@ from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
+from tests.files import made_once
 from tests.parameters import demo_params
+from tests.training.trainings import Finished, quiet, run_finetune, run_pretrain
 
+__all__ = ["quiet"]  # the tests of other rooms take it from here
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-def quiet(done: int, total: int, note: str) -> None:
-    """A tick that shows nothing."""
+@pytest.fixture(autouse=True)
+def _no_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting them takes longer than most of these trainings."""
+    monkeypatch.setenv("PSPNET_LOADER_WORKERS", "0")
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(shared: Path) -> Path:
     """Forty images, twenty-eight of them with masks."""
-    folder = tmp_path_factory.mktemp("data")
-    synthesize(folder / "raw", images=40, labelled=28, seed=0, tick=quiet)
-    params = demo_params(dataset__group_pattern="(.*)", prepare__val_share=0.2, prepare__test_share=0.2)
-    prepare.run(
-        params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", checkpoints=folder / "checkpoints",
-        run=StageRun(), tick=quiet,
-    )  # fmt: skip
-    return folder / "prepared"
+
+    def make(folder: Path) -> None:
+        synthesize(folder / "raw", images=40, labelled=28, seed=0, tick=quiet)
+        params = demo_params(dataset__group_pattern="(.*)", prepare__val_share=0.2, prepare__test_share=0.2)
+        prepare.run(
+            params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared",
+            checkpoints=folder / "checkpoints", run=StageRun(), tick=quiet,
+        )  # fmt: skip
+
+    return made_once(shared / "training/data", make) / "prepared"
+
+
+@pytest.fixture(scope="session")
+def backbone(shared: Path) -> Path:
+    def make(folder: Path) -> None:
+        PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, seed=0), folder)
+
+    return made_once(shared / "training/backbone", make)
 
 
 @pytest.fixture
 def params() -> Params:
-    """Three short epochs of a tiny network."""
+    """Two short epochs of a tiny network."""
     return demo_params(
         backbone__width=0.125,
-        pretrain__epochs=3,
+        pretrain__epochs=2,
         pretrain__batch_size=8,
         pretrain__crop_px=48,
         pretrain__warmup_steps=2,
-        finetune__epochs=3,
+        finetune__epochs=2,
         finetune__batch_size=4,
-        finetune__crop_height_px=48,
-        finetune__crop_width_px=64,
+        finetune__crop_height_px=32,
+        finetune__crop_width_px=40,
         finetune__warmup_steps=2,
         runtime__threads=1,
     )
 
 
-@pytest.fixture
-def backbone(tmp_path: Path) -> Path:
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, seed=0), folder)
-    return folder
+def _name(params: Params, *sections: str) -> str:
+    content = params.model_dump_json(include=set(sections))
+    return f"{sections[-1]}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+@pytest.fixture(scope="session")
+def finetuned(shared: Path, prepared: Path, backbone: Path) -> Callable[[Params], Finished]:
+    """What `finetune` makes of these params: trained once, for all tests that ask."""
+
+    def finished(params: Params) -> Finished:
+        name = _name(params, "backbone", "runtime", "finetune")
+        folder = made_once(
+            shared / "training" / name,
+            lambda folder: Finished.in_folder(
+                folder, lambda tick: run_finetune(params, prepared, backbone, folder, tick)
+            ),
+        )
+        return Finished(folder)
+
+    return finished
+
+
+@pytest.fixture(scope="session")
+def pretrained(shared: Path, prepared: Path) -> Callable[[Params], Finished]:
+    """What `pretrain` makes of these params: trained once, for all tests that ask."""
+
+    def finished(params: Params) -> Finished:
+        name = _name(params, "backbone", "runtime", "pretrain")
+        folder = made_once(
+            shared / "training" / name,
+            lambda folder: Finished.in_folder(folder, lambda tick: run_pretrain(params, prepared, folder, tick)),
+        )
+        return Finished(folder)
+
+    return finished

@@ -11,8 +11,7 @@ from pspnet.model.bundle import Bundle
 from pspnet.model.preprocessing import IMAGENET
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
 from pspnet.model.weights import read_safetensors
-from tests.training import test_finetune, test_pretrain
-from tests.training.test_variants import changed
+from tests.training.trainings import changed, run_finetune, run_pretrain
 
 
 @pytest.fixture
@@ -33,11 +32,11 @@ def test_without_a_method_imported_weights_are_handed_on(
     params: Params, prepared: Path, weights: Path, tmp_path: Path
 ) -> None:
     params = changed(params, backbone={"weights": "imported"}, pretrain={"method": "none"}, finetune={"epochs": 1})
-    test_pretrain.run(params, prepared, tmp_path, weights=weights)
+    run_pretrain(params, prepared, tmp_path, weights=weights)
     assert torch.equal(first_convolution(tmp_path / "backbone"), first_convolution(weights / "imported"))
     facts = PretrainedBackbone.open(tmp_path / "backbone")
     assert (facts.pretraining, facts.preprocessing) == ("moco", IMAGENET)
-    test_finetune.run(params, prepared, tmp_path / "backbone", tmp_path)
+    run_finetune(params, prepared, tmp_path / "backbone", tmp_path)
     bundle = Bundle.load(tmp_path / "bundle")
     assert (bundle.pretraining, bundle.preprocessing) == ("moco", IMAGENET)
 
@@ -45,7 +44,7 @@ def test_without_a_method_imported_weights_are_handed_on(
 def test_a_method_trains_them_further(params: Params, prepared: Path, weights: Path, tmp_path: Path) -> None:
     slow = {"method": "rotation", "epochs": 1, "learning_rate": 1e-6}
     params = changed(params, backbone={"weights": "imported"}, pretrain=slow)
-    test_pretrain.run(params, prepared, tmp_path, weights=weights)
+    run_pretrain(params, prepared, tmp_path, weights=weights)
     before, after = first_convolution(weights / "imported"), first_convolution(tmp_path / "backbone")
     assert not torch.equal(before, after)
     assert torch.allclose(before, after, atol=1e-4)
@@ -57,11 +56,11 @@ def test_other_imported_weights_are_another_training(
 ) -> None:
     """A checkpoint of the old ones must not be gone on with."""
     params = changed(params, backbone={"weights": "imported"}, pretrain={"epochs": 1})
-    first = test_pretrain.run(params, prepared, tmp_path, weights=weights)
+    first = run_pretrain(params, prepared, tmp_path, weights=weights)
     PretrainedBackbone("none", 18, 0.125, IMAGENET, {}, weights="moco").save(
         random_backbone(18, 0.125, 32, seed=10), weights / "imported"
     )
-    assert test_pretrain.run(params, prepared, tmp_path, weights=weights) != first
+    assert run_pretrain(params, prepared, tmp_path, weights=weights) != first
 
 
 def test_weights_that_were_not_imported_are_missed(params: Params, prepared: Path, tmp_path: Path) -> None:
@@ -69,7 +68,7 @@ def test_weights_that_were_not_imported_are_missed(params: Params, prepared: Pat
     with pytest.raises(
         UserError, match=r"imported is missing; expected imported weights\. `pspnet weights import FILE"
     ):
-        test_pretrain.run(params, prepared, tmp_path, weights=tmp_path)
+        run_pretrain(params, prepared, tmp_path, weights=tmp_path)
 
 
 def test_weights_for_gray_images_are_refused(params: Params, prepared: Path, tmp_path: Path) -> None:
@@ -78,4 +77,4 @@ def test_weights_for_gray_images_are_refused(params: Params, prepared: Path, tmp
     facts = PretrainedBackbone("none", 18, 0.125, IMAGENET, {}, image_channels=1, weights="moco")
     facts.save(random_backbone(18, 0.125, 32, seed=9), folder)
     with pytest.raises(UserError, match=r"for images of 1 channels; expected ResNet-18 .* for images of 3 channels"):
-        test_pretrain.run(changed(params, backbone={"weights": "imported"}), prepared, tmp_path, weights=folder.parent)
+        run_pretrain(changed(params, backbone={"weights": "imported"}), prepared, tmp_path, weights=folder.parent)

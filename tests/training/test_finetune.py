@@ -16,62 +16,27 @@ from pspnet.errors import Interrupted, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import digest
 from pspnet.stages import finetune as stage
 from pspnet.tracking.run import StageRun
 from pspnet.training.finetune import freeze, train_mode
 from tests.parameters import demo_params
-from tests.training.conftest import quiet
+from tests.training.trainings import Finished, changed, quiet, run_finetune, stopping_at
 
-Tick = Callable[[int, int, str], None]
-
-
-def run(
-    params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick = quiet, told: StageRun | None = None
-) -> str:
-    """The bundle's digest."""
-    stage.run(
-        params.backbone,
-        params.finetune,
-        params.runtime,
-        prepared=prepared,
-        pretrained=backbone,
-        out=folder / "bundle",
-        history=folder / "history.csv",
-        checkpoints=folder / "checkpoints",
-        run=told or StageRun(),
-        tick=tick,
-    )
-    return digest(folder / "bundle")
-
-
-def stopping_after(ticks: int) -> Tick:
-    count = 0
-
-    def tick(done: int, total: int, note: str) -> None:
-        nonlocal count
-        count += 1
-        if count == ticks:
-            raise Interrupted(130)
-
-    return tick
+Finetuned = Callable[[Params], Finished]
 
 
 def test_a_run_that_is_stopped_anywhere_and_started_again_ends_the_same(
-    params: Params, prepared: Path, backbone: Path, tmp_path: Path
+    params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
-    notes: list[str] = []
-    whole = run(params, prepared, backbone, tmp_path / "whole", lambda done, total, note: notes.append(note))
-    history = (tmp_path / "whole" / "history.csv").read_text()
-    in_validation = next(number for number, note in enumerate(notes, start=1) if "val" in note)
-    last = len(notes)
-    for ticks in (1, in_validation - 1, in_validation, in_validation + 3, last):  # the last: nothing is left to do
-        folder = tmp_path / f"stopped-{ticks}"
+    whole = finetuned(params)
+    in_validation = whole.places.index((16, 1))
+    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # the last: nothing is left to do
+    for place in [whole.places[moment] for moment in moments]:
         with pytest.raises(Interrupted):
-            run(params, prepared, backbone, folder, stopping_after(ticks))
-        assert not (folder / "bundle").exists()
-        assert run(params, prepared, backbone, folder) == whole
-        assert (folder / "history.csv").read_text() == history
+            run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
+        assert not (tmp_path / "bundle").exists()
+    assert run_finetune(params, prepared, backbone, tmp_path) == whole.digest
+    assert (tmp_path / "history.csv").read_text() == whole.history
 
 
 @pytest.mark.parametrize(
@@ -86,25 +51,23 @@ def test_a_run_that_is_stopped_anywhere_and_started_again_ends_the_same(
     ids=lambda changes: next(iter(changes)),
 )
 def test_every_way_to_train_resumes_as_exactly(
-    changes: dict[str, Any], params: Params, prepared: Path, backbone: Path, tmp_path: Path
+    changes: dict[str, Any], params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
-    params = params.model_copy(update={"finetune": params.finetune.model_copy(update=changes)})
-    notes: list[str] = []
-    whole = run(params, prepared, backbone, tmp_path / "whole", lambda done, total, note: notes.append(note))
-    for ticks in (3, next(number for number, note in enumerate(notes) if note.startswith("epoch 2/")) + 2):
+    params = changed(params, finetune=changes)
+    whole = finetuned(params)
+    for place in ((12, 0), (24, 0)):  # in both epochs
         with pytest.raises(Interrupted):
-            run(params, prepared, backbone, tmp_path / "stopped", stopping_after(ticks))
-    assert run(params, prepared, backbone, tmp_path / "stopped") == whole
-    history = (tmp_path / "whole/history.csv").read_text()
-    assert (tmp_path / "stopped/history.csv").read_text() == history
-    assert ("patience_epochs" in changes) == (len(history.splitlines()) - 1 < params.finetune.epochs)
+            run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
+    assert run_finetune(params, prepared, backbone, tmp_path) == whole.digest
+    assert (tmp_path / "history.csv").read_text() == whole.history
+    assert ("patience_epochs" in changes) == (len(whole.history.splitlines()) - 1 < params.finetune.epochs)
 
 
 def test_the_averaged_weights_are_measured_and_kept(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
     finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1})
-    run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+    run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     (state,) = (tmp_path / "checkpoints").glob("finetune-*/state.safetensors")
     tensors = load_file(state)
     kept = Bundle.load(tmp_path / "bundle").network.state_dict()
@@ -118,7 +81,7 @@ def test_frozen_statistics_are_those_of_the_pretrained_backbone(
 ) -> None:
     """In the average of the weights too, which moves with what is not frozen."""
     finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "frozen_layers": 1})
-    run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+    run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
     after = Bundle.load(tmp_path / "bundle").network.backbone.state_dict()
     for name in ("bn1.running_mean", "bn1.running_var", "conv1.weight"):
@@ -140,7 +103,7 @@ def test_a_loss_that_is_no_number_names_the_files_and_keeps_the_batch(
 ) -> None:
     monkeypatch.setattr(stage, "TrainingCrops", Poisoned)
     with pytest.raises(UserError) as error:
-        run(params, prepared, backbone, tmp_path)
+        run_finetune(params, prepared, backbone, tmp_path)
     message = str(error.value)
     assert message.startswith("finetune: the loss became nan in step ")
     (kept,) = (tmp_path / "checkpoints").glob("finetune-*/not-finite-0.safetensors")
@@ -169,7 +132,7 @@ def test_a_value_that_is_no_class_is_told_as_such(
 ) -> None:
     monkeypatch.setattr(stage, "TrainingCrops", Misnamed)
     with pytest.raises(UserError, match="A mask holds a value that is neither a class nor ignored: prepare"):
-        run(params, prepared, backbone, tmp_path)
+        run_finetune(params, prepared, backbone, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -185,41 +148,46 @@ def test_other_devices_and_precisions_resume_as_exactly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("PSPNET_DEVICE", device)
-    params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"precision": precision})})
-    whole = run(params, prepared, backbone, tmp_path / "whole")
+    params = changed(params, runtime={"precision": precision})
+    whole = run_finetune(params, prepared, backbone, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        run(params, prepared, backbone, tmp_path / "stopped", stopping_after(6))
-    assert run(params, prepared, backbone, tmp_path / "stopped") == whole
+        run_finetune(params, prepared, backbone, tmp_path / "stopped", stopping_at((20, 0)))
+    assert run_finetune(params, prepared, backbone, tmp_path / "stopped") == whole
 
 
 def test_a_resumed_run_repeats_no_step(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
     seen: list[int] = []
+
+    def stop(done: int, total: int, note: str) -> None:
+        seen.append(done)
+        raise Interrupted(130)
+
     with pytest.raises(Interrupted):
-        run(params, prepared, backbone, tmp_path, stopping_after(2))
-    run(params, prepared, backbone, tmp_path, lambda done, total, note: seen.append(done))
-    assert min(seen) == 3 * params.finetune.batch_size
+        run_finetune(params, prepared, backbone, tmp_path, stopping_at((8, 0)))
+    with pytest.raises(Interrupted):
+        run_finetune(params, prepared, backbone, tmp_path, stop)
+    assert seen == [3 * params.finetune.batch_size]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_number_of_loader_processes_changes_nothing(
-    params: Params, prepared: Path, backbone: Path, tmp_path: Path, workers: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PSPNET_LOADER_WORKERS", "0")
-    alone = run(params, prepared, backbone, tmp_path / "alone")
+    params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path, workers: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    alone = finetuned(params)
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", workers)
-    assert run(params, prepared, backbone, tmp_path / "many") == alone
+    assert run_finetune(params, prepared, backbone, tmp_path) == alone.digest
 
 
-def test_another_seed_gives_other_weights(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    first = run(params, prepared, backbone, tmp_path / "first")
-    other = params.model_copy(update={"runtime": params.runtime.model_copy(update={"seed": 1})})
-    assert run(other, prepared, backbone, tmp_path / "other") != first
+def test_another_seed_gives_other_weights(params: Params, finetuned: Finetuned) -> None:
+    assert finetuned(changed(params, runtime={"seed": 1})).digest != finetuned(params).digest
 
 
 def test_the_best_epoch_on_val_is_kept(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """Under a learning rate so high that the network gets worse again."""
     finetune = params.finetune.model_copy(update={"learning_rate": 1.0, "epochs": 6})
-    run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+    run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
     best = int(history["val_mean_iou"].idxmax())
     assert best < len(history) - 1, "choose a learning rate under which the last epoch is not the best"
@@ -230,10 +198,9 @@ def test_the_best_epoch_on_val_is_kept(params: Params, prepared: Path, backbone:
     assert any(not torch.equal(kept[name], tensors[f"module/network.{name}"]) for name in kept)
 
 
-def test_history_has_a_line_for_each_epoch(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    run(params, prepared, backbone, tmp_path)
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert history["epoch"].tolist() == [1, 2, 3]
+def test_history_has_a_line_for_each_epoch(params: Params, finetuned: Finetuned) -> None:
+    history = pd.read_csv(finetuned(params).folder / "history.csv")
+    assert history["epoch"].tolist() == [1, 2]
     expected = history["main_loss"] + params.finetune.auxiliary_weight * history["auxiliary_loss"]
     assert history["loss"].tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
@@ -246,24 +213,23 @@ def with_loss(params: Params, **changes: Any) -> Params:
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"])
 def test_each_kind_of_loss_resumes_exactly_and_makes_other_weights(
-    kind: str, params: Params, prepared: Path, backbone: Path, tmp_path: Path
+    kind: str, params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
     chosen = with_loss(params, kind=kind, class_weights="median_frequency")
-    whole = run(chosen, prepared, backbone, tmp_path / "whole")
+    whole = finetuned(chosen).digest
     with pytest.raises(Interrupted):
-        run(chosen, prepared, backbone, tmp_path / "stopped", stopping_after(2))
-    assert run(chosen, prepared, backbone, tmp_path / "stopped") == whole
-    assert run(with_loss(params, class_weights="none"), prepared, backbone, tmp_path / "plain") != whole
+        run_finetune(chosen, prepared, backbone, tmp_path, stopping_at((8, 0)))
+    assert run_finetune(chosen, prepared, backbone, tmp_path) == whole
+    assert finetuned(with_loss(params, class_weights="none")).digest != whole
 
 
 def test_class_weights_are_told_with_the_run(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    from pspnet.dataset.prepared import PreparedDataset
     from pspnet.tracking.journal import JOURNAL, read
 
     def figures(chosen: Params, folder: Path) -> list[dict[str, float]]:
         sections = {"backbone": chosen.backbone, "finetune": chosen.finetune, "runtime": chosen.runtime}
         told = StageRun(folder, "finetune", sections, {"experiment": "m", "started": 1}, {"tags": {}, "started": 1})
-        run(chosen, prepared, backbone, folder, told=told)
+        run_finetune(chosen, prepared, backbone, folder, told=told)
         assert told.trouble is None
         assert told.journal
         return [entry["values"] for entry, _ in read(told.journal.folder / JOURNAL) if entry["kind"] == "figures"]
@@ -282,7 +248,7 @@ def test_weights_given_for_other_classes_are_refused_before_training(
 ) -> None:
     given = with_loss(params, class_weights="given", given_weights={"cat": 1.0})
     with pytest.raises(UserError, match=r"given_weights: names cat; expected the classes of the data: sky"):
-        run(given, prepared, backbone, tmp_path)
+        run_finetune(given, prepared, backbone, tmp_path)
 
 
 def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
@@ -322,7 +288,7 @@ def test_frozen_layers_keep_weights_and_statistics(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
     finetune = params.finetune.model_copy(update={"frozen_layers": 2, "epochs": 1})
-    run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+    run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
     after = Bundle.load(tmp_path / "bundle").network.backbone.state_dict()
     changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
@@ -350,4 +316,4 @@ def test_a_training_that_cannot_work_says_why(
 ) -> None:
     finetune = params.finetune.model_copy(update=changes)
     with pytest.raises(UserError, match=message):
-        run(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+        run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)

@@ -12,15 +12,9 @@ from pspnet.model.bundle import Bundle
 from pspnet.model.network import PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from tests.training.test_finetune import run
+from tests.training.trainings import changed, run_finetune
 
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-
-
-def changed(params: Params, **sections: dict[str, Any]) -> Params:
-    return params.model_copy(
-        update={name: getattr(params, name).model_copy(update=changes) for name, changes in sections.items()}
-    )
 
 
 def test_every_weight_of_every_variant_is_trained(params: Params, prepared: Path, tmp_path: Path) -> None:
@@ -32,7 +26,7 @@ def test_every_weight_of_every_variant_is_trained(params: Params, prepared: Path
     start = random_backbone(18, 0.125, 8, 5, "deep", "contract")
     (tmp_path / "backbone").mkdir()
     PretrainedBackbone("rotation", 18, 0.125, GRAY, {}, stem="deep").save(start, tmp_path / "backbone")
-    run(params, prepared, tmp_path / "backbone", tmp_path)
+    run_finetune(params, prepared, tmp_path / "backbone", tmp_path)
     network = Bundle.load(tmp_path / "bundle").network
     own = network.architecture
     assert (own.stem, own.dilation, own.align_corners) == ("deep", "contract", True)
@@ -48,7 +42,7 @@ def test_batches_of_one_image_train(params: Params, prepared: Path, tmp_path: Pa
     params = changed(params, finetune={"epochs": 1, "batch_size": 1})
     (tmp_path / "backbone").mkdir()
     PretrainedBackbone("none", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, 0), tmp_path / "backbone")
-    run(params, prepared, tmp_path / "backbone", tmp_path)
+    run_finetune(params, prepared, tmp_path / "backbone", tmp_path)
     network = Bundle.load(tmp_path / "bundle").network
     assert network(torch.randn(1, 3, 40, 40)).isfinite().all()
 
@@ -60,4 +54,4 @@ def test_a_backbone_made_with_other_params_is_refused(
     (tmp_path / "backbone").mkdir()
     PretrainedBackbone("none", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, 0), tmp_path / "backbone")
     with pytest.raises(UserError, match=r"holds a ResNet-18 of width 0\.125 and stem seven"):
-        run(changed(params, backbone=changes), prepared, tmp_path / "backbone", tmp_path)
+        run_finetune(changed(params, backbone=changes), prepared, tmp_path / "backbone", tmp_path)

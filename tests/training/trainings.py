@@ -1,0 +1,95 @@
+"""The two stages as tests run them: to their end, or up to a place."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pspnet.config.params import Params
+from pspnet.errors import Interrupted
+from pspnet.model.weights import digest
+from pspnet.stages import finetune, pretrain
+from pspnet.tracking.run import StageRun
+
+Tick = Callable[[int, int, str], None]
+Place = tuple[int, int]  # images trained on, images of val measured since
+
+
+def quiet(done: int, total: int, note: str) -> None:
+    """A tick that shows nothing."""
+
+
+def place_of(done: int, note: str) -> Place:
+    measured = re.search(r"val (\d+)/", note)
+    return done, int(measured[1]) if measured else 0
+
+
+def stopping_at(place: Place) -> Tick:
+    """Ctrl-C at this place; where a training began does not matter."""
+
+    def tick(done: int, total: int, note: str) -> None:
+        if place_of(done, note) >= place:
+            raise Interrupted(130)
+
+    return tick
+
+
+def changed(params: Params, **sections: dict[str, Any]) -> Params:
+    return params.model_copy(
+        update={name: getattr(params, name).model_copy(update=changes) for name, changes in sections.items()}
+    )
+
+
+def run_finetune(
+    params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick = quiet, told: StageRun | None = None
+) -> str:
+    """The bundle's digest."""
+    finetune.run(
+        params.backbone, params.finetune, params.runtime, prepared=prepared, pretrained=backbone,
+        out=folder / "bundle", history=folder / "history.csv", checkpoints=folder / "checkpoints",
+        run=told or StageRun(), tick=tick,
+    )  # fmt: skip
+    return digest(folder / "bundle")
+
+
+def run_pretrain(params: Params, prepared: Path, folder: Path, tick: Tick = quiet, weights: Path = Path("none")) -> str:
+    """The backbone's digest."""
+    pretrain.run(
+        params.backbone, params.pretrain, params.runtime, prepared=prepared, weights=weights,
+        out=folder / "backbone", history=folder / "history.csv", checkpoints=folder / "checkpoints",
+        run=StageRun(), tick=tick,
+    )  # fmt: skip
+    return digest(folder / "backbone")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A training that nothing disturbed. Tests only read its folder."""
+
+    folder: Path
+
+    @property
+    def digest(self) -> str:
+        bundle, backbone = self.folder / "bundle", self.folder / "backbone"
+        return digest(bundle if bundle.exists() else backbone)
+
+    @property
+    def history(self) -> str:
+        return (self.folder / "history.csv").read_text()
+
+    @property
+    def ticks(self) -> list[tuple[int, int, str]]:
+        return [(done, total, note) for done, total, note in json.loads((self.folder / "ticks.json").read_text())]
+
+    @property
+    def places(self) -> list[Place]:
+        return [place_of(done, note) for done, _, note in self.ticks]
+
+    @classmethod
+    def in_folder(cls, folder: Path, run: Callable[[Tick], object]) -> "Finished":
+        ticks: list[tuple[int, int, str]] = []
+        run(lambda *tick: ticks.append(tick))
+        (folder / "ticks.json").write_text(json.dumps(ticks))
+        return cls(folder)
