@@ -1,15 +1,18 @@
 """The `pspnet` command: called in this process, as fast as a function, or as a process where that is tested."""
 
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
+
+import torch
 
 from pspnet.cli import main
 
@@ -27,14 +30,7 @@ SETTINGS = {"COLUMNS": "200", "PSPNET_TRACKING": "off"}
 
 def pspnet(*arguments: str | Path, cwd: Path, **environment: str) -> Done:
     """What the command printed, and its exit status; an exception that leaves it is a traceback, as in a process."""
-    stdout, stderr = StringIO(), StringIO()
-    with (
-        _as_a_process_of_its_own(cwd, SETTINGS | environment, arguments),
-        redirect_stdout(stdout),
-        redirect_stderr(stderr),
-    ):
-        status = _status()
-    return Done(status, stdout.getvalue(), stderr.getvalue())
+    return call(main, cwd, ("pspnet", *map(str, arguments)), SETTINGS | environment)
 
 
 def pspnet_process(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,9 +46,24 @@ def pspnet_process(*arguments: str | Path, cwd: Path, **environment: str) -> sub
     )
 
 
-def _status() -> int:
+def call(
+    function: Callable[[], object],
+    cwd: Path,
+    argv: tuple[str, ...] = ("called",),
+    environment: dict[str, str] | None = None,
+) -> Done:
+    """Run `function` as a process would, and put everything that it changes back."""
+    with _processes_state(), _torchs_state(), _logging_state(), _stdout.captured(), _stderr.captured():
+        os.environ.update(environment or {})
+        os.chdir(cwd)
+        sys.argv = list(argv)
+        status = _status(function)
+        return Done(status, _stdout.read(), _stderr.read())
+
+
+def _status(function: Callable[[], object]) -> int:
     try:
-        main()
+        function()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
@@ -64,18 +75,91 @@ def _status() -> int:
     return 0
 
 
+class _Stream:
+    """Standard output or error, with what child processes write.
+
+    One file serves all calls: a logging handler keeps the stream that it found when its library was loaded.
+    """
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self.number = name, number
+        self.file = tempfile.TemporaryFile("a+", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    @contextmanager
+    def captured(self) -> Iterator[None]:
+        self.file.seek(0)
+        self.file.truncate()
+        before = getattr(sys, self.name)
+        before.flush()
+        saved = os.dup(self.number)
+        os.dup2(self.file.fileno(), self.number)
+        setattr(sys, self.name, self.file)
+        try:
+            yield
+        finally:
+            self.file.flush()
+            setattr(sys, self.name, before)
+            os.dup2(saved, self.number)
+            os.close(saved)
+
+    def read(self) -> str:
+        self.file.flush()
+        self.file.seek(0)
+        return self.file.read()
+
+
+_stdout, _stderr = _Stream("stdout", 1), _Stream("stderr", 2)
+
+
 @contextmanager
-def _as_a_process_of_its_own(cwd: Path, settings: dict[str, str], arguments: tuple[str | Path, ...]) -> Iterator[None]:
+def _processes_state() -> Iterator[None]:
     environment, folder, words = dict(os.environ), Path.cwd(), sys.argv
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")  # pytest makes errors of them; what a command loads may warn
-            os.environ.update(settings)
-            os.chdir(cwd)
-            sys.argv = ["pspnet", *map(str, arguments)]
+        with warnings.catch_warnings():  # pytest makes errors of them; a process shows those that Python shows
+            warnings.simplefilter("default")
+            for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", category)
             yield
     finally:
         sys.argv = words
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
+
+
+@contextmanager
+def _torchs_state() -> Iterator[None]:
+    """What `pspnet.training.runtime.configure` sets, and the seed."""
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    benchmark, allow_tf32 = cudnn.benchmark, cudnn.allow_tf32
+    deterministic = _determinism()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.benchmark, cudnn.allow_tf32 = benchmark, allow_tf32
+        if _determinism() != deterministic:  # it loads torch's compiler, for seconds
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+
+def _determinism() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@contextmanager
+def _logging_state() -> Iterator[None]:
+    """Some libraries silence all loggers but their own when they are set up."""
+    every = [
+        logging.root,
+        *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)),
+    ]
+    before = [(one, one.level, one.disabled) for one in every]
+    handlers = logging.root.handlers[:]
+    try:
+        yield
+    finally:
+        logging.root.handlers[:] = handlers
+        for one, level, disabled in before:
+            one.setLevel(level)
+            one.disabled = disabled

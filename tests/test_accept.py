@@ -1,19 +1,18 @@
-"""`pspnet accept` on a real DVC repository with one small stage."""
+"""`pspnet accept` on a real DVC repository with one small stage. e2e: the command asks DVC, a process."""
 
 import getpass
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.command import pspnet
+from tests.command import Done, pspnet
 from tests.dataset.rawdata import write
+from tests.repository import dvc, new_repository
 
 DVC_YAML = """\
 stages:
@@ -29,14 +28,6 @@ stages:
 """
 
 
-def run(*command: str, cwd: Path) -> str:
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
-
-
-def dvc(*arguments: str, cwd: Path) -> str:
-    return run(sys.executable, "-m", "dvc", *arguments, cwd=cwd)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository in which `finetune` has run once, and `evaluate` never."""
@@ -45,9 +36,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "params.yaml", "finetune: {epochs: 1}\n")
     write(folder / "images.txt", "images")
     write(folder / "pspnet/x.py", "x = 1\n")
-    run("git", "init", "--quiet", cwd=folder)
-    dvc("init", "--quiet", cwd=folder)
-    dvc("repro", "--quiet", "finetune", cwd=folder)
+    write(folder / "runs.log", "ran\n")
+    write(folder / "net.txt", "weights\n")
+    new_repository(folder)
+    dvc("commit", "--quiet", "--force", "finetune", cwd=folder)
     return folder
 
 
@@ -57,10 +49,11 @@ def repository(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "repository"
 
 
-def accept(repository: Path, stage: str = "finetune", why: str = "a comment") -> subprocess.CompletedProcess[str]:
+def accept(repository: Path, stage: str = "finetune", why: str = "a comment") -> Done:
     return pspnet("accept", stage, "--why", why, cwd=repository)
 
 
+@pytest.mark.e2e
 def test_after_a_change_of_a_comment_the_result_is_kept_and_the_word_for_it_too(repository: Path) -> None:
     write(repository / "pspnet/x.py", "x = 1  # one\n")
     write(repository / "accepted.jsonl", '{"stage": "an earlier one"}\n')
@@ -91,6 +84,7 @@ def rewrite(name: str, text: str) -> Callable[[Path], object]:
     return lambda repository: write(repository / name, text)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -116,7 +110,9 @@ def test_what_changes_the_result_is_not_accepted(repository: Path, change: Calla
 @pytest.mark.parametrize(
     ("stage", "status", "message"),
     [
-        ("finetune", 0, "finetune: nothing has changed, there is nothing to accept."),
+        pytest.param(
+            "finetune", 0, "finetune: nothing has changed, there is nothing to accept.", marks=pytest.mark.e2e
+        ),
         ("finetun", 1, "dvc.yaml: has no stage 'finetun'; expected finetune, evaluate"),
         ("evaluate", 1, "dvc.lock: knows no results of 'evaluate'. Run `dvc repro evaluate` first."),
     ],

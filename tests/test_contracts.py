@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -124,11 +126,9 @@ def test_every_test_that_a_page_names_exists() -> None:
             assert f"def {name}(" in (ROOT / path).read_text(), f"{page.name} names {path}::{name}"
 
 
+@pytest.mark.e2e
 def test_training_core_imports_no_engine_even_indirectly() -> None:
     """A bare GPU machine has torch and friends only."""
-    import subprocess
-    import sys
-
     code = """
 import sys
 import pspnet.stages.pretrain, pspnet.stages.finetune, pspnet.stages.evaluate

@@ -1,10 +1,9 @@
-"""`pspnet data add`: batches and imports, in real git and DVC repositories."""
+"""`pspnet data add`: batches and imports, in real git and DVC repositories. e2e: the command starts DVC."""
 
 import os
 import shutil
 import signal
 import subprocess
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from flows.workplace import Workplace
 from pspnet.commands.data_batch import Batch, look_at
 from pspnet.config.reading import read_yaml
 from pspnet.errors import UserError
-from tests.command import PSPNET, pspnet
+from tests.command import PSPNET, SETTINGS, pspnet
 from tests.dataset.rawdata import dataset_params, encoded, noise, shared_data, write
-from tests.e2e.pipeline import run
 from tests.parameters import ROOT, demo_params
+from tests.repository import commit, dvc, new_repository
+from tests.waiting import wait_until
 
 MASK = encoded(np.zeros((2, 3), np.uint8))
 
@@ -200,23 +200,17 @@ class TestLook:
         )
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with its DVC, without data."""
-    folder = tmp_path_factory.mktemp("made") / "project"
-    shutil.copytree(ROOT, folder, ignore=lambda _, names: {*names} - {"params.yaml", ".gitignore", "dvc.yaml"})
-    params = (ROOT / "params.yaml").read_text().replace("^(street[0-9]+)", "(.*)")
-    write(folder / "params.yaml", params)
-    run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "init", "--quiet")
-    return folder
-
-
 @pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(made, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return tmp_path / "project"
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with its DVC, without data."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in (".gitignore", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
+    write(folder / "params.yaml", (ROOT / "params.yaml").read_text().replace("^(street[0-9]+)", "(.*)"))
+    new_repository(folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture
@@ -229,6 +223,7 @@ def may(tmp_path: Path) -> Path:
 ADDED = {"images/may/x.png", "images/may/y.png", "masks/may/x.png"}
 
 
+@pytest.mark.e2e
 def test_a_batch_is_added_and_kept_by_dvc(project: Path, may: Path) -> None:
     pair(project / "data/raw", "a")
     done = pspnet("data", "add", may, cwd=project)
@@ -247,6 +242,7 @@ def test_a_batch_is_added_and_kept_by_dvc(project: Path, may: Path) -> None:
     assert again.returncode == 1
 
 
+@pytest.mark.e2e
 def test_a_batch_that_is_moved_leaves_nothing_but_what_was_not_added(project: Path, may: Path) -> None:
     write(may / ".notes", "mine")
     (may / "images/empty").mkdir()
@@ -256,6 +252,7 @@ def test_a_batch_that_is_moved_leaves_nothing_but_what_was_not_added(project: Pa
     assert [path.name for path in may.iterdir()] == [".notes"]
 
 
+@pytest.mark.e2e
 def test_an_archive_is_put_beside_the_others_as_it_is(project: Path, may: Path) -> None:
     archive = Path(shutil.make_archive(str(may.parent / "june"), "zip", may))
     done = pspnet("data", "add", archive, cwd=project)
@@ -266,6 +263,7 @@ def test_an_archive_is_put_beside_the_others_as_it_is(project: Path, may: Path) 
     assert files(project / "data/raw") == {"june.zip"}
 
 
+@pytest.mark.e2e
 def test_what_is_refused_changes_nothing(project: Path, may: Path) -> None:
     write(may / "masks/alone.png", MASK)
     before = files(project)
@@ -275,14 +273,16 @@ def test_what_is_refused_changes_nothing(project: Path, may: Path) -> None:
     assert files(project) - {".pspnet/data-add.lock"} == before
 
 
+@pytest.mark.e2e
 def test_killed_while_it_copies_nothing_looks_like_data_and_the_same_command_adds_it(project: Path, may: Path) -> None:
     for number in range(1500):
         write(may / f"images/{number}.png", b"")
     words = [PSPNET, "data", "add", str(may)]
-    process = subprocess.Popen(words, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, cwd=project, env=os.environ | SETTINGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     copies = project / "data/raw.adding.partial.partial/images/may"
-    while not (copies.exists() and any(copies.iterdir())) and process.poll() is None:
-        time.sleep(0.001)
+    wait_until(lambda: process.poll() is not None or (copies.exists() and any(copies.iterdir())), pause=0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 0 < len([*copies.iterdir()]) < 1502
@@ -295,6 +295,7 @@ def test_killed_while_it_copies_nothing_looks_like_data_and_the_same_command_add
     assert not may.exists()
 
 
+@pytest.mark.e2e
 def test_killed_while_it_joins_the_next_one_brings_it_to_its_end(project: Path, may: Path) -> None:
     pair(project / "data/raw", "a")
     shutil.copytree(may / "masks", project / "data/raw/masks/may")
@@ -310,6 +311,7 @@ def test_killed_while_it_joins_the_next_one_brings_it_to_its_end(project: Path, 
     assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}
 
 
+@pytest.mark.e2e
 def test_where_the_data_are_not_at_hand_a_batch_would_replace_them(project: Path, may: Path) -> None:
     write(project / "data/raw.dvc", "outs:\n- md5: 4f45a724a8b178a4df0c785c80b3d1b6.dir\n  path: raw\n")
     done = pspnet("data", "add", may, cwd=project)
@@ -338,21 +340,19 @@ def origin(tmp_path: Path) -> Path:
 
 
 def released(origin: Path) -> None:
-    run(origin, "dvc", "add", "--quiet", "set")
-    run(origin, "dvc", "push", "--quiet")
-    run(origin, "git", "add", "--all")
-    run(origin, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "x")
+    dvc("add", "--quiet", "set", cwd=origin)
+    dvc("push", "--quiet", cwd=origin)
+    commit(origin, "released")
 
 
 def pairs(names: str) -> set[str]:
     return {f"{kind}/{name}.png" for kind in ("images", "masks") for name in names}
 
 
+@pytest.mark.e2e
 @pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC asks pygtrie in a way of before
 def test_what_was_imported_from_a_repository_is_refreshed_by_the_flow(project: Path, origin: Path) -> None:
-    run(origin, "git", "init", "--quiet")
-    run(origin, "dvc", "init", "--quiet")
-    run(origin, "dvc", "remote", "add", "--quiet", "--default", "folder", str(origin.parent / "remote"))
+    new_repository(origin, f"    remote = folder\n['remote \"folder\"']\n    url = {origin.parent}/remote\n")
     released(origin)
     (project / "data/raw").mkdir(parents=True)  # empty: DVC would import into it
     done = pspnet("data", "add", "--import", origin, "set", cwd=project)
@@ -372,6 +372,7 @@ def test_what_was_imported_from_a_repository_is_refreshed_by_the_flow(project: P
     assert (refused.returncode, files(project / "data/raw")) == (1, pairs("ab"))
 
 
+@pytest.mark.e2e
 def test_what_was_imported_from_an_address_is_refreshed_by_an_update(project: Path, origin: Path) -> None:
     write(project / "data/raw.importing.partial/images/half.png", "of one that was killed")
     done = pspnet("data", "add", "--import-url", origin / "set", cwd=project)
@@ -379,10 +380,11 @@ def test_what_was_imported_from_an_address_is_refreshed_by_an_update(project: Pa
     assert (files(project / "data/raw"), done.returncode) == (pairs("a"), 0)
     assert {path.name for path in (project / "data").iterdir()} == {"raw", "raw.dvc"}
     pair(origin / "set", "b")
-    run(project, "dvc", "update", "data/raw.dvc")
+    dvc("update", "data/raw.dvc", cwd=project)
     assert files(project / "data/raw") == pairs("ab")
 
 
+@pytest.mark.e2e
 def test_what_cannot_be_imported_leaves_nothing(project: Path, origin: Path, tmp_path: Path) -> None:
     before = files(project)
     for words, message in (
@@ -396,6 +398,7 @@ def test_what_cannot_be_imported_leaves_nothing(project: Path, origin: Path, tmp
         assert {name for name in files(project) - before if not name.startswith((".dvc", ".pspnet"))} == set()
 
 
+@pytest.mark.e2e
 def test_an_import_beside_data_is_refused_with_the_way_out(project: Path) -> None:
     pair(project / "data/raw", "a")
     done = pspnet("data", "add", "--import-url", "s3://bucket/set", cwd=project)

@@ -1,11 +1,8 @@
 """`pspnet data diff` on a real git and DVC repository, whose project lies in a folder of it."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,9 @@ import pytest
 
 from tests.command import pspnet
 from tests.dataset.rawdata import encoded, noise, write
+from tests.files import made_once
 from tests.parameters import ROOT
+from tests.repository import commit, dvc, git, new_repository
 
 DVC_YAML = """\
 stages:
@@ -22,31 +21,24 @@ stages:
     outs: [data/prepared]
 """
 LOG = "`git log dvc.lock` shows the revisions that have one. It is committed after a run: git add dvc.lock\n"
+REMOTE = """\
+    remote = folder
+['remote "folder"']
+    url = ../../../remote
+"""
 MASK = np.zeros((2, 4), np.uint8)
 MASK[0] = 1
 OTHER = np.array([[0, 1, 1, 1]] * 2, np.uint8)
 
 
-def run(*command: str, cwd: Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    own = os.environ | {"PSPNET_TRACKING": "off", "PATH": path}
-    return subprocess.run(command, cwd=cwd, env=own, check=True, capture_output=True, text=True).stdout
+@pytest.fixture(scope="session")
+def made(shared: Path) -> Path:
+    return made_once(shared / "data-diff", make)
 
 
-def dvc(*arguments: str, cwd: Path) -> str:
-    return run(sys.executable, "-m", "dvc", *arguments, cwd=cwd)
-
-
-def commit(project: Path, message: str) -> None:
-    run("git", "add", "--all", cwd=project)
-    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message, cwd=project)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make(folder: Path) -> None:
     """First commit: four images, three masks. Now: e added, d gone, b with another mask, c moved to train."""
-    folder = tmp_path_factory.mktemp("made") / "repository"
-    project = folder / "project"
+    repository, project = folder / "repository", folder / "repository/project"
     write(project / "dvc.yaml", DVC_YAML)
     shutil.copy(ROOT / "params.yaml", project)
     write(project / ".gitignore", "/data/raw/\n/data/prepared/\n")
@@ -56,34 +48,36 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in "abc":
         write(project / f"data/raw/masks/{name}.png", encoded(MASK))
     write(project / "data/raw/splits.csv", "id,split,group\na,train,a\nb,val,b\nc,test,c\nd,train,d\n")
-    run("git", "init", "--quiet", cwd=folder)
-    dvc("init", "--quiet", "--subdir", cwd=project)
-    dvc("remote", "add", "--quiet", "--default", "folder", str(folder.parent / "remote"), cwd=project)
-    commit(project, "before anything ran")
-    dvc("repro", "--quiet", cwd=project)
+    git("init", "--quiet", cwd=repository)
+    new_repository(project, REMOTE)
+    commit(repository, "before anything ran")
+    prepare(project)
+    dvc("commit", "--quiet", "--force", cwd=project)
     dvc("push", "--quiet", cwd=project)
-    commit(project, "prepared")
+    commit(repository, "prepared")
     write(project / "data/raw/images/e.png", encoded(noise(2, 4, 9)))
     write(project / "data/raw/masks/e.png", encoded(MASK))
     write(project / "data/raw/masks/b.png", encoded(OTHER))
     (project / "data/raw/images/d.png").unlink()
     write(project / "data/raw/splits.csv", "id,split,group\na,test,a\nb,val,b\nc,train,c\ne,train,e\n")
+    prepare(project)
+
+
+def prepare(project: Path) -> None:
     done = pspnet("prepare", "--raw", "data/raw", "--out", "data/prepared", cwd=project)
     assert done.returncode == 0, done.stderr
-    return folder.parent
 
 
 @pytest.fixture
 def project(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True, symlinks=True)
-    dvc("remote", "modify", "folder", "url", str(tmp_path / "remote"), cwd=tmp_path / "repository/project")
     return tmp_path / "repository/project"
 
 
 def test_a_person_reads_what_has_changed_since_the_last_commit(project: Path) -> None:
     done = pspnet("data", "diff", cwd=project)
     assert (done.stderr, done.returncode) == ("", 0)
-    head = run("git", "rev-parse", "HEAD", cwd=project)[:7]
+    head = git("rev-parse", "HEAD", cwd=project)[:7]
     lines = [
         " ".join(re.sub("[│┃]", " ", line).split()) for line in done.stdout.splitlines() if not re.search("[─━]", line)
     ]
@@ -108,7 +102,7 @@ def test_a_person_reads_what_has_changed_since_the_last_commit(project: Path) ->
 def test_a_program_reads_it_all(project: Path) -> None:
     done = pspnet("data", "diff", "HEAD", "--json", "--limit", "0", cwd=project)
     told = json.loads(done.stdout)
-    assert told["revision"] == run("git", "rev-parse", "HEAD", cwd=project).strip()
+    assert told["revision"] == git("rev-parse", "HEAD", cwd=project).strip()
     assert told["images"] == {"before": 4, "now": 4, "added": ["e"], "removed": ["d"], "changed": []}
     assert told["masks"] == {"before": 3, "now": 4, "added": ["e"], "removed": [], "changed": ["b"]}
     assert told["moved"] == [["a", "train", "test"], ["c", "test", "train"]]

@@ -65,6 +65,7 @@ def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
     return printed, log
 
 
+@pytest.mark.e2e
 def test_prefect_runs_a_flow_where_nobody_has_started_a_server(tmp_path: Path) -> None:
     """It fails when a dependency of the server has outrun it, as fastapi 0.151 has."""
     printed, log = python(
@@ -82,6 +83,7 @@ def test_prefect_runs_a_flow_where_nobody_has_started_a_server(tmp_path: Path) -
     assert states == [("COMPLETED",)]
 
 
+@pytest.mark.e2e
 def test_mlflow_keeps_a_run_in_a_file(tmp_path: Path) -> None:
     printed, _ = python(RUN, tmp_path)
     assert printed == "{'loss': 0.5}\n"

@@ -136,6 +136,7 @@ def test_a_band_of_rows_comes_as_soon_as_no_window_covers_it_any_more() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.e2e
 def test_memory_grows_with_the_width_of_an_image_and_hardly_with_its_height() -> None:
     """The probabilities of 20 classes would take 210 MB of the second image, were they held all at once."""
     code = """

@@ -163,6 +163,7 @@ def test_a_bundle_alone_leaves_the_pipelines_backbone_as_it_is(folder: Path) -> 
     assert not (folder / "data").exists()
 
 
+@pytest.mark.e2e  # it asks DVC, a process
 def test_where_dvc_keeps_nothing_the_default_folder_is_refused(folder: Path) -> None:
     done = pspnet("weights", "import", "train.pth", "--from", "hszhao", cwd=folder)
     assert done.returncode == 1

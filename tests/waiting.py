@@ -7,11 +7,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(met: Callable[[], T], seconds: float = 120, otherwise: str | Callable[[], str] = "") -> T:
+def wait_until(
+    met: Callable[[], T], seconds: float = 120, otherwise: str | Callable[[], str] = "", pause: float = 0.02
+) -> T:
     """What `met` returned once it was true; `otherwise`: what to say if it never is."""
     deadline = time.monotonic() + seconds
     while not (found := met()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {otherwise() if callable(otherwise) else otherwise}")
-        time.sleep(0.02)
+        time.sleep(pause)
     return found
