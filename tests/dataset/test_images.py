@@ -119,6 +119,7 @@ def test_a_picture_too_wide_for_opencv_is_decoded_by_pillow() -> None:
     assert np.array_equal(decode_mask(encode_mask(row)), row)
 
 
+@pytest.mark.e2e
 def test_a_picture_of_more_pixels_than_opencv_takes_is_decoded_by_pillow(tmp_path: Path) -> None:
     """Of a billion by default; here of a hundred, by its own switch."""
     (tmp_path / "image.jpg").write_bytes(encoded(soft(30, 40), "JPEG"))

@@ -369,6 +369,7 @@ def test_images_that_do_not_resemble_their_neighbours_are_groups_of_their_own(tm
     assert "look alike" not in said(inspection)
 
 
+@pytest.mark.e2e
 def test_the_command_for_official_folders_writes_a_list_that_prepare_takes(tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         fill(tmp_path, f"images/{split}/{split}{{}}.jpg", f"masks/{split}/{split}{{}}.png")
@@ -382,6 +383,7 @@ def test_the_command_for_official_folders_writes_a_list_that_prepare_takes(tmp_p
     assert len(splits) == 3 * COUNT
 
 
+@pytest.mark.e2e
 def test_the_command_for_official_lists_writes_a_list_that_prepare_takes(tmp_path: Path) -> None:
     shutil.copytree(shared_data("layouts") / "palette_pairs", tmp_path / "raw")
     for folder in (tmp_path / "raw", *(tmp_path / "raw").rglob("*")):

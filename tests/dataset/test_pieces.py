@@ -1,11 +1,11 @@
 """Checking piece by piece: over processes, in parts, killed and started again."""
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from pspnet.dataset.raw_samples import RawSample
 from pspnet.errors import Interrupted, UserError
 from pspnet.process import exclusive
 from tests.dataset.rawdata import encoded, noise, rules, write, write_pair
+from tests.files import contents
 from tests.parameters import ROOT
+from tests.waiting import wait_until
 
 RULES = rules(Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1}, ()))
 MASK = np.eye(8, 12, dtype=np.uint8)
@@ -62,10 +64,7 @@ def rows(folder: Path, wanted: list[Piece]) -> list[dict[str, Any]]:
     return [row for piece in wanted for batch in batches(folder / piece.name) for row in batch.to_pylist()]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
+@pytest.mark.e2e
 def test_any_number_of_processes_makes_the_same_bytes(raw: Path, tmp_path: Path) -> None:
     wanted, counts = check_all(raw, tmp_path / "one")
     assert counts == list(range(COUNT + 1))
@@ -107,13 +106,17 @@ def test_other_rules_make_other_pieces(raw: Path) -> None:
     assert not names[0] & names[1]
 
 
-def test_asked_to_stop_the_processes_stop(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.e2e
+def test_asked_to_stop_the_processes_stop(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(done: int, total: int, note: str) -> None:
-        raise Interrupted(130)
+        if done:
+            raise Interrupted(130)
 
+    monkeypatch.setenv("PSPNET_PREPARE_PROCESSES", "2")
     files = RawFiles(raw)
     with pytest.raises(Interrupted):
         check_pieces(cut(samples(raw), files, RULES), tmp_path / "out", files, RULES, stop)
+    assert multiprocessing.active_children() == []
 
 
 KILLED = """
@@ -126,32 +129,28 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.e2e
 def test_killed_at_any_moment_and_started_again_the_bytes_are_the_same(raw: Path, tmp_path: Path) -> None:
     for number in range(COUNT, 400):
         write_pair(raw, f"{number:03d}", MASK)
-    check_all(raw, tmp_path / "whole", processes=2)
+    check_all(raw, tmp_path / "whole")
     (tmp_path / "run.py").write_text(KILLED)
     out = tmp_path / "out"
-    for delay in (0.0, 0.1, 0.3):
+    for more in (1, 4, 10):  # of 50 pieces
         process = subprocess.Popen(
             [sys.executable, str(tmp_path / "run.py"), str(raw), str(out)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "PSPNET_TEST": str(tmp_path)},
         )
-        before, deadline = len(list(out.glob("*.arrow"))), time.monotonic() + 60
-        while len(list(out.glob("*.arrow"))) == before and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(delay)
+        wanted = len(list(out.glob("*.arrow"))) + more
+        wait_until(lambda: process.poll() is not None or len(list(out.glob("*.arrow"))) >= wanted)  # noqa: B023
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
-    deadline = time.monotonic() + 20
-    while marked("PSPNET_TEST", str(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not marked("PSPNET_TEST", str(tmp_path)), "an orphan is left"
-    assert list(out.glob("*.arrow"))
-    check_all(raw, out, processes=2)
-    assert {name: data for name, data in contents(out).items() if not name.endswith(".partial")} == contents(
-        tmp_path / "whole"
-    )
+        assert process.wait(30) == -signal.SIGKILL
+    wait_until(lambda: not marked("PSPNET_TEST", str(tmp_path)), otherwise="an orphan is left")
+    made = contents(out)
+    check_all(raw, out)
+    now = {name: data for name, data in contents(out).items() if not name.endswith(".partial")}
+    assert now == contents(tmp_path / "whole")
+    assert 3 <= len([name for name in made if name.endswith(".arrow")]) < len(now)
 
 
 class Deadly(Numbers):
@@ -161,6 +160,7 @@ class Deadly(Numbers):
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
+@pytest.mark.e2e
 def test_an_image_that_ends_the_process_which_decodes_it_is_found_and_left_out(raw: Path, tmp_path: Path) -> None:
     files = RawFiles(raw)
     every = samples(raw)
@@ -266,6 +266,7 @@ def test_other_code_of_a_layout_makes_other_pieces(raw: Path, tmp_path: Path, mo
     assert not {*before} & {*after}
 
 
+@pytest.mark.e2e
 def test_a_process_whose_parent_was_gone_before_it_could_ask_for_its_death_signal_ends() -> None:
     program = "import os, signal; from pspnet.process import die_with_parent; die_with_parent(signal.SIGKILL, {})"
     for parent, status in ((os.getpid(), 0), (1, -signal.SIGKILL)):

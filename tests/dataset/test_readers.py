@@ -85,6 +85,7 @@ def test_a_sample_is_decoded_from_the_mapped_shard_without_a_copy(tmp_path: Path
     assert kind == "JPEG" or np.array_equal(image, pixels)
 
 
+@pytest.mark.e2e
 def test_loader_processes_read_what_we_read_and_are_sent_little(prepared: PreparedDataset) -> None:
     augmentation = Augmentation(96, 128, 1.0, 1.0, 10.0, 0.5, 0.5, 0.0, (1, 2, 3), 255)
     used = TrainingCrops(prepared.reader(), prepared.annotated("train"), augmentation, seed=0)
@@ -99,6 +100,7 @@ def test_loader_processes_read_what_we_read_and_are_sent_little(prepared: Prepar
         assert np.array_equal(one["mask"], batch["mask"][0])
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_index_touches_no_byte_of_an_image(prepared: PreparedDataset, tmp_path: Path) -> None:
     """Pages of a mapped file that were looked at are part of a process's memory."""
@@ -156,6 +158,7 @@ def test_duckdb_asks_the_shards_and_the_facts(
     assert names["classes"].fetchall() == list(zip(prepared.classes, train, test, strict=True))
 
 
+@pytest.mark.e2e
 def test_hugging_face_datasets_open_the_shards(project: Path, prepared: PreparedDataset, tmp_path: Path) -> None:
     """In a process of its own: it reads its switches when it is imported."""
     told = """

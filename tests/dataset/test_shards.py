@@ -141,6 +141,7 @@ def read(shards: ShardReader, place: tuple[int, int]) -> Pixels:
     return shards.image(*place)
 
 
+@pytest.mark.e2e
 def test_other_processes_read_the_same_pixels(shards: ShardReader) -> None:
     shards.image(0, 0)
     with multiprocessing.get_context("spawn").Pool(1) as pool:

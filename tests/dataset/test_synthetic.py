@@ -14,6 +14,7 @@ from pspnet.config.dataset import DatasetParams
 from pspnet.dataset import synthetic
 from pspnet.dataset.synthetic import COLORS, FRAMES, is_synthetic, synthesize
 from pspnet.errors import UserError
+from tests.files import contents
 from tests.parameters import demo_params
 
 CLASSES = len(COLORS)
@@ -22,10 +23,6 @@ Streets = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 def quiet(done: int, total: int, doing: str) -> None:
     pass
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def load(folder: Path) -> NDArray[np.uint8]:

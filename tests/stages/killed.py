@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pspnet.stages import predict
+from tests.files import contents
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
 
@@ -79,10 +80,6 @@ def assert_whole(out: Path) -> None:
         for name in pq.read_table(out / "predictions.parquet")["image"].to_pylist():
             assert (out / f"masks/{name}.png").exists()
             assert (out / f"overlays/{name}.png").exists()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("processes", [1, 2])
 def test_no_crash_no_hang_no_gigabyte_and_no_file_without_a_word(project: Path, processes: int) -> None:
     command = [PSPNET, "prepare", "--raw", "data/raw", "--out", "out"]

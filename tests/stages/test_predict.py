@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,9 +31,11 @@ from pspnet.process import exclusive
 from pspnet.stages import predict as stage
 from tests.command import PSPNET, pspnet
 from tests.dataset.rawdata import Pixels, encoded, noise, write
+from tests.files import contents
 from tests.parameters import ROOT
 from tests.predicting import predictor
 from tests.training.conftest import quiet
+from tests.waiting import wait_until
 
 Tick = Callable[[int, int, str], None]
 
@@ -90,10 +91,6 @@ def predicted(bundle: Path, image: Pixels, window_px: int = 1024) -> NDArray[np.
 
 def read_table(out: Path) -> pd.DataFrame:
     return pd.read_parquet(out / "predictions.parquet")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -252,6 +249,7 @@ def change(few: Path) -> None:
     shutil.rmtree(few / "deep")
 
 
+@pytest.mark.e2e
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("mode", "least"), [("once", 30), ("again and again", 15)])
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
@@ -267,28 +265,29 @@ def test_whenever_it_is_killed_the_next_run_ends_as_if_it_had_not_been(
     assert kill_at_every_moment(few, bundle, before, expected, tmp_path / "work", mode) >= least
 
 
+@pytest.mark.e2e
 def test_the_command_is_killed_and_goes_on(images: Path, bundle: Path, tmp_path: Path) -> None:
     """From outside, in the midst of its work."""
     for number in range(60):
         write(images / f"many/{number:02}.png", encoded(noise(200, 150, seed=number)))
 
-    def start(out: str) -> subprocess.Popen[bytes]:
-        words = ("predict", images, "--out", tmp_path / out, "--bundle", bundle, "--params", ROOT / "params.yaml")
-        with (tmp_path / "log").open("ab") as log:
-            return subprocess.Popen([PSPNET, *map(str, words)], cwd=tmp_path, stdout=log, stderr=log)
+    def words(out: str) -> tuple[str, ...]:
+        own = ("predict", images, "--out", tmp_path / out, "--bundle", bundle, "--params", ROOT / "params.yaml")
+        return tuple(map(str, own))
 
-    assert start("whole").wait(100) == 0
-    finished = 0
-    for more in (1, 20):
-        process = start("killed")
-        while len(list((tmp_path / "killed/masks").rglob("*.png"))) < finished + more:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.005)
+    def finished() -> int:
+        return len(list((tmp_path / "killed/masks").rglob("*.png")))
+
+    log = tmp_path / "log"
+    for wanted in (1, 25):
+        with log.open("ab") as file:
+            process = subprocess.Popen([PSPNET, *words("killed")], cwd=tmp_path, stdout=file, stderr=file)
+        wait_until(lambda: process.poll() is not None or finished() >= wanted, pause=0.005)  # noqa: B023
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        finished = len(list((tmp_path / "killed/masks").rglob("*.png")))
-    assert finished < 60
-    assert start("killed").wait(100) == 0
+        assert process.wait() == -signal.SIGKILL, log.read_text()
+        assert finished() < 60
+    for out in ("killed", "whole"):
+        assert pspnet(*words(out), cwd=tmp_path).returncode == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 

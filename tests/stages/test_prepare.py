@@ -19,6 +19,7 @@ from pspnet.errors import UserError
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.dataset.rawdata import dataset_params, encoded, noise, prepare_params, shared_data, write, write_pair
+from tests.files import contents
 
 SCENES = 24  # with seed 0 and the demo's shares, some of them in each split
 
@@ -52,10 +53,6 @@ def raw(tmp_path: Path) -> Path:
         write_pair(folder, f"scene{scene:02d}/2")
     write_pair(folder, "unseen/1")
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_every_image_and_mask_is_found_again(raw: Path, tmp_path: Path) -> None:
