@@ -3,13 +3,16 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, Protocol
 
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, Problem, UserError
@@ -19,8 +22,8 @@ from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt, undelivered
 from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_params
 from pspnet.tracking.run import StageRun
 
-PATIENCE_SECONDS = 25.0  # longer than a sender takes that is in order
-IMPATIENCE_SECONDS = 5.0  # somebody waits for the process to end, or its journal is broken
+PATIENCE_SECONDS = 120.0  # a sender ends by itself before that, and much earlier if the server is away
+IMPATIENCE_SECONDS = 5.0  # after Ctrl-C, or with a broken journal
 LONGEST_MESSAGE = 2000
 
 
@@ -31,50 +34,18 @@ def is_on() -> bool:
     return setting == "on"
 
 
-@contextmanager
-def stage_run(
-    state: Path, stage: str, params: Params, sections: Sequence[str], out: Path | None, tell: Callable[[str], object]
-) -> Iterator[StageRun]:
-    """What the stage tells inside the block goes to MLflow; afterwards `out` remembers what is known of the attempt.
+class Sender(Protocol):
+    """Sends a journal to MLflow while it grows."""
 
-    Whatever goes wrong on that way is told in one line, and is no concern of the stage.
-    """
-    started = time.monotonic()
-    run, sender = StageRun(), None
-    if is_on():
-        try:
-            sender = _Sender(state)
-            run = _open(state, stage, params, sections, sender)
-        except Exception as error:
-            tell(f"{stage}: this run is not tracked ({reason(error)}).")
-    try:
-        yield run
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, Interrupted | KeyboardInterrupt) else "FAILED"
-        run.end(status, (str(error) or type(error).__name__)[:LONGEST_MESSAGE])
-        _close(state, stage, run, sender, IMPATIENCE_SECONDS, tell)
-        raise
-    run.end("FINISHED")
-    _close(state, stage, run, sender, PATIENCE_SECONDS, tell)
-    if out:
-        _remember(out, run, params, time.monotonic() - started)
+    def follow(self, folder: Path) -> None:
+        """Send the journal in this folder."""
+
+    def finish(self, seconds: float) -> int | None:
+        """Nothing more will be written. Returns the exit status, or None if there is none within `seconds`."""
 
 
-def _open(state: Path, stage: str, params: Params, sections: Sequence[str], sender: "_Sender") -> StageRun:
-    pipeline = {"key": pipeline_key(params), "params": pipeline_params(params)}
-    started = time.time_ns() // 1_000_000
-    return StageRun(
-        state / "tracking",
-        stage,
-        {name: getattr(params, name) for name in sections},
-        about={"experiment": params.registry.model, "started": started},
-        attempt={"pipeline": pipeline, "tags": circumstances(), "started": started},
-        opened=sender.follow,
-    )
-
-
-class _Sender:
-    """The process; it loads while the stage does."""
+class SenderProcess:
+    """Loads MLflow while the stage loads too."""
 
     def __init__(self, state: Path) -> None:
         (state / "tracking").mkdir(parents=True, exist_ok=True)
@@ -88,14 +59,14 @@ class _Sender:
             self._process.stdin.write(f"{folder.resolve()}\n".encode())
 
     def finish(self, seconds: float) -> int | None:
-        """Its exit status, if it comes to an end."""
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.write(b"\n")  # closing is not enough: a loader's process may hold the other end
             self._process.stdin.close()
         try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
+            with _stop_requests_interrupt():
+                return self._process.wait(seconds)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             return None
         finally:
             if self._process.poll() is None:
@@ -103,8 +74,75 @@ class _Sender:
                 self._process.wait()
 
 
+@contextmanager
+def _stop_requests_interrupt() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt at once. A stage acts on them between two steps, and has none left."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stage_run(
+    state: Path,
+    stage: str,
+    params: Params,
+    sections: Sequence[str],
+    out: Path | None,
+    tell: Callable[[str], object],
+    start_sender: Callable[[Path], Sender] = SenderProcess,
+) -> Iterator[StageRun]:
+    """What the stage tells inside the block goes to MLflow; afterwards `out` holds what is known of the attempt.
+
+    Trouble with tracking is told in one line and never fails the stage.
+    """
+    started = time.monotonic()
+    run = StageRun()
+    sender: Sender | None = None
+    if is_on():
+        try:
+            sender = start_sender(state)
+            run = _open(state, stage, params, sections, sender)
+        except Exception as error:
+            tell(f"{stage}: this run is not tracked ({reason(error)}).")
+    try:
+        yield run
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        run.end("KILLED" if stopped else "FAILED", (str(error) or type(error).__name__)[:LONGEST_MESSAGE])
+        _close(state, stage, run, sender, IMPATIENCE_SECONDS if stopped else PATIENCE_SECONDS, tell)
+        raise
+    run.end("FINISHED")
+    _close(state, stage, run, sender, PATIENCE_SECONDS, tell)
+    if out:
+        _remember(out, run, params, time.monotonic() - started)
+
+
+def _open(state: Path, stage: str, params: Params, sections: Sequence[str], sender: Sender) -> StageRun:
+    pipeline = {"key": pipeline_key(params), "params": pipeline_params(params)}
+    started = time.time_ns() // 1_000_000
+    return StageRun(
+        state / "tracking",
+        stage,
+        {name: getattr(params, name) for name in sections},
+        about={"experiment": params.registry.model, "started": started},
+        attempt={"pipeline": pipeline, "tags": circumstances(), "started": started},
+        opened=sender.follow,
+    )
+
+
 def _close(
-    state: Path, stage: str, run: StageRun, sender: _Sender | None, seconds: float, tell: Callable[[str], object]
+    state: Path, stage: str, run: StageRun, sender: Sender | None, seconds: float, tell: Callable[[str], object]
 ) -> None:
     try:
         status = sender.finish(seconds if run.trouble is None else IMPATIENCE_SECONDS) if sender else None

@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,8 +261,11 @@ class Delivery:
         return self._pipelines[key]
 
 
-def replay(state: Path) -> list[str]:
-    """Deliver what the journals still hold. Returns what could not be, and why; quick where there is nothing."""
+def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:
+    """Deliver what the journals still hold, until `stop`. Returns what could not be sent, and why.
+
+    Quick where there is nothing to send.
+    """
     deliveries = [delivery for folder in journals(state) if (delivery := unsent(state, folder))]
     if not deliveries:
         return []
@@ -273,6 +276,8 @@ def replay(state: Path) -> list[str]:
         except Exception as error:
             return [failure(state, delivery, error) for delivery in deliveries]
         for delivery in deliveries:
+            if stop():
+                break
             try:
                 with lock(delivery.folder):
                     delivery.send(client)

@@ -2,87 +2,141 @@
 
 python -m pspnet.tracking.sender STATE PID
 
-PID is the stage's. On our standard input it names the folder of the journal; another line or the end: it is over.
+PID is the stage's. It names the folder of the journal on our standard input; another line or the end means it is over.
 """
 
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 
 from pspnet.offline import go_offline
 from pspnet.tracking import delivery
-from pspnet.tracking.connection import connect, impatience
+from pspnet.tracking.connection import connect, impatience, tracking_uri
 from pspnet.tracking.delivery import Delivery, logger
 from pspnet.tracking.system import SystemMetrics
 
-POLL_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 2.0  # between two tries to reach a server that is away
-LAST_SECONDS = 20.0  # for what is left when the stage is over
-LAST_SECONDS_AWAY = 3.0  # if the server is away then
-OTHERS_SECONDS = 5.0  # for what other journals hold
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+WATCH_SECONDS = 0.1
+WORK_SECONDS = 0.02  # of CPU time: less is no progress
+UNUSED = ("pandas", "scipy")  # optional for MLflow's client, and a quarter of its loading time
+
+
+@dataclass(frozen=True)
+class Limits:
+    """All in seconds."""
+
+    poll: float = 0.5
+    longest_pause: float = 2.0  # between two tries to reach a server that is away
+    last: float = 110.0  # for the rest when the stage is over; a busy machine may need 30 to load MLflow
+    still: float = 20.0  # of those without progress: something does not answer
+    away: float = 3.0  # if the server is away when the stage is over
+    others: float = 5.0  # for other journals when our own is delivered
 
 
 class Watch:
-    """Knows when the stage is over, and ends this process when its time is up, whatever hangs."""
+    """What the stage has said, how sending goes, and when to give up."""
 
-    def __init__(self, parent: int) -> None:
-        self._parent = parent
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.folder: Path | None = None
         self.named, self.over = threading.Event(), threading.Event()
-        self.away = False
+        self.away_since: float | None = None
         self.done_at: float | None = None  # when our own journal was delivered
-        threading.Thread(target=self._listen, daemon=True).start()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._over_at = 0.0
+        self._worked, self._worked_at = 0.0, 0.0
 
-    def _listen(self) -> None:
-        if line := sys.stdin.buffer.readline().decode().rstrip("\n"):
-            self.folder = Path(line)
-            self.named.set()
-            sys.stdin.buffer.readline()
-        self._end()
+    def name(self, folder: Path) -> None:
+        self.folder = folder
+        self.named.set()
 
-    def _end(self) -> None:
-        if self.folder is None:
-            os._exit(0)
+    def end(self) -> None:
+        self._over_at = self._worked_at = time.monotonic()
         self.over.set()
 
-    def _watch(self) -> None:
-        while not self.over.wait(POLL_SECONDS):
-            if os.getppid() != self._parent:  # killed, while a child of its own may hold our input open
-                self._end()
-        over = time.monotonic()
-        while time.monotonic() < over + (LAST_SECONDS_AWAY if self.away else LAST_SECONDS):
-            if self.done_at and time.monotonic() > max(self.done_at, over) + OTHERS_SECONDS:
-                os._exit(0)
-            time.sleep(0.1)
-        os._exit(delivery.TOO_LATE)
+    def verdict(self, now: float, worked: float) -> int | None:
+        """The exit status, once time is up. `worked` is the CPU time spent on sending.
+
+        CPU time shows progress: loading MLflow and talking to a server take some, waiting for an answer takes none.
+        """
+        if worked - self._worked >= WORK_SECONDS:
+            self._worked, self._worked_at = worked, now
+        if self.done_at is not None and now > max(self.done_at, self._over_at) + self.limits.others:
+            return 0
+        ends = [self._over_at + self.limits.last, self._worked_at + self.limits.still]
+        if (since := self.away_since) is not None:
+            ends.append(max(since, self._over_at) + self.limits.away)
+        return delivery.TOO_LATE if now > min(ends) else None
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the stage decides what follows
-    state = Path(sys.argv[1])
-    watch = Watch(int(sys.argv[2]))
-    os.nice(5)
+    state, stage = Path(sys.argv[1]), int(sys.argv[2])
+    watch = Watch(Limits())
+    threading.Thread(target=_listen, args=(watch,), daemon=True).start()
+    threading.Thread(target=_guard, args=(watch, stage), daemon=True).start()
     go_offline()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logger.setLevel(logging.INFO)
-    import mlflow.tracking  # noqa: F401  it takes seconds, in which the stage is loading too
-
+    _load(state)
     watch.named.wait()
     assert watch.folder
     log = os.open(watch.folder / "sender.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     with impatience(), _locked(watch.folder):
-        send(state, Delivery(state, watch.folder), watch)
-    os._exit(0)  # the stage waits: half a second less than leaving one by one what MLflow has loaded
+        sending = Sending(state, Delivery(state, watch.folder), watch)
+        while not sending.step():
+            sending.pause()
+    os._exit(0)  # the stage waits, and Python would take half a second to tidy up
+
+
+def _listen(watch: Watch) -> None:
+    """Take in what the stage says."""
+    if line := sys.stdin.buffer.readline().decode().rstrip("\n"):
+        watch.name(Path(line))
+        sys.stdin.buffer.readline()
+    _end(watch)
+
+
+def _guard(watch: Watch, stage: int) -> None:
+    """End this process when time is up, whatever hangs."""
+    while not watch.over.wait(watch.limits.poll):
+        if os.getppid() != stage:  # killed, while a child of its own may hold our input open
+            _end(watch)
+    while (status := watch.verdict(time.monotonic(), time.process_time() - time.thread_time())) is None:
+        time.sleep(WATCH_SECONDS)
+    os._exit(status)
+
+
+def _end(watch: Watch) -> None:
+    if watch.folder is None:
+        os._exit(0)
+    watch.end()
+
+
+def _load(state: Path) -> None:
+    """Import what sending needs while the stage is loading too."""
+    for name in UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]
+    gc.disable()  # a third of the time, for nothing
+    import mlflow.tracking
+
+    if not tracking_uri(state).startswith("http"):
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    gc.enable()
 
 
 def _locked(folder: Path) -> filelock.BaseFileLock:
@@ -92,41 +146,54 @@ def _locked(folder: Path) -> filelock.BaseFileLock:
     return held
 
 
-def send(state: Path, own: Delivery, watch: Watch) -> None:
-    client = None
-    system = SystemMetrics()
-    others_are_due, pause = True, POLL_SECONDS
-    while True:
+class Sending:
+    """Our own journal on its way, then what other journals hold."""
+
+    def __init__(self, state: Path, own: Delivery, watch: Watch) -> None:
+        self._state, self._own, self._watch = state, own, watch
+        self._client: MlflowClient | None = None
+        self._system = SystemMetrics()
+        self._others_are_due, self._pause = True, watch.limits.poll
+
+    def step(self) -> bool:
+        """Send what there is. Returns whether the stage is over and nothing is left."""
+        watch, own = self._watch, self._own
         over = watch.over.is_set()  # before the look: nothing is told after it
         own.look()
         if over:
             own.end_if_dead()
-        system.sample(at_least_one=over)
+        self._system.sample(at_least_one=over)
         try:
-            client = client or connect(state)
-            own.send(client)
+            self._client = self._client or connect(self._state)
+            own.send(self._client)
             if own.run_id:
-                system.send(client, own.run_id)
-            watch.away, pause = False, POLL_SECONDS
+                self._system.send(self._client, own.run_id)
         except Exception as error:
-            if not watch.away:
+            if watch.away_since is None:
+                watch.away_since = time.monotonic()
                 logger.info("%s", error, exc_info=True)
             own.explain(error)
-            watch.away, pause = True, min(2 * pause, LONGEST_PAUSE_SECONDS)
+            self._pause = min(2 * self._pause, watch.limits.longest_pause)
+            return False
+        watch.away_since, self._pause = None, watch.limits.poll
+        if over and own.ended:
+            watch.done_at = watch.done_at or time.monotonic()
+        if self._others_are_due:
+            self._send_others(stop=(lambda: False) if over else watch.over.is_set)
+        return over and own.ended
+
+    def _send_others(self, stop: Callable[[], bool]) -> None:
+        for failure in delivery.replay(self._state, stop):
+            logger.info(failure)
+        delivery.prune(self._state)
+        self._others_are_due = stop()  # the end of our own journal goes first
+
+    def pause(self) -> None:
+        limits = self._watch.limits
+        if self._watch.over.is_set():
+            time.sleep(limits.poll if self._watch.away_since is not None else WATCH_SECONDS)
         else:
-            if over and own.ended:
-                watch.done_at = time.monotonic()
-            if others_are_due:
-                others_are_due = False
-                for failure in delivery.replay(state):
-                    logger.info(failure)
-                delivery.prune(state)
-            if over and own.ended and not own.pending:
-                return
-        if over:
-            time.sleep(POLL_SECONDS if watch.away else 0.1)
-        else:
-            watch.over.wait(pause)
+            self._watch.over.wait(self._pause)
 
 
 if __name__ == "__main__":
