@@ -1,9 +1,11 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from tests.files import made_once
 from tests.tracking.server import Server
 
 
@@ -18,15 +20,39 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """It runs when a test begins, whatever the last one did to it."""
+    """A process; it runs when a test begins, whatever the last test did to it."""
     _server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.uri)
     return _server
 
 
+@pytest.fixture(scope="session")
+def empty_database(shared: Path) -> Path:
+    """MLflow takes a second to make one."""
+
+    def make(folder: Path) -> None:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        MlflowClient(uri, registry_uri=uri).search_experiments(max_results=1)
+
+    return made_once(shared / "empty_database", make) / "mlflow.db"
+
+
 @pytest.fixture
-def client(server: Server) -> MlflowClient:
-    return MlflowClient(server.uri)
+def database(empty_database: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty database of this test's own, opened in pytest's process."""
+    state.mkdir(exist_ok=True)
+    shutil.copy(empty_database, state / "mlflow.db")
+    uri = f"sqlite:///{state}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+@pytest.fixture(params=["sqlite", pytest.param("http", marks=pytest.mark.e2e)])
+def client(request: pytest.FixtureRequest) -> MlflowClient:
+    """Of a database in this process, and in `make test-e2e` also of a server."""
+    if request.param == "http":
+        return MlflowClient(request.getfixturevalue("server").uri)
+    return MlflowClient(request.getfixturevalue("database"))
 
 
 @pytest.fixture

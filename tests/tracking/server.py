@@ -4,13 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
-from tests.registry.databases import free_port
-
-STARTS_SECONDS = 60
+from tests.network import free_port
+from tests.waiting import wait_until
 
 
 class Server:
@@ -34,14 +32,14 @@ class Server:
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         environment.pop("MLFLOW_TRACKING_URI", None)
         with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, cwd=self._folder, start_new_session=True
             )
-        deadline = time.monotonic() + STARTS_SECONDS
-        while not answers(f"{self.uri}/health"):
-            assert self._process.poll() is None, (self._folder / "server.log").read_text()
-            assert time.monotonic() < deadline, "the tracking server does not start"
-            time.sleep(0.1)
+        wait_until(lambda: process.poll() is not None or answers(f"{self.uri}/health"), otherwise=self._log)
+        assert process.poll() is None, self._log()
+
+    def _log(self) -> str:
+        return (self._folder / "server.log").read_text()
 
     def stop(self) -> None:
         """As a power cut would."""

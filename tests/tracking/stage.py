@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pspnet.terminal import progress
 from pspnet.tracking.attempt import stage_run
 from tests.parameters import demo_params
 
@@ -27,7 +28,10 @@ def main() -> None:
     folder, model, epochs, seconds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     params = demo_params(registry__model=model)
     out = folder / "run.json"
-    with stage_run(folder / ".pspnet", "finetune", params, ("finetune", "runtime"), out, print) as run:
+    with (
+        progress("finetune"),
+        stage_run(folder / ".pspnet", "finetune", params, ("finetune", "runtime"), out, print) as run,
+    ):
         run.identify(training="digest")
         for record in run.epochs(records(folder / "checkpoint", epochs, seconds)):
             print("epoch", record["epoch"], flush=True)

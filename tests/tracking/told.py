@@ -7,6 +7,7 @@ from mlflow.entities import DatasetInput, Run
 from mlflow.tracking import MlflowClient
 
 from pspnet.tracking.journal import Journal
+from pspnet.tracking.run import StageRun
 
 
 def runs(client: MlflowClient, model: str, kind: str = "stage") -> list[Run]:
@@ -48,3 +49,13 @@ def begun(folder: Path, model: str, pipeline: str | None = None, **process: Any)
     about |= {"process": process or {"host": "another machine", "pid": 1, "created": 0.0}}
     journal.add("begin", attempt=journal.attempt, tags={"pspnet.host": "h"}, started=1, **about)
     return journal
+
+
+def epochs(run: StageRun, first: int, last: int) -> None:
+    for epoch in range(first, last + 1):
+        run.epoch({"epoch": epoch, "loss": 1 / epoch})
+
+
+def losses(last: int) -> list[tuple[int, float]]:
+    """The history of those epochs."""
+    return [(epoch, 1 / epoch) for epoch in range(1, last + 1)]

@@ -1,0 +1,86 @@
+"""When a sender gives up, and in which order it sends."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt
+from pspnet.tracking.sender import Limits, Sending, Watch
+from tests.tracking.told import begun, history, the_run
+
+LIMITS = Limits(last=110, still=20, away=3, others=5)
+
+
+@pytest.fixture
+def watch() -> Watch:
+    watch = Watch(LIMITS)
+    watch.end()
+    return watch
+
+
+def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
+    """After how many seconds the sender ends, and with which status."""
+    end = time.monotonic()
+    for tick in range(2000):
+        seconds = tick / 10
+        if (status := watch.verdict(end + seconds, seconds * cpu_share)) is not None:
+            return seconds, status
+    raise AssertionError("never")
+
+
+def test_a_sender_that_works_has_nearly_two_minutes(watch: Watch) -> None:
+    seconds, status = first_verdict(watch, cpu_share=0.1)  # MLflow loads on a very busy machine
+    assert (seconds, status) == (pytest.approx(110, abs=0.5), TOO_LATE)
+
+
+def test_a_sender_that_gets_no_answer_gives_up_earlier(watch: Watch) -> None:
+    seconds, status = first_verdict(watch, cpu_share=0)
+    assert (seconds, status) == (pytest.approx(20, abs=0.5), TOO_LATE)
+
+
+@pytest.mark.parametrize(("away_since", "expected"), [(-100, 3), (0, 3), (30, 33)])
+def test_a_server_that_is_away_is_not_waited_for(watch: Watch, away_since: float, expected: float) -> None:
+    watch.away_since = time.monotonic() + away_since
+    seconds, status = first_verdict(watch, cpu_share=0.5)
+    assert (seconds, status) == (pytest.approx(expected, abs=0.5), TOO_LATE)
+
+
+@pytest.mark.parametrize(("done_at", "expected"), [(-100, 5), (30, 35)])
+def test_other_journals_get_some_seconds_after_our_own(watch: Watch, done_at: float, expected: float) -> None:
+    watch.done_at = time.monotonic() + done_at
+    assert first_verdict(watch, cpu_share=0.5) == (pytest.approx(expected, abs=0.5), 0)
+
+
+class EndsMeanwhile(threading.Event):
+    """Not set at the first look, and ever after."""
+
+    looks = 0
+
+    def is_set(self) -> bool:
+        self.looks += 1
+        return self.looks > 1
+
+
+def test_the_end_of_our_own_journal_goes_before_other_journals(database: str, state: Path) -> None:
+    other, journal = begun(state / "tracking/other-1", "other"), begun(state / "tracking/own-1", "own")
+    other.add("end", attempt=1, status="FINISHED", message="")
+    watch = Watch(LIMITS)
+    sending = Sending(state, Delivery(state, journal.folder), watch)
+    watch.over = EndsMeanwhile()
+    assert not sending.step()
+    assert not Receipt.of(other.folder).run_id  # the stage ended before it was sent
+    journal.add("epoch", step=1, values={"loss": 1.0})
+    journal.add("end", attempt=1, status="FINISHED", message="")
+    assert sending.step()
+    client = MlflowClient(database)
+    assert the_run(client, "own").info.status == the_run(client, "other").info.status == "FINISHED"
+    assert history(client, the_run(client, "own"), "loss") == [(1, 1.0)]
+
+
+def test_a_long_stage_sends_other_journals_at_once(database: str, state: Path) -> None:
+    other, journal = begun(state / "tracking/other-1", "other"), begun(state / "tracking/own-1", "own")
+    assert not Sending(state, Delivery(state, journal.folder), Watch(LIMITS)).step()
+    assert Receipt.of(other.folder).run_id
