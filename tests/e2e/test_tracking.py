@@ -2,9 +2,9 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -13,22 +13,34 @@ from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import STEPS, checkout, environment, reproduce, run, write_params
+from tests.files import made_once
 from tests.tracking.told import artifacts, history, inputs, runs, the_run
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
 
 MODEL = "pspnet-demo"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = checkout(tmp_path_factory.mktemp("checkout"))
-    run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
-    assert reproduce(folder) == list(STEPS)
-    return folder
+def finished(shared: Path) -> Path:
+    """A checkout whose pipeline has run; to change it, take a copy."""
+
+    def make(folder: Path) -> None:
+        checkout(folder)
+        run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+        assert reproduce(folder) == list(STEPS)
+
+    return made_once(shared / "tracked_checkout", make)
 
 
 @pytest.fixture(scope="module")
 def client(finished: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{finished}/.pspnet/mlflow.db")
+    return client_of(finished)
+
+
+def client_of(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder}/.pspnet/mlflow.db")
 
 
 def children(client: MlflowClient, parent: Run) -> dict[str, Run]:
@@ -107,42 +119,43 @@ def test_a_run_record_leads_to_the_run(client: MlflowClient, finished: Path) -> 
         assert record["seconds"] > 0
 
 
-def test_another_learning_rate_is_another_pipeline_with_what_it_runs(client: MlflowClient, finished: Path) -> None:
-    write_params(finished, finetune__learning_rate=0.001)
-    assert reproduce(finished) == ["finetune", "evaluate"]
+def test_without_a_server_another_learning_rate_is_another_pipeline_later(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stages that ran are its children, and their records wait for the next command that asks MLflow."""
+    folder = shutil.copytree(finished, tmp_path / "checkout", symlinks=True)
+    client = client_of(folder)
+    write_params(folder, finetune__learning_rate=0.001)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        output = run(folder, "dvc", "repro")
+    assert [step for step in STEPS if f"Running stage '{step}'" in output] == ["finetune", "evaluate"]
+    assert output.count("have not reached MLflow at http://127.0.0.1:9") == 2
+    assert len(runs(client, MODEL, "pipeline")) == 1
+    shown = json.loads(run(folder, "pspnet", "runs", "--json", "--limit", "1"))
+    assert shown[0]["params"]["finetune.learning_rate"] == "0.001"
+    assert [(stage["stage"], stage["status"]) for stage in shown[0]["stages"]] == [
+        ("finetune", "FINISHED"),
+        ("evaluate", "FINISHED"),
+    ]
+    measured = json.loads((folder / "reports/metrics.json").read_text())
+    assert shown[0]["metrics"]["test_mean_iou"] == measured["mean_iou"]
+
     first, second = runs(client, MODEL, "pipeline")
     assert list(children(client, first)) == list(STEPS)
     assert list(children(client, second)) == ["finetune", "evaluate"]
     assert second.data.params["finetune.learning_rate"] == "0.001"
     assert set(second.data.metrics) == set(first.data.metrics)
-    shown = run(finished, "pspnet", "runs")
-    assert "finetune.learning_rate" in shown
-    assert "finetune.batch_size" not in shown
+    table = run(folder, "pspnet", "runs")
+    assert "finetune.learning_rate" in table
+    assert "finetune.batch_size" not in table
 
 
-def test_without_a_server_the_pipeline_runs_and_its_records_wait(
-    client: MlflowClient, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_params(finished, finetune__learning_rate=0.003)
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        output = run(finished, "dvc", "repro")
-    assert output.count("have not reached MLflow at http://127.0.0.1:9") == 2
-    assert len(runs(client, MODEL, "pipeline")) == 2
-    shown = json.loads(run(finished, "pspnet", "runs", "--json", "--limit", "1"))
-    assert shown[0]["params"]["finetune.learning_rate"] == "0.003"
-    assert [(stage["stage"], stage["status"]) for stage in shown[0]["stages"]] == [
-        ("finetune", "FINISHED"),
-        ("evaluate", "FINISHED"),
-    ]
-    assert (
-        shown[0]["metrics"]["test_mean_iou"] == json.loads((finished / "reports/metrics.json").read_text())["mean_iou"]
-    )
-
-
-def test_a_training_that_is_stopped_goes_on_in_the_same_run(client: MlflowClient, finished: Path) -> None:
+def test_a_training_that_is_stopped_goes_on_in_the_same_run(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "checkout", symlinks=True)
+    client = client_of(folder)
     epochs = 240  # long enough to be still under way when its first epochs have come to MLflow
-    write_params(finished, finetune__epochs=epochs)
+    write_params(folder, finetune__epochs=epochs)
     command = shlex.split(
         "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"
     )
@@ -150,24 +163,18 @@ def test_a_training_that_is_stopped_goes_on_in_the_same_run(client: MlflowClient
     def stopped_runs() -> list[Run]:
         return [run for run in runs(client, MODEL) if run.data.params.get("finetune.epochs") == str(epochs)]
 
-    env = environment(finished)
-    with subprocess.Popen(command, cwd=finished, env=env, stderr=subprocess.PIPE, text=True) as training:
-        deadline = time.monotonic() + 60
-        while not any(history(client, run, "loss") for run in stopped_runs()):
-            assert time.monotonic() < deadline
-            assert training.poll() is None
-            time.sleep(0.1)
+    env = environment(folder)
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True) as training:
+        wait_until(lambda: training.poll() is not None or any(history(client, run, "loss") for run in stopped_runs()))
         training.send_signal(signal.SIGINT)
-        asked = time.monotonic()
         _, told = training.communicate(timeout=60)
     assert training.returncode == 130
-    assert time.monotonic() - asked < 15
     assert told.strip().endswith("the same command goes on from there.")
     assert "MLflow" not in told
     (first,) = stopped_runs()
     assert first.info.status == "KILLED"
     assert first.data.tags["pspnet.message"] in told
-    run(finished, *command)
+    run(folder, *command)
     (again,) = stopped_runs()
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
     assert [step for step, _ in history(client, again, "loss")] == list(range(1, epochs + 1))

@@ -1,10 +1,10 @@
-"""Journals against a real server and a real database, with everything that may come between."""
+"""Journals against a real database and a real server, with everything that may come between."""
 
 import os
 import random
+import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,7 @@ from pspnet.tracking.connection import connect
 from pspnet.tracking.delivery import RECEIPT, Delivery, Receipt, journals, lock, prune, replay
 from pspnet.tracking.journal import JOURNAL, Journal, append
 from tests.dataset.rawdata import write
-from tests.tracking.server import Server
+from tests.tracking.killer import in_child, make, send
 from tests.tracking.told import artifacts, begun, history, inputs, runs, the_run
 
 EPOCHS = 30
@@ -53,13 +53,14 @@ def test_a_run_holds_all_that_was_told(client: MlflowClient, state: Path) -> Non
     assert not (journal.folder / "artifacts").exists()
 
 
-def test_nothing_is_sent_where_all_has_been(client: MlflowClient, state: Path, server: Server) -> None:
+def test_nothing_is_sent_where_all_has_been(client: MlflowClient, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(state, "quick")
     replay(state)
-    server.stop()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert replay(state) == []  # it does not even ask
 
 
+@pytest.mark.e2e
 def test_replay_of_nothing_loads_no_mlflow(state: Path, tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from pspnet.tracking.delivery import replay;"
     code += f"assert replay(Path({str(state)!r})) == []; assert 'mlflow' not in sys.modules"
@@ -153,8 +154,9 @@ def test_a_run_that_is_deleted_while_it_is_sent_to_is_made_again(client: MlflowC
 
 
 def test_another_database_gets_everything(
-    client: MlflowClient, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: MlflowClient, state: Path, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy(empty_database, tmp_path / "other.db")
     journal = finished(state, "moved")
     replay(state)
     there = the_run(client, "moved").info.run_id
@@ -229,83 +231,30 @@ def test_without_a_server_it_is_told_and_kept(state: Path, monkeypatch: pytest.M
     assert Delivery(state, journal.folder).pending
 
 
-DRIVER = """
-    import os, random, signal, sys, time
-    from pathlib import Path
-    import mlflow.tracking, mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store
-    from pspnet.tracking.connection import connect
-    from pspnet.tracking.delivery import unsent
-
-    state, folder, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    rng = random.Random(seed)
-    tries = kills = 0
-    while delivery := unsent(state, folder):
-        child = os.fork()
-        if child == 0:
-            delivery.send(connect(state))
-            os._exit(0)
-        tries += 1
-        time.sleep(rng.uniform(0, 0.03 * tries))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        kills += os.WIFSIGNALED(status)
-    print(kills)
-"""
-
-
-MAKER = """
-    import os, signal, sys, time
-    from pathlib import Path
-    import mlflow.tracking, mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store
-    from pspnet.tracking.connection import connect
-
-    state, database = Path(sys.argv[1]), Path(sys.argv[2])
-    for tables in (1, 20, 40):
-        child = os.fork()
-        if child == 0:
-            connect(state)
-            os._exit(0)
-        while database.read_bytes().count(b"CREATE TABLE") < tables if database.exists() else True:
-            time.sleep(0.01)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status)
-    connect(state)
-"""
-
-
+@pytest.mark.e2e
 def test_a_database_is_made_anew_when_its_making_was_killed(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = tmp_path / "own/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
-    command = [sys.executable, "-c", textwrap.dedent(MAKER), str(state), f"{database}.partial"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    assert in_child(make, uri, state, Path(f"{database}.partial")) == 3
     assert sorted(path.name for path in database.parent.iterdir()) == ["mlflow.db", "mlflow.lock"]
     journal = finished(state, "made-anew")
     Delivery(state, journal.folder).send(connect(state))
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    client = MlflowClient(uri)
     assert history(client, the_run(client, "made-anew"), "loss") == LOSSES
 
 
-@pytest.mark.parametrize("over", ["http", "sqlite"])
-def test_a_sender_killed_at_random_moments_makes_one_run_and_each_row_once(
-    over: str, server: Server, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = f"killed-{over}"
-    if over == "sqlite":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-        connect(state)
+@pytest.mark.e2e
+def test_a_sender_killed_at_random_moments_makes_one_run_and_each_row_once(client: MlflowClient, state: Path) -> None:
+    model = "killed"
     journal = finished(state, model)
     seed = int(os.environ.get("PSPNET_KILL_SEED", random.randrange(10_000)))
-    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(state), str(journal.folder), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0, f"seed {seed}: no kill hit"
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    kills = in_child(send, client.tracking_uri, state, journal.folder, seed)
+    assert kills > 0, f"seed {seed}: no kill hit"
     run = the_run(client, model)
-    assert history(client, run, "loss") == LOSSES, f"seed {seed}, {done.stdout} kills"
+    assert history(client, run, "loss") == LOSSES, f"seed {seed}, {kills} kills"
     assert artifacts(client, run) == {"pages/report.html"}
     parent = the_run(client, model, "pipeline")
     assert history(client, parent, "val_mean_iou") == [(0, 0.3)]
