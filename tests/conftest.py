@@ -1,6 +1,6 @@
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 
 from pspnet.offline import go_offline
+from tests import warm
+from tests.sharing import shared_server
 
 go_offline()
 # Before torch is loaded: the threads of several processes wait for each other, which costs five times the CPU time.
@@ -56,3 +58,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all of pytest's processes share: for `tests.files.made_once`."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+
+@pytest.fixture(scope="session")
+def warm_python(shared: Path) -> Iterator[str]:
+    """Takes the place of `sys.executable`; see `tests.warm`."""
+    with shared_server(shared / "warm", warm.start, warm.stop) as folder:
+        yield str(folder / "python")

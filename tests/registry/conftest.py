@@ -1,19 +1,39 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.registry.databases import postgresql
+from tests.files import made_once
+from tests.registry import databases
+from tests.sharing import shared_server
+
+EMPTY = "mlflow"  # a database in which MLflow has made its tables, and nothing else
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a database for MLflow."""
+@pytest.fixture(scope="session")
+def sqlite(shared: Path) -> Path:
+    return made_once(shared / "sqlite", lambda folder: databases.prepare(f"sqlite:///{folder}/{EMPTY}.db"))
+
+
+@pytest.fixture(scope="session")
+def postgresql(shared: Path) -> Iterator[Path]:
+    def start(folder: Path) -> None:
+        databases.start(folder)
+        databases.create(folder, EMPTY)
+        databases.prepare(databases.address(folder, EMPTY))
+
+    with shared_server(shared / "postgresql", start, databases.stop) as folder:
+        yield folder
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.e2e)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database for MLflow; each test has its own."""
     if request.param == "postgresql":
-        with postgresql() as uri:
-            yield uri
-    else:
-        yield f"sqlite:///{tmp_path_factory.mktemp('sqlite')}/mlflow.db"
+        return databases.copy(request.getfixturevalue("postgresql"), EMPTY)
+    shutil.copyfile(request.getfixturevalue("sqlite") / f"{EMPTY}.db", tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 @pytest.fixture

@@ -2,45 +2,82 @@
 
 import os
 import shutil
-import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from uuid import uuid4
 
+import pg8000.native
 import pytest
 
+from tests.network import free_port
+
 ACCOUNT = "postgres"  # its server refuses to be run by root
+USER = "pspnet"
+FOLDER, PORT = "postgresql", "port"  # files that say where the server is
 
 
 @contextmanager
 def postgresql(name: str = "mlflow", driver: str = "pg8000") -> Iterator[str]:
-    """The address of an empty database; skips where PostgreSQL is not installed."""
-    programs = _programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    with TemporaryDirectory(prefix="pspnet-postgresql-") as made:
+    """The address of an empty database on a server of its own; skips where PostgreSQL is not installed."""
+    with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        account = None
-        if os.getuid() == 0:
-            account = ACCOUNT
-            shutil.chown(folder, ACCOUNT)
-        port = free_port()
-
-        def call(program: str, *arguments: str) -> None:
-            command = [str(programs / program), *arguments]
-            with (folder / "call.log").open("ab") as log:
-                subprocess.run(command, stdout=log, stderr=log, check=True, timeout=60, user=account, cwd=folder)
-
-        call("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "pspnet", "--no-sync")
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        call("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/server.log", "-w", "start")
+        start(folder)
         try:
-            call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "pspnet", name)
-            yield f"postgresql+{driver}://pspnet@127.0.0.1:{port}/{name}"
+            create(folder, name)
+            yield address(folder, name, driver)
         finally:
-            call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+            stop(folder)
+
+
+def start(folder: Path) -> None:
+    """A PostgreSQL server; `folder` says where it is."""
+    if _programs() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    own = Path(tempfile.mkdtemp(prefix="pspnet-postgresql-"))  # the account may not look into every folder
+    if os.getuid() == 0:
+        shutil.chown(own, ACCOUNT)
+    port = free_port()
+    _call(own, "initdb", "-D", f"{own}/data", "-A", "trust", "-U", USER, "--no-sync")
+    options = f"-p {port} -k {own} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300"
+    _call(own, "pg_ctl", "-D", f"{own}/data", "-o", options, "-l", f"{own}/server.log", "-w", "start")
+    (folder / FOLDER).write_text(str(own))
+    (folder / PORT).write_text(str(port))
+
+
+def stop(folder: Path) -> None:
+    own = Path((folder / FOLDER).read_text())
+    _call(own, "pg_ctl", "-D", f"{own}/data", "-m", "immediate", "stop")
+    shutil.rmtree(own)
+
+
+def create(folder: Path, name: str, template: str = "template1") -> None:
+    """A database that is a copy of `template`."""
+    port = int((folder / PORT).read_text())
+    with closing(pg8000.native.Connection(USER, "127.0.0.1", "postgres", port)) as connection:
+        # Nobody may be connected to a database while it is copied.
+        connection.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name", name=template)
+        connection.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+
+
+def prepare(uri: str) -> None:
+    """Let MLflow make its tables, which takes it a second."""
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(uri, registry_uri=uri).search_experiments(max_results=1)
+
+
+def copy(folder: Path, template: str) -> str:
+    """The address of a new copy of a database."""
+    name = f"copy_{uuid4().hex}"
+    create(folder, name, template)
+    return address(folder, name)
+
+
+def address(folder: Path, name: str, driver: str = "pg8000") -> str:
+    return f"postgresql+{driver}://{USER}@127.0.0.1:{(folder / PORT).read_text()}/{name}"
 
 
 def _programs() -> Path | None:
@@ -50,7 +87,11 @@ def _programs() -> Path | None:
     return Path(path).parent if path else None
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def _call(folder: Path, program: str, *arguments: str) -> None:
+    programs = _programs()
+    assert programs
+    account = ACCOUNT if os.getuid() == 0 else None
+    with (folder / "call.log").open("ab") as log:
+        subprocess.run(
+            [programs / program, *arguments], stdout=log, stderr=log, check=True, timeout=60, user=account, cwd=folder
+        )

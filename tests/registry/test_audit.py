@@ -1,8 +1,6 @@
 import multiprocessing
 import signal
 import socket
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -17,13 +15,13 @@ from pspnet.errors import UserError
 from pspnet.registry.audit import Audit, Move, Wish, previous_champion, withdrawal
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
-from tests.kills import SHARE
 from tests.registry.mover import move
+from tests.waiting import wait_until
 
 PROCESSES = multiprocessing.get_context("forkserver")  # each has MLflow imported and its own connections
-PROCESSES.set_forkserver_preload(["mlflow.tracking", "tests.registry.mover"])
+PROCESSES.set_forkserver_preload(["pytest", "mlflow.tracking", "tests.registry.mover"])
 SECONDS = 60
-EVERY = round(1 / SHARE)  # so many calls of a move one is hit
+killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # neither is e2e
 
 
 @dataclass
@@ -82,9 +80,15 @@ class Shop:
 
 
 @pytest.fixture
-def shop(database: str, state: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def shop(database: str, state: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    yield Shop(database, state, f"streets-{request.node.name.partition('[')[0]}")
+    return Shop(database, state, "streets")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process is at work that deserves to be waited for."""
+    monkeypatch.setattr("pspnet.registry.audit.OUTSIDE_SECONDS", 0.01)
 
 
 def promote(version: int, _: int) -> Wish:
@@ -97,6 +101,7 @@ def race(movers: list[Mover]) -> list[str]:
     return [mover.wait() or "" for mover in movers]
 
 
+@pytest.mark.e2e
 def test_of_eight_processes_one_wins_each_number(shop: Shop) -> None:
     told = race([shop.ready(version) for version in range(1, 9)])
     moves = shop.assert_in_order()
@@ -106,6 +111,7 @@ def test_of_eight_processes_one_wins_each_number(shop: Shop) -> None:
     assert any("was won by" in text for text in told)  # else they did not meet
 
 
+@pytest.mark.e2e
 def test_who_expected_another_champion_stops(shop: Shop) -> None:
     told = race([shop.ready(version, expected=0) for version in range(1, 9)])
     (move,) = shop.assert_in_order()
@@ -114,7 +120,7 @@ def test_who_expected_another_champion_stops(shop: Shop) -> None:
 
 
 @pytest.mark.kills
-@pytest.mark.timeout(900)
+@killed_in_both
 def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
     shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
     moment = 0
@@ -128,29 +134,29 @@ def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
         if told:
             break
         assert mover.process.exitcode == -signal.SIGKILL
-        moment += EVERY
+        moment += 1
     assert moment > 15, "a move consists of more calls than were hit"
     assert shop.champion == version
 
 
 def falls_asleep(mover: Mover) -> bool:
     """Else it comes to its end."""
-    try:
-        process = psutil.Process(mover.process.pid)
-        while process.status() != psutil.STATUS_ZOMBIE:
-            if process.status() == psutil.STATUS_STOPPED:
-                return True
-            time.sleep(0.01)
-    except psutil.NoSuchProcess:
-        pass
-    return False
+
+    def found() -> str:
+        try:
+            status = psutil.Process(mover.process.pid).status()
+        except psutil.NoSuchProcess:
+            return psutil.STATUS_ZOMBIE
+        return status if status in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE) else ""
+
+    return wait_until(found, SECONDS) == psutil.STATUS_STOPPED
 
 
 @pytest.mark.kills
-@pytest.mark.timeout(900)
+@killed_in_both
 def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process is stopped at any step, taken for dead, and wakes up when another version is champion."""
-    monkeypatch.setattr("pspnet.registry.audit.OTHER_HOST_SECONDS", 0.2)
+    monkeypatch.setattr("pspnet.registry.audit.OTHER_HOST_SECONDS", 0.0)
     moment = 0
     while True:
         sleeper = shop.ready(1 + moment % 4, moment=moment, fails=signal.SIGSTOP)
@@ -163,10 +169,11 @@ def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytes
         assert sleeper.wait() is not None
         shop.audit.settle()
         assert [move.state for move in shop.assert_in_order()].count("abandoned") == 0
-        moment += EVERY
+        moment += 1
     assert moment > 15
 
 
+@pytest.mark.usefixtures("quick")
 def test_an_alias_moved_by_other_means_is_recorded_and_kept(shop: Shop) -> None:
     shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
     shop.versions.set_alias("champion", 5)
@@ -198,6 +205,7 @@ def wanted(shop: Shop, kind: str, start: int, to: int) -> Move:
     return replace(move, number=number, from_version=start, host=socket.gethostname(), state="pending")
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_champion_moved_by_other_means_meanwhile_is_decided_about_again(shop: Shop) -> None:
     asked: list[int] = []
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,8 +64,9 @@ def write(path: str, content: object) -> None:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+def shop(tmp_path: Path, sqlite: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
     """A project whose version 1 was registered from a changed tree, promoted, and followed by version 2."""
+    shutil.copyfile(sqlite / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
     write(".gitignore", "/.pspnet/\n*.db\n/secret.txt\n")

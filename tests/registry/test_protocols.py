@@ -1,6 +1,8 @@
 """What was measured is what is served: reports of other settings than a version's count for nothing."""
 
 import dataclasses
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,13 @@ def results(tmp_path: Path) -> Results:
     return Results(tmp_path / "version/bundle", tmp_path / "version/report", tmp_path / "none", tmp_path / "none")
 
 
+@pytest.fixture
+def state(state: Path, sqlite: Path) -> Path:
+    state.mkdir()
+    shutil.copyfile(sqlite / "mlflow.db", state / "mlflow.db")
+    return state
+
+
 def mirrored() -> Params:
     return demo_params(predict__flip=True)
 
@@ -35,10 +44,12 @@ def test_a_model_that_was_measured_in_another_way_is_not_registered(results: Res
     assert "`dvc repro` evaluates it again" in str(refusal.value)
 
 
+@pytest.mark.e2e
 def test_the_gate_takes_no_report_of_other_settings_than_the_version_serves_with(
-    results: Results, state: Path, tmp_path: Path
+    results: Results, state: Path, tmp_path: Path, warm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as the one that `dvc repro` has just made, after predict.flip was switched on."""
+    monkeypatch.setattr(sys, "executable", warm_python)
     shop = open_workshop(state, demo_params())
     version, _ = register(shop, results)
     registered = load_report(results.report)

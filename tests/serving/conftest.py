@@ -1,65 +1,47 @@
 import shutil
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+from pspnet.config.params import load_params
 from pspnet.dataset.classes import default_color
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
+from pspnet.packaging import save_version
+from tests.files import made_once
 from tests.parameters import ROOT
-from tests.serving.processes import environment
 
 CLASSES = ("sky", "road", "building", "tree")
-
-SAVE = """
-import sys
-from pathlib import Path
-from pspnet.offline import go_offline
-go_offline()
-from pspnet.config.params import load_params
-from pspnet.packaging import save_version
-bundle, params, folder = map(Path, sys.argv[1:])
-extra = {"params.yaml": params, "decisions": params.parent / "docs/decisions"}
-save_version(bundle, load_params(params), extra, folder)
-assert "torch" not in sys.modules
-"""
+PARAMS = ROOT / "params.yaml"
+EXTRA = {"params.yaml": PARAMS, "decisions": ROOT / "docs/decisions"}
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(shared: Path) -> Path:
     """A network that has learnt nothing, but whose predictions show several classes."""
+    return made_once(shared / "segmenter", make_bundle)
+
+
+def make_bundle(folder: Path) -> None:
     torch.manual_seed(0)
     network = PSPNet(Architecture(18, 0.125, 8, len(CLASSES), dropout=0.1))
     preprocessing = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     colors = tuple(default_color(number) for number in range(len(CLASSES)))
-    folder = tmp_path_factory.mktemp("serving") / "segmenter"
-    folder.mkdir()
     Bundle(network, preprocessing, CLASSES, colors, "none", {}, "").save(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
-def saving(bundle: Path) -> subprocess.CompletedProcess[str]:
-    """A version, saved beside the bundle by a process of its own: MLflow warns too much to be imported by pytest."""
-    return subprocess.run(
-        [sys.executable, "-c", SAVE, str(bundle), str(ROOT / "params.yaml"), str(bundle.with_name("version"))],
-        env=environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
-        cwd=bundle.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+def version(bundle: Path, shared: Path) -> Path:
+    """A version of the bundle, saved by this process."""
 
+    def save(folder: Path) -> None:
+        with warnings.catch_warnings(action="ignore"):  # MLflow's, of its own code
+            save_version(bundle, load_params(PARAMS), EXTRA, folder)
 
-@pytest.fixture(scope="session")
-def version(bundle: Path, saving: subprocess.CompletedProcess[str]) -> Path:
-    assert saving.returncode == 0, saving.stderr
-    return bundle.with_name("version")
+    return made_once(shared / "version", save)
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,9 @@ import http.client
 import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +22,8 @@ from pspnet.dataset.images import decode_mask
 from pspnet.model.bundle import Bundle
 from tests.parameters import ROOT
 from tests.predicting import predictor
+from tests.waiting import wait_until
 
-START_SECONDS = 90
 BIN = Path(sys.executable).parent
 SERVER = ROOT / "pspnet/serving/server.py"
 URL = "/invocations"
@@ -81,39 +79,35 @@ def process(command: Sequence[object], folder: Path, **settings: str) -> Iterato
 
 
 @contextmanager
-def server(version: Path, folder: Path, *options: str, **settings: str) -> Iterator[tuple[Process, int]]:
+def server(python: str, version: Path, folder: Path, *options: str, **settings: str) -> Iterator[tuple[Process, int]]:
     """Our server on a free port, once it answers."""
-    command = [sys.executable, "-P", SERVER, "--model", version, "--title", "models:/x/3", "--port", "0", *options]
-    with process(command, folder, **settings) as started:
+    with process([python, "-P", SERVER, *asked(version), *options], folder, **settings) as started:
         yield started, port_told(started, folder)
 
 
+def asked(version: Path) -> list[object]:
+    return ["--model", version, "--title", "models:/x/3", "--port", "0"]
+
+
 def port_told(started: Process, folder: Path) -> int:
-    until = time.monotonic() + START_SECONDS
-    while "stops it\n" not in (text := (folder / "log").read_text()):
+    def told() -> str:
+        text = (folder / "log").read_text()
         assert started.poll() is None, text
-        assert time.monotonic() < until, text
-        time.sleep(0.1)
+        return text if "stops it\n" in text else ""
+
+    text = wait_until(told, otherwise=(folder / "log").read_text)
     return int(text.partition("http://127.0.0.1:")[2].partition(",")[0])
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def wait_for_ping(started: Process, port: int, folder: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while True:
+    def answers() -> bool:
         assert started.poll() is None, (folder / "log").read_text()
-        assert time.monotonic() < until, (folder / "log").read_text()
         try:
-            if get(port, "/ping").status == 200:
-                return
+            return get(port, "/ping").status == 200
         except ConnectionError:
-            time.sleep(0.2)
+            return False
+
+    wait_until(answers, otherwise=(folder / "log").read_text)
 
 
 def get(port: int, path: str) -> Response:

@@ -1,19 +1,22 @@
 """A version served by MLflow's own command, in an environment where another pspnet stands first in line."""
 
 import json
+import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
 
 from tests.dataset.rawdata import encoded, noise
+from tests.network import free_port
 from tests.serving.processes import (
     BIN,
     environment,
-    free_port,
     png_of_zeros,
     post,
     predicted,
@@ -23,19 +26,22 @@ from tests.serving.processes import (
 )
 
 
-@pytest.fixture(scope="module")
-def port(version: Path, newer_checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+@pytest.fixture(scope="session")
+def port(
+    version: Path, newer_checkout: Path, warm_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
     """`mlflow models serve`, started in a newer checkout."""
     folder, port = tmp_path_factory.mktemp("models_serve"), free_port()
-    command = [BIN / "mlflow", "models", "serve", "-m", version, "--env-manager", "local", "-p", str(port)]
+    command = [warm_python, BIN / "mlflow", "models", "serve", "-m", version, "--env-manager", "local", "-p", str(port)]
     settings = {"PYTHONPATH": str(newer_checkout), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     with process(command, folder, **settings) as started:
         wait_for_ping(started, port, folder)
         yield port
 
 
+@pytest.mark.e2e
 def test_an_old_version_answers_with_its_own_code_in_a_newer_checkout(
-    port: int, bundle: Path, newer_checkout: Path
+    port: int, bundle: Path, newer_checkout: Path, warm_python: str
 ) -> None:
     image = noise(30, 50)
     answered = post(port, split(encoded(image))).mask()
@@ -48,12 +54,13 @@ def test_an_old_version_answers_with_its_own_code_in_a_newer_checkout(
     )
     python_path = f"{newer_checkout}:{Path(__file__).parents[2]}"
     newer = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(bundle)],
-        env=environment(PYTHONPATH=python_path), capture_output=True, text=True, check=True, timeout=60,
+        [warm_python, "-P", "-c", code, str(bundle)],
+        env=environment(PYTHONPATH=python_path), capture_output=True, text=True, check=True, timeout=200,
     )  # fmt: skip
     assert not np.array_equal(answered, json.loads(newer.stdout))  # or this test could not fail
 
 
+@pytest.mark.e2e
 def test_every_way_of_mlflow_to_write_a_request_is_understood(port: int, bundle: Path) -> None:
     image = noise(30, 50)
     expected = predicted(bundle, image)
@@ -69,6 +76,7 @@ def test_every_way_of_mlflow_to_write_a_request_is_understood(port: int, bundle:
     assert np.array_equal(post(port, f"image\n{sent}\n".encode(), "text/csv").mask(), expected)
 
 
+@pytest.mark.e2e
 def test_a_bad_request_is_400_with_a_short_message_and_without_a_traceback(port: int) -> None:
     sound = encoded(noise(30, 50))
     bomb = png_of_zeros(50_000, 50_000, data=b"\0")
@@ -90,6 +98,7 @@ def test_a_bad_request_is_400_with_a_short_message_and_without_a_traceback(port:
     }
 
 
+@pytest.mark.e2e
 def test_a_request_without_images_or_with_too_many_is_400(port: int) -> None:
     none, many = post(port, split()), post(port, split(*[encoded(noise(8, 8))] * 17))
     assert (none.status, none.message) == (400, "request: holds no image; expected from 1 to 16")
@@ -103,11 +112,14 @@ def test_a_request_without_images_or_with_too_many_is_400(port: int) -> None:
     assert post(port, split(encoded(noise(8, 8)))).status == 200  # still there
 
 
-def test_a_process_that_has_another_pspnet_in_use_cannot_load_a_version(version: Path, tmp_path: Path) -> None:
+@pytest.mark.e2e
+def test_a_process_that_has_another_pspnet_in_use_cannot_load_a_version(
+    version: Path, tmp_path: Path, warm_python: str
+) -> None:
     code = "import pspnet.errors, mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1])"
-    command = [sys.executable, "-c", code, str(version)]
+    command = [warm_python, "-c", code, str(version)]
     done = subprocess.run(
-        command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+        command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200
     )
     package = Path(__file__).parents[2] / "pspnet"
     assert done.returncode == 1
@@ -117,45 +129,42 @@ def test_a_process_that_has_another_pspnet_in_use_cannot_load_a_version(version:
     )
 
 
-FAIL = """
-import json, sys
-import mlflow.pyfunc, pandas
-from mlflow.exceptions import MlflowException
-
-model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"max_images": 1})
-service = model.unwrap_python_model()._service
-answers = []
-
-def ask():
-    try:
-        model.predict(pandas.DataFrame({"image": ["", ""]}))
-    except MlflowException as error:
-        answers.append([error.get_http_status_code(), json.loads(error.serialize_as_json())["message"]])
-
-def failing(error):
-    def answer(table):
-        raise error
-    return answer
-
-ask()
-for error in (MemoryError(), ZeroDivisionError("a bug")):
-    service.answer = failing(error)
-    ask()
-print(json.dumps(answers))
-"""
+@pytest.fixture
+def own_code(version: Path, tmp_path: Path) -> Path:
+    """The version without the code in it, which this process can load: it is then this checkout's."""
+    folder = shutil.copytree(version, tmp_path / "own", ignore=shutil.ignore_patterns("code"))
+    content = yaml.safe_load((folder / "MLmodel").read_text())
+    del content["flavors"]["python_function"]["code"]
+    (folder / "MLmodel").write_text(yaml.safe_dump(content))
+    return folder
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
 def test_limits_can_be_changed_at_load_and_failures_are_told_without_their_traceback(
-    version: Path, tmp_path: Path
+    own_code: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    command = [sys.executable, "-P", "-c", FAIL, str(version)]
-    done = subprocess.run(
-        command, env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [
-        [400, "request: holds 2 images; expected at most 1 (serve.max_images). Send them in several requests."],
-        [503, "The request needs more memory than there is now. Try again, or send fewer or smaller images."],
-        [500, "The server failed; its log says why."],
-    ]
-    assert "ZeroDivisionError: a bug" in done.stderr
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+
+    model = mlflow.pyfunc.load_model(str(own_code), model_config={"max_images": 1})
+    service = model.unwrap_python_model()._service
+
+    def answer() -> tuple[int, str]:
+        with pytest.raises(MlflowException) as error:
+            model.predict(pd.DataFrame({"image": ["", ""]}))
+        return error.value.get_http_status_code(), json.loads(error.value.serialize_as_json())["message"]
+
+    def failing(error: BaseException) -> Callable[[Any], Any]:
+        def fail(table: Any) -> Any:
+            raise error
+
+        return fail
+
+    told = "request: holds 2 images; expected at most 1 (serve.max_images). Send them in several requests."
+    assert answer() == (400, told)
+    monkeypatch.setattr(service, "answer", failing(MemoryError()))
+    told = "The request needs more memory than there is now. Try again, or send fewer or smaller images."
+    assert answer() == (503, told)
+    monkeypatch.setattr(service, "answer", failing(ZeroDivisionError("a bug")))
+    assert answer() == (500, "The server failed; its log says why.")
+    assert "ZeroDivisionError: a bug" in caplog.text

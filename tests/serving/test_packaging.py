@@ -6,14 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
+from pspnet.config.params import load_params
 from pspnet.model.weights import digest
-from pspnet.packaging import requirements
+from pspnet.packaging import requirements, save_version
 from tests.dataset.rawdata import encoded, noise
 from tests.parameters import ROOT
+from tests.serving.conftest import EXTRA, PARAMS
 from tests.serving.processes import environment, predicted, text
 
+SAVE = """
+import json, sys
+from pathlib import Path
+from pspnet.offline import go_offline
+go_offline()
+from pspnet.config.params import load_params
+from pspnet.packaging import save_version
+bundle, params, extra, folder = sys.argv[1:]
+extra = {name: Path(path) for name, path in json.loads(extra).items()}
+save_version(Path(bundle), load_params(Path(params)), extra, Path(folder))
+assert "torch" not in sys.modules
+"""
 LOAD_AND_ASK = """
 import json, sys
 import mlflow.pyfunc, pandas
@@ -28,8 +43,23 @@ def mlmodel(version: Path) -> Any:
     return yaml.safe_load((version / "MLmodel").read_text())
 
 
-def test_saving_says_nothing(saving: "subprocess.CompletedProcess[str]") -> None:
+@pytest.mark.e2e
+def test_saving_says_nothing(bundle: Path, version: Path, tmp_path: Path) -> None:
+    extra = json.dumps({name: str(path) for name, path in EXTRA.items()})
+    saving = subprocess.run(
+        [sys.executable, "-c", SAVE, bundle, PARAMS, extra, tmp_path / "version"],
+        env=environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
     assert (saving.stdout, saving.stderr, saving.returncode) == ("", "", 0)
+    assert files_of(tmp_path / "version") == files_of(version)
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
 def test_nothing_in_a_version_is_pickled(version: Path) -> None:
@@ -59,19 +89,14 @@ def test_artifacts_bear_the_names_they_were_given(version: Path, bundle: Path) -
     assert decisions == {path.name for path in (ROOT / "docs/decisions").iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
 def test_a_bundle_of_links_becomes_a_version_of_files(version: Path, bundle: Path, tmp_path: Path) -> None:
     """As DVC checks it out where its cache is shared."""
     linked = tmp_path / "linked"
     linked.mkdir()
     for path in bundle.iterdir():
         (linked / path.name).symlink_to(path)
-    code = (
-        "import sys; from pathlib import Path; from pspnet.packaging import save_version\n"
-        "from pspnet.config.params import load_params\n"
-        "bundle, params, folder = map(Path, sys.argv[1:]); save_version(bundle, load_params(params), {}, folder)"
-    )
-    command = [sys.executable, "-c", code, *map(str, (linked, ROOT / "params.yaml", tmp_path / "version"))]
-    subprocess.run(command, env=environment(), check=True, timeout=100)
+    save_version(linked, load_params(PARAMS), {}, tmp_path / "version")
     saved = list((tmp_path / "version/artifacts/bundle").iterdir())
     assert len(saved) == 2
     assert not any(path.is_symlink() for path in saved)
@@ -102,6 +127,7 @@ def test_requirements_are_pinned_to_what_is_installed_and_leave_the_engines_out(
     assert all(pin == installed(name).partition("+")[0] for name, pin in pins.items())
 
 
+@pytest.mark.e2e
 def test_a_fresh_process_answers_with_the_bundles_masks_and_unpickles_nothing(
     version: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +140,7 @@ def test_a_fresh_process_answers_with_the_bundles_masks_and_unpickles_nothing(
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -13,60 +13,68 @@ from pspnet.commands.serve import serve
 from pspnet.errors import UserError
 from tests.dataset.rawdata import encoded, noise
 from tests.flows.processes import left_of
-from tests.serving.processes import Process, port_told, post, predicted, process, split
+from tests.serving.processes import port_told, post, predicted, process, split
 
 SERVE = """
-import sys
+import os, sys
 from pathlib import Path
 import typer
 from pspnet.commands.serve import serve
+version, port, sys.executable = sys.argv[1:]
+Path("process").write_text(str(os.getpid()))
 try:
-    serve(Path(sys.argv[1]), "models:/x/3", "127.0.0.1", int(sys.argv[2]))
+    serve(Path(version), "models:/x/3", "127.0.0.1", int(port))
 except typer.Exit as exit:
     sys.exit(exit.exit_code)
 """
 
 
-def command(version: Path, port: int = 0) -> list[object]:
-    return [sys.executable, "-c", SERVE, version, str(port)]
+def command(warm_python: str, version: Path, port: int = 0, python: str | None = None) -> list[object]:
+    """`python` runs the server."""
+    return [warm_python, "-c", SERVE, version, port, python or warm_python]
 
 
-def of(started: Process) -> psutil.Process:
-    [server] = psutil.Process(started.pid).children()
-    return server
+def command_and_server(folder: Path) -> tuple[psutil.Process, psutil.Process]:
+    command = psutil.Process(int((folder / "process").read_text()))
+    [server] = command.children()
+    return command, server
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_server_knows_only_the_versions_code_and_stops_with_the_command(
-    version: Path, bundle: Path, newer_checkout: Path, tmp_path: Path, number: signal.Signals
+    version: Path, bundle: Path, newer_checkout: Path, warm_python: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     settings = {"PYTHONPATH": str(newer_checkout), "MLFLOW_PYFUNC_INFERENCE_CONFIG": '{"max_images": 1}'}
-    with process(command(version), tmp_path, **settings) as started:
+    python = sys.executable if number == signal.SIGTERM else warm_python
+    with process(command(warm_python, version, python=python), tmp_path, **settings) as started:
         port = port_told(started, tmp_path)
         image = noise(30, 50)
         assert np.array_equal(post(port, split(encoded(image))).mask(), predicted(bundle, image))
         assert "expected at most 1 (serve.max_images)" in post(port, split(b"", b"")).message
-        server = of(started)
-        started.send_signal(number)
-        assert started.wait(20) == 0
+        command_, server = command_and_server(tmp_path)
+        command_.send_signal(number)
+        assert started.wait(60) == 0
         assert left_of([server]) == []
     assert (tmp_path / "log").read_text() == f"models:/x/3 on http://127.0.0.1:{port}, Ctrl-C stops it\n"
 
 
-def test_the_server_ends_when_the_command_is_killed(version: Path, tmp_path: Path) -> None:
-    with process(command(version), tmp_path) as started:
+@pytest.mark.e2e
+def test_the_server_ends_when_the_command_is_killed(version: Path, warm_python: str, tmp_path: Path) -> None:
+    with process(command(warm_python, version), tmp_path) as started:
         port_told(started, tmp_path)
-        server = of(started)
-        started.kill()
-        _, alive = psutil.wait_procs([server], timeout=20)
+        command_, server = command_and_server(tmp_path)
+        command_.kill()
+        _, alive = psutil.wait_procs([server], timeout=60)
         assert not alive
 
 
-def test_the_command_ends_as_its_server_ends(version: Path, tmp_path: Path) -> None:
+@pytest.mark.e2e
+def test_the_command_ends_as_its_server_ends(version: Path, warm_python: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with process(command(version, port), tmp_path) as started:
-            assert started.wait(60) == 1
+        with process(command(warm_python, version, port), tmp_path) as started:
+            assert started.wait(120) == 1
     assert f"127.0.0.1:{port}: cannot be listened on" in (tmp_path / "log").read_text()
 
 

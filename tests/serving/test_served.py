@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,9 @@ from tests.parameters import ROOT
 from tests.predicting import predictor
 from tests.serving.conftest import CLASSES
 from tests.serving.processes import environment, predicted, process
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
 
 ASK = """
 import json, sys
@@ -38,19 +40,32 @@ print(json.dumps({"asked with": pspnet.served.__file__, "mask": answer.mask.toli
 """
 
 HOLD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from pspnet.served import served
-with served(Path(sys.argv[1])):
-    print("ready", flush=True)
-    time.sleep(100)
+version, sys.executable = sys.argv[1:]
+with served(Path(version)):
+    print("ready", os.getpid(), flush=True)
+    time.sleep(1000)
 """
 
 
-@pytest.fixture(scope="module")
-def ask(version: Path) -> Iterator[Ask]:
-    with served(version) as ask:
+@pytest.fixture(scope="session")
+def ask(version: Path, warm_python: str) -> Iterator[Ask]:
+    """One worker for all tests that leave it as it was."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python)
+        opened = served(version)
+        ask = opened.__enter__()
+    try:
         yield ask
+    finally:
+        opened.__exit__(None, None, None)
+
+
+@pytest.fixture
+def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python)
 
 
 def test_answers_are_the_bundles_masks_with_figures(ask: Ask, bundle: Path) -> None:
@@ -90,10 +105,10 @@ def test_a_version_is_measured_as_its_bundle_is(ask: Ask, bundle: Path) -> None:
 
 
 def test_an_old_version_answers_with_its_own_code_when_a_newer_checkout_asks(
-    version: Path, bundle: Path, newer_checkout: Path, tmp_path: Path
+    version: Path, bundle: Path, newer_checkout: Path, warm_python: str, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", ASK, str(version)],
+        [warm_python, "-P", "-c", ASK, str(version)],
         env=environment(PYTHONPATH=f"{newer_checkout}:{ROOT}"),
         cwd=tmp_path,
         capture_output=True,
@@ -119,12 +134,13 @@ def test_a_worker_uses_the_versions_code_even_where_another_stands_first(
         stdout=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=100,
+        timeout=200,
     )
     assert json.loads(done.stdout.splitlines()[0]) == {"ready": True, "code": str(version / "code/pspnet")}
     assert done.returncode == 0
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_version_that_cannot_be_loaded_is_told_with_the_last_words(version: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(version, broken)
@@ -136,6 +152,7 @@ def test_a_version_that_cannot_be_loaded_is_told_with_the_last_words(version: Pa
     assert "model.safetensors" in said[-1]
 
 
+@pytest.mark.usefixtures("warm")
 def test_settings_meant_for_a_server_do_not_reach_what_is_measured(
     version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +173,7 @@ def test_a_version_that_takes_too_long_is_given_up(version: Path, monkeypatch: p
         pass
 
 
+@pytest.mark.usefixtures("warm")
 def test_an_answer_that_takes_too_long_is_given_up(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(version) as ask:
         monkeypatch.setattr(module, "SECONDS_PER_IMAGE", 0.001)
@@ -163,13 +181,15 @@ def test_an_answer_that_takes_too_long_is_given_up(version: Path, monkeypatch: p
             ask([encoded(noise(300, 400))])
 
 
-def test_a_worker_dies_with_who_asks_however_that_ends(version: Path, tmp_path: Path) -> None:
-    with process([sys.executable, "-c", HOLD, version], tmp_path) as started:
-        until = time.monotonic() + 90
-        while "ready" not in (tmp_path / "log").read_text():
-            assert time.monotonic() < until, (tmp_path / "log").read_text()
-            time.sleep(0.1)
-        [worker] = psutil.Process(started.pid).children()
-        os.kill(started.pid, signal.SIGKILL)
-        _, alive = psutil.wait_procs([worker], timeout=10)
+def test_a_worker_dies_with_who_asks_however_that_ends(version: Path, warm_python: str, tmp_path: Path) -> None:
+    def ready() -> str:
+        text = (tmp_path / "log").read_text()
+        assert started.poll() is None, text
+        return text if text.endswith("\n") else ""
+
+    with process([warm_python, "-c", HOLD, version, sys.executable], tmp_path) as started:
+        asker = int(wait_until(ready).split()[-1])
+        [worker] = psutil.Process(asker).children()
+        os.kill(asker, signal.SIGKILL)
+        _, alive = psutil.wait_procs([worker], timeout=60)
         assert not alive

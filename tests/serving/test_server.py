@@ -6,7 +6,6 @@ import http.client
 import json
 import signal
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,21 @@ import pytest
 from pspnet.serving import server as module
 from pspnet.serving.server import Bounded, Message, Receive, Scope, Send
 from tests.dataset.rawdata import encoded, noise
-from tests.serving.processes import URL, Response, get, png_of_zeros, post, predicted, server, split
+from tests.serving.processes import (
+    SERVER,
+    URL,
+    Response,
+    asked,
+    get,
+    png_of_zeros,
+    port_told,
+    post,
+    predicted,
+    process,
+    server,
+    split,
+)
+from tests.waiting import wait_until
 
 GOOD = json.dumps(split("aGk=")).encode()
 JSON = [(b"content-type", b"application/json; charset=utf-8")]
@@ -39,12 +52,14 @@ class Client:
             {"type": "http.request", "body": part, "more_body": n < last or not complete}
             for n, part in enumerate(parts)
         ]
+        self.waits = asyncio.Event()  # for more than it has sent, or for its answer
         self.leave = asyncio.Event()
         self.answer: list[Message] = []
 
     async def receive(self) -> Message:
         if self._messages:
             return self._messages.pop(0)
+        self.waits.set()
         await self.leave.wait()
         return {"type": "http.disconnect"}
 
@@ -116,7 +131,7 @@ def test_more_requests_than_may_wait_are_told_to_come_back(monkeypatch: pytest.M
         app = Bounded(echo, 1000, waiting=1, working=1)
         slow = [Client(GOOD, complete=False) for _ in range(2)]
         held = [asyncio.ensure_future(client.ask(app)) for client in slow]
-        await asyncio.sleep(0.1)
+        await asyncio.gather(*(client.waits.wait() for client in slow))
         busy = (await Client(GOOD).ask(app)).response
         assert busy.status == 503
         assert busy.headers["retry-after"] == "1"
@@ -139,7 +154,7 @@ def test_bodies_held_at_once_are_four_of_the_largest_at_most() -> None:
         large = [*JSON, (b"content-length", b"1000")]
         slow = [Client(b" " * 10, headers=large, complete=False) for _ in range(4)]
         held = [asyncio.ensure_future(client.ask(app)) for client in slow]
-        await asyncio.sleep(0.1)
+        await asyncio.gather(*(client.waits.wait() for client in slow))
         assert (await Client(GOOD, headers=[*JSON, (b"content-length", b"1")]).ask(app)).response.status == 503
         slow[0].leave.set()
         await held[0]
@@ -153,9 +168,10 @@ def test_bodies_held_at_once_are_four_of_the_largest_at_most() -> None:
 
 def test_the_request_of_a_client_that_has_left_is_not_worked_on() -> None:
     async def test() -> None:
-        ended: list[str] = []
+        begun, ended = asyncio.Event(), []
 
         async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -164,7 +180,7 @@ def test_the_request_of_a_client_that_has_left_is_not_worked_on() -> None:
 
         client = Client(GOOD)
         asked = asyncio.ensure_future(client.ask(Bounded(endless, 1000, 1, 1)))
-        await asyncio.sleep(0.2)
+        await begun.wait()
         client.leave.set()
         await asked
         await asyncio.sleep(0)
@@ -264,14 +280,18 @@ def test_only_json_is_understood(kind: str) -> None:
     run(test)
 
 
-@pytest.fixture(scope="module")
-def port(version: Path, newer_checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    folder = tmp_path_factory.mktemp("server")
-    with server(version, folder, "--max-body-mb", "2", PYTHONPATH=str(newer_checkout)) as (_, port):
+@pytest.fixture(scope="session")
+def port(
+    version: Path, newer_checkout: Path, warm_python: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """One server for all tests that leave it running."""
+    folder, options = tmp_path_factory.mktemp("server"), ("--max-body-mb", "2", "--working", "1", "--waiting", "0")
+    with server(warm_python, version, folder, *options, PYTHONPATH=str(newer_checkout)) as (_, port):
         assert (folder / "log").read_text() == f"models:/x/3 on http://127.0.0.1:{port}, Ctrl-C stops it\n"
         yield port
 
 
+@pytest.mark.e2e
 def test_good_images_are_answered_with_the_versions_own_masks(port: int, bundle: Path) -> None:
     images = [noise(30, 50), noise(64, 48, seed=1)]
     response = post(port, split(*map(encoded, images)))
@@ -279,6 +299,7 @@ def test_good_images_are_answered_with_the_versions_own_masks(port: int, bundle:
         assert np.array_equal(response.mask(row), predicted(bundle, image))
 
 
+@pytest.mark.e2e
 def test_each_bad_image_is_named(port: int) -> None:
     refused = post(port, split(encoded(noise(30, 50)), "", png_of_zeros(50_000, 50_000, data=b"\0"), None))
     assert refused.status == 400
@@ -290,6 +311,7 @@ def test_each_bad_image_is_named(port: int) -> None:
     ]
 
 
+@pytest.mark.e2e
 def test_a_wrong_column_is_named(port: int) -> None:
     refused = post(port, {"dataframe_split": {"columns": ["picture"], "data": [["a"]]}})
     assert (refused.status, refused.message) == (
@@ -298,6 +320,7 @@ def test_a_wrong_column_is_named(port: int) -> None:
     )
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_client_that_sends_too_much_is_told_so(port: int, streamed: bool) -> None:
     body = (b"A" * 100_000 for _ in range(60)) if streamed else b"A" * 6_000_000
@@ -307,45 +330,59 @@ def test_a_client_that_sends_too_much_is_told_so(port: int, streamed: bool) -> N
     assert post(port, split(encoded(noise(8, 8)))).status == 200
 
 
+@pytest.mark.e2e
 def test_the_other_addresses_of_mlflow_are_there(port: int) -> None:
     assert (get(port, "/ping").status, get(port, "/health").status) == (200, 200)
     assert get(port, "/version").text.count(".") == 2
     assert (get(port, "/nothing").status, get(port, URL).status) == (404, 405)
 
 
-def test_a_busy_server_says_so_and_then_answers(version: Path, tmp_path: Path) -> None:
-    with server(version, tmp_path, "--working", "1", "--waiting", "0") as (started, port):
-        body = json.dumps(split(encoded(noise(30, 50)))).encode()
-        slow = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        slow.putrequest("POST", URL)
-        slow.putheader("content-type", "application/json")
-        slow.putheader("content-length", str(len(body)))
-        slow.endheaders(body[:10])
-        until_busy(port)
-        assert get(port, "/ping").status == 200
-        slow.send(body[10:])
-        assert slow.getresponse().status == 200
-        slow.close()
-        assert post(port, split(encoded(noise(30, 50)))).status == 200
-        until = time.monotonic() + 8
-        started.send_signal(signal.SIGTERM)
-        assert started.wait(8) == 0
-        assert time.monotonic() < until
+@pytest.mark.e2e
+def test_a_busy_server_says_so_and_then_answers(port: int) -> None:
+    body = json.dumps(split(encoded(noise(30, 50)))).encode()
+    slow = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    slow.putrequest("POST", URL)
+    slow.putheader("content-type", "application/json")
+    slow.putheader("content-length", str(len(body)))
+    slow.endheaders(body[:10])
+    until_busy(port)
+    assert get(port, "/ping").status == 200
+    slow.send(body[10:])
+    assert slow.getresponse().status == 200
+    slow.close()
+    assert post(port, split(encoded(noise(30, 50)))).status == 200
 
 
 def until_busy(port: int) -> None:
-    until = time.monotonic() + 20
-    while (busy := post(port, split(encoded(noise(8, 8))))).status != 503:
-        assert time.monotonic() < until
-    assert busy.headers["retry-after"] == "1"
-    assert busy.content == {
+    def busy() -> Response | None:
+        response = post(port, split(encoded(noise(8, 8))))
+        return response if response.status == 503 else None
+
+    told = wait_until(busy)
+    assert told
+    assert told.headers["retry-after"] == "1"
+    assert told.content == {
         "error_code": "TEMPORARILY_UNAVAILABLE",
         "message": "The server is busy. Try again in a moment.",
     }
 
 
-def test_a_stop_does_not_wait_for_a_long_prediction(version: Path, tmp_path: Path) -> None:
-    with server(version, tmp_path) as (started, port):
+HURRIED = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("server", sys.argv[1])
+server = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(server)
+server.STOP_SECONDS = 1
+del sys.argv[1]
+server.main()
+"""
+
+
+@pytest.mark.e2e
+def test_a_stop_does_not_wait_for_a_long_prediction(version: Path, warm_python: str, tmp_path: Path) -> None:
+    options = "--working", "1", "--waiting", "0"
+    with process([warm_python, "-P", "-c", HURRIED, SERVER, *asked(version), *options], tmp_path) as started:
+        port = port_told(started, tmp_path)
         images = [png_of_zeros(4000, 5000)] * 16
         answers: list[Any] = []
 
@@ -355,21 +392,26 @@ def test_a_stop_does_not_wait_for_a_long_prediction(version: Path, tmp_path: Pat
 
         asking = threading.Thread(target=ask)
         asking.start()
-        time.sleep(3)
+        until_busy(port)
         started.send_signal(signal.SIGINT)
-        assert started.wait(module.STOP_SECONDS + 5) == 0
-        asking.join(10)
+        assert started.wait(120) == 0
+        asking.join(60)
         assert 200 not in answers
 
 
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(port: int, version: Path, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError) as error, server(version, tmp_path, "--port", str(port)):
+@pytest.mark.e2e
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
+    port: int, version: Path, warm_python: str, tmp_path: Path
+) -> None:
+    taken = server(warm_python, version, tmp_path, "--port", str(port))
+    with pytest.raises(AssertionError) as error, taken:
         pass
     told = f"127.0.0.1:{port}: cannot be listened on (Address already in use). Give another --port or --host."
     assert told in str(error.value)
 
 
-def test_a_model_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError) as error, server(tmp_path / "nowhere", tmp_path):
+@pytest.mark.e2e
+def test_a_model_that_cannot_be_loaded_is_told(warm_python: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError) as error, server(warm_python, tmp_path / "nowhere", tmp_path):
         pass
     assert "models:/x/3: the model cannot be loaded: " in str(error.value)

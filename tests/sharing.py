@@ -1,0 +1,32 @@
+"""A server that pytest's processes share: the first to need it starts it, the last to leave stops it."""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+
+@contextmanager
+def shared_server(folder: Path, start: Callable[[Path], None], stop: Callable[[Path], None]) -> Iterator[Path]:
+    """The folder in which `start` has left whatever is needed to reach the server."""
+    folder.mkdir(parents=True, exist_ok=True)
+    running = folder / "running"
+    with (folder / "users").open("w") as users:  # each user holds a lock on it, which also ends with its process
+        with filelock.FileLock(folder / "lock"):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if not running.exists():
+                start(folder)
+                running.touch()
+        try:
+            yield folder
+        finally:
+            with filelock.FileLock(folder / "lock"):
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass  # somebody else still uses the server
+                else:
+                    running.unlink()
+                    stop(folder)

@@ -1,0 +1,176 @@
+"""A Python that is warm: torch and MLflow are loaded before it is asked to run anything.
+
+Loading both takes longer than most tests. `warm_python` (a fixture) is a program that takes the place of
+`sys.executable`: it hands its arguments, environment, folder and streams to a server, which forks a process for them.
+That process has not loaded pspnet: it finds the package on its own path, as any Python does. It ends when the program
+is killed, with everything it has started. The program ends as the process does.
+
+Tests of the start itself, of signals and of process trees take `sys.executable`.
+
+`python -P warm.py ADDRESS PROGRAM` returns once the server is there, and leaves it behind.
+"""
+
+import atexit
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+LOADED = ("torch", "pandas", "uvicorn", "mlflow.tracking", "mlflow.pyfunc.scoring_server")
+PROGRAM = """#!{python} -IS
+import json, os, signal, socket, sys
+
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+request = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
+socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+server.sendall(request)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: server.send(bytes([number])))
+status = int.from_bytes(server.recv(4), "big", signed=True)
+if status < 0:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
+def start(folder: Path) -> None:
+    """The server; `python` in the folder is then the program."""
+    address = str(folder / "socket")
+    program = folder / "python"
+    program.write_text(PROGRAM.format(python=sys.executable, address=address))
+    program.chmod(0o755)
+    with (folder / "log").open("wb") as log:
+        done = subprocess.run(
+            [sys.executable, "-P", __file__, address, str(program)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    assert done.returncode == 0, (folder / "log").read_text()
+
+
+def stop(folder: Path) -> None:
+    os.kill(int((folder / "process").read_text()), signal.SIGTERM)
+    (folder / "socket").unlink()
+
+
+def main(address: str, program: str) -> None:
+    for name in LOADED:
+        import_module(name)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    gc.freeze()  # else the memory that all share is copied
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+    if process := os.fork():
+        Path("process").write_text(str(process))
+        os._exit(0)
+    os.setsid()
+    while True:
+        client, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            break
+        client.close()
+    request = _keep(client)
+    status: object = 0
+    try:
+        _run(program, *request)
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    _end(status)
+
+
+def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
+    """Fork once more: the parent stays here as the keeper of the child, in which this returns the request."""
+    size, streams, *_ = socket.recv_fds(client, 4, 3)
+    with client.makefile("rb") as file:
+        request = json.loads(file.read(int.from_bytes(size, "big")))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if (process := os.fork()) == 0:
+        client.close()
+        os.setsid()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        arguments, environment, folder = request
+        return arguments, environment, folder
+    for stream in streams:
+        os.close(stream)
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            with suppress(BrokenPipeError):  # the program was killed at the same time
+                client.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+            os._exit(0)
+        if select.select([client], [], [], 0.01)[0]:
+            if told := client.recv(1):
+                os.kill(process, told[0])
+            else:
+                with suppress(ProcessLookupError):
+                    os.killpg(process, signal.SIGKILL)
+                os._exit(0)
+
+
+def _run(program: str, arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.executable = program
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    safe = arguments[0] == "-P"
+    what, *rest = arguments[1:] if safe else arguments
+    if what == "-c":
+        code, *rest = rest
+        sys.argv = ["-c", *rest]
+        sys.path[:0] = [] if safe else [""]
+        module: Any = ModuleType("__main__")
+        sys.modules["__main__"] = module
+        exec(compile(code, "<string>", "exec"), module.__dict__)
+    elif what == "-m":
+        name, *rest = rest
+        sys.argv = [name, *rest]
+        sys.path[:0] = [] if safe else [folder]
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [what, *rest]
+        sys.path[:0] = [] if safe else [str(Path(what).resolve().parent)]
+        runpy.run_path(what, run_name="__main__")
+
+
+def _end(status: object) -> None:
+    """As Python ends, but without taking apart what the server has loaded, which takes a second."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    if not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(ValueError):  # it may be closed
+            stream.flush()
+    os._exit(status & 0xFF)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
