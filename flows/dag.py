@@ -59,22 +59,26 @@ class Dag:
 
 
 def read_dag(project: Path) -> Dag:
-    with _repo(project) as repo:
-        graph = repo.index.graph  # edges from a stage to what it depends on
-        order = list(repo.index.stages)
-        nodes = list(networkx.lexicographical_topological_sort(graph.reverse(), key=order.index))
-        names = {node: _name(node, project) for node in nodes}
-        has_remote = bool(repo.config["core"].get("remote"))
-        sources = {names[node]: Source(names[node], node.is_import) for node in nodes if not node.cmd}
-        raw = _raw([node for node in nodes if node.cmd], repo, project)
-        stages, problems = [], []
-        for node in (node for node in nodes if node.cmd):
-            sources |= {name: Source(name) for name in raw[node]}
-            try:
-                upstream = sorted({names[other] for other in graph.successors(node)} | set(raw[node]))
-                stages.append(_stage(names[node], node, tuple(upstream), project))
-            except UserError as error:
-                problems += error.problems
+    with opened(project) as repo:
+        return dag_of(repo, project)
+
+
+def dag_of(repo: Repo, project: Path) -> Dag:
+    graph = repo.index.graph  # edges from a stage to what it depends on
+    order = list(repo.index.stages)
+    nodes = list(networkx.lexicographical_topological_sort(graph.reverse(), key=order.index))
+    names = {node: _name(node, project) for node in nodes}
+    has_remote = bool(repo.config["core"].get("remote"))
+    sources = {names[node]: Source(names[node], node.is_import) for node in nodes if not node.cmd}
+    raw = _raw([node for node in nodes if node.cmd], repo, project)
+    stages, problems = [], []
+    for node in (node for node in nodes if node.cmd):
+        sources |= {name: Source(name) for name in raw[node]}
+        try:
+            upstream = sorted({names[other] for other in graph.successors(node)} | set(raw[node]))
+            stages.append(_stage(names[node], node, tuple(upstream), project))
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(problems)
     return Dag(tuple(sources.values()), tuple(stages), has_remote)
@@ -82,12 +86,13 @@ def read_dag(project: Path) -> Dag:
 
 def changed_stages(project: Path) -> set[str]:
     """Those that DVC would have to look at: all others have made what they would make again."""
-    with _repo(project) as repo:
+    with opened(project) as repo:
         return set(repo.status())
 
 
 @contextmanager
-def _repo(project: Path) -> Iterator[Repo]:
+def opened(project: Path) -> Iterator[Repo]:
+    """DVC in this process; what it cannot do is a UserError."""
     try:
         with Repo(str(project), _wait_for_lock=True) as repo:
             yield repo

@@ -2,12 +2,13 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flows import server
 from flows.ending import TEMPORARY
+from flows.nothing_to_do import nothing_to_do
 from flows.workplace import PARAMS, lay_out
 from pspnet import terminal
 from pspnet.config.params import load_params
@@ -16,7 +17,8 @@ from pspnet.errors import EXIT_CTRL_C, Busy, Interrupted, Problem, UserError
 from pspnet.worktree import git
 
 
-def retrain(state: Path, changes: Sequence[str]) -> None:
+def retrain(state: Path, changes: Sequence[str], standing: Callable[[], str | None]) -> None:
+    """`standing` says what the registry would answer, or None if it has something to do."""
     overrides, state = parsed(changes), state.resolve()
     if overrides:
         checkout = Path.cwd()
@@ -27,6 +29,10 @@ def retrain(state: Path, changes: Sequence[str]) -> None:
         os.chdir(workplace.folder)
         workplace.set_params(overrides)
     load_params(Path(PARAMS))  # a mistake there is told before anything is started
+    if not overrides and (headline := nothing_to_do(standing)):
+        terminal.out.print("Nothing has changed.")
+        terminal.out.print(headline, style="green", markup=False)
+        return
     server.start_for_this_run(state)
     from flows.retrain import retrain as flow
 

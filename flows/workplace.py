@@ -73,10 +73,8 @@ class Workplace:
         What lives is waited for: it may be an attempt at this very run that was thought dead because the server had
         been away, and what it makes need not be made again. What was frozen, or has lost its parent, is ended.
         """
-        path = _lock_of(self.state / "runs" / self._tree) if self.is_worktree else self.state / "retrain.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        holder = path.with_suffix(".holder.json")
-        lock, waiting = filelock.FileLock(path), False
+        lock, waiting = self._lock(), False
+        holder = Path(lock.lock_file).with_suffix(".holder.json")
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=LOOK_SECONDS)
@@ -95,6 +93,20 @@ class Workplace:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def quiet(self) -> Iterator[bool]:
+        """Whether no run is at work here and none has left a process behind; none begins within the block."""
+        try:
+            with self._lock().acquire(blocking=False):
+                yield not marked(MARK, str(self.folder))
+        except filelock.Timeout:
+            yield False
+
+    def _lock(self) -> filelock.BaseFileLock:
+        path = _lock_of(self.state / "runs" / self._tree) if self.is_worktree else self.state / "retrain.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(path)
 
     def _end_frozen(self, holder: Path, tell: Callable[[str], object]) -> None:
         with suppress(OSError, ValueError, psutil.NoSuchProcess):

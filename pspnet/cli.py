@@ -203,7 +203,16 @@ def retrain(
     prefect_here(_state())
     from flows.local import retrain as run
 
-    run(_state(), changes or [])
+    run(_state(), changes or [], _standing)
+
+
+def _standing() -> str | None:
+    from pspnet.commands import doctor, standing
+    from pspnet.commands.register import Results
+
+    if not doctor.can_run(PARAMS, RAW):
+        return None
+    return standing.headline(_workshop(), Results(BUNDLE, REPORT, PREPARED, RECORDS))
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from pspnet.dataset.images import decode_mask, encode_image
 from pspnet.errors import Problem, UserError
 from pspnet.offline import SWITCHES
-from pspnet.prediction import Prediction
+
+if TYPE_CHECKING:
+    from pspnet.prediction import Prediction
 
 WORKER = Path(__file__).parent / "serving/worker.py"
 LOAD_SECONDS = 300
@@ -44,7 +46,9 @@ class ServedPredictor:
 
     ask: Ask
 
-    def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
+    def predict(self, images: NDArray[np.uint8]) -> "list[Prediction]":
+        from pspnet.prediction import Prediction  # loads torch
+
         answers = self.ask([encode_image(image) for image in images])
         return [
             Prediction(answer.mask, np.broadcast_to(np.float32(answer.confidence), answer.mask.shape))

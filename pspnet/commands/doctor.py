@@ -53,6 +53,12 @@ def examine(params: Path, raw: Path, quick: bool) -> None:
         raise typer.Exit(1)
 
 
+def can_run(params: Path, raw: Path) -> bool:
+    """Whether `--quick` finds nothing to mend."""
+    findings = [*_params(params), *_raw(params, raw)]
+    return all(finding.verdict != "mend" for finding in findings)
+
+
 def _params(path: Path) -> Iterator[Finding]:
     try:
         params = load_params(path)

@@ -9,8 +9,6 @@ from pspnet.commands.workshop import Workshop
 from pspnet.dataset.annotated import AnnotatedImages
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.dataset.samples import Split
-from pspnet.evaluation import measure
-from pspnet.model.bundle import Bundle
 from pspnet.outputs import whole_folder
 from pspnet.promotion import Decision, decide
 from pspnet.registry.audit import withdrawal
@@ -33,18 +31,15 @@ class Data:
 
 def judge(shop: Workshop, version: Version, champion: Version | None, data: Data, forced: bool) -> Decision:
     """A question that was asked before is not asked again."""
-    rules = shop.params.promotion
     withdrawn = withdrawal(shop.audit.moves(), version.number)
     fingerprint = _todays_fingerprint(shop, version, data)
-    asked = question(
-        version.bundle, champion.bundle if champion else "", fingerprint, rules.model_dump(), bool(withdrawn), forced
-    )
+    asked = _question(shop, version, champion, fingerprint, withdrawn, forced)
     if answered := shop.decisions.find(asked, version):
         return answered
     decision = decide(
         _report(shop, version, fingerprint, data),
         _report(shop, champion, fingerprint, data) if champion else None,
-        rules,
+        shop.params.promotion,
         candidate_version=version.number,
         champion_version=champion.number if champion else None,
         predicts_the_same=difference(shop.versions.folder(version)),
@@ -54,6 +49,20 @@ def judge(shop: Workshop, version: Version, champion: Version | None, data: Data
     )
     shop.decisions.record(asked, decision, version)
     return decision
+
+
+def answered(shop: Workshop, version: Version, champion: Version, data: Data) -> Decision | None:
+    """The decision that stands, if the gate has been asked about today's champion, test split and rules."""
+    withdrawn = withdrawal(shop.audit.moves(), version.number)
+    asked = _question(shop, version, champion, _todays_fingerprint(shop, version, data), withdrawn, forced=False)
+    return shop.decisions.find(asked, version)
+
+
+def _question(
+    shop: Workshop, version: Version, champion: Version | None, fingerprint: str, withdrawn: str | None, forced: bool
+) -> str:
+    rules = shop.params.promotion.model_dump()
+    return question(version.bundle, champion.bundle if champion else "", fingerprint, rules, bool(withdrawn), forced)
 
 
 def _todays_fingerprint(shop: Workshop, version: Version, data: Data) -> str:
@@ -88,6 +97,9 @@ def _report(shop: Workshop, version: Version, fingerprint: str, data: Data) -> E
 
 def _measured(version: Version, folder: Path, protocol: str, dataset: PreparedDataset) -> EvaluationReport:
     """By the version's own code, as it is served: its images are predicted as those of its own report."""
+    from pspnet.evaluation import measure  # loads torch
+    from pspnet.model.bundle import Bundle
+
     samples = AnnotatedImages(dataset.reader(), dataset.annotated(SPLIT))
     title = f"version {version.number} on today's test split"
     with served(folder) as ask, terminal.progress(title) as tick:

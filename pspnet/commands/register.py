@@ -1,37 +1,18 @@
 """`pspnet register`: a bundle becomes a version, with all that is needed to trace it, make it again and trust it."""
 
 import json
-import math
-import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
-
-import numpy as np
 
 from pspnet import terminal
 from pspnet.commands.promote import LOCK, Promotion
 from pspnet.commands.workshop import Workshop
-from pspnet.config.predict import PredictParams
-from pspnet.config.serve import ServeParams
-from pspnet.dataset.annotated import AnnotatedImages
-from pspnet.dataset.images import encode_image
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.errors import Problem, UserError
-from pspnet.model.bundle import Bundle
-from pspnet.model.weights import digest
-from pspnet.packaging import save_version
-from pspnet.prediction import PredictionProtocol
+from pspnet.model.digest import digest
 from pspnet.process import exclusive
-from pspnet.registry.expected import IMAGES, write_expected
-from pspnet.registry.provenance import collect, run_page, stage_runs
+from pspnet.registry.provenance import run_page
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
-from pspnet.report import PAGE, EvaluationReport, load_report
-from pspnet.tracking.connection import experiment
-from pspnet.tracking.naming import metrics
-from pspnet.tracking.pipeline import data_sources, pipeline_key, pipeline_run
+from pspnet.report import PAGE
 
 
 @dataclass(frozen=True)
@@ -48,13 +29,12 @@ def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
     """The version, and whether it is new."""
     from mlflow.exceptions import MlflowException
 
-    bundle = Bundle.load(results.bundle)
-    key = digest(results.bundle)
     with exclusive(shop.state / LOCK, "the registry from this checkout"):
-        version = known = shop.versions.by_bundle(key)
+        version = known = version_of(shop, results)
         if version is None:
-            with tempfile.TemporaryDirectory() as folder:
-                version = _add(shop, results, bundle, key, _report_of(results, key, shop.params.predict), Path(folder))
+            from pspnet.commands.new_version import add  # loads torch
+
+            version = add(shop, results)
         # Of a known one too: the process that added it may have been killed before it came here.
         if version.number not in (shop.versions.alias(CHAMPION), shop.versions.alias(CHALLENGER)):
             shop.versions.set_alias(CHALLENGER, version.number)
@@ -63,72 +43,8 @@ def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
         return shop.versions.get(str(version.number)), known is None
 
 
-def _report_of(results: Results, key: str, predict: PredictParams) -> EvaluationReport:
-    """What was measured must be what will be served."""
-    report = load_report(results.report)
-    if report.bundle != key:
-        found = f"is of the bundle {report.bundle[:12]}, and {results.bundle} is {key[:12]}"
-        raise UserError(Problem(str(results.report), found, "the report of this bundle", "`dvc repro` evaluates it."))
-    served = str(PredictionProtocol(**predict.model_dump()))
-    if report.protocol != served:
-        found = f"was measured in another way than params.yaml says: {report.protocol}"
-        raise UserError(Problem(str(results.report), found, served, "`dvc repro` evaluates it again."))
-    return report
-
-
-def _add(shop: Workshop, results: Results, bundle: Bundle, key: str, report: EvaluationReport, folder: Path) -> Version:
-    client, params = shop.client, shop.params
-    provenance, expected, version = (folder / name for name in ("provenance", "expected", "version"))
-    tags = collect(provenance, data_sources(), results.records)
-    home = experiment(client, shop.state, params.registry.model)
-    tags |= stage_runs(client, [home], results.records)
-    tags |= {f"fingerprint.{split}": fingerprint for split, fingerprint in bundle.fingerprints.items()}
-    tags |= {f"fingerprint.{report.split}": report.fingerprint}
-    if not math.isnan(report.mean_iou):
-        tags["test_mean_iou"] = f"{report.mean_iou:.6f}"
-    tags |= {"classes": str(len(bundle.classes)), "backbone": bundle.backbone_digest}
-    write_expected(results.bundle, params, list(_samples(results.prepared, params.serve)), expected)
-    extra = {"provenance": provenance, "report": results.report, "expected": expected}
-    save_version(results.bundle, params, extra, version)
-    run_id = pipeline_run(client, shop.state, params, pipeline_key(params))
-    place = f"versions/{key[:16]}-{uuid4().hex[:8]}"  # MLflow would mix it with what a killed attempt has left
-    client.log_artifacts(run_id, str(version), place)
-    source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-    _tell_reuse(shop, run_id, tags)
-    told = client.get_run(run_id).data.metrics  # by the evaluation, unless that was a cache hit
-    summary = report.summary()
-    figures = {f"{report.split}_{name}": summary[name] for name in ("mean_iou", "pixel_accuracy")}
-    figures[f"{report.split}_iou"] = summary["class_iou"]
-    for name, value in metrics(figures).items():
-        if name not in told:
-            client.log_metric(run_id, name, value)
-    return shop.versions.add(source, run_id, key, {**tags, "pipeline": run_id})
-
-
-def _tell_reuse(shop: Workshop, pipeline: str, tags: dict[str, str]) -> None:
-    """The pipeline's run says which stages' results were made by an earlier one, or elsewhere."""
-    for tag, value in tags.items():
-        kind, _, stage = tag.partition(".")
-        if kind != "run":
-            continue
-        elsewhere = stage.endswith(".elsewhere")
-        if elsewhere or shop.client.get_run(value).data.tags.get("mlflow.parentRunId") != pipeline:
-            shop.client.set_tag(pipeline, f"reused.{stage}", value)
-
-
-def _samples(prepared: Path, limits: ServeParams) -> Iterator[bytes]:
-    """Test images as a client would send them; without any, one that is drawn."""
-    sent = 0
-    if (prepared / "dataset.json").exists():
-        dataset = PreparedDataset.open(prepared)
-        samples = AnnotatedImages(dataset.reader(), dataset.annotated("test").head(IMAGES))
-        for sample in samples:
-            data = encode_image(sample.image)
-            if len(data) <= limits.max_image_mb * 1e6 and sample.mask.size <= limits.max_megapixels * 1e6:
-                sent += 1
-                yield data
-    if not sent:
-        yield encode_image(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
+def version_of(shop: Workshop, results: Results) -> Version | None:
+    return shop.versions.by_bundle(digest(results.bundle)) if results.bundle.is_dir() else None
 
 
 def as_json(shop: Workshop, results: Results, version: Version, new: bool, promotion: Promotion | None) -> str:

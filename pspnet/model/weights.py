@@ -1,6 +1,5 @@
 """Weights on disk: safetensors only, and loaded whole or not at all."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pspnet.errors import Problem, UserError
+from pspnet.model.digest import digest as digest  # noqa: PLC0414  for callers that work with weights anyway
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -77,12 +77,3 @@ def read_json(path: Path, format_version: int) -> dict[str, Any]:
             )
         )
     return dict(content)
-
-
-def digest(folder: Path) -> str:
-    """One number for a folder of weights and facts: their names and bytes, nothing else."""
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()

@@ -17,13 +17,14 @@ from pspnet.packaging import settings
 from pspnet.registry.provenance import installed
 from pspnet.registry.versions import part
 from pspnet.served import served
-from pspnet.serving.service import Service
 
 IMAGES = 4
 TOLERATED_SHARE = 0.001  # of pixels: another kind of processor rounds differently, and two classes may be level
 
 
 def write_expected(bundle: Path, params: Params, images: Sequence[bytes], folder: Path) -> None:
+    from pspnet.serving.service import Service  # loads torch
+
     folder.mkdir(parents=True)
     table = pd.DataFrame({"image": [b64encode(image).decode() for image in images]})
     masks = Service(bundle, settings(params)).answer(table)["mask"]

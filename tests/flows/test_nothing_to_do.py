@@ -1,0 +1,249 @@
+"""A retraining that would change nothing is recognized; whatever changed, the flow runs."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from flows.nothing_to_do import nothing_to_do
+from pspnet.errors import Busy, UserError
+
+# DVC asks pygtrie in a way of before.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+
+HEADLINE = "the registry's answer"
+PIPELINE = """
+stages:
+  first:
+    cmd: cat data/raw/*/* > prepared
+    deps: [data/raw, code.py]
+    params: [size]
+    outs: [prepared]
+  second:
+    cmd: mkdir models && wc prepared > models/weights
+    deps: [prepared]
+    outs: [models]
+"""
+
+CONFIG = """
+[core]
+    remote = folder
+    analytics = false
+['remote "folder"']
+    url = ../../remote
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline that has run, with its results in the remote beside it: made without a process."""
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    for name, content in {
+        ".gitignore": "/data/raw/\n/.pspnet/\n", "dvc.yaml": PIPELINE, "params.yaml": "size: 1\n", "code.py": "pass\n",
+        "data/raw/images/a": "an image\n", "data/raw/masks/a": "a mask\n",
+        "prepared": "an image\na mask\n", "models/weights": "2 4 16 prepared\n",
+    }.items():  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    Repo.init(str(folder)).close()
+    (folder / ".dvc/config").write_text(CONFIG)
+    with contextlib.chdir(folder), Repo() as repo:
+        repo.add("data/raw")
+        repo.commit(force=True)
+        repo.push(run_cache=True)
+    assert (folder.parent / "remote/runs").exists()
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("PSPNET_STATE", raising=False)
+    return tmp_path / "project"
+
+
+def answer() -> str | None:
+    return HEADLINE
+
+
+def test_nothing_changed_and_the_registry_is_asked(project: Path) -> None:
+    lock = (project / "dvc.lock").read_bytes()
+    assert nothing_to_do(answer) == HEADLINE
+    assert nothing_to_do(lambda: None) is None
+    assert (project / "dvc.lock").read_bytes() == lock
+    [data] = yaml.safe_load((project / "data/raw.dvc").read_text())["outs"]
+    assert json.loads((project / ".pspnet/taken.json").read_text())["data/raw"]["content"] == data["md5"]
+
+
+def changed_image(project: Path) -> None:
+    (project / "data/raw/images/a").write_text("another image\n")
+
+
+def new_file(project: Path) -> None:
+    (project / "data/raw/images/b").write_text("an image\n")
+
+
+def file_gone(project: Path) -> None:
+    (project / "data/raw/masks/a").unlink()
+
+
+def no_data_file(project: Path) -> None:
+    (project / "data/raw.dvc").unlink()
+
+
+def changed_params(project: Path) -> None:
+    (project / "params.yaml").write_text("size: 2\n")
+
+
+def changed_code(project: Path) -> None:
+    (project / "code.py").write_text("raise\n")
+
+
+def changed_command(project: Path) -> None:
+    (project / "dvc.yaml").write_text(PIPELINE.replace("wc prepared", "wc -l prepared"))
+
+
+def new_stage(project: Path) -> None:
+    (project / "dvc.yaml").write_text(f"{PIPELINE}  third: {{cmd: touch third, deps: [models], outs: [third]}}\n")
+
+
+def mistake_in_meta(project: Path) -> None:
+    (project / "dvc.yaml").write_text(f"{PIPELINE}    meta: {{retries: often}}\n")
+
+
+def changed_result(project: Path) -> None:
+    (project / "models/weights").write_text("others")
+
+
+def result_gone(project: Path) -> None:
+    (project / "models/weights").unlink()
+
+
+def another_lock(project: Path) -> None:
+    content = yaml.safe_load((project / "dvc.lock").read_text())
+    content["stages"]["first"]["outs"][0]["md5"] = "0" * 32
+    (project / "dvc.lock").write_text(yaml.safe_dump(content))
+
+
+def without_lock(project: Path) -> None:
+    (project / "dvc.lock").unlink()
+
+
+def cache_of(place: Path, content: str) -> Path:
+    [path] = [path for path in place.rglob("*") if path.is_file() and path.read_bytes() == content.encode()]
+    return path
+
+
+def result_not_in_cache(project: Path) -> None:
+    cache_of(project / ".dvc/cache", "2 4 16 prepared\n").unlink()
+
+
+def data_not_in_cache(project: Path) -> None:
+    cache_of(project / ".dvc/cache", "a mask\n").unlink()
+
+
+def result_not_in_remote(project: Path) -> None:
+    cache_of(project.parent / "remote", "an image\na mask\n").unlink()
+
+
+def folder_not_in_remote(project: Path) -> None:
+    """A file of a folder goes unnoticed where DVC has seen the whole, by `dvc push` too."""
+    content = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["second"]["outs"][0]["md5"]
+    next((project.parent / "remote").rglob(f"{content[2:]}")).unlink()
+
+
+def another_remote(project: Path) -> None:
+    with Repo(str(project)) as repo, repo.config.edit("local") as config:
+        config["remote"] = {"folder": {"url": str(project.parent / "empty")}}
+
+
+def run_cache_not_in_remote(project: Path) -> None:
+    next(path for path in (project.parent / "remote/runs").rglob("*") if path.is_file()).unlink()
+
+
+def import_of_data(project: Path) -> None:
+    """It may have changed where it comes from."""
+    path = project / "data/raw.dvc"
+    content = yaml.safe_load(path.read_text())
+    content["deps"] = [{"path": "../../raw", "hash": "md5", "md5": content["outs"][0]["md5"]}]
+    path.write_text(yaml.safe_dump({**content, "frozen": True}))
+
+
+def data_known_to_git(project: Path) -> None:
+    (project / ".gitignore").write_text("/.pspnet/\n")
+    (project / "data/.gitignore").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_image, new_file, file_gone, no_data_file, changed_params, changed_code, changed_command, new_stage,
+        mistake_in_meta, changed_result, result_gone, another_lock, without_lock, result_not_in_cache,
+        data_not_in_cache, result_not_in_remote, folder_not_in_remote, another_remote, run_cache_not_in_remote,
+        import_of_data, data_known_to_git,
+    ],
+)  # fmt: skip
+def test_whatever_changed_the_flow_runs(project: Path, change: Callable[[Path], None]) -> None:
+    change(project)
+    assert nothing_to_do(answer) is None
+    assert not (project / ".pspnet/taken.json").exists()
+
+
+def test_without_a_remote_nothing_needs_to_be_shared(project: Path) -> None:
+    with Repo(str(project)) as repo, repo.config.edit("repo") as config:
+        del config["core"]["remote"]
+    assert nothing_to_do(answer) == HEADLINE
+
+
+def test_a_result_with_a_remote_of_its_own_is_left_to_the_flow(project: Path) -> None:
+    another = PIPELINE.replace("outs: [prepared]", "outs: [{prepared: {remote: folder}}]")
+    (project / "dvc.yaml").write_text(another)
+    assert nothing_to_do(answer) is None
+
+
+def test_a_server_that_shows_every_run_gets_this_one_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert nothing_to_do(answer) is None
+
+
+def test_a_run_at_work_is_left_to_the_flow_which_waits_for_it(project: Path) -> None:
+    (project / ".pspnet").mkdir()
+    with filelock.FileLock(project / ".pspnet/retrain.lock", is_singleton=False):
+        assert nothing_to_do(answer) is None
+    assert nothing_to_do(answer) == HEADLINE
+
+
+def test_no_run_begins_while_the_registry_is_asked(project: Path) -> None:
+    def begins() -> str:
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(project / ".pspnet/retrain.lock", timeout=0).acquire()
+        return HEADLINE
+
+    assert nothing_to_do(begins) == HEADLINE
+
+
+@pytest.mark.parametrize("error", [Busy("the database"), UserError([], "a mistake"), ConnectionError("away")])
+def test_what_the_registry_cannot_answer_the_flow_tells(project: Path, error: Exception) -> None:
+    def fails() -> str:
+        raise error
+
+    assert nothing_to_do(fails) is None
+
+
+def test_the_worktree_of_a_run_takes_the_checkouts_data_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in (["add", "--all"], ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "start"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    tree = project / ".pspnet/runs/one"
+    subprocess.run(["git", "worktree", "add", "--quiet", str(tree)], cwd=project, check=True)
+    monkeypatch.chdir(tree)
+    assert nothing_to_do(answer) is None
