@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,26 @@ def _look(
 ) -> str | Trouble:
     """In the checkout, where data arrive."""
     checkout = workplace.checkout
+    return look(
+        workplace,
+        dag,
+        settled_seconds,
+        bring_in=lambda source: renew(checkout, source, environment),
+        push=lambda sources: push_data(checkout, sources, environment),
+        start=lambda sources, new: _start(checkout, sources, deployment, new),
+    )
+
+
+def look(
+    workplace: Workplace,
+    dag: Dag,
+    settled_seconds: int,
+    bring_in: Callable[[Source], Trouble | None],
+    push: Callable[[list[Source]], Trouble | None],
+    start: Callable[[list[Source], list[str]], str],
+) -> str | Trouble:
+    """Start a retraining if there are new data, and say so. The three functions do the work; here it is decided."""
+    checkout = workplace.checkout
     with memory(workplace.state) as taken:
         listings = {name: one.listing for name, one in taken.items()}
     looked_at = {}
@@ -51,7 +71,7 @@ def _look(
             continue
         if time.time() - changed_at < settled_seconds:
             return f"{source.name} changed less than {settled_seconds} s ago."
-        if found := renew(checkout, source, environment):
+        if found := bring_in(source):
             return found
         looked_at[source] = _listing(checkout / source.name)[0]
     with memory(workplace.state) as taken:  # a retraining by the clock may have taken them in between
@@ -60,9 +80,9 @@ def _look(
         message = "Nothing new."
         if new:
             sources = [source for source in dag.sources if (checkout / source.file).exists()]
-            if dag.has_remote and (found := push_data(checkout, sources, environment)):
+            if dag.has_remote and (found := push(sources)):
                 return found
-            message = _start(checkout, sources, deployment, new)
+            message = start(sources, new)
         taken.update(now)
     return message
 

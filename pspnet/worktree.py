@@ -49,31 +49,28 @@ def discard(checkout: Path, tree: Path) -> None:
 
 
 def _share_dvc(checkout: Path, project: Path) -> None:
-    """Where the data are is a matter of today, and of the checkout: its cache and its remotes."""
-    root = Path(_asked(checkout, "root"))
-    there = project / root / ".dvc"
-    there.mkdir(exist_ok=True)
-    for name in ("config", "config.local"):
-        if (checkout / root / ".dvc" / name).exists():
-            shutil.copy(checkout / root / ".dvc" / name, there / name)
-    # DVC shows as absolute what a file says relative to itself. autostage: no advice to `git add` in the worktree.
-    settings = {"cache.dir": _asked(checkout, "cache", "dir"), "core.autostage": "true"}
-    for level in ("--project", "--local"):
-        for line in _asked(checkout, "config", "--list", level).splitlines():
-            name, _, value = line.partition("=")
-            if name.startswith("remote.") and Path(value).is_absolute():
-                settings[name] = value
-    for name, value in settings.items():
-        _asked(project, "config", "--local", name, value)
+    """Give the worktree the checkout's cache and remotes as they are today, whatever the commit says."""
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
 
-
-def _asked(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise UserError(Problem(f"dvc {' '.join(arguments[:2])}", last(done)))
-    return done.stdout.strip()
+    try:
+        root = Path(Repo.find_root(str(checkout))).resolve()
+        ours, there = root / ".dvc", project / os.path.relpath(root, checkout.resolve()) / ".dvc"
+        there.mkdir(exist_ok=True)
+        for name in ("config", "config.local"):
+            if (ours / name).exists():
+                shutil.copy(ours / name, there / name)
+        settings = Config(str(ours))
+        with Config(str(there)).edit("local") as local:
+            local["cache"]["dir"] = str(settings["cache"].get("dir") or ours / "cache")
+            local["core"]["autostage"] = "true"  # no advice to `git add` in the worktree
+            for level in ("repo", "local"):
+                for name, remote in settings.read(level)["remote"].items():  # paths absolute, also of relative ones
+                    paths = {option: str(value) for option, value in remote.items() if Path(str(value)).is_absolute()}
+                    local["remote"].setdefault(name, {}).update(paths)
+    except DvcException as error:
+        raise UserError(Problem("DVC", " ".join(str(error).split()).rstrip("."))) from None
 
 
 def mend(project: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-GONE_SECONDS = 5.0
+GONE_SECONDS = 20.0
 
 
 def of(folder: Path) -> list[psutil.Process]:

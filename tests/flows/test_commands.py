@@ -1,32 +1,61 @@
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from flows import commands
 from flows.commands import Ended, marked
-from tests.flows.processes import kill_all, left
+from tests.flows.processes import kill_all, left, of
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
 
 TEST = "PSPNET_TEST"
 FOREVER = 60
+LIMIT = 3600.0  # which only the clock below passes
+READY = "ready"
 
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(commands, "DRAIN_SECONDS", 0.3)
-    monkeypatch.setattr(commands, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr(commands, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(commands, "DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "STOP_SECONDS", 0.2)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left(tmp_path: Path) -> Iterator[None]:
     yield
     kill_all(tmp_path)
+
+
+class Clock:
+    """The clock of `flows.commands`, which goes with ours until it passes the limit at a word."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._ahead = 0.0
+        monkeypatch.setattr(commands, "time", SimpleNamespace(monotonic=self.monotonic))
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def pass_limit(self) -> None:
+        self._ahead += LIMIT
+
+    def pass_limit_once_ready(self, line: str) -> None:
+        if line == READY:
+            self.pass_limit()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 Bash = Callable[..., Ended]
@@ -40,13 +69,19 @@ def bash(tmp_path: Path) -> Bash:
     return run
 
 
-def test_lines_come_in_order_while_it_runs(bash: Bash) -> None:
-    told: list[tuple[str, float]] = []
-    ended = bash("echo one; echo two >&2; sleep 1; echo three", tell=lambda line: told.append((line, time.monotonic())))
-    assert [line for line, _ in told] == ["one", "two", "three"]
-    assert told[2][1] - told[1][1] > 0.9  # they were not kept back until the end
+def test_lines_come_in_order_while_it_runs(bash: Bash, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if line == "two":
+            (tmp_path / "go-on").touch()  # it waits for this: lines that were kept back would come too late
+
+    began = time.monotonic()
+    ended = bash("echo one; echo two >&2; until [ -e go-on ]; do sleep 0.01; done; echo three", tell=tell)
+    assert told == ["one", "two", "three"]
     assert (ended.status, ended.timed_out, ended.output) == (0, False, "one\ntwo\nthree")
-    assert ended.seconds > 0.9
+    assert 0 < ended.seconds <= time.monotonic() - began
 
 
 def test_it_runs_in_the_folder_with_the_environment_and_nothing_to_read(bash: Bash, tmp_path: Path) -> None:
@@ -63,11 +98,11 @@ def test_all_that_a_command_says_as_it_ends_is_told(bash: Bash) -> None:
     told: list[str] = []
 
     def slowly(line: str) -> None:
-        time.sleep(0.0005)  # 5,000 lines take longer than what it leaves behind is waited for
+        time.sleep(0.001)  # 500 lines take longer than what it leaves behind is waited for
         told.append(line)
 
-    ended = bash("seq 5000", tell=slowly)
-    assert told == [str(number) for number in range(1, 5001)]
+    ended = bash("seq 500", tell=slowly)
+    assert told == [str(number) for number in range(1, 501)]
     assert ended.output.splitlines() == told[-commands.LAST_LINES :]
 
 
@@ -75,11 +110,11 @@ def test_all_is_told_also_when_something_is_left_behind(bash: Bash) -> None:
     told: list[str] = []
 
     def slowly(line: str) -> None:
-        time.sleep(0.0005)
+        time.sleep(0.001)
         told.append(line)
 
-    bash(f"seq 5000; sleep {FOREVER} &", tell=slowly)
-    assert told == [str(number) for number in range(1, 5001)]
+    bash(f"seq 500; sleep {FOREVER} &", tell=slowly)
+    assert told == [str(number) for number in range(1, 501)]
 
 
 def test_bytes_that_are_no_text_are_shown_as_such(bash: Bash) -> None:
@@ -91,41 +126,44 @@ def test_bytes_that_are_no_text_are_shown_as_such(bash: Bash) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        f"sleep {FOREVER}",
-        f"sleep {FOREVER} & wait",
-        f"setsid sleep {FOREVER} & sleep {FOREVER}",
-        f"setsid bash -c 'sleep {FOREVER} & sleep {FOREVER}' & wait",
-        f"trap '' TERM; sleep {FOREVER} & while true; do sleep 0.1; done",
-        "while true; do echo talks all the time; done",
-        f"exec >&- 2>&-; sleep {FOREVER}",
-        f"env -i sleep {FOREVER}; true",  # it has no mark
-        "kill -STOP $$",
+        f"echo {READY}; sleep {FOREVER}",
+        f"sleep {FOREVER} & echo {READY}; wait",
+        f"setsid sleep {FOREVER} & echo {READY}; sleep {FOREVER}",
+        f"setsid bash -c 'sleep {FOREVER} & echo {READY}; sleep {FOREVER}' & wait",
+        f"trap '' TERM; sleep {FOREVER} & echo {READY}; while true; do sleep 0.1; done",
+        f"echo {READY}; while true; do echo talks all the time; done",
+        f"echo {READY}; exec >&- 2>&-; sleep {FOREVER}",
+        f"echo {READY}; env -i sleep {FOREVER}; true",  # it has no mark
+        f"echo {READY}; kill -STOP $$",
     ],
     ids=["one", "background", "own-session", "deeper", "ignores-sigterm", "talks", "closed-pipe", "unmarked", "frozen"],
 )
-def test_a_timeout_leaves_nothing(bash: Bash, tmp_path: Path, script: str) -> None:
-    ended = bash(script, timeout_seconds=0.5)
+def test_a_timeout_leaves_nothing(bash: Bash, tmp_path: Path, clock: Clock, script: str) -> None:
+    ended = bash(script, LIMIT, clock.pass_limit_once_ready)
     assert ended.timed_out
-    assert ended.seconds < 10
+    assert LIMIT < ended.seconds < LIMIT + FOREVER
     assert ended.status < 0
     assert left(tmp_path) == []
 
 
-def test_a_timeout_lets_it_end_by_itself(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_lets_it_end_by_itself(bash: Bash, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training saves a checkpoint."""
-    monkeypatch.setattr(commands, "STOP_SECONDS", 10)
-    ended = bash('trap "touch saved; exit 75" TERM; while true; do sleep 0.05; done', timeout_seconds=0.5)
+    monkeypatch.setattr(commands, "STOP_SECONDS", FOREVER)
+    script = f'trap "touch saved; exit 75" TERM; echo {READY}; while true; do sleep 0.05; done'
+    ended = bash(script, LIMIT, clock.pass_limit_once_ready)
     assert (ended.timed_out, ended.status) == (True, 75)
 
 
-def test_what_ended_in_time_has_not_timed_out(bash: Bash) -> None:
+def test_what_ended_in_time_has_not_timed_out(bash: Bash, tmp_path: Path, clock: Clock) -> None:
     told: list[str] = []
 
     def slowly(line: str) -> None:
-        time.sleep(0.5)
+        """It takes us longer to read than it to say."""
+        wait_until(lambda: not of(tmp_path))
+        clock.pass_limit()
         told.append(line)
 
-    ended = bash("seq 3", timeout_seconds=1, tell=slowly)  # it takes us longer to read than it to say
+    ended = bash("seq 3", LIMIT, slowly)
     assert (ended.timed_out, ended.status, told) == (False, 0, ["1", "2", "3"])
 
 
@@ -134,7 +172,7 @@ def test_a_process_left_behind_with_the_pipe_is_ended_soon(bash: Bash, tmp_path:
     told: list[str] = []
     ended = bash(f"echo one; setsid bash -c '{script}' & echo two; exit 3", tell=told.append)
     assert (ended.status, ended.timed_out) == (3, False)
-    assert ended.seconds < 10
+    assert ended.seconds < FOREVER
     assert {"one", "two"} <= set(told)
     assert left(tmp_path) == []
 
@@ -155,7 +193,7 @@ def test_an_error_of_who_reads_ends_it(bash: Bash, tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_it(bash: Bash, tmp_path: Path) -> None:
     def tell(line: str) -> None:
-        Thread(target=interrupt_later, args=(0.2,)).start()
+        threading.Thread(target=interrupt).start()
 
     with pytest.raises(KeyboardInterrupt):
         bash(f"setsid sleep {FOREVER} & echo one; sleep {FOREVER}", tell=tell)
@@ -163,22 +201,26 @@ def test_ctrl_c_ends_it(bash: Bash, tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_waits_for_nothing(bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "STOP_SECONDS", FOREVER)
+    monkeypatch.setattr(commands, "STOP_SECONDS", 10 * FOREVER)
+    asked = tmp_path / "asked-to-end"
+
+    def twice() -> None:
+        interrupt()
+        wait_until(asked.exists)
+        interrupt()
 
     def tell(line: str) -> None:
-        Thread(target=interrupt_later, args=(0.2, 0.4)).start()
+        threading.Thread(target=twice).start()
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        bash(f"trap '' TERM; sleep {FOREVER} & echo one; while true; do sleep 0.1; done", tell=tell)
-    assert time.monotonic() - started < 10
+        bash(f"trap 'touch {asked}' TERM; sleep {FOREVER} & echo one; while true; do sleep 0.1; done", tell=tell)
+    assert time.monotonic() - started < FOREVER
     assert left(tmp_path) == []
 
 
-def interrupt_later(*seconds: float) -> None:
-    for pause in seconds:
-        time.sleep(pause)
-        os.kill(os.getpid(), signal.SIGINT)
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_command_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -190,13 +232,11 @@ def test_others_with_a_mark_are_found_and_we_are_not(tmp_path: Path, monkeypatch
     monkeypatch.setenv(TEST, str(tmp_path))
     process = psutil.Popen(["sleep", str(FOREVER)])
     try:
-        while not (found := marked(TEST, str(tmp_path))):  # for a moment it has no environment
-            time.sleep(0.01)
+        found = wait_until(lambda: marked(TEST, str(tmp_path)))  # for a moment it has no environment
         assert found == [process]
         assert marked(TEST, "other") == []
         process.kill()
-        while process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)
+        wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
         assert marked(TEST, str(tmp_path)) == []
     finally:
         process.kill()

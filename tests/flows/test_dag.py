@@ -4,11 +4,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from flows.dag import Source, Stage, changed_stages, read_dag
 from pspnet.config.params import load_params
 from pspnet.errors import UserError
 from tests.e2e.pipeline import checkout, run
+from tests.flows.repository import dvc
 from tests.parameters import ROOT
 
 # DVC asks pygtrie in a way of before.
@@ -33,12 +35,13 @@ stages:
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made-up")
     run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "init", "--quiet")
+    Repo.init(str(folder)).close()
     (folder / ".gitignore").write_text("/raw/\n")
     (folder / "code.py").touch()
     (folder / "params.yaml").write_text("sizes: {parts: 4, name: large}")
     (folder / "kept").write_text("k")
-    run(folder, "dvc", "add", "--quiet", "kept")
+    with dvc(folder) as repo:
+        repo.add("kept")
     (folder / "raw").mkdir()
     (folder / "raw/a").write_text("a")
     (folder / "dvc.yaml").write_text(MADE_UP)
@@ -55,7 +58,8 @@ def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def test_ours_has_the_stages_that_dvc_has_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dag = read_dag(checkout(tmp_path, prepare__parts=3))
-    listed = run(ROOT, "dvc", "stage", "list", "--name-only").split()
+    with dvc(ROOT) as repo:  # as `dvc stage list` does
+        listed = [stage.addressing for stage in repo.stage.collect(None) if stage.cmd]
     assert [stage.name for stage in dag.stages] == listed
     assert dag.sources == (Source("data/raw"),)
     assert dag.has_remote
@@ -92,7 +96,8 @@ def test_raw_data_that_are_not_there_yet_are_a_source_too(project: Path) -> None
 def test_what_was_imported_is_known_as_such(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other") / "images"
     other.write_text("i")
-    run(project, "dvc", "import-url", "--quiet", str(other), "images")
+    with dvc(project) as repo:
+        repo.imp_url(str(other), "images")
     assert Source("images", is_import=True) in read_dag(project).sources
 
 
@@ -141,7 +146,10 @@ def test_all_that_is_wrong_with_meta_is_told_at_once(project: Path) -> None:
 
 def test_changed_are_the_stages_that_have_not_made_what_they_would_make(project: Path) -> None:
     assert {"middle", "last"} <= changed_stages(project)
-    run(project, "dvc", "repro", "--quiet")
+    (project / "middle").write_text("k")
+    (project / "last").write_text("ka")
+    with dvc(project) as repo:
+        repo.commit(force=True)  # what `dvc repro` writes down, without running anything
     assert changed_stages(project) == set()
     (project / "raw/a").write_text("another")
     assert changed_stages(project) == {"last"}
@@ -155,7 +163,7 @@ def test_a_project_in_a_folder_of_its_repository(project: Path, monkeypatch: pyt
     sub.mkdir()
     (sub / "raw").write_text("r")
     (sub / ".gitignore").write_text("/raw\n")
-    run(sub, "dvc", "init", "--quiet", "--subdir")
+    Repo.init(str(sub), subdir=True).close()
     (sub / "dvc.yaml").write_text("stages: {a: {cmd: cp raw out, deps: [raw], outs: [out]}}")
     assert subprocess.run(["git", "check-ignore", "raw"], cwd=sub, capture_output=True, check=False).returncode == 0
     monkeypatch.chdir(sub)

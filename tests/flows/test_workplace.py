@@ -1,11 +1,13 @@
 import difflib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -14,9 +16,11 @@ from flows.commands import marked
 from flows.workplace import KEPT, MARK, Workplace, lay_out, state_of
 from pspnet.config.reading import read_yaml
 from pspnet.errors import UserError
-from tests.e2e.pipeline import checkout, environment, run
+from tests.e2e.pipeline import environment, run
 from tests.flows.processes import kill_all, left
+from tests.flows.repository import dvc
 from tests.parameters import ROOT
+from tests.waiting import wait_until
 
 HOLD = """
 import sys, time
@@ -24,14 +28,18 @@ from pathlib import Path
 from flows.workplace import Workplace
 with Workplace(Path(sys.argv[1]), Path(sys.argv[2])).claimed(print):
     print("holds", flush=True)
-    time.sleep(float(sys.argv[3]))
+    time.sleep(50)
 """
+GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC asks pygtrie so
 
 
 @pytest.fixture(autouse=True)
 def _of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.delenv("PSPNET_STATE", raising=False)
-    monkeypatch.setattr(workplace, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(workplace, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(workplace, "FETCH_AFTER_SECONDS", (0,))
     yield
     kill_all(tmp_path)
@@ -46,20 +54,28 @@ def place(tmp_path: Path) -> Workplace:
     return Workplace(folder, tmp_path / "checkout")
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = checkout(tmp_path_factory.mktemp("checkout"))
-    run(folder, "dvc", "remote", "modify", "--local", "folder", "url", str(folder / "shared"))
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A checkout with no more than a worktree needs."""
+    folder = tmp_path / "project"
+    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, *GIT, "commit", "--quiet", "--message", "start")
+    with dvc(folder) as repo, repo.config.edit("local") as local:
+        local["remote"]["folder"] = {"url": str(folder / "shared")}
     return folder
+
+
+@pytest.fixture
+def laid_out(project: Path) -> Workplace:
+    return lay_out(project, "first", head(project))
 
 
 def head(folder: Path) -> str:
     return run(folder, "git", "rev-parse", "HEAD").strip()
-
-
-@pytest.fixture(scope="module")
-def laid_out(project: Path) -> Workplace:
-    return lay_out(project, "first", head(project))
 
 
 class TestLayingOut:
@@ -74,8 +90,37 @@ class TestLayingOut:
         environment = laid_out.environment()
         assert environment["PSPNET_STATE"] == str(project / ".pspnet")
         assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(laid_out.folder)
-        assert run(laid_out.folder, "dvc", "cache", "dir").strip() == str(project / ".dvc/cache")
-        assert run(laid_out.folder, "dvc", "config", "remote.folder.url").strip() == str(project / "shared")
+        with dvc(laid_out.folder) as repo:
+            assert repo.config["cache"]["dir"] == str(project / ".dvc/cache")
+            assert repo.config["remote"]["folder"]["url"] == str(project / "shared")
+            assert repo.config["core"]["autostage"]
+
+    def test_what_the_checkouts_settings_say_of_themselves_is_the_same_place_in_a_worktree(self, project: Path) -> None:
+        (project / ".dvc/config.local").write_text(
+            "[cache]\ndir = ../../cache\n['remote \"my.own\"']\nurl = ../../own\n"
+        )
+        with dvc(lay_out(project, "first", "HEAD").folder) as repo:
+            assert repo.config["cache"]["dir"] == str(project.parent / "cache")
+            assert repo.config["remote"]["my.own"]["url"] == str(project.parent / "own")
+            assert repo.config["remote"]["folder"]["url"] == str(project / ".pspnet/dvc-remote")
+
+    def test_a_project_in_a_folder_of_its_repository_is_one_there_too(self, project: Path) -> None:
+        sub = project / "sub"
+        for name in ("dvc.yaml", ".dvc/config"):
+            (sub / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(project / name, sub / name)
+        run(sub, "git", "add", "--all")
+        run(sub, *GIT, "commit", "--quiet", "--message", "sub")
+        place = lay_out(sub, "first", "HEAD")
+        assert place == Workplace(sub / ".pspnet/runs/first/sub", sub)
+        with dvc(place.folder) as repo:
+            assert repo.root_dir == str(place.folder)
+            assert repo.config["cache"]["dir"] == str(sub / ".dvc/cache")
+
+    def test_a_checkout_without_dvc_is_a_mistake(self, project: Path) -> None:
+        shutil.rmtree(project / ".dvc")
+        with pytest.raises(UserError, match="not inside of a DVC repository"):
+            lay_out(project, "first", "HEAD")
 
     def test_a_process_there_knows_where_it_is(
         self, project: Path, laid_out: Workplace, monkeypatch: pytest.MonkeyPatch
@@ -92,7 +137,6 @@ class TestLayingOut:
         run(project, "git", "worktree", "add", "--quiet", "--detach", str(tmp_path / "persons"), "HEAD")
         monkeypatch.chdir(tmp_path / "persons")
         assert not Workplace.here().is_worktree
-        run(project, "git", "worktree", "remove", "--force", str(tmp_path / "persons"))
 
     def test_a_run_that_goes_on_finds_it_as_it_was_left(self, project: Path, laid_out: Workplace) -> None:
         (laid_out.folder / "params.yaml").write_text("of this run\n")
@@ -112,7 +156,7 @@ class TestLayingOut:
     def test_a_commit_that_only_the_remote_has_is_fetched(self, project: Path, tmp_path: Path) -> None:
         other = tmp_path / "clone"
         run(tmp_path, "git", "clone", "--quiet", str(project), str(other))
-        run(project, "git", "-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "-qm", "new", "--allow-empty")
+        run(project, *GIT, "commit", "--quiet", "--message", "new", "--allow-empty")
         assert lay_out(other, "new", head(project)).commit() == head(project)
 
     def test_only_the_last_are_kept_and_none_that_is_worked_in(self, project: Path, laid_out: Workplace) -> None:
@@ -203,10 +247,37 @@ class TestFiles:
 
 
 class TestClaiming:
+    def test_what_lives_is_waited_for(self, place: Workplace) -> None:
+        told: list[str] = []
+        held, over = Event(), Event()
+
+        def hold() -> None:
+            with place.claimed(print):
+                held.set()
+                over.wait(60)
+
+        def tell(line: str) -> None:
+            told.append(line)
+            over.set()
+
+        other = Thread(target=hold)
+        other.start()
+        assert held.wait(60)
+        with place.claimed(tell):
+            assert over.is_set()
+        other.join()
+        assert told == [f"Another run is at work in {place.folder}; waiting for it."]
+
+    def test_the_checkout_and_a_worktree_are_two_places(self, place: Workplace) -> None:
+        told: list[str] = []
+        with place.claimed(told.append), Workplace(place.checkout, place.checkout).claimed(told.append):
+            pass
+        assert told == []
+
     @contextmanager
-    def holder(self, place: Workplace, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    def holder(self, place: Workplace) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(place.folder), str(place.checkout), str(seconds)],
+            [sys.executable, "-c", HOLD, str(place.folder), str(place.checkout)],
             env=environment(ROOT), stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         with process:
@@ -219,39 +290,32 @@ class TestClaiming:
 
     def orphan(self, place: Workplace) -> None:
         """A stage that has lost its parent."""
-        subprocess.run(
-            ["bash", "-c", "sleep 50 & sleep 0.1"], env=os.environ | {MARK: str(place.folder)}, check=True, timeout=10
-        )
-        assert len(marked(MARK, str(place.folder))) == 1
+        subprocess.run(["sh", "-c", "sleep 50 &"], env=os.environ | {MARK: str(place.folder)}, check=True, timeout=10)
+        wait_until(lambda: len(marked(MARK, str(place.folder))) == 1)
 
-    def test_what_lives_is_waited_for(self, place: Workplace) -> None:
-        told: list[str] = []
-        with self.holder(place, 1.5) as holder:
-            with place.claimed(told.append):
-                assert holder.poll() is not None or holder.wait(5) == 0  # it has let go, and not been ended
-            assert holder.wait(5) == 0
-        assert told == [f"Another run is at work in {place.folder}; waiting for it."]
-
+    @pytest.mark.e2e
     def test_what_was_killed_holds_nothing(self, place: Workplace) -> None:
         told: list[str] = []
-        with self.holder(place, 50) as holder:
+        with self.holder(place) as holder:
             holder.kill()
         with place.claimed(told.append):
             pass
         assert told == []
 
+    @pytest.mark.e2e
     def test_what_is_frozen_is_ended_with_its_stage(self, place: Workplace, tmp_path: Path) -> None:
         told: list[str] = []
-        with self.holder(place, 50) as holder:
+        with self.holder(place) as holder:
             self.orphan(place)
             holder.send_signal(signal.SIGSTOP)
             with place.claimed(told.append):
-                assert holder.wait(5) == -signal.SIGKILL
+                assert holder.wait(60) == -signal.SIGKILL
         # who is killed may be seen once more before it is gone, and said to be left
         assert told[1] == f"It is frozen (process {holder.pid}), and is ended."
         assert left(tmp_path) == []
 
-    def test_orphans_of_this_place_are_ended_and_no_others(self, place: Workplace, tmp_path: Path) -> None:
+    @pytest.mark.e2e
+    def test_orphans_of_this_place_are_ended_and_no_others(self, place: Workplace) -> None:
         told: list[str] = []
         other = Workplace(place.folder.with_name("two"), place.checkout)
         self.orphan(place)
@@ -260,9 +324,3 @@ class TestClaiming:
             assert marked(MARK, str(place.folder)) == []
             assert len(marked(MARK, str(other.folder))) == 1
         assert told == ["Ending 1 processes that an earlier run has left."]
-
-    def test_the_checkout_and_a_worktree_are_two_places(self, place: Workplace) -> None:
-        told: list[str] = []
-        with self.holder(place, 50) as holder, Workplace(place.checkout, place.checkout).claimed(told.append):
-            assert holder.poll() is None
-        assert told == []
