@@ -1,5 +1,6 @@
 """What the server does about runs whose process has died: notices it, and schedules the same run again."""
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -9,9 +10,11 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from pspnet.errors import Problem, UserError
+
 HEARTBEAT_SECONDS = 30  # as often as Prefect allows
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS
-LETS_GO_SECONDS = 20  # a worker that gets a run again while it is still busy with its crash stops with a RuntimeError
+RESUME_SECONDS = 20  # a worker that gets a run again while it is still busy with its crash stops with a RuntimeError
 BEGINS_SECONDS = 600  # it fetches a commit first
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
@@ -34,6 +37,8 @@ def _says(automation: AutomationCore) -> dict[str, Any]:
 
 def automations(deployments: list[str]) -> list[AutomationCore]:
     """Of these deployments alone: what other people run on the server is theirs."""
+    lost_seconds = _seconds("PSPNET_LOST_SECONDS", LOST_SECONDS, HEARTBEAT_SECONDS)
+    resume_seconds = _seconds("PSPNET_RESUME_SECONDS", RESUME_SECONDS, 0)
     runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
     ours = ResourceSpecification({"prefect.resource.role": "deployment", "prefect.resource.id": deployments})
     about: dict[str, Any] = {"match": runs, "match_related": ours, "for_each": {"prefect.resource.id"}, "threshold": 1}
@@ -42,7 +47,7 @@ def automations(deployments: list[str]) -> list[AutomationCore]:
         posture=Posture.Proactive,
         after={heartbeat},
         expect={heartbeat, *(f"prefect.flow-run.{ending}" for ending in ENDINGS)},
-        within=timedelta(seconds=LOST_SECONDS),
+        within=timedelta(seconds=lost_seconds),
         **about,
     )
     stuck = EventTrigger(
@@ -56,7 +61,7 @@ def automations(deployments: list[str]) -> list[AutomationCore]:
         posture=Posture.Proactive,
         after={"prefect.flow-run.Crashed"},
         expect={f"prefect.flow-run.{state}" for state in ("Pending", *NOT_PENDING) if state != "Crashed"},
-        within=timedelta(seconds=LETS_GO_SECONDS),
+        within=timedelta(seconds=resume_seconds),
         **about,
     )
     return [
@@ -64,7 +69,7 @@ def automations(deployments: list[str]) -> list[AutomationCore]:
             name="pspnet: a run without a heartbeat has crashed",
             description="Its machine or its process is gone; without this it would be running for ever.",
             trigger=lost,
-            actions=[_change(StateType.CRASHED, f"No heartbeat for {LOST_SECONDS} s.")],
+            actions=[_change(StateType.CRASHED, f"No heartbeat for {lost_seconds} s.")],
         ),
         AutomationCore(
             name="pspnet: a run that does not begin has crashed",
@@ -83,3 +88,11 @@ def automations(deployments: list[str]) -> list[AutomationCore]:
 
 def _change(state: StateType, message: str, name: str | None = None, force: bool = False) -> ChangeFlowRunState:
     return ChangeFlowRunState(state=state, name=name, message=message, force=force)
+
+
+def _seconds(name: str, default: int, more_than: int) -> int:
+    setting = os.environ.get(name, str(default))
+    if not setting.isdecimal() or int(setting) <= more_than:
+        expected = f"a whole number of seconds, more than {more_than}"
+        raise UserError(Problem(name, f"is '{setting}'", expected))
+    return int(setting)

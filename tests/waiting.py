@@ -10,7 +10,7 @@ T = TypeVar("T")
 def wait_until(
     met: Callable[[], T], seconds: float = 120, otherwise: str | Callable[[], str] = "", pause: float = 0.02
 ) -> T:
-    """What `met` returned once it was true; `otherwise`: what to say if it never is."""
+    """What `met` returned once it was true; `otherwise`: what to say if it never is; `pause`: between two looks."""
     deadline = time.monotonic() + seconds
     while not (found := met()):
         if time.monotonic() > deadline:

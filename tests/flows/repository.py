@@ -5,7 +5,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from dvc.repo import Repo
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 tqdm.monitor_interval = 0  # no thread that later tests would fork
 

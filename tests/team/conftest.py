@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.team.team import Team
+from tests.team.team import Plain, Team
 
-PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 10}
+PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 3}
 
 
 @pytest.fixture(scope="package")
@@ -22,3 +22,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 @pytest.fixture(scope="package")
 def mlflow(team: Team) -> MlflowClient:
     return MlflowClient(team.mlflow.uri)
+
+
+@pytest.fixture(scope="package")
+def plain(team: Team, tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    return Plain(team, tmp_path_factory.mktemp("plain"))

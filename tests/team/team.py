@@ -1,17 +1,19 @@
 """A team on one machine: servers, and workers in clones that share only git, a DVC remote and the servers."""
 
 import os
+import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -25,18 +27,34 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.commands import marked
-from tests.e2e.pipeline import BIN, checkout, run
-from tests.registry.databases import free_port, postgresql
+from tests.command import pspnet
+from tests.e2e.pipeline import BIN, checkout, clone, digests, run, write_params
+from tests.network import free_port
+from tests.registry.databases import postgresql
 from tests.tracking.server import Server, answers
+from tests.waiting import wait_until
 
 STARTS_SECONDS = 120
+DUE_SECONDS = 8  # from a schedule to its first run; the server looks for new schedules every two
 RETRAIN = "retrain/retrain"
 POOLS = ("cpu", "gpu")
 TEAM = "PSPNET_TEST_TEAM"  # in the environment of every process of the team
+HURRIED = {  # all that only waits is short; a heartbeat every 30 s is as often as Prefect allows
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "2",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+    "PSPNET_LOST_SECONDS": "45",
+    "PSPNET_RESUME_SECONDS": "10",
+    "PSPNET_CHECKPOINT_SECONDS": "0.5",
+}
+T = TypeVar("T")
 
 
 class Team:
@@ -65,34 +83,33 @@ class Team:
             "PREFECT_API_URL": self.api,
             "PREFECT_HOME": str(home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
             "DO_NOT_TRACK": "1",
             "DVC_NO_ANALYTICS": "1",
             "MLFLOW_TRACKING_URI": self.mlflow.uri,
             "PSPNET_LOADER_WORKERS": "1",
-            "PSPNET_CHECKPOINT_SECONDS": "1",
             TEAM: str(self.folder),
+            **HURRIED,
         }
 
     def start(self) -> None:
         """The servers, a person's checkout with new data, and a worker for each pool."""
         address = self._open.enter_context(postgresql("prefect", "asyncpg"))
-        self.mlflow.start()
         self._start(
             "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
             cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address,
         )  # fmt: skip
+        with ThreadPoolExecutor(1) as beside:  # a server needs seconds to start
+            mlflow = beside.submit(self.mlflow.start)
+            self._publish()
+            origin = str(self.folder / "origin.git")
+            for pool in POOLS:
+                run(self.folder, "git", "clone", "--quiet", "--branch", "main", origin, str(self.folder / pool))
+            pspnet("synthesize", "data/raw", "--images", "60", "--labelled", "40", cwd=self.cpu)
+            mlflow.result()
         self.until(lambda: answers(f"{self.api}/health"), STARTS_SECONDS, "the Prefect server does not start")
         with temporary_settings({PREFECT_API_URL: self.api}):
             self.client = self._open.enter_context(get_client(sync_client=True))
-        self._publish()
-        for pool in POOLS:
-            origin = str(self.folder / "origin.git")
-            run(self.folder, "git", "clone", "--quiet", "--branch", "main", origin, str(self.folder / pool))
-        self.call(self.cpu, "pspnet", "synthesize", "data/raw", "--images", "60", "--labelled", "40")
         self.deploy()
-        for name in (RETRAIN, "watch/watch"):  # the tests say when
-            self.unschedule(name)
         for pool in POOLS:
             self.start_worker(pool)
 
@@ -101,8 +118,6 @@ class Team:
         git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
         run(self.folder, "git", "init", "--quiet", "--bare", "origin.git")
         run(self.person, "dvc", "remote", "modify", "folder", "url", str(self.folder / "remote"))
-        settings = self.person / "prefect.yaml"
-        settings.write_text(settings.read_text().replace("0 3 * * 0", "* * * * *"))
         run(self.person, *git, "commit", "-qam", "The team's settings")
         run(self.person, "git", "remote", "add", "origin", str(self.folder / "origin.git"))
         run(self.person, "git", "push", "--quiet", "origin", "HEAD:main")
@@ -138,20 +153,31 @@ class Team:
         self._processes.append(process)
         return process
 
-    def until(self, met: Callable[[], Any], seconds: float, otherwise: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not met():
-            assert time.monotonic() < deadline, otherwise
-            time.sleep(0.5)
+    def until(self, met: Callable[[], T], seconds: float, otherwise: str | Callable[[], str]) -> T:
+        return wait_until(met, seconds, otherwise, pause=0.2)  # a look may scan all processes or ask a server
 
     # What a person does on the server
 
     def deploy(self) -> None:
-        """Retraining is then due every minute."""
+        """The tests say what is due when: what prefect.yaml says of it is looked at, and dropped."""
         self.call(self.person, "pspnet", "deploy")
+        for name, when in ((RETRAIN, {"cron": "0 3 * * 0"}), ("watch/watch", {"interval": timedelta(minutes=5)})):
+            (deployed,) = self.unschedule(name)
+            assert when.items() <= deployed.items()
 
-    def unschedule(self, name: str = RETRAIN) -> None:
-        self.call(self.person, "prefect", "deployment", "schedule", "clear", name, "--accept-yes")
+    def schedule(self, name: str = RETRAIN) -> None:
+        """It is due soon, and then every minute."""
+        due = datetime.now(UTC) + timedelta(seconds=DUE_SECONDS)
+        found = self.client.read_deployment_by_name(name)
+        every_minute = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=due)
+        self.client.create_deployment_schedules(found.id, [DeploymentScheduleCreate(schedule=every_minute)])
+
+    def unschedule(self, name: str = RETRAIN) -> list[dict[str, Any]]:
+        """What the schedules were."""
+        found = self.client.read_deployment_by_name(name)
+        for one in found.schedules:
+            self.client.delete_deployment_schedule(found.id, one.id)
+        return [one.schedule.model_dump() for one in found.schedules]
 
     def ask_for(self, deployment: str, **parameters: Any) -> FlowRun:
         found = self.client.read_deployment_by_name(deployment)
@@ -175,13 +201,14 @@ class Team:
 
     def finished(self, run: FlowRun, seconds: float = 420) -> FlowRun:
         """As it ended, once it has for good: a crashed run is scheduled again."""
-        deadline = time.monotonic() + seconds
-        while True:
-            run = self.client.read_flow_run(run.id)
-            if run.state and run.state.is_final() and not run.state.is_crashed():
-                return run
-            assert time.monotonic() < deadline, f"{run.name} is {run.state} after {seconds} s:\n{self.log(run)}"
-            time.sleep(1)
+
+        def over() -> FlowRun | None:
+            now = self.client.read_flow_run(run.id)
+            return now if now.state and now.state.is_final() and not now.state.is_crashed() else None
+
+        found = self.until(over, seconds, lambda: f"{run.name} goes on:\n{self.log(run)}")
+        assert found
+        return found
 
     def completed(self, run: FlowRun, seconds: float = 420) -> FlowRun:
         run = self.finished(run, seconds)
@@ -214,18 +241,44 @@ class Team:
         return found
 
     def training(self, seconds: float = 240) -> psutil.Process:
-        """The process that trains, once it has saved something."""
-        found: list[psutil.Process] = []
+        """The process that trains, stopped once it has saved something: what disturbs it comes in its midst."""
 
-        def trains() -> bool:
-            found[:] = [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
-            return bool(found) and any(
-                saved.stat().st_mtime > found[0].create_time()
-                for saved in (self.gpu / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")
-            )
+        def begun() -> list[psutil.Process]:
+            return [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
 
-        self.until(trains, seconds, "no training has begun")
-        return min(found, key=lambda one: one.create_time())
+        training = min(self.until(begun, seconds, "no training has begun"), key=lambda one: one.create_time())
+        wait_until(lambda: self.saved_at() > training.create_time(), seconds, "it saves nothing")
+        training.suspend()
+        assert training.is_running() and training.status() != psutil.STATUS_ZOMBIE, "it was over too soon"
+        return training
+
+    def saved_at(self) -> float:
+        """When a training has saved something last."""
+        latest = 0.0
+        for path in (self.gpu / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"):
+            with suppress(FileNotFoundError):  # old ones are removed
+                latest = max(latest, path.stat().st_mtime)
+        return latest
+
+
+class Plain:
+    """A clone that shares nothing with the team, in which plain DVC makes what the team should make of the same."""
+
+    def __init__(self, team: Team, folder: Path) -> None:
+        self._team = team
+        self.folder = clone(team.person, folder / "clone")
+        run(self.folder, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"))
+
+    def made(self, *targets: str, **params: Any) -> dict[str, str]:
+        """The digests of all results, of the raw data as they are now. What no param has changed is not made again."""
+        raw = self.folder / "data/raw"
+        shutil.rmtree(raw, ignore_errors=True)
+        shutil.copytree(self._team.cpu / "data/raw", raw)
+        run(self.folder, "git", "checkout", "--quiet", "params.yaml")
+        write_params(self.folder, **params)
+        run(self.folder, "dvc", "add", "--quiet", "data/raw")
+        run(self.folder, "dvc", "repro", *targets)
+        return digests(self.folder)
 
 
 def command(process: psutil.Process) -> list[str]:

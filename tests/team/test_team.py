@@ -3,29 +3,28 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
+import psutil
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from tests.e2e.pipeline import clone, digests, reproduce, run, write_params
+from tests.e2e.pipeline import digests
 from tests.flows.processes import left_of
-from tests.team.team import POOLS, Team, kill
+from tests.team.team import POOLS, Plain, Team, command, kill
 from tests.tracking.told import history, runs
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.team, pytest.mark.timeout(900)]
 
-LONG, LONGER = 80, 300  # epochs, of a training that is disturbed at once, or cancelled first, which takes half a minute
-ON_TIME_SECONDS = 25  # the worker looks every few seconds, may begin a moment early, and the machine is busy
-AWAY_SECONDS = 60
+LONG = 60  # epochs, of a training that is disturbed: it must go on when its first checkpoint has been seen
+ON_TIME_SECONDS = 25  # the worker may begin a moment early, and the machine is busy
 PAUSE_SECONDS = 3  # of a person between two commands
 MODEL = "pspnet-demo"
 
@@ -47,16 +46,6 @@ def made(team: Team, flow_run: FlowRun) -> dict[str, str]:
     return digests(team.cpu / ".pspnet/runs" / str(flow_run.id))
 
 
-def undisturbed(team: Team, folder: Path, **params: Any) -> dict[str, str]:
-    """What plain DVC makes of the same params and data, in a clone that shares nothing."""
-    other = clone(team.person, folder / "undisturbed")
-    run(other, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"))
-    run(other, "cp", "-r", str(team.cpu / "data/raw"), str(other / "data/raw"))
-    write_params(other, **params)
-    assert "finetune" in reproduce(other)
-    return digests(other)
-
-
 def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int) -> None:
     """One training in MLflow with each epoch once, one version, and nobody left at work."""
     team.completed(flow_run)
@@ -72,11 +61,10 @@ def test_a_scheduled_retraining_prepares_on_cpu_trains_on_gpu_and_the_next_one_r
 ) -> None:
     def scheduled() -> FlowRun:
         known = {one.id for one in team.retrainings()}
-        team.deploy()
-        new: list[FlowRun] = []
-        while not new:  # within the timeout of this test
-            new = [one for one in team.retrainings() if one.id not in known and one.start_time]
-            time.sleep(0.5)
+        team.schedule()
+        new = team.until(
+            lambda: [one for one in team.retrainings() if one.id not in known and one.start_time], 180, "nothing is due"
+        )
         team.unschedule()
         return team.completed(new[0])
 
@@ -104,15 +92,15 @@ def somebody_at_work(team: Team) -> Iterator[None]:
     over, failed = Event(), []
 
     def work() -> None:
-        commands = (["dvc", "status"], ["dvc", "add", "data/raw"], ["dvc", "repro", "prepare"], ["dvc", "gc", "-wfq"])
+        commands = (["status"], ["add", "data/raw"], ["repro", "prepare"], ["gc", "-wfq"])
         while not over.is_set():
-            for command in commands:
+            for words in commands:
                 done = subprocess.run(
-                    [sys.executable, "-m", "dvc", *command[1:]], cwd=team.cpu, env=team.environment(team.cpu),
+                    [sys.executable, "-m", "dvc", *words], cwd=team.cpu, env=team.environment(team.cpu),
                     capture_output=True, text=True, timeout=120, check=False,
                 )  # fmt: skip
                 if done.returncode:
-                    failed.append(f"{command}: {done.stdout}{done.stderr}")
+                    failed.append(f"dvc {' '.join(words)}: {done.stdout}{done.stderr}")
                 over.wait(PAUSE_SECONDS)
 
     person = Thread(target=work)
@@ -134,9 +122,9 @@ def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
         return [one for one in team.retrainings() if one.id not in before]
 
     raw = team.cpu / "data/raw"
-    for one in look():  # unless it has been trained on
-        team.completed(one)
-    assert look() == []
+    if found := look():  # unless it has been trained on
+        team.completed(found[0])
+        assert look() == []
     for kind, suffix in (("images", "jpg"), ("masks", "png")):
         source = sorted((raw / kind).iterdir())[0]
         (raw / kind / f"new.{suffix}").write_bytes(source.read_bytes())
@@ -160,13 +148,21 @@ def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None
     assert "Traceback" not in team.log(mistake)
 
 
+def dvc_of(training: psutil.Process) -> psutil.Process:
+    (found,) = [one for one in training.parents() if "repro" in command(one)]
+    return found
+
+
 def test_a_cancelled_run_leaves_nobody_at_work_and_the_next_goes_on_without_workers_mlflow_and_its_first_training(
-    team: Team, mlflow: MlflowClient, tmp_path: Path
+    team: Team, mlflow: MlflowClient, plain: Plain
 ) -> None:
-    changes = {"finetune__epochs": LONGER, "finetune__learning_rate": 0.011}
+    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.011}
     cancelled = team.retrain(**changes)
-    team.training()
+    training = team.training()
+    dvc = dvc_of(training)
     team.client.set_flow_run_state(cancelled.id, Cancelling())
+    team.until(lambda: not command(dvc), 60, "it is not asked to end")
+    training.resume()
     ended = team.finished(cancelled, 60)
     assert ended.state and ended.state.is_cancelled()
     team.until(lambda: not team.processes(), 60, "processes are left of a cancelled run")
@@ -176,39 +172,46 @@ def test_a_cancelled_run_leaves_nobody_at_work_and_the_next_goes_on_without_work
     for pool in POOLS:
         kill(team.workers[pool])
         team.start_worker(pool)
-    assert training.is_running()
+    saved = team.saved_at()
+    training.resume()
+    wait_until(lambda: team.saved_at() > saved, 60, "it does not go on without workers")
     kill(training)
     team.mlflow.stop()
     try:
-        began = time.monotonic()
-        expected = undisturbed(team, tmp_path, **changes)
-        time.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - began)))
+        training = team.training()
+        expected = plain.made(**changes)
+        saved = team.saved_at()
+        training.resume()
+        team.until(lambda: team.saved_at() > saved or not training.is_running(), 60, "it does not go on without MLflow")
     finally:
         team.mlflow.start()
-    assert_ended_well(team, mlflow, flow_run, LONGER)
+    assert_ended_well(team, mlflow, flow_run, LONG)
     assert team.log(flow_run).count("It was killed") == 1
     assert {one.run_count for one in (team.client.read_flow_run(flow_run.id), *team.children(flow_run))} == {1}
     assert made(team, flow_run) == expected
 
 
 def test_after_the_power_has_gone_on_both_machines_and_one_has_frozen_the_same_run_goes_on(
-    team: Team, mlflow: MlflowClient, tmp_path: Path
+    team: Team, mlflow: MlflowClient, plain: Plain
 ) -> None:
     changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.013}
     flow_run = team.retrain(**changes)
     training = team.training()
     kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
-    team.until(lambda: not team.processes(), 15, "processes go on without those who have started them")
+    training.resume()
+    team.until(lambda: not team.processes(), 60, "processes go on without those who have started them")
+    team.deploy()  # the server still knows which heartbeats it waits for
     for pool in POOLS:
         team.start_worker(pool)
-    expected = undisturbed(team, tmp_path, **changes)
-
-    training = team.training()
-    frozen = [team.workers["gpu"], team.engine("gpu"), *team.engine("gpu").children(recursive=True)]
-    for one in frozen:
-        one.suspend()
-    team.start_worker("gpu")
-    assert_ended_well(team, mlflow, flow_run, LONG)
+    with ThreadPoolExecutor(1) as beside:
+        made_by_dvc = beside.submit(plain.made, **changes)
+        training = team.training()
+        frozen = [team.workers["gpu"], team.engine("gpu"), *team.engine("gpu").children(recursive=True)]
+        for one in frozen:
+            one.suspend()
+        team.start_worker("gpu")
+        assert_ended_well(team, mlflow, flow_run, LONG)
+        expected = made_by_dvc.result()
     assert left_of([training]) == []
     assert team.client.read_flow_run(flow_run.id).run_count == 2
     assert made(team, flow_run) == expected

@@ -1,7 +1,5 @@
 """The raw data checked in parts by a pool, whose runs are killed meanwhile."""
 
-from pathlib import Path
-
 import psutil
 import pytest
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
@@ -9,8 +7,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from pspnet.dataset.pieces import PIECE
-from tests.e2e.pipeline import clone, digests, run, write_params
-from tests.team.team import Team, command, kill, works_in
+from tests.command import pspnet
+from tests.e2e.pipeline import digests, run
+from tests.team.team import Plain, Team, command, kill, works_in
 
 pytestmark = [pytest.mark.team, pytest.mark.timeout(600)]
 
@@ -49,23 +48,18 @@ def is_engine(process: psutil.Process) -> bool:
 
 
 def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_and_who_waits_for_them_are_killed(
-    team: Team, tmp_path: Path
+    team: Team, plain: Plain
 ) -> None:
     run(team.cpu, "rm", "-r", "data/raw")
-    team.call(team.cpu, "pspnet", "synthesize", "data/raw", "--images", str(IMAGES), "--labelled", "40")
+    pspnet("synthesize", "data/raw", "--images", str(IMAGES), "--labelled", "40", cwd=team.cpu)
     flow_run = team.retrain(prepare__parts=PARTS)
     kill(at_work_on(team, "2/3"))
     team.until(lambda: {parts(team)[name].state_name for name in ("1/3", "3/3")} == {"Completed"}, 90, "others wait")
     place = team.cpu / ".pspnet/runs" / str(flow_run.id)
     kill(*(one for one in team.processes("cpu") if is_engine(one) and works_in(one, place)))
 
-    by_itself = clone(team.person, tmp_path / "clone")
-    run(by_itself, "cp", "-r", str(team.cpu / "data/raw"), str(by_itself / "data/raw"))
-    write_params(by_itself, prepare__parts=1)
-    run(by_itself, "dvc", "add", "--quiet", "data/raw")
-    run(by_itself, "dvc", "repro", "prepare")
-
-    team.until(lambda: prepared(team, flow_run), 240, f"it is not prepared:\n{team.log(flow_run)}")
+    alone = plain.made("prepare", prepare__parts=1)
+    team.until(lambda: prepared(team, flow_run), 240, lambda: f"it is not prepared:\n{team.log(flow_run)}")
     made = parts(team)
     assert {name: (one.state_name, one.run_count, one.work_pool_name) for name, one in made.items()} == {
         "1/3": ("Completed", 1, "cpu"),
@@ -73,7 +67,7 @@ def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_and_who_wai
         "3/3": ("Completed", 1, "cpu"),
     }
     assert team.client.read_flow_run(flow_run.id).run_count == 2
-    assert digests(place)["data/prepared"] == digests(by_itself)["data/prepared"]
+    assert digests(place)["data/prepared"] == alone["data/prepared"]
     assert not (place / "data/parts").exists()
     team.client.set_flow_run_state(flow_run.id, Cancelling())  # the rest is as without parts
     team.finished(flow_run, 60)
