@@ -35,7 +35,7 @@ class Server:
             process = self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, cwd=self._folder, start_new_session=True
             )
-        wait_until(lambda: process.poll() is not None or answers(f"{self.uri}/health"), otherwise=self._log)
+        wait_until(lambda: process.poll() is not None or answers(f"{self.uri}/health"), 180, otherwise=self._log)
         assert process.poll() is None, self._log()
 
     def _log(self) -> str:
