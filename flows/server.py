@@ -41,7 +41,7 @@ def start_for_this_run(state: Path) -> None:
         os.environ["PREFECT_UI_URL"] = ""  # its pages would be gone by the time somebody follows a link
 
 
-def start(state: Path, port: int, more: dict[str, str]) -> None:
+def start(state: Path, port: int, more: dict[str, str]) -> subprocess.Popen[bytes]:
     """To be called before Prefect is loaded, which reads the address then, and at exit has still things to tell it."""
     address = f"http://127.0.0.1:{port}"
     log = state / "prefect-server.log"
@@ -54,16 +54,17 @@ def start(state: Path, port: int, more: dict[str, str]) -> None:
             stdout=output, stderr=output,
             start_new_session=True,  # Ctrl-C: the flows end first, and tell it so
         )  # fmt: skip
-    atexit.register(_stop, process)
+    atexit.register(stop, process)
     deadline = time.monotonic() + STARTS_SECONDS
     while not _answers(address):
         if process.poll() is not None or time.monotonic() > deadline:
             raise UserError(Problem("Prefect's server", "does not start", fix=f"{log} says why."))
         time.sleep(0.2)
     os.environ["PREFECT_API_URL"] = f"{address}/api"
+    return process
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(STOPS_SECONDS)

@@ -1,6 +1,5 @@
 """With a real server, whose scheduler is played: it alone can say that a run was scheduled by itself."""
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,14 +9,14 @@ from uuid import UUID
 
 import pytest
 from prefect import flow, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import State
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
-from flows import server as prefect_server
 from flows.due import superseded
-from tests.registry.databases import free_port
+from tests.flows.server import PrefectServer
 
 
 @flow(persist_result=False)
@@ -45,19 +44,14 @@ class Server:
 
     def names(self) -> set[str]:
         with get_client(sync_client=True) as client:
-            return {run.name for run in client.read_flow_runs()}
+            ours = FlowFilter(name=FlowFilterName(any_=[nightly.name]))
+            return {run.name for run in client.read_flow_runs(flow_filter=ours)}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A process of its own: Prefect's test harness leaves a thread in ours that breaks every process forked later."""
-    home = tmp_path_factory.mktemp("prefect")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.setenv("PREFECT_API_URL", "")  # given back at the end, when `start` has set it
-        prefect_server.start(home, free_port(), {})
-        with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"]}), disable_run_logger():
-            yield Server(home / "prefect.db")
+@pytest.fixture
+def server(prefect: PrefectServer) -> Iterator[Server]:
+    with temporary_settings({PREFECT_API_URL: prefect.api}), disable_run_logger():
+        yield Server(prefect.database)
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, run: UUID) -> str | None:
@@ -65,6 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, run: UUID) -> str | None:
     return superseded()
 
 
+@pytest.mark.e2e
 def test_of_the_runs_that_were_missed_the_last_is_the_one_to_run(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

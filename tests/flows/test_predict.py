@@ -1,11 +1,10 @@
-"""The flow in a worktree of a checkout, as a worker runs it, with a Prefect API of its own."""
+"""The flow in a worktree of a checkout, as a worker runs it."""
 
 import json
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,19 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.dataset.rawdata import encoded, noise, write
-from tests.e2e.pipeline import checkout, environment, run
-
-IMAGES, OTHERS = 60, 23
-CLASSES = ("sky", "road", "car")
-
-REGISTER = """
-from pathlib import Path
-from pspnet.offline import go_offline
-go_offline()
 from pspnet.commands.register import Results, register
 from pspnet.commands.workshop import open_workshop
 from pspnet.config.params import load_params
+from tests.dataset.rawdata import encoded, noise, write
+from tests.e2e.pipeline import checkout, environment, run
+from tests.flows.server import PrefectServer
 from tests.registry.registrar import make
-made, params = Path(".pspnet/made"), load_params(Path("params.yaml"))
-make(made, 1, ("sky", "road", "car"), params.predict)
-shop = open_workshop(Path(".pspnet"), params)
-register(shop, Results(made / "bundle", made / "report", made / "nothing", made / "nothing"))
-shop.versions.set_alias("champion", 1)
-"""
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]  # what registers a version loads may warn
+
+IMAGES, OTHERS = 60, 23
+CLASSES = ("sky", "road", "car")
 
 FLOW = """
 import json, sys
@@ -42,19 +34,23 @@ from pathlib import Path
 from pspnet.offline import go_offline, prefect_here
 go_offline()
 prefect_here(Path(sys.argv[1]))
-from flows import server
-server.start_for_this_run(Path(sys.argv[1]))
 from flows.predict import predict
 for model in ("champion", "9"):
     state = predict("photos", "predictions", model, return_state=True)
-    print(json.dumps([state.name, state.message]), flush=True)
+    print(json.dumps([str(state.state_details.flow_run_id), state.name, state.message]), flush=True)
 """
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with a champion and photos, and a worktree of it."""
     folder = checkout(tmp_path / "checkout")
-    run(folder, sys.executable, "-c", REGISTER)
+    monkeypatch.chdir(folder)
+    made, params = Path(".pspnet/made"), load_params(Path("params.yaml"))
+    make(made, 1, CLASSES, params.predict)
+    shop = open_workshop(Path(".pspnet"), params)
+    register(shop, Results(made / "bundle", made / "report", made / "nothing", made / "nothing"))
+    shop.versions.set_alias("champion", 1)
     for number in range(IMAGES):
         write(folder / f"photos/{number:02}.png", encoded(noise(160, 200, seed=number)))
     for number in range(OTHERS):
@@ -68,32 +64,34 @@ def worktree(place: Path) -> Path:
     return place / ".pspnet/runs/the-run"
 
 
-def asked(place: Path, query: str) -> list[Any]:
-    with closing(sqlite3.connect(place / ".pspnet/prefect/prefect.db")) as database:
-        return database.execute(query).fetchall()
+def asked(prefect: PrefectServer, query: str, runs: list[str]) -> list[Any]:
+    with closing(sqlite3.connect(prefect.database)) as database:
+        return database.execute(query.format(f"flow_run_id in ({', '.join('?' * len(runs))})"), runs).fetchall()
 
 
 def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, int]:
     """The version's own process; returns when each mask was written that was done by then."""
-    while len(list((place / "predictions/masks").glob("*.png"))) < 5:
-        assert flow.poll() is None
-        time.sleep(0.01)
+    masks = place / "predictions/masks"
+    wait_until(lambda: len(list(masks.glob("*.png"))) >= 5 or flow.poll() is not None)
+    assert flow.poll() is None
     [command] = [child for child in psutil.Process(flow.pid).children(recursive=True) if "predict" in child.cmdline()]
     assert str(place / ".pspnet/versions") in command.environ()["PYTHONPATH"]
     command.send_signal(signal.SIGKILL)
     command.wait(10)
-    masks = sorted((place / "predictions/masks").glob("*.png"))
-    assert len(masks) < IMAGES
-    return {path: path.stat().st_mtime_ns for path in masks[:-1]}  # it may have been at work on the last
+    written = sorted(masks.glob("*.png"))
+    assert len(written) < IMAGES
+    return {path: path.stat().st_mtime_ns for path in written[:-1]}  # it may have been at work on the last
 
 
-def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake_is_told(place: Path) -> None:
+def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake_is_told(
+    place: Path, prefect: PrefectServer
+) -> None:
     log = place.parent / "log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
             [sys.executable, "-c", FLOW, str(place / ".pspnet")], cwd=worktree(place), text=True,
-            env=environment(worktree(place)), stdout=subprocess.PIPE, stderr=errors,
+            env=environment(worktree(place)) | {"PREFECT_API_URL": prefect.api}, stdout=subprocess.PIPE, stderr=errors,
         ) as flow,
     ):  # fmt: skip
         try:
@@ -103,7 +101,8 @@ def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake
             flow.kill()
     said = log.read_text()
     assert flow.returncode == 0, said
-    assert [json.loads(line) for line in told.splitlines()] == [
+    ended = [json.loads(line) for line in told.splitlines()]
+    assert [end[1:] for end in ended] == [
         ["Completed", f"{IMAGES} images by pspnet-demo version 1, {OTHERS} skipped"],
         ["Failed", "predict: pspnet-demo: has no version '9'; expected 1 (challenger) (champion)"],
     ]
@@ -116,12 +115,13 @@ def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake
     assert len(table) == len(list((place / "predictions/masks").glob("*.png"))) == IMAGES
     assert not (worktree(place) / "predictions").exists()
 
-    runs = asked(place, "select name, state_name, run_count from task_run order by start_time")
-    assert [(name.partition("-")[0], state, count) for name, state, count in runs] == [
+    ours = [run for run, _, _ in ended]
+    tasks = asked(prefect, "select name, state_name, run_count from task_run where {} order by start_time", ours)
+    assert [(name.partition("-")[0], state, count) for name, state, count in tasks] == [
         ("predict", "Completed", 2),
         ("predict", "Failed", 1),
     ]
-    [(summary,)] = asked(place, "select data from artifact where key = 'predictions'")
+    [(summary,)] = asked(prefect, "select data from artifact where key = 'predictions' and {}", ours)
     text = json.loads(summary)
     assert f"# {IMAGES} images by pspnet-demo version 1, {OTHERS} skipped" in text
     assert f"Mean confidence **{table['confidence'].mean():.3f}**" in text

@@ -9,7 +9,7 @@ import pytest
 
 from flows import server
 from pspnet.errors import UserError
-from tests.registry.databases import free_port
+from tests.network import free_port
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -28,6 +28,7 @@ def test_a_server_that_a_person_has_named_is_used(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.e2e
 def test_one_that_does_not_start_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/prefect.db")
     monkeypatch.setenv("PREFECT_API_URL", "")  # is put back afterwards
