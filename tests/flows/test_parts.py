@@ -22,7 +22,10 @@ from flows.pools import WITHDRAWN
 from flows.stages import Outcome, reproduce
 from flows.workplace import Workplace, lay_out
 from pspnet.dataset.pieces import PIECE
+from tests.command import pspnet
 from tests.e2e.pipeline import checkout, digests, run
+from tests.files import contents
+from tests.flows.repository import dvc
 
 # DVC asks pygtrie in a way of before.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
@@ -84,22 +87,20 @@ def _of_a_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each test works in worktrees of its own."""
     folder = checkout(tmp_path_factory.mktemp("checkout"), prepare__parts=PIECES)
-    run(folder, "pspnet", "synthesize", "data/raw", "--images", str(IMAGES), "--labelled", "30")
-    run(folder, "dvc", "add", "--quiet", "data/raw")
+    pspnet("synthesize", "data/raw", "--images", str(IMAGES), "--labelled", "30", cwd=folder)
+    with dvc(folder) as repo:
+        repo.add("data/raw")
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def reproduced(project: Path, name: str, pool: Pool, patch: pytest.MonkeyPatch) -> Outcome | Trouble:
     """`prepare`, in a worktree of this name."""
     place = lay_out(project, name, "HEAD")
     place.write({"data/raw.dvc": (project / "data/raw.dvc").read_text()})
-    run(place.folder, "dvc", "checkout", "--quiet", "data/raw.dvc")
+    with dvc(place.folder) as repo:
+        repo.checkout(["data/raw.dvc"])
     patch.setattr(pools, "run_deployment", pool.run_deployment)
     patch.setattr(pools, "get_client", pool.client)
     patch.chdir(place.folder)
@@ -107,6 +108,7 @@ def reproduced(project: Path, name: str, pool: Pool, patch: pytest.MonkeyPatch) 
     return reproduce_here(place, dag.named("prepare"), dag, place.environment())
 
 
+@pytest.mark.e2e
 def test_a_part_that_fails_is_told_in_its_own_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def play(number: int) -> State[Any]:
         return Failed(name="Busy", message="part 2/3: a lock is held") if number == 2 else Cancelled(name=WITHDRAWN)
@@ -115,6 +117,7 @@ def test_a_part_that_fails_is_told_in_its_own_words(project: Path, monkeypatch: 
     assert found == Trouble("Busy", "part 2/3: a lock is held")
 
 
+@pytest.mark.e2e
 def test_from_parts_and_what_nobody_took_the_stage_makes_what_it_would_make_alone(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,10 +140,11 @@ def test_from_parts_and_what_nobody_took_the_stage_makes_what_it_would_make_alon
     assert changed == ""
 
     alone = project / "alone"
-    run(project, "pspnet", "prepare", "--raw", "data/raw", "--out", str(alone))
+    assert pspnet("prepare", "--raw", "data/raw", "--out", alone, cwd=project).returncode == 0
     assert contents(place / "data/prepared") == contents(alone)
 
-    run(place, "dvc", "push", "--quiet", "--run-cache")
+    with dvc(place) as repo:
+        repo.push(run_cache=True)
     nobody = Pool(project, lambda number: Failed())
     known = reproduced(project, "known", nobody, monkeypatch)
     assert isinstance(known, Outcome), known
@@ -148,6 +152,7 @@ def test_from_parts_and_what_nobody_took_the_stage_makes_what_it_would_make_alon
     assert digests(project / ".pspnet/runs/known") == digests(place)
 
 
+@pytest.mark.e2e
 def test_a_machine_without_a_pool_or_a_remote_checks_all_by_itself(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,8 +164,9 @@ def test_a_machine_without_a_pool_or_a_remote_checks_all_by_itself(
 
 
 def test_what_a_killed_attempt_has_left_of_parts_is_no_data_of_the_next(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    project = checkout(tmp_path)
     place = lay_out(project, "killed", "HEAD")
     place.write({f"{PARTS}/1-of-3.dvc": "outs:\n- md5: 0\n  path: 1-of-3\n", f"{FETCHED}/1-of-3/part.json": "{}"})
     clear(place)

@@ -16,6 +16,8 @@ from flows.ending import Trouble
 from flows.workplace import Workplace
 
 AWAY = "away"
+IDLE_SECONDS = 60
+LOOKS = 40  # that together take longer
 
 
 class Server:
@@ -44,9 +46,21 @@ class Server:
         self._stories[number] = [state]
 
 
+class Clock:
+    """Time goes by only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
 def wait(monkeypatch: pytest.MonkeyPatch, server: Server, idle_seconds: float | None = None) -> list[str | None]:
-    monkeypatch.setattr(pools, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(pools, "COMES_BACK_SECONDS", 0.1)
+    monkeypatch.setattr(pools, "time", Clock())
     monkeypatch.setattr(pools, "get_client", server.client)
     with disable_run_logger():
         over = pools.ended(server.runs, idle_seconds)
@@ -64,22 +78,24 @@ def test_a_crashed_one_that_is_scheduled_again_is_waited_for_and_one_that_is_not
 ) -> None:
     server = Server([Running(), Crashed(), Crashed(), AwaitingRetry(), Running(), Completed()], [Crashed()])
     assert wait(monkeypatch, server) == ["Completed", "Crashed"]
+    late = Server([*[Crashed()] * LOOKS, AwaitingRetry(), Completed()], [*[Crashed()] * 2 * LOOKS, Completed()])
+    assert wait(monkeypatch, late) == ["Completed", "Crashed"]
 
 
 def test_what_nobody_takes_is_withdrawn_once_nobody_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server([*[Running()] * 40, Completed()], [Scheduled()], [Scheduled(), AwaitingRetry()])
-    assert wait(monkeypatch, server, idle_seconds=0.2) == ["Completed", "Withdrawn", "Withdrawn"]
-    late = Server([*[Scheduled()] * 5, *[Pending()] * 40, Running(), Completed()])
-    assert wait(monkeypatch, late, idle_seconds=0.2) == ["Completed"]
+    server = Server([*[Running()] * LOOKS, Completed()], [Scheduled()], [Scheduled(), AwaitingRetry()])
+    assert wait(monkeypatch, server, idle_seconds=IDLE_SECONDS) == ["Completed", "Withdrawn", "Withdrawn"]
+    late = Server([*[Scheduled()] * 5, *[Pending()] * LOOKS, Running(), Completed()])
+    assert wait(monkeypatch, late, idle_seconds=IDLE_SECONDS) == ["Completed"]
 
 
 def test_without_a_limit_it_is_waited_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wait(monkeypatch, Server([*[Scheduled()] * 40, Completed()])) == ["Completed"]
+    assert wait(monkeypatch, Server([*[Scheduled()] * LOOKS, Completed()])) == ["Completed"]
 
 
 def test_a_server_that_is_away_has_nothing_withdrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server([Scheduled(), *[AWAY] * 40, Scheduled(), Completed()])
-    assert wait(monkeypatch, server, idle_seconds=0.2) == ["Completed"]
+    server = Server([Scheduled(), *[AWAY] * LOOKS, Scheduled(), Completed()])
+    assert wait(monkeypatch, server, idle_seconds=IDLE_SECONDS) == ["Completed"]
 
 
 def test_who_failed_is_told_in_its_own_words() -> None:

@@ -1,5 +1,4 @@
 import io
-import time
 from typing import Any
 
 import pytest
@@ -32,7 +31,6 @@ def test_what_a_stage_prints_where_there_is_no_terminal_is_read(monkeypatch: pyt
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
     with terminal.progress("pretrain") as tick:
         tick(10, 4000, "epoch 1/4, loss 2.000")
-        time.sleep(0.01)
         tick(1000, 4000, "epoch 2/4, loss 1.000")
     first, second = [parsed("pretrain", line) for line in printed.getvalue().splitlines()]
     assert first == Said(0.25, "epoch 1/4, loss 2.000")

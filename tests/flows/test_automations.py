@@ -1,0 +1,42 @@
+from datetime import timedelta
+
+import pytest
+from prefect.events.schemas.automations import EventTrigger
+
+from flows.automations import automations
+from pspnet.errors import UserError
+
+
+def waits() -> list[timedelta]:
+    found = []
+    for automation in automations(["prefect.deployment.1"]):
+        assert isinstance(automation.trigger, EventTrigger)
+        found.append(automation.trigger.within)
+    return found
+
+
+def test_three_heartbeats_missed_ten_minutes_pending_and_twenty_seconds_after_a_crash() -> None:
+    assert waits() == [timedelta(seconds=90), timedelta(minutes=10), timedelta(seconds=20)]
+
+
+def test_a_team_may_be_more_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSPNET_LOST_SECONDS", "300")
+    monkeypatch.setenv("PSPNET_RESUME_SECONDS", "60")
+    lost, _, crashed = automations(["prefect.deployment.1"])
+    assert waits() == [timedelta(seconds=300), timedelta(minutes=10), timedelta(seconds=60)]
+    assert lost.actions[0].model_dump()["message"] == "No heartbeat for 300 s."
+    assert crashed.trigger.model_dump()["match_related"]["prefect.resource.id"] == ["prefect.deployment.1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "more_than"),
+    [("PSPNET_LOST_SECONDS", "30", 30), ("PSPNET_LOST_SECONDS", "a minute", 30), ("PSPNET_RESUME_SECONDS", "0", 0)],
+)
+def test_a_wait_that_cannot_work_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, more_than: int
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(
+        UserError, match=f"{name}: is '{value}'; expected a whole number of seconds, more than {more_than}"
+    ):
+        automations([])
