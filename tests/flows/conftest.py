@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -7,6 +6,6 @@ from tests.flows.server import PrefectServer, prefect_server
 
 
 @pytest.fixture(scope="session")
-def prefect(shared: Path) -> Iterator[PrefectServer]:
-    with prefect_server(shared / "prefect") as server:
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
         yield server

@@ -23,7 +23,7 @@ from tests.flows.server import PrefectServer
 from tests.registry.registrar import make
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("default")]  # what registers a version loads may warn
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]  # what registers a version loads may warn
 
 IMAGES, OTHERS = 60, 23
 CLASSES = ("sky", "road", "car")
@@ -52,7 +52,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     register(shop, Results(made / "bundle", made / "report", made / "nothing", made / "nothing"))
     shop.versions.set_alias("champion", 1)
     for number in range(IMAGES):
-        write(folder / f"photos/{number:02}.png", encoded(noise(160, 200, seed=number)))
+        write(folder / f"photos/{number:02}.png", encoded(noise(80, 100, seed=number)))
     for number in range(OTHERS):
         write(folder / f"photos/words/{number:02}.txt", "These are words.\n")
     run(folder, "git", "worktree", "add", "--quiet", "--detach", str(worktree(folder)), "HEAD")
