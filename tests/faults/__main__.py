@@ -1,0 +1,139 @@
+"""`python -m tests.faults`: each fault on a copy of the tree, and the tests that should notice it.
+
+Ends with 1 if one is missed. `--mutants` draws random ones instead, of which only the share counts.
+"""
+
+import argparse
+import csv
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tests.faults.listed import listed
+from tests.faults.mutants import SHARES, drawn
+from tests.faults.trials import Result, Trial, Trials, load_libraries
+
+FAST = "not e2e and not kills and not team"
+COLUMNS = ("suite", "kind", "name", "what", "caught by", "seconds", "test")
+
+
+def main() -> int:
+    arguments = _arguments()
+    tree = arguments.tree.resolve()
+    began = time.monotonic()
+    load_libraries(tree)
+    home = Path(tempfile.mkdtemp(prefix="pspnet-faults-"))
+    try:
+        trials = Trials(tree, home, arguments.at_once)
+        rows = _mutants(trials, tree, arguments) if arguments.mutants else _faults(trials, tree, arguments)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    if arguments.results:
+        _keep(arguments.results, rows)
+    missed = [row["name"] for row in rows if row["caught by"] == "MISSED"]
+    share = f"{len(rows) - len(missed)} of {len(rows)} caught in {time.monotonic() - began:.0f} s"
+    print(f"{share}{'; missed: ' if missed else ''}{', '.join(missed)}")
+    return 1 if missed and not arguments.mutants else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("names", nargs="*", help="only these")
+    parser.add_argument("--mutants", action="store_true", help="random changes, each against its package's tests")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--tree", type=Path, default=Path(__file__).parents[2], help="the checkout to change copies of")
+    parser.add_argument("--results", type=Path, help="CSV file in which to replace the rows of this suite")
+    parser.add_argument("--suite", default="now", help="what these rows are called in the CSV file")
+    parser.add_argument("--no-baseline", action="store_true", help="trust that the tests pass without a fault")
+    return parser.parse_args()
+
+
+def _faults(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
+    chosen = [fault for fault in listed() if not arguments.names or fault.name in arguments.names]
+    wanted = [Trial(one.name, one.change, one.tests) for one in chosen]
+    wanted = [replace(trial, tests=_that_are_there(tree, trial.tests)) for trial in wanted]
+    trials.check(wanted)
+    if not arguments.no_baseline:
+        _check_baseline(trials, [test for trial in wanted for test in trial.tests], arguments.at_once)
+    untested = [trial for trial in wanted if not trial.tests]
+    results = {trial.name: Result(passed=True) for trial in untested}
+    results |= {trial.name: result for trial, result in trials.run([t for t in wanted if t.tests], _tell)}
+    return [_row(arguments.suite, "fault", one.name, f"{one.package}: {one.says}", results[one.name]) for one in chosen]
+
+
+def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
+    """Another checkout may lack some."""
+    return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
+
+
+def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
+    """Against the fast tests of their package; those that are left, against its slow ones too."""
+    mutants = [one for one in drawn(tree, arguments.seed) if not arguments.names or one.name in arguments.names]
+    results: dict[str, Result] = {}
+    for markers in (FAST, "e2e"):
+        left = [one for one in mutants if one.name not in results or results[one.name].passed]
+        wanted = [Trial(one.name, one.change, one.tests, markers) for one in left]
+        results |= {trial.name: result for trial, result in trials.run(wanted, _tell)}
+    for part in SHARES:
+        own = [results[one.name] for one in mutants if one.part == part]
+        if own:
+            print(f"{part}: {sum(not one.passed for one in own)} of {len(own)}")
+    return [_row(arguments.suite, "mutant", one.name, one.what, results[one.name]) for one in mutants]
+
+
+def _check_baseline(trials: Trials, tests: Sequence[str], at_once: int) -> None:
+    """All listed tests, without a fault."""
+    files: dict[str, list[str]] = {}
+    for test in dict.fromkeys(tests):
+        files.setdefault(test.partition("::")[0], []).append(test)
+    groups: list[list[str]] = [[] for _ in range(at_once)]
+    for number, (file, own) in enumerate(sorted(files.items())):
+        groups[number % at_once] += [file] if file in own else own
+    baseline = [
+        Trial(f"baseline-{number}", None, tuple(group), stop_at_first=False)
+        for number, group in enumerate(groups, start=1)
+        if group
+    ]
+    for trial, result in trials.run(baseline, lambda trial, result: None):
+        if not result.passed:
+            log = trials.log(trial)
+            raise SystemExit(f"Without any fault, {result.test} fails:\n{log}")
+        print(f"{trial.name}: the tests pass without a fault, {result.seconds:.0f} s", flush=True)
+
+
+def _tell(trial: Trial, result: Result) -> None:
+    by = "MISSED" if result.passed else result.tier
+    print(f"{trial.name:<30} {by:<7} {result.seconds:5.0f} s  {result.test if by != 'MISSED' else ''}", flush=True)
+
+
+def _row(suite: str, kind: str, name: str, what: str, result: Result) -> dict[str, str]:
+    by = "MISSED" if result.passed else result.tier
+    test = "" if result.passed else result.test
+    values = (suite, kind, name, what, by, f"{result.seconds:.0f}", test)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _keep(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """In place of the rows of the same suite and name."""
+    known: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            known = list(csv.DictReader(file))
+    new = {(row["suite"], row["name"]) for row in rows}
+    kept = [row for row in known if (row["suite"], row["name"]) not in new]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows([*kept, *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
