@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Container images like to set it. Then every process of a pipeline compiles torch anew, which takes longer than loading it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo retrain test test-e2e coverage test-kills test-team check bench lock
+.PHONY: help install demo retrain test test-e2e coverage test-kills test-team faults mutants check bench lock
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -34,6 +34,12 @@ test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the 
 
 test-team: $(INSTALLED)  ## a server, workers and MLflow on this machine; runs disturbed in every way
 	python -m pytest tests/team -m team --durations 0
+
+faults: $(INSTALLED)  ## small wrong changes to copies of the code: does a test notice each?
+	python -m tests.faults
+
+mutants: $(INSTALLED)  ## the same of random changes, whose share counts
+	python -m tests.faults --mutants
 
 check: $(INSTALLED)  ## style, types, layers
 	ruff check .

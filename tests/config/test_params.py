@@ -135,3 +135,8 @@ def test_a_file_that_is_no_params_file_is_named(tmp_path: Path, content: bytes, 
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_params(tmp_path / "params.yaml")
+
+
+def test_a_share_is_at_most_one() -> None:
+    told = "finetune.flip_probability is 1.5; expected less than or equal to 1"
+    assert problems(finetune__flip_probability=1.5) == [f"params.yaml: {told}"]

@@ -139,3 +139,8 @@ def test_splits_without_masks_are_told_with_counts() -> None:
     assert missing_masks({"train": 5, "val": 1, "test": 2}, {"train": 2, "val": 1, "test": 1}) == []
     [problem] = missing_masks({"train": 1234, "test": 2}, {"train": 7, "test": 1})
     assert problem.found == "masks: 1,234 in train (7 groups), 0 in val (0 groups), 2 in test (1 groups)"
+
+
+def test_the_order_of_a_groups_images_decides_nothing() -> None:
+    images = [sample("masked", "scene"), sample("bare", "scene", labelled=False)]
+    assert assign(images) == assign(images[::-1]) != {"scene": "unlabeled"}

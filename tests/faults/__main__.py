@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,9 @@ COLUMNS = ("suite", "kind", "name", "what", "caught by", "seconds", "test")
 
 def main() -> int:
     arguments = _arguments()
+    if arguments.table:
+        print("\n".join(_table(_read(arguments.table))))
+        return 0
     tree = arguments.tree.resolve()
     began = time.monotonic()
     load_libraries(tree)
@@ -52,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tree", type=Path, default=Path(__file__).parents[2], help="the checkout to change copies of")
     parser.add_argument("--results", type=Path, help="CSV file in which to replace the rows of this suite")
     parser.add_argument("--suite", default="now", help="what these rows are called in the CSV file")
+    parser.add_argument("--table", type=Path, metavar="RESULTS", help="print such a file as Markdown, and run nothing")
     parser.add_argument("--no-baseline", action="store_true", help="trust that the tests pass without a fault")
     return parser.parse_args()
 
@@ -123,16 +127,33 @@ def _row(suite: str, kind: str, name: str, what: str, result: Result) -> dict[st
 
 def _keep(path: Path, rows: Sequence[dict[str, str]]) -> None:
     """In place of the rows of the same suite and name."""
-    known: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            known = list(csv.DictReader(file))
+    known = _read(path) if path.exists() else []
     new = {(row["suite"], row["name"]) for row in rows}
     kept = [row for row in known if (row["suite"], row["name"]) not in new]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows([*kept, *rows])
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _table(rows: Sequence[dict[str, str]]) -> Iterator[str]:
+    """A line for each change, a column for each suite, and how many each suite caught."""
+    suites = list(dict.fromkeys(row["suite"] for row in rows))
+    for kind in ("fault", "mutant"):
+        own = [row for row in rows if row["kind"] == kind]
+        caught = {(row["suite"], row["name"]): row["caught by"] for row in own}
+        yield from ("", f"| {kind} | |{''.join(f' {one} |' for one in suites)}", f"|---|---|{'---|' * len(suites)}")
+        for name, what in {row["name"]: row["what"].replace("|", r"\|") for row in own}.items():
+            by_suite = (caught.get((suite, name), "") for suite in suites)
+            yield f"| {name} | {what} | {' | '.join(by_suite)} |"
+        sums = [[by for (of, _), by in caught.items() if of == suite] for suite in suites]
+        shares = (f" {len(by) - by.count('MISSED')} of {len(by)} |" for by in sums)
+        yield f"| caught | |{''.join(shares)}"
 
 
 if __name__ == "__main__":

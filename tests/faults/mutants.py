@@ -56,7 +56,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
         candidates.sort(key=lambda one: hashlib.sha256(f"{seed}\0{one.key}".encode()).hexdigest())
         for number in range(1, count + 1):
             one = min(candidates, key=lambda one: drawn_of[one.kind])  # all kinds as often; else by the seed
-            candidates.remove(one)
+            candidates = [other for other in candidates if other.line != one.line]
             drawn_of[one.kind] += 1
             own = tuple(test for test in tests if (tree / test).exists())
             found.append(Mutant(part, f"{part}-{number}", one.what, one.change, own))
@@ -66,6 +66,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
 @dataclass(frozen=True)
 class _Candidate:
     kind: str
+    line: str
     key: str
     what: str
     change: Change
@@ -101,7 +102,7 @@ def _candidates(tree: Path, path: Path) -> Iterator[_Candidate]:
         seen[key] = seen.get(key, 0) + 1
         what = f"{name}:{node.lineno} {kind}: {' '.join(old.split())[:60]} -> {' '.join(new.split())[:60]}"
         change = Change(name, content.decode(), (content[:begin].decode() + after + content[end:].decode()))
-        yield _Candidate(kind, f"{key}\0{seen[key]}", what, change)
+        yield _Candidate(kind, f"{name}:{node.lineno}", f"{key}\0{seen[key]}", what, change)
 
 
 def _mutations(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str]]:

@@ -32,7 +32,7 @@ LIBRARIES = (
     "albumentations", "pydantic", "jinja2", "safetensors.torch", "hypothesis", "typer", "rich.progress",
     "mlflow.tracking", "mlflow.pyfunc", "prefect", "prefect.client.orchestration", "prefect.deployments", "dvc.repo",
 )  # fmt: skip
-LIMIT_SECONDS = 400.0  # a test that hangs notices the fault as well
+LIMIT_SECONDS = 400.0
 LOG_LINES = 60
 TIERS = ("e2e", "kills", "team")  # all other tests belong to `make test`
 
