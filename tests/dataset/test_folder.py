@@ -258,3 +258,8 @@ def test_a_missing_column_of_splits_csv_is_told(raw: Path, text: str) -> None:
     write(raw / "splits.csv", text)
     with pytest.raises(UserError, match="has no column"):
         found(raw)
+
+
+def test_what_a_pattern_matches_beside_its_parenthesis_is_not_the_group(raw: Path) -> None:
+    samples, _ = found(raw, group_pattern=r"(\w)/\w+")
+    assert [sample.group for sample in samples] == ["a", "a", "b"]
