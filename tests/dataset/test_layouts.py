@@ -155,3 +155,12 @@ def test_classes_that_a_person_names_count_before_those_of_the_layout(tmp_path: 
     assert classes_of(tmp_path, params(ADE20K, classes={"wall": 1, "rest": [2, 3]})).names == ("wall", "rest")
     write(tmp_path / "classes.yaml", "classes: {a: 0, b: 1}")
     assert classes_of(tmp_path, params(ADE20K)).names == ("a", "b")
+
+
+def test_seams_are_ignored_in_voc_masks_of_colours_too(tmp_path: Path) -> None:
+    write(tmp_path / "JPEGImages/1.jpg", encoded(noise(1, 2), "JPEG"))
+    mask = np.array([[(0, 0, 0), (0xE0, 0xE0, 0xC0)]], np.uint8)
+    write(tmp_path / "SegmentationClass/1.png", encoded(mask))
+    dataset = params(VOC)
+    [sample] = found(tmp_path, dataset)[0].values()
+    assert prepared(tmp_path, dataset, sample).tolist() == [[0, IGNORE]]
