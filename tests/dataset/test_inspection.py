@@ -622,3 +622,12 @@ def test_files_that_break_decoders_are_no_better_as_masks(tmp_path: Path) -> Non
     assert inspection.layout
     assert inspection.masks.unusable
     assert pasted(inspection)
+
+
+def test_objects_in_masks_of_0_and_1_are_where_1_is(tmp_path: Path) -> None:
+    for number in range(COUNT):
+        write(tmp_path / f"images/cell{number:03}.jpg", photo(number))
+        for one in range(2):
+            write(tmp_path / f"masks/cell{number:03}_{one}.png", encoded((STRIPES == 1).astype(np.uint8)))
+    source = pasted(look(tmp_path)).source
+    assert (source.mask_kind, source.mask_threshold) == ("instances", 1)  # type: ignore[union-attr]

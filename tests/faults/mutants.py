@@ -21,7 +21,7 @@ PARTS = {
     "metrics": (("pspnet/metrics.py",), ("tests/test_metrics.py", "tests/test_promotion.py")),
     "model": (("pspnet/model",), ("tests/model",)),
     "registry": (("pspnet/registry",), ("tests/registry",)),
-    "training": (("pspnet/training",), ("tests/training",)),
+    "training": (("pspnet/training",), ("tests/training/test_parts.py", "tests/training")),
     "flows": (("flows",), ("tests/flows",)),
 }  # fmt: skip
 SHARES = {"metrics": 3, "config": 4, "losses": 5, "model": 5, "registry": 5, "training": 5, "flows": 5, "dataset": 8}
@@ -58,9 +58,16 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
             one = min(candidates, key=lambda one: drawn_of[one.kind])  # all kinds as often; else by the seed
             candidates = [other for other in candidates if other.line != one.line]
             drawn_of[one.kind] += 1
-            own = tuple(test for test in tests if (tree / test).exists())
+            own = (*_likely(tree, tests, one.change.file), *(test for test in tests if (tree / test).exists()))
             found.append(Mutant(part, f"{part}-{number}", one.what, one.change, own))
     return found
+
+
+def _likely(tree: Path, tests: tuple[str, ...], file: str) -> list[str]:
+    """Tests that bear the name of the module or of its folder come first: most mutants end there."""
+    path = Path(file)
+    names = [f"test_{name}.py" for name in (path.stem, path.parent.name)]
+    return [f"{folder}/{name}" for name in names for folder in tests if (tree / folder / name).is_file()]
 
 
 @dataclass(frozen=True)
