@@ -6,6 +6,7 @@ Ends with 1 if one is missed. `--mutants` draws random ones instead, of which on
 import argparse
 import csv
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ def main() -> int:
     if arguments.table:
         print("\n".join(_table(_read(arguments.table))))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     tree = arguments.tree.resolve()
     began = time.monotonic()
     load_libraries(tree)

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 
 OURS = ("pspnet", "flows", "tests")
@@ -165,9 +166,18 @@ class Trials:
             result = Result(**{**facts, "seconds": seconds})
         except FileNotFoundError:
             result = Result(passed=False, tier="?", test="(hung or crashed)", seconds=seconds)
+            _end_those_in(folder / "tmp")
         if result.passed or trial.change:
             shutil.rmtree(folder, ignore_errors=True)
         return trial, result
+
+
+def _end_those_in(folder: Path) -> None:
+    """Processes in sessions of their own, which a test that was killed could not end."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(folder):
+                process.kill()
 
 
 class _Recorder:
