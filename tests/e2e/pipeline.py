@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from pspnet.config.reading import read_yaml
 from tests.parameters import ROOT, changed
 
 BIN = Path(sys.executable).parent
+STAND_INS = "TESTS_STAND_INS"  # in the environment: a folder of commands that replace the real ones (tests/e2e/warm.py)
+SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
 STEPS = ("prepare", "pretrain", "finetune", "evaluate")
 
 TINY: dict[str, Any] = {
@@ -45,6 +49,28 @@ def checkout(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def copied(source: Path, folder: Path) -> Path:
+    """A checkout of its own with everything that the source has: results, caches, checkpoints, runs, versions."""
+    # Locks, and DVC's index of the folder by its path.
+    shutil.copytree(source, folder, symlinks=True, ignore=lambda path, _: ["tmp"] if path.endswith("/.dvc") else [])
+    if (database := folder / ".pspnet/mlflow.db").exists():
+        _move_addresses(database, f"{source}/", f"{folder}/")
+    return folder
+
+
+def _move_addresses(database: Path, old: str, new: str) -> None:
+    """MLflow keeps the absolute address of each artifact folder."""
+    with closing(sqlite3.connect(database)) as connection:
+        for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
+            for _, column, kind, *_ in connection.execute(f"pragma table_info('{table}')").fetchall():
+                if kind.startswith(("VARCHAR", "TEXT")):
+                    connection.execute(
+                        f'update "{table}" set "{column}" = replace("{column}", ?, ?) where instr("{column}", ?)',
+                        (old, new, old),
+                    )
+        connection.commit()
+
+
 def clone(source: Path, folder: Path) -> Path:
     """What another machine would have: what is committed, and nothing else."""
     folder.parent.mkdir(exist_ok=True)
@@ -62,28 +88,32 @@ def environment(folder: Path) -> dict[str, str]:
     """Commands find this checkout's package, not the one that is installed."""
     return os.environ | {
         "SHELL": "/bin/sh",  # by which DVC starts the stages; where it is dash, it stays between the two
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(filter(None, [os.environ.get(STAND_INS), str(BIN), os.environ["PATH"]])),
         "PYTHONPATH": str(folder),
         "PSPNET_LOADER_WORKERS": "1",
         "DVC_NO_ANALYTICS": "1",
     }
 
 
-def run(folder: Path, *command: str, timeout: float = 300) -> str:
-    """Standard output and error of a command that must succeed."""
+def run(folder: Path, *command: str, timeout: float = 300, **more: str) -> str:
+    """Standard output and error of a command that must succeed; `more` of its environment."""
     done = subprocess.run(
-        command, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=timeout, check=False,
+        command, cwd=folder, env=environment(folder) | more, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
 
 
-def reproduce(folder: Path) -> list[str]:
-    """The stages that ran."""
+def reproduce(folder: Path, *stages: str) -> list[str]:
+    """The stages that ran; `stages`: only these and what they depend on."""
     run(folder, "dvc", "add", "--quiet", "data/raw")
-    output = run(folder, "dvc", "repro")
-    return [step for step in STEPS if f"Running stage '{step}'" in output]
+    return ran(run(folder, "dvc", "repro", *stages))
+
+
+def ran(said: str) -> list[str]:
+    """The stages that ran, by what DVC printed."""
+    return [step for step in STEPS if f"Running stage '{step}'" in said]
 
 
 def digests(folder: Path) -> dict[str, str]:

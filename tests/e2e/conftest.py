@@ -1,0 +1,84 @@
+"""Checkouts that are made once per session, to copy and not to change, and what a test may have from them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.pipeline import STAND_INS, STEPS, SYNTHESIZE, checkout, copied, reproduce, run
+from tests.e2e.warm import served
+from tests.files import made_once
+
+LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
+
+
+@pytest.fixture(scope="session")
+def stand_ins(shared: Path) -> Iterator[Path]:
+    with served(shared / "warm") as folder:
+        yield folder
+
+
+@pytest.fixture
+def warm(stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pspnet` and `dvc` start at once, and tell MLflow of no stage: for what is about neither."""
+    _warm(stand_ins, monkeypatch)
+
+
+def _warm(stand_ins: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv(STAND_INS, str(stand_ins))
+    patch.setenv("PSPNET_TRACKING", "off")
+
+
+@pytest.fixture(scope="session")
+def finished_once(shared: Path, stand_ins: Path) -> Path:
+    """Every stage run by DVC, on forty tiny images."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            _warm(stand_ins, patch)
+            checkout(folder, **LENIENT)
+            run(folder, *SYNTHESIZE)
+            assert reproduce(folder) == list(STEPS)
+
+    return made_once(shared / "finished", make)
+
+
+@pytest.fixture(scope="session")
+def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
+    """The same, with its bundle as version 1, which is champion."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            _warm(stand_ins, patch)
+            folder.rmdir()
+            run(copied(finished_once, folder), "pspnet", "register", "models/segmenter", "--promote")
+
+    return made_once(shared / "registered", make)
+
+
+@pytest.fixture(scope="session")
+def retrained_once(shared: Path) -> Path:
+    """The same data, code and params by `pspnet retrain`, with real commands and tracking."""
+
+    def make(folder: Path) -> None:
+        checkout(folder, **LENIENT)
+        run(folder, *SYNTHESIZE)
+        (folder / ".pspnet").mkdir(exist_ok=True)
+        (folder / ".pspnet/retrain.log").write_text(run(folder, "pspnet", "retrain", COLUMNS="200"))
+
+    return made_once(shared / "retrained", make)
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> Path:
+    return copied(finished_once, tmp_path / "finished")
+
+
+@pytest.fixture
+def registered(registered_once: Path, tmp_path: Path) -> Path:
+    return copied(registered_once, tmp_path / "registered")
+
+
+@pytest.fixture
+def retrained(retrained_once: Path, tmp_path: Path) -> Path:
+    return copied(retrained_once, tmp_path / "retrained")
