@@ -3,7 +3,7 @@
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -51,15 +51,15 @@ class _Steps(Sampler[list[Key]]):
 class Batches(Iterator[Batch]):
     """The batches of a training, and what share of its time it waits for them."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self._last = time.perf_counter()
+    def __init__(self, batches: Iterator[Batch], clock: Callable[[], float] = time.perf_counter) -> None:
+        self._batches, self._clock = batches, clock
+        self._last = clock()
         self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT_STEPS)  # seconds of waiting, and in all
 
     def __next__(self) -> Batch:
-        asked = time.perf_counter()
+        asked = self._clock()
         batch = next(self._batches)
-        got = time.perf_counter()
+        got = self._clock()
         self._steps.append((got - asked, got - self._last))
         self._last = got
         return batch

@@ -1,67 +1,70 @@
-"""`python -m tests.training.killed PREPARED BACKBONE WORK KILLS CHANGES`: a training that SIGKILL hits again and again.
+"""A training that SIGKILL hits again and again, each time in a process of its own."""
 
-Prints the digests of the bundle of a training left alone, and of the one that was killed. CHANGES: JSON, by which its
-params differ from those of `params`.
-"""
-
-import json
 import os
 import random
 import shutil
 import signal
-import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-from pspnet.model.weights import digest
-from pspnet.stages import finetune
-from pspnet.tracking.run import StageRun
-from tests.kills import SEED
-from tests.parameters import demo_params
-from tests.training.conftest import quiet
+from pspnet.config.params import Params
+from tests.forked import FORKED
+from tests.training.trainings import Finished, Place, place_of, run_finetune
 
-
-def main(prepared: Path, backbone: Path, work: Path, kills: int, changes: dict[str, Any]) -> None:
-    started = time.monotonic()
-    assert train(prepared, backbone, work / "alone", changes, None)
-    seconds = time.monotonic() - started
-    rng = random.Random(SEED)
-    left = kills
-    while left:
-        if train(prepared, backbone, work / "killed", changes, rng.uniform(0, 0.6 * seconds)):
-            shutil.rmtree(work / "killed")  # it was over before the kill came
-        else:
-            left -= 1
-    assert train(prepared, backbone, work / "killed", changes, None)
-    histories = [(work / name / "history.csv").read_text() for name in ("alone", "killed")]
-    assert histories[0] == histories[1]
-    print(digest(work / "alone/bundle"), digest(work / "killed/bundle"))
+BEGINNING = (0, 0)
+ENVIRONMENT = {"PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"}
 
 
-def train(prepared: Path, backbone: Path, folder: Path, changes: dict[str, Any], seconds: float | None) -> bool:
-    """Whether it came to its end before it was killed. In a copy of this process: imports take longer than all else."""
-    child = os.fork()
-    if child == 0:
-        params = demo_params(
-            backbone__width=0.125, finetune__epochs=3, finetune__batch_size=4, finetune__crop_height_px=48,
-            finetune__crop_width_px=64, finetune__warmup_steps=2, runtime__threads=1, **changes,
-        )  # fmt: skip
-        finetune.run(
-            params.backbone, params.finetune, params.runtime, prepared=prepared, pretrained=backbone,
-            out=folder / "bundle", history=folder / "history.csv", checkpoints=folder / "checkpoints",
-            run=StageRun(), tick=quiet,
-        )  # fmt: skip
-        os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    ended = os.waitstatus_to_exitcode(status)
-    assert ended in (0, -signal.SIGKILL), f"it ended with {ended}"
-    return ended == 0
+def digest_after_kills(
+    whole: Finished, params: Params, prepared: Path, backbone: Path, folder: Path, kills: int, seed: int
+) -> str:
+    """Of the bundle: killed at so many places of the `whole` training, then trained to its end."""
+    rng = random.Random(seed)
+    places = [BEGINNING, *whole.places]
+    for place in sorted(rng.sample(places, kills)):
+        while not _killed_at(place, rng.uniform(0, whole.seconds / len(places)), params, prepared, backbone, folder):
+            shutil.rmtree(folder)  # it was over before the kill came
+    process, talk = _started(params, prepared, backbone, folder)
+    assert _last(talk) == "done"
+    process.join()
+    return run_finetune(params, prepared, backbone, folder)  # changes nothing
 
 
-if __name__ == "__main__":
-    prepared, backbone, work = map(Path, sys.argv[1:4])
-    main(prepared, backbone, work, int(sys.argv[4]), json.loads(sys.argv[5]))
+def _started(params: Params, prepared: Path, backbone: Path, folder: Path) -> tuple[BaseProcess, Connection]:
+    ours, theirs = FORKED.Pipe(duplex=False)
+    process = FORKED.Process(target=_train, args=(params, prepared, backbone, folder, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    return process, ours
+
+
+def _train(params: Params, prepared: Path, backbone: Path, folder: Path, talk: Connection) -> None:
+    os.environ.update(ENVIRONMENT)
+    talk.send(BEGINNING)
+    run_finetune(params, prepared, backbone, folder, lambda done, _, note: talk.send(place_of(done, note)))
+    talk.send("done")
+
+
+def _killed_at(place: Place, seconds: float, params: Params, prepared: Path, backbone: Path, folder: Path) -> bool:
+    """Killed once it has come so far and gone on for some seconds; or it was over by then."""
+    process, talk = _started(params, prepared, backbone, folder)
+    while (said := talk.recv()) != "done" and said < place:
+        pass
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+    if process.exitcode == 0:
+        return False
+    assert process.exitcode == -signal.SIGKILL
+    return not (folder / "bundle").exists()
+
+
+def _last(talk: Connection) -> object:
+    said: object = None
+    while True:
+        try:
+            said = talk.recv()
+        except EOFError:
+            return said

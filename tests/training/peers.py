@@ -1,11 +1,10 @@
-"""`torchrun ... -m tests.training.peers OUT`: short trainings on images drawn here, shared by all processes.
+"""Short trainings on images drawn here, shared by all processes that train together.
 
 Checkpoints and records go to a folder for each case in OUT. BatchNorm keeps its statistics, so that
 no batch decides alone. At the end each process claims to have read another checkpoint; what it is told is in OUT too.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from pspnet.training.finetune import finetune
 from pspnet.training.loading import keys_of
 from pspnet.training.runtime import configure
 from tests.parameters import demo_params
-from tests.training.conftest import quiet
+from tests.training.trainings import quiet
 
 IMAGES, BATCH, CLASSES, IGNORE = 16, 8, ("dark", "gray", "bright"), 255
 RUNTIME = demo_params(runtime__threads=1).runtime
@@ -101,10 +100,11 @@ def train(case: str, folder: Path, peers: Peers, params: FinetuneParams) -> list
     return list(training)
 
 
-if __name__ == "__main__":
+def main(out: Path) -> None:
+    """In one process, or in each of several that torchrun or a test has told of each other."""
     with joined(configure(RUNTIME)) as peers:
         for case in CASES:
-            folder = Path(sys.argv[1]) / case
+            folder = out / case
             folder.mkdir(parents=True, exist_ok=True)
             records = train(
                 case, folder, peers, parameters(finetune__accumulation_steps=2 if case == "in parts" else 1)
@@ -113,4 +113,4 @@ if __name__ == "__main__":
         try:
             peers.check_step(7 * peers.rank, Path("checkpoint"))
         except UserError as refusal:
-            (Path(sys.argv[1]) / f"refusal-{peers.rank}").write_text(str(refusal))
+            (out / f"refusal-{peers.rank}").write_text(str(refusal))

@@ -1,8 +1,6 @@
 """Several processes train as one would; over gloo, since that needs no GPU."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,29 +10,26 @@ from safetensors.torch import load_file
 
 from pspnet.errors import UserError
 from pspnet.training.distributed import Peers, check_shares
-from tests.parameters import ROOT
-from tests.training.peers import CASES
+from tests.files import made_once
+from tests.training.commands import started_together, statuses
+from tests.training.peers import CASES, main
 
 CPU = torch.device("cpu")
 
 
-def trainings(folder: Path, *torchrun: str) -> Path:
-    subprocess.run(
-        [sys.executable, *torchrun, "-m", "tests.training.peers", str(folder)],
-        cwd=ROOT, timeout=200, check=True, capture_output=True,
-    )  # fmt: skip
-    return folder
+@pytest.fixture(scope="session")
+def alone(shared: Path) -> Path:
+    return made_once(shared / "training/alone", main)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trainings(tmp_path_factory.mktemp("alone"))
+@pytest.fixture(scope="session")
+def together(shared: Path) -> Path:
+    """Trained by two processes."""
 
+    def make(folder: Path) -> None:
+        assert statuses(started_together(2, main, folder)) == [0, 0]
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    return trainings(tmp_path_factory.mktemp("shared"), *torchrun)
+    return made_once(shared / "training/together", make)
 
 
 def differences(left: Path, right: Path) -> Iterator[float]:
@@ -44,12 +39,13 @@ def differences(left: Path, right: Path) -> Iterator[float]:
     return ((one[name].float() - other[name].float()).abs().max().item() for name in one)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_as_one_with_the_whole_batch(case: str, alone: Path, shared: Path) -> None:
-    assert max(differences(alone / case, shared / case)) < 1e-4
+def test_two_processes_train_as_one_with_the_whole_batch(case: str, alone: Path, together: Path) -> None:
+    assert max(differences(alone / case, together / case)) < 1e-4
     first, second, single = (
         json.loads((folder / case / name).read_text())
-        for folder, name in ((shared, "records-0.json"), (shared, "records-1.json"), (alone, "records-0.json"))
+        for folder, name in ((together, "records-0.json"), (together, "records-1.json"), (alone, "records-0.json"))
     )
     assert first == second
     for one, other in zip(first, single, strict=True):
@@ -67,10 +63,11 @@ def test_the_cases_differ(alone: Path) -> None:
         assert max(differences(alone / CASES[0], alone / case)) > 1e-3
 
 
-def test_processes_that_have_read_different_checkpoints_do_not_go_on(alone: Path, shared: Path) -> None:
+@pytest.mark.e2e
+def test_processes_that_have_read_different_checkpoints_do_not_go_on(alone: Path, together: Path) -> None:
     """As hosts do whose state is not on a shared disk."""
     told = "checkpoint: is at step 0 and 7 on different hosts; expected one folder for all. Put PSPNET_STATE on a"
-    assert [(shared / f"refusal-{rank}").read_text() for rank in range(2)] == [f"{told} shared disk."] * 2
+    assert [(together / f"refusal-{rank}").read_text() for rank in range(2)] == [f"{told} shared disk."] * 2
     assert not (alone / "refusal-0").exists()
 
 

@@ -1,43 +1,44 @@
-import json
-import os
-import subprocess
-import sys
+"""Killed at any moment and started again, a training ends with the same weights."""
+
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.kills import share_of
-from tests.parameters import ROOT
+from pspnet.config.params import Params
+from tests.kills import SEED
+from tests.training.killed import digest_after_kills
+from tests.training.trainings import Finished, changed
+
+Finetuned = Callable[[Params], Finished]
 
 
-def digests(prepared: Path, backbone: Path, folder: Path, kills: int, changes: dict[str, Any]) -> list[str]:
-    """Of the bundle of a training left alone, and of the one that was killed."""
-    arguments = [str(argument) for argument in (prepared, backbone, folder, kills, json.dumps(changes))]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.killed", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=380, check=False,
-        env={**os.environ, "PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+def check(
+    changes: dict[str, Any], kills: int, params: Params, prepared: Path, backbone: Path, finetuned: Finetuned,
+    folder: Path,
+) -> None:  # fmt: skip
+    params = changed(params, finetune={"epochs": 3, **changes})
+    whole = finetuned(params)
+    assert digest_after_kills(whole, params, prepared, backbone, folder, kills, SEED) == whole.digest
+    assert (folder / "history.csv").read_text() == whole.history
 
 
-def test_a_training_that_is_killed_ends_with_the_same_weights(prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    changes = {"finetune__ema_decay": 0.9, "finetune__accumulation_steps": 2}
-    alone, killed = digests(prepared, backbone, tmp_path, 3, changes)
-    assert alone == killed
+@pytest.mark.e2e
+def test_a_training_that_is_killed_ends_with_the_same_weights(
+    params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
+) -> None:
+    changes = {"ema_decay": 0.9, "accumulation_steps": 2}
+    check(changes, 3, params, prepared, backbone, finetuned, tmp_path / "killed")
 
 
 @pytest.mark.kills
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"finetune__ema_decay": 0.9}, {"finetune__accumulation_steps": 2}],
+    [{}, {"ema_decay": 0.9}, {"accumulation_steps": 2}],
     ids=["as it is", "average", "in parts"],
 )
 def test_a_training_killed_ten_times_ends_with_the_same_weights(
-    changes: dict[str, Any], prepared: Path, backbone: Path, tmp_path: Path
+    changes: dict[str, Any], params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
-    alone, killed = digests(prepared, backbone, tmp_path, share_of(10), changes)
-    assert alone == killed
+    check(changes, 10, params, prepared, backbone, finetuned, tmp_path / "killed")

@@ -32,7 +32,7 @@ def batches(workers: str, monkeypatch: pytest.MonkeyPatch) -> Batches:
     return load_batches(Pictures(), 12, 4, seed=0, first_step=0, steps=6, peers=Peers(0, 1, CPU))
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.e2e)])
 def test_images_keep_the_order_in_memory_that_decoders_write_and_convolutions_read(
     workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,40 +44,71 @@ def test_images_keep_the_order_in_memory_that_decoders_write_and_convolutions_re
         assert tuple(mask.shape) == (5, 7) and (mask == number).all()
 
 
-def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = [number for batch in batches("1", monkeypatch) for number in batch["number"].tolist()]
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.e2e)])
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [number for batch in batches(workers, monkeypatch) for number in batch["number"].tolist()]
     assert sorted(shown[:12]) == sorted(shown[12:]) == list(range(12))
     assert shown[:12] != shown[12:]
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.mark.parametrize(("waiting", "working"), [(0.03, 0.0), (0.03, 0.03), (0.0, 0.03)])
 def test_the_share_of_time_that_went_into_waiting_for_data_is_measured(waiting: float, working: float) -> None:
+    clock = Clock()
+
     def slow() -> Iterator[Sample]:
         for _ in range(8):
-            time.sleep(waiting)
+            clock.wait(waiting)
             yield {}
 
-    waited = Batches(slow())
-    for _ in waited:
-        time.sleep(working)
-        share = waited.waited_share
-    # The last step's work is not over when the share is taken, so one of eight is missing.
-    assert share == pytest.approx(waiting / (waiting + working * 7 / 8), abs=0.1)
+    waited = Batches(slow(), clock)
+    for step, _ in enumerate(waited):
+        if waiting or step:  # or no time has passed yet
+            # The last step's work is not over when the share is taken.
+            expected = (step + 1) * waiting / ((step + 1) * waiting + step * working)
+            assert waited.waited_share == pytest.approx(expected)
+        clock.wait(working)
 
 
 def test_only_the_last_steps_are_measured() -> None:
+    clock = Clock()
+
     def slow_to_start() -> Iterator[Sample]:
-        time.sleep(0.3)
+        clock.wait(0.3)
         for _ in range(60):
             yield {}
 
-    waited = Batches(slow_to_start())
+    waited = Batches(slow_to_start(), clock)
     shares = []
     for _ in waited:
-        time.sleep(0.002)
         shares.append(waited.waited_share)
-    assert shares[0] > 0.9 and shares[40] > 0.5
-    assert shares[-1] < 0.2
+        clock.wait(0.002)
+    assert shares[0] == 1
+    assert shares[40] == pytest.approx(0.3 / (0.3 + 40 * 0.002))
+    assert shares[49] > 0.7
+    assert shares[50:] == [0] * 10
+
+
+def test_real_time_is_measured_unless_told_otherwise() -> None:
+    def slow() -> Iterator[Sample]:
+        time.sleep(0.01)
+        yield {}
+
+    waited = Batches(slow())
+    next(waited)
+    assert 0 < waited.waited_share <= 1
 
 
 class Threads(Dataset[Sample]):
@@ -88,6 +119,7 @@ class Threads(Dataset[Sample]):
         return {"threads": torch.tensor(cv2.getNumThreads())}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("started", ["fork", "spawn", "forkserver"])
 def test_a_process_that_augments_has_one_opencv_thread_however_it_was_started(started: str) -> None:
     assert cv2.getNumThreads() == 1

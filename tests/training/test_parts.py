@@ -4,8 +4,8 @@ import itertools
 import math
 import os
 import shutil
-import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from pspnet.training.optimizer import (
     learning_rate_at,
     set_learning_rate,
 )
+from tests.forked import FORKED
 from tests.parameters import ROOT, demo_params
 
 ALONE = Peers(0, 1, torch.device("cpu"))
@@ -241,24 +242,37 @@ def test_a_room_that_does_not_exist_has_no_digest() -> None:
 
 
 def test_a_second_training_of_the_same_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"""
-import sys, time, pathlib
-from pspnet.training.checkpoint import open_checkpoint
-with open_checkpoint(pathlib.Path({str(tmp_path)!r}), "finetune", "a"):
-    print("held", flush=True)
-    time.sleep(60)
-"""
     monkeypatch.setattr(exclusive.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+    with open_checkpoint(tmp_path, "finetune", "a"):
+        with open_checkpoint(tmp_path, "finetune", "b"):
+            pass
         with (
             pytest.raises(Busy, match="Another process is using this checkpoint") as error,
             open_checkpoint(tmp_path, "finetune", "a"),
         ):
             pass
         assert error.value.exit_status == 75
-        holder.kill()
+    with open_checkpoint(tmp_path, "finetune", "a"):
+        pass
+
+
+def hold(folder: Path, talk: Connection) -> None:
+    with open_checkpoint(folder, "finetune", "a"):
+        talk.send("held")
+        talk.recv()
+
+
+@pytest.mark.e2e
+def test_the_checkpoint_of_a_killed_training_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exclusive.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
+    ours, theirs = FORKED.Pipe()
+    holder = FORKED.Process(target=hold, args=(tmp_path, theirs), daemon=True)
+    holder.start()
+    assert ours.recv() == "held"
+    with pytest.raises(Busy), open_checkpoint(tmp_path, "finetune", "a"):
+        pass
+    holder.kill()
+    holder.join()
     with open_checkpoint(tmp_path, "finetune", "a"):  # the system has let go of it
         pass
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,15 @@ class Finished:
     def places(self) -> list[Place]:
         return [place_of(done, note) for done, _, note in self.ticks]
 
+    @property
+    def seconds(self) -> float:
+        return float((self.folder / "seconds").read_text())
+
     @classmethod
     def in_folder(cls, folder: Path, run: Callable[[Tick], object]) -> "Finished":
         ticks: list[tuple[int, int, str]] = []
+        started = time.monotonic()
         run(lambda *tick: ticks.append(tick))
+        (folder / "seconds").write_text(str(time.monotonic() - started))
         (folder / "ticks.json").write_text(json.dumps(ticks))
         return cls(folder)
