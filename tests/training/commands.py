@@ -44,7 +44,10 @@ def command(words: tuple[str, ...], folder: Path, environment: dict[str, str]) -
 
 
 def statuses(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
-    """How they ended."""
+    """How they ended; None: had to be killed."""
     for process in processes:
         process.join(seconds)
-    return [process.exitcode for process in processes]
+    ends = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return ends

@@ -7,19 +7,22 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from safetensors import safe_open
 
 from pspnet.model.weights import digest
 from pspnet.training.launch import SHUTDOWN_SECONDS, blame, exit_file
-from tests.command import PSPNET, pspnet
-from tests.kills import SEED, share_of
+from tests.command import PSPNET, pspnet, pspnet_process
+from tests.kills import SEED
 from tests.parameters import demo_params
+from tests.training.commands import command, started_together, statuses
+from tests.waiting import wait_until
 
 COMMAND = (
     "finetune",
@@ -32,24 +35,33 @@ COMMAND = (
     "--history",
     "history.csv",
 )
-ENVIRONMENT = {"PSPNET_DEVICES": "2", "PSPNET_DEVICE": "cpu", "PSPNET_LOADER_WORKERS": "1", "PSPNET_TRACKING": "off"}
+ENVIRONMENT = {"PSPNET_DEVICE": "cpu", "PSPNET_LOADER_WORKERS": "1", "PSPNET_TRACKING": "off"}
+STEPS = 18  # of six epochs
 PATIENCE = SHUTDOWN_SECONDS + 45  # seconds
 pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
 def project(prepared: Path, backbone: Path, tmp_path: Path) -> Path:
-    shutil.copytree(prepared, tmp_path / "prepared")
+    (tmp_path / "prepared").symlink_to(prepared)
+    (tmp_path / "backbone").symlink_to(backbone)
     write_params(tmp_path, epochs=2)
     return tmp_path
 
 
-def write_params(project: Path, epochs: int) -> None:
+def write_params(project: Path, epochs: int, batch_size: int = 6) -> None:
     params = demo_params(
-        backbone__width=0.125, finetune__epochs=epochs, finetune__batch_size=6, finetune__crop_height_px=48,
-        finetune__crop_width_px=64, finetune__warmup_steps=2, finetune__ema_decay=0.9, runtime__threads=1,
+        backbone__width=0.125, finetune__epochs=epochs, finetune__batch_size=batch_size,
+        finetune__crop_height_px=32, finetune__crop_width_px=40, finetune__warmup_steps=2, finetune__ema_decay=0.9,
+        runtime__threads=1,
     )  # fmt: skip
     (project / "params.yaml").write_text(yaml.safe_dump(params.model_dump()))
+
+
+def trained_by(devices: int, project: Path, *words: str) -> None:
+    """To the end, without torchrun."""
+    processes = started_together(devices, command, words or COMMAND, project, ENVIRONMENT)
+    assert statuses(processes) == [0] * devices, (project / "log-0").read_text()
 
 
 def exit_class(project: Path) -> str:
@@ -77,11 +89,8 @@ def trainer(project: Path, rank: int) -> psutil.Process:
     return found
 
 
-def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
+def checkpoint(project: Path) -> Path | None:
+    return next(project.glob(".pspnet/checkpoints/finetune-*/state.safetensors"), None)
 
 
 @contextmanager
@@ -92,7 +101,7 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
         [PSPNET, *COMMAND], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as launcher:
         try:
-            wait_until(lambda: list(project.glob(".pspnet/checkpoints/finetune-*/state.safetensors")))
+            wait_until(lambda: checkpoint(project))
             yield launcher
         finally:
             for process in processes(project):
@@ -100,19 +109,13 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 
 
 @pytest.mark.parametrize(
-    "devices",
-    ["2", pytest.param("3", marks=pytest.mark.kills)],  # the order of a sum shows from three on: decision 0020
+    "devices",  # the order of a sum shows from three on: decision 0020
+    [pytest.param("2", marks=pytest.mark.e2e), pytest.param("3", marks=pytest.mark.kills)],
 )
 def test_a_stage_on_several_devices_goes_on_where_it_was_stopped(devices: str, project: Path) -> None:
-    environment = {**ENVIRONMENT, "PSPNET_DEVICES": devices}
     alone = project / "alone"
-    shutil.copytree(project, alone)
-    done = pspnet(*COMMAND, cwd=alone, **environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("finetune: done in") == 1  # one process speaks
-    assert "unused parameters" not in done.stderr
-    assert exit_class(alone) == "done"
-
+    shutil.copytree(project, alone, symlinks=True)
+    trained_by(int(devices), alone)
     with training(project, devices) as launcher:
         asked = time.monotonic()
         launcher.send_signal(signal.SIGTERM)
@@ -124,22 +127,27 @@ def test_a_stage_on_several_devices_goes_on_where_it_was_stopped(devices: str, p
         assert exit_class(project) == "interrupted"
         assert not processes(project)
     assert not (project / "bundle").exists()
-    assert pspnet(*COMMAND, cwd=project, **environment).returncode == 0
+    done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES=devices)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("finetune: done in") == 1  # one process speaks
+    assert "unused parameters" not in done.stderr
+    assert exit_class(project) == "done"
     assert digest(project / "bundle") == digest(alone / "bundle")
     assert (project / "history.csv").read_text() == (alone / "history.csv").read_text()
 
 
+@pytest.mark.e2e
 def test_pretraining_too_is_shared_by_two_devices(project: Path) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["pretrain"] |= {"method": "rotation", "epochs": 1, "batch_size": 8, "crop_px": 48, "accumulation_steps": 2}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     inputs, outputs = ("--prepared", "prepared", "--weights", "weights"), ("--out", "pretrained")
-    done = pspnet("pretrain", *inputs, *outputs, "--history", "pretrain.csv", cwd=project, **ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
+    trained_by(2, project, "pretrain", *inputs, *outputs, "--history", "pretrain.csv")
     assert (project / "pretrained/backbone.safetensors").exists()
     assert "gradient_norm" in (project / "pretrain.csv").read_text()
 
 
+@pytest.mark.e2e
 def test_nobody_is_left_behind_by_a_launcher_that_is_killed(project: Path) -> None:
     write_params(project, epochs=1000)
     with training(project) as launcher:
@@ -148,6 +156,7 @@ def test_nobody_is_left_behind_by_a_launcher_that_is_killed(project: Path) -> No
         wait_until(lambda: not processes(project))
 
 
+@pytest.mark.e2e
 def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> None:
     """So that the flow tries it again."""
     write_params(project, epochs=1000)
@@ -168,40 +177,73 @@ def test_who_is_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status
     assert exit_file(tmp_path, "finetune", 0).exists() is asked
 
 
-@pytest.mark.parametrize(
-    ("devices", "message"),
-    [
-        ("4", "finetune.batch_size: is 6, for 4 devices and finetune.accumulation_steps 1; expected a multiple of 4"),
-        ("many", "PSPNET_DEVICES: is 'many'; expected a whole number, 1 or more"),
-    ],
-)
-def test_devices_that_cannot_be_are_told_once(devices: str, message: str, project: Path) -> None:
-    done = pspnet(*COMMAND, cwd=project, **{**ENVIRONMENT, "PSPNET_DEVICES": devices})
+@pytest.mark.e2e
+def test_devices_that_do_not_share_a_batch_are_told_once(project: Path) -> None:
+    write_params(project, epochs=2, batch_size=5)
+    done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES="2")
     assert done.returncode == 1
+    message = "finetune.batch_size: is 5, for 2 devices and finetune.accumulation_steps 1; expected a multiple of 2"
     assert done.stderr.count(message) == 1
     assert "Traceback" not in done.stderr
 
 
+def test_devices_that_are_no_number_are_told(project: Path) -> None:
+    done = pspnet(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES="many")
+    assert done.returncode == 1
+    assert done.stderr.count("PSPNET_DEVICES: is 'many'; expected a whole number, 1 or more") == 1
+    assert "Traceback" not in done.stderr
+
+
+def saved_step(project: Path) -> int:
+    path = checkpoint(project)
+    if path is None:
+        return 0
+    with safe_open(path, "pt") as file:
+        return int(json.loads(file.metadata()["state"])["step"])
+
+
 @pytest.mark.kills
-@pytest.mark.timeout(900)
 def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -> None:
+    """Thrice below torchrun, whose process is hit too; else, as torch loads for seconds there, forked."""
     alone = project / "alone"
     write_params(project, epochs=6)
-    shutil.copytree(project, alone)
-    assert pspnet(*COMMAND, cwd=alone, **ENVIRONMENT).returncode == 0
+    shutil.copytree(project, alone, symlinks=True)
+    trained_by(2, alone)
     rng = random.Random(SEED)
-    kills = 0
-    while kills < share_of(10):
-        with training(project) as launcher:
-            time.sleep(rng.uniform(0, 2))
-            victims = processes(project)
-            if launcher.poll() is None and victims:
-                rng.choice(victims).kill()
-                kills += 1
-            launcher.communicate(timeout=PATIENCE)
-            wait_until(lambda: not processes(project))
-        if (project / "bundle").exists():  # it was over before the kill came
+    for kill, step in enumerate(sorted(rng.choices(range(STEPS), k=10))):
+        hit = hit_below_torchrun if kill % 4 == 1 else hit_forked
+        while not hit(project, step, rng):  # it was over before the kill came
             shutil.rmtree(project / "bundle")
             shutil.rmtree(project / ".pspnet")
-    assert pspnet(*COMMAND, cwd=project, **ENVIRONMENT).returncode == 0
+    trained_by(2, project)
     assert digest(project / "bundle") == digest(alone / "bundle")
+
+
+def hit_forked(project: Path, step: int, rng: random.Random) -> bool:
+    """Kill a device's process or its loader's soon after the step; whether it was in time."""
+    environment = {**ENVIRONMENT, "PSPNET_CHECKPOINT_SECONDS": "0"}
+    pair = started_together(2, command, COMMAND, project, environment)
+    wait_until(lambda: saved_step(project) >= step or not all(process.is_alive() for process in pair))
+    hit = kill_one(project, rng)
+    ends = statuses(pair)
+    wait_until(lambda: not processes(project))
+    assert hit or ends == [0, 0], ends
+    return ends != [0, 0]
+
+
+def hit_below_torchrun(project: Path, step: int, rng: random.Random) -> bool:
+    with training(project) as launcher:
+        wait_until(lambda: saved_step(project) >= step or launcher.poll() is not None)
+        hit = kill_one(project, rng)
+        launcher.communicate(timeout=PATIENCE)
+        wait_until(lambda: not processes(project))
+        return hit and launcher.returncode != 0
+
+
+def kill_one(project: Path, rng: random.Random) -> bool:
+    time.sleep(rng.uniform(0, 0.5))
+    victims = processes(project)
+    if victims and not (project / "bundle").exists():
+        rng.choice(victims).kill()
+        return True
+    return False
