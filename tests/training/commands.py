@@ -1,5 +1,6 @@
 """Processes that train together as those of torchrun do; forked, since torch takes seconds to load."""
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ def started_together(count: int, target: Callable[..., object], *arguments: Any)
 
 
 def _within(environment: dict[str, str], target: Callable[..., object], *arguments: Any) -> None:
+    multiprocessing.set_start_method(None, force=True)  # for loaders: as in a process that was not forked
     os.environ.update(environment)
     target(*arguments)
 
