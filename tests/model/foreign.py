@@ -1,6 +1,7 @@
 """Files as other projects write them: the names and shapes in formats/, random numbers in the tensors."""
 
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ class Trap:
 
 def random_tensors(name: str, seed: int = 0, narrow: int = 1) -> dict[str, Tensor]:
     """So large that features neither vanish nor explode. `narrow`: a network with fewer channels by that factor."""
+    return dict(_random_tensors(name, seed, narrow))
+
+
+@lru_cache(maxsize=3)
+def _random_tensors(name: str, seed: int, narrow: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for line in (FORMATS / f"{name}.txt").read_text().splitlines():

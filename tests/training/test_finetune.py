@@ -262,26 +262,25 @@ def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_
     from pspnet.training.runtime import configure
 
     params = demo_params(
-        backbone__width=0.25, finetune__epochs=60, finetune__batch_size=4, finetune__learning_rate=0.004,
+        backbone__width=0.25, finetune__epochs=10, finetune__batch_size=4, finetune__learning_rate=0.006,
         finetune__warmup_steps=5, finetune__dropout=0.0, runtime__threads=1,
     )  # fmt: skip
     dataset = PreparedDataset.open(prepared)
     four = dataset.annotated("train").head(4)
+    often = pd.concat([four] * 8)  # in an epoch, so that they are not measured after each step
     plain = Augmentation(96, 128, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, (0, 0, 0), dataset.ignore)
     device = configure(params.runtime)
     pixels = dataset.class_pixels["train"]
     loss_of = build_loss(params.finetune.loss, dataset.classes, pixels, dataset.ignore, False, device)
     torch.manual_seed(0)
     architecture = Architecture(18, 0.25, 8, len(dataset.classes), dropout=0.0)
-    records = list(
-        finetune(
-            SupervisedPSPNet(PSPNet(architecture)), Preprocessing(dataset.mean, dataset.std),
-            TrainingCrops(dataset.reader(), four, plain, seed=0), AnnotatedImages(dataset.reader(), four),
-            dataset.classes, dataset.ignore, loss_of, params.finetune, params.runtime, Peers(0, 1, device),
-            Checkpoint(tmp_path), quiet,
-        )
+    training = finetune(
+        SupervisedPSPNet(PSPNet(architecture)), Preprocessing(dataset.mean, dataset.std),
+        TrainingCrops(dataset.reader(), often, plain, seed=0), AnnotatedImages(dataset.reader(), four),
+        dataset.classes, dataset.ignore, loss_of, params.finetune, params.runtime, Peers(0, 1, device),
+        Checkpoint(tmp_path), quiet,
     )  # fmt: skip
-    assert max(record["val_pixel_accuracy"] for record in records) > 0.95
+    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # the rest need not be trained
 
 
 def test_frozen_layers_keep_weights_and_statistics(
