@@ -114,6 +114,7 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 )
 def test_a_stage_on_several_devices_goes_on_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
+    write_params(project, epochs=6)  # not over before it is stopped
     shutil.copytree(project, alone, symlinks=True)
     trained_by(int(devices), alone)
     with training(project, devices) as launcher:
