@@ -17,13 +17,12 @@ def commit(folder: Path, message: str) -> None:
     git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", message, cwd=folder)
 
 
-def dvc(*words: str, cwd: Path) -> str:
-    """Standard output of a command that must succeed."""
+def dvc(*words: str, cwd: Path) -> None:
+    """Run a command that must succeed."""
     from dvc.cli import main
 
     done = call(lambda: sys.exit(main(list(words))), cwd, ("dvc", *words))
     assert done.returncode == 0, f"dvc {' '.join(words)} ended with {done.returncode}:\n{done.stderr}"
-    return done.stdout
 
 
 def new_repository(folder: Path, config: str = "") -> None:
