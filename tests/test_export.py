@@ -1,7 +1,7 @@
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,18 +20,22 @@ from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.weights import digest
 from tests.command import pspnet
+from tests.files import made_once
 
 PREPROCESSING = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CLASSES = ("sky", "road", "bus", "tree")
 COLORS = tuple((10 * k, 0, 255 - k) for k in range(len(CLASSES)))
 PLAIN = Architecture(18, 0.125, 8, len(CLASSES), 0.1)
-# Every way in which networks differ from it in what they compute.
+# Every way in which networks differ from it in what they compute. An export takes seconds, so each has several.
 ARCHITECTURES = {
-    "R18, stride 32": Architecture(18, 0.125, 32, len(CLASSES), 0.1),
-    "R50, stride 16": Architecture(50, 0.125, 16, len(CLASSES), 0.1),
-    "narrow stem, corners": replace(PLAIN, stem="deep_narrow", align_corners=True),
-    "all others": replace(PLAIN, stem="deep", dilation="contract", decoder="low_level", pyramid_weights="learned"),
-}
+    "R50, stride 16, narrow stem, corners": Architecture(
+        50, 0.125, 16, len(CLASSES), 0.1, stem="deep_narrow", align_corners=True
+    ),
+    "R18, stride 32, all others": Architecture(
+        18, 0.125, 32, len(CLASSES), 0.1,
+        stem="deep", dilation="contract", decoder="low_level", pyramid_weights="learned",
+    ),
+}  # fmt: skip
 
 
 def make_bundle(architecture: Architecture, folder: Path) -> Path:
@@ -46,24 +50,27 @@ def make_bundle(architecture: Architecture, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(PLAIN, tmp_path_factory.mktemp("export") / "segmenter")
+@pytest.fixture(scope="session")
+def exports(shared: Path) -> Path:
+    return made_once(shared / "export", make_exports)
 
 
-@pytest.fixture(scope="module")
-def files(bundle: Path) -> dict[str, Path]:
-    """The bundle in every format."""
-    found = {form: bundle.with_name(f"exported.{form}") for form in FORMATS}
-    for form, out in found.items():
-        parities = export(bundle, form, out, 1e-4)
+def make_exports(folder: Path) -> None:
+    """A bundle, and a file of it in every format."""
+    bundle = make_bundle(PLAIN, folder / "segmenter")
+    for form in FORMATS:
+        parities = export(bundle, form, folder / f"exported.{form}", 1e-4)
         assert [parity.size for parity in parities] == list(SIZES)
-    return found
+
+
+@pytest.fixture(scope="session")
+def bundle(exports: Path) -> Path:
+    return exports / "segmenter"
 
 
 @pytest.fixture(params=list(FORMATS))
-def exported(request: pytest.FixtureRequest, files: dict[str, Path]) -> Path:
-    return files[request.param]
+def exported(request: pytest.FixtureRequest, exports: Path) -> Path:
+    return exports / f"exported.{request.param}"
 
 
 def runner(path: Path) -> Callable[[Tensor], Tensor]:
@@ -82,6 +89,7 @@ def metadata(path: Path) -> Any:
     return json.loads(files["pspnet"])
 
 
+@pytest.mark.e2e  # it starts none, but takes a minute
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_network_can_be_exported(form: str, architecture: str, tmp_path: Path) -> None:
@@ -116,9 +124,9 @@ def test_the_metadata_say_what_it_was_made_of(exported: Path, bundle: Path) -> N
     assert facts["architecture"] == asdict(PLAIN)
 
 
-def test_onnx_holds_no_adaptive_pooling_and_pt2_torchs_own(files: dict[str, Path]) -> None:
-    onnx.checker.check_model(files["onnx"], full_check=True)
-    program = torch.export.load(files["pt2"])
+def test_onnx_holds_no_adaptive_pooling_and_pt2_torchs_own(exports: Path) -> None:
+    onnx.checker.check_model(exports / "exported.onnx", full_check=True)
+    program = torch.export.load(exports / "exported.pt2")
     calls = [str(node.target) for node in program.graph.nodes]
     assert sum("adaptive_avg_pool2d" in call for call in calls) == 4
 
