@@ -17,7 +17,7 @@ from tests.files import made_once
 from tests.tracking.told import artifacts, history, inputs, runs, the_run
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MODEL = "pspnet-demo"
 

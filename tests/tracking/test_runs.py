@@ -36,7 +36,9 @@ def pipeline(project: Path, key: str, started: int, scores: dict[str, float] | N
 
 
 @pytest.fixture
-def two(project: Path) -> Path:
+def two(project: Path, empty_database: Path) -> Path:
+    (project / ".pspnet").mkdir()
+    shutil.copy(empty_database, project / ".pspnet")
     scores = {"val_mean_iou": 0.5, "test_mean_iou": 0.25, "test_iou/road": 0.125, "test_iou/sky": 0.75}
     pipeline(project, "first", 1_700_000_000_000, scores, **{"finetune.learning_rate": "0.002"})
     pipeline(project, "second", 1_700_000_600_000, None, **{"finetune.learning_rate": "0.001"})
