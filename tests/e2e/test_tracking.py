@@ -154,7 +154,7 @@ def test_without_a_server_another_learning_rate_is_another_pipeline_later(
 def test_a_training_that_is_stopped_goes_on_in_the_same_run(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "checkout", symlinks=True)
     client = client_of(folder)
-    epochs = 240  # long enough to be still under way when its first epochs have come to MLflow
+    epochs = 100  # long enough to be still under way when its first epochs have come to MLflow
     write_params(folder, finetune__epochs=epochs)
     command = shlex.split(
         "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"
