@@ -5,12 +5,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-import pg8000.native
 import pytest
+from sqlalchemy import NullPool, create_engine, text
 
 from tests.network import free_port
 
@@ -55,11 +55,12 @@ def stop(folder: Path) -> None:
 
 def create(folder: Path, name: str, template: str = "template1") -> None:
     """A database that is a copy of `template`."""
-    port = int((folder / PORT).read_text())
-    with closing(pg8000.native.Connection(USER, "127.0.0.1", "postgres", port)) as connection:
+    engine = create_engine(address(folder, "postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
         # Nobody may be connected to a database while it is copied.
-        connection.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name", name=template)
-        connection.run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        others = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+        connection.execute(others, {"name": template})
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
 
 
 def prepare(uri: str) -> None:

@@ -152,7 +152,8 @@ def test_limits_can_be_changed_at_load_and_failures_are_told_without_their_trace
     def answer() -> tuple[int, str]:
         with pytest.raises(MlflowException) as error:
             model.predict(pd.DataFrame({"image": ["", ""]}))
-        return error.value.get_http_status_code(), json.loads(error.value.serialize_as_json())["message"]
+        refused: Any = error.value
+        return refused.get_http_status_code(), json.loads(refused.serialize_as_json())["message"]
 
     def failing(error: BaseException) -> Callable[[Any], Any]:
         def fail(table: Any) -> Any:

@@ -5,10 +5,9 @@ import contextlib
 import http.client
 import json
 import signal
-import threading
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +29,6 @@ from tests.serving.processes import (
     server,
     split,
 )
-from tests.waiting import wait_until
 
 GOOD = json.dumps(split("aGk=")).encode()
 JSON = [(b"content-type", b"application/json; charset=utf-8")]
@@ -340,31 +338,30 @@ def test_the_other_addresses_of_mlflow_are_there(port: int) -> None:
 @pytest.mark.e2e
 def test_a_busy_server_says_so_and_then_answers(port: int) -> None:
     body = json.dumps(split(encoded(noise(30, 50)))).encode()
-    slow = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    slow.putrequest("POST", URL)
-    slow.putheader("content-type", "application/json")
-    slow.putheader("content-length", str(len(body)))
-    slow.endheaders(body[:10])
-    until_busy(port)
-    assert get(port, "/ping").status == 200
-    slow.send(body[10:])
-    assert slow.getresponse().status == 200
-    slow.close()
+    with begun(port, len(body)) as slow:
+        busy = post(port, split(encoded(noise(8, 8))))
+        assert busy.status == 503
+        assert busy.headers["retry-after"] == "1"
+        assert busy.content == {
+            "error_code": "TEMPORARILY_UNAVAILABLE",
+            "message": "The server is busy. Try again in a moment.",
+        }
+        assert get(port, "/ping").status == 200
+        slow.sendall(body)
+        response = http.client.HTTPResponse(slow)
+        response.begin()
+        assert response.status == 200
     assert post(port, split(encoded(noise(30, 50)))).status == 200
 
 
-def until_busy(port: int) -> None:
-    def busy() -> Response | None:
-        response = post(port, split(encoded(noise(8, 8))))
-        return response if response.status == 503 else None
-
-    told = wait_until(busy)
-    assert told
-    assert told.headers["retry-after"] == "1"
-    assert told.content == {
-        "error_code": "TEMPORARILY_UNAVAILABLE",
-        "message": "The server is busy. Try again in a moment.",
-    }
+@contextlib.contextmanager
+def begun(port: int, length: int) -> Iterator[socket.socket]:
+    """A request that the server has taken on; it waits for so many bytes."""
+    kind = "content-type: application/json\r\nexpect: 100-continue"
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
+        client.sendall(f"POST {URL} HTTP/1.1\r\nhost: here\r\n{kind}\r\ncontent-length: {length}\r\n\r\n".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 100")
+        yield client
 
 
 HURRIED = """
@@ -383,20 +380,14 @@ def test_a_stop_does_not_wait_for_a_long_prediction(version: Path, warm_python: 
     options = "--working", "1", "--waiting", "0"
     with process([warm_python, "-P", "-c", HURRIED, SERVER, *asked(version), *options], tmp_path) as started:
         port = port_told(started, tmp_path)
-        images = [png_of_zeros(4000, 5000)] * 16
-        answers: list[Any] = []
-
-        def ask() -> None:
-            with contextlib.suppress(ConnectionError, http.client.HTTPException):
-                answers.append(post(port, split(*images)).status)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        until_busy(port)
-        started.send_signal(signal.SIGINT)
-        assert started.wait(120) == 0
-        asking.join(60)
-        assert 200 not in answers
+        body = json.dumps(split(*[png_of_zeros(4000, 5000)] * 16)).encode()
+        with begun(port, len(body)) as client:
+            client.sendall(body)
+            assert post(port, split(encoded(noise(8, 8)))).status == 503  # it is being worked on
+            started.send_signal(signal.SIGINT)
+            assert started.wait(120) == 0
+            with contextlib.suppress(ConnectionError):
+                assert b" 200 " not in client.recv(1000)
 
 
 @pytest.mark.e2e
