@@ -120,6 +120,7 @@ def test_who_expected_another_champion_stops(shop: Shop) -> None:
 
 
 @pytest.mark.kills
+@pytest.mark.timeout(900)
 @killed_in_both
 def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
     shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
@@ -153,6 +154,7 @@ def falls_asleep(mover: Mover) -> bool:
 
 
 @pytest.mark.kills
+@pytest.mark.timeout(900)
 @killed_in_both
 def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process is stopped at any step, taken for dead, and wakes up when another version is champion."""
