@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from pspnet.errors import EXIT_CTRL_C, Busy, Interrupted, Problem, UserError
 from pspnet.worktree import git
 
 
-def retrain(state: Path, changes: Sequence[str], standing: Callable[[], str | None]) -> None:
-    """`standing` says what the registry would answer, or None if it has something to do."""
+def retrain(state: Path, changes: Sequence[str]) -> None:
     overrides, state = parsed(changes), state.resolve()
     if overrides:
         checkout = Path.cwd()
@@ -29,7 +28,7 @@ def retrain(state: Path, changes: Sequence[str], standing: Callable[[], str | No
         os.chdir(workplace.folder)
         workplace.set_params(overrides)
     load_params(Path(PARAMS))  # a mistake there is told before anything is started
-    if not overrides and (headline := nothing_to_do(standing)):
+    if not overrides and (headline := nothing_to_do()):
         terminal.out.print("Nothing has changed.")
         terminal.out.print(headline, style="green", markup=False)
         return

@@ -4,20 +4,51 @@ Each question here is one that a task of flows.retrain would ask. Where one cann
 for a lock, tries again when a server is away, and says what is wrong.
 """
 
+import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from dvc.repo import Repo
+from dvc.repo import Repo, lock_repo
 
 from flows.dag import Source, dag_of, opened
 from flows.taken import take
 from flows.workplace import Workplace
+from pspnet import terminal
+from pspnet.worktree import environment
+
+Answer = Callable[[], str | None]
+COMMAND = ["pspnet", "standing"]
 
 
-def nothing_to_do(standing: Callable[[], str | None]) -> str | None:
-    """The headline of such a run, from `standing`, which asks the registry; None: run the flow."""
+@contextmanager
+def registry(workplace: Workplace) -> Iterator[Answer]:
+    """What it says of the results here: a headline, or None if it would change something or cannot be asked.
+
+    Its process loads MLflow while DVC looks at the rest, and is ended if the answer is not needed.
+    """
+    with subprocess.Popen(
+        COMMAND, cwd=workplace.folder, env=environment(workplace.folder), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+
+        def answer() -> str | None:
+            said, notes = process.communicate()
+            if process.returncode:
+                return None
+            terminal.err.print(notes, style="yellow", markup=False, end="")
+            return str(json.loads(said)["headline"] or "") or None
+
+        try:
+            yield answer
+        finally:
+            process.kill()
+
+
+def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = registry) -> str | None:
+    """The headline of such a run; None: there is something to do."""
     if os.environ.get("PREFECT_API_URL"):  # that server shows every run
         return None
     with suppress(Exception):  # whatever a lock, a remote or a server raises
@@ -25,13 +56,15 @@ def nothing_to_do(standing: Callable[[], str | None]) -> str | None:
         if workplace.is_worktree:
             return None
         with workplace.quiet() as quiet:
-            return standing() if quiet and _is_unchanged(workplace) else None
+            if quiet:
+                with ask(workplace) as answer:
+                    return answer() if _is_unchanged(workplace) else None
     return None
 
 
 def _is_unchanged(workplace: Workplace) -> bool:
     """One look at data, stages and remote, in one opening of DVC."""
-    with opened(workplace.folder) as repo:
+    with opened(workplace.folder) as repo, lock_repo(repo):
         dag = dag_of(repo, workplace.folder)
         unchanged = (
             all(_is_here(workplace, source) for source in dag.sources)

@@ -1,5 +1,6 @@
 """The `pspnet` command. Each function imports what it needs when it is called, so that `pspnet --help` is instant."""
 
+import json
 import os
 from contextlib import nullcontext
 from importlib import import_module
@@ -203,16 +204,7 @@ def retrain(
     prefect_here(_state())
     from flows.local import retrain as run
 
-    run(_state(), changes or [], _standing)
-
-
-def _standing() -> str | None:
-    from pspnet.commands import doctor, standing
-    from pspnet.commands.register import Results
-
-    if not doctor.can_run(PARAMS, RAW):
-        return None
-    return standing.headline(_workshop(), Results(BUNDLE, REPORT, PREPARED, RECORDS))
+    run(_state(), changes or [])
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -572,6 +564,22 @@ def register(
         models.overview(shop)
     if as_json:
         print(command.as_json(shop, results, version, new, done))  # noqa: T201
+
+
+@app.command(hidden=True)
+def standing() -> None:
+    """For `pspnet retrain`: what `register --promote` would say, as JSON; null if it would change something.
+
+    Example: pspnet standing
+    """
+    from pspnet.commands import doctor
+    from pspnet.commands import standing as command
+    from pspnet.commands.register import Results
+
+    headline = None
+    if doctor.can_run(PARAMS, RAW):
+        headline = command.headline(_workshop(), Results(BUNDLE, REPORT, PREPARED, RECORDS))
+    print(json.dumps({"headline": headline}))  # noqa: T201
 
 
 @app.command(rich_help_panel=REGISTRY)

@@ -4,8 +4,9 @@ import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from dvc.repo import Repo
 
 from flows.nothing_to_do import nothing_to_do
+from flows.workplace import Workplace
 from pspnet.errors import Busy, UserError
 
 # DVC asks pygtrie in a way of before.
@@ -72,14 +74,19 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path / "project"
 
 
-def answer() -> str | None:
-    return HEADLINE
+@contextlib.contextmanager
+def registry(workplace: Workplace) -> Iterator[Callable[[], str | None]]:
+    yield lambda: HEADLINE
+
+
+def that(answer: Callable[[], str | None]) -> Callable[[Workplace], contextlib.AbstractContextManager[Any]]:
+    return lambda workplace: contextlib.nullcontext(answer)
 
 
 def test_nothing_changed_and_the_registry_is_asked(project: Path) -> None:
     lock = (project / "dvc.lock").read_bytes()
-    assert nothing_to_do(answer) == HEADLINE
-    assert nothing_to_do(lambda: None) is None
+    assert nothing_to_do(registry) == HEADLINE
+    assert nothing_to_do(that(lambda: None)) is None
     assert (project / "dvc.lock").read_bytes() == lock
     [data] = yaml.safe_load((project / "data/raw.dvc").read_text())["outs"]
     assert json.loads((project / ".pspnet/taken.json").read_text())["data/raw"]["content"] == data["md5"]
@@ -195,32 +202,32 @@ def data_known_to_git(project: Path) -> None:
 )  # fmt: skip
 def test_whatever_changed_the_flow_runs(project: Path, change: Callable[[Path], None]) -> None:
     change(project)
-    assert nothing_to_do(answer) is None
+    assert nothing_to_do(registry) is None
     assert not (project / ".pspnet/taken.json").exists()
 
 
 def test_without_a_remote_nothing_needs_to_be_shared(project: Path) -> None:
     with Repo(str(project)) as repo, repo.config.edit("repo") as config:
         del config["core"]["remote"]
-    assert nothing_to_do(answer) == HEADLINE
+    assert nothing_to_do(registry) == HEADLINE
 
 
 def test_a_result_with_a_remote_of_its_own_is_left_to_the_flow(project: Path) -> None:
     another = PIPELINE.replace("outs: [prepared]", "outs: [{prepared: {remote: folder}}]")
     (project / "dvc.yaml").write_text(another)
-    assert nothing_to_do(answer) is None
+    assert nothing_to_do(registry) is None
 
 
 def test_a_server_that_shows_every_run_gets_this_one_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    assert nothing_to_do(answer) is None
+    assert nothing_to_do(registry) is None
 
 
 def test_a_run_at_work_is_left_to_the_flow_which_waits_for_it(project: Path) -> None:
     (project / ".pspnet").mkdir()
     with filelock.FileLock(project / ".pspnet/retrain.lock", is_singleton=False):
-        assert nothing_to_do(answer) is None
-    assert nothing_to_do(answer) == HEADLINE
+        assert nothing_to_do(registry) is None
+    assert nothing_to_do(registry) == HEADLINE
 
 
 def test_no_run_begins_while_the_registry_is_asked(project: Path) -> None:
@@ -229,7 +236,7 @@ def test_no_run_begins_while_the_registry_is_asked(project: Path) -> None:
             filelock.FileLock(project / ".pspnet/retrain.lock", timeout=0).acquire()
         return HEADLINE
 
-    assert nothing_to_do(begins) == HEADLINE
+    assert nothing_to_do(that(begins)) == HEADLINE
 
 
 @pytest.mark.parametrize("error", [Busy("the database"), UserError([], "a mistake"), ConnectionError("away")])
@@ -237,7 +244,7 @@ def test_what_the_registry_cannot_answer_the_flow_tells(project: Path, error: Ex
     def fails() -> str:
         raise error
 
-    assert nothing_to_do(fails) is None
+    assert nothing_to_do(that(fails)) is None
 
 
 def test_the_worktree_of_a_run_takes_the_checkouts_data_first(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,4 +253,4 @@ def test_the_worktree_of_a_run_takes_the_checkouts_data_first(project: Path, mon
     tree = project / ".pspnet/runs/one"
     subprocess.run(["git", "worktree", "add", "--quiet", str(tree)], cwd=project, check=True)
     monkeypatch.chdir(tree)
-    assert nothing_to_do(answer) is None
+    assert nothing_to_do(registry) is None
