@@ -34,10 +34,6 @@ def main() -> None:
             first, again = work(), [work() for _ in range(AGAIN)] if name != "bare commands" else []
         shown = f"{statistics.median(again):.1f}" if again else ""
         print(f"| {name} | {first:.1f} | {shown} |", flush=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, str(ROOT / "benchmarks/empty_flow.py")]
-        first, again = run(command, Path(temporary)), [run(command, Path(temporary)) for _ in range(AGAIN)]
-    print(f"| an empty Prefect flow | {first:.1f} | {statistics.median(again):.1f} |")
 
 
 @contextmanager
