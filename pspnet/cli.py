@@ -553,7 +553,7 @@ def register(
 
     shop = _workshop()
     results = command.Results(bundle, report, prepared, records)
-    version, new = command.register(shop, results)
+    version, new = command.register(shop, results, gate_is_next=promote)
     done = promotion.promote(shop, version, Data(prepared, report)) if promote else None
     terminal.out.stderr = as_json
     command.tell(shop, version, new)

@@ -61,8 +61,9 @@ def served(model_folder: Path) -> Iterator[Ask]:
     """Images as encoded files, of any number and size, go in; what the version makes of them comes out."""
     if not (model_folder / "MLmodel").is_file():
         raise UserError(Problem(str(model_folder), "holds no MLmodel", "the folder of a registered version"))
-    with tempfile.TemporaryFile() as log, _worker(model_folder, log) as worker:
-        ready = _answer(worker, LOAD_SECONDS, log, f"{model_folder}: the version cannot be loaded")
+    with _worker() as (worker, log):
+        folder = json.dumps({"folder": str(model_folder.resolve())})
+        ready = _answer(worker, LOAD_SECONDS, log, f"{model_folder}: the version cannot be loaded", folder)
         if not Path(ready["code"] or "/").is_relative_to(model_folder.resolve()):
             raise RuntimeError(f"{model_folder}: answers with the code of {ready['code']}, not with its own")
 
@@ -85,28 +86,43 @@ def own_code_environment() -> dict[str, str]:
     return {**SWITCHES, **kept, **fixed}
 
 
+Worker = tuple["subprocess.Popen[str]", IO[bytes]]  # and what it logs
+
+_warm: list[Worker] = []
+
+
+def warm_up() -> None:
+    """Start the process for the version that is asked next: it loads torch and MLflow while that version is made.
+
+    If none is asked it ends with this process.
+    """
+    _warm.append(_started())
+
+
 @contextmanager
-def _worker(model_folder: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    environment = own_code_environment()
-    environment.pop("MLFLOW_PYFUNC_INFERENCE_CONFIG", None)  # a person's settings for a server: not what is measured
-    worker = subprocess.Popen(
-        [sys.executable, "-P", str(WORKER), str(model_folder.resolve())],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        encoding="utf-8",
-    )
+def _worker() -> Iterator[Worker]:
+    worker, log = _warm.pop() if _warm else _started()
     try:
-        yield worker
+        yield worker, log
     finally:
         worker.kill()
         worker.wait(END_SECONDS)
+        log.close()
         for pipe in (worker.stdin, worker.stdout):
             if pipe:
                 with suppress(BrokenPipeError):  # of what is left in the buffer
                     pipe.close()
+
+
+def _started() -> Worker:
+    environment = own_code_environment()
+    environment.pop("MLFLOW_PYFUNC_INFERENCE_CONFIG", None)  # a person's settings for a server: not what is measured
+    log = tempfile.TemporaryFile()  # noqa: SIM115  closed with its worker
+    command = [sys.executable, "-P", str(WORKER)]
+    worker = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8"
+    )
+    return worker, log
 
 
 def _answer(

@@ -13,6 +13,7 @@ from pspnet.process import exclusive
 from pspnet.registry.provenance import run_page
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
 from pspnet.report import PAGE
+from pspnet.served import warm_up
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Results:
     records: Path
 
 
-def register(shop: Workshop, results: Results) -> tuple[Version, bool]:
-    """The version, and whether it is new."""
+def register(shop: Workshop, results: Results, gate_is_next: bool = False) -> tuple[Version, bool]:
+    """The version, and whether it is new. `gate_is_next`: it will have a new one asked in a process of its own."""
     from mlflow.exceptions import MlflowException
 
     with exclusive(shop.state / LOCK, "the registry from this checkout"):
         version = known = version_of(shop, results)
         if version is None:
+            if gate_is_next:
+                warm_up()
             from pspnet.commands.new_version import add  # loads torch
 
             version = add(shop, results)

@@ -69,4 +69,4 @@ def _ask(folder: Path) -> str | None:
 
 
 def _environment() -> str:
-    return hashlib.sha256(json.dumps(installed(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(dict(installed()), sort_keys=True).encode()).hexdigest()

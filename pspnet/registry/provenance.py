@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,9 @@ def _parsed(told: str) -> Iterator[Change]:
         yield Change(path, *(None if count == "-" else int(count) for count in (added, removed)))
 
 
-def installed() -> dict[str, str]:
+@cache
+def installed() -> Mapping[str, str]:
+    """What this process can import; it takes a moment to find out."""
     found = {"python": platform.python_version()}
     for item in importlib.metadata.distributions():
         found.setdefault(_plain(str(item.name)), item.version)  # of two copies the first is imported

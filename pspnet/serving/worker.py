@@ -1,7 +1,8 @@
 """Answers for one version over a pipe. Stands alone: what it imports of pspnet is the version's own.
 
-python -P worker.py FOLDER
+python -P worker.py
 
+First line in: {"folder": "..."}           The line out:  {"ready": true, "code": "..."}
 A line in:  {"images": [base64, ...]}      The line out:  {"rows": [...]} or {"error": "..."}
 """
 
@@ -19,16 +20,18 @@ from typing import Any
 WITHOUT_LIMITS = {"max_images": 1_000_000, "max_image_mb": 1e6, "max_megapixels": 1e6}
 
 
-def main(folder: str) -> None:
+def main() -> None:
     # Whatever prints, in Python or not, must not print between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     questions = _questions()
 
+    # Seconds, in which the version may still be in the making. Nothing of pspnet: that comes with the version.
     import mlflow.pyfunc
     import pandas as pd
+    import torch  # noqa: F401
 
-    model = mlflow.pyfunc.load_model(folder, model_config=WITHOUT_LIMITS)
+    model = mlflow.pyfunc.load_model(next(questions)["folder"], model_config=WITHOUT_LIMITS)
 
     def say(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
@@ -60,4 +63,4 @@ def _questions() -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()
