@@ -52,7 +52,7 @@ HURRIED = {  # all that only waits is short; a heartbeat every 30 s is as often 
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
     "PSPNET_LOST_SECONDS": "45",
     "PSPNET_RESUME_SECONDS": "10",
-    "PSPNET_CHECKPOINT_SECONDS": "0.5",
+    "PSPNET_CHECKPOINT_SECONDS": "0.2",
 }
 T = TypeVar("T")
 
@@ -199,7 +199,7 @@ class Team:
             sort=FlowRunSort.EXPECTED_START_TIME_ASC,
         )
 
-    def finished(self, run: FlowRun, seconds: float = 420) -> FlowRun:
+    def finished(self, run: FlowRun, seconds: float = 600) -> FlowRun:
         """As it ended, once it has for good: a crashed run is scheduled again."""
 
         def over() -> FlowRun | None:
@@ -210,7 +210,7 @@ class Team:
         assert found
         return found
 
-    def completed(self, run: FlowRun, seconds: float = 420) -> FlowRun:
+    def completed(self, run: FlowRun, seconds: float = 600) -> FlowRun:
         run = self.finished(run, seconds)
         assert run.state and run.state.is_completed(), f"{run.name} is {run.state}:\n{self.log(run)}"
         return run
@@ -240,7 +240,7 @@ class Team:
         (found,) = [one for one in self.processes(pool) if any(word.startswith("prefect.") for word in command(one))]
         return found
 
-    def training(self, seconds: float = 240) -> psutil.Process:
+    def training(self, seconds: float = 400) -> psutil.Process:
         """The process that trains, stopped once it has saved something: what disturbs it comes in its midst."""
 
         def begun() -> list[psutil.Process]:

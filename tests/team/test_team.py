@@ -21,7 +21,7 @@ from tests.team.team import POOLS, Plain, Team, command, kill
 from tests.tracking.told import history, runs
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.team, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
 LONG = 60  # epochs, of a training that is disturbed: it must go on when its first checkpoint has been seen
 ON_TIME_SECONDS = 25  # the worker may begin a moment early, and the machine is busy
@@ -141,7 +141,7 @@ def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
 
 
 def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None:
-    mistake = team.finished(team.retrain(finetune__learning_rate="fast"), 60)
+    mistake = team.finished(team.retrain(finetune__learning_rate="fast"))
     assert mistake.state and mistake.state.is_failed() and mistake.state.message
     assert "params.yaml" in mistake.state.message and "finetune.learning_rate" in mistake.state.message
     assert mistake.run_count == 1

@@ -11,7 +11,7 @@ from tests.command import pspnet
 from tests.e2e.pipeline import digests, run
 from tests.team.team import Plain, Team, command, kill, works_in
 
-pytestmark = [pytest.mark.team, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.team, pytest.mark.timeout(1200)]
 
 PARTS = 3
 IMAGES = PARTS * PIECE  # a piece for each
