@@ -10,15 +10,16 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from tests.faults.listed import listed
-from tests.faults.mutants import SHARES, drawn
+from tests.faults.mutants import PARTS, SHARES, drawn
 from tests.faults.trials import Result, Trial, Trials, load_libraries
 
 FAST = "not e2e and not kills and not team"
+MISSED = "MISSED"
 COLUMNS = ("suite", "kind", "name", "what", "caught by", "seconds", "test")
 
 
@@ -40,9 +41,7 @@ def main() -> int:
         return 130
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    if arguments.results:
-        _keep(arguments.results, rows)
-    missed = [row["name"] for row in rows if row["caught by"] == "MISSED"]
+    missed = [row["name"] for row in rows if row["caught by"] == MISSED]
     share = f"{len(rows) - len(missed)} of {len(rows)} caught in {time.monotonic() - began:.0f} s"
     print(f"{share}{'; missed: ' if missed else ''}{', '.join(missed)}")
     return 1 if missed and not arguments.mutants else 0
@@ -64,15 +63,13 @@ def _arguments() -> argparse.Namespace:
 
 def _faults(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
     chosen = [fault for fault in listed() if not arguments.names or fault.name in arguments.names]
-    wanted = [Trial(one.name, one.change, one.tests) for one in chosen]
-    wanted = [replace(trial, tests=_that_are_there(tree, trial.tests)) for trial in wanted]
+    wanted = [Trial(one.name, one.change, _that_are_there(tree, one.tests)) for one in chosen]
     trials.check(wanted)
     if not arguments.no_baseline:
-        _check_baseline(trials, [test for trial in wanted for test in trial.tests], arguments.at_once)
-    untested = [trial for trial in wanted if not trial.tests]
-    results = {trial.name: Result(passed=True) for trial in untested}
-    results |= {trial.name: result for trial, result in trials.run([t for t in wanted if t.tests], _tell)}
-    return [_row(arguments.suite, "fault", one.name, f"{one.package}: {one.says}", results[one.name]) for one in chosen]
+        tests = [test for trial in wanted for test in trial.tests]
+        _check_baseline(trials, _shared_out(tests, arguments.at_once), "")
+    what = {one.name: f"{one.package}: {one.says}" for one in chosen}
+    return list(_tried(trials, wanted, "fault", what, arguments).values())
 
 
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
@@ -83,59 +80,72 @@ def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
 def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
     """Against the fast tests of their package; those that are left, against its slow ones too."""
     mutants = [one for one in drawn(tree, arguments.seed) if not arguments.names or one.name in arguments.names]
-    results: dict[str, Result] = {}
+    what = {one.name: one.what for one in mutants}
+    rows: dict[str, dict[str, str]] = {}
     for markers in (FAST, "e2e"):
-        left = [one for one in mutants if one.name not in results or results[one.name].passed]
+        left = [one for one in mutants if rows.get(one.name, {}).get("caught by", MISSED) == MISSED]
+        if not arguments.no_baseline:
+            groups = {one.part: [*_that_are_there(tree, PARTS[one.part][1])] for one in left}
+            _check_baseline(trials, list(groups.values()), markers)
         wanted = [Trial(one.name, one.change, one.tests, markers) for one in left]
-        results |= {trial.name: result for trial, result in trials.run(wanted, _tell)}
+        rows |= _tried(trials, wanted, "mutant", what, arguments)
     for part in SHARES:
-        own = [results[one.name] for one in mutants if one.part == part]
+        own = [rows[one.name]["caught by"] for one in mutants if one.part == part]
         if own:
-            print(f"{part}: {sum(not one.passed for one in own)} of {len(own)}")
-    return [_row(arguments.suite, "mutant", one.name, one.what, results[one.name]) for one in mutants]
+            print(f"{part}: {len(own) - own.count(MISSED)} of {len(own)}")
+    return list(rows.values())
 
 
-def _check_baseline(trials: Trials, tests: Sequence[str], at_once: int) -> None:
-    """All listed tests, without a fault."""
+def _tried(
+    trials: Trials, wanted: Sequence[Trial], kind: str, what: Mapping[str, str], arguments: argparse.Namespace
+) -> dict[str, dict[str, str]]:
+    """A row for each by name, kept as they come. A change without any test is missed."""
+    rows: dict[str, dict[str, str]] = {}
+    results = chain(
+        ((trial, Result(passed=True)) for trial in wanted if not trial.tests),
+        trials.run([trial for trial in wanted if trial.tests]),
+    )
+    for trial, result in results:
+        by, test = (MISSED, "") if result.passed else (result.tier, result.test)
+        print(f"{trial.name:<30} {by:<7} {result.seconds:5.0f} s  {test}", flush=True)
+        values = (arguments.suite, kind, trial.name, what[trial.name], by, f"{result.seconds:.0f}", test)
+        rows[trial.name] = dict(zip(COLUMNS, values, strict=True))
+        if arguments.results:
+            _keep(arguments.results, rows[trial.name])
+    return rows
+
+
+def _shared_out(tests: Sequence[str], count: int) -> list[list[str]]:
+    """In so many groups, each file in one of them."""
     files: dict[str, list[str]] = {}
     for test in dict.fromkeys(tests):
         files.setdefault(test.partition("::")[0], []).append(test)
-    groups: list[list[str]] = [[] for _ in range(at_once)]
+    groups: list[list[str]] = [[] for _ in range(count)]
     for number, (file, own) in enumerate(sorted(files.items())):
-        groups[number % at_once] += [file] if file in own else own
+        groups[number % count] += [file] if file in own else own
+    return [group for group in groups if group]
+
+
+def _check_baseline(trials: Trials, groups: Sequence[Sequence[str]], markers: str) -> None:
+    """These tests, without a change."""
     baseline = [
-        Trial(f"baseline-{number}", None, tuple(group), stop_at_first=False)
+        Trial(f"baseline-{number}", None, tuple(group), markers, stop_at_first=False)
         for number, group in enumerate(groups, start=1)
-        if group
     ]
-    for trial, result in trials.run(baseline, lambda trial, result: None):
+    for trial, result in trials.run(baseline):
         if not result.passed:
-            log = trials.log(trial)
-            raise SystemExit(f"Without any fault, {result.test} fails:\n{log}")
-        print(f"{trial.name}: the tests pass without a fault, {result.seconds:.0f} s", flush=True)
+            raise SystemExit(f"Without any change, {result.test} fails:\n{trials.log(trial)}")
+        print(f"{trial.name}: the tests pass without a change, {result.seconds:.0f} s", flush=True)
 
 
-def _tell(trial: Trial, result: Result) -> None:
-    by = "MISSED" if result.passed else result.tier
-    print(f"{trial.name:<30} {by:<7} {result.seconds:5.0f} s  {result.test if by != 'MISSED' else ''}", flush=True)
-
-
-def _row(suite: str, kind: str, name: str, what: str, result: Result) -> dict[str, str]:
-    by = "MISSED" if result.passed else result.tier
-    test = "" if result.passed else result.test
-    values = (suite, kind, name, what, by, f"{result.seconds:.0f}", test)
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def _keep(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """In place of the rows of the same suite and name."""
+def _keep(path: Path, row: dict[str, str]) -> None:
+    """In place of the row of the same suite and name."""
     known = _read(path) if path.exists() else []
-    new = {(row["suite"], row["name"]) for row in rows}
-    kept = [row for row in known if (row["suite"], row["name"]) not in new]
+    rows = [one for one in known if (one["suite"], one["name"]) != (row["suite"], row["name"])]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
-        table.writerows([*kept, *rows])
+        table.writerows([*rows, row])
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -154,7 +164,7 @@ def _table(rows: Sequence[dict[str, str]]) -> Iterator[str]:
             by_suite = (caught.get((suite, name), "") for suite in suites)
             yield f"| {name} | {what} | {' | '.join(by_suite)} |"
         sums = [[by for (of, _), by in caught.items() if of == suite] for suite in suites]
-        shares = (f" {len(by) - by.count('MISSED')} of {len(by)} |" for by in sums)
+        shares = (f" {len(by) - by.count(MISSED)} of {len(by)} |" for by in sums)
         yield f"| caught | |{''.join(shares)}"
 
 

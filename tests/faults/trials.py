@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,16 +119,15 @@ class Trials:
         lines = (self._home / trial.name / "log").read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_LINES:])
 
-    def run(self, trials: Sequence[Trial], tell: Callable[[Trial, Result], object]) -> Iterator[tuple[Trial, Result]]:
+    def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
+        """As they end."""
         waiting = list(trials)
         try:
             while waiting or self._running:
                 while waiting and len(self._running) < self._at_once:
                     self._start(waiting.pop(0))
                 for handle in self._over():
-                    trial, result = self._end(handle)
-                    tell(trial, result)
-                    yield trial, result
+                    yield self._end(handle)
         finally:
             for handle in list(self._running):
                 self._end(handle)
