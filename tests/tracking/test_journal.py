@@ -1,9 +1,11 @@
+import time
 from pathlib import Path
 
 import pytest
 
 from pspnet.tracking.journal import JOURNAL, append, read
 from tests.tracking.told import begun
+from tests.waiting import wait_until
 
 
 def kinds(folder: Path) -> list[str]:
@@ -68,3 +70,11 @@ def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
     assert [entry["kind"] for entry, _ in found] == ["a", "b"]
     assert found[-1][1] == path.stat().st_size
     assert [entry["kind"] for entry, _ in read(path, found[0][1])] == ["b"]
+
+
+def test_the_time_at_which_something_is_told_makes_nothing_new_of_it(tmp_path: Path) -> None:
+    journal = begun(tmp_path, "m")
+    journal.add("figures", values={"refused": 0.0})
+    told_at = read(tmp_path / JOURNAL)[-1][0]["time"]
+    wait_until(lambda: time.time_ns() // 1_000_000 > told_at)
+    assert not journal.add("figures", values={"refused": 0.0})
