@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
-from tests.faults.listed import listed
-from tests.faults.mutants import PARTS, SHARES, drawn
+from tests.faults.listed import Fault, listed
+from tests.faults.mutants import PARTS, SHARES, Mutant, drawn
 from tests.faults.trials import Result, Trial, Trials, load_libraries
 
 FAST = "not e2e and not kills and not team"
+Named = TypeVar("Named", Fault, Mutant)
 MISSED = "MISSED"
 COLUMNS = ("suite", "kind", "name", "what", "caught by", "seconds", "test")
 
@@ -62,7 +64,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _faults(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
-    chosen = [fault for fault in listed() if not arguments.names or fault.name in arguments.names]
+    chosen = _named(listed(), arguments.names)
     wanted = [Trial(one.name, one.change, _that_are_there(tree, one.tests)) for one in chosen]
     trials.check(wanted)
     if not arguments.no_baseline:
@@ -72,6 +74,14 @@ def _faults(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[d
     return list(_tried(trials, wanted, "fault", what, arguments).values())
 
 
+def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
+    """In this order, or all."""
+    by_name = {one.name: one for one in every}
+    if unknown := [name for name in names if name not in by_name]:
+        raise SystemExit(f"Unknown: {', '.join(unknown)}. There are: {', '.join(by_name)}")
+    return [by_name[name] for name in names] or list(every)
+
+
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
     """Another checkout may lack some."""
     return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
@@ -79,7 +89,7 @@ def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
 
 def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
     """Against the fast tests of their package; those that are left, against its slow ones too."""
-    mutants = [one for one in drawn(tree, arguments.seed) if not arguments.names or one.name in arguments.names]
+    mutants = _named(drawn(tree, arguments.seed), arguments.names)
     what = {one.name: one.what for one in mutants}
     rows: dict[str, dict[str, str]] = {}
     for markers in (FAST, "e2e"):
