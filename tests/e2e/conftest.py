@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.pipeline import STAND_INS, STEPS, SYNTHESIZE, checkout, copied, reproduce, run
+from tests.e2e.pipeline import STEPS, SYNTHESIZE, checkout, copied, reproduce, run, warmed
 from tests.e2e.warm import served
 from tests.files import made_once
+from tests.flows.processes import left
 
 LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
 
@@ -21,12 +22,8 @@ def stand_ins(shared: Path) -> Iterator[Path]:
 @pytest.fixture
 def warm(stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pspnet` and `dvc` start at once, and tell MLflow of no stage: for what is about neither."""
-    _warm(stand_ins, monkeypatch)
-
-
-def _warm(stand_ins: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv(STAND_INS, str(stand_ins))
-    patch.setenv("PSPNET_TRACKING", "off")
+    for name, value in warmed(stand_ins).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +31,9 @@ def finished_once(shared: Path, stand_ins: Path) -> Path:
     """Every stage run by DVC, on forty tiny images."""
 
     def make(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            _warm(stand_ins, patch)
-            checkout(folder, **LENIENT)
-            run(folder, *SYNTHESIZE)
-            assert reproduce(folder) == list(STEPS)
+        checkout(folder, **LENIENT)
+        run(folder, *SYNTHESIZE)
+        assert reproduce(folder, **warmed(stand_ins)) == list(STEPS)
 
     return made_once(shared / "finished", make)
 
@@ -48,10 +43,9 @@ def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
     """The same, with its bundle as version 1, which is champion."""
 
     def make(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            _warm(stand_ins, patch)
-            folder.rmdir()
-            run(copied(finished_once, folder), "pspnet", "register", "models/segmenter", "--promote")
+        folder.rmdir()
+        copied(finished_once, folder)
+        run(folder, "pspnet", "register", "models/segmenter", "--promote", **warmed(stand_ins))
 
     return made_once(shared / "registered", make)
 
@@ -63,8 +57,9 @@ def retrained_once(shared: Path) -> Path:
     def make(folder: Path) -> None:
         checkout(folder, **LENIENT)
         run(folder, *SYNTHESIZE)
-        (folder / ".pspnet").mkdir(exist_ok=True)
-        (folder / ".pspnet/retrain.log").write_text(run(folder, "pspnet", "retrain", COLUMNS="200"))
+        said = run(folder, "pspnet", "retrain", COLUMNS="200", PSPNET_TRACKING="on")
+        assert left(folder) == []
+        (folder / ".pspnet/retrain.log").write_text(said)
 
     return made_once(shared / "retrained", make)
 

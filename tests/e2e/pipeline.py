@@ -7,12 +7,16 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pspnet.config.reading import read_yaml
+from tests.command import pspnet
 from tests.parameters import ROOT, changed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BIN = Path(sys.executable).parent
 STAND_INS = "TESTS_STAND_INS"  # in the environment: a folder of commands that replace the real ones (tests/e2e/warm.py)
@@ -44,8 +48,7 @@ def checkout(folder: Path, **changes: Any) -> Path:
             shutil.copy2(ROOT / name, folder / name)
     write_params(folder, **(TINY | changes))
     run(folder, "git", "init", "--quiet")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "start")
+    commit(folder, "--all")
     return folder
 
 
@@ -78,42 +81,72 @@ def clone(source: Path, folder: Path) -> Path:
     return folder
 
 
+def commit(folder: Path, *paths: str) -> None:
+    run(folder, "git", "add", *paths)
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "more")
+
+
+def import_weights(folder: Path, seed: int) -> "Tensor":
+    """The first convolution of the imported network."""
+    import torch
+
+    from tests.model.foreign import random_tensors
+
+    tensors = random_tensors("torchvision_resnet18", seed, narrow=8)
+    file = folder.parent / f"resnet18-{seed}.pth"
+    torch.save(tensors, file)
+    done = pspnet("weights", "import", file, "--from", "torchvision", cwd=folder)
+    assert "100.0% of the tensors (backbone 100 of 100)" in done.stdout + done.stderr
+    return tensors["conv1.weight"]
+
+
 def write_params(folder: Path, **changes: Any) -> None:
     (folder / "params.yaml").write_text(
         yaml.safe_dump(changed(read_yaml(folder / "params.yaml"), changes), sort_keys=False)
     )
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, **more: str) -> dict[str, str]:
     """Commands find this checkout's package, not the one that is installed."""
-    return os.environ | {
+    given = os.environ | more
+    return given | {
         "SHELL": "/bin/sh",  # by which DVC starts the stages; where it is dash, it stays between the two
-        "PATH": os.pathsep.join(filter(None, [os.environ.get(STAND_INS), str(BIN), os.environ["PATH"]])),
+        "PATH": os.pathsep.join(filter(None, [given.get(STAND_INS), str(BIN), given["PATH"]])),
         "PYTHONPATH": str(folder),
         "PSPNET_LOADER_WORKERS": "1",
         "DVC_NO_ANALYTICS": "1",
     }
 
 
+def warmed(stand_ins: Path) -> dict[str, str]:
+    """For the environment: commands that start at once, and tell MLflow of no stage."""
+    return {STAND_INS: str(stand_ins), "PSPNET_TRACKING": "off"}
+
+
 def run(folder: Path, *command: str, timeout: float = 300, **more: str) -> str:
     """Standard output and error of a command that must succeed; `more` of its environment."""
     done = subprocess.run(
-        command, cwd=folder, env=environment(folder) | more, text=True,
+        command, cwd=folder, env=environment(folder, **more), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
 
 
-def reproduce(folder: Path, *stages: str) -> list[str]:
+def reproduce(folder: Path, *stages: str, **more: str) -> list[str]:
     """The stages that ran; `stages`: only these and what they depend on."""
-    run(folder, "dvc", "add", "--quiet", "data/raw")
-    return ran(run(folder, "dvc", "repro", *stages))
+    run(folder, "dvc", "add", "--quiet", "data/raw", **more)
+    return ran(run(folder, "dvc", "repro", *stages, **more))
 
 
 def ran(said: str) -> list[str]:
     """The stages that ran, by what DVC printed."""
     return [step for step in STEPS if f"Running stage '{step}'" in said]
+
+
+def in_prefect(folder: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(folder / ".pspnet/prefect/prefect.db")) as database:
+        return database.execute(query).fetchall()
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -4,11 +4,9 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +16,15 @@ import pytest
 from safetensors import safe_open
 
 from pspnet.config.reading import read_yaml
-from tests.e2e.pipeline import TINY, checkout, clone, digests, environment, reproduce, run, write_params
+from tests.e2e.pipeline import copied, digests, environment, in_prefect, reproduce, warmed, write_params
+from tests.files import made_once
 from tests.flows.processes import cmdline, kill_all, left, left_of, of
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(400)
-LONGER: dict[str, Any] = {"finetune__epochs": 30, "promotion__min_mean_iou": 0.0}
-SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+EPOCHS = 40
 # Ctrl-C lets it end well: DVC, Prefect and the training have things to write. What is killed has nothing to say.
-STOPS_SECONDS = 30
+STOPS_SECONDS = 60
 GONE_SECONDS = 30
 
 
@@ -38,13 +37,12 @@ class Retraining:
     def said(self) -> str:
         return (self.folder / ".pspnet/said.log").read_text()
 
-    def until(self, met: Callable[[], Any], seconds: float = 120) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (found := met()):
+    def until(self, met: Callable[[], Any]) -> Any:
+        def found() -> Any:
             assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.05)
-        return found
+            return met()
+
+        return wait_until(found, otherwise=lambda: self.said)
 
     def training(self, step: int = 1) -> psutil.Process:
         """Once it has come so far, and has saved that."""
@@ -53,19 +51,19 @@ class Retraining:
         def found() -> psutil.Process | None:
             now = saved_step(self.folder)
             assert now >= before, f"it has gone back from step {before} to {now}"
+            if now < step:
+                return None
             trainings = [one for one in of(self.folder) if {"finetune", "--history"} <= set(cmdline(one))]
-            oldest = min(
-                trainings, key=lambda one: one.create_time(), default=None
-            )  # the others are its loader's workers
-            return oldest if now >= step else None
+            # The others are its loader's workers.
+            return min(trainings, key=lambda one: one.create_time(), default=None)
 
         process: psutil.Process = self.until(found)
         return process
 
 
 @contextmanager
-def retraining(folder: Path) -> Iterator[Retraining]:
-    env = environment(folder) | {"PSPNET_CHECKPOINT_SECONDS": "0.5"}
+def retraining(folder: Path, tracking: str = "on") -> Iterator[Retraining]:
+    env = environment(folder, PSPNET_CHECKPOINT_SECONDS="0.1", PSPNET_TRACKING=tracking)
     with (folder / ".pspnet/said.log").open("wb") as log:
         process = subprocess.Popen(["pspnet", "retrain"], cwd=folder, env=env, stdout=log, stderr=log,
                                    start_new_session=True)  # fmt: skip
@@ -74,11 +72,6 @@ def retraining(folder: Path) -> Iterator[Retraining]:
     finally:
         kill_all(folder)
         process.wait()
-
-
-def in_prefect(folder: Path, query: str) -> list[Any]:
-    with closing(sqlite3.connect(folder / ".pspnet/prefect/prefect.db")) as database:
-        return database.execute(query).fetchall()
 
 
 def last_task(folder: Path) -> tuple[str, str, int]:
@@ -96,56 +89,43 @@ def saved_step(folder: Path) -> int:
         return int(json.loads(file.metadata()["state"])["step"])
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As far as the training."""
-    folder = checkout(tmp_path_factory.mktemp("place"), **LONGER)
-    run(folder, *SYNTHESIZE)
-    run(folder, "dvc", "add", "--quiet", "data/raw")
-    run(folder, "dvc", "repro", "pretrain")
-    shutil.copytree(folder / ".dvc/cache", folder / ".pspnet/early-cache")
-    return folder
+@pytest.fixture
+def place(retrained: Path) -> Path:
+    """Which has to train longer now."""
+    write_params(retrained, finetune__epochs=EPOCHS)
+    shutil.rmtree(retrained / ".pspnet/checkpoints")
+    return retrained
 
 
-@pytest.fixture(scope="module")
-def undisturbed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """By DVC alone, from there on."""
-    folder = clone(place, tmp_path_factory.mktemp("undisturbed") / "clone")
-    shutil.copytree(place / ".pspnet/early-cache", folder / ".dvc/cache")
-    run(folder, *SYNTHESIZE)
-    assert reproduce(folder) == ["finetune", "evaluate"]
-    return folder
+@pytest.fixture(scope="session")
+def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
+    """By DVC alone."""
 
+    def make(folder: Path) -> None:
+        folder.rmdir()
+        write_params(copied(finished_once, folder), finetune__epochs=EPOCHS)
+        assert reproduce(folder, **warmed(stand_ins)) == ["finetune", "evaluate"]
 
-@contextmanager
-def limited(place: Path, timeout: str) -> Iterator[None]:
-    """The training, which would go on for long."""
-    pipeline, params = place / "dvc.yaml", place / "params.yaml"
-    texts = {path: path.read_text() for path in (pipeline, params)}
-    content = read_yaml(pipeline)
-    content["stages"]["finetune"]["meta"]["timeout"] = timeout
-    pipeline.write_text(json.dumps(content))
-    write_params(place, finetune__epochs=4000)
-    try:
-        yield
-    finally:
-        for path, text in texts.items():
-            path.write_text(text)
-        for checkpoint in place.glob(".pspnet/checkpoints/finetune-*"):
-            shutil.rmtree(checkpoint)
+    return made_once(shared / "undisturbed", make)
 
 
 def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place: Path) -> None:
-    with limited(place, "30s"), retraining(place) as retrained:
+    """Its limit is twice as long as a whole training took here before; this one would go on for long."""
+    seconds = round(2 * json.loads((place / "reports/runs/finetune.json").read_text())["seconds"]) + 5
+    content = read_yaml(place / "dvc.yaml")
+    content["stages"]["finetune"]["meta"]["timeout"] = f"{seconds}s"
+    (place / "dvc.yaml").write_text(json.dumps(content))
+    write_params(place, finetune__epochs=100_000)
+    with retraining(place) as retrained:
         training = retrained.training()
         family = [training, *training.children(recursive=True)]
         commands = [cmdline(one) for one in family]
         assert commands.count(cmdline(training)) > 1  # with its loader's workers
         assert any("pspnet.tracking.sender" in command for command in commands)
-        assert retrained.process.wait(90) == 1
+        assert retrained.process.wait(seconds + 120) == 1
         assert left(place) == []
         assert left_of(family) == []
-    took = "finetune: It took longer than 30 s, and was ended with all its processes."
+    took = f"finetune: It took longer than {seconds} s, and was ended with all its processes."
     assert retrained.said.splitlines()[-1] == f"{took} Its limit is meta.timeout in dvc.yaml."
     assert retrained.said.count("Running stage 'finetune'") == 1
     assert "Traceback" not in retrained.said
@@ -154,38 +134,20 @@ def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place
 
 def test_a_mistake_that_only_the_stage_can_find_is_not_tried_again(place: Path) -> None:
     write_params(place, finetune__batch_size=4000)
-    with retraining(place) as retrained:
-        assert retrained.process.wait(120) == 1
-    write_params(place, **(TINY | LONGER))
+    with retraining(place, tracking="off") as retrained:
+        assert retrained.process.wait(240) == 1
     assert last_task(place) == ("finetune", "Failed", 1)
     assert "Traceback" not in retrained.said
     assert retrained.said.splitlines()[-1].startswith("finetune: ")
 
 
-def test_ctrl_c_ends_it_within_seconds(place: Path) -> None:
-    with retraining(place) as retrained:
-        retrained.training(20)
-        os.killpg(retrained.process.pid, signal.SIGINT)
-        assert retrained.process.wait(STOPS_SECONDS) == 130
-        assert left(place) == []
-    assert retrained.said.splitlines()[-1] == "Stopped. Nothing is half-written; start it again as it was."
-    assert "Traceback" not in retrained.said
-    assert last_task(place) == ("finetune", "Crashed", 1)  # Prefect has been told
-
-
-def test_nothing_is_left_when_it_is_killed(place: Path) -> None:
-    """Not even Prefect's server, and it goes on from where it was stopped before."""
-    with retraining(place) as retrained:
-        retrained.training(45)
-        assert any("uvicorn" in cmdline(one) for one in of(place))
-        retrained.process.kill()
-        assert left(place, GONE_SECONDS) == []
-
-
 def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(place: Path, undisturbed: Path) -> None:
+    """After a Ctrl-C and a kill of the whole command, each of which the next start goes on from."""
+    ctrl_c_ends_it_within_seconds(place)
+    nothing_is_left_when_it_is_killed(place)
     with retraining(place) as retrained:
-        retrained.training(70).kill()
-        assert retrained.process.wait(200) == 0, retrained.said
+        retrained.training(80).kill()
+        assert retrained.process.wait(300) == 0, retrained.said
         assert left(place) == []
     assert "finetune: It was killed, as the system does when memory runs out." in retrained.said
     assert retrained.said.count("Running stage 'finetune'") == 2
@@ -196,3 +158,23 @@ def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(pla
         place, "select data from artifact where key = 'progress-finetune' order by created desc limit 1"
     )
     assert percent == 100
+
+
+def ctrl_c_ends_it_within_seconds(place: Path) -> None:
+    with retraining(place) as retrained:
+        retrained.training(20)
+        os.killpg(retrained.process.pid, signal.SIGINT)
+        assert retrained.process.wait(STOPS_SECONDS) == 130
+        assert left(place) == []
+    assert retrained.said.splitlines()[-1] == "Stopped. Nothing is half-written; start it again as it was."
+    assert "Traceback" not in retrained.said
+    assert last_task(place) == ("finetune", "Crashed", 1)  # Prefect has been told
+
+
+def nothing_is_left_when_it_is_killed(place: Path) -> None:
+    """Not even Prefect's server, and it goes on from where it was stopped before."""
+    with retraining(place) as retrained:
+        retrained.training(50)
+        assert any("uvicorn" in cmdline(one) for one in of(place))
+        retrained.process.kill()
+        assert left(place, GONE_SECONDS) == []

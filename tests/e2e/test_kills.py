@@ -1,5 +1,6 @@
 """SIGKILL at random moments of every step, then the same command again: the results are those of an undisturbed run."""
 
+import json
 import random
 import shutil
 import signal
@@ -10,31 +11,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
-from tests.e2e.pipeline import checkout, clone, digests, environment
-from tests.kills import SEED, share_of
+from tests.e2e.pipeline import checkout, clone, copied, digests, environment
+from tests.files import made_once
+from tests.flows.processes import GONE_SECONDS, cmdline, kill_all, left, of
+from tests.kills import SEED
 from tests.tracking.told import history, runs, the_run
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.kills, pytest.mark.timeout(1500)]
 
-PIPELINE = """
-echo "Running stage 'synthesize':" && pspnet synthesize data/raw --images 400 --labelled 40 &&
-pspnet doctor --quick && dvc add --quiet data/raw && dvc repro &&
-echo "Running stage 'register':" && pspnet register models/segmenter --promote && echo complete
+PLAN = {"synthesize": 1, "prepare": 2, "pretrain": 4, "finetune": 5, "evaluate": 2, "register": 5}  # times, of all
+SYNTHESIZE = "pspnet synthesize data/raw --images 120 --labelled 40"
+REGISTER = "pspnet register models/segmenter --promote"
+PIPELINE = f"""
+echo "Running stage 'synthesize':" && {SYNTHESIZE} &&
+echo "Running stage 'data':" && pspnet doctor --quick && dvc add --quiet data/raw && dvc repro &&
+echo "Running stage 'register':" && {REGISTER} && echo complete
 """
-# step -> how often it is killed, and within how many seconds of its start: 20 times, with the one of DVC alone
-PLAN = {
-    "synthesize": (1, 2.0),
-    "prepare": (2, 1.5),
-    "pretrain": (4, 12.0),
-    "finetune": (5, 14.0),
-    "evaluate": (2, 5.0),
-    "register": (5, 8.0),
+REPRODUCE = "pspnet doctor --quick && dvc repro"  # the doctor mends the locks of a DVC that was killed
+UP_TO = {  # no further than a step
+    "synthesize": f"echo \"Running stage 'synthesize':\" && {SYNTHESIZE}",
+    "prepare": f"{SYNTHESIZE} && pspnet doctor --quick && dvc add --quiet data/raw && dvc repro prepare",
+    "pretrain": f"{REPRODUCE} pretrain",
+    "finetune": f"{REPRODUCE} finetune",
+    "evaluate": REPRODUCE,
+    "register": f"{REPRODUCE} && echo \"Running stage 'register':\" && {REGISTER}",
 }
 OUTPUTS = {
     "synthesize": ["data/raw"],
@@ -52,22 +58,16 @@ LAST_FILE = {  # written last into a folder that appears whole
     "reports/evaluation": "report.html",
 }
 SLOWER: dict[str, Any] = {"pretrain__epochs": 6, "finetune__epochs": 40, "promotion__min_mean_iou": 0.0}
+SECONDS = ".pspnet/seconds.json"  # of each step
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    log = folder / ".pspnet.log"
-    env = environment(folder) | {"PSPNET_CHECKPOINT_SECONDS": "0.5"}
+def started(folder: Path, commands: str = PIPELINE) -> Iterator[subprocess.Popen[bytes]]:
+    env = environment(folder, PSPNET_CHECKPOINT_SECONDS="0.1")
     with (
-        log.open("w") as output,
+        (folder / ".pspnet.log").open("w") as log,
         subprocess.Popen(
-            ["bash", "-c", PIPELINE],
-            cwd=folder,
-            env=env,
-            stdout=output,
-            stderr=output,
-            text=True,
-            start_new_session=True,
+            ["bash", "-c", commands], cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True
         ) as shell,
     ):
         try:
@@ -80,34 +80,14 @@ def output(folder: Path) -> str:
     return (folder / ".pspnet.log").read_text()
 
 
-def processes(folder: Path) -> list[psutil.Process]:
-    """Every process that works in the checkout, whoever is its parent by now."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(folder):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-def kill_all(folder: Path) -> None:
-    for process in processes(folder):
-        process.kill()
-
-
 def kill_dvc(folder: Path) -> None:
-    (dvc,) = [process for process in processes(folder) if "repro" in process.cmdline()]
+    (dvc,) = [process for process in of(folder) if "repro" in process.cmdline()]
     dvc.kill()
 
 
 def wait_until_gone(folder: Path) -> None:
     """On a disk that is busy, a process that is being killed may still wait for it."""
-    deadline = time.monotonic() + 60
-    while (left := processes(folder)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left, f"still alive: {[process.cmdline() for process in left]}"
+    assert left(folder, 12 * GONE_SECONDS) == []
 
 
 def wait_for(folder: Path, shell: subprocess.Popen[str], text: str) -> bool:
@@ -135,10 +115,13 @@ def forget(folder: Path, step: str) -> None:
 
 
 def kill_in(folder: Path, step: str, seconds: float, only_dvc: bool, rng: random.Random) -> float:
-    """Start the pipeline and kill it within `seconds` of the start of `step`; returns when that was."""
+    """Start the step, which takes about `seconds`, and kill it; returns after how long.
+
+    Rather late than early: at first it only loads packages.
+    """
     for _ in range(10):
-        delay = rng.uniform(0, seconds)
-        with started(folder) as shell:
+        delay = rng.triangular(0, seconds, 0.7 * seconds)
+        with started(folder, UP_TO[step]) as shell:
             if wait_for(folder, shell, f"Running stage '{step}'"):
                 time.sleep(delay)
                 running = output(folder).rpartition("Running stage '")[2].partition("'")[0]
@@ -182,24 +165,35 @@ def assert_one_version_and_one_decision(folder: Path) -> None:
     assert (move.data.tags["number"], move.data.tags["state"]) == ("1", "done")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = checkout(tmp_path_factory.mktemp("undisturbed"), **SLOWER)
+@pytest.fixture(scope="session")
+def undisturbed(shared: Path) -> Path:
+    return made_once(shared / "undisturbed-by-kills", run_once)
+
+
+def run_once(folder: Path) -> None:
+    """And keep how long each step took."""
+    checkout(folder, **SLOWER)
+    begun: dict[str, float] = {}
     with started(folder) as shell:
+        for step in ("synthesize", "data", *list(PLAN)[1:]):
+            assert wait_for(folder, shell, f"Running stage '{step}'"), output(folder)
+            begun[step] = time.monotonic()
         assert wait_for(folder, shell, "complete"), output(folder)
-    return folder
+    ended = [*list(begun.values())[1:], time.monotonic()]
+    took = {step: end - start for (step, start), end in zip(begun.items(), ended, strict=True)}
+    (folder / SECONDS).write_text(json.dumps(took))
 
 
 def test_kills_leave_no_trace_in_the_results(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(SEED)
+    seconds = json.loads((undisturbed / SECONDS).read_text())
     disturbed = clone(undisturbed, tmp_path / "clone")
-    kills = [(step, seconds, False) for step, (times, seconds) in PLAN.items() for _ in range(share_of(times))]
-    last_finetune = max(number for number, (step, *_) in enumerate(kills) if step == "finetune")
-    kills.insert(last_finetune, ("finetune", PLAN["finetune"][1], True))
-    for number, (step, seconds, only_dvc) in enumerate(kills, start=1):
-        delay = kill_in(disturbed, step, seconds, only_dvc, rng)
+    kills = [(step, False) for step, times in PLAN.items() for _ in range(times)]
+    kills.insert(kills.index(("evaluate", False)) - 1, ("finetune", True))
+    for number, (step, only_dvc) in enumerate(kills, start=1):
+        delay = kill_in(disturbed, step, seconds[step], only_dvc, rng)
         assert_outputs_are_whole(disturbed)
         with capsys.disabled():
             what = "dvc alone" if only_dvc else "everything"
@@ -219,17 +213,37 @@ def test_kills_leave_no_trace_in_the_results(
 
 def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: Path) -> None:
     """DVC alone is killed and the pipeline started again at once: two trainings never write one checkpoint."""
-    folder = clone(undisturbed, tmp_path / "clone")
-    with started(folder) as shell:
+    folder = copied(undisturbed, tmp_path / "copy")
+    forget(folder, "finetune")
+    shutil.rmtree(folder / ".pspnet/tracking")
+    with started(folder, UP_TO["finetune"]) as shell:
         assert wait_for(folder, shell, "Running stage 'finetune'"), output(folder)
-        while not list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")):
-            time.sleep(0.1)
-        trainer = next(process for process in processes(folder) if "finetune" in process.cmdline())
+        saved = wait_until(lambda: checkpoint(folder))
+        took = saved.stat().st_mtime - begun(folder)[0]
+        trainings = [process for process in of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
+        trainer = min(trainings, key=lambda process: process.create_time())  # the others are its loader's workers
         trainer.send_signal(signal.SIGSTOP)  # it cannot even take notice
+        before = saved.stat().st_mtime_ns
         kill_dvc(folder)
         again = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(folder))
-        time.sleep(12)  # time enough to reach the training, and be held up by the lock
+        second = wait_until(lambda: begun(folder)[1:])[0]
+        # Time enough to save its first checkpoint, were it not held up by the lock.
+        wait_until(lambda: time.time() > second + max(2, 3 * took))
         assert again.poll() is None
+        assert saved.stat().st_mtime_ns == before
         trainer.send_signal(signal.SIGCONT)  # now it finds that its parent is gone, and goes
-        assert again.wait(timeout=120) == 0
+        assert again.wait(timeout=240) == 0
     assert digests(folder) == digests(undisturbed)
+
+
+def checkpoint(folder: Path) -> Path | None:
+    return next((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"), None)
+
+
+def begun(folder: Path) -> list[float]:
+    """When each attempt at the training had loaded its packages, and came to the lock."""
+    lines = [
+        line for path in (folder / ".pspnet/tracking").glob("finetune-*/journal.jsonl") for line in path.open("rb")
+    ]
+    entries = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [entry["time"] / 1000 for entry in entries if entry["kind"] == "begin"]

@@ -11,23 +11,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from tests.e2e.pipeline import checkout, environment, reproduce, run, write_params
+from tests.e2e.conftest import LENIENT
+from tests.e2e.pipeline import environment, reproduce, write_params
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(600)]
 
 MODEL = "pspnet-demo"
-LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its first version is the champion."""
-    folder = checkout(tmp_path_factory.mktemp("life"), **LENIENT)
-    run(folder, "pspnet", "synthesize", "data/raw", "--images", "60", "--labelled", "40")
-    assert reproduce(folder) == ["prepare", "pretrain", "finetune", "evaluate"]
-    first = deliver(folder)
-    assert (first["version"], first["new"], first["promotion"]["outcome"]) == (1, True, "promoted")
-    return folder
 
 
 def pspnet(folder: Path, *arguments: str, status: int = 0) -> str:
@@ -63,70 +52,72 @@ def champions(folder: Path) -> list[tuple[str, int, int]]:
     return [(move["kind"], move["from_version"], move["to_version"]) for move in moves]
 
 
-def test_the_life_of_a_model(place: Path) -> None:
-    again = deliver(place)
+def test_the_life_of_a_model(registered: Path) -> None:
+    again = deliver(registered)
     assert (again["version"], again["new"], again["promotion"]["outcome"]) == (1, False, "is champion")
-    assert versions(place) == {1: ["champion"]}
+    assert versions(registered) == {1: ["champion"]}
 
-    write_params(place, finetune__learning_rate=0.004, promotion__min_mean_iou=0.99)
-    assert reproduce(place) == ["finetune", "evaluate"]
-    second = deliver(place)
+    write_params(registered, finetune__learning_rate=0.004, promotion__min_mean_iou=0.99)
+    assert reproduce(registered) == ["finetune", "evaluate"]
+    second = deliver(registered)
     assert (second["version"], second["new"], second["promotion"]["outcome"]) == (2, True, "refused")
     reasons = {reason["rule"]: reason for reason in second["promotion"]["decision"]["reasons"]}
     assert reasons["loads and predicts"]["passed"]
     assert not reasons["floor"]["passed"]
     assert "at least 0.990 is asked" in reasons["floor"]["text"]
     assert reasons["gain"]["text"].startswith("gain ")
-    assert versions(place) == {1: ["champion"], 2: ["challenger"]}
-    assert deliver(place)["promotion"]["decision"] == second["promotion"]["decision"]  # the same question, one answer
+    assert versions(registered) == {1: ["champion"], 2: ["challenger"]}
+    assert (
+        deliver(registered)["promotion"]["decision"] == second["promotion"]["decision"]
+    )  # the same question, one answer
 
-    write_params(place, **LENIENT, promotion__approval="manual")
-    assert "version 2 has passed and waits: pspnet promote 2 --approve" in pspnet(place, "promote", status=1)
-    assert "passed, waiting for approval" in pspnet(place, "models")
-    assert "version 2 is now champion" in pspnet(place, "promote", "2", "--approve")
-    listed = json.loads(pspnet(place, "models", "--json"))
-    assert {item["version"]: item["aliases"] for item in listed} == versions(place) == {1: [], 2: ["champion"]}
+    write_params(registered, **LENIENT, promotion__approval="manual")
+    assert "version 2 has passed and waits: pspnet promote 2 --approve" in pspnet(registered, "promote", status=1)
+    assert "passed, waiting for approval" in pspnet(registered, "models")
+    assert "version 2 is now champion" in pspnet(registered, "promote", "2", "--approve")
+    listed = json.loads(pspnet(registered, "models", "--json"))
+    assert {item["version"]: item["aliases"] for item in listed} == versions(registered) == {1: [], 2: ["champion"]}
 
-    assert "version 1 is champion" in pspnet(place, "rollback", "--why", "misses cars")
-    write_params(place, promotion__approval="auto")
-    held = deliver(place)["promotion"]
+    assert "version 1 is champion" in pspnet(registered, "rollback", "--why", "misses cars")
+    write_params(registered, promotion__approval="auto")
+    held = deliver(registered)["promotion"]
     assert held["outcome"] == "held"
     assert any("was rolled back by" in reason["text"] for reason in held["decision"]["reasons"])
-    assert "say why" in pspnet(place, "promote", "2", "--force", status=2)
-    assert "version 2 is now champion" in pspnet(place, "promote", "2", "--force", "--why", "cars are fine now")
-    pspnet(place, "promote", "7", status=1)
-    assert champions(place) == [
+    assert "say why" in pspnet(registered, "promote", "2", "--force", status=2)
+    assert "version 2 is now champion" in pspnet(registered, "promote", "2", "--force", "--why", "cars are fine now")
+    pspnet(registered, "promote", "7", status=1)
+    assert champions(registered) == [
         ("promotion", 0, 1), ("promotion", 1, 2), ("rollback", 2, 1), ("promotion", 1, 2),
     ]  # fmt: skip
-    assert "cars are fine now" in pspnet(place, "models", "history")
-    assert "finetune.learning_rate" in pspnet(place, "runs")
+    assert "cars are fine now" in pspnet(registered, "models", "history")
+    assert "finetune.learning_rate" in pspnet(registered, "runs")
 
 
-def test_the_champion_predicts_a_folder_as_its_bundle_does(place: Path, tmp_path: Path) -> None:
-    images = str(place / "data/raw/images")
-    number = next(number for number, aliases in versions(place).items() if "champion" in aliases)
-    pspnet(place, "predict", images, "--out", str(tmp_path / "champion"))
-    pspnet(place, "predict", images, "--model", str(number), "--out", str(tmp_path / "number"))
+def test_the_champion_predicts_a_folder_as_its_bundle_does(registered: Path, tmp_path: Path) -> None:
+    images = str(registered / "data/raw/images")
+    number = next(number for number, aliases in versions(registered).items() if "champion" in aliases)
+    pspnet(registered, "predict", images, "--out", str(tmp_path / "champion"))
+    pspnet(registered, "predict", images, "--model", str(number), "--out", str(tmp_path / "number"))
     masks = sorted((tmp_path / "champion/masks").rglob("*.png"))
-    assert len(masks) == 60
+    assert len(masks) == 40
     for mask in masks[:5]:
         other = tmp_path / "number/masks" / mask.relative_to(tmp_path / "champion/masks")
         assert np.array_equal(np.asarray(Image.open(mask)), np.asarray(Image.open(other)))
     unknown = ("predict", images, "--model", "9", "--out", str(tmp_path / "x"))
-    assert "has no version '9'" in pspnet(place, *unknown, status=1)
+    assert "has no version '9'" in pspnet(registered, *unknown, status=1)
 
 
-def test_new_test_images_are_put_before_the_champion_too(place: Path) -> None:
+def test_new_test_images_are_put_before_the_champion_too(registered: Path) -> None:
     """A report of yesterday's test split says nothing about today's."""
-    write_params(place, **LENIENT, promotion__approval="auto", finetune__learning_rate=0.001)
-    for mask in sorted((place / "data/raw/masks").glob("*.png"))[:8]:
-        (image,) = (place / "data/raw/images").glob(f"{mask.stem}.*")
+    write_params(registered, finetune__learning_rate=0.001)
+    for mask in sorted((registered / "data/raw/masks").glob("*.png"))[:8]:
+        (image,) = (registered / "data/raw/images").glob(f"{mask.stem}.*")
         for path in (mask, image):
             shutil.copyfile(path, path.with_name(f"another{path.name}"))
-    reproduce(place)
-    decision = deliver(place)["promotion"]["decision"]
+    reproduce(registered)
+    decision = deliver(registered)["promotion"]["decision"]
     assert decision["champion"] is not None
     reasons = {reason["rule"]: reason for reason in decision["reasons"]}
     assert reasons["same test split"]["passed"]
     assert decision["candidate"]["images"] == decision["champion"]["images"]
-    assert list((place / ".pspnet/evaluations").iterdir())
+    assert list((registered / ".pspnet/evaluations").iterdir())

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,10 +14,12 @@ import psutil
 import pytest
 
 from pspnet.config.reading import read_yaml
-from tests.e2e.pipeline import STEPS, checkout, environment, reproduce, run, write_params
+from tests.e2e.pipeline import BIN, STEPS, checkout, copied, environment, ran, reproduce, run, warmed, write_params
+from tests.files import made_once
 from tests.flows.processes import left_of
+from tests.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(600)]
 NETWORK = "pspnet/model/network.py"
 NEW_MODULE = "pspnet/model/rectifier.py"
 RECTIFIER = '''"""An activation that only this version has."""
@@ -42,25 +43,35 @@ HOOK = "#!/bin/sh\ntouch .git-hook-ran\nexit 1\n"
 EQUAL = "was made again"
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def project_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
+    def make(folder: Path) -> None:
+        folder.rmdir()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in warmed(stand_ins).items():
+                patch.setenv(name, value)
+            develop(copied(finished_once, folder))
+
+    return made_once(shared / "project", make)
+
+
+def develop(folder: Path) -> None:
     """Version 1 comes from a changed network and a new module, neither of them committed; then ten commits follow."""
-    folder = checkout(tmp_path_factory.mktemp("checkout"))
     for name, value in SETTINGS.items():
         run(folder, "git", "config", name, value)
     hook = folder / ".git/hooks/post-checkout"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(HOOK)
     hook.chmod(0o755)
-    run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
     network, pipeline = (folder / NETWORK).read_text(), (folder / "dvc.yaml").read_text()
     (folder / NEW_MODULE).write_text(RECTIFIER)
     replace(folder / NETWORK, "nn.ReLU(inplace=True)", "rectifier()")
     replace(folder / NETWORK, "\n\n\n@", "\nfrom pspnet.model.rectifier import rectifier\n\n\n@")
     (folder / "dvc.yaml").write_text(pipeline.replace(f"- {NETWORK}\n", f"- {NETWORK}\n      - {NEW_MODULE}\n"))
     write_params(folder, finetune__dropout=0.3)
-    assert reproduce(folder) == list(STEPS)
+    assert reproduce(folder) == ["finetune", "evaluate"]
     run(folder, "pspnet", "register", "models/segmenter")
+    run(folder, "pspnet", "lineage", "1")  # its files are here from now on
 
     (folder / NEW_MODULE).unlink()
     (folder / NETWORK).write_text(network.replace("nn.ReLU(inplace=True)", "nn.GELU()"))
@@ -75,7 +86,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     append(folder / "pspnet/losses/terms.py", "# of today\n")
     run(folder, "git", "add", "pspnet/losses/terms.py")
     append(folder / "pspnet/metrics.py", "# of today, not staged\n")
-    return folder
+
+
+@pytest.fixture
+def project(project_once: Path, tmp_path: Path) -> Path:
+    return copied(project_once, tmp_path / "project")
 
 
 def append(path: Path, text: str) -> None:
@@ -150,7 +165,7 @@ def test_it_is_the_same_when_every_stage_runs(project: Path) -> None:
     with untouched(project):
         done = pspnet(project, "reproduce", "1", "--run-again", "--keep")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert [step for step in STEPS if f"Running stage '{step}'" in done.stdout] == list(STEPS)
+        assert ran(done.stdout) == list(STEPS)
         assert "prepare, pretrain, finetune and evaluate ran here" in done.stdout
         assert "rectifier()" in (worktree(project) / NETWORK).read_text()
         assert (worktree(project) / NEW_MODULE).read_text() == RECTIFIER
@@ -169,7 +184,6 @@ def test_another_result_than_the_version_keeps_ends_with_1_and_says_which(projec
     assert metrics["path"] == "reports/metrics.json"
     lock.write_text(text.replace(metrics["md5"], "f" * 32))
     done = pspnet(project, "reproduce", "1")
-    lock.write_text(text)
     assert done.returncode == 1
     assert [line.split("│")[0].strip() for line in done.stdout.splitlines() if "differs" in line] == [metrics["path"]]
     assert "from the same code, params and data evaluate made something else" in done.stderr
@@ -178,11 +192,8 @@ def test_another_result_than_the_version_keeps_ends_with_1_and_says_which(projec
 
 
 def test_params_that_the_results_were_not_made_with_are_named(project: Path) -> None:
-    params = kept(project) / "params.yaml"
-    text = params.read_text()
-    params.write_text(text.replace("pictures: 6", "pictures: 2"))
+    replace(kept(project) / "params.yaml", "pictures: 6", "pictures: 2")
     done = pspnet(project, "reproduce", "1")
-    params.write_text(text)
     assert done.returncode == 1
     assert "It was registered after a change that `dvc repro` had not seen: evaluate: evaluate.pictures." in (
         done.stderr
@@ -197,18 +208,21 @@ def test_ctrl_c_leaves_nothing_behind_and_the_command_works_again(project: Path)
 
 
 def stop_in_the_middle(project: Path) -> None:
-    """The worktree that an earlier test has left is in the way, too."""
+    """A worktree that somebody has left is in the way, too."""
+    no_hook = ("-c", "core.hooksPath=/dev/null")
+    run(project, "git", *no_hook, "worktree", "add", "--quiet", "--detach", str(worktree(project)), "HEAD~3")
     log = project / ".pspnet/stopped.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            ["pspnet", "reproduce", "1", "--run-again"], cwd=project, env=environment(project), stdout=output,
+            [BIN / "pspnet", "reproduce", "1", "--run-again"], cwd=project, env=environment(project), stdout=output,
             stderr=output, start_new_session=True,
         )  # fmt: skip
-    deadline = time.monotonic() + 300
-    while not list((worktree(project) / ".pspnet/checkpoints").glob("pretrain-*")):
+
+    def trains() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+        return any((worktree(project) / ".pspnet/checkpoints").glob("pretrain-*"))
+
+    wait_until(trains, 300, log.read_text)
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(100) == 130
@@ -220,11 +234,8 @@ def stop_in_the_middle(project: Path) -> None:
 
 def test_what_is_in_no_cache_any_more_is_asked_for(project: Path) -> None:
     raw = read_yaml(kept(project) / "data/raw.dvc")["outs"][0]["md5"]
-    listing = project / ".dvc/cache/files/md5" / raw[:2] / raw[2:]
-    content = listing.read_bytes()
-    listing.unlink()
+    (project / ".dvc/cache/files/md5" / raw[:2] / raw[2:]).unlink()
     done = pspnet(project, "reproduce", "1")
-    listing.write_bytes(content)
     assert done.returncode == 1
     assert "data/raw: is neither in this checkout's DVC cache nor in its remote" in done.stderr
 
@@ -235,29 +246,26 @@ def test_changes_that_do_not_apply_are_told(project: Path) -> None:
     assert b"-            nn.ReLU(inplace=True)" in content
     diff.write_bytes(content.replace(b"nn.ReLU(inplace=True)", b"nn.Sigmoid()"))
     done = pspnet(project, "reproduce", "1")
-    diff.write_bytes(content)
     assert done.returncode == 1
     assert "changes.diff: does not apply to the commit" in done.stderr
 
 
-def test_a_version_whose_record_is_broken_is_refused_at_once(project: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(project, other, ignore=shutil.ignore_patterns("reproduce", "cache"))
-    append(kept(other).parent / "bundle/model.json", "\n")
-    with closing(sqlite3.connect(other / ".pspnet/mlflow.db")) as database:
+def test_a_version_whose_record_is_broken_is_refused_at_once(project: Path) -> None:
+    append(kept(project).parent / "bundle/model.json", "\n")
+    with closing(sqlite3.connect(project / ".pspnet/mlflow.db")) as database:
         database.execute("delete from model_version_tags where key = 'git.commit'")
         database.commit()
-    done = pspnet(other, "reproduce", "1")
+    done = pspnet(project, "reproduce", "1")
     assert done.returncode == 1
     assert "2 problems:" in done.stderr
     assert "its files hold the bundle" in done.stderr
     assert "keeps no git commit" in done.stderr
-    assert not worktree(other).exists()
+    assert not worktree(project).exists()
 
 
 def test_a_clone_without_the_commit_is_told_to_fetch_it(project: Path, tmp_path: Path) -> None:
     other = checkout(tmp_path / "other")
-    shutil.copytree(project / ".pspnet", other / ".pspnet", ignore=shutil.ignore_patterns("reproduce"))
+    shutil.copytree(project / ".pspnet", other / ".pspnet")
     done = pspnet(other, "reproduce", "1")
     assert done.returncode == 1
     assert "which this clone has not got. `git fetch --all` brings it" in done.stderr

@@ -14,20 +14,22 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 import filelock
 
-NAMES = {}
 COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # the module of its `main`
 LOADED = (
-    "albumentations", "cv2", "dvc.cli", "dvc.commands.add", "dvc.commands.repro", "dvc.repo", "dvc.repo.reproduce",
-    "mlflow.models", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas", "psutil",
-    "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch", "torch._dynamo",
-    "torch.utils.data", "typer",
+    "PIL.Image", "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "albumentations", "alembic.command", "configobj", "cv2",
+    "dulwich.client", "dulwich.repo", "dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.status",
+    "dvc_data.hashfile.db.local", "dvc_data.hashfile.status", "flufl.lock", "jinja2", "mlflow.models", "mlflow.pyfunc",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store", "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.tracking", "networkx", "pandas", "psutil", "pyarrow.dataset", "pyarrow.parquet", "pydantic",
+    "rich.progress", "ruamel.yaml", "safetensors.torch", "scipy.ndimage", "sqlalchemy.dialects.sqlite", "sqltrie",
+    "torch", "torch._dynamo", "torch.utils.data", "typer",
 )  # fmt: skip
 # Stands in for a command on the PATH: hands over arguments, folder, environment and streams, and ends with the command.
 STAND_IN = """#!{python} -IS
@@ -84,14 +86,14 @@ def serve(address: str) -> None:
     listener.bind(address)
     listener.listen(16)
     if os.fork():
-        return  # what started us need not wait any longer
+        return  # ready: the starter waits no longer
     os.setsid()
-    running: dict[int, socket.socket] = {}  # the stand-in of each command
+    running: dict[int, socket.socket] = {}  # child -> its stand-in
     with selectors.DefaultSelector() as connections:
         connections.register(listener, selectors.EVENT_READ)
         leased = False
         while not leased or len(connections.get_map()) > 1:
-            for key, _ in connections.select(timeout=0.02):
+            for key, _ in connections.select(0.02 if running else None):
                 if key.fileobj is listener:
                     connections.register(listener.accept()[0], selectors.EVENT_READ)
                     leased = True
@@ -100,35 +102,36 @@ def serve(address: str) -> None:
                 assert isinstance(connection, socket.socket)
                 header, streams, _, _ = socket.recv_fds(connection, 4, 3)
                 if header:
-                    running[_forked(connection, header, streams, [listener, *running.values()])] = connection
+                    running[_forked(connection, header, streams)] = connection
                     continue
                 connections.unregister(connection)
                 connection.close()
                 for child in [child for child, stand_in in running.items() if stand_in is connection]:
                     os.kill(child, signal.SIGKILL)
-            for child, stand_in in list(running.items()):
-                number, status, usage = os.wait4(child, os.WNOHANG)
-                if number:
-                    print("CPU", usage.ru_utime + usage.ru_stime, NAMES.pop(child), flush=True)
-                    del running[child]
-                    if stand_in.fileno() >= 0:
-                        ended = os.waitstatus_to_exitcode(status)
-                        stand_in.send((ended if ended >= 0 else 128 - ended).to_bytes(4, "big"))
+            _tell_ended(running)
 
 
-def _forked(connection: socket.socket, header: bytes, streams: list[int], others: list[socket.socket]) -> int:
+def _tell_ended(running: dict[int, socket.socket]) -> None:
+    for child, stand_in in list(running.items()):
+        number, status = os.waitpid(child, os.WNOHANG)
+        if number:
+            del running[child]
+            ended = os.waitstatus_to_exitcode(status)
+            with suppress(OSError):  # it was killed
+                stand_in.sendall((ended if ended >= 0 else 128 - ended).to_bytes(4, "big"))
+
+
+def _forked(connection: socket.socket, header: bytes, streams: list[int]) -> int:
     facts = b""
-    while len(facts) < int.from_bytes(header, "big"):
-        facts += connection.recv(1 << 16)
+    while len(facts) < int.from_bytes(header, "big") and (more := connection.recv(1 << 16)):
+        facts += more
     child = os.fork()
-    NAMES[child] = json.loads(facts)[:3]
     if child == 0:
-        for other in (connection, *others):
-            other.close()
         _become(*json.loads(facts), streams)
     for stream in streams:
         os.close(stream)
-    connection.sendall(child.to_bytes(4, "big"))
+    with suppress(OSError):
+        connection.sendall(child.to_bytes(4, "big"))
     return child
 
 
