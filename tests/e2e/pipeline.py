@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BIN = Path(sys.executable).parent
 STAND_INS = "TESTS_STAND_INS"  # in the environment: a folder of commands that replace the real ones (tests/e2e/warm.py)
 SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+RUN_SECONDS = 600
 STEPS = ("prepare", "pretrain", "finetune", "evaluate")
 
 TINY: dict[str, Any] = {
@@ -123,11 +124,11 @@ def warmed(stand_ins: Path) -> dict[str, str]:
     return {STAND_INS: str(stand_ins), "PSPNET_TRACKING": "off"}
 
 
-def run(folder: Path, *command: str, timeout: float = 300, **more: str) -> str:
+def run(folder: Path, *command: str, **more: str) -> str:
     """Standard output and error of a command that must succeed; `more` of its environment."""
     done = subprocess.run(
         command, cwd=folder, env=environment(folder, **more), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=RUN_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout

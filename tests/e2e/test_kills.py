@@ -90,7 +90,7 @@ def wait_until_gone(folder: Path) -> None:
     assert left(folder, 12 * GONE_SECONDS) == []
 
 
-def wait_for(folder: Path, shell: subprocess.Popen[str], text: str) -> bool:
+def wait_for(folder: Path, shell: subprocess.Popen[bytes], text: str) -> bool:
     """Whether `text` was printed before the pipeline ended."""
     while text not in output(folder):
         if shell.poll() is not None:
@@ -218,7 +218,7 @@ def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: 
     shutil.rmtree(folder / ".pspnet/tracking")
     with started(folder, UP_TO["finetune"]) as shell:
         assert wait_for(folder, shell, "Running stage 'finetune'"), output(folder)
-        saved = wait_until(lambda: checkpoint(folder))
+        [saved] = wait_until(lambda: checkpoints(folder))
         took = saved.stat().st_mtime - begun(folder)[0]
         trainings = [process for process in of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
         trainer = min(trainings, key=lambda process: process.create_time())  # the others are its loader's workers
@@ -236,8 +236,8 @@ def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: 
     assert digests(folder) == digests(undisturbed)
 
 
-def checkpoint(folder: Path) -> Path | None:
-    return next((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"), None)
+def checkpoints(folder: Path) -> list[Path]:
+    return list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"))
 
 
 def begun(folder: Path) -> list[float]:

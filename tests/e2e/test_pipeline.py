@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import STEPS, SYNTHESIZE, clone, digests, ran, reproduce, run, write_params
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(900)]
 
 
 def test_the_report_is_there(finished: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.e2e.conftest import LENIENT
 from tests.e2e.pipeline import environment, reproduce, write_params
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(900)]
 
 MODEL = "pspnet-demo"
 
@@ -27,7 +27,7 @@ def pspnet(folder: Path, *arguments: str, status: int = 0) -> str:
         env=environment(folder) | {"COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr

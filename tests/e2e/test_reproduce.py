@@ -19,7 +19,7 @@ from tests.files import made_once
 from tests.flows.processes import left_of
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(900)]
 NETWORK = "pspnet/model/network.py"
 NEW_MODULE = "pspnet/model/rectifier.py"
 RECTIFIER = '''"""An activation that only this version has."""
@@ -225,7 +225,7 @@ def stop_in_the_middle(project: Path) -> None:
     wait_until(trains, 300, log.read_text)
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(100) == 130
+    assert process.wait(300) == 130
     assert left_of(family) == []
     assert "the same command starts over" in log.read_text()
     assert worktrees(project) == [project]

@@ -14,13 +14,13 @@ from tests.e2e.pipeline import STEPS, commit, digests, environment, import_weigh
 from tests.flows.processes import left
 from tests.tracking.told import runs, the_run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 MODEL = "pspnet-demo"
 
 
 def retrain(folder: Path, *options: str, status: int = 0, tracking: str = "off") -> str:
     done = subprocess.run(
-        ["pspnet", "retrain", *options], cwd=folder, text=True, timeout=300, check=False,
+        ["pspnet", "retrain", *options], cwd=folder, text=True, timeout=600, check=False,
         env=environment(folder) | {"COLUMNS": "200", "PSPNET_TRACKING": tracking},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.e2e.pipeline import clone, commit, import_weights, ran, run, write_params
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(900)]
 
 
 def up_to_pretrain(project: Path) -> list[str]:

@@ -127,7 +127,8 @@ def _forked(connection: socket.socket, header: bytes, streams: list[int]) -> int
         facts += more
     child = os.fork()
     if child == 0:
-        _become(*json.loads(facts), streams)
+        command, arguments, folder, environment = json.loads(facts)
+        _become(command, arguments, folder, environment, streams)
     for stream in streams:
         os.close(stream)
     with suppress(OSError):
