@@ -32,7 +32,8 @@ def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> 
 
 
 def _says(automation: AutomationCore) -> dict[str, Any]:
-    return automation.model_dump(mode="json", include={"name", "description", "enabled", "trigger", "actions"})
+    """Sets stay sets: as JSON they would be lists, in another order in each process."""
+    return automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
 
 
 def automations(deployments: list[str]) -> list[AutomationCore]:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -5,6 +8,15 @@ from prefect.events.schemas.automations import EventTrigger
 
 from flows.automations import automations
 from pspnet.errors import UserError
+from tests.flows.server import PrefectServer
+
+INSTALL = """
+from prefect import get_client
+from flows.automations import install
+with get_client(sync_client=True) as client:
+    install(client, ["prefect.deployment.1"], afresh=False)
+    print(sorted(str(one.id) for one in client.read_automations()))
+"""
 
 
 def waits() -> list[timedelta]:
@@ -40,3 +52,16 @@ def test_a_wait_that_cannot_work_is_a_mistake(
         UserError, match=f"{name}: is '{value}'; expected a whole number of seconds, more than {more_than}"
     ):
         automations([])
+
+
+@pytest.mark.e2e
+def test_another_deploy_leaves_them_alone_with_what_they_wait_for(prefect: PrefectServer) -> None:
+    def installed(hash_seed: str) -> str:
+        """By a process in which sets have an order of their own."""
+        environment = os.environ | {"PREFECT_API_URL": prefect.api, "PYTHONHASHSEED": hash_seed}
+        command = [sys.executable, "-c", INSTALL]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=200).stdout
+
+    first = installed("1")
+    assert first.count("'") == 6
+    assert installed("2") == first
