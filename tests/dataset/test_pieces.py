@@ -122,8 +122,8 @@ def test_asked_to_stop_the_processes_stop(raw: Path, tmp_path: Path, monkeypatch
 KILLED = """
 import sys
 from pathlib import Path
-from tests.dataset import test_pieces as own
-if __name__ == "__main__":
+if __name__ == "__main__":  # the checking processes need none of it
+    from tests.dataset import test_pieces as own
     own.pieces.PIECE, own.checking.PROCESS_BYTES = 8, 4000
     own.check_all(Path(sys.argv[1]), Path(sys.argv[2]), 2)
 """
