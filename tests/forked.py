@@ -8,7 +8,8 @@ import multiprocessing
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
     [
-        "pytest", "mlflow.tracking", "tests.registry.mover",
+        "pytest", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "tests.registry.mover",
+        "tests.tracking.killer",
         "torch", "torch._dynamo", "torch.distributed", "pspnet.cli", "pspnet.stages.finetune", "pspnet.stages.pretrain",
         "tests.training.killed", "tests.training.peers", "tests.training.commands",
     ]

@@ -52,4 +52,5 @@ def statuses(processes: list[BaseProcess], seconds: float = 120) -> list[int | N
     ends = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
+        process.join()
     return ends

@@ -226,10 +226,11 @@ def hit_forked(project: Path, step: int, rng: random.Random) -> bool:
     pair = started_together(2, command, COMMAND, project, environment)
     wait_until(lambda: saved_step(project) >= step or not all(process.is_alive() for process in pair))
     hit = kill_one(project, rng)
-    ends = statuses(pair)
+    wait_until(lambda: not all(process.is_alive() for process in pair))
+    ends = statuses(pair, 0 if hit else 60)  # those that wait for a killed one are ended, as torchrun does
     wait_until(lambda: not processes(project))
     assert hit or ends == [0, 0], ends
-    return ends != [0, 0]
+    return not (project / "bundle").exists()
 
 
 def hit_below_torchrun(project: Path, step: int, rng: random.Random) -> bool:
@@ -238,7 +239,7 @@ def hit_below_torchrun(project: Path, step: int, rng: random.Random) -> bool:
         hit = kill_one(project, rng)
         launcher.communicate(timeout=PATIENCE)
         wait_until(lambda: not processes(project))
-        return hit and launcher.returncode != 0
+        return hit and not (project / "bundle").exists()
 
 
 def kill_one(project: Path, rng: random.Random) -> bool:
