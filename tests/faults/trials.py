@@ -236,7 +236,7 @@ def _become(trial: Trial, tree: Path, copy: Path, folder: Path) -> NoReturn:
         words += ["-m", trial.markers] if trial.markers else []
         ended = pytest.main([*words, *trial.tests], plugins=[recorder])
         nothing = (pytest.ExitCode.OK, *([pytest.ExitCode.NO_TESTS_COLLECTED] if trial.markers else []))
-        told = Result(ended in nothing, recorder.tier, recorder.test or f"(pytest ended with {int(ended)})")
+        told = Result(ended in nothing, recorder.tier or "?", recorder.test or f"(pytest ended with {int(ended)})")
         (folder / "result.part").write_text(json.dumps(asdict(told)), encoding="utf-8")
         (folder / "result.part").rename(folder / "result.json")
         status = 0
