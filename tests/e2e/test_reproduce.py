@@ -16,7 +16,7 @@ import pytest
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import BIN, STEPS, checkout, copied, environment, ran, reproduce, run, warmed, write_params
 from tests.files import made_once
-from tests.flows.processes import left_of
+from tests.flows.processes import kill_all, left_of
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(900)]
@@ -201,8 +201,11 @@ def test_params_that_the_results_were_not_made_with_are_named(project: Path) -> 
 
 
 def test_ctrl_c_leaves_nothing_behind_and_the_command_works_again(project: Path) -> None:
-    with untouched(project):
-        stop_in_the_middle(project)
+    try:
+        with untouched(project):
+            stop_in_the_middle(project)
+    finally:
+        kill_all(project)
     done = pspnet(project, "reproduce", "1")
     assert done.returncode == 0, done.stdout + done.stderr
 
