@@ -184,6 +184,7 @@ class _Recorder:
 
     def __init__(self, named: Sequence[str]) -> None:
         self.test, self.tier = "", ""
+        self._tiers: dict[str, str] = {}
         self._named = {test for test in named if "::" in test}
 
     @pytest.hookimpl
@@ -194,11 +195,14 @@ class _Recorder:
             if item.nodeid.partition("[")[0] in self._named or not any(map(item.get_closest_marker, ("kills", "team")))
         ]
 
+        for item in items:
+            self._tiers[item.nodeid] = next((tier for tier in TIERS if item.get_closest_marker(tier)), "test")
+
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.test:
             self.test = report.nodeid
-            self.tier = next((tier for tier in TIERS if tier in report.keywords), "test")
+            self.tier = self._tiers[report.nodeid]
 
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
