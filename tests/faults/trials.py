@@ -80,13 +80,16 @@ def load_libraries(tree: Path) -> None:
 
 
 def copy_tree(tree: Path, copy: Path) -> None:
-    """What git knows of it, compiled."""
+    """What git knows of it as a repository of its own, compiled."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, names):
         if (tree / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(tree / name, copy / name)
+    identity = ("-c", "user.name=faults", "-c", "user.email=faults@localhost")
+    for words in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-q", "-m", "sound")):  # tests make clones of it
+        subprocess.run(["git", *words], cwd=copy, check=True)
     for package in OURS:  # once for all copies, which keep the times of the files
         compileall.compile_dir(copy / package, quiet=2)
 
