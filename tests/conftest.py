@@ -14,6 +14,7 @@ from tests.sharing import shared_server
 go_offline()
 # Before torch is loaded: the threads of several processes wait for each other, which costs five times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width that they were made with
 # The same examples in every run; the first may take its time, to load what the others have.
 settings.register_profile("ours", derandomize=True, deadline=None)
 settings.load_profile("ours")
