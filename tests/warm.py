@@ -1,6 +1,6 @@
-"""A Python that is warm: torch and MLflow are loaded before it is asked to run anything.
+"""A Python that is warm: torch, MLflow and DVC are loaded before it is asked to run anything.
 
-Loading both takes longer than most tests. `warm_python` (a fixture) is a program that takes the place of
+Loading them takes longer than most tests. `warm_python` (a fixture) is a program that takes the place of
 `sys.executable`: it hands its arguments, environment, folder and streams to a server, which forks a process for them.
 That process has not loaded pspnet: it finds the package on its own path, as any Python does. It ends when the program
 is killed, with everything it has started. The program ends as the process does.
@@ -28,7 +28,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-LOADED = ("torch", "pandas", "uvicorn", "mlflow.tracking", "mlflow.pyfunc.scoring_server")
+LOADED = (
+    "albumentations", "cv2", "dvc.cli", "dvc.commands.add", "dvc.commands.repro", "dvc.repo.reproduce", "mlflow.models",
+    "mlflow.pyfunc.scoring_server", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas", "psutil",
+    "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch", "torch._dynamo",
+    "torch.utils.data", "typer", "uvicorn",
+)  # fmt: skip
 PROGRAM = """#!{python} -IS
 import json, os, signal, socket, sys
 

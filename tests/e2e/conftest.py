@@ -1,22 +1,32 @@
 """Checkouts that are made once per session, to copy and not to change, and what a test may have from them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.pipeline import STEPS, SYNTHESIZE, checkout, copied, reproduce, run, warmed
-from tests.e2e.warm import served
 from tests.files import made_once
 from tests.flows.processes import left
 
 LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
 
 
+COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # the module of its `main`
+
+
 @pytest.fixture(scope="session")
-def stand_ins(shared: Path) -> Iterator[Path]:
-    with served(shared / "warm") as folder:
-        yield folder
+def stand_ins(shared: Path, warm_python: str) -> Path:
+    """A folder of commands for the PATH that start at once. They have the warm Python's server as their parent.
+
+    A test of signals, kills or parents needs the real commands.
+    """
+
+    def make(folder: Path) -> None:
+        for command, module in COMMANDS.items():
+            (folder / command).write_text(f"#!{warm_python}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
+            (folder / command).chmod(0o755)
+
+    return made_once(shared / "stand-ins", make)
 
 
 @pytest.fixture

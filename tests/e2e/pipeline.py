@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BIN = Path(sys.executable).parent
-STAND_INS = "TESTS_STAND_INS"  # in the environment: a folder of commands that replace the real ones (tests/e2e/warm.py)
+STAND_INS = "TESTS_STAND_INS"  # in the environment: a folder of commands that replace the real ones (conftest.py)
 SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
 RUN_SECONDS = 600
 STEPS = ("prepare", "pretrain", "finetune", "evaluate")

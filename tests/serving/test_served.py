@@ -125,19 +125,21 @@ def test_an_old_version_answers_with_its_own_code_when_a_newer_checkout_asks(
 def test_a_worker_uses_the_versions_code_even_where_another_stands_first(
     version: Path, newer_checkout: Path, tmp_path: Path
 ) -> None:
-    worker = [sys.executable, "-P", str(newer_checkout / "pspnet/serving/worker.py"), str(version)]
-    done = subprocess.run(
-        worker,
-        input='{"images": []}\n',
+    with subprocess.Popen(
+        [sys.executable, "-P", str(newer_checkout / "pspnet/serving/worker.py")],
         env=environment(PYTHONPATH=str(newer_checkout)),
         cwd=tmp_path,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=200,
-    )
-    assert json.loads(done.stdout.splitlines()[0]) == {"ready": True, "code": str(version / "code/pspnet")}
-    assert done.returncode == 0
+    ) as worker:
+        assert worker.stdin
+        assert worker.stdout
+        worker.stdin.write(json.dumps({"folder": str(version)}) + "\n")
+        worker.stdin.flush()
+        answer = json.loads(worker.stdout.readline())
+    assert answer == {"ready": True, "code": str(version / "code/pspnet")}
+    assert worker.returncode == 0
 
 
 @pytest.mark.usefixtures("warm")

@@ -55,11 +55,11 @@ def senders() -> list[psutil.Process]:
 
 def test_a_stage_and_its_sender_leave_a_run_and_no_process(client: MlflowClient, state: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    with stage(state, "whole", told, tmp_path / "record.json") as run:
+    with stage(state, "whole-process", told, tmp_path / "record.json") as run:
         epochs(run, 1, 3)
         run.artifacts(write(tmp_path / "history.csv", "epoch,loss\n"))
     assert (told, senders()) == ([], [])
-    found = the_run(client, "whole")
+    found = the_run(client, "whole-process")
     assert (history(client, found, "loss"), found.info.status) == (losses(3), "FINISHED")
     assert artifacts(client, found) == {"history.csv"}
     assert found.data.metrics["system/cpu_utilization_percentage"] >= 0
@@ -219,13 +219,13 @@ def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: i
 
 
 def test_a_stage_that_is_killed_is_said_to_be_and_its_sender_goes(client: MlflowClient, tmp_path: Path) -> None:
-    with started(tmp_path, "killed", 1000, 0.2) as process:
-        wait_until(lambda: arrived(client, "killed") > 2)
+    with started(tmp_path, "killed-process", 1000, 0.2) as process:
+        wait_until(lambda: arrived(client, "killed-process") > 2)
         (sender,) = sender_of(process)
         process.kill()
         process.wait()
         sender.wait(NOT_WAITED)
-    found, parent = the_run(client, "killed"), the_run(client, "killed", "pipeline")
+    found, parent = the_run(client, "killed-process"), the_run(client, "killed-process", "pipeline")
     assert found.info.status == parent.info.status == "KILLED"
     steps = [step for step, _ in history(client, found, "loss")]
     assert steps == list(range(1, len(steps) + 1))
