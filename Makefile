@@ -29,8 +29,11 @@ test: $(INSTALLED)  ## what needs no process of its own: after each change
 test-e2e: $(INSTALLED)  ## real commands, DVC, servers, PostgreSQL
 	$(TESTS) -m e2e
 
+coverage: $(INSTALLED)  ## both, and which lines they run; it takes half as long again
+	$(TESTS) -m "not kills and not team" --cov --cov-report=term
+
 test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the same
-	python -m pytest -m kills -n 2 --dist loadfile --timeout 1500
+	python -m pytest -n 2 --dist worksteal --durations 15 -m kills --timeout 1500
 
 test-team: $(INSTALLED)  ## a server, workers and MLflow on this machine; runs disturbed in every way
 	python -m pytest tests/team -m team --durations 0
