@@ -156,6 +156,8 @@ def eager(arguments: argparse.Namespace) -> Measured:
 
 def compiled(arguments: argparse.Namespace) -> Measured:
     """At the batch that was best without compiling: a compilation takes a minute."""
+    if arguments.toy:
+        torch.compile = partial(torch.compile, backend="aot_eager")  # without a C++ compiler, which takes minutes
     before = arguments.out / "eager.part.json"
     batches = sizes(arguments)["batches"]
     best = json.loads(before.read_text())["batch"] if before.exists() else batches[len(batches) // 2]
@@ -285,7 +287,7 @@ def resume(arguments: argparse.Namespace) -> Measured:
 def train_until(prepared: Path, backbone: Path, folder: Path, kill: bool) -> None:
     """To its end, or killed in its middle."""
     params = demo_params(
-        backbone={"width": 0.25}, finetune={"epochs": 4, "batch_size": 4, "output_stride": 8},
+        backbone={"width": 0.25}, finetune={"epochs": 2, "batch_size": 4, "output_stride": 8},
         runtime={"precision": "bf16"},
     )  # fmt: skip
 

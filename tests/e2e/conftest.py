@@ -26,7 +26,7 @@ def stand_ins(shared: Path, warm_python: str) -> Path:
             (folder / command).write_text(f"#!{warm_python}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
             (folder / command).chmod(0o755)
 
-    return made_once(shared / "stand-ins", make)
+    return made_once(shared / "e2e/stand-ins", make)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def finished_once(shared: Path, stand_ins: Path) -> Path:
         run(folder, *SYNTHESIZE)
         assert reproduce(folder, **warmed(stand_ins)) == list(STEPS)
 
-    return made_once(shared / "finished", make)
+    return made_once(shared / "e2e/finished", make)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
         copied(finished_once, folder)
         run(folder, "pspnet", "register", "models/segmenter", "--promote", **warmed(stand_ins))
 
-    return made_once(shared / "registered", make)
+    return made_once(shared / "e2e/registered", make)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def retrained_once(shared: Path) -> Path:
         assert left(folder) == []
         (folder / ".pspnet/retrain.log").write_text(said)
 
-    return made_once(shared / "retrained", make)
+    return made_once(shared / "e2e/retrained", make)
 
 
 @pytest.fixture

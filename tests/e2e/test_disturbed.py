@@ -106,7 +106,7 @@ def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
         write_params(copied(finished_once, folder), finetune__epochs=EPOCHS)
         assert reproduce(folder, **warmed(stand_ins)) == ["finetune", "evaluate"]
 
-    return made_once(shared / "undisturbed", make)
+    return made_once(shared / "e2e/undisturbed", make)
 
 
 def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place: Path) -> None:

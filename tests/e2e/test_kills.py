@@ -168,7 +168,7 @@ def assert_one_version_and_one_decision(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(shared: Path) -> Path:
-    return made_once(shared / "undisturbed-by-kills", run_once)
+    return made_once(shared / "e2e/undisturbed-by-kills", run_once)
 
 
 def run_once(folder: Path) -> None:

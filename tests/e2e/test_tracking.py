@@ -31,7 +31,7 @@ def finished(shared: Path) -> Path:
         run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
         assert reproduce(folder) == list(STEPS)
 
-    return made_once(shared / "tracked_checkout", make)
+    return made_once(shared / "e2e/tracked_checkout", make)
 
 
 @pytest.fixture(scope="module")

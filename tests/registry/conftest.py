@@ -13,7 +13,7 @@ EMPTY = "mlflow"  # a database in which MLflow has made its tables, and nothing 
 
 @pytest.fixture(scope="session")
 def sqlite(shared: Path) -> Path:
-    return made_once(shared / "sqlite", lambda folder: databases.prepare(f"sqlite:///{folder}/{EMPTY}.db"))
+    return made_once(shared / "registry/sqlite", lambda folder: databases.prepare(f"sqlite:///{folder}/{EMPTY}.db"))
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def postgresql(shared: Path) -> Iterator[Path]:
         databases.create(folder, EMPTY)
         databases.prepare(databases.address(folder, EMPTY))
 
-    with shared_server(shared / "postgresql", start, databases.stop) as folder:
+    with shared_server(shared / "registry/postgresql", start, databases.stop) as folder:
         yield folder
 
 

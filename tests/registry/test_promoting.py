@@ -64,7 +64,7 @@ def registered(shared: Path, warm_python: str) -> Path:
             env=team.environment("here") | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
 
-    return made_once(shared / "registered", register)
+    return made_once(shared / "registry/registered", register)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ EXTRA = {"params.yaml": PARAMS, "decisions": ROOT / "docs/decisions"}
 @pytest.fixture(scope="session")
 def bundle(shared: Path) -> Path:
     """A network that has learnt nothing, but whose predictions show several classes."""
-    return made_once(shared / "segmenter", make_bundle)
+    return made_once(shared / "serving/segmenter", make_bundle)
 
 
 def make_bundle(folder: Path) -> None:
@@ -41,7 +41,7 @@ def version(bundle: Path, shared: Path) -> Path:
         with warnings.catch_warnings(action="ignore"):  # MLflow's, of its own code
             save_version(bundle, load_params(PARAMS), EXTRA, folder)
 
-    return made_once(shared / "version", save)
+    return made_once(shared / "serving/version", save)
 
 
 @pytest.fixture(scope="session")

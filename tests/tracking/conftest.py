@@ -34,7 +34,7 @@ def empty_database(shared: Path) -> Path:
         uri = f"sqlite:///{folder}/mlflow.db"
         MlflowClient(uri, registry_uri=uri).search_experiments(max_results=1)
 
-    return made_once(shared / "empty_database", make) / "mlflow.db"
+    return made_once(shared / "tracking/empty_database", make) / "mlflow.db"
 
 
 @pytest.fixture
