@@ -48,6 +48,11 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         guard.on = False
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    guard.on = False  # servers that other tests have started are stopped after the last test, whichever it is
+
+
 @pytest.fixture(autouse=True)
 def _no_tracking_server_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """`connect` sets the address for the rest of the process, which is here that of many tests."""

@@ -35,6 +35,7 @@ def main() -> int:
     began = time.monotonic()
     load_libraries(tree)
     home = Path(tempfile.mkdtemp(prefix="pspnet-faults-"))
+    home.chmod(0o755)  # PostgreSQL works in it as another user
     try:
         trials = Trials(tree, home, arguments.at_once)
         rows = _mutants(trials, tree, arguments) if arguments.mutants else _faults(trials, tree, arguments)

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from tests.network import free_port as free_port  # noqa: PLC0414 (until every importer takes it from there)
+from tests.network import free_port
 
 ACCOUNT = "postgres"  # its server refuses to be run by root
 USER = "pspnet"
