@@ -7,10 +7,11 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import filelock
@@ -145,6 +146,17 @@ def die_with_launcher() -> None:
     """Of several processes that train together: at once, as who waits for another takes no notice of a request."""
     launcher = os.environ.get(LAUNCHER)
     die_with_parent(signal.SIGKILL, int(launcher) if launcher else None)
+
+
+@contextmanager
+def on_stop_request(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Within the block Ctrl-C and SIGTERM call the handler."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextmanager

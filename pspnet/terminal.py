@@ -23,7 +23,7 @@ from rich.text import Text
 
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import whole_file
-from pspnet.process import die_with_launcher, end_with_dvc, ranks
+from pspnet.process import die_with_launcher, end_with_dvc, on_stop_request, ranks
 
 Tick = Callable[[int, int, str], None]
 
@@ -90,12 +90,8 @@ def _stop_requests() -> Iterator[list[int]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         requested.append(EXIT_CTRL_C if number == signal.SIGINT else EXIT_TEMPORARY)
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop_request(request):
         yield requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Interrupted, Problem, UserError
-from pspnet.process import end_all, family
+from pspnet.process import end_all, family, on_stop_request
 from pspnet.registry.provenance import DIFF, KEPT, data_files
 from pspnet.worktree import add, dvc_command, environment, git, last
 
@@ -53,9 +53,5 @@ def stoppable() -> Iterator[None]:
         status = EXIT_CTRL_C if number == signal.SIGINT else EXIT_TEMPORARY
         raise Interrupted(status, "Stopped. The checkout was not touched; the same command starts over.")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop_request(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.outputs import whole_file
+from pspnet.process import on_stop_request
 from pspnet.tracking.connection import reason
 from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt, undelivered
 from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_params
@@ -84,12 +84,8 @@ def _stop_requests_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop_request(interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

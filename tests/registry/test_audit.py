@@ -1,4 +1,3 @@
-import multiprocessing
 import signal
 import socket
 from dataclasses import dataclass, replace
@@ -15,11 +14,10 @@ from pspnet.errors import UserError
 from pspnet.registry.audit import Audit, Move, Wish, previous_champion, withdrawal
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
+from tests.forked import FORKED
 from tests.registry.mover import move
 from tests.waiting import wait_until
 
-PROCESSES = multiprocessing.get_context("forkserver")  # each has MLflow imported and its own connections
-PROCESSES.set_forkserver_preload(["pytest", "mlflow.tracking", "tests.registry.mover"])
 SECONDS = 60
 killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # neither is e2e
 
@@ -54,10 +52,10 @@ class Shop:
         self, version: int, expected: int | None = None, moment: int | None = None, fails: int = signal.SIGKILL
     ) -> Mover:
         """A process that has connected and waits for `go`."""
-        ours, theirs = PROCESSES.Pipe()
+        ours, theirs = FORKED.Pipe()
         state = self.state.parent / f"host-{version}"  # hosts share nothing but the database
         arguments: tuple[Any, ...] = (self.uri, state, self.name, version, expected, moment, int(fails), theirs)
-        process = PROCESSES.Process(target=move, args=arguments, daemon=True)
+        process = FORKED.Process(target=move, args=arguments, daemon=True)
         process.start()
         theirs.close()
         assert ours.poll(SECONDS)

@@ -3,7 +3,6 @@
 Run in a process forked from one with MLflow loaded, so that the kills hit the work and not the loading.
 """
 
-import multiprocessing
 import os
 import random
 import signal
@@ -15,17 +14,13 @@ from typing import Any
 
 from pspnet.tracking.connection import connect
 from pspnet.tracking.delivery import unsent
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "tests.registry.mover", "tests.tracking.killer"]
-)  # a session has one such server, which the registry's tests use too
+from tests.forked import FORKED
 
 
 def in_child(work: Callable[..., object], uri: str, *arguments: Any) -> Any:
     """What `work` returned in a process whose tracking server is at `uri`."""
-    ours, theirs = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=_call, args=(theirs, work, uri, arguments), daemon=True)
+    ours, theirs = FORKED.Pipe()
+    process = FORKED.Process(target=_call, args=(theirs, work, uri, arguments), daemon=True)
     process.start()
     theirs.close()
     try:
