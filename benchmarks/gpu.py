@@ -41,9 +41,9 @@ from pspnet.dataset.prepared import PreparedDataset  # noqa: E402
 from pspnet.dataset.segmentation import TrainingCrops  # noqa: E402
 from pspnet.dataset.synthetic import synthesize  # noqa: E402
 from pspnet.dataset.transforms import Augmentation  # noqa: E402
+from pspnet.model.digest import digest  # noqa: E402
 from pspnet.model.preprocessing import IMAGENET, Preprocessing  # noqa: E402
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
-from pspnet.model.weights import digest  # noqa: E402
 from pspnet.prediction import Member, PredictionProtocol, Predictor  # noqa: E402
 from pspnet.stages import evaluate, finetune, prepare  # noqa: E402
 from pspnet.tracking.run import StageRun  # noqa: E402

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
+from pspnet.model.digest import digest
 from pspnet.model.network import PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pyramid import AverageBins
-from pspnet.model.weights import digest
 from pspnet.outputs import whole_file
 
 FORMAT_VERSION = 1

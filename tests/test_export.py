@@ -16,9 +16,9 @@ from pspnet import cli
 from pspnet.errors import UserError
 from pspnet.export import FORMATS, SIZES, export
 from pspnet.model.bundle import Bundle
+from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import digest
 from tests.command import pspnet
 from tests.files import made_once
 

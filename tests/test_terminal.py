@@ -16,6 +16,7 @@ import pytest
 
 from pspnet import terminal
 from pspnet.errors import Busy, Problem, UserError
+from pspnet.process import on_stop_request
 from pspnet.terminal import Tick
 from tests.command import PSPNET, Done, call
 from tests.dataset.rawdata import write
@@ -228,3 +229,13 @@ def test_who_depends_on_a_parent_ends_with_it(tmp_path: Path, child: str) -> Non
     process.stdout.close()
     if "stage" in child:
         assert json.loads((tmp_path / EXIT_FILE).read_text())["class"] == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_request_is_handled_within_the_block_alone(number: int) -> None:
+    told: list[int] = []
+    before = signal.getsignal(number)
+    with on_stop_request(lambda number, _: told.append(number)):
+        os.kill(os.getpid(), number)
+    assert told == [number]
+    assert signal.getsignal(number) == before

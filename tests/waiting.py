@@ -1,4 +1,4 @@
-"""The one way in which tests wait: for a condition, and generously, since a machine may be slow."""
+"""The two ways in which tests wait: for a condition, generously, and on a clock of their own, not at all."""
 
 import time
 from collections.abc import Callable
@@ -17,3 +17,16 @@ def wait_until(
             raise AssertionError(f"not within {seconds:g} s: {otherwise() if callable(otherwise) else otherwise}")
         time.sleep(pause)
     return found
+
+
+class Clock:
+    """Time goes by only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds

@@ -17,7 +17,7 @@ from pspnet.commands.workshop import Workshop
 from pspnet.config.params import differences
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Interrupted, Problem, UserError
-from pspnet.model.weights import digest
+from pspnet.model.digest import digest
 from pspnet.process import exclusive
 from pspnet.registry.provenance import DVC, LOCK, RUNS, accepted, data_files, other_packages
 from pspnet.registry.versions import Version, part

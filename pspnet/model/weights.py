@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pspnet.errors import Problem, UserError
-from pspnet.model.digest import digest as digest  # noqa: PLC0414  for callers that work with weights anyway
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

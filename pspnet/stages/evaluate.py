@@ -19,7 +19,7 @@ from pspnet.dataset.samples import Split
 from pspnet.errors import Problem, UserError
 from pspnet.evaluation import measure
 from pspnet.model.bundle import Bundle
-from pspnet.model.weights import digest
+from pspnet.model.digest import digest
 from pspnet.outputs import whole_file, whole_folder
 from pspnet.prediction import Member, PredictionProtocol, Predictor
 from pspnet.report import EvaluationReport, Picture, class_layer, error_layer, write_report

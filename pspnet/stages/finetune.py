@@ -17,9 +17,9 @@ from pspnet.dataset.segmentation import TrainingCrops
 from pspnet.dataset.transforms import Augmentation
 from pspnet.losses import build_loss
 from pspnet.model.bundle import Bundle
+from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.model.pretrained import PretrainedBackbone
-from pspnet.model.weights import digest
 from pspnet.outputs import whole_file, whole_folder
 from pspnet.process import rank, ranks
 from pspnet.tracking.run import StageRun

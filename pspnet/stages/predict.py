@@ -17,7 +17,7 @@ from pspnet.dataset.raw import read_file
 from pspnet.dataset.validation import max_bytes
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
-from pspnet.model.weights import digest
+from pspnet.model.digest import digest
 from pspnet.prediction import Member, PredictionProtocol, Predictor
 from pspnet.predictions import MASKS, Stamp, opened
 from pspnet.training.runtime import configure

@@ -15,10 +15,10 @@ from pspnet.dataset.transforms import Augmentation
 from pspnet.dataset.views import UnlabelledViews
 from pspnet.errors import Problem, UserError
 from pspnet.model.backbone import ResNet
+from pspnet.model.digest import digest as digest_of
 from pspnet.model.imagenet import load_imagenet
 from pspnet.model.preprocessing import IMAGENET, Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from pspnet.model.weights import digest as digest_of
 from pspnet.outputs import whole_file, whole_folder
 from pspnet.process import rank, ranks
 from pspnet.selfsup import METHODS

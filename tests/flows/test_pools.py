@@ -14,6 +14,7 @@ from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Pending, R
 from flows import pools
 from flows.ending import Trouble
 from flows.workplace import Workplace
+from tests.waiting import Clock
 
 AWAY = "away"
 IDLE_SECONDS = 60
@@ -44,19 +45,6 @@ class Server:
     def set_flow_run_state(self, number: uuid.UUID, state: State[Any], force: bool) -> None:
         assert force
         self._stories[number] = [state]
-
-
-class Clock:
-    """Time goes by only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def monotonic(self) -> float:
-        return self._now
-
-    def sleep(self, seconds: float) -> None:
-        self._now += seconds
 
 
 def wait(monkeypatch: pytest.MonkeyPatch, server: Server, idle_seconds: float | None = None) -> list[str | None]:

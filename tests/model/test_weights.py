@@ -7,10 +7,11 @@ import torch
 from pspnet.errors import UserError
 from pspnet.model.backbone import ResNet
 from pspnet.model.bundle import Bundle
+from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from pspnet.model.weights import digest, load_weights, save_weights
+from pspnet.model.weights import load_weights, save_weights
 
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

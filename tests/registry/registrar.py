@@ -19,9 +19,9 @@ from pspnet.dataset.annotated import Annotated
 from pspnet.dataset.classes import default_color
 from pspnet.evaluation import measure
 from pspnet.model.bundle import Bundle
+from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import digest
 from pspnet.offline import go_offline
 from pspnet.prediction import Prediction, PredictionProtocol
 from pspnet.report import EvaluationReport, write_report

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pspnet.config.params import load_params
-from pspnet.model.weights import digest
+from pspnet.model.digest import digest
 from pspnet.packaging import requirements, save_version
 from tests.dataset.rawdata import encoded, noise
 from tests.parameters import ROOT

@@ -15,7 +15,7 @@ from pspnet.config.params import Params
 from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import UserError
 from pspnet.model.bundle import Bundle
-from pspnet.model.weights import digest
+from pspnet.model.digest import digest
 from pspnet.report import load_report
 from pspnet.stages import evaluate as stage
 from pspnet.tracking.run import StageRun

@@ -24,9 +24,9 @@ from pspnet.dataset.adapters.cityscapes import LABEL_IDS
 from pspnet.dataset.classes import some
 from pspnet.errors import Busy, Interrupted, Problem, UserError
 from pspnet.model.bundle import Bundle
+from pspnet.model.digest import digest
 from pspnet.model.network import PSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import digest
 from pspnet.process import exclusive
 from pspnet.stages import predict as stage
 from tests.command import PSPNET, pspnet

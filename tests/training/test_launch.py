@@ -16,7 +16,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from pspnet.model.weights import digest
+from pspnet.model.digest import digest
 from pspnet.training.launch import SHUTDOWN_SECONDS, blame, exit_file
 from tests.command import PSPNET, pspnet, pspnet_process
 from tests.kills import SEED

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from pspnet.dataset.transforms import Augmentation
 from pspnet.training.distributed import Peers
 from pspnet.training.loading import Batches, load_batches
+from tests.waiting import Clock
 
 Sample = dict[str, Tensor]
 CPU = torch.device("cpu")
@@ -51,50 +52,37 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(workers: str, mo
     assert shown[:12] != shown[12:]
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-
 @pytest.mark.parametrize(("waiting", "working"), [(0.03, 0.0), (0.03, 0.03), (0.0, 0.03)])
 def test_the_share_of_time_that_went_into_waiting_for_data_is_measured(waiting: float, working: float) -> None:
     clock = Clock()
 
     def slow() -> Iterator[Sample]:
         for _ in range(8):
-            clock.wait(waiting)
+            clock.sleep(waiting)
             yield {}
 
-    waited = Batches(slow(), clock)
+    waited = Batches(slow(), clock.monotonic)
     for step, _ in enumerate(waited):
         if waiting or step:  # or no time has passed yet
             # The last step's work is not over when the share is taken.
             expected = (step + 1) * waiting / ((step + 1) * waiting + step * working)
             assert waited.waited_share == pytest.approx(expected)
-        clock.wait(working)
+        clock.sleep(working)
 
 
 def test_only_the_last_steps_are_measured() -> None:
     clock = Clock()
 
     def slow_to_start() -> Iterator[Sample]:
-        clock.wait(0.3)
+        clock.sleep(0.3)
         for _ in range(60):
             yield {}
 
-    waited = Batches(slow_to_start(), clock)
+    waited = Batches(slow_to_start(), clock.monotonic)
     shares = []
     for _ in waited:
         shares.append(waited.waited_share)
-        clock.wait(0.002)
+        clock.sleep(0.002)
     assert shares[0] == 1
     assert shares[40] == pytest.approx(0.3 / (0.3 + 40 * 0.002))
     assert shares[49] > 0.7

@@ -10,7 +10,7 @@ from typing import Any
 
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted
-from pspnet.model.weights import digest
+from pspnet.model.digest import digest
 from pspnet.stages import finetune, pretrain
 from pspnet.tracking.run import StageRun
 
