@@ -1,8 +1,7 @@
-"""What MLflow knows of the pipeline, as real DVC runs it with nothing but a database in a file."""
+"""What MLflow knows of a pipeline that `pspnet retrain` has run, with nothing but a database in a file."""
 
 import json
 import shlex
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -12,8 +11,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
-from tests.e2e.pipeline import STEPS, checkout, environment, reproduce, run, write_params
-from tests.files import made_once
+from tests.e2e.pipeline import STEPS, environment, run, write_params
 from tests.tracking.told import artifacts, history, inputs, runs, the_run
 from tests.waiting import wait_until
 
@@ -23,20 +21,8 @@ MODEL = "pspnet-demo"
 
 
 @pytest.fixture(scope="module")
-def finished(shared: Path) -> Path:
-    """A checkout whose pipeline has run; to change it, take a copy."""
-
-    def make(folder: Path) -> None:
-        checkout(folder)
-        run(folder, "pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
-        assert reproduce(folder) == list(STEPS)
-
-    return made_once(shared / "e2e/tracked_checkout", make)
-
-
-@pytest.fixture(scope="module")
-def client(finished: Path) -> MlflowClient:
-    return client_of(finished)
+def client(retrained_once: Path) -> MlflowClient:
+    return client_of(retrained_once)
 
 
 def client_of(folder: Path) -> MlflowClient:
@@ -49,12 +35,12 @@ def children(client: MlflowClient, parent: Run) -> dict[str, Run]:
     return {run.info.run_name: run for run in found}
 
 
-def test_a_pipeline_is_a_run_and_its_stages_are_its_children(client: MlflowClient, finished: Path) -> None:
+def test_a_pipeline_is_a_run_and_its_stages_are_its_children(client: MlflowClient, retrained_once: Path) -> None:
     parent = the_run(client, MODEL, "pipeline")
     stages = children(client, parent)
     assert list(stages) == list(STEPS)
     assert {run.info.status for run in (parent, *stages.values())} == {"FINISHED"}
-    declared = read_yaml(finished / "dvc.yaml")["stages"]
+    declared = read_yaml(retrained_once / "dvc.yaml")["stages"]
     for name, stage in stages.items():
         sections = {param.partition(".")[0] for param in stage.data.params}
         assert sections == set(declared[name]["params"])
@@ -64,18 +50,18 @@ def test_a_pipeline_is_a_run_and_its_stages_are_its_children(client: MlflowClien
         assert len(stage.data.tags["mlflow.source.git.commit"]) == 40
 
 
-def test_each_epoch_is_told_once(client: MlflowClient, finished: Path) -> None:
+def test_each_epoch_is_told_once(client: MlflowClient, retrained_once: Path) -> None:
     stages = children(client, the_run(client, MODEL, "pipeline"))
     for name in ("pretrain", "finetune"):
-        header, *lines = (finished / f"reports/{name}.csv").read_text().splitlines()
+        header, *lines = (retrained_once / f"reports/{name}.csv").read_text().splitlines()
         columns = header.split(",")
         for column in columns[1:]:
             expected = [(int(line.split(",")[0]), float(line.split(",")[columns.index(column)])) for line in lines]
             assert history(client, stages[name], column) == expected
 
 
-def test_the_numbers_that_count_are_told_of_the_pipeline(client: MlflowClient, finished: Path) -> None:
-    measured = json.loads((finished / "reports/metrics.json").read_text())
+def test_the_numbers_that_count_are_told_of_the_pipeline(client: MlflowClient, retrained_once: Path) -> None:
+    measured = json.loads((retrained_once / "reports/metrics.json").read_text())
     metrics = the_run(client, MODEL, "pipeline").data.metrics
     assert metrics["test_mean_iou"] == measured["mean_iou"]
     assert metrics["test_pixel_accuracy"] == measured["pixel_accuracy"]
@@ -88,9 +74,9 @@ def runs_by_name(client: MlflowClient) -> dict[str, Run]:
     return {run.info.run_name: run for run in reversed(runs(client, MODEL))}  # the oldest of each name
 
 
-def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, finished: Path) -> None:
+def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, retrained_once: Path) -> None:
     stages = runs_by_name(client)
-    fingerprints = json.loads((finished / "data/prepared/dataset.json").read_text())["fingerprints"]
+    fingerprints = json.loads((retrained_once / "data/prepared/dataset.json").read_text())["fingerprints"]
     splits = {
         "prepare": {"train", "val", "test", "unlabeled"},
         "pretrain": {"train", "unlabeled"},
@@ -108,11 +94,11 @@ def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, fin
     assert "pictures/best-01.png" in files
 
 
-def test_a_run_record_leads_to_the_run(client: MlflowClient, finished: Path) -> None:
+def test_a_run_record_leads_to_the_run(client: MlflowClient, retrained_once: Path) -> None:
     stages = runs_by_name(client)
     parent = the_run(client, MODEL, "pipeline")
     for name in STEPS:
-        record = json.loads((finished / f"reports/runs/{name}.json").read_text())
+        record = json.loads((retrained_once / f"reports/runs/{name}.json").read_text())
         assert record["run_id"] == stages[name].info.run_id
         assert record["journal"] == stages[name].data.tags["pspnet.journal"]
         assert record["pipeline"] == parent.data.tags["pspnet.pipeline"]
@@ -120,25 +106,24 @@ def test_a_run_record_leads_to_the_run(client: MlflowClient, finished: Path) -> 
 
 
 def test_without_a_server_another_learning_rate_is_another_pipeline_later(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    retrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stages that ran are its children, and their records wait for the next command that asks MLflow."""
-    folder = shutil.copytree(finished, tmp_path / "checkout", symlinks=True)
-    client = client_of(folder)
-    write_params(folder, finetune__learning_rate=0.001)
+    client = client_of(retrained)
+    write_params(retrained, finetune__learning_rate=0.001)
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        output = run(folder, "dvc", "repro")
+        output = run(retrained, "dvc", "repro")
     assert [step for step in STEPS if f"Running stage '{step}'" in output] == ["finetune", "evaluate"]
     assert output.count("have not reached MLflow at http://127.0.0.1:9") == 2
     assert len(runs(client, MODEL, "pipeline")) == 1
-    shown = json.loads(run(folder, "pspnet", "runs", "--json", "--limit", "1"))
+    shown = json.loads(run(retrained, "pspnet", "runs", "--json", "--limit", "1"))
     assert shown[0]["params"]["finetune.learning_rate"] == "0.001"
     assert [(stage["stage"], stage["status"]) for stage in shown[0]["stages"]] == [
         ("finetune", "FINISHED"),
         ("evaluate", "FINISHED"),
     ]
-    measured = json.loads((folder / "reports/metrics.json").read_text())
+    measured = json.loads((retrained / "reports/metrics.json").read_text())
     assert shown[0]["metrics"]["test_mean_iou"] == measured["mean_iou"]
 
     first, second = runs(client, MODEL, "pipeline")
@@ -146,16 +131,15 @@ def test_without_a_server_another_learning_rate_is_another_pipeline_later(
     assert list(children(client, second)) == ["finetune", "evaluate"]
     assert second.data.params["finetune.learning_rate"] == "0.001"
     assert set(second.data.metrics) == set(first.data.metrics)
-    table = run(folder, "pspnet", "runs")
+    table = run(retrained, "pspnet", "runs")
     assert "finetune.learning_rate" in table
     assert "finetune.batch_size" not in table
 
 
-def test_a_training_that_is_stopped_goes_on_in_the_same_run(finished: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(finished, tmp_path / "checkout", symlinks=True)
-    client = client_of(folder)
+def test_a_training_that_is_stopped_goes_on_in_the_same_run(retrained: Path) -> None:
+    client = client_of(retrained)
     epochs = 100  # long enough to be still under way when its first epochs have come to MLflow
-    write_params(folder, finetune__epochs=epochs)
+    write_params(retrained, finetune__epochs=epochs)
     command = shlex.split(
         "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"
     )
@@ -163,8 +147,8 @@ def test_a_training_that_is_stopped_goes_on_in_the_same_run(finished: Path, tmp_
     def stopped_runs() -> list[Run]:
         return [run for run in runs(client, MODEL) if run.data.params.get("finetune.epochs") == str(epochs)]
 
-    env = environment(folder)
-    with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True) as training:
+    env = environment(retrained)
+    with subprocess.Popen(command, cwd=retrained, env=env, stderr=subprocess.PIPE, text=True) as training:
         wait_until(lambda: training.poll() is not None or any(history(client, run, "loss") for run in stopped_runs()))
         training.send_signal(signal.SIGINT)
         _, told = training.communicate(timeout=60)
@@ -174,7 +158,7 @@ def test_a_training_that_is_stopped_goes_on_in_the_same_run(finished: Path, tmp_
     (first,) = stopped_runs()
     assert first.info.status == "KILLED"
     assert first.data.tags["pspnet.message"] in told
-    run(folder, *command)
+    run(retrained, *command)
     (again,) = stopped_runs()
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
     assert [step for step, _ in history(client, again, "loss")] == list(range(1, epochs + 1))
