@@ -71,3 +71,12 @@ def warm_python(shared: Path) -> Iterator[str]:
     """Takes the place of `sys.executable`; see `tests.warm`."""
     with shared_server(shared / "warm", warm.start, warm.stop) as folder:
         yield str(folder / "python")
+
+
+@pytest.fixture(scope="session")
+def stand_ins(warm_python: str) -> Path:
+    """A folder for the PATH whose `pspnet` and `dvc` start at once. They have the warm Python's server as their parent.
+
+    A test of signals, kills or parents needs the real commands.
+    """
+    return Path(warm_python).parent

@@ -3,7 +3,7 @@
 Loading them takes longer than most tests. `warm_python` (a fixture) is a program that takes the place of
 `sys.executable`: it hands its arguments, environment, folder and streams to a server, which forks a process for them.
 That process has not loaded pspnet: it finds the package on its own path, as any Python does. It ends when the program
-is killed, with everything it has started. The program ends as the process does.
+is killed, with everything it has started. The program ends as the process does. `pspnet` and `dvc` lie beside it.
 
 Tests of the start itself, of signals and of process trees take `sys.executable`.
 
@@ -34,6 +34,7 @@ LOADED = (
     "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch", "torch._dynamo",
     "torch.utils.data", "typer", "uvicorn",
 )  # fmt: skip
+COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # the module of its `main`
 PROGRAM = """#!{python} -IS
 import json, os, signal, socket, sys
 
@@ -57,8 +58,12 @@ def start(folder: Path) -> None:
     """The server; `python` in the folder is then the program."""
     address = str(folder / "socket")
     program = folder / "python"
-    program.write_text(PROGRAM.format(python=sys.executable, address=address))
-    program.chmod(0o755)
+    texts = {program: PROGRAM.format(python=sys.executable, address=address)}
+    for command, module in COMMANDS.items():
+        texts[folder / command] = f"#!{program}\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
+    for path, text in texts.items():
+        path.write_text(text)
+        path.chmod(0o755)
     with (folder / "log").open("wb") as log:
         done = subprocess.run(
             [sys.executable, "-P", __file__, address, str(program)],

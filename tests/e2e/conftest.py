@@ -11,24 +11,6 @@ from tests.flows.processes import left
 LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
 
 
-COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # the module of its `main`
-
-
-@pytest.fixture(scope="session")
-def stand_ins(shared: Path, warm_python: str) -> Path:
-    """A folder of commands for the PATH that start at once. They have the warm Python's server as their parent.
-
-    A test of signals, kills or parents needs the real commands.
-    """
-
-    def make(folder: Path) -> None:
-        for command, module in COMMANDS.items():
-            (folder / command).write_text(f"#!{warm_python}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
-            (folder / command).chmod(0o755)
-
-    return made_once(shared / "e2e/stand-ins", make)
-
-
 @pytest.fixture
 def warm(stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pspnet` and `dvc` start at once, and tell MLflow of no stage: for what is about neither."""

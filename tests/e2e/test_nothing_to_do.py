@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.e2e.pipeline import in_prefect, run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(600)]
 MODEL = "pspnet-demo"
 NOTHING = f"Nothing has changed.\n{MODEL}: version 1 is the champion already\n"
 

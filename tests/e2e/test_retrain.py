@@ -98,6 +98,7 @@ def test_runs_and_version_lead_back_to_the_flow_run(retrained: Path) -> None:
         assert "pspnet.overrides" not in tags
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_second_time_nothing_runs_and_nothing_is_registered(retrained: Path) -> None:
     def known() -> list[str]:
         return sorted(
@@ -159,6 +160,7 @@ class TestMistakes:
         said = self.told(retrained, "--set", change)
         assert said.count(message) == 1
 
+    @pytest.mark.usefixtures("warm")
     def test_in_dvc_yaml(self, retrained: Path) -> None:
         pipeline = retrained / "dvc.yaml"
         pipeline.write_text(pipeline.read_text().replace("retries: 2", "retries: often", 1))
@@ -168,6 +170,7 @@ class TestMistakes:
         assert ran(said) == []
 
 
+@pytest.mark.usefixtures("warm")
 def test_an_override_runs_in_a_worktree_and_the_checkout_stays_as_it_is(retrained: Path) -> None:
     """Imported weights come along."""
     import_weights(retrained, seed=1)

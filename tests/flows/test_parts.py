@@ -1,5 +1,6 @@
 """Parts of a stage made in worktrees of their own and taken in another. Only Prefect's server is played."""
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -85,6 +86,12 @@ def _of_a_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC and the stages start at once."""
+    monkeypatch.setattr(sys, "executable", warm_python)
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each test works in worktrees of its own."""
@@ -109,6 +116,7 @@ def reproduced(project: Path, name: str, pool: Pool, patch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("warm")
 def test_a_part_that_fails_is_told_in_its_own_words(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def play(number: int) -> State[Any]:
         return Failed(name="Busy", message="part 2/3: a lock is held") if number == 2 else Cancelled(name=WITHDRAWN)
@@ -118,6 +126,7 @@ def test_a_part_that_fails_is_told_in_its_own_words(project: Path, monkeypatch: 
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("warm")
 def test_from_parts_and_what_nobody_took_the_stage_makes_what_it_would_make_alone(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +162,7 @@ def test_from_parts_and_what_nobody_took_the_stage_makes_what_it_would_make_alon
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("warm")
 def test_a_machine_without_a_pool_or_a_remote_checks_all_by_itself(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

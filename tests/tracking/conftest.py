@@ -10,8 +10,8 @@ from tests.tracking.server import Server
 
 
 @pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("mlflow"))
+def _server(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("mlflow"), warm_python)
     try:
         yield server
     finally:

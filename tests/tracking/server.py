@@ -10,10 +10,13 @@ from pathlib import Path
 from tests.network import free_port
 from tests.waiting import wait_until
 
+MLFLOW = Path(sys.executable).with_name("mlflow")
+
 
 class Server:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._python = python
         self._folder, self._port = folder, free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -25,7 +28,7 @@ class Server:
         if self._process is not None:
             return
         command = [
-            str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--port", str(self._port),
+            self._python, str(MLFLOW), "server", "--host", "127.0.0.1", "--port", str(self._port),
             "--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db",
             "--artifacts-destination", f"{self._folder}/artifacts", "--workers", "1",
         ]  # fmt: skip
@@ -47,6 +50,7 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)
             self._process = None
+            wait_until(lambda: not answers(f"{self.uri}/health"))
 
 
 def answers(address: str) -> bool:
