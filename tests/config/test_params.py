@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pspnet.config.params import Params, load_params
+from pspnet.config.params import Params, differences, load_params
 from pspnet.config.reading import read_yaml, validate
 from pspnet.errors import UserError
 from tests.parameters import ROOT, changed
@@ -140,3 +140,13 @@ def test_a_file_that_is_no_params_file_is_named(tmp_path: Path, content: bytes, 
 def test_a_share_is_at_most_one() -> None:
     told = "finetune.flip_probability is 1.5; expected less than or equal to 1"
     assert problems(finetune__flip_probability=1.5) == [f"params.yaml: {told}"]
+
+
+def test_two_files_differ_in_the_keys_that_differ() -> None:
+    then = {"runtime": {"seed": 0, "threads": 2}, "dataset": {"classes": {}}}
+    now = {"runtime": {"seed": 1, "threads": 2}, "dataset": {"classes": {"road": [1]}}}
+    assert differences(then, now) == {
+        "runtime.seed": (0, 1),
+        "dataset.classes": ({}, None),
+        "dataset.classes.road": (None, [1]),
+    }
