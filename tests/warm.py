@@ -3,7 +3,8 @@
 Loading them takes longer than most tests. `warm_python` (a fixture) is a program that takes the place of
 `sys.executable`: it hands its arguments, environment, folder and streams to a server, which forks a process for them.
 That process has not loaded pspnet: it finds the package on its own path, as any Python does. It ends when the program
-is killed, with everything it has started. The program ends as the process does. `pspnet` and `dvc` lie beside it.
+is killed, with everything it has started. The program ends as the process does. `os.getppid()` is the program's parent.
+`pspnet` and `dvc` lie beside it.
 
 Tests of the start itself, of signals and of process trees take `sys.executable`.
 
@@ -18,10 +19,12 @@ import runpy
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -114,6 +117,7 @@ def main(address: str, program: str) -> None:
 
 def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
     """Fork once more: the parent stays here as the keeper of the child, in which this returns the request."""
+    program, *_ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     size, streams, *_ = socket.recv_fds(client, 4, 3)
     with client.makefile("rb") as file:
         request = json.loads(file.read(int.from_bytes(size, "big")))
@@ -121,6 +125,7 @@ def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
     if (process := os.fork()) == 0:
         client.close()
         os.setsid()
+        os.getppid = _parent_of(program)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
@@ -138,9 +143,23 @@ def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
             if told := client.recv(1):
                 os.kill(process, told[0])
             else:
-                with suppress(ProcessLookupError):
-                    os.killpg(process, signal.SIGKILL)
+                for kill in (os.killpg, os.kill):  # it may have no group yet
+                    with suppress(ProcessLookupError):
+                        kill(process, signal.SIGKILL)
                 os._exit(0)
+
+
+def _parent_of(program: int) -> Callable[[], int]:
+    """Takes the place of `os.getppid` in this process, but not in those that it forks."""
+    own, getppid = os.getpid(), os.getppid
+
+    def parent() -> int:
+        if os.getpid() == own:
+            with suppress(OSError):  # the program has ended, and so shall we
+                return int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
+        return getppid()
+
+    return parent
 
 
 def _run(program: str, arguments: list[str], environment: dict[str, str], folder: str) -> None:

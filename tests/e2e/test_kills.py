@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
-from tests.e2e.pipeline import checkout, clone, copied, digests, environment
+from tests.e2e.pipeline import STAND_INS, checkout, clone, copied, digests, environment
 from tests.files import made_once
 from tests.flows.processes import GONE_SECONDS, cmdline, kill_all, left, of
 from tests.kills import SEED
@@ -26,7 +27,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.kills, pytest.mark.timeout(1500)]
 
 PLAN = {"synthesize": 1, "prepare": 2, "pretrain": 4, "finetune": 5, "evaluate": 2, "register": 5}  # times, of all
-SYNTHESIZE = "pspnet synthesize data/raw --images 120 --labelled 40"
+SYNTHESIZE = "pspnet synthesize data/raw --images 80 --labelled 32"
 REGISTER = "pspnet register models/segmenter --promote"
 PIPELINE = f"""
 echo "Running stage 'synthesize':" && {SYNTHESIZE} &&
@@ -34,6 +35,7 @@ echo "Running stage 'data':" && pspnet doctor --quick && dvc add --quiet data/ra
 echo "Running stage 'register':" && {REGISTER} && echo complete
 """
 REPRODUCE = "pspnet doctor --quick && dvc repro"  # the doctor mends the locks of a DVC that was killed
+REAL = ("prepare", "pretrain", "evaluate")  # their first kill hits real commands, which are slow to start
 UP_TO = {  # no further than a step
     "synthesize": f"echo \"Running stage 'synthesize':\" && {SYNTHESIZE}",
     "prepare": f"{SYNTHESIZE} && pspnet doctor --quick && dvc add --quiet data/raw && dvc repro prepare",
@@ -57,13 +59,29 @@ LAST_FILE = {  # written last into a folder that appears whole
     "models/segmenter": "model.json",
     "reports/evaluation": "report.html",
 }
-SLOWER: dict[str, Any] = {"pretrain__epochs": 6, "finetune__epochs": 40, "promotion__min_mean_iou": 0.0}
+SLOWER: dict[str, Any] = {"pretrain__epochs": 5, "finetune__epochs": 20, "promotion__min_mean_iou": 0.0}
 SECONDS = ".pspnet/seconds.json"  # of each step
 
 
+@dataclass(frozen=True)
+class Kill:
+    step: str
+    only_dvc: bool = False  # else everything
+    real: bool = False  # commands; else those that start at once
+
+    def __str__(self) -> str:
+        return f"{'dvc alone' if self.only_dvc else 'everything'}{', real commands' if self.real else ''}"
+
+
+def planned() -> list[Kill]:
+    kills = [Kill(step, real=step in REAL and time == 0) for step, times in PLAN.items() for time in range(times)]
+    kills.insert(kills.index(Kill("evaluate", real=True)) - 1, Kill("finetune", only_dvc=True, real=True))
+    return kills
+
+
 @contextmanager
-def started(folder: Path, commands: str = PIPELINE) -> Iterator[subprocess.Popen[bytes]]:
-    env = environment(folder, PSPNET_CHECKPOINT_SECONDS="0.1")
+def started(folder: Path, commands: str = PIPELINE, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+    env = environment(folder, PSPNET_CHECKPOINT_SECONDS="0.1", **more)
     with (
         (folder / ".pspnet.log").open("w") as log,
         subprocess.Popen(
@@ -114,19 +132,22 @@ def forget(folder: Path, step: str) -> None:
         lock.write_text(yaml.safe_dump(content))
 
 
-def kill_in(folder: Path, step: str, seconds: float, only_dvc: bool, rng: random.Random) -> float:
+def kill_in(folder: Path, kill: Kill, seconds: float, commands: dict[str, str], rng: random.Random) -> float:
     """Start the step, which takes about `seconds`, and kill it; returns after how long.
 
     Rather late than early: at first it only loads packages.
     """
+    step = kill.step
     for _ in range(10):
-        delay = rng.triangular(0, seconds, 0.7 * seconds)
-        with started(folder, UP_TO[step]) as shell:
-            if wait_for(folder, shell, f"Running stage '{step}'"):
+        delay, start = rng.triangular(0, seconds, 0.7 * seconds), time.time()
+        with started(folder, UP_TO[step], **({} if kill.real else commands)) as shell:
+            if wait_for(folder, shell, f"Running stage '{step}'") and (
+                not kill.real or has_begun(folder, step, shell, start)
+            ):
                 time.sleep(delay)
                 running = output(folder).rpartition("Running stage '")[2].partition("'")[0]
                 if shell.poll() is None and running == step:
-                    kill_dvc(folder) if only_dvc else kill_all(folder)
+                    kill_dvc(folder) if kill.only_dvc else kill_all(folder)
                     wait_until_gone(folder)
                     return delay
         forget(folder, step)  # it was over before the kill came: it takes less than it did at first
@@ -167,15 +188,21 @@ def assert_one_version_and_one_decision(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(shared: Path) -> Path:
-    return made_once(shared / "e2e/undisturbed-by-kills", run_once)
+def at_once(stand_ins: Path) -> dict[str, str]:
+    """For the environment: commands that start at once, and are killed with their checkout."""
+    return {STAND_INS: str(stand_ins)}
 
 
-def run_once(folder: Path) -> None:
+@pytest.fixture(scope="session")
+def undisturbed(shared: Path, at_once: dict[str, str]) -> Path:
+    return made_once(shared / "e2e/undisturbed-by-kills", lambda folder: run_once(folder, at_once))
+
+
+def run_once(folder: Path, commands: dict[str, str]) -> None:
     """And keep how long each step took."""
     checkout(folder, **SLOWER)
     begun: dict[str, float] = {}
-    with started(folder) as shell:
+    with started(folder, **commands) as shell:
         for step in ("synthesize", "data", *list(PLAN)[1:]):
             assert wait_for(folder, shell, f"Running stage '{step}'"), output(folder)
             begun[step] = time.monotonic()
@@ -186,19 +213,17 @@ def run_once(folder: Path) -> None:
 
 
 def test_kills_leave_no_trace_in_the_results(
-    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    undisturbed: Path, at_once: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(SEED)
     seconds = json.loads((undisturbed / SECONDS).read_text())
     disturbed = clone(undisturbed, tmp_path / "clone")
-    kills = [(step, False) for step, times in PLAN.items() for _ in range(times)]
-    kills.insert(kills.index(("evaluate", False)) - 1, ("finetune", True))
-    for number, (step, only_dvc) in enumerate(kills, start=1):
-        delay = kill_in(disturbed, step, seconds[step], only_dvc, rng)
+    kills = planned()
+    for number, kill in enumerate(kills, start=1):
+        delay = kill_in(disturbed, kill, seconds[kill.step], at_once, rng)
         assert_outputs_are_whole(disturbed)
         with capsys.disabled():
-            what = "dvc alone" if only_dvc else "everything"
-            print(f"kill {number:2} of {len(kills)}, seed {SEED}: {what}, {delay:4.1f} s into {step}", flush=True)
+            print(f"kill {number:2} of {len(kills)}, seed {SEED}: {kill}, {delay:4.1f} s into {kill.step}", flush=True)
 
     with started(disturbed) as shell:
         assert wait_for(disturbed, shell, "complete"), output(disturbed)
@@ -220,15 +245,15 @@ def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: 
     with started(folder, UP_TO["finetune"]) as shell:
         assert wait_for(folder, shell, "Running stage 'finetune'"), output(folder)
         [saved] = wait_until(lambda: checkpoints(folder))
-        took = saved.stat().st_mtime - begun(folder)[0]
+        took = saved.stat().st_mtime - begun(folder, "finetune")[0]
         trainings = [process for process in of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
         trainer = min(trainings, key=lambda process: process.create_time())  # the others are its loader's workers
         trainer.send_signal(signal.SIGSTOP)  # it cannot even take notice
         before = saved.stat().st_mtime_ns
         kill_dvc(folder)
         shell.wait(60)  # until it is reaped, DVC takes it for alive
-        again = subprocess.Popen(["dvc", "repro"], cwd=folder, env=environment(folder))
-        second = wait_until(lambda: begun(folder)[1:])[0]
+        again = subprocess.Popen(["dvc", "repro", "finetune"], cwd=folder, env=environment(folder))
+        second = wait_until(lambda: begun(folder, "finetune")[1:])[0]
         # Time enough to save its first checkpoint, were it not held up by the lock.
         wait_until(lambda: time.time() > second + max(2, 3 * took))
         assert again.poll() is None
@@ -242,9 +267,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"))
 
 
-def begun(folder: Path) -> list[float]:
-    """When each attempt at the training had loaded its packages, and came to the lock."""
-    journals = (folder / ".pspnet/tracking").glob("finetune-*/journal.jsonl")
+def has_begun(folder: Path, step: str, shell: subprocess.Popen[bytes], start: float) -> bool:
+    """Whether an attempt at the step begins, now that it is loading its packages, before the pipeline ends."""
+    wait_until(lambda: shell.poll() is not None or any(moment > start for moment in begun(folder, step)))
+    return shell.poll() is None
+
+
+def begun(folder: Path, step: str) -> list[float]:
+    """When each attempt at the step had loaded its packages; a training then came to the lock."""
+    journals = (folder / ".pspnet/tracking").glob(f"{step}-*/journal.jsonl")
     lines = [line for path in journals for line in path.read_bytes().splitlines(keepends=True)]
     entries = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return [entry["time"] / 1000 for entry in entries if entry["kind"] == "begin"]
