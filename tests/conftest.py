@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -37,6 +38,10 @@ class Guard:
 
 guard = Guard()
 sys.addaudithook(guard)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is loaded by now stays: no collection looks at it again
 
 
 @pytest.hookimpl(wrapper=True)
