@@ -17,7 +17,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
-from tests.e2e.pipeline import STAND_INS, checkout, clone, copied, digests, environment
+from tests.e2e.pipeline import STAND_INS, STEPS, checkout, clone, copied, digests, environment
 from tests.files import made_once
 from tests.flows.processes import GONE_SECONDS, cmdline, kill_all, left, of
 from tests.kills import SEED
@@ -26,7 +26,6 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.kills, pytest.mark.timeout(1500)]
 
-PLAN = {"synthesize": 1, "prepare": 2, "pretrain": 4, "finetune": 5, "evaluate": 2, "register": 5}  # times, of all
 SYNTHESIZE = "pspnet synthesize data/raw --images 80 --labelled 32"
 REGISTER = "pspnet register models/segmenter --promote"
 PIPELINE = f"""
@@ -35,7 +34,6 @@ echo "Running stage 'data':" && pspnet doctor --quick && dvc add --quiet data/ra
 echo "Running stage 'register':" && {REGISTER} && echo complete
 """
 REPRODUCE = "pspnet doctor --quick && dvc repro"  # the doctor mends the locks of a DVC that was killed
-REAL = ("prepare", "pretrain", "evaluate")  # their first kill hits real commands, which are slow to start
 UP_TO = {  # no further than a step
     "synthesize": f"echo \"Running stage 'synthesize':\" && {SYNTHESIZE}",
     "prepare": f"{SYNTHESIZE} && pspnet doctor --quick && dvc add --quiet data/raw && dvc repro prepare",
@@ -44,6 +42,7 @@ UP_TO = {  # no further than a step
     "evaluate": REPRODUCE,
     "register": f"{REPRODUCE} && echo \"Running stage 'register':\" && {REGISTER}",
 }
+TRAININGS = ("pretrain", "finetune")
 OUTPUTS = {
     "synthesize": ["data/raw"],
     "prepare": ["data/prepared", "reports/runs/prepare.json"],
@@ -67,16 +66,25 @@ SECONDS = ".pspnet/seconds.json"  # of each step
 class Kill:
     step: str
     only_dvc: bool = False  # else everything
-    real: bool = False  # commands; else those that start at once
+    real: bool = False  # commands, which are slow to start; else those that start at once
 
     def __str__(self) -> str:
         return f"{'dvc alone' if self.only_dvc else 'everything'}{', real commands' if self.real else ''}"
 
 
-def planned() -> list[Kill]:
-    kills = [Kill(step, real=step in REAL and time == 0) for step, times in PLAN.items() for time in range(times)]
-    kills.insert(kills.index(Kill("evaluate", real=True)) - 1, Kill("finetune", only_dvc=True, real=True))
-    return kills
+PLAN = [
+    Kill("synthesize"),
+    Kill("prepare", real=True),
+    Kill("prepare"),
+    Kill("pretrain", real=True),
+    *[Kill("pretrain")] * 3,
+    *[Kill("finetune")] * 4,
+    Kill("finetune", only_dvc=True, real=True),
+    Kill("finetune"),
+    Kill("evaluate", real=True),
+    Kill("evaluate"),
+    *[Kill("register")] * 5,
+]
 
 
 @contextmanager
@@ -133,24 +141,21 @@ def forget(folder: Path, step: str) -> None:
 
 
 def kill_in(folder: Path, kill: Kill, seconds: float, commands: dict[str, str], rng: random.Random) -> float:
-    """Start the step, which takes about `seconds`, and kill it; returns after how long.
-
-    Rather late than early: at first it only loads packages.
-    """
+    """Start the step, which works for about `seconds`, and kill it; returns after how long."""
     step = kill.step
+    if step in TRAININGS:  # which goes on where it was killed: all its kills together are to take as long
+        seconds *= 1.5 / sum(other.step == step for other in PLAN)
     for _ in range(10):
         delay, start = rng.triangular(0, seconds, 0.7 * seconds), time.time()
         with started(folder, UP_TO[step], **({} if kill.real else commands)) as shell:
-            if wait_for(folder, shell, f"Running stage '{step}'") and (
-                not kill.real or has_begun(folder, step, shell, start)
-            ):
+            if wait_for(folder, shell, f"Running stage '{step}'") and wait_for_work(folder, shell, step, start):
                 time.sleep(delay)
                 running = output(folder).rpartition("Running stage '")[2].partition("'")[0]
                 if shell.poll() is None and running == step:
                     kill_dvc(folder) if kill.only_dvc else kill_all(folder)
                     wait_until_gone(folder)
                     return delay
-        forget(folder, step)  # it was over before the kill came: it takes less than it did at first
+        forget(folder, step)  # it was over before the kill came
         seconds *= 0.7
     pytest.fail(f"{step} could not be hit")
 
@@ -199,16 +204,17 @@ def undisturbed(shared: Path, at_once: dict[str, str]) -> Path:
 
 
 def run_once(folder: Path, commands: dict[str, str]) -> None:
-    """And keep how long each step took."""
+    """And keep how long each step worked."""
     checkout(folder, **SLOWER)
-    begun: dict[str, float] = {}
+    moments: dict[str, float] = {}
     with started(folder, **commands) as shell:
-        for step in ("synthesize", "data", *list(PLAN)[1:]):
+        for step in ("synthesize", "data", *list(OUTPUTS)[1:]):
             assert wait_for(folder, shell, f"Running stage '{step}'"), output(folder)
-            begun[step] = time.monotonic()
+            moments[step] = time.time()
         assert wait_for(folder, shell, "complete"), output(folder)
-    ended = [*list(begun.values())[1:], time.monotonic()]
-    took = {step: end - start for (step, start), end in zip(begun.items(), ended, strict=True)}
+    ends = [*list(moments.values())[1:], time.time()]
+    starts = moments | {step: begun(folder, step)[0] for step in STEPS}
+    took = {step: end - starts[step] for step, end in zip(moments, ends, strict=True)}
     (folder / SECONDS).write_text(json.dumps(took))
 
 
@@ -218,12 +224,11 @@ def test_kills_leave_no_trace_in_the_results(
     rng = random.Random(SEED)
     seconds = json.loads((undisturbed / SECONDS).read_text())
     disturbed = clone(undisturbed, tmp_path / "clone")
-    kills = planned()
-    for number, kill in enumerate(kills, start=1):
+    for number, kill in enumerate(PLAN, start=1):
         delay = kill_in(disturbed, kill, seconds[kill.step], at_once, rng)
         assert_outputs_are_whole(disturbed)
         with capsys.disabled():
-            print(f"kill {number:2} of {len(kills)}, seed {SEED}: {kill}, {delay:4.1f} s into {kill.step}", flush=True)
+            print(f"kill {number:2} of {len(PLAN)}, seed {SEED}: {kill}, {delay:4.1f} s into {kill.step}", flush=True)
 
     with started(disturbed) as shell:
         assert wait_for(disturbed, shell, "complete"), output(disturbed)
@@ -267,9 +272,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"))
 
 
-def has_begun(folder: Path, step: str, shell: subprocess.Popen[bytes], start: float) -> bool:
-    """Whether an attempt at the step begins, now that it is loading its packages, before the pipeline ends."""
-    wait_until(lambda: shell.poll() is not None or any(moment > start for moment in begun(folder, step)))
+def wait_for_work(folder: Path, shell: subprocess.Popen[bytes], step: str, start: float) -> bool:
+    """Whether an attempt after `start` has loaded its packages before the pipeline ended; only stages tell."""
+    if step in STEPS:
+        wait_until(lambda: shell.poll() is not None or any(moment > start for moment in begun(folder, step)))
     return shell.poll() is None
 
 

@@ -19,6 +19,7 @@ from tests.registry.mover import move
 from tests.waiting import wait_until
 
 SECONDS = 60
+MOMENTS = 8  # to each history: longer ones are slow to read
 killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # neither is e2e
 
 
@@ -47,6 +48,10 @@ class Shop:
         for number in range(1, 9):
             self.versions.add(f"file:///nowhere/{number}", "", f"digest {number}", {})
         self.audit = Audit(self.client, state, self.versions)
+
+    def another(self, number: int) -> "Shop":
+        """Of the same database, with a history of its own, which every move reads."""
+        return Shop(self.uri, self.state, f"{self.name}-{number}")
 
     def ready(
         self, version: int, expected: int | None = None, moment: int | None = None, fails: int = signal.SIGKILL
@@ -121,9 +126,11 @@ def test_who_expected_another_champion_stops(shop: Shop) -> None:
 @pytest.mark.timeout(900)
 @killed_in_both
 def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
-    shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
     moment = 0
     while True:
+        if moment % MOMENTS == 0:
+            shop = shop.another(moment)
+            shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
         before, version = shop.champion, 2 + moment % 7
         mover = shop.ready(version, moment=moment)
         (told,) = race([mover])
@@ -159,6 +166,8 @@ def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytes
     monkeypatch.setattr("pspnet.registry.audit.OTHER_HOST_SECONDS", 0.0)
     moment = 0
     while True:
+        if moment % MOMENTS == 0:
+            shop = shop.another(moment)
         sleeper = shop.ready(1 + moment % 4, moment=moment, fails=signal.SIGSTOP)
         sleeper.talk.send("go")
         asleep = falls_asleep(sleeper)
