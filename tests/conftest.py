@@ -80,8 +80,8 @@ def warm_python(shared: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stand_ins(warm_python: str) -> Path:
-    """A folder for the PATH whose `pspnet` and `dvc` start at once. They have the warm Python's server as their parent.
+    """A folder for the PATH whose `pspnet` and `dvc` start at once, and end when all that works in their checkout is killed.
 
-    A test of signals, kills or parents needs the real commands.
+    A test of signals or process trees, and so of DVC killed alone, needs the real commands.
     """
     return Path(warm_python).parent

@@ -1,10 +1,13 @@
-"""The guard that keeps processes out of `make test`; see docs/testing.md."""
+"""The guard that keeps processes out of `make test`, and which tests a tier runs; see docs/testing.md."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.parameters import ROOT
 
 
 def test_a_test_without_a_marker_starts_no_process() -> None:
@@ -19,3 +22,12 @@ def test_git_may_run(tmp_path: Path) -> None:
 @pytest.mark.e2e
 def test_a_marked_test_may_start_one() -> None:
     assert subprocess.run([sys.executable, "-S", "-c", ""], check=True).returncode == 0
+
+
+def test_make_test_kills_looks_wherever_there_are_kills() -> None:
+    """It saves the time to load all other tests."""
+    (command,) = re.findall(r"\$\(TESTS\) (.*) -m kills ", (ROOT / "Makefile").read_text())
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark" + ".kills" in path.read_text()]
+    assert files
+    folders = {path.relative_to(ROOT).parts[:2] for path in files}
+    assert folders == {Path(folder).parts for folder in command.split()}

@@ -140,13 +140,25 @@ def forget(folder: Path, step: str) -> None:
         lock.write_text(yaml.safe_dump(content))
 
 
-def kill_in(folder: Path, kill: Kill, seconds: float, commands: dict[str, str], rng: random.Random) -> float:
-    """Start the step, which works for about `seconds`, and kill it; returns after how long."""
-    step = kill.step
-    if step in TRAININGS:  # which goes on where it was killed: all its kills together are to take as long
-        seconds *= 1.5 / sum(other.step == step for other in PLAN)
+def share(number: int) -> float:
+    """Of the time a step works: within it falls the kill of this number in the plan."""
+    step = PLAN[number].step
+    earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
+    if step in TRAININGS:  # it goes on where it was killed
+        return 1.5 / all_of_it
+    if step == "register":  # what has got through leaves nothing to hit
+        return (earlier + 1) / all_of_it
+    return 1.0
+
+
+def kill_in(
+    folder: Path, number: int, seconds: dict[str, float], commands: dict[str, str], rng: random.Random
+) -> float:
+    """Start the step, which works for about so many seconds, and kill it; returns after how long."""
+    kill, step = PLAN[number], PLAN[number].step
     for _ in range(10):
-        delay, start = rng.triangular(0, seconds, 0.7 * seconds), time.time()
+        longest, start = seconds[step] * share(number), time.time()
+        delay = rng.triangular(0, longest, 0.7 * longest)
         with started(folder, UP_TO[step], **({} if kill.real else commands)) as shell:
             if wait_for(folder, shell, f"Running stage '{step}'") and wait_for_work(folder, shell, step, start):
                 time.sleep(delay)
@@ -155,8 +167,8 @@ def kill_in(folder: Path, kill: Kill, seconds: float, commands: dict[str, str], 
                     kill_dvc(folder) if kill.only_dvc else kill_all(folder)
                     wait_until_gone(folder)
                     return delay
-        forget(folder, step)  # it was over before the kill came
-        seconds *= 0.7
+        forget(folder, step)  # it was over before the kill came: it takes less than it did at first
+        seconds[step] *= 0.7
     pytest.fail(f"{step} could not be hit")
 
 
@@ -224,11 +236,13 @@ def test_kills_leave_no_trace_in_the_results(
     rng = random.Random(SEED)
     seconds = json.loads((undisturbed / SECONDS).read_text())
     disturbed = clone(undisturbed, tmp_path / "clone")
-    for number, kill in enumerate(PLAN, start=1):
-        delay = kill_in(disturbed, kill, seconds[kill.step], at_once, rng)
+    for number, kill in enumerate(PLAN):
+        delay = kill_in(disturbed, number, seconds, at_once, rng)
         assert_outputs_are_whole(disturbed)
         with capsys.disabled():
-            print(f"kill {number:2} of {len(PLAN)}, seed {SEED}: {kill}, {delay:4.1f} s into {kill.step}", flush=True)
+            print(
+                f"kill {number + 1:2} of {len(PLAN)}, seed {SEED}: {kill}, {delay:4.1f} s into {kill.step}", flush=True
+            )
 
     with started(disturbed) as shell:
         assert wait_for(disturbed, shell, "complete"), output(disturbed)
