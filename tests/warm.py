@@ -8,7 +8,7 @@ is killed, with everything it has started. The program ends as the process does.
 
 Tests of the start itself, of signals and of process trees take `sys.executable`.
 
-`python -P warm.py ADDRESS PROGRAM` returns once the server is there, and leaves it behind.
+`python -P warm.py ADDRESS PROGRAM MODULE ...` loads these too, returns once the server is there, and leaves it behind.
 """
 
 import atexit
@@ -57,8 +57,8 @@ sys.exit(status)
 """
 
 
-def start(folder: Path) -> None:
-    """The server; `python` in the folder is then the program."""
+def start(folder: Path, *modules: str) -> None:
+    """The server, with more modules loaded; `python` in the folder is then the program."""
     address = str(folder / "socket")
     program = folder / "python"
     texts = {program: PROGRAM.format(python=sys.executable, address=address)}
@@ -69,7 +69,7 @@ def start(folder: Path) -> None:
         path.chmod(0o755)
     with (folder / "log").open("wb") as log:
         done = subprocess.run(
-            [sys.executable, "-P", __file__, address, str(program)],
+            [sys.executable, "-P", __file__, address, str(program), *modules],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -85,8 +85,8 @@ def stop(folder: Path) -> None:
     (folder / "socket").unlink()
 
 
-def main(address: str, program: str) -> None:
-    for name in LOADED:
+def main(address: str, program: str, *modules: str) -> None:
+    for name in (*LOADED, *modules):
         import_module(name)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -167,6 +167,8 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], folder
     os.environ.update(environment)
     os.chdir(folder)
     sys.executable = program
+    if "prefect" in sys.modules:  # it has read its settings
+        import_module("prefect.context").refresh_global_settings_context()
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     safe = arguments[0] == "-P"
     what, *rest = arguments[1:] if safe else arguments

@@ -1,22 +1,43 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from tests import warm
+from tests.sharing import shared_server
 from tests.team.team import Plain, Team
 
 PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 3}
+PREFECT = ("prefect.artifacts", "prefect.deployments", "prefect.flow_engine", "prefect.main", "prefect.cli.deploy")
+
+
+@pytest.fixture(scope="session")
+def warm_prefect(shared: Path) -> Iterator[str]:
+    """`warm_python` with Prefect; `pspnet` and `dvc` are beside it."""
+
+    def start(folder: Path) -> None:
+        warm.start(folder, *PREFECT)
+
+    with shared_server(shared / "warm-prefect", start, warm.stop) as folder:
+        yield str(folder / "python")
 
 
 @pytest.fixture(scope="package")
-def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    team = Team(tmp_path_factory.mktemp("team"), **PARAMS)
+def team(tmp_path_factory: pytest.TempPathFactory, warm_prefect: str) -> Iterator[Team]:
+    team = Team(tmp_path_factory.mktemp("team"), warm_prefect, **PARAMS)
     try:
         team.start()
         yield team
     finally:
         team.stop()
+
+
+@pytest.fixture
+def undisturbed(team: Team) -> Iterator[None]:
+    with team.undisturbed():
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -4,16 +4,16 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
@@ -33,7 +33,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.commands import marked
 from tests.command import pspnet
-from tests.e2e.pipeline import BIN, checkout, clone, digests, run, write_params
+from tests.e2e.pipeline import BIN, checkout, clone, digests, run, warmed, write_params
 from tests.network import free_port
 from tests.registry.databases import postgresql
 from tests.tracking.server import Server, answers
@@ -58,8 +58,9 @@ T = TypeVar("T")
 
 
 class Team:
-    def __init__(self, folder: Path, **params: Any) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, warm: str, **params: Any) -> None:
+        """`warm`: a Python that has Prefect loaded, too. What people start runs in it, and what nothing disturbs."""
+        self.folder, self.warm = folder, warm
         self.person, self.cpu, self.gpu = folder / "person", folder / "cpu", folder / "gpu"
         self.mlflow = Server(folder / "mlflow")
         self.client: SyncPrefectClient
@@ -117,7 +118,7 @@ class Team:
         checkout(self.person, **self._params)
         git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
         run(self.folder, "git", "init", "--quiet", "--bare", "origin.git")
-        run(self.person, "dvc", "remote", "modify", "folder", "url", str(self.folder / "remote"))
+        self.call(self.person, "dvc", "remote", "modify", "folder", "url", str(self.folder / "remote"))
         run(self.person, *git, "commit", "-qam", "The team's settings")
         run(self.person, "git", "remote", "add", "origin", str(self.folder / "origin.git"))
         run(self.person, "git", "push", "--quiet", "origin", "HEAD:main")
@@ -138,8 +139,10 @@ class Team:
         self.workers[pool] = self._start("pspnet", "worker", pool, "--limit", limit, cwd=self.folder / pool)
 
     def call(self, folder: Path, *command: str, timeout: float = 300) -> str:
+        environment = self.environment(folder)
+        environment["PATH"] = os.pathsep.join([str(Path(self.warm).parent), environment["PATH"]])
         done = subprocess.run(
-            command, cwd=folder, env=self.environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
@@ -164,6 +167,20 @@ class Team:
         for name, when in ((RETRAIN, {"cron": "0 3 * * 0"}), ("watch/watch", {"interval": timedelta(minutes=5)})):
             (deployed,) = self.unschedule(name)
             assert when.items() <= deployed.items()
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Runs begin warm: their engines, and so all commands, which they look for beside the engine's Python."""
+        deployments = self.client.read_deployments()
+        for one in deployments:
+            command = {"command": f"{self.warm} -m prefect.engine"}
+            update = DeploymentUpdate(job_variables=one.job_variables | command)
+            self.client.update_deployment(one.id, update)
+        try:
+            yield
+        finally:
+            for one in deployments:
+                self.client.update_deployment(one.id, DeploymentUpdate(job_variables=one.job_variables))
 
     def schedule(self, name: str = RETRAIN) -> None:
         """It is due soon, and then every minute."""
@@ -267,7 +284,8 @@ class Plain:
     def __init__(self, team: Team, folder: Path) -> None:
         self._team = team
         self.folder = clone(team.person, folder / "clone")
-        run(self.folder, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"))
+        self._warm = warmed(Path(team.warm).parent)
+        run(self.folder, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"), **self._warm)
 
     def made(self, *targets: str, **params: Any) -> dict[str, str]:
         """The digests of all results, of the raw data as they are now. What no param has changed is not made again."""
@@ -276,8 +294,8 @@ class Plain:
         shutil.copytree(self._team.cpu / "data/raw", raw)
         run(self.folder, "git", "checkout", "--quiet", "params.yaml")
         write_params(self.folder, **params)
-        run(self.folder, "dvc", "add", "--quiet", "data/raw")
-        run(self.folder, "dvc", "repro", *targets)
+        run(self.folder, "dvc", "add", "--quiet", "data/raw", **self._warm)
+        run(self.folder, "dvc", "repro", *targets, **self._warm)
         return digests(self.folder)
 
 

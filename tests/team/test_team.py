@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -56,6 +55,7 @@ def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epoch
     team.until(lambda: not team.processes(), 30, "processes are left")
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_a_scheduled_retraining_prepares_on_cpu_trains_on_gpu_and_the_next_one_runs_nothing(
     team: Team, mlflow: MlflowClient
 ) -> None:
@@ -96,7 +96,7 @@ def somebody_at_work(team: Team) -> Iterator[None]:
         while not over.is_set():
             for words in commands:
                 done = subprocess.run(
-                    [sys.executable, "-m", "dvc", *words], cwd=team.cpu, env=team.environment(team.cpu),
+                    [team.warm, "-m", "dvc", *words], cwd=team.cpu, env=team.environment(team.cpu),
                     capture_output=True, text=True, timeout=120, check=False,
                 )  # fmt: skip
                 if done.returncode:
@@ -113,6 +113,7 @@ def somebody_at_work(team: Team) -> Iterator[None]:
     assert not failed, failed
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
     team: Team, mlflow: MlflowClient
 ) -> None:
@@ -140,6 +141,7 @@ def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
     assert set(made(team, first)) == set(made(team, second))
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None:
     mistake = team.finished(team.retrain(finetune__learning_rate="fast"))
     assert mistake.state and mistake.state.is_failed() and mistake.state.message
