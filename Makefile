@@ -36,7 +36,7 @@ test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the 
 	$(TESTS) tests/e2e tests/registry tests/training -m kills --timeout 1500
 
 test-team: $(INSTALLED)  ## a server, workers and MLflow on this machine; runs disturbed in every way
-	python -m pytest tests/team -m team --durations 0
+	python -m pytest tests/team -n 2 --dist worksteal -m team --durations 0
 
 faults: $(INSTALLED)  ## small wrong changes to copies of the code: does a test notice each?
 	python -m tests.faults

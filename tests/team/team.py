@@ -39,7 +39,8 @@ from tests.registry.databases import postgresql
 from tests.tracking.server import Server, answers
 from tests.waiting import wait_until
 
-STARTS_SECONDS = 120
+STARTS_SECONDS = 240
+SOON_SECONDS = 180  # for what takes moments, on a slow and busy machine
 DUE_SECONDS = 8  # from a schedule to its first run; the server looks for new schedules every two
 RETRAIN = "retrain/retrain"
 POOLS = ("cpu", "gpu")
@@ -169,13 +170,15 @@ class Team:
             assert when.items() <= deployed.items()
 
     @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Runs begin warm: their engines, and so all commands, which they look for beside the engine's Python."""
-        deployments = self.client.read_deployments()
+    def undisturbed(self, *names: str) -> Iterator[None]:
+        """Runs of these deployments, or of all, begin warm.
+
+        So do all their commands, which they look for beside their Python.
+        """
+        deployments = [self.client.read_deployment_by_name(name) for name in names] or self.client.read_deployments()
         for one in deployments:
             command = {"command": f"{self.warm} -m prefect.engine"}
-            update = DeploymentUpdate(job_variables=one.job_variables | command)
-            self.client.update_deployment(one.id, update)
+            self.client.update_deployment(one.id, DeploymentUpdate(job_variables=one.job_variables | command))
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ from prefect.states import Cancelling
 from pspnet.dataset.pieces import PIECE
 from tests.command import pspnet
 from tests.e2e.pipeline import digests, run
-from tests.team.team import Plain, Team, command, kill, works_in
+from tests.team.team import SOON_SECONDS, Plain, Team, command, kill, works_in
 
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1200)]
 
@@ -39,7 +39,7 @@ def at_work_on(team: Team, part: str) -> psutil.Process:
         found[:] = [parent for one in own for parent in one.parents() if is_engine(parent)]
         return bool(found)
 
-    team.until(begun, 90, f"part {part} is not begun")
+    team.until(begun, SOON_SECONDS, f"part {part} is not begun")
     return found[0]
 
 
@@ -54,12 +54,14 @@ def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_and_who_wai
     pspnet("synthesize", "data/raw", "--images", str(IMAGES), "--labelled", "40", cwd=team.cpu)
     flow_run = team.retrain(prepare__parts=PARTS)
     kill(at_work_on(team, "2/3"))
-    team.until(lambda: {parts(team)[name].state_name for name in ("1/3", "3/3")} == {"Completed"}, 90, "others wait")
+    team.until(
+        lambda: {parts(team)[name].state_name for name in ("1/3", "3/3")} == {"Completed"}, SOON_SECONDS, "others wait"
+    )
     place = team.cpu / ".pspnet/runs" / str(flow_run.id)
     kill(*(one for one in team.processes("cpu") if is_engine(one) and works_in(one, place)))
 
     alone = plain.made("prepare", prepare__parts=1)
-    team.until(lambda: prepared(team, flow_run), 240, lambda: f"it is not prepared:\n{team.log(flow_run)}")
+    team.until(lambda: prepared(team, flow_run), 400, lambda: f"it is not prepared:\n{team.log(flow_run)}")
     made = parts(team)
     assert {name: (one.state_name, one.run_count, one.work_pool_name) for name, one in made.items()} == {
         "1/3": ("Completed", 1, "cpu"),
@@ -70,5 +72,5 @@ def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_and_who_wai
     assert digests(place)["data/prepared"] == alone["data/prepared"]
     assert not (place / "data/parts").exists()
     team.client.set_flow_run_state(flow_run.id, Cancelling())  # the rest is as without parts
-    team.finished(flow_run, 60)
-    team.until(lambda: not team.processes(), 60, "processes are left")
+    team.finished(flow_run, SOON_SECONDS)
+    team.until(lambda: not team.processes(), SOON_SECONDS, "processes are left")
