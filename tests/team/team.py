@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 class Team:
     def __init__(self, folder: Path, warm: str, **params: Any) -> None:
-        """`warm`: a Python that has Prefect loaded, too. What people start runs in it, and what nothing disturbs."""
+        """`warm`: a Python with Prefect loaded; in it runs what people start, and what nothing disturbs."""
         self.folder, self.warm = folder, warm
         self.person, self.cpu, self.gpu = folder / "person", folder / "cpu", folder / "gpu"
         self.mlflow = Server(folder / "mlflow")
@@ -171,9 +171,9 @@ class Team:
 
     @contextmanager
     def undisturbed(self, *names: str) -> Iterator[None]:
-        """Runs of these deployments, or of all, begin warm.
+        """Runs of these deployments, or of all, start warm, and so do their commands: they are beside their Python.
 
-        So do all their commands, which they look for beside their Python.
+        Their flows are the worker's own, where Prefect would otherwise load those of the worktree.
         """
         deployments = [self.client.read_deployment_by_name(name) for name in names] or self.client.read_deployments()
         for one in deployments:

@@ -20,6 +20,7 @@ from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, 
 from tests.tracking.told import history, runs
 from tests.waiting import wait_until
 
+# Pytest's two processes begin with half of the folder's tests each, which in this order take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
 LONG = 30  # epochs, of a training that is disturbed: it must go on when its first checkpoint has been seen
