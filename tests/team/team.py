@@ -52,7 +52,6 @@ HURRIED = {  # all that only waits is short; a heartbeat every 30 s is as often 
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "2",
     "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
     "PSPNET_LOST_SECONDS": "45",
-    "PSPNET_RESUME_SECONDS": "10",
     "PSPNET_CHECKPOINT_SECONDS": "0.2",
 }
 T = TypeVar("T")

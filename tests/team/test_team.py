@@ -87,6 +87,43 @@ def test_a_scheduled_retraining_prepares_on_cpu_trains_on_gpu_and_the_next_one_r
         assert abs((one.start_time - one.expected_start_time).total_seconds()) < ON_TIME_SECONDS
 
 
+def test_after_the_power_has_gone_on_both_machines_and_one_has_frozen_the_same_run_goes_on(
+    team: Team, mlflow: MlflowClient, plain: Plain
+) -> None:
+    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.013}
+    flow_run = team.retrain(**changes)
+    training = team.training()
+    kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
+    training.resume()
+    team.until(lambda: not team.processes(), SOON_SECONDS, "processes go on without those who have started them")
+    team.deploy()  # the server still knows which heartbeats it waits for
+    for pool in POOLS:
+        team.start_worker(pool)
+    with ThreadPoolExecutor(1) as beside, team.undisturbed(RETRAIN):
+        made_by_dvc = beside.submit(plain.made, **changes)
+        training = team.training()
+        frozen = [team.workers["gpu"], team.engine("gpu"), *team.engine("gpu").children(recursive=True)]
+        for one in frozen:
+            one.suspend()
+        team.start_worker("gpu")
+        team.until(lambda: not command(training), 300, "who is frozen is not ended")
+        with team.undisturbed():
+            assert_ended_well(team, mlflow, flow_run, LONG)
+        expected = made_by_dvc.result()
+    assert left_of([training]) == []
+    assert team.client.read_flow_run(flow_run.id).run_count == 2
+    assert made(team, flow_run) == expected
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None:
+    mistake = team.finished(team.retrain(finetune__learning_rate="fast"))
+    assert mistake.state and mistake.state.is_failed() and mistake.state.message
+    assert "params.yaml" in mistake.state.message and "finetune.learning_rate" in mistake.state.message
+    assert mistake.run_count == 1
+    assert "Traceback" not in team.log(mistake)
+
+
 @contextmanager
 def somebody_at_work(team: Team) -> Iterator[None]:
     """In the very checkout whose worktrees the cpu worker uses."""
@@ -188,40 +225,3 @@ def test_a_cancelled_run_leaves_nobody_at_work_and_the_next_goes_on_without_work
     assert team.log(flow_run).count("It was killed") == 1
     assert {one.run_count for one in (team.client.read_flow_run(flow_run.id), *team.children(flow_run))} == {1}
     assert made(team, flow_run) == expected
-
-
-def test_after_the_power_has_gone_on_both_machines_and_one_has_frozen_the_same_run_goes_on(
-    team: Team, mlflow: MlflowClient, plain: Plain
-) -> None:
-    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.013}
-    flow_run = team.retrain(**changes)
-    training = team.training()
-    kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
-    training.resume()
-    team.until(lambda: not team.processes(), SOON_SECONDS, "processes go on without those who have started them")
-    team.deploy()  # the server still knows which heartbeats it waits for
-    for pool in POOLS:
-        team.start_worker(pool)
-    with ThreadPoolExecutor(1) as beside, team.undisturbed(RETRAIN):
-        made_by_dvc = beside.submit(plain.made, **changes)
-        training = team.training()
-        frozen = [team.workers["gpu"], team.engine("gpu"), *team.engine("gpu").children(recursive=True)]
-        for one in frozen:
-            one.suspend()
-        team.start_worker("gpu")
-        team.until(lambda: not command(training), 300, "who is frozen is not ended")
-        with team.undisturbed():
-            assert_ended_well(team, mlflow, flow_run, LONG)
-        expected = made_by_dvc.result()
-    assert left_of([training]) == []
-    assert team.client.read_flow_run(flow_run.id).run_count == 2
-    assert made(team, flow_run) == expected
-
-
-@pytest.mark.usefixtures("undisturbed")
-def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None:
-    mistake = team.finished(team.retrain(finetune__learning_rate="fast"))
-    assert mistake.state and mistake.state.is_failed() and mistake.state.message
-    assert "params.yaml" in mistake.state.message and "finetune.learning_rate" in mistake.state.message
-    assert mistake.run_count == 1
-    assert "Traceback" not in team.log(mistake)
