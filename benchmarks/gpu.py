@@ -44,7 +44,8 @@ from pspnet.dataset.transforms import Augmentation  # noqa: E402
 from pspnet.model.digest import digest  # noqa: E402
 from pspnet.model.preprocessing import IMAGENET, Preprocessing  # noqa: E402
 from pspnet.model.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
-from pspnet.prediction import Member, PredictionProtocol, Predictor  # noqa: E402
+from pspnet.prediction import Member, Predictor  # noqa: E402
+from pspnet.protocol import PredictionProtocol  # noqa: E402
 from pspnet.stages import evaluate, finetune, prepare  # noqa: E402
 from pspnet.tracking.run import StageRun  # noqa: E402
 from pspnet.training.distributed import Peers  # noqa: E402

@@ -19,8 +19,9 @@ from pipeline import processor
 
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.prediction import Member, PredictionProtocol, Predictor
+from pspnet.prediction import Member, Predictor
 from pspnet.predictions import Stamp, opened
+from pspnet.protocol import PredictionProtocol
 
 
 def main() -> None:

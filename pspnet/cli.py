@@ -11,7 +11,7 @@ import typer
 
 from pspnet import terminal
 from pspnet.offline import go_offline, prefect_here
-from pspnet.process import rank, ranks
+from pspnet.process import collect_less_garbage, rank, ranks
 
 if TYPE_CHECKING:
     from pspnet.commands.workshop import Workshop
@@ -59,6 +59,7 @@ RunRecord = Annotated[
 
 
 def main() -> None:
+    collect_less_garbage()
     go_offline()
     terminal.run(lambda: app(prog_name="pspnet"))
 
@@ -547,14 +548,23 @@ def register(
 
     Example: pspnet register --promote
     """
-    from pspnet.commands import promote as promotion
-    from pspnet.commands import register as command
-    from pspnet.commands.gate import Data
+    from pspnet.model.digest import digest
+    from pspnet.registry.versions import has_folder
+    from pspnet.served import warm_process
 
-    shop = _workshop()
-    results = command.Results(bundle, report, prepared, records)
-    version, new = command.register(shop, results, gate_is_next=promote)
-    done = promotion.promote(shop, version, Data(prepared, report)) if promote else None
+    will_ask = promote and bundle.is_dir() and not has_folder(_state(), digest(bundle))
+    with warm_process() if will_ask else nullcontext() as call:
+        from pspnet.commands import promote as promotion
+        from pspnet.commands import register as command
+        from pspnet.commands.gate import Data
+        from pspnet.commands.workshop import open_workshop
+
+        params = _params()
+        results = command.Results(bundle, report, prepared, records)
+        examples = command.examples_of(results, params, call)
+        shop = open_workshop(_state(), params)
+        version, new = command.register(shop, results, examples)
+        done = promotion.promote(shop, version, Data(prepared, report)) if promote else None
     terminal.out.stderr = as_json
     command.tell(shop, version, new)
     if done:

@@ -1,4 +1,7 @@
-"""A version is asked in a process of its own, where its own code answers, whatever is in use here."""
+"""A version is asked in a process of its own, where its own code answers, whatever is in use here.
+
+Quickly imported: that process is started first, and loads torch and MLflow while this one loads what it needs itself.
+"""
 
 import json
 import os
@@ -13,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pspnet.dataset.images import decode_mask, encode_image
 from pspnet.errors import Problem, UserError
 from pspnet.offline import SWITCHES
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pspnet.prediction import Prediction
 
 WORKER = Path(__file__).parent / "serving/worker.py"
@@ -32,7 +34,7 @@ TOLD_LINES = 15  # of what a worker that failed has written
 
 @dataclass(frozen=True, eq=False)
 class ServedPrediction:
-    mask: NDArray[np.uint8]  # (H, W) class indices
+    mask: "NDArray[np.uint8]"  # (H, W) class indices
     confidence: float
     shares: dict[str, float]
 
@@ -46,7 +48,10 @@ class ServedPredictor:
 
     ask: Ask
 
-    def predict(self, images: NDArray[np.uint8]) -> "list[Prediction]":
+    def predict(self, images: "NDArray[np.uint8]") -> "list[Prediction]":
+        import numpy as np
+
+        from pspnet.dataset.images import encode_image
         from pspnet.prediction import Prediction  # loads torch
 
         answers = self.ask([encode_image(image) for image in images])
@@ -87,16 +92,42 @@ def own_code_environment() -> dict[str, str]:
 
 
 Worker = tuple["subprocess.Popen[str]", IO[bytes]]  # and what it logs
+Result = Callable[[], Any]  # waits for it
+Call = Callable[[str, float, dict[str, Any]], Result]  # a function as "module.name", its seconds, its arguments
 
 _warm: list[Worker] = []
 
 
-def warm_up() -> None:
-    """Start the process for the version that is asked next: it loads torch and MLflow while that version is made.
+@contextmanager
+def warm_process() -> Iterator[Call]:
+    """The process for the version that is asked next, started before there is one: it loads torch and MLflow meanwhile.
 
-    If none is asked it ends with this process.
+    First, a child of it may call a function of the pspnet that is in use here, with torch loaded. Arguments and result
+    are sent as JSON. Once the result is there, the process waits for the version.
     """
-    _warm.append(_started())
+    worker, log = _started()
+
+    def call(function: str, seconds: float, arguments: dict[str, Any]) -> Result:
+        assert worker.stdin
+        question = {"call": function, "arguments": arguments, "path": sys.path}
+        with suppress(BrokenPipeError):  # it has ended; the result says why
+            worker.stdin.write(json.dumps(question) + "\n")
+            worker.stdin.flush()
+
+        def result() -> Any:
+            answer = _answer(worker, seconds, log, f"{function}: no result")
+            if "error" in answer:
+                raise UserError([], answer["error"])
+            _warm.append((worker, log))
+            return answer["returned"]
+
+        return result
+
+    try:
+        yield call
+    finally:
+        _warm.clear()
+        _end(worker, log)
 
 
 @contextmanager
@@ -105,13 +136,17 @@ def _worker() -> Iterator[Worker]:
     try:
         yield worker, log
     finally:
-        worker.kill()
-        worker.wait(END_SECONDS)
-        log.close()
-        for pipe in (worker.stdin, worker.stdout):
-            if pipe:
-                with suppress(BrokenPipeError):  # of what is left in the buffer
-                    pipe.close()
+        _end(worker, log)
+
+
+def _end(worker: "subprocess.Popen[str]", log: IO[bytes]) -> None:
+    worker.kill()
+    worker.wait(END_SECONDS)
+    log.close()
+    for pipe in (worker.stdin, worker.stdout):
+        if pipe:
+            with suppress(BrokenPipeError):  # of what is left in the buffer
+                pipe.close()
 
 
 def _started() -> Worker:
@@ -158,5 +193,7 @@ def _answer(
 
 
 def _prediction(row: dict[str, Any]) -> ServedPrediction:
+    from pspnet.dataset.images import decode_mask
+
     mask = decode_mask(b64decode(row["mask"]))
     return ServedPrediction(mask, row["confidence"], row["shares"])

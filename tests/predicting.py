@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Member, PredictionProtocol, Predictor
+from pspnet.prediction import Member, Predictor
+from pspnet.protocol import PredictionProtocol
 
 
 def predictor(

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from pspnet.config.predict import PredictParams
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.prediction import Member, PredictionProtocol, Predictor
+from pspnet.prediction import Member, Predictor
+from pspnet.protocol import PredictionProtocol
 from pspnet.windows import shares, windows
 from tests.predicting import predictor
 

@@ -2,25 +2,20 @@
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
-
-import numpy as np
 
 from pspnet.commands.register import Results
 from pspnet.commands.workshop import Workshop
 from pspnet.config.predict import PredictParams
-from pspnet.config.serve import ServeParams
-from pspnet.dataset.annotated import AnnotatedImages
-from pspnet.dataset.images import encode_image
-from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import Problem, UserError
-from pspnet.model.bundle import Bundle
 from pspnet.model.digest import digest
+from pspnet.model.facts import bundle_facts
 from pspnet.packaging import save_version
-from pspnet.prediction import PredictionProtocol
-from pspnet.registry.expected import IMAGES, write_expected
+from pspnet.protocol import PredictionProtocol
+from pspnet.registry.expected import Examples, write_expected
 from pspnet.registry.provenance import collect, stage_runs
 from pspnet.registry.versions import Version
 from pspnet.report import EvaluationReport, load_report
@@ -29,11 +24,11 @@ from pspnet.tracking.naming import metrics
 from pspnet.tracking.pipeline import data_sources, pipeline_key, pipeline_run
 
 
-def add(shop: Workshop, results: Results) -> Version:
-    bundle, key = Bundle.load(results.bundle), digest(results.bundle)
-    report = _report_of(results, key, shop.params.predict)
+def add(shop: Workshop, results: Results, examples: Callable[[], Examples]) -> Version:
+    facts = bundle_facts(results.bundle)
+    report = _report_of(results, digest(results.bundle), shop.params.predict)
     with tempfile.TemporaryDirectory() as folder:
-        return _add(shop, results, bundle, key, report, Path(folder))
+        return _add(shop, results, facts, report, examples, Path(folder))
 
 
 def _report_of(results: Results, key: str, predict: PredictParams) -> EvaluationReport:
@@ -49,22 +44,31 @@ def _report_of(results: Results, key: str, predict: PredictParams) -> Evaluation
     return report
 
 
-def _add(shop: Workshop, results: Results, bundle: Bundle, key: str, report: EvaluationReport, folder: Path) -> Version:
+def _add(
+    shop: Workshop,
+    results: Results,
+    facts: dict[str, Any],
+    report: EvaluationReport,
+    examples: Callable[[], Examples],
+    folder: Path,
+) -> Version:
     client, params = shop.client, shop.params
     provenance, expected, version = (folder / name for name in ("provenance", "expected", "version"))
     tags = collect(provenance, data_sources(), results.records)
     home = experiment(client, shop.state, params.registry.model)
     tags |= stage_runs(client, [home], results.records)
-    tags |= {f"fingerprint.{split}": fingerprint for split, fingerprint in bundle.fingerprints.items()}
+    tags |= {f"fingerprint.{split}": fingerprint for split, fingerprint in facts["fingerprints"].items()}
     tags |= {f"fingerprint.{report.split}": report.fingerprint}
     if not math.isnan(report.mean_iou):
         tags["test_mean_iou"] = f"{report.mean_iou:.6f}"
-    tags |= {"classes": str(len(bundle.classes)), "backbone": bundle.backbone_digest}
-    write_expected(results.bundle, params, list(_samples(results.prepared, params.serve)), expected)
+    tags |= {"classes": str(len(facts["classes"])), "backbone": facts["backbone_digest"]}
+    write_expected(examples(), expected)
     extra = {"provenance": provenance, "report": results.report, "expected": expected}
     save_version(results.bundle, params, extra, version)
     run_id = pipeline_run(client, shop.state, params, pipeline_key(params))
-    place = f"versions/{key[:16]}-{uuid4().hex[:8]}"  # MLflow would mix it with what a killed attempt has left
+    place = (
+        f"versions/{report.bundle[:16]}-{uuid4().hex[:8]}"  # MLflow would mix it with what a killed attempt has left
+    )
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     _tell_reuse(shop, run_id, tags)
@@ -75,7 +79,7 @@ def _add(shop: Workshop, results: Results, bundle: Bundle, key: str, report: Eva
     for name, value in metrics(figures).items():
         if name not in told:
             client.log_metric(run_id, name, value)
-    return shop.versions.add(source, run_id, key, {**tags, "pipeline": run_id})
+    return shop.versions.add(source, run_id, report.bundle, {**tags, "pipeline": run_id})
 
 
 def _tell_reuse(shop: Workshop, pipeline: str, tags: dict[str, str]) -> None:
@@ -87,18 +91,3 @@ def _tell_reuse(shop: Workshop, pipeline: str, tags: dict[str, str]) -> None:
         elsewhere = stage.endswith(".elsewhere")
         if elsewhere or shop.client.get_run(value).data.tags.get("mlflow.parentRunId") != pipeline:
             shop.client.set_tag(pipeline, f"reused.{stage}", value)
-
-
-def _samples(prepared: Path, limits: ServeParams) -> Iterator[bytes]:
-    """Test images as a client would send them; without any, one that is drawn."""
-    sent = 0
-    if (prepared / "dataset.json").exists():
-        dataset = PreparedDataset.open(prepared)
-        samples = AnnotatedImages(dataset.reader(), dataset.annotated("test").head(IMAGES))
-        for sample in samples:
-            data = encode_image(sample.image)
-            if len(data) <= limits.max_image_mb * 1e6 and sample.mask.size <= limits.max_megapixels * 1e6:
-                sent += 1
-                yield data
-    if not sent:
-        yield encode_image(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))

@@ -1,6 +1,7 @@
 """`pspnet register`: a bundle becomes a version, with all that is needed to trace it, make it again and trust it."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,15 @@ from pathlib import Path
 from pspnet import terminal
 from pspnet.commands.promote import LOCK, Promotion
 from pspnet.commands.workshop import Workshop
+from pspnet.config.params import Params
 from pspnet.model.digest import digest
+from pspnet.packaging import settings
 from pspnet.process import exclusive
+from pspnet.registry.expected import Examples, examples_later
 from pspnet.registry.provenance import run_page
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
 from pspnet.report import PAGE
-from pspnet.served import warm_up
+from pspnet.served import Call
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,21 @@ class Results:
     records: Path
 
 
-def register(shop: Workshop, results: Results, gate_is_next: bool = False) -> tuple[Version, bool]:
-    """The version, and whether it is new. `gate_is_next`: it will have a new one asked in a process of its own."""
+def examples_of(results: Results, params: Params, call: Call | None = None) -> Callable[[], Examples]:
+    """What `register` needs for a new version. `call`: made in another process, while this one loads MLflow."""
+    return examples_later(call, results.bundle, results.prepared, settings(params))
+
+
+def register(shop: Workshop, results: Results, examples: Callable[[], Examples] | None = None) -> tuple[Version, bool]:
+    """The version, and whether it is new."""
     from mlflow.exceptions import MlflowException
 
     with exclusive(shop.state / LOCK, "the registry from this checkout"):
         version = known = version_of(shop, results)
         if version is None:
-            if gate_is_next:
-                warm_up()
-            from pspnet.commands.new_version import add  # loads torch
+            from pspnet.commands.new_version import add
 
-            version = add(shop, results)
+            version = add(shop, results, examples or examples_of(results, shop.params))
         # Of a known one too: the process that added it may have been killed before it came here.
         if version.number not in (shop.versions.alias(CHAMPION), shop.versions.alias(CHALLENGER)):
             shop.versions.set_alias(CHALLENGER, version.number)

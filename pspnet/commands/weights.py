@@ -10,8 +10,8 @@ from pspnet.commands.data_add import dvc
 from pspnet.dataset.classes import default_color, read_classes
 from pspnet.errors import Problem, UserError
 from pspnet.model.backbone import OutputStride
-from pspnet.model.bundle import FACTS as BUNDLE_FACTS
 from pspnet.model.bundle import Bundle
+from pspnet.model.facts import BUNDLE as BUNDLE_FACTS
 from pspnet.model.foreign.checkpoints import Checkpoint, read_checkpoint
 from pspnet.model.foreign.importing import ForeignWeights, adapt_preprocessing, import_weights
 from pspnet.model.pretrained import FACTS as BACKBONE_FACTS

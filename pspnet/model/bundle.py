@@ -3,13 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pspnet.model.facts import BUNDLE, BUNDLE_FORMAT, bundle_facts, write_json
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import load_weights, read_json, save_weights, write_json
+from pspnet.model.weights import load_weights, save_weights
 
-FORMAT_VERSION = 2
 WEIGHTS = "model.safetensors"
-FACTS = "model.json"
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Bundle:
     def save(self, folder: Path) -> None:
         save_weights(self.network, folder / WEIGHTS)
         facts = {
-            "format_version": FORMAT_VERSION,
+            "format_version": BUNDLE_FORMAT,
             "architecture": asdict(self.network.architecture),
             "preprocessing": asdict(self.preprocessing),
             "classes": self.classes,
@@ -34,11 +33,11 @@ class Bundle:
             "fingerprints": self.fingerprints,
             "backbone_digest": self.backbone_digest,
         }
-        write_json(facts, folder / FACTS)
+        write_json(facts, folder / BUNDLE)
 
     @classmethod
     def load(cls, folder: Path) -> "Bundle":
-        facts = read_json(folder / FACTS, FORMAT_VERSION)
+        facts = bundle_facts(folder)
         network = PSPNet(Architecture(**facts["architecture"]))
         load_weights(network, folder / WEIGHTS)
         return cls(

@@ -7,8 +7,9 @@ import torch
 
 from pspnet.errors import Problem, UserError
 from pspnet.model.backbone import Depth, Dilation, OutputStride, ResNet, Stem
+from pspnet.model.facts import read_json, write_json
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import load_weights, read_json, save_weights, write_json
+from pspnet.model.weights import load_weights, save_weights
 
 FORMAT_VERSION = 2
 WEIGHTS = "backbone.safetensors"

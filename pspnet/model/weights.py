@@ -1,9 +1,7 @@
 """Weights on disk: safetensors only, and loaded whole or not at all."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -50,29 +48,3 @@ def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> l
     return [
         f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if names[3:] else ''})" for kind, names in groups if names
     ]
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, format_version: int) -> dict[str, Any]:
-    """The facts beside the weights."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        fix = "Make it with `dvc repro`, or name another folder."
-        raise UserError(Problem(str(path), "is missing", "what a stage has written", fix)) from None
-    except (OSError, ValueError) as error:
-        raise UserError(Problem(str(path), f"cannot be read ({error})")) from None
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != format_version:
-        raise UserError(
-            Problem(
-                str(path),
-                f"has format version {version}",
-                f"version {format_version}",
-                "Make it again with this version of pspnet, or use the version that made it.",
-            )
-        )
-    return dict(content)

@@ -3,33 +3,68 @@
 import hashlib
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pspnet.config.params import Params
-from pspnet.dataset.images import decode_mask
+from pspnet.dataset.annotated import AnnotatedImages
+from pspnet.dataset.images import decode_mask, encode_image
+from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
-from pspnet.packaging import settings
 from pspnet.registry.provenance import installed
 from pspnet.registry.versions import part
-from pspnet.served import served
+from pspnet.served import LOAD_SECONDS, SECONDS_PER_IMAGE, Call, served
 
 IMAGES = 4
 TOLERATED_SHARE = 0.001  # of pixels: another kind of processor rounds differently, and two classes may be level
 
 
-def write_expected(bundle: Path, params: Params, images: Sequence[bytes], folder: Path) -> None:
+Examples = list[tuple[str, str]]  # an image, as a client would send it, and its mask; both as base64
+
+
+def examples(bundle: str, prepared: str, settings: Mapping[str, Any]) -> Examples:
+    """What the bundle predicts, with the settings of a version of it. Takes and returns what JSON can hold."""
     from pspnet.serving.service import Service  # loads torch
 
+    images = [b64encode(image).decode() for image in _images(Path(prepared), settings)]
+    masks = Service(Path(bundle), settings).answer(pd.DataFrame({"image": images}))["mask"]
+    return list(zip(images, masks, strict=True))
+
+
+def examples_later(
+    call: Call | None, bundle: Path, prepared: Path, settings: Mapping[str, Any]
+) -> Callable[[], Examples]:
+    """Made elsewhere while this process goes on; without `call` here, once they are asked for."""
+    arguments: dict[str, Any] = {"bundle": str(bundle), "prepared": str(prepared), "settings": settings}
+    if call is None:
+        return partial(examples, **arguments)
+    return call(f"{__name__}.{examples.__name__}", LOAD_SECONDS + SECONDS_PER_IMAGE * IMAGES, arguments)
+
+
+def _images(prepared: Path, settings: Mapping[str, Any]) -> Iterator[bytes]:
+    """Test images as a client would send them; without any, one that is drawn."""
+    sent = 0
+    if (prepared / "dataset.json").exists():
+        dataset = PreparedDataset.open(prepared)
+        samples = AnnotatedImages(dataset.reader(), dataset.annotated("test").head(IMAGES))
+        for sample in samples:
+            data = encode_image(sample.image)
+            if len(data) <= settings["max_image_mb"] * 1e6 and sample.mask.size <= settings["max_megapixels"] * 1e6:
+                sent += 1
+                yield data
+    if not sent:
+        yield encode_image(np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
+
+
+def write_expected(found: Examples, folder: Path) -> None:
     folder.mkdir(parents=True)
-    table = pd.DataFrame({"image": [b64encode(image).decode() for image in images]})
-    masks = Service(bundle, settings(params)).answer(table)["mask"]
-    for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        (folder / f"{number}.image").write_bytes(image)
+    for number, (image, mask) in enumerate(found):
+        (folder / f"{number}.image").write_bytes(b64decode(image))
         (folder / f"{number}.png").write_bytes(b64decode(mask))
 
 

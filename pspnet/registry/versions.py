@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+FOLDERS, SHORT = "versions", 16  # in the state: MODEL-NUMBER-BUNDLE, with so much of the bundle's digest
 BUNDLE = "pspnet.bundle"  # tag: the digest of the bundle that a version is
 
 
@@ -37,12 +38,17 @@ class Version:
         return float(value) if value else None
 
 
+def has_folder(state: Path, bundle: str) -> bool:
+    """Whether a version of this bundle has been downloaded here. Asks neither MLflow nor another machine."""
+    return any((state / FOLDERS).glob(f"*-{bundle[:SHORT]}"))
+
+
 class Versions:
     """Those of one registered model."""
 
     def __init__(self, client: "MlflowClient", state: Path, model: str) -> None:
         self.client, self.model = client, model
-        self._folders = state / "versions"
+        self._folders = state / FOLDERS
 
     def all(self) -> list[Version]:
         """Oldest first."""
@@ -109,7 +115,7 @@ class Versions:
         if not version.bundle:
             fix = "`pspnet register` makes versions that pspnet can use."
             raise UserError(Problem(f"{self.model} version {version.number}", "was not registered by pspnet", fix=fix))
-        folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:16]}"
+        folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:SHORT]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{folder}.lock"):  # another process of this checkout may be at it
             if not folder.exists():

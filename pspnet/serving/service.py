@@ -21,8 +21,9 @@ from pspnet.config.serve import ServeParams
 from pspnet.dataset.images import Refused, TooLarge, decode_image, read_image
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Member, Prediction, PredictionProtocol, Predictor
+from pspnet.prediction import Member, Prediction, Predictor
 from pspnet.predictions import palette_image
+from pspnet.protocol import PredictionProtocol
 from pspnet.training.runtime import configure
 
 COLUMN = "image"

@@ -21,7 +21,8 @@ from pspnet.evaluation import measure
 from pspnet.model.bundle import Bundle
 from pspnet.model.digest import digest
 from pspnet.outputs import whole_file, whole_folder
-from pspnet.prediction import Member, PredictionProtocol, Predictor
+from pspnet.prediction import Member, Predictor
+from pspnet.protocol import PredictionProtocol
 from pspnet.report import EvaluationReport, Picture, class_layer, error_layer, write_report
 from pspnet.tracking.run import StageRun
 from pspnet.training.runtime import configure

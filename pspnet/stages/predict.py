@@ -18,8 +18,9 @@ from pspnet.dataset.validation import max_bytes
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.digest import digest
-from pspnet.prediction import Member, PredictionProtocol, Predictor
+from pspnet.prediction import Member, Predictor
 from pspnet.predictions import MASKS, Stamp, opened
+from pspnet.protocol import PredictionProtocol
 from pspnet.training.runtime import configure
 
 SUBMISSION = "submission"

@@ -19,7 +19,8 @@ from pspnet.metrics import mean_iou, pixel_accuracy
 from pspnet.model.backbone import ResNet
 from pspnet.model.network import SupervisedPSPNet
 from pspnet.model.preprocessing import Preprocessing
-from pspnet.prediction import Member, PredictionProtocol, Predictor
+from pspnet.prediction import Member, Predictor
+from pspnet.protocol import PredictionProtocol
 from pspnet.training.averaging import move_average, start_average
 from pspnet.training.checkpoint import Checkpoint, Record, TrainingState
 from pspnet.training.distributed import Peers, check_shares

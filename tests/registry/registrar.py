@@ -23,7 +23,8 @@ from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet
 from pspnet.model.preprocessing import Preprocessing
 from pspnet.offline import go_offline
-from pspnet.prediction import Prediction, PredictionProtocol
+from pspnet.prediction import Prediction
+from pspnet.protocol import PredictionProtocol
 from pspnet.report import EvaluationReport, write_report
 
 CLASSES = ("sky", "road", "car")
