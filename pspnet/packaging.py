@@ -30,7 +30,10 @@ NOT_NEEDED_TO_SERVE = {"dvc", "prefect", "fastapi"}  # our range of fastapi is f
 def save_version(bundle: Path, params: Params, extra: Mapping[str, Path], folder: Path) -> None:
     """`extra`: artifact name -> file or folder to carry along. `folder` must be empty or not there yet."""
     import mlflow.pyfunc
+    from mlflow.utils import requirements_utils
 
+    # To compare `requirements` with what is installed, of which they are made, it would look at each installed file.
+    requirements_utils._MODULES_TO_PACKAGES = {}  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as temporary, _quiet():
         # Copies of our own: MLflow refuses links, which DVC makes where its cache is shared, and it keeps the last part
         # of a path, which is to be the artifact's name.

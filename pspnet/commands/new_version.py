@@ -21,7 +21,7 @@ from pspnet.registry.versions import Version
 from pspnet.report import EvaluationReport, load_report
 from pspnet.tracking.connection import experiment
 from pspnet.tracking.naming import metrics
-from pspnet.tracking.pipeline import data_sources, pipeline_key, pipeline_run
+from pspnet.tracking.pipeline import data_sources, log_metrics, pipeline_key, pipeline_run
 
 
 def add(shop: Workshop, results: Results, examples: Callable[[], Examples]) -> Version:
@@ -66,9 +66,8 @@ def _add(
     extra = {"provenance": provenance, "report": results.report, "expected": expected}
     save_version(results.bundle, params, extra, version)
     run_id = pipeline_run(client, shop.state, params, pipeline_key(params))
-    place = (
-        f"versions/{report.bundle[:16]}-{uuid4().hex[:8]}"  # MLflow would mix it with what a killed attempt has left
-    )
+    # A place of its own: MLflow would mix it with what a killed attempt has left.
+    place = f"versions/{report.bundle[:16]}-{uuid4().hex[:8]}"
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     _tell_reuse(shop, run_id, tags)
@@ -76,9 +75,7 @@ def _add(
     summary = report.summary()
     figures = {f"{report.split}_{name}": summary[name] for name in ("mean_iou", "pixel_accuracy")}
     figures[f"{report.split}_iou"] = summary["class_iou"]
-    for name, value in metrics(figures).items():
-        if name not in told:
-            client.log_metric(run_id, name, value)
+    log_metrics(client, run_id, {name: value for name, value in metrics(figures).items() if name not in told})
     return shop.versions.add(source, run_id, report.bundle, {**tags, "pipeline": run_id})
 
 

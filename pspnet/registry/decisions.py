@@ -10,6 +10,7 @@ from pspnet.process import user
 from pspnet.promotion import Decision, decision_page
 from pspnet.registry.versions import Version, Versions
 from pspnet.tracking.connection import experiment
+from pspnet.tracking.pipeline import log_metrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -81,9 +82,9 @@ class Decisions:
             "difference_low": decision.interval[0] if decision.interval else None,
             "difference_high": decision.interval[1] if decision.interval else None,
         }
-        for name, value in figures.items():
-            if value is not None and name not in run.data.metrics:
-                self._client.log_metric(run_id, name, value)
+        known = run.data.metrics
+        new = {name: value for name, value in figures.items() if value is not None and name not in known}
+        log_metrics(self._client, run_id, new)
         with tempfile.TemporaryDirectory() as folder:
             facts = {"format": FORMAT, **decision.as_json()}
             Path(folder, JSON).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -51,7 +51,8 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     version = next(questions) if "call" in first else first
-    model = mlflow.pyfunc.load_model(version["folder"], model_config=WITHOUT_LIMITS)
+    # Without warnings: to compare the packages, MLflow looks at each of their files.
+    model = mlflow.pyfunc.load_model(version["folder"], suppress_warnings=True, model_config=WITHOUT_LIMITS)
     code = getattr(sys.modules.get("pspnet"), "__file__", None)
     say({"ready": True, "code": code and str(Path(code).parent)})
     for question in questions:
