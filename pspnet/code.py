@@ -17,11 +17,11 @@ CODE: dict[str, tuple[str, ...]] = {
     ),
     "finetune": (
         *_EVERYWHERE, "config.backbone", "config.finetune", "config.runtime", "dataset", "evaluation", "losses",
-        "metrics", "model", "prediction", "stages.finetune", "training", "windows",
+        "metrics", "model", "prediction", "protocol", "stages.finetune", "training", "windows",
     ),
     "evaluate": (
         *_EVERYWHERE, "config.evaluate", "config.predict", "config.runtime", "dataset", "evaluation", "metrics",
-        "model", "prediction", "report", "stages.evaluate", "training.runtime", "windows",
+        "model", "prediction", "protocol", "report", "stages.evaluate", "training.runtime", "windows",
     ),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -95,15 +96,14 @@ Worker = tuple["subprocess.Popen[str]", IO[bytes]]  # and what it logs
 Result = Callable[[], Any]  # waits for it
 Call = Callable[[str, float, dict[str, Any]], Result]  # a function as "module.name", its seconds, its arguments
 
-_warm: list[Worker] = []
+_warm: list[tuple[Worker, Result]] = []
 
 
 @contextmanager
 def warm_process() -> Iterator[Call]:
     """The process for the version that is asked next, started before there is one: it loads torch and MLflow meanwhile.
 
-    First, a child of it may call a function of the pspnet that is in use here, with torch loaded. Arguments and result
-    are sent as JSON. Once the result is there, the process waits for the version.
+    First a child of it calls a function of the pspnet that is in use here. Arguments and result travel as JSON.
     """
     worker, log = _started()
 
@@ -114,13 +114,14 @@ def warm_process() -> Iterator[Call]:
             worker.stdin.write(json.dumps(question) + "\n")
             worker.stdin.flush()
 
+        @cache
         def result() -> Any:
             answer = _answer(worker, seconds, log, f"{function}: no result")
             if "error" in answer:
                 raise UserError([], answer["error"])
-            _warm.append((worker, log))
             return answer["returned"]
 
+        _warm.append(((worker, log), result))
         return result
 
     try:
@@ -132,11 +133,19 @@ def warm_process() -> Iterator[Call]:
 
 @contextmanager
 def _worker() -> Iterator[Worker]:
-    worker, log = _warm.pop() if _warm else _started()
+    worker, log = _free() if _warm else _started()
     try:
         yield worker, log
     finally:
         _end(worker, log)
+
+
+def _free() -> Worker:
+    """The warm process, once its child has answered."""
+    worker, result = _warm.pop()
+    with suppress(UserError):  # about what nobody has waited for
+        result()
+    return worker
 
 
 def _end(worker: "subprocess.Popen[str]", log: IO[bytes]) -> None:

@@ -1,5 +1,6 @@
 """The commands around the pipeline, as a person meets them."""
 
+import gc
 import inspect
 import shlex
 import shutil
@@ -156,6 +157,17 @@ def test_help_is_printed_at_once(tmp_path: Path) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "pspnet.cli" in loaded
     assert not loaded & {"torch", "mlflow", "prefect", "dvc", "pandas", "pyarrow", "numpy", "pydantic"}
+
+
+def test_a_command_collects_garbage_less_often_than_python_would(tmp_path: Path) -> None:
+    """Each time it goes through the million objects of MLflow and torch."""
+    before = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)
+    try:
+        assert pspnet("--help", cwd=tmp_path).returncode == 0
+        assert gc.get_threshold()[0] >= 10_000
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["prepare", "--raw", "x", "--into", "y"], ["prepare"]], ids=" ".join)

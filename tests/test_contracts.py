@@ -136,3 +136,15 @@ print([name for name in ("mlflow", "prefect", "dvc", "typer", "rich") if name in
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.e2e
+def test_a_version_is_made_and_promoted_without_torch_in_that_process() -> None:
+    """It takes a second to load: another process loads it meanwhile."""
+    code = """
+import sys
+import pspnet.commands.new_version, pspnet.commands.promote, pspnet.registry.expected
+print([name for name in ("torch", "mlflow") if name in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "[]"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pspnet.registry.versions import BUNDLE, Versions
+from pspnet.registry.versions import BUNDLE, Versions, has_folder
 from pspnet.tracking.connection import connect
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
@@ -18,3 +18,15 @@ def test_of_two_versions_of_a_bundle_the_first_stays(state: Path) -> None:
     assert found is not None
     assert found.number == first.number
     assert [version.number for version in versions.all()] == [first.number]
+
+
+def test_a_bundle_whose_version_was_downloaded_here_is_known_without_mlflow(state: Path, tmp_path: Path) -> None:
+    client = connect(state)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/MLmodel").write_text("{}")
+    versions = Versions(client, state, "streets")
+    version = versions.add(f"{tmp_path}/made", "", "1" * 64, {})
+    assert not has_folder(state, version.bundle)
+    versions.folder(version)
+    assert has_folder(state, version.bundle)
+    assert not has_folder(state, "2" * 64)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +16,18 @@ import pytest
 import torch
 
 from pspnet import served as module
+from pspnet.config.params import load_params
 from pspnet.dataset.annotated import Annotated
+from pspnet.dataset.images import decode_mask
 from pspnet.errors import UserError
 from pspnet.evaluation import measure
 from pspnet.model.bundle import Bundle
-from pspnet.served import Ask, ServedPredictor, served
+from pspnet.packaging import settings
+from pspnet.served import Ask, ServedPredictor, served, warm_process
 from tests.dataset.rawdata import encoded, noise
 from tests.parameters import ROOT
 from tests.predicting import predictor
-from tests.serving.conftest import CLASSES
+from tests.serving.conftest import CLASSES, PARAMS
 from tests.serving.processes import environment, predicted, process
 from tests.waiting import wait_until
 
@@ -48,6 +52,18 @@ with served(Path(version)):
     print("ready", os.getpid(), flush=True)
     time.sleep(1000)
 """
+
+
+HOLD_CALL = """
+import os, sys, time
+from pspnet.served import warm_process
+sys.executable = sys.argv[1]
+with warm_process() as call:
+    call("signal.pause", 100, {})
+    print("ready", os.getpid(), flush=True)
+    time.sleep(1000)
+"""
+EXAMPLES = "pspnet.registry.expected.examples"
 
 
 @pytest.fixture(scope="session")
@@ -194,4 +210,87 @@ def test_a_worker_dies_with_who_asks_however_that_ends(version: Path, warm_pytho
         [worker] = psutil.Process(asker).children()
         os.kill(asker, signal.SIGKILL)
         _, alive = psutil.wait_procs([worker], timeout=60)
+        assert not alive
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def examples_of(bundle: Path) -> dict[str, object]:
+    return {"bundle": str(bundle), "prepared": "nowhere", "settings": settings(load_params(PARAMS))}
+
+
+def test_one_process_predicts_with_the_bundle_and_todays_code_and_asks_the_version_with_its_own(
+    version: Path, bundle: Path
+) -> None:
+    before = children()
+    with warm_process() as call:
+        [started] = [process for process in children() if process not in before]
+        [(image, mask)] = call(EXAMPLES, 100, examples_of(bundle))()
+        with served(version) as ask:  # raises unless the code is the version's own
+            [answer] = ask([b64decode(image)])
+            assert [process for process in children() if process not in before] == [started]
+    assert np.array_equal(answer.mask, decode_mask(b64decode(mask)))
+    assert len(np.unique(answer.mask)) > 1
+    assert not started.is_running()
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_version_is_asked_though_nobody_waited_for_the_call(version: Path) -> None:
+    with warm_process() as call:
+        call(EXAMPLES, 100, examples_of(version / "nowhere"))  # its error is nobody's
+        with served(version) as ask:
+            assert len(ask([encoded(noise(8, 8))])) == 1
+
+
+@pytest.mark.usefixtures("warm")
+def test_an_error_of_the_called_function_is_told_in_its_words(tmp_path: Path) -> None:
+    with warm_process() as call, pytest.raises(UserError) as error:
+        call(EXAMPLES, 100, examples_of(tmp_path))()
+    assert str(error.value).startswith(f"{tmp_path}/model.json: is missing; expected what a stage has written")
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize(
+    ("function", "arguments", "reason"),
+    [
+        ("json.loads", {"s": "{"}, "1"),
+        ("os._exit", {"status": 3}, "3"),
+        ("os.abort", {}, "-6"),
+    ],
+)
+def test_a_called_function_that_fails_is_told_with_the_last_words(
+    function: str, arguments: dict[str, object], reason: str
+) -> None:
+    with warm_process() as call, pytest.raises(RuntimeError) as error:
+        call(function, 100, arguments)()
+    first, *said = str(error.value).splitlines()
+    assert first == f"{function}: no result (it ended with {reason}). Its last words:"
+    assert function != "json.loads" or said[-1].startswith("json.decoder.JSONDecodeError: Expecting property name")
+
+
+def test_a_call_that_takes_too_long_is_given_up_and_leaves_no_process() -> None:
+    before = children()
+    with warm_process() as call:
+        result = call("signal.pause", 0.5, {})
+        new = wait_until(lambda: found if len(found := [*set(children()) - set(before)]) == 2 else [])
+        with pytest.raises(RuntimeError, match=r"signal.pause: no result \(none within 0 s\)"):
+            result()
+    _, alive = psutil.wait_procs(new, timeout=60)
+    assert not alive
+
+
+def test_a_call_dies_with_who_waits_for_it(warm_python: str, tmp_path: Path) -> None:
+    with process([warm_python, "-c", HOLD_CALL, sys.executable], tmp_path) as started:
+
+        def both() -> list[psutil.Process]:
+            text = (tmp_path / "log").read_text()
+            assert started.poll() is None, text
+            found = psutil.Process(int(text.split()[-1])).children(recursive=True) if text.endswith("\n") else []
+            return found if len(found) == 2 else []
+
+        worker, child = wait_until(both)
+        os.kill(worker.ppid(), signal.SIGKILL)
+        _, alive = psutil.wait_procs([worker, child], timeout=60)
         assert not alive
