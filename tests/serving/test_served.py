@@ -237,9 +237,10 @@ def test_one_process_predicts_with_the_bundle_and_todays_code_and_asks_the_versi
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_version_is_asked_though_nobody_waited_for_the_call(version: Path) -> None:
+@pytest.mark.parametrize("function", ["os.getpid", EXAMPLES])
+def test_a_version_is_asked_though_nobody_waited_for_the_call(version: Path, function: str) -> None:
     with warm_process() as call:
-        call(EXAMPLES, 100, examples_of(version / "nowhere"))  # its error is nobody's
+        call(function, 100, examples_of(version / "nowhere") if function == EXAMPLES else {})  # an error is nobody's
         with served(version) as ask:
             assert len(ask([encoded(noise(8, 8))])) == 1
 
