@@ -80,8 +80,7 @@ def warm_python(shared: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stand_ins(warm_python: str) -> Path:
-    """A folder for the PATH whose `pspnet` and `dvc` start at once, and end when all that works in their checkout is killed.
-
-    A test of signals or process trees, and so of DVC killed alone, needs the real commands.
+    """A folder for the PATH: its `pspnet` and `dvc` start at once, and end when all that works in their checkout is
+    killed. A test of signals or process trees, and so of DVC killed alone, needs the real commands.
     """
     return Path(warm_python).parent

@@ -46,11 +46,12 @@ server.connect({address!r})
 request = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
 socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
 server.sendall(request)
-for number in (signal.SIGINT, signal.SIGTERM):
+forwarded = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+for number in forwarded:
     signal.signal(number, lambda number, _: server.send(bytes([number])))
 status = int.from_bytes(server.recv(4), "big", signed=True)
 if status < 0:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in forwarded:
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 sys.exit(status)

@@ -105,6 +105,7 @@ def test_a_run_record_leads_to_the_run(client: MlflowClient, retrained_once: Pat
         assert record["seconds"] > 0
 
 
+@pytest.mark.usefixtures("warm")
 def test_without_a_server_another_learning_rate_is_another_pipeline_later(
     retrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +114,7 @@ def test_without_a_server_another_learning_rate_is_another_pipeline_later(
     write_params(retrained, finetune__learning_rate=0.001)
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        output = run(retrained, "dvc", "repro")
+        output = run(retrained, "dvc", "repro", PSPNET_TRACKING="on")
     assert [step for step in STEPS if f"Running stage '{step}'" in output] == ["finetune", "evaluate"]
     assert output.count("have not reached MLflow at http://127.0.0.1:9") == 2
     assert len(runs(client, MODEL, "pipeline")) == 1
@@ -136,6 +137,7 @@ def test_without_a_server_another_learning_rate_is_another_pipeline_later(
     assert "finetune.batch_size" not in table
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_training_that_is_stopped_goes_on_in_the_same_run(retrained: Path) -> None:
     client = client_of(retrained)
     epochs = 100  # long enough to be still under way when its first epochs have come to MLflow
@@ -147,7 +149,7 @@ def test_a_training_that_is_stopped_goes_on_in_the_same_run(retrained: Path) -> 
     def stopped_runs() -> list[Run]:
         return [run for run in runs(client, MODEL) if run.data.params.get("finetune.epochs") == str(epochs)]
 
-    env = environment(retrained)
+    env = environment(retrained, PSPNET_TRACKING="on")
     with subprocess.Popen(command, cwd=retrained, env=env, stderr=subprocess.PIPE, text=True) as training:
         wait_until(lambda: training.poll() is not None or any(history(client, run, "loss") for run in stopped_runs()))
         training.send_signal(signal.SIGINT)
@@ -158,7 +160,7 @@ def test_a_training_that_is_stopped_goes_on_in_the_same_run(retrained: Path) -> 
     (first,) = stopped_runs()
     assert first.info.status == "KILLED"
     assert first.data.tags["pspnet.message"] in told
-    run(retrained, *command)
+    run(retrained, *command, PSPNET_TRACKING="on")
     (again,) = stopped_runs()
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
     assert [step for step, _ in history(client, again, "loss")] == list(range(1, epochs + 1))

@@ -1,6 +1,6 @@
-"""A stage that trains nothing, as a process: python -m tests.tracking.stage FOLDER MODEL EPOCHS SECONDS
+"""A stage that trains nothing, as a process: python -m tests.tracking.stage FOLDER MODEL EPOCHS SECONDS PYTHON
 
-It goes on where it was killed, up to two epochs earlier, as a training with a checkpoint does.
+It goes on where it was killed, up to two epochs earlier, as a training with a checkpoint does. PYTHON runs its sender.
 """
 
 import sys
@@ -26,6 +26,7 @@ def records(checkpoint: Path, epochs: int, seconds: float) -> Iterator[dict[str,
 
 def main() -> None:
     folder, model, epochs, seconds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    sys.executable = sys.argv[5]
     params = demo_params(registry__model=model)
     out = folder / "run.json"
     with (

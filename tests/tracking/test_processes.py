@@ -27,7 +27,14 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
+PYTHON = sys.executable  # which the fixture `warm` replaces
 NOT_WAITED = PATIENCE_SECONDS / 2  # a stage that waits for its sender takes at least this long
+
+
+@pytest.fixture
+def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Senders that start at once: for tests that suspend none."""
+    monkeypatch.setattr(sys, "executable", warm_python)
 
 
 @pytest.fixture
@@ -53,6 +60,7 @@ def senders() -> list[psutil.Process]:
     return [child for child in children if child.is_running() and "pspnet.tracking.sender" in child.cmdline()]
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_stage_and_its_sender_leave_a_run_and_no_process(client: MlflowClient, state: Path, tmp_path: Path) -> None:
     told: list[str] = []
     with stage(state, "whole-process", told, tmp_path / "record.json") as run:
@@ -66,6 +74,7 @@ def test_a_stage_and_its_sender_leave_a_run_and_no_process(client: MlflowClient,
     assert json.loads((tmp_path / "record.json").read_text())["run_id"] == found.info.run_id
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_database_that_is_missing_is_made(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     told: list[str] = []
@@ -76,6 +85,7 @@ def test_a_database_that_is_missing_is_made(state: Path, monkeypatch: pytest.Mon
     assert history(client, the_run(client, "new"), "loss") == losses(3)
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_stage_that_fails_before_it_knows_its_work_is_no_run(client: MlflowClient, state: Path) -> None:
     told: list[str] = []
     started = time.monotonic()
@@ -86,6 +96,7 @@ def test_a_stage_that_fails_before_it_knows_its_work_is_no_run(client: MlflowCli
     assert (told, runs(client, "early"), journals(state), senders()) == ([], [], [], [])
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_server_that_is_away_for_a_while_misses_nothing(client: MlflowClient, server: Server, state: Path) -> None:
     told: list[str] = []
     with stage(state, "away", told) as run:
@@ -103,6 +114,7 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(client: MlflowClient, 
     assert (history(client, found, "loss"), found.info.status) == (losses(5), "FINISHED")
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_server_that_is_away_at_the_end_gets_the_rest_later(
     client: MlflowClient, server: Server, state: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +141,7 @@ def test_a_server_that_is_away_at_the_end_gets_the_rest_later(
     assert artifacts(client, found) == {"history.csv"}
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_server_that_was_never_there_is_not_waited_for(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     told: list[str] = []
@@ -141,6 +154,7 @@ def test_a_server_that_was_never_there_is_not_waited_for(state: Path, monkeypatc
     assert senders() == []
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_sender_that_dies_does_not_disturb_the_stage(client: MlflowClient, state: Path) -> None:
     told: list[str] = []
     with stage(state, "dies", told) as run:
@@ -174,6 +188,7 @@ def test_a_sender_that_hangs_does_not_hold_up_the_stage_for_long(client: MlflowC
     assert history(client, the_run(client, "hangs"), "loss") == losses(4)
 
 
+@pytest.mark.usefixtures("warm")
 def test_ctrl_c_and_the_end_of_the_terminal_do_not_stop_the_sender(client: MlflowClient, state: Path) -> None:
     told: list[str] = []
     with stage(state, "signals", told) as run:
@@ -187,7 +202,8 @@ def test_ctrl_c_and_the_end_of_the_terminal_do_not_stop_the_sender(client: Mlflo
 
 
 def started(folder: Path, model: str, last: int, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.tracking.stage", str(folder), model, str(last), str(seconds)]
+    own = (str(folder), model, str(last), str(seconds), sys.executable)
+    command = [PYTHON, "-m", "tests.tracking.stage", *own]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -218,6 +234,7 @@ def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: i
     assert json.loads((state.parent / "run.json").read_text())["journal"]
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_stage_that_is_killed_is_said_to_be_and_its_sender_goes(client: MlflowClient, tmp_path: Path) -> None:
     with started(tmp_path, "killed-process", 1000, 0.2) as process:
         wait_until(lambda: arrived(client, "killed-process") > 2)
@@ -231,6 +248,7 @@ def test_a_stage_that_is_killed_is_said_to_be_and_its_sender_goes(client: Mlflow
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_stage_killed_at_random_moments_is_one_run_with_every_epoch_once(
     client: MlflowClient, tmp_path: Path
 ) -> None:
@@ -240,7 +258,7 @@ def test_a_stage_killed_at_random_moments_is_one_run_with_every_epoch_once(
     last = 40
     for _ in range(6):
         process = started(tmp_path, "kills", last, 0.05)
-        time.sleep(rng.uniform(0.5, 4))
+        time.sleep(rng.uniform(0.3, 2.5))
         victims = sender_of(process) if rng.random() < 0.5 and process.poll() is None else []
         for victim in [psutil.Process(process.pid), *victims] if process.poll() is None else []:
             victim.kill()
