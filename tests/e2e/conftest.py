@@ -43,13 +43,13 @@ def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def retrained_once(shared: Path) -> Path:
-    """The same data, code and params by `pspnet retrain`, with real commands and tracking."""
+def retrained_once(shared: Path, stand_ins: Path) -> Path:
+    """The same data, code and params by `pspnet retrain`, with tracking."""
 
     def make(folder: Path) -> None:
         checkout(folder, **LENIENT)
         run(folder, *SYNTHESIZE)
-        said = run(folder, "pspnet", "retrain", COLUMNS="200", PSPNET_TRACKING="on")
+        said = run(folder, "pspnet", "retrain", **warmed(stand_ins) | {"COLUMNS": "200", "PSPNET_TRACKING": "on"})
         assert left(folder) == []
         (folder / ".pspnet/retrain.log").write_text(said)
 

@@ -22,7 +22,7 @@ from tests.flows.processes import cmdline, kill_all, left, left_of, of
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-EPOCHS = 40
+EPOCHS = 24
 # Ctrl-C lets it end well: DVC, Prefect and the training have things to write. What is killed has nothing to say.
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
@@ -110,8 +110,8 @@ def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
 
 
 def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place: Path) -> None:
-    """Its limit is twice as long as a whole training took here before; this one would go on for long."""
-    seconds = round(2 * json.loads((place / "reports/runs/finetune.json").read_text())["seconds"]) + 5
+    """Its limit is twice as long as a whole training took here before, and what it takes to load; this one goes on."""
+    seconds = round(2 * json.loads((place / "reports/runs/finetune.json").read_text())["seconds"]) + 10
     content = read_yaml(place / "dvc.yaml")
     content["stages"]["finetune"]["meta"]["timeout"] = f"{seconds}s"
     (place / "dvc.yaml").write_text(json.dumps(content))
@@ -146,7 +146,7 @@ def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(pla
     ctrl_c_ends_it_within_seconds(place)
     nothing_is_left_when_it_is_killed(place)
     with retraining(place) as retrained:
-        retrained.training(80).kill()
+        retrained.training(48).kill()
         assert retrained.process.wait(600) == 0, retrained.said
         assert left(place) == []
     assert "finetune: It was killed, as the system does when memory runs out." in retrained.said
@@ -162,7 +162,7 @@ def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(pla
 
 def ctrl_c_ends_it_within_seconds(place: Path) -> None:
     with retraining(place) as retrained:
-        retrained.training(20)
+        retrained.training(12)
         os.killpg(retrained.process.pid, signal.SIGINT)
         assert retrained.process.wait(STOPS_SECONDS) == 130
         assert left(place) == []
@@ -174,7 +174,7 @@ def ctrl_c_ends_it_within_seconds(place: Path) -> None:
 def nothing_is_left_when_it_is_killed(place: Path) -> None:
     """Not even Prefect's server, and it goes on from where it was stopped before."""
     with retraining(place) as retrained:
-        retrained.training(50)
+        retrained.training(30)
         assert any("uvicorn" in cmdline(one) for one in of(place))
         retrained.process.kill()
         assert left(place, GONE_SECONDS) == []

@@ -249,8 +249,7 @@ def change(few: Path) -> None:
     shutil.rmtree(few / "deep")
 
 
-@pytest.mark.e2e
-@pytest.mark.timeout(400)
+@pytest.mark.kills
 @pytest.mark.parametrize(("mode", "least"), [("once", 30), ("again and again", 15)])
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
 def test_whenever_it_is_killed_the_next_run_ends_as_if_it_had_not_been(
