@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from pspnet.offline import go_offline
 from tests import warm
+from tests.files import made_once
 from tests.sharing import shared_server
 
 go_offline()
@@ -76,6 +77,14 @@ def warm_python(shared: Path) -> Iterator[str]:
     """Takes the place of `sys.executable`; see `tests.warm`."""
     with shared_server(shared / "warm", warm.start, warm.stop) as folder:
         yield str(folder / "python")
+
+
+@pytest.fixture(scope="session")
+def prefects_tables(shared: Path) -> Path:
+    """A home of Prefect in which its database has all tables: to copy."""
+    from tests.flows.server import make_tables  # loads Prefect
+
+    return made_once(shared / "flows/prefect", make_tables)
 
 
 @pytest.fixture(scope="session")

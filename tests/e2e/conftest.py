@@ -7,6 +7,7 @@ import pytest
 from tests.e2e.pipeline import STEPS, SYNTHESIZE, checkout, copied, reproduce, run, warmed
 from tests.files import made_once
 from tests.flows.processes import left
+from tests.flows.server import copy_tables
 
 LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
 
@@ -43,12 +44,13 @@ def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def retrained_once(shared: Path, stand_ins: Path) -> Path:
+def retrained_once(shared: Path, stand_ins: Path, prefects_tables: Path) -> Path:
     """The same data, code and params by `pspnet retrain`, with tracking."""
 
     def make(folder: Path) -> None:
         checkout(folder, **LENIENT)
         run(folder, *SYNTHESIZE)
+        copy_tables(prefects_tables, folder / ".pspnet/prefect")
         said = run(folder, "pspnet", "retrain", **warmed(stand_ins) | {"COLUMNS": "200", "PSPNET_TRACKING": "on"})
         assert left(folder) == []
         (folder / ".pspnet/retrain.log").write_text(said)

@@ -21,7 +21,7 @@ from tests.files import made_once
 from tests.flows.processes import cmdline, kill_all, left, left_of, of
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 EPOCHS = 24
 # Ctrl-C lets it end well: DVC, Prefect and the training have things to write. What is killed has nothing to say.
 STOPS_SECONDS = 60
@@ -109,6 +109,7 @@ def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
     return made_once(shared / "e2e/undisturbed", make)
 
 
+@pytest.mark.e2e
 def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place: Path) -> None:
     """Its limit is twice as long as a whole training took here before, and what it takes to load; this one goes on."""
     seconds = round(2 * json.loads((place / "reports/runs/finetune.json").read_text())["seconds"]) + 10
@@ -132,6 +133,7 @@ def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place
     assert last_task(place) == ("finetune", "TimedOut", 1)
 
 
+@pytest.mark.e2e
 def test_a_mistake_that_only_the_stage_can_find_is_not_tried_again(place: Path) -> None:
     write_params(place, finetune__batch_size=4000)
     with retraining(place, tracking="off") as retrained:
@@ -141,6 +143,7 @@ def test_a_mistake_that_only_the_stage_can_find_is_not_tried_again(place: Path) 
     assert retrained.said.splitlines()[-1].startswith("finetune: ")
 
 
+@pytest.mark.kills
 def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(place: Path, undisturbed: Path) -> None:
     """After a Ctrl-C and a kill of the whole command, each of which the next start goes on from."""
     ctrl_c_ends_it_within_seconds(place)

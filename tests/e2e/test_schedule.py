@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pspnet.errors import EXIT_CTRL_C
 from tests.e2e.pipeline import environment, write_params
 from tests.flows.processes import kill_all, left
+from tests.flows.server import copy_tables
 from tests.network import free_port
 from tests.waiting import wait_until
 
@@ -34,10 +35,11 @@ END = "Finished in state Completed('pspnet-demo: version 1 is now champion')"
 
 
 @pytest.fixture
-def folder(finished: Path) -> Iterator[Path]:
+def folder(finished: Path, prefects_tables: Path) -> Iterator[Path]:
     """Which has to train longer now."""
     write_params(finished, finetune__epochs=30)
     shutil.rmtree(finished / ".pspnet/checkpoints")
+    copy_tables(prefects_tables, finished / ".pspnet/prefect")
     yield finished
     kill_all(finished)
 

@@ -1,11 +1,14 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.flows.server import PrefectServer, prefect_server
+from tests.flows.server import PrefectServer, copy_tables, prefect_server
 
 
 @pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
+def prefect(tmp_path_factory: pytest.TempPathFactory, prefects_tables: Path) -> Iterator[PrefectServer]:
+    home = tmp_path_factory.mktemp("prefect")
+    copy_tables(prefects_tables, home)
+    with prefect_server(home) as server:
         yield server

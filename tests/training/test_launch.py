@@ -108,10 +108,8 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
                 process.kill()
 
 
-@pytest.mark.parametrize(
-    "devices",  # the order of a sum shows from three on: decision 0020
-    [pytest.param("2", marks=pytest.mark.e2e), pytest.param("3", marks=pytest.mark.kills)],
-)
+@pytest.mark.kills
+@pytest.mark.parametrize("devices", ["2", "3"])  # the order of a sum shows from three on: decision 0020
 def test_a_stage_on_several_devices_goes_on_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
     write_params(project, epochs=6)  # not over before it is stopped
