@@ -133,7 +133,7 @@ def test_bytes_that_are_no_text_are_shown_as_such(bash: Bash) -> None:
         f"trap '' TERM; sleep {FOREVER} & echo {READY}; while true; do sleep 0.1; done",
         f"echo {READY}; while true; do echo talks all the time; done",
         f"echo {READY}; exec >&- 2>&-; sleep {FOREVER}",
-        f"echo {READY}; env -i sleep {FOREVER}; true",  # it has no mark
+        f"env -i bash -c 'echo {READY}; exec sleep {FOREVER}'; true",  # it has no mark
         f"echo {READY}; kill -STOP $$",
     ],
     ids=["one", "background", "own-session", "deeper", "ignores-sigterm", "talks", "closed-pipe", "unmarked", "frozen"],
