@@ -278,12 +278,13 @@ def resume(arguments: argparse.Namespace) -> Measured:
         random_backbone(18, 0.25, 8, seed=0), backbone
     )
     os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
-    processes = torch.multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pspnet.stages.finetune"])  # so that each has loaded torch when it begins
     digests = []
     for name, kills in (("alone", [False]), ("killed", [True, False])):
         for kill in kills:
-            process = processes.Process(target=train_until, args=(prepared, backbone, folder / name, kill))
+            # By a forkserver, it would leave that and its loader's processes behind, each waiting for the other to end.
+            process = torch.multiprocessing.get_context("spawn").Process(
+                target=train_until, args=(prepared, backbone, folder / name, kill)
+            )
             process.start()
             process.join()
             if process.exitcode != (-signal.SIGKILL if kill else 0):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.processes import left
 from tests.parameters import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
@@ -17,6 +18,7 @@ def test_every_part_is_measured_at_a_toy_size_though_one_fails(tmp_path: Path, w
     command = [warm_python, str(ROOT / "benchmarks/gpu.py"), *options]
     environment = {**os.environ, "PSPNET_LOADER_WORKERS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert left(tmp_path) == []
     parts = json.loads((tmp_path / "out/gpu.json").read_text())["parts"]
     assert "absent: is missing" in parts.pop("learning")["error"]
     assert list(parts) == ["matrix", "eager", "compiled", "loader", "logits", "resume", "prediction"]
