@@ -178,6 +178,33 @@ def test_a_command_line_that_is_not_understood_ends_with_2(tmp_path: Path, argum
     assert not any(tmp_path.iterdir())
 
 
+WHOLE = """schema: '2.0'
+stages:
+  prepare:
+    cmd: pspnet prepare
+    outs:
+    - path: data/prepared
+      md5: 0a1b.dir
+"""
+
+
+@pytest.mark.parametrize("cut_short", ["", "schema: '2.", WHOLE[:30], WHOLE[:38]])
+def test_the_doctor_puts_results_aside_whose_list_a_killed_dvc_has_cut_short(project: Path, cut_short: str) -> None:
+    (project / ".dvc/tmp").mkdir(parents=True)
+    lock = write(project / "dvc.lock", cut_short)
+    done = pspnet("doctor", "--quick", cwd=project)
+    assert "was cut short when DVC was killed" in done.stderr
+    assert not lock.exists()
+    assert (project / ".dvc/tmp/dvc.lock").read_text() == cut_short
+
+
+@pytest.mark.parametrize("content", [WHOLE, f"<<<<<<< HEAD\n{WHOLE}"], ids=["whole", "merged by git"])
+def test_the_doctor_leaves_a_list_of_results_that_nobody_has_cut_short(project: Path, content: str) -> None:
+    lock = write(project / "dvc.lock", content)
+    assert "cut short" not in pspnet("doctor", "--quick", cwd=project).stderr
+    assert lock.read_text() == content
+
+
 def test_the_doctor_mends_the_lock_file_of_a_killed_dvc(project: Path) -> None:
     lock = write(project / ".dvc/tmp/rwlock", "")
     done = pspnet("doctor", "--quick", cwd=project)
