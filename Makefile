@@ -54,13 +54,15 @@ bench: $(INSTALLED)  ## the demo timed stage by stage, in a clone
 	python benchmarks/pipeline.py
 
 lock: $(INSTALLED)  ## resolve the ranges of pyproject.toml into requirements.lock again
-	$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@set -e; started=$$(date +%s); \
 	if command -v uv >/dev/null 2>&1; then test -x $(BIN)/python || uv venv --quiet --seed .venv; \
 	else python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'; \
-	test -x $(BIN)/uv || { python3 -m venv .venv && $(BIN)/python -m pip install --quiet uv; }; fi; \
-	$(UV) pip install --quiet --python $(BIN)/python --requirements requirements.lock; \
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .; \
+	test -x $(BIN)/uv || { python3 -m venv .venv && \
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement <(sed -n '/^uv==/,/# via/p' requirements.lock); }; fi; \
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock; \
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	$(BIN)/python -m pspnet.offline; \
 	touch $@; echo "Installed in $$(( $$(date +%s) - started )) s (once)."

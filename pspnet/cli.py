@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from pspnet import terminal
-from pspnet.offline import go_offline, prefect_here
+from pspnet.offline import STATE, dvc_here, go_offline, prefect_here
 from pspnet.process import collect_less_garbage, rank, ranks
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pspnet.config.params import Params
 
 EXITS = Path(".pspnet/exit")  # of this checkout, also where its state is shared with others
-PARAMS = Path("params.yaml")
+PARAMS, PIPELINE_FILE = Path("params.yaml"), Path("dvc.yaml")
 
 CHAMPION = "champion"
 PIPELINE = "The pipeline"
@@ -61,12 +61,14 @@ RunRecord = Annotated[
 def main() -> None:
     collect_less_garbage()
     go_offline()
+    if PIPELINE_FILE.exists():
+        dvc_here(_state())
     terminal.run(lambda: app(prog_name="pspnet"))
 
 
 def _state() -> Path:
     """Where this machine keeps checkpoints and other memories, which are never outputs."""
-    return Path(os.environ.get("PSPNET_STATE", ".pspnet"))
+    return Path(os.environ.get("PSPNET_STATE", STATE))
 
 
 def _checkpoints() -> Path:

@@ -1,15 +1,21 @@
 """The engines start and work on this machine alone, with the versions that are locked."""
 
 import os
+import re
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from pspnet.offline import SWITCHES, go_offline
+from pspnet.offline import SWITCHES, dvc_by_hand, dvc_here, go_offline
+from tests.command import call, pspnet
+from tests.parameters import ROOT
+from tests.repository import new_repository
 
 FLOW = """
 from pspnet.offline import go_offline
@@ -97,3 +103,75 @@ def test_everything_is_switched_off_but_what_a_person_has_set(monkeypatch: pytes
     monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
     go_offline()
     assert {name: os.environ[name] for name in SWITCHES} == {**SWITCHES, "PREFECT_SERVER_ANALYTICS_ENABLED": "true"}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def index_of_dvc(checkout: Path) -> Path:
+    """Where DVC keeps what it unpickles."""
+    from dvc.repo import Repo
+
+    with Repo(str(checkout)) as repo:
+        return Path(repo.site_cache_dir)
+
+
+def shows_the_index() -> None:
+    dvc_here(Path(".pspnet"))
+    print(index_of_dvc(Path.cwd()))
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    (tmp_path / "checkout").mkdir()
+    new_repository(tmp_path / "checkout")
+    (tmp_path / "checkout/dvc.yaml").write_text("stages: {}\n")
+    return tmp_path / "checkout"
+
+
+def test_a_command_keeps_dvcs_index_where_no_other_user_may_write(checkout: Path) -> None:
+    (checkout / ".pspnet").mkdir(mode=0o755)  # of an earlier version
+    done = pspnet("data", "diff", cwd=checkout)
+    assert "Traceback" not in done.stderr
+    assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)
+    done = call(shows_the_index, checkout)
+    assert Path(done.stdout.strip()).is_relative_to(checkout / ".pspnet/dvc"), done
+
+
+def test_a_state_folder_that_a_person_names_keeps_its_mode(checkout: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o755)
+    pspnet("data", "diff", cwd=checkout, PSPNET_STATE=str(tmp_path / "mine"))
+    assert (mode(tmp_path / "mine"), mode(tmp_path / "mine/dvc")) == (0o755, 0o700)
+
+
+def test_dvc_called_by_hand_keeps_its_index_there_too(checkout: Path) -> None:
+    dvc_by_hand(checkout)
+    assert index_of_dvc(checkout).is_relative_to(checkout / ".pspnet/dvc")
+    assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)
+
+
+def test_what_a_person_has_told_dvc_stays(checkout: Path, tmp_path: Path) -> None:
+    (checkout / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {tmp_path}/mine\n")
+    dvc_by_hand(checkout)
+    assert index_of_dvc(checkout).is_relative_to(tmp_path / "mine")
+
+
+def test_every_package_of_the_lock_is_known_by_its_hashes() -> None:
+    requirements = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text())
+    packages = [text for text in requirements if not text.startswith("#")]
+    assert len(packages) > 200
+    assert [text.splitlines()[0] for text in packages if "--hash=sha256:" not in text] == []
+
+
+def test_what_builds_and_installs_this_package_is_locked_too() -> None:
+    locked = re.findall(r"^([a-z0-9-]+==\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert {*project["build-system"]["requires"]} <= {*locked}
+    assert {"uv", "editables", "hatchling"} <= {name.partition("==")[0] for name in locked}
+    recipe = (ROOT / "Makefile").read_text().partition("$(INSTALLED): ")[2]
+    installs = [line for line in recipe.splitlines() if "pip install" in line]
+    assert len(installs) == 3
+    assert all("--require-hashes" in line or "--no-deps --no-build-isolation --editable" in line for line in installs)
+    assert "python -m pspnet.offline" in recipe
