@@ -2,11 +2,13 @@
 
 import atexit
 import ctypes
+import errno
 import gc
 import getpass
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,7 @@ LAUNCHER = "PSPNET_LAUNCHER"  # in the same environment: our process that torchr
 LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
 STOP_SECONDS = 60  # a training saves its checkpoint first
 WATCH_SECONDS = 0.5
+LOOK_SECONDS = 0.05
 CLOCK_SECONDS = 5.0  # by which a clock may have been set since
 GARBAGE = 20_000  # objects, where Python says 700
 
@@ -178,10 +181,31 @@ def exclusive(path: Path, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iter
     try:
         lock.acquire(timeout=seconds)
     except PermissionError:
-        raise UserError(Problem(str(path), "is another user's lock", "a file we may write", "Remove it.")) from None
+        fix = "Ask its owner, or work in a checkout of your own."
+        raise UserError(Problem(str(path), "may not be written by this user", "a lock of our own", fix)) from None
     except filelock.Timeout:
         raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def exclusive_on_machine(name: str, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
+    """The same among all users of this machine, by a name that Linux keeps as long as a process holds it. A lock file
+    would stay behind, and belong to the user who made it.
+    """
+    with socket.socket(socket.AF_UNIX) as holder:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                holder.bind(f"\0{name}")
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            if time.monotonic() >= until:
+                raise Busy(f"Another process is using {what}. Wait for it or stop it, then try again.")
+            time.sleep(LOOK_SECONDS)
+        yield

@@ -1,10 +1,8 @@
 """The device a training runs on, and how it is made to give the same bits again."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from torch import nn
 
 from pspnet.config.runtime import RuntimeParams
 from pspnet.errors import Problem, UserError
-from pspnet.process import exclusive, ranks
+from pspnet.process import exclusive_on_machine, ranks
 
 
 def configure(runtime: RuntimeParams) -> torch.device:
@@ -75,5 +73,4 @@ def device_lock(device: torch.device) -> AbstractContextManager[None]:
     """Two trainings on one GPU would only get in each other's way, or out of memory. A CPU can be shared."""
     if device.type != "cuda":
         return nullcontext()
-    uuid = torch.cuda.get_device_properties(device).uuid
-    return exclusive(Path(tempfile.gettempdir()) / f"pspnet-gpu-{uuid}.lock", "this GPU")
+    return exclusive_on_machine(f"pspnet-gpu-{torch.cuda.get_device_properties(device).uuid}", "this GPU")
