@@ -50,6 +50,10 @@ class UserError(PspnetError):
         if len(lines) > 1:
             lines = [f"{len(lines)} problems:", *(f"  {line}" for line in lines)]
         super().__init__("\n".join([*lines, conclusion] if conclusion else lines))
+        self._conclusion = conclusion
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[list[Problem], str]]:
+        return UserError, (self.problems, self._conclusion)  # from one process to another
 
 
 class Busy(PspnetError):

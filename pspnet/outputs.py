@@ -1,40 +1,119 @@
-"""Outputs appear whole or not at all: written under another name beside the final one, then renamed."""
+"""Outputs appear whole or not at all: written under another name beside the final one, then renamed.
 
+Their files and folders are on disk before that, so a power cut leaves the former output or the new one.
+"""
+
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from pspnet.errors import Problem, PspnetError, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+SYNCED_AT_ONCE = 16  # the disk takes many in one go: forty times as fast as one after the other
+
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `out` when the block ends well. What a killed run left is removed."""
+def whole_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `out` when the block ends well. What a killed run left is removed.
+
+    `needed_bytes`: how much space it takes, for the message when there is too little.
+    """
     partial = out.with_name(out.name + ".partial")
     _remove(partial)
-    partial.mkdir(parents=True)
     try:
-        yield partial
+        with _lack_of_space_told(out, needed_bytes):
+            partial.mkdir(parents=True)
+            yield partial
+            _sync_all(partial)
     except BaseException:
         _remove(partial)
         raise
     _remove(out)
     partial.rename(out)
+    sync(out.parent)
 
 
 @contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """The same for one file, which is on disk before it gets its name."""
+def whole_file(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
+    """The same for one file."""
     partial = out.with_name(out.name + ".partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
+        with _lack_of_space_told(out, needed_bytes):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            sync(partial)
     except BaseException:
         _remove(partial)
         raise
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
     partial.replace(out)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> None:
+    paths = [Path(parent, name) for parent, _, names in os.walk(folder) for name in ("", *names)]
+    with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
+        list(pool.map(sync, (path for path in paths if path.is_file() or path.is_dir())))
+
+
+@contextmanager
+def _lack_of_space_told(out: Path, needed_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except PspnetError:
+        raise
+    except Exception as error:
+        if reason := _lack_of_space(error):
+            free = shutil.disk_usage(_existing(out.parent)).free
+            found = f"has no room for {out.name} ({reason}; {_size(free)} free)"
+            expected = f"about {_size(needed_bytes)} of free space" if needed_bytes else ""
+            fix = "Make room there, then run the same command again."
+            raise UserError(Problem(str(out.parent), found, expected, fix)) from error
+        raise
+
+
+def _lack_of_space(error: BaseException) -> str | None:
+    """What the system said. Rust's libraries have it in their text alone."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    return os.strerror(number) if number in FULL else None
+
+
+def mistake_of(error: BaseException) -> UserError | None:
+    """What a person can mend of what the system refuses: a full disk, a folder that may not be written."""
+    if not isinstance(error, OSError) or error.errno not in (*FULL, *REFUSED):
+        return None
+    where = str(error.filename or Path.cwd())
+    if error.errno in FULL:
+        found, fix = "has no room", "Make room there, then run the same command again."
+    elif error.errno == errno.EROFS:
+        found, fix = "cannot be written", "Work in a checkout on a disk that is not mounted read-only."
+    else:
+        found, fix = "may not be used by this user", "Work in a checkout of your own, or have its owner give access."
+    return UserError(Problem(where, f"{found} ({os.strerror(error.errno)})", fix=fix))
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _size(count: int) -> str:
+    unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if count >= pair[0]), (1e3, "kB"))
+    return f"{count / unit:,.1f} {name}"
 
 
 def _remove(path: Path) -> None:

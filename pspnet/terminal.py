@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
-from pspnet.outputs import whole_file
+from pspnet.outputs import mistake_of, whole_file
 from pspnet.process import die_with_launcher, end_with_dvc, on_stop_request, ranks
 
 Tick = Callable[[int, int, str], None]
@@ -107,9 +107,9 @@ def stage(name: str, exit_file: Path) -> Iterator[Tick]:
         with progress(name) as tick:
             yield tick
     except BaseException as error:
-        told = (
-            _out_of_memory(name) if type(error).__name__ == "OutOfMemoryError" else error
-        )  # torch's, not imported here
+        told = mistake_of(error) or error
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, not imported here
+            told = _out_of_memory(name)
         _write_exit(exit_file, *_reason(told))
         if told is error:
             raise
@@ -155,6 +155,9 @@ def run(command: Callable[[], object]) -> None:
         err.print("Stopped.", style="yellow")
         sys.exit(EXIT_CTRL_C)
     except Exception as error:
+        if told := mistake_of(error):
+            err.print(str(told), style="red", markup=False)
+            sys.exit(told.exit_status)
         if not is_network(error):
             raise
         last = (str(error) or type(error).__name__).splitlines()[0][:LONGEST_LINE]

@@ -13,7 +13,7 @@ from pspnet.commands.data_batch import Batch, look_at, mask_folder
 from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Problem, UserError
-from pspnet.outputs import whole_folder
+from pspnet.outputs import sync, whole_folder
 from pspnet.process import exclusive
 from pspnet.worktree import dvc_command
 
@@ -86,6 +86,7 @@ def _join(copied: Path, raw: Path, masks: Path) -> None:
             raise UserError(Problem(str(target), f"has come into the way of {entry}", fix=fix))
         else:
             entry.rename(target)
+    sync(raw)  # before what was copied is removed
     copied.rmdir()
 
 

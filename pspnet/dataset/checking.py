@@ -60,7 +60,7 @@ def _check_piece(piece: Piece, folder: Path, files: RawFiles, rules: Rules, tell
                 yield row_of(check(sample, files=files, rules=rules))
                 tell(sample.id)
 
-    write(folder / piece.name, rows())
+    write(folder / piece.name, rows(), piece.bytes)
 
 
 def _check_in_processes(

@@ -130,8 +130,12 @@ def is_fresh(path: Path, piece: Piece) -> bool:
     return path.exists() and path.stat().st_mtime >= piece.changed
 
 
-def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with whole_file(path) as partial, pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+def write(path: Path, rows: Iterable[dict[str, Any]], needed_bytes: int = 0) -> None:
+    with (
+        whole_file(path, needed_bytes) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_file(file, SCHEMA) as writer,
+    ):
         held: list[dict[str, Any]] = []
         held_bytes = 0
         for row in rows:

@@ -40,7 +40,8 @@ def run(
     found = look(dataset, prepare, raw)
     run.identify(raw=raw)
     folder = folder_of(found.pieces, checkpoints / "prepare")
-    with exclusive(folder.with_suffix(".lock"), "the checked images"), whole_folder(out) as partial:
+    needed_bytes = sum(piece.bytes for piece in found.pieces)
+    with exclusive(folder.with_suffix(".lock"), "the checked images"), whole_folder(out, needed_bytes) as partial:
         take_over(found.pieces, folder)
         if merge:
             join(merge, found.pieces, folder)

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pspnet.code import CODE, code_digest
+from pspnet.outputs import sync
 from pspnet.tracking.journal import Journal
 from pspnet.tracking.naming import Values, flat, metrics
 
@@ -120,6 +121,7 @@ class StageRun:
                     content.update(block)
             kept = self.journal.folder / "artifacts" / content.hexdigest()[:16] / partial_file.name
             kept.parent.mkdir(exist_ok=True)
+            sync(partial_file)
             partial_file.replace(kept)  # before the line that names it
             self.journal.add("artifact", name=name, file=str(kept.relative_to(self.journal.folder)))
 

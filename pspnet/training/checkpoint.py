@@ -101,7 +101,7 @@ class Checkpoint:
             tensors |= {f"optimizer/{parameter}/{key}": torch.as_tensor(value) for key, value in values.items()}
         facts = json.dumps({"step": state.step, "records": state.records, "sums": state.sums})
         started = time.monotonic()
-        with whole_file(self._path) as path:
+        with whole_file(self._path, sum(tensor.nbytes for tensor in tensors.values())) as path:
             save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"state": facts})
         self._saved = time.monotonic()
         self._took = self._saved - started

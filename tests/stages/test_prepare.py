@@ -1,4 +1,5 @@
 import csv
+import re
 import shutil
 import warnings
 import zipfile
@@ -20,6 +21,7 @@ from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.dataset.rawdata import dataset_params, encoded, noise, prepare_params, shared_data, write, write_pair
 from tests.files import contents
+from tests.limits import files_up_to
 
 SCENES = 24  # with seed 0 and the demo's shares, some of them in each split
 
@@ -151,6 +153,18 @@ def test_an_interrupted_run_leaves_no_output(raw: Path, tmp_path: Path) -> None:
         run(raw, tmp_path / "out", interrupt)
     assert not (tmp_path / "out").exists()
     run(raw, tmp_path / "out")
+
+
+def test_a_full_disk_is_told_with_the_folder_and_what_is_needed(raw: Path, tmp_path: Path) -> None:
+    with files_up_to(1000), pytest.raises(UserError) as error:
+        run(raw, tmp_path / "out")
+    (problem,) = error.value.problems
+    assert problem.where.startswith(str(tmp_path / "checkpoints/prepare"))
+    assert problem.found.startswith("has no room for ")
+    assert re.fullmatch(r"about [\d.]+ kB of free space", problem.expected)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.rglob("*.partial"))
+    assert run(raw, tmp_path / "out").images  # once there is room
 
 
 def test_after_a_mistake_is_mended_only_its_piece_is_checked_again(
