@@ -15,6 +15,7 @@ from threading import Thread
 
 import psutil
 
+from pspnet.credentials import hidden
 from pspnet.process import end_all
 
 MARK = "PSPNET_COMMAND"  # in the environment of the command and of all that it starts, whoever their parent is by then
@@ -97,7 +98,7 @@ def _lines(process: psutil.Popen) -> Iterator[str]:
     def read() -> None:
         with process.stdout as stream:
             for line in stream:
-                said.put(line.rstrip())
+                said.put(hidden(line.rstrip()))
         said.put(None)
 
     Thread(target=read, daemon=True).start()

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from pspnet.errors import Problem, UserError
+from pspnet.outputs import private_file
 from pspnet.worktree import tethered
 
 STARTS_SECONDS = 120
@@ -48,7 +49,7 @@ def start(state: Path, port: int, more: dict[str, str]) -> subprocess.Popen[byte
     if _answers(address):
         fix = "Stop it, give another --port, or export PREFECT_API_URL to use it."
         raise UserError(Problem(address, "has a server already", fix=fix))
-    with log.open("ab") as output:
+    with open(log, "ab", opener=private_file) as output:
         process = subprocess.Popen(
             tethered(*SERVER, "--port", str(port)), env=os.environ | {"PREFECT__SERVER_FINAL": "1"} | more,
             stdout=output, stderr=output,

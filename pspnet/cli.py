@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from pspnet import terminal
+from pspnet.credentials import hide_in_output
 from pspnet.offline import STATE, dvc_here, go_offline, prefect_here
 from pspnet.process import collect_less_garbage, rank, ranks
 
@@ -61,6 +62,7 @@ RunRecord = Annotated[
 def main() -> None:
     collect_less_garbage()
     go_offline()
+    hide_in_output()
     if PIPELINE_FILE.exists():
         dvc_here(_state())
     terminal.run(lambda: app(prog_name="pspnet"))

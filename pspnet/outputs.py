@@ -55,6 +55,11 @@ def whole_file(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     partial.replace(out)
 
 
+def private_file(path: str, flags: int) -> int:
+    """For `open(..., opener=)`: a file that only this user may read."""
+    return os.open(path, flags, 0o600)
+
+
 def sync(path: Path) -> None:
     """Have a file's content, or the names in a folder, on disk."""
     descriptor = os.open(path, os.O_RDONLY)

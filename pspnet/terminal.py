@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pspnet.credentials import hidden
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import mistake_of, whole_file
 from pspnet.process import die_with_launcher, end_with_dvc, on_stop_request, ranks
@@ -141,7 +142,9 @@ def _reason(error: BaseException) -> tuple[str, int, str]:
 
 def _write_exit(path: Path, kind: str, status: int, message: str) -> None:
     with whole_file(path) as partial:
-        partial.write_text(json.dumps({"class": kind, "exit": status, "message": message}) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps({"class": kind, "exit": status, "message": hidden(message)}) + "\n", encoding="utf-8"
+        )
 
 
 def run(command: Callable[[], object]) -> None:

@@ -25,8 +25,10 @@ TETHERED = """
 import runpy, signal, sys
 ours, module = sys.argv.pop(1), sys.argv.pop(1)
 sys.path.insert(0, ours)
+from pspnet.credentials import hide_in_output
 from pspnet.process import die_with_parent
 sys.path.remove(ours)
+hide_in_output()
 die_with_parent(signal.SIGTERM)
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pspnet import terminal
 from pspnet.commands.data_add import dvc
+from pspnet.credentials import hidden, in_address
 from pspnet.errors import Problem, UserError
 from pspnet.process import exclusive
 
@@ -19,6 +20,7 @@ def import_from_url(url: str, raw: Path, state: Path) -> None:
 
 
 def _import(words: list[str], source: str, raw: Path, state: Path) -> None:
+    _refuse_credentials(words)
     dvc("root")
     kept, partial = Path(f"{raw}.dvc"), raw.with_name(f"{raw.name}.importing.partial")
     with exclusive(state / "data-add.lock", str(raw)):
@@ -37,6 +39,14 @@ def _import(words: list[str], source: str, raw: Path, state: Path) -> None:
     terminal.out.print(f"{raw}: imported from {source}. {kept} says so.", markup=False)
     terminal.out.print(f"`dvc update {kept}`, and every `make retrain`, brings what is new there.", markup=False)
     terminal.out.print(f"Next: git add {kept} && git commit, then make retrain", markup=False)
+
+
+def _refuse_credentials(words: list[str]) -> None:
+    """DVC writes the address into the .dvc file, which is committed and goes into every version."""
+    for word in words:
+        if in_address(word):
+            fix = "Keep it in a remote: `dvc remote add`, `dvc remote modify --local`; then import remote://NAME/PATH."
+            raise UserError(Problem(hidden(word), "holds a password or a token", "an address without", fix))
 
 
 def _check_free(raw: Path, kept: Path) -> None:

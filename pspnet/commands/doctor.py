@@ -17,6 +17,7 @@ from rich.table import Table
 from pspnet import terminal
 from pspnet.config.params import load_params
 from pspnet.config.registry import DEMO_MODEL
+from pspnet.credentials import hidden
 from pspnet.dataset.synthetic import is_synthetic
 from pspnet.errors import UserError
 from pspnet.worktree import mend
@@ -47,7 +48,7 @@ def examine(params: Path, raw: Path, quick: bool) -> None:
     else:
         table = Table("", "", "found", "what to do", show_edge=False, pad_edge=False)
         for finding in findings:
-            table.add_row(finding.what, MARKS[finding.verdict], escape(finding.found), escape(finding.fix))
+            table.add_row(finding.what, MARKS[finding.verdict], escape(hidden(finding.found)), escape(finding.fix))
         terminal.out.print(table)
     if wrong:
         raise typer.Exit(1)

@@ -11,9 +11,10 @@ from rich.table import Table
 
 from pspnet import terminal
 from pspnet.commands.workshop import Workshop
+from pspnet.credentials import hidden
 from pspnet.registry.audit import DONE, Move
 from pspnet.registry.versions import HOW_TO_REGISTER, Version
-from pspnet.tracking.connection import SQLITE, shown, tracking_uri
+from pspnet.tracking.connection import SQLITE, tracking_uri
 
 
 def models(shop: Workshop, as_json: bool) -> None:
@@ -46,11 +47,11 @@ def overview(shop: Workshop) -> None:
     models(shop, as_json=False)
     uri = tracking_uri(shop.state)
     if uri.startswith("http"):
-        terminal.out.print(f"Runs, versions and decisions: {shown(uri)}", markup=False)
+        terminal.out.print(f"Runs, versions and decisions: {hidden(uri)}", markup=False)
     else:
         if uri.startswith(SQLITE):
             uri = f"{SQLITE}{os.path.relpath(uri.removeprefix(SQLITE))}"
-        terminal.out.print(f"Runs, versions and decisions: mlflow ui --backend-store-uri {shown(uri)}", markup=False)
+        terminal.out.print(f"Runs, versions and decisions: mlflow ui --backend-store-uri {hidden(uri)}", markup=False)
 
 
 def history(shop: Workshop, as_json: bool) -> None:

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from pspnet import terminal
 from pspnet.config.params import load_params
+from pspnet.credentials import hidden
 from pspnet.errors import Busy
-from pspnet.tracking.connection import SQLITE, connect, reached, shown, tracking_uri
+from pspnet.tracking.connection import SQLITE, connect, reached, tracking_uri
 from pspnet.tracking.delivery import replay
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) ->
     if as_json:
         print(json.dumps([_facts(run, stages) for run in pipelines], indent=2, ensure_ascii=False))  # noqa: T201
     elif not pipelines:
-        terminal.err.print(f"No run of {model} yet in {shown(tracking_uri(state))}: `make retrain` makes one.")
+        terminal.err.print(f"No run of {model} yet in {hidden(tracking_uri(state))}: `make retrain` makes one.")
     else:
         rows = _rows(pipelines, classes)
         table = _table(rows)

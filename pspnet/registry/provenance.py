@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pspnet.config.reading import read_yaml
+from pspnet.credentials import hidden
 from pspnet.tracking.connection import tracking_uri
 from pspnet.tracking.pipeline import OF_A_FLOW, circumstances
 
@@ -30,7 +31,7 @@ RUNS = "runs"
 GIT_SECONDS = 60
 TELLING = ("python", "torch", "torchvision", "numpy", "albumentations", "pillow", "pandas", "pyarrow", "mlflow", "dvc")
 # DVC writes these while the pipeline runs; they are kept whole.
-NO_CHANGES = (":(exclude)dvc.lock", ":(exclude)*.dvc", ":(exclude)accepted.jsonl")
+NO_CHANGES = (":(exclude)dvc.lock", ":(exclude)*.dvc", ":(exclude)accepted.jsonl", ":(exclude).dvc/config")
 
 
 def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]:
@@ -39,7 +40,7 @@ def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]
     for path in (*map(Path, KEPT), *data):
         if path.exists() and not path.is_absolute() and ".." not in path.parts:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / path)
+            (folder / path).write_bytes(os.fsencode(hidden(os.fsdecode(path.read_bytes()))))
     if records.is_dir():
         shutil.copytree(records, folder / RUNS)
     packages = "".join(f"{name}=={version}\n" for name, version in sorted(installed().items()))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, Problem, UserError
-from pspnet.outputs import whole_file
+from pspnet.outputs import private_file, whole_file
 from pspnet.process import on_stop_request
 from pspnet.tracking.connection import reason
 from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt, undelivered
@@ -50,7 +50,8 @@ class SenderProcess:
     def __init__(self, state: Path) -> None:
         (state / "tracking").mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "pspnet.tracking.sender", str(state.resolve()), str(os.getpid())]
-        with (state / "tracking/sender.log").open("w") as log:  # until it knows the journal's folder
+        # Until it knows the journal's folder.
+        with open(state / "tracking/sender.log", "w", opener=private_file) as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0)
 
     def follow(self, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Which MLflow this is, a client for it, and what is said when it is away."""
 
 import os
-import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from pspnet.credentials import hidden
 from pspnet.errors import Busy, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import whole_file
 
@@ -25,13 +25,6 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOU
 def tracking_uri(state: Path) -> str:
     """What MLFLOW_TRACKING_URI says; else a database of this checkout's own."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{(state / 'mlflow.db').resolve()}"
-
-
-def shown(text: str) -> str:
-    """An address, or a text with addresses, without the passwords that may stand in it."""
-    text = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text)
-    text = re.sub(r"://[^:/@\s]+@", "://***@", text)  # a token in the place of a name
-    return re.sub(r"(?i)([?&][^=&\s]*(?:password|token|secret|key)=)[^&\s]+", r"\1***", text)
 
 
 def connect(state: Path) -> "MlflowClient":
@@ -60,7 +53,7 @@ def _one_at_a_time(state: Path, uri: str) -> Iterator[None]:
         with filelock.FileLock(folder / "mlflow.lock", timeout=MIGRATION_SECONDS):
             yield
     except filelock.Timeout:
-        raise Busy(f"Another process has been preparing {shown(uri)} for {MIGRATION_SECONDS} s.") from None
+        raise Busy(f"Another process has been preparing {hidden(uri)} for {MIGRATION_SECONDS} s.") from None
 
 
 def _make_database(path: Path) -> None:
@@ -137,7 +130,7 @@ def reached(state: Path) -> Iterator[None]:
         except Exception as error:
             problem = f"cannot be read ({reason(error)})"
             fix = "Set MLFLOW_TRACKING_URI to another, or unset it for a database of this checkout's own."
-            where = shown(tracking_uri(state))
+            where = hidden(tracking_uri(state))
             if is_network(error):
                 raise Busy(f"{where}: {problem}. Try again when it is back.") from error
             raise UserError(Problem(where, problem, "an MLflow server or database", fix)) from error
@@ -150,4 +143,4 @@ def reason(error: BaseException) -> str:
         if isinstance(cause, OSError):
             found = cause
     text = (found.strerror if isinstance(found, OSError) else None) or str(found) or type(found).__name__
-    return shown(text.strip().splitlines()[0])[:200]
+    return hidden(text.strip().splitlines()[0])[:200]

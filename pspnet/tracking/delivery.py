@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from pspnet.credentials import hidden
 from pspnet.outputs import whole_file
 from pspnet.process import is_alive
-from pspnet.tracking.connection import connect, experiment, identity, impatience, reason, shown, tracking_uri
+from pspnet.tracking.connection import connect, experiment, identity, impatience, reason, tracking_uri
 from pspnet.tracking.journal import JOURNAL, KILLED, Entry, append, ended, read
 from pspnet.tracking.journal import identity as told
 from pspnet.tracking.pipeline import add_params, ensure_pipeline, ensure_run
@@ -295,7 +296,7 @@ def failure(state: Path, delivery: Delivery, error: Exception) -> str:
 
 def undelivered(state: Path, folder: Path, records: int, why: str) -> str:
     what = "1 record has" if records == 1 else f"{records} records have"
-    where = shown(tracking_uri(state))
+    where = hidden(tracking_uri(state))
     return f"{folder.name}: {what} not reached MLflow at {where} ({why}); kept in {folder} and sent with the next run."
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pspnet.credentials import hidden
+
 JOURNAL = "journal.jsonl"
 KILLED = {"status": "KILLED", "message": "The process was killed."}  # what it could not tell itself
 
@@ -61,9 +63,9 @@ def identity(entry: Entry) -> str:
 
 def append(path: Path, entry: Entry) -> None:
     """In one write, so that two processes never mix their lines."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, json.dumps(entry).encode() + b"\n")
+        os.write(descriptor, hidden(json.dumps(entry)).encode() + b"\n")
     finally:
         os.close(descriptor)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pspnet
 from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml
+from pspnet.credentials import hidden
 from pspnet.errors import Problem, UserError
 from pspnet.tracking.connection import experiment
 from pspnet.tracking.naming import flat
@@ -113,7 +114,7 @@ def circumstances() -> dict[str, str]:
     tags |= {tag: os.environ[name] for tag, name in OF_A_FLOW.items() if os.environ.get(name)}
     if page := tags.get("prefect.flow_run_page"):
         tags["mlflow.note.content"] = f"[Flow run in Prefect]({page})"
-    return tags
+    return {name: hidden(value) for name, value in tags.items()}
 
 
 def _git(*arguments: str) -> str | None:

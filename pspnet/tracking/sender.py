@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import filelock
 
+from pspnet.credentials import hide_in_output
 from pspnet.offline import go_offline
 from pspnet.tracking import delivery
 from pspnet.tracking.connection import connect, impatience, tracking_uri
@@ -88,12 +89,13 @@ def main() -> None:
     threading.Thread(target=_listen, args=(watch,), daemon=True).start()
     threading.Thread(target=_guard, args=(watch, stage), daemon=True).start()
     go_offline()
+    hide_in_output()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logger.setLevel(logging.INFO)
     _load(state)
     watch.named.wait()
     assert watch.folder
-    log = os.open(watch.folder / "sender.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    log = os.open(watch.folder / "sender.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     with impatience(), _locked(watch.folder):
