@@ -20,7 +20,12 @@ from tests.parameters import ROOT
 
 STAGES: dict[str, dict[str, Any]] = read_yaml(ROOT / "dvc.yaml")["stages"]
 GRAPH = grimp.build_graph("pspnet")
-CANNOT_CHANGE_RESULTS = {"pspnet.errors", "pspnet.tracking", *GRAPH.find_descendants("pspnet.tracking")}
+CANNOT_CHANGE_RESULTS = {
+    "pspnet.credentials",
+    "pspnet.errors",
+    "pspnet.tracking",
+    *GRAPH.find_descendants("pspnet.tracking"),
+}
 
 
 def files_of(module: str) -> set[str]:

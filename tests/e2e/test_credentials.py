@@ -33,7 +33,7 @@ def test_no_password_reaches_a_run_a_version_a_log_or_a_state_file(
     assert "version 1" in said
     assert SECRET not in said
     assert holding_it(tmp_path / "server") == []
-    assert holding_it(finished, "data/raw.dvc") == []
+    assert holding_it(finished, "data/raw.dvc", "tests/test_credentials.py") == []
     state = finished / ".pspnet"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     told = [*state.rglob("sender.log"), *state.rglob("journal.jsonl")]
