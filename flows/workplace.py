@@ -15,6 +15,7 @@ from typing import Any
 
 import filelock
 import psutil
+import yaml
 from ruamel.yaml import YAML
 
 from flows.commands import marked
@@ -24,9 +25,10 @@ from pspnet.config.reading import read_yaml, validate
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
 from pspnet.process import end_all, exclusive, is_alive
-from pspnet.worktree import git
+from pspnet.worktree import RESULTS, git
 
 PARAMS = "params.yaml"
+DATA = ".dvc"
 LAID_OUT = Path(".pspnet/laid-out")
 KEPT = 3  # worktrees of earlier runs, for a person to look into
 LAY_OUT_SECONDS = 600
@@ -145,14 +147,39 @@ class Workplace:
         validate(Params, read_yaml(path), PARAMS)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Small files that say which data and results: *.dvc, dvc.lock, params.yaml."""
+        """Files of a run's parameters: they say which data and which numbers, never which code."""
+        for name, content in files.items():
+            self._refuse_code(name, content)
         for name, content in files.items():
             path = self.folder / name
-            if not path.resolve().is_relative_to(self.folder.resolve()):
-                raise UserError(Problem(name, "lies outside the checkout"))
             if not path.exists() or path.read_text(encoding="utf-8") != content:
                 with whole_file(path) as partial:
                     partial.write_text(content, encoding="utf-8")
+
+    def _refuse_code(self, name: str, content: str) -> None:
+        """DVC runs the `cmd` of a .dvc file, and puts what it names into its place."""
+        path, data = Path(name), name.endswith(DATA)
+        hidden = path.is_absolute() or any(part.startswith(".") for part in path.parts)
+        if hidden or not (data or name in (PARAMS, RESULTS)):
+            raise UserError(Problem(name, "is not for a run to write", f"{PARAMS}, {RESULTS} or *{DATA}"))
+        if (self.folder / path).resolve() != self.folder.resolve() / path:
+            raise UserError(Problem(name, "is reached through a link", "a file of the checkout"))
+        if data:
+            self._refuse_more_than_data(path, content)
+
+    def _refuse_more_than_data(self, path: Path, content: str) -> None:
+        expected = f"what `dvc add {path.with_suffix('')}` writes"
+        try:
+            tracked = yaml.safe_load(content)
+            places = [out["path"] for out in tracked["outs"]]
+        except (yaml.YAMLError, TypeError, KeyError):
+            raise UserError(Problem(str(path), "is no .dvc file", expected)) from None
+        if more := sorted({"cmd", "wdir"} & tracked.keys()):
+            raise UserError(Problem(str(path), f"has '{more[0]}'", expected))
+        if places != [path.stem]:
+            raise UserError(Problem(str(path), f"names {', '.join(map(str, places)) or 'nothing'}", expected))
+        if code := git(self.folder, "ls-files", "--", str(path.with_suffix(""))).stdout.split("\n")[0]:
+            raise UserError(Problem(str(path), f"would replace {code}, which git keeps", expected))
 
     def read(self, *names: str) -> dict[str, str]:
         paths = {name: self.folder / name for name in names}

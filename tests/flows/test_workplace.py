@@ -1,4 +1,5 @@
 import difflib
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from flows.workplace import KEPT, MARK, Workplace, lay_out, state_of
 from pspnet.config.reading import read_yaml
 from pspnet.errors import UserError
 from tests.e2e.pipeline import environment, run
+from tests.files import contents
 from tests.flows.processes import kill_all, left
 from tests.flows.repository import dvc
 from tests.parameters import ROOT
@@ -225,12 +228,18 @@ class TestParams:
             Workplace(tmp_path, tmp_path).set_params({"finetune.epochs": 1})
 
 
+def data_file(path: str, **more: Any) -> str:
+    """A .dvc file."""
+    return json.dumps({"outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}], **more})
+
+
 class TestFiles:
+    """A run's parameters carry them, and whoever reaches Prefect may write those."""
+
     def test_are_written_and_read(self, place: Workplace) -> None:
-        place.write({"data/raw.dvc": "outs: []\n", "dvc.lock": "schema: '2.0'\n"})
-        assert place.read("data/raw.dvc", "dvc.lock", "none") == {
-            "data/raw.dvc": "outs: []\n", "dvc.lock": "schema: '2.0'\n",
-        }  # fmt: skip
+        files = {"params.yaml": "{}", "data/raw.dvc": data_file("raw"), "dvc.lock": "schema: '2.0'\n"}
+        place.write(files)
+        assert place.read(*files, "none") == files
 
     def test_that_are_the_same_are_not_touched(self, place: Workplace) -> None:
         place.write({"dvc.lock": "a"})
@@ -238,12 +247,66 @@ class TestFiles:
         place.write({"dvc.lock": "a"})
         assert (place.folder / "dvc.lock").stat().st_mtime_ns == before
 
-    @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "data/../../../outside", "link/outside"])
-    def test_outside_are_refused(self, place: Workplace, tmp_path: Path, name: str) -> None:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "dvc.yaml", "prefect.yaml", "pspnet/cli.py", "flows/new.py", "sitecustomize.py", "sub/params.yaml",
+            ".git/hooks/post-checkout", ".git/config.dvc", ".dvc/config", ".dvc", "data/.dvc", "", ".",
+            "../outside.dvc", "data/../../outside.dvc", "data/../params.yaml", "/etc/outside.dvc", "raw.dvc/",
+        ],
+    )  # fmt: skip
+    def test_that_could_be_code_are_refused(self, place: Workplace, tmp_path: Path, name: str) -> None:
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match=r"is not for a run to write; expected params\.yaml, dvc\.lock or \*\.dvc"):
+            place.write({"dvc.lock": "a", name: data_file("outside")})
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("name", ["link/outside.dvc", "within/raw.dvc", "params.yaml", "dvc.lock"])
+    def test_behind_a_link_are_refused(self, place: Workplace, tmp_path: Path, name: str) -> None:
+        (place.folder / "pspnet").mkdir()
         (place.folder / "link").symlink_to(tmp_path)
-        with pytest.raises(UserError, match="lies outside the checkout"):
-            place.write({name: "x"})
-        assert not list(tmp_path.glob("**/outside"))
+        (place.folder / "within").symlink_to("pspnet")
+        (place.folder / "params.yaml").unlink()
+        for linked in ("params.yaml", "dvc.lock"):
+            (place.folder / linked).symlink_to("pspnet/cli.py")
+        before = contents(tmp_path)
+        with pytest.raises(UserError, match="is reached through a link"):
+            place.write({name: data_file(Path(name).stem)})
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("content", "found"),
+        [
+            (data_file("raw", cmd="touch /tmp/x"), "has 'cmd'"),
+            (data_file("raw", wdir="../pspnet"), "has 'wdir'"),
+            (data_file("../pspnet"), r"names \.\./pspnet"),
+            (data_file("/etc"), "names /etc"),
+            ("outs: []", "names nothing"),
+            ("[1]", "is no .dvc file"),
+            ("outs: [", "is no .dvc file"),
+            ("!!python/object/apply:os.getpid []", "is no .dvc file"),
+        ],
+    )
+    def test_of_data_that_say_more_are_refused(self, place: Workplace, content: str, found: str) -> None:
+        with pytest.raises(UserError, match=f"^data/raw.dvc: {found}; expected what `dvc add data/raw` writes"):
+            place.write({"data/raw.dvc": content})
+
+    def test_of_data_in_the_place_of_code_are_refused(self, project: Path) -> None:
+        (project / "pspnet").mkdir()
+        (project / "pspnet/cli.py").touch()
+        run(project, "git", "add", "pspnet")
+        with pytest.raises(UserError, match=r"^pspnet\.dvc: would replace pspnet/cli\.py, which git keeps"):
+            Workplace(project, project).write({"pspnet.dvc": data_file("pspnet")})
+
+    def test_a_dvc_file_as_dvc_writes_it_is_taken(self, project: Path, laid_out: Workplace) -> None:
+        (project / "data/raw").mkdir(parents=True)
+        (project / "data/raw/image.png").write_bytes(b"bytes")
+        with dvc(project) as repo:
+            repo.add("data/raw")
+        laid_out.write({"data/raw.dvc": (project / "data/raw.dvc").read_text()})
+        with dvc(laid_out.folder) as repo:
+            repo.checkout("data/raw.dvc")
+        assert (laid_out.folder / "data/raw/image.png").read_bytes() == b"bytes"
 
 
 class TestClaiming:
