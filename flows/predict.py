@@ -20,6 +20,7 @@ from prefect.states import Completed
 from flows.attempts import attempt, done
 from flows.commands import run
 from flows.ending import Trouble, trouble
+from flows.markdown import escaped
 from flows.progress import Progress, harmless
 from flows.stages import EXITS, as_task
 from flows.workplace import Workplace
@@ -102,15 +103,15 @@ class Summary:
 
     def publish(self) -> None:
         with harmless():
-            create_markdown_artifact("\n\n".join(self._parts()), "predictions", self.headline)
+            create_markdown_artifact("\n\n".join(self._parts()), "predictions", escaped(self.headline))
 
     def _parts(self) -> Iterator[str]:
-        yield f"# {self.headline}"
-        yield f"Masks, overlays and tables: `{self._out}`"
+        yield f"# {escaped(self.headline)}"
+        yield f"Masks, overlays and tables: {escaped(self._out)}"
         if self._table is not None and self._table.num_rows:
             yield f"Mean confidence **{_mean(self._table, 'confidence'):.3f}**"
             shares = [name for name in self._table.column_names if name.startswith("share_")]
-            rows = [f"| {name.removeprefix('share_')} | {_mean(self._table, name):.2%} |" for name in shares]
+            rows = [f"| {escaped(name.removeprefix('share_'))} | {_mean(self._table, name):.2%} |" for name in shares]
             yield "\n".join(["| class | mean share of an image |", "|---|---:|", *rows])
             yield from self._pictures(self._table)
         if self._said.skipped:

@@ -10,6 +10,8 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows.markdown import escaped
+
 # `finetune: 1,200/4,800, 35/s, 103 s left, epoch 3/12, loss 0.412, val mIoU 0.61`: a line of pspnet.terminal
 LINE = re.compile(
     r"(?P<stage>[\w-]+): (?P<done>[\d,]+)/(?P<total>[\d,]+), "
@@ -45,7 +47,7 @@ class Progress:
     def read(self, line: str) -> None:
         now = time.monotonic()
         if now - self._updated >= BETWEEN_SECONDS and (said := parsed(self._stage, line)):
-            self._updated, self._text = now, said.text
+            self._updated, self._text = now, escaped(said.text)
             self._show(said.percent)
 
     def finish(self) -> None:

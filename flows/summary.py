@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.markdown import escaped
 from flows.progress import harmless
 from flows.stages import Outcome
 
@@ -32,8 +33,9 @@ class Summary:
 
     def publish(self) -> None:
         with harmless():
-            create_table_artifact([self._row(one) for one in self._outcomes.values()], "stages", self.headline)
-            create_markdown_artifact("\n\n".join(self._parts()), "summary", self.headline)
+            said = escaped(self.headline)
+            create_table_artifact([self._row(one) for one in self._outcomes.values()], "stages", said)
+            create_markdown_artifact("\n\n".join(self._parts()), "summary", said)
 
     def _row(self, one: Outcome) -> dict[str, Any]:
         page = self.registered["pages"].get(one.stage)
@@ -43,15 +45,21 @@ class Summary:
     def _parts(self) -> list[str]:
         facts = self.registered
         decision = facts["promotion"]["decision"]
-        parts = [f"# {facts['headline']}", f"Test mIoU **{facts['test_mean_iou']:.3f}**"]
+        parts = [f"# {escaped(self.headline)}", f"Test mIoU **{facts['test_mean_iou']:.3f}**"]
         if decision:
             marks = {True: "passed", False: "**not passed**"}
-            reasons = [f"| {marks[one['passed']]} | {one['rule']} | {one['text']} |" for one in decision["reasons"]]
+            reasons = [
+                f"| {marks[one['passed']]} | {escaped(one['rule'])} | {escaped(one['text'])} |"
+                for one in decision["reasons"]
+            ]
             parts.append("\n".join(["| | rule | found |", "|---|---|---|", *reasons]))
         rows = [self._row(one) for one in self._outcomes.values()]
-        table = [f"| {row['stage']} | {row['']} | {row['seconds']} | {row['where']} | {row['run']} |" for row in rows]
+        table = [
+            f"| {escaped(row['stage'])} | {row['']} | {row['seconds']} | {escaped(row['where'])} | {row['run']} |"
+            for row in rows
+        ]
         parts.append("\n".join(["| stage | | seconds | where | |", "|---|---|---|---|---|", *table]))
-        links = [f"[{name}]({page})" for name, page in facts["pages"].items() if name not in self._outcomes]
+        links = [f"[{escaped(name)}]({page})" for name, page in facts["pages"].items() if name not in self._outcomes]
         parts.append(" · ".join(links))
         if pictures := self._pictures():
             rows_of_pictures = [SHOWN, ("---",) * len(SHOWN), [f"![]({picture})" for picture in pictures]]
