@@ -97,6 +97,21 @@ def test_mlflow_keeps_a_run_in_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "mlruns").exists()
 
 
+def test_servers_that_people_start_report_nothing_either() -> None:
+    """A block of the docs that starts one reads the file that says so; MLflow's switch is no word of Prefect's."""
+    lines = (ROOT / "docs/servers.env").read_text().splitlines()
+    said = dict(line.split("=") for line in lines if not line.startswith("#"))
+    assert said == {name: SWITCHES[name] for name in said}
+    assert {"MLFLOW_DISABLE_TELEMETRY", "PREFECT_SERVER_ANALYTICS_ENABLED"} < set(said)
+    started = []
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        for block in re.findall(r"(?:^    .*\n)+", page.read_text(), re.MULTILINE):
+            if found := re.search(r"^    (prefect server start|mlflow (server|ui))", block, re.MULTILINE):
+                started.append(found[1])
+                assert ". docs/servers.env" in block[: found.start()]
+    assert sorted(started) == ["mlflow server", "mlflow server", "prefect server start"]
+
+
 def test_everything_is_switched_off_but_what_a_person_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SWITCHES:
         monkeypatch.delenv(name, raising=False)
