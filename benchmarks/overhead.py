@@ -19,6 +19,8 @@ from pathlib import Path
 import yaml
 from pipeline import DEMO, ROOT, processor, run
 
+from flows.server import new_password
+
 AGAIN = 3  # times, of which the median is shown
 STARTS_SECONDS = 120
 REGISTER = ["pspnet", "register", "models/segmenter", "--promote"]
@@ -65,7 +67,10 @@ def workers(folder: Path) -> Iterator[Callable[[], float]]:
     run([*GIT, "commit", "--quiet", "--all", "--message", "The team's remote"], person)
     run(["git", "remote", "remove", "origin"], person)
     prefect, mlflow = free_port(), free_port()
+    password = new_password()
     team = {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_API_AUTH_STRING": password,
         "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow}",
         "PREFECT_HOME": str(folder / "prefect"),

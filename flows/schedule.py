@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 STOPPED = "`pspnet schedule` had stopped."
 WAITS = "AwaitingConcurrencySlot"
+LEASES = "concurrency_leases"
+REMEMBERS = {  # who has the one place for retrainings, should the server be killed alone
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"
+}
 GOES_FIRST_SECONDS = 45  # the runner looks for runs every 10 s, and on a busy machine takes some to start one
 
 
@@ -26,12 +31,15 @@ def schedule(state: Path, cron: str, watch_seconds: int, port: int) -> None:
     with exclusive(state / "schedule.lock", "the schedule of this checkout", seconds=5):
         own = not os.environ.get("PREFECT_API_URL")
         if own:
-            server.start(state, port, {"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"})
+            shutil.rmtree(Path(os.environ["PREFECT_HOME"]) / LEASES, ignore_errors=True)  # whose runs are over
+            server.start(state, port, server.kept_password(state), REMEMBERS)
             os.environ[server.TETHERED] = "1"
-        _serve(cron, watch_seconds, own)
+        else:
+            server.named()
+        _serve(state, cron, watch_seconds, own)
 
 
-def _serve(cron: str, watch_seconds: int, own: bool) -> None:
+def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     from prefect import get_client
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
@@ -65,6 +73,9 @@ def _serve(cron: str, watch_seconds: int, own: bool) -> None:
     address = os.environ["PREFECT_API_URL"].removesuffix("/api")
     looks = f"; new data are looked for every {watch_seconds} s" if watch_seconds else ""
     terminal.out.print(f"retrain: {cron}{looks}")
+    if own:
+        where = state / server.PASSWORD
+        terminal.out.print(f"Prefect's pages ask for a password: the line in {where}.", markup=False)
     terminal.out.print(f"{address} shows what runs. Ctrl-C stops; the same command goes on.", markup=False)
     # It would tell every few seconds that a run still waits for another.
     logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)

@@ -11,10 +11,11 @@ from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 
+from flows import server
 from flows.automations import install
 from flows.local import refuse_dirty
 from pspnet import terminal
-from pspnet.errors import Busy, Problem, UserError
+from pspnet.errors import Problem, UserError
 from pspnet.worktree import git, last
 
 PREFECT = Path("prefect.yaml")
@@ -22,7 +23,7 @@ PREFECT = Path("prefect.yaml")
 
 def deploy() -> None:
     """Pools, deployments and automations: made where they are missing, brought up to date where they are not."""
-    url = _server()
+    url = server.named()
     checkout = Path.cwd()
     refuse_dirty(checkout, "Workers run a commit.")
     commit = _known_to_others(checkout)
@@ -49,22 +50,11 @@ def deploy() -> None:
 
 def worker(pool: str, limit: int, name: str | None) -> NoReturn:
     """Our process becomes Prefect's worker; what it starts finds this clone's commands."""
-    _server()
+    server.named()
     words = ["worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
     words += ["--name", name] if name else []
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.execve(sys.executable, [sys.executable, "-m", "prefect", *words], os.environ | {"PATH": path})  # noqa: S606
-
-
-def _server() -> str:
-    url = os.environ.get("PREFECT_API_URL", "")
-    if not url:
-        fix = "`prefect server start` starts one; then export PREFECT_API_URL=http://HOST:4200/api"
-        raise UserError(Problem("PREFECT_API_URL", "is not set", "the address of a Prefect server", fix))
-    with get_client(sync_client=True) as client:
-        if error := client.api_healthcheck():
-            raise Busy(f"{url}: the Prefect server does not answer ({error}).")
-    return url
 
 
 def _flow(entrypoint: str) -> str:

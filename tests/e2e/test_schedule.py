@@ -1,4 +1,4 @@
-"""`pspnet schedule`: on time, and after a SIGKILL the same run goes on."""
+"""`pspnet schedule`: on time, and after a SIGKILL, of it all or of Prefect's server alone, the same run goes on."""
 
 import os
 import shutil
@@ -14,11 +14,12 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from flows.server import PASSWORD
 from pspnet.errors import EXIT_CTRL_C
 from tests.e2e.pipeline import environment, write_params
-from tests.flows.processes import kill_all, left
+from tests.flows.processes import cmdline, kill_all, left, of
 from tests.flows.server import copy_tables
 from tests.network import free_port
 from tests.waiting import wait_until
@@ -78,9 +79,10 @@ def completed(client: SyncPrefectClient, flow_run: UUID) -> FlowRun | None:
 
 
 @contextmanager
-def server(port: int) -> Iterator[SyncPrefectClient]:
+def server(folder: Path, port: int) -> Iterator[SyncPrefectClient]:
+    password = (folder / ".pspnet" / PASSWORD).read_text().strip()
     with (
-        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}),
+        temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: password}),
         get_client(sync_client=True) as client,
     ):
         yield client
@@ -90,7 +92,7 @@ def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(fo
     port = free_port()
     with schedule(folder, port, every_minute()) as process:
         until(lambda: STARTED in said(folder), folder)
-        with server(port) as client:
+        with server(folder, port) as client:
             started = until(lambda: [one for one in client.read_flow_runs() if one.start_time], folder)[0]
             # Due while the other is at work, as a run of every minute may be.
             waiter = client.create_flow_run_from_deployment(started.deployment_id)
@@ -103,10 +105,16 @@ def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(fo
         process.kill()
         process.wait()
     assert left(folder, GONE_SECONDS) == []
+    password = folder / ".pspnet" / PASSWORD
+    assert f"Prefect's pages ask for a password: the line in {password.relative_to(folder)}." in said(folder)
+    assert password.read_text().strip() not in said(folder)
 
     with schedule(folder, port, NEVER) as process:
+        until(lambda: said(folder).count(STARTED) == 2, folder)
+        (alone,) = [one for one in of(folder) if "uvicorn" in cmdline(one)]
+        alone.kill()
         until(lambda: END in said(folder), folder)
-        with server(port) as client:
+        with server(folder, port) as client:
             # The one that waited may have come first, and left nothing to do for this.
             ended = until(lambda: completed(client, killed.id), folder)
             # A heartbeat that the killed run owed would be missed while the run goes on, and count as its crash.

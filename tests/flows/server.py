@@ -3,7 +3,6 @@
 Prefect takes five seconds to make its tables: they are made once.
 """
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -12,15 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows import server
-from tests.network import free_port
 
 
 @dataclass(frozen=True)
 class PrefectServer:
     api: str
+    password: str
     database: Path  # SQLite
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """By which a process uses it."""
+        return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.password}
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """By this process."""
+        with temporary_settings({PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self.password}):
+            yield
 
 
 def make_tables(home: Path) -> None:
@@ -40,10 +51,11 @@ def prefect_server(home: Path) -> Iterator[PrefectServer]:
     """A process of its own: Prefect's test harness leaves a thread in ours that breaks every process forked later."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
-        patch.setenv("PREFECT_API_URL", "")  # `start` sets it
-        process = server.start(home, free_port(), server.BRIEF)
-        api = os.environ["PREFECT_API_URL"]
+        for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):  # `start` sets them
+            patch.setenv(name, "")
+        password = server.new_password()
+        process = server.start(home, 0, password, server.BRIEF)
     try:
-        yield PrefectServer(api, home / "prefect.db")
+        yield PrefectServer(f"{process.address}/api", password, home / "prefect.db")
     finally:
-        server.stop(process)
+        process.stop()

@@ -58,7 +58,7 @@ def test_a_wait_that_cannot_work_is_a_mistake(
 def test_another_deploy_leaves_them_alone_with_what_they_wait_for(prefect: PrefectServer) -> None:
     def installed(hash_seed: str) -> str:
         """By a process in which sets have an order of their own."""
-        environment = os.environ | {"PREFECT_API_URL": prefect.api, "PYTHONHASHSEED": hash_seed}
+        environment = os.environ | prefect.environment | {"PYTHONHASHSEED": hash_seed}
         command = [sys.executable, "-c", INSTALL]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=200).stdout
 

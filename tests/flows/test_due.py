@@ -12,7 +12,6 @@ from prefect import flow, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import State
 from prefect.logging import disable_run_logger
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from flows.due import superseded
@@ -50,7 +49,7 @@ class Server:
 
 @pytest.fixture
 def server(prefect: PrefectServer) -> Iterator[Server]:
-    with temporary_settings({PREFECT_API_URL: prefect.api}), disable_run_logger():
+    with prefect.used(), disable_run_logger():
         yield Server(prefect.database)
 
 

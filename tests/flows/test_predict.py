@@ -91,7 +91,7 @@ def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake
         log.open("w") as errors,
         subprocess.Popen(
             [sys.executable, "-c", FLOW, str(place / ".pspnet")], cwd=worktree(place), text=True,
-            env=environment(worktree(place)) | {"PREFECT_API_URL": prefect.api}, stdout=subprocess.PIPE, stderr=errors,
+            env=environment(worktree(place)) | prefect.environment, stdout=subprocess.PIPE, stderr=errors,
         ) as flow,
     ):  # fmt: skip
         try:

@@ -29,8 +29,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
+from flows import server
 from flows.commands import marked
 from tests.command import pspnet
 from tests.e2e.pipeline import BIN, checkout, clone, digests, run, warmed, write_params
@@ -65,6 +66,7 @@ class Team:
         self.mlflow = Server(folder / "mlflow")
         self.client: SyncPrefectClient
         self._port = free_port()
+        self._password = server.new_password()
         self.workers: dict[str, psutil.Popen] = {}
         self._processes: list[psutil.Popen] = []
         self._params = params
@@ -82,6 +84,7 @@ class Team:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(clone),
             "PREFECT_API_URL": self.api,
+            "PREFECT_API_AUTH_STRING": self._password,
             "PREFECT_HOME": str(home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
@@ -97,7 +100,7 @@ class Team:
         address = self._open.enter_context(postgresql("prefect", "asyncpg"))
         self._start(
             "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
-            cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address,
+            cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address, PREFECT_SERVER_API_AUTH_STRING=self._password,
         )  # fmt: skip
         with ThreadPoolExecutor(1) as beside:  # a server needs seconds to start
             mlflow = beside.submit(self.mlflow.start)
@@ -108,7 +111,7 @@ class Team:
             pspnet("synthesize", "data/raw", "--images", "60", "--labelled", "40", cwd=self.cpu)
             mlflow.result()
         self.until(lambda: answers(f"{self.api}/health"), STARTS_SECONDS, "the Prefect server does not start")
-        with temporary_settings({PREFECT_API_URL: self.api}):
+        with temporary_settings({PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self._password}):
             self.client = self._open.enter_context(get_client(sync_client=True))
         self.deploy()
         for pool in POOLS:
