@@ -51,7 +51,8 @@ def overview(shop: Workshop) -> None:
     else:
         if uri.startswith(SQLITE):
             uri = f"{SQLITE}{os.path.relpath(uri.removeprefix(SQLITE))}"
-        terminal.out.print(f"Runs, versions and decisions: mlflow ui --backend-store-uri {hidden(uri)}", markup=False)
+        command = f"MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri {hidden(uri)}"
+        terminal.out.print(f"Runs, versions and decisions: {command}", markup=False)
 
 
 def history(shop: Workshop, as_json: bool) -> None:
