@@ -29,7 +29,7 @@ class Journal:
         _drop_torn_line(self._path)
         entries = [entry for entry, _ in read(self._path)]
         if not entries or entries[0]["kind"] != "journal":  # killed in its very first line
-            self._path.write_bytes(b"")
+            self._path.unlink(missing_ok=True)
             entries = []
         self._known = {identity(entry) for entry in entries}
         attempts = [entry["attempt"] for entry in entries if entry["kind"] == "begin"]
