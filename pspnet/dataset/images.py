@@ -7,7 +7,8 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ SAMPLED_EVERY = 4  # pixels, in both directions
 VALUES_AND_SQUARES = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)  # of a byte
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_UNFILTERED = 0
+JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # that has a length, or ends the file
+START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
+MOST_SCANS = 100  # programs write a dozen
 
 Encoded = bytes | memoryview  # read where it lies
 
@@ -151,30 +155,56 @@ def decode_mask(encoded: Encoded) -> NDArray[np.uint8]:
         return np.array(image)
 
 
-# The list of warning filters and Pillow's pixel limit belong to the whole process.
-_ONE_AT_A_TIME = threading.RLock()
-_entered: list[tuple[int, list[warnings.WarningMessage]]] = []
+# Warning filters and Pillow's pixel limit belong to the whole process. So the first thread that decodes sets them, the
+# last one puts them back, and what is recorded and refused in between is each thread's own. No lock is held meanwhile.
+_COMING_AND_GOING = threading.Lock()
+_limits: list[int] = []  # one for each block that is entered
+_put_back = ExitStack()
+_recorded: ContextVar[list[str] | None] = ContextVar("_recorded", default=None)
 
 
 @contextmanager
-def limited_pillow(max_pixels: int) -> Iterator[list[warnings.WarningMessage]]:
-    """Pillow with our pixel limit, its warnings kept for us. Within itself it costs nothing."""
-    with _ONE_AT_A_TIME:
-        if _entered and _entered[-1][0] == max_pixels:
-            complaints = _entered[-1][1]
-            complaints.clear()
-            yield complaints
-            return
-        with warnings.catch_warnings(record=True) as complaints:
-            warnings.simplefilter("always")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
-            _entered.append((max_pixels, complaints))
-            try:
-                yield complaints
-            finally:
-                _entered.pop()
-                Image.MAX_IMAGE_PIXELS = pillow_limit
+def limited_pillow(max_pixels: int) -> Iterator[list[str]]:
+    """Pillow with a limit that is at least ours; what it warns of goes to the list and nowhere else."""
+    with _COMING_AND_GOING:
+        if not _limits:
+            _put_back.enter_context(_own_settings())
+        _limits.append(max_pixels)
+        Image.MAX_IMAGE_PIXELS = max(_limits)
+    complaints: list[str] = []
+    before = _recorded.set(complaints)
+    try:
+        yield complaints
+    finally:
+        _recorded.reset(before)
+        with _COMING_AND_GOING:
+            _limits.remove(max_pixels)
+            if _limits:
+                Image.MAX_IMAGE_PIXELS = max(_limits)
+            else:
+                _put_back.close()
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def record(message: Warning | str, *rest: Any, **named: Any) -> None:
+            complaints = _recorded.get()
+            if complaints is None:  # another thread's
+                show(message, *rest, **named)
+            else:
+                complaints.append(str(message))
+
+        warnings.filterwarnings("always", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.showwarning = record
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
@@ -183,9 +213,14 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         raise Refused("is empty (0 bytes)", "an image")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        # The second picture of an MPO is another view or a smaller copy; phones write them.
-        if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
-            raise Refused(f"holds {frames} pictures", "one", "Save each as a file of its own.")
+        if (pixels := image.width * image.height) > max_pixels:
+            raise TooLarge(pixels, max_pixels, "prepare.max_megapixels")
+        # The second picture of an MPO is another view or a smaller copy; phones write them. To count the pictures of a
+        # TIFF takes time in the square of their number.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            raise Refused("holds several pictures", "one", "Save each as a file of its own.")
+        if image.format in ("JPEG", "MPO") and (scans := _scans(data)) > MOST_SCANS:
+            raise Refused(f"is a JPEG of {scans:,} scans", f"at most {MOST_SCANS}", "Save it again.")
         image.load()
         orientation = image.getexif().get(0x0112, 1) if _may_be_turned(image) else 1
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -200,6 +235,17 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         reason = str(error) or type(error).__name__
         raise Refused(f"cannot be decoded ({reason})", "a complete image") from None
     return image, orientation if orientation in TURNS else 1
+
+
+def _scans(data: bytes) -> int:
+    """Of a JPEG, from above. Each goes over the whole picture, and 95 bytes are enough for one."""
+    if (most := data.count(START_OF_SCAN)) <= MOST_SCANS:
+        return most
+    count, place = 0, 2
+    while (marker := JPEG_MARKER.search(data, place)) and marker[0] != END_OF_JPEG:
+        count += marker[0] == START_OF_SCAN
+        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return count
 
 
 def _may_be_turned(image: Image.Image) -> bool:

@@ -290,8 +290,50 @@ def test_a_truncated_image_is_refused(kind: str) -> None:
 
 def test_an_animation_is_refused() -> None:
     frames = [Image.fromarray(noise(4, 4, seed)) for seed in range(3)]
-    with pytest.raises(Refused, match="holds 3 pictures"):
+    with pytest.raises(Refused, match="holds several pictures"):
         read_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), LIMIT)
+
+
+def tiff_of(directories: int, last_leads_to: int) -> bytes:
+    """Each a gray picture of one pixel, all of the same byte."""
+    entries = ((256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1))
+    size, first = 2 + 12 * len(entries) + 4, 10
+    parts = [struct.pack("<2sHI2x", b"II", 42, first)]
+    for number in range(1, directories + 1):
+        leads_to = first + number * size if number < directories else last_leads_to
+        body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+        parts.append(struct.pack("<H", len(entries)) + body + struct.pack("<I", leads_to))
+    return b"".join(parts)
+
+
+def test_one_picture_in_a_tiff_is_read() -> None:
+    assert decoded(tiff_of(1, 0)).tolist() == [[[0, 0, 0]]]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("directories", [2, 60_000])
+def test_the_pictures_in_a_tiff_are_not_counted(directories: int) -> None:
+    """Which takes time in the square of their number; and no directory after the second is looked at."""
+    for last_leads_to in (0, 2**31):
+        with pytest.raises(Refused, match="holds several pictures"):
+            read_image(tiff_of(directories, last_leads_to), LIMIT)
+
+
+def repeated_scans(count: int) -> bytes:
+    data = encoded(noise(16, 16), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last:-2] * count + data[-2:]
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
+    assert decoded(repeated_scans(5)).shape == (16, 16, 3)
+    with pytest.raises(Refused, match=r"is a JPEG of 50,0\d\d scans"):
+        read_image(repeated_scans(50_000), LIMIT)
+
+
+def test_a_film_behind_a_jpeg_is_no_scan() -> None:
+    """Phones append one; it ends with the picture for whoever decodes it."""
+    assert decoded(encoded(noise(16, 16), "JPEG") + b"\xff\xda" * 1000).shape == (16, 16, 3)
 
 
 def test_the_reason_of_a_refusal_is_the_same_every_time() -> None:
@@ -342,6 +384,49 @@ def test_threads_leave_warning_filters_and_limit_as_they_were() -> None:
         for thread in threads:
             thread.join()
         assert (list(warnings.filters), Image.MAX_IMAGE_PIXELS) == before
+
+
+def in_another_thread(data: bytes, max_pixels: int) -> Any:
+    """What becomes of the image there: it is not kept waiting."""
+    outcomes: list[bytes | str] = []
+
+    def read() -> None:
+        try:
+            outcomes.append(read_image(data, max_pixels).data)
+        except Refused as refused:
+            outcomes.append(refused.found)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(30)
+    return outcomes[0] if outcomes else "waits"
+
+
+def test_an_image_that_is_being_decoded_keeps_no_other_thread_waiting() -> None:
+    data = encoded(noise(4, 4))
+    with limited_pillow(LIMIT):
+        assert in_another_thread(data, LIMIT) == data
+
+
+def test_warnings_and_limits_are_those_of_each_thread() -> None:
+    warns, plain = encoded(noise(4, 4), "JPEG", exif=CUT_SHORT), encoded(noise(4, 4))
+    with limited_pillow(LIMIT) as complaints:
+        assert in_another_thread(warns, LIMIT)[:4] == b"\x89PNG"
+        assert in_another_thread(plain, 15) == "has 0.0 megapixels"
+        assert complaints == []
+        with limited_pillow(15), pytest.raises(Refused, match=r"has 0\.0 megapixels"):
+            read_image(plain, 15)
+        assert read_image(plain, LIMIT).data == plain
+
+
+def test_a_warning_of_a_thread_that_decodes_nothing_is_shown_as_ever() -> None:
+    with warnings.catch_warnings(record=True) as shown, limited_pillow(LIMIT) as complaints:
+        warnings.simplefilter("always")
+        thread = threading.Thread(target=warnings.warn, args=["it is late"])
+        thread.start()
+        thread.join()
+        assert complaints == []
+    assert [str(one.message) for one in shown] == ["it is late"]
 
 
 def test_every_awkward_file_is_read_or_refused_with_a_reason_and_without_a_warning() -> None:
