@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-_EVERYWHERE = ("code", "config.section", "outputs", "process")
+_EVERYWHERE = ("code", "config.section", "outputs", "printable", "process")
 # Rooms and modules of this package. Messages, terminal and tracking change no result.
 CODE: dict[str, tuple[str, ...]] = {
     "prepare": (

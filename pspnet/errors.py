@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from socket import gaierror
 
+from pspnet.printable import printable, printable_lines
+
 EXIT_USER = 1
 EXIT_TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 EXIT_CTRL_C = 130
@@ -22,13 +24,18 @@ EXIT_CTRL_C = 130
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend: where it is, what was found there, what was expected, what to do."""
+    """One thing to mend: where it is, what was found there, what was expected, what to do. All of it can be printed."""
 
     where: str
     found: str
     expected: str = ""
     fix: str = ""
     kind: str = ""  # of raw data: the policy of prepare.problems that decides
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "where", printable(self.where))
+        for name in ("found", "expected", "fix"):
+            object.__setattr__(self, name, printable_lines(getattr(self, name)))
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.found}"

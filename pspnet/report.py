@@ -19,6 +19,7 @@ from PIL import Image
 
 from pspnet import metrics
 from pspnet.errors import Problem, UserError
+from pspnet.printable import cell
 
 Histories = dict[str, pd.DataFrame]  # stage of training -> one row per epoch; an empty frame: it was skipped
 FORMAT = 3
@@ -97,7 +98,8 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     report.images.to_parquet(folder / "images.parquet", index=False)
     report.groups.to_parquet(folder / "groups.parquet", index=False)
-    counts = pd.DataFrame(report.confusion, index=list(report.classes), columns=list(report.classes))
+    names = list(map(cell, report.classes))
+    counts = pd.DataFrame(report.confusion, index=names, columns=names)
     counts.to_csv(folder / "confusion.csv", index_label="mask \\ prediction", lineterminator="\n")
     (folder / PAGE).write_text(_page(report, best, worst, histories), encoding="utf-8", newline="\n")
     facts = {"format": FORMAT, **report.summary(), "model": report.model, "classes": report.classes}

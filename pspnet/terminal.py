@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -24,12 +25,21 @@ from rich.text import Text
 from pspnet.credentials import hidden
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
 from pspnet.outputs import mistake_of, whole_file
+from pspnet.printable import printable, printable_lines
 from pspnet.process import die_with_launcher, end_with_dvc, on_stop_request, ranks
 
 Tick = Callable[[int, int, str], None]
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+class _Console(Console):
+    """What it is given cannot act on the terminal, whatever names of files are in it."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable_lines(text), **options)
+
+
+out = _Console(highlight=False, soft_wrap=True)
+err = _Console(highlight=False, soft_wrap=True, stderr=True)
 
 LINE_SECONDS = 10  # between two lines where there is no terminal
 LONGEST_LINE = 300
@@ -46,7 +56,7 @@ def progress(title: str) -> Iterator[Tick]:
     with _stop_requests() as requested, _bar(title) if err.is_terminal else _lines(title) as show:
 
         def tick(done: int, total: int, note: str) -> None:
-            show(done, total, note)
+            show(done, total, printable(note))
             if requested:
                 raise Interrupted(requested[0])
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,12 @@ def test_tables_for_other_tools_hold_the_same_numbers(report: EvaluationReport, 
     assert tuple(counts.index) == tuple(counts.columns) == CLASSES
     np.testing.assert_array_equal(counts.to_numpy(), report.confusion)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "groups.parquet"), report.groups)
+
+
+def test_a_class_called_like_a_formula_is_none_in_a_table(report: EvaluationReport, tmp_path: Path) -> None:
+    write(replace(report, classes=("=1+1", *CLASSES[1:])), tmp_path)
+    counts = pd.read_csv(tmp_path / "confusion.csv", index_col=0)
+    assert counts.index[0] == counts.columns[0] == "'=1+1"
 
 
 @pytest.mark.parametrize("missing", ["report.json", "images.parquet"])

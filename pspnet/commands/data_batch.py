@@ -10,8 +10,9 @@ from pspnet.config.prepare import ProblemsParams
 from pspnet.dataset.adapters import LAYOUTS
 from pspnet.dataset.grouping import grouped
 from pspnet.dataset.problems import judged, shortened
-from pspnet.dataset.raw import ARCHIVES, NO_NAME, RawFile, RawFiles, is_hidden
+from pspnet.dataset.raw import ARCHIVES, RawFile, RawFiles, is_hidden
 from pspnet.errors import Problem, UserError
+from pspnet.printable import UNPRINTABLE
 
 AS_IT_LIES = "."
 WHAT = "a folder, or a .zip or .tar"
@@ -152,8 +153,8 @@ def _checked_name(name: str, dataset: DatasetParams, given: bool) -> str:
         raise UserError(Problem(f"--name {name}", found, fix="Leave it out."))
     path = PurePosixPath(name)
     hidden = any(map(is_hidden, path.parts)) and name != AS_IT_LIES
-    if not name or str(path) != name or path.is_absolute() or hidden or NO_NAME.search(name):
-        raise UserError(Problem(f"--name {ascii(name)[1:-1]}", "is no name of a folder", "such as 2024-05"))
+    if not name or str(path) != name or path.is_absolute() or hidden or UNPRINTABLE.search(name):
+        raise UserError(Problem(f"--name {name}", "is no name of a folder", "such as 2024-05"))
     return name
 
 

@@ -24,6 +24,7 @@ from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.samples import ANNOTATED, SPLITS, Split, stable_uniform
 from pspnet.dataset.validation import Rules
 from pspnet.errors import Problem
+from pspnet.printable import cell
 
 COLUMNS = ("file", "kind", "outcome", "found", "expected", "fix")
 MOST_TOLD, MOST_SIZES, MOST_EXAMPLES, MOST_BAD = 200, 12, 18, 12
@@ -54,7 +55,8 @@ def write_data_report(
         rows.writerow(COLUMNS)
         for one in told:
             problem = one.problem
-            rows.writerow([problem.where, problem.kind, one.outcome, problem.found, problem.expected, problem.fix])
+            texts = (problem.where, problem.kind, one.outcome, problem.found, problem.expected, problem.fix)
+            rows.writerow(map(cell, texts))
     (folder / "data_report.html").write_text(_page(dataset, told, repeated, files, rules), encoding="utf-8")
 
 

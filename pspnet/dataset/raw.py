@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, Protocol
 
 from pspnet.dataset.images import Refused
 from pspnet.errors import Problem
+from pspnet.printable import UNPRINTABLE
 
 ARCHIVES = (".zip", ".tar")
 # A single stream: to reach one file, all before it would have to be unpacked each time.
 STREAMS = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|7z|rar|gz|bz2|xz|zst)$", re.IGNORECASE)
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # and whatever begins with a dot
-NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last: bytes that are no UTF-8
 MOST_OPEN = 4  # archives at once: ids are read in order, and so are archives
 PACK_AGAIN = "Pack the archive again."
 
@@ -67,7 +67,7 @@ class RawFiles:
             for name in sorted(names):
                 if is_hidden(name):
                     continue
-                if inside and not (name.lower().endswith(ARCHIVES) or STREAMS.search(name) or NO_NAME.search(name)):
+                if inside and not (name.lower().endswith(ARCHIVES) or STREAMS.search(name) or UNPRINTABLE.search(name)):
                     yield RawFile(prefix + name, prefix + name)  # at once: nearly every file is one of these
                 else:
                     yield from self._found(here / name, wanted)
@@ -82,7 +82,7 @@ class RawFiles:
             fix = "Unpack it, or pack it as .zip or plain .tar."
             yield Problem(str(path), found, "files, .zip or .tar", fix, "unreadable")
         elif _is_below(path, wanted):
-            yield _nameless(str(path)) if NO_NAME.search(str(path)) else RawFile(str(path), str(path))
+            yield _nameless(str(path)) if UNPRINTABLE.search(str(path)) else RawFile(str(path), str(path))
 
     def _members(self, archive: PurePosixPath, wanted: list[PurePosixPath]) -> Iterator[RawFile | Problem]:
         try:
@@ -98,7 +98,7 @@ class RawFiles:
             if isinstance(member, Refused):
                 yield Problem(path, member.found, member.expected, member.fix, member.kind)
             else:
-                yield _nameless(path) if NO_NAME.search(path) else RawFile(str(unpacked), path)
+                yield _nameless(path) if UNPRINTABLE.search(path) else RawFile(str(unpacked), path)
 
     def read(self, path: str, max_bytes: int) -> bytes:
         """Of a RawFile; one that is larger is refused before it is read."""
@@ -241,7 +241,7 @@ def _is_on_the_way(path: PurePosixPath, folders: list[PurePosixPath]) -> bool:
 
 
 def _nameless(path: str) -> Problem:
-    return Problem(ascii(path), "has control characters or no UTF-8 in its name", "text", "Rename it.", "unreadable")
+    return Problem(path, "has control characters or no UTF-8 in its name", "text", "Rename it.", "unreadable")
 
 
 def is_hidden(name: str) -> bool:

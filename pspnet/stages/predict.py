@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from pspnet.model.bundle import Bundle
 from pspnet.model.digest import digest
 from pspnet.prediction import Member, Predictor
 from pspnet.predictions import MASKS, Stamp, opened
+from pspnet.printable import UNPRINTABLE
 from pspnet.protocol import PredictionProtocol
 from pspnet.training.runtime import configure
 
@@ -98,9 +98,9 @@ def _files(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem]]:
             path = f"{parent}/{name}"
             if name.startswith(".") or (stamp := _stamp(path)) is None:
                 continue
-            if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", prefix + name):  # the last: bytes that are no UTF-8
+            if UNPRINTABLE.search(prefix + name):
                 found = "has control characters or no UTF-8 in its name"
-                refused.append(Problem(ascii(path), found, "text", "Rename it."))
+                refused.append(Problem(path, found, "text", "Rename it."))
                 continue
             files[prefix + name] = stamp
     # Nor are predictions thrown away for a folder that may only be not mounted today.

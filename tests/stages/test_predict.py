@@ -424,7 +424,7 @@ def test_a_name_that_is_no_text_is_told(params: Params, images: Path, bundle: Pa
         Path(os.fsdecode(bytes(images) + b"/" + name)).write_bytes(encoded(noise(5, 5)))
     refused = [str(problem) for problem in run(params, images, bundle, tmp_path / "out")]
     assert refused[:2] == [
-        f"'{images}/{name}': has control characters or no UTF-8 in its name; expected text. Rename it."
+        f"{images}/{name}: has control characters or no UTF-8 in its name; expected text. Rename it."
         for name in (r"caf\udce9.png", r"two\nlines.png")
     ]
     assert read_table(tmp_path / "out")["image"].tolist() == SOUND

@@ -1,6 +1,8 @@
 import csv
+import os
 import re
 import shutil
+import tarfile
 import warnings
 import zipfile
 import zlib
@@ -417,3 +419,25 @@ def test_files_that_cannot_be_read_from_their_archive_are_named_in_the_report(ra
     run(raw, tmp_path / "out", tolerated_share=0.1)
     [row] = problems(tmp_path / "out")
     assert (row["file"], row["kind"]) == ("batch.zip/images/scene00/twice.png", "unreadable")
+
+
+def test_names_that_no_text_can_hold_are_told_and_no_cell_is_a_formula(raw: Path, tmp_path: Path) -> None:
+    """Of links, which are told of under the names that they have."""
+    no_text = os.fsdecode(b"caf\xe9\x1b[2J")
+    with tarfile.open(raw / "day.tar", "w") as file:
+        link = tarfile.TarInfo(f"images/{no_text}.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "1.png"
+        file.addfile(link)
+    (raw / "images/two\nlines").symlink_to(tmp_path, target_is_directory=True)
+    (raw / "images" / no_text).symlink_to(tmp_path, target_is_directory=True)
+    write(raw / "=1+1.tar", b"no archive")
+    run(raw, tmp_path / "out", tolerated_share=1.0)
+    with (tmp_path / "out/problems.csv").open(encoding="utf-8", newline="") as file:
+        told = {row["file"]: row["found"] for row in csv.DictReader(file)}
+    assert sorted(told) == [
+        "'=1+1.tar",
+        r"day.tar/images/caf\udce9\x1b[2J.png",
+        r"images/caf\udce9\x1b[2J",
+        r"images/two\nlines",
+    ]
+    assert r"images/two\nlines" in (tmp_path / "out/data_report.html").read_text(encoding="utf-8")

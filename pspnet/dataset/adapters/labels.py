@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from pspnet.dataset.classes import Declared, some
 from pspnet.dataset.images import Refused
-from pspnet.dataset.raw import NO_NAME
 from pspnet.errors import Problem, UserError
+from pspnet.printable import UNPRINTABLE
 
 BACKGROUND = 0
 IGNORED = 65535
@@ -24,7 +24,7 @@ class Labels:
     ) -> None:
         labels = list(dict.fromkeys(map(_plain, names)))
         own = [label for label in labels if label not in ("", BACKGROUND_LABEL, "__ignore__")]
-        if unwritable := [label for label in labels if NO_NAME.search(label)]:
+        if unwritable := [label for label in labels if UNPRINTABLE.search(label)]:
             raise UserError(Problem("the annotations", f"have the label {unwritable[0]!r:.60}", "text of one line"))
         if len(own) >= IGNORED:
             raise UserError(Problem("the annotations", f"have {len(own):,} labels", f"fewer than {IGNORED:,}"))

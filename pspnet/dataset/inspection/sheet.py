@@ -15,6 +15,7 @@ from pspnet.dataset.inspection.sequences import natural
 from pspnet.dataset.masks import Values
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
+from pspnet.printable import printable
 
 MOST_SHOWN = 12
 PICTURE_PX = 240  # of the longer side
@@ -160,7 +161,7 @@ def _shortened(
     text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> str:
     """The end of a long path tells more than its beginning."""
-    text = text.encode("ascii", "replace").decode() if not text.isprintable() else text
+    text = printable(text)
     if draw.textlength(text, font) <= width:
         return text
     while text and draw.textlength(f"...{text}", font) > width:
