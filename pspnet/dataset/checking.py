@@ -11,9 +11,10 @@ from signal import SIG_IGN, SIGINT, SIGKILL, signal
 from typing import Any
 
 from pspnet.dataset.images import limited_pillow
-from pspnet.dataset.pieces import Piece, batches, is_fresh, row_of, write
+from pspnet.dataset.pieces import Piece, Remembered, batches, content_of, row_of, write
 from pspnet.dataset.problems import judged
 from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.raw_samples import RawSample
 from pspnet.dataset.validation import Checked, Rules, check
 from pspnet.errors import Problem
 from pspnet.process import die_with_parent
@@ -29,9 +30,9 @@ class _Stopped(Exception):
 def check_pieces(
     wanted: Sequence[Piece], folder: Path, files: RawFiles, rules: Rules, tick: Callable[[int, int, str], None]
 ) -> None:
-    """A file in the folder for each; those that are there and newer than what they were made from are kept."""
+    """A file in the folder for each; those that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [piece for piece in wanted if not is_fresh(folder / piece.name, piece)]
+    missing = [piece for piece in wanted if not (folder / piece.name).exists()]
     total, open_ = (sum(piece.count for piece in some) for some in (wanted, missing))
     processes = min(_most_processes(), 1 + sum(piece.bytes for piece in missing) // PROCESS_BYTES, len(missing))
     tick(total - open_, total, "")
@@ -46,7 +47,12 @@ def check_pieces(
             done += 1
             tick(done, total, name)
 
-        _check_piece(piece, folder, files, rules, count)
+        before = done
+        try:
+            _check_piece(piece, folder, files, rules, count)
+        except MemoryError:
+            _check_halves(piece, folder, files, rules)
+            done = before + piece.count
 
 
 def _most_processes() -> int:
@@ -57,7 +63,9 @@ def _check_piece(piece: Piece, folder: Path, files: RawFiles, rules: Rules, tell
     def rows() -> Iterator[dict[str, Any]]:
         with limited_pillow(rules.max_pixels):  # once for all of them
             for sample in piece.samples:
-                yield row_of(check(sample, files=files, rules=rules))
+                read = Remembered(files)
+                checked = check(sample, files=read, rules=rules)
+                yield row_of(checked, content_of(sample, files, rules.max_bytes, read.digests))
                 tell(sample.id)
 
     write(folder / piece.name, rows(), piece.bytes)
@@ -66,7 +74,7 @@ def _check_piece(piece: Piece, folder: Path, files: RawFiles, rules: Rules, tell
 def _check_in_processes(
     wanted: Sequence[Piece], processes: int, folder: Path, files: RawFiles, rules: Rules, tick: Callable[[int], None]
 ) -> None:
-    """Who breaks a process is looked at again with the pieces that were under way then, each in halves, by itself."""
+    """If a process dies or lacks memory, the pieces that were under way are checked again, one by one, in halves."""
     left, done = deque(wanted), 0
     while left:
         crew = _Crew(processes, folder, files, rules)
@@ -101,18 +109,32 @@ def _check_halves(piece: Piece, folder: Path, files: RawFiles, rules: Rules) -> 
         crew.stop()
     samples = piece.samples
     if len(samples) == 1:
-        problem = Problem(samples[0].image, "ends the process that decodes it", "an image that can be decoded",
-                          "Export it again or remove it.", "unreadable")  # fmt: skip
-        write(folder / piece.name, [row_of(Checked(samples[0], [judged(problem, rules.policies)]))])
+        [sample] = samples
+        problem = _problem(sample, future.exception())
+        checked = Checked(sample, [judged(problem, rules.policies)])
+        write(folder / piece.name, [row_of(checked, content_of(sample, files, rules.max_bytes))])
         return
     middle = len(samples) // 2
-    halves = [Piece.of(samples[:middle], f"0-{piece.name}"), Piece.of(samples[middle:], f"1-{piece.name}")]
+    halves = [
+        Piece.of(own, f"{number}-{piece.kind}", piece.stamps)
+        for number, own in enumerate((samples[:middle], samples[middle:]))
+    ]
     for half in halves:
         _check_halves(half, folder, files, rules)
     tables = (batch for half in halves for batch in batches(folder / half.name))
     write(folder / piece.name, (row for batch in tables for row in batch.to_pylist()))
     for half in halves:
         (folder / half.name).unlink()
+
+
+def _problem(sample: RawSample, error: BaseException | None) -> Problem:
+    expected = "an image that can be decoded"
+    if isinstance(error, MemoryError):
+        fix = "Cut it into tiles, remove it, or lower prepare.max_megapixels."
+        where = str(error) or sample.image
+        return Problem(where, "needs more memory than there is", expected, fix, "unreadable")
+    fix = "Export it again or remove it."
+    return Problem(sample.image, "ends the process that decodes it", expected, fix, "unreadable")
 
 
 class _Crew:
@@ -137,7 +159,7 @@ class _Crew:
 
     def is_done(self, future: Future[None]) -> bool:
         error = future.exception()
-        if error and not isinstance(error, BrokenProcessPool):
+        if error and not isinstance(error, BrokenProcessPool | MemoryError):
             raise error
         self.is_broken = self.is_broken or error is not None
         return error is None

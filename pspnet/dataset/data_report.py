@@ -144,7 +144,7 @@ def _bad(told: Sequence[Told], files: RawFiles, rules: Rules) -> Iterable[Pictur
             data = files.read(one.problem.where, rules.max_bytes)
             with limited_pillow(rules.max_pixels):
                 image = _visible(decoded(data, rules.max_pixels)[0])
-        except (Refused, OSError, ValueError):
+        except (Refused, OSError, ValueError, MemoryError):
             continue
         shown += 1
         is_mask = "mask" in one.problem.kind

@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pspnet.dataset.checking import check_pieces
-from pspnet.dataset.pieces import Piece
+from pspnet.dataset.pieces import Piece, Tick, take_same
 from pspnet.dataset.raw_dataset import RawDataset
 from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_file
@@ -33,20 +33,24 @@ def parse_part(text: str) -> Part:
     raise UserError(Problem("--part", f"is '{text}'", "a number and of how many, such as 2/4"))
 
 
-def write_part(raw: RawDataset, part: Part, out: Path, tick: Callable[[int, int, str], None]) -> None:
+def write_part(raw: RawDataset, part: Part, out: Path, tick: Tick) -> None:
     """A folder of pieces; killed and started again, it goes on."""
-    check_pieces(part.its(raw.pieces), out, raw.files, raw.rules, tick)
+    own = part.its(raw.pieces)
+    check_pieces(own, out, raw.files, raw.rules, tick)
+    for path in {*out.glob("*.arrow")} - {out / piece.name for piece in own}:  # of data that have changed since
+        path.unlink()
     with whole_file(out / FACTS) as partial:
         partial.write_text(json.dumps({"part": str(part)}) + "\n", encoding="utf-8")
 
 
-def join(folders: Sequence[Path], wanted: Sequence[Piece], into: Path) -> None:
+def join(folders: Sequence[Path], raw: RawDataset, into: Path, tick: Tick) -> None:
     """Their pieces, all that are wanted."""
-    parts = [_part_in(folder) for folder in folders]
-    into.mkdir(parents=True, exist_ok=True)
-    missing = [place for place, piece in enumerate(wanted) if not _taken(piece, folders, into)]
+    parts, wanted = [_part_in(folder) for folder in folders], raw.pieces
+    missing = take_same(wanted, folders, into, raw.files, raw.rules.max_bytes, tick)
     if missing:
-        lacking = sorted({Part(place % parts[0].of + 1, parts[0].of) for place in missing} - {*parts})
+        names = {piece.name for piece in missing}
+        places = [place for place, piece in enumerate(wanted) if piece.name in names]
+        lacking = sorted({Part(place % parts[0].of + 1, parts[0].of) for place in places} - {*parts})
         found = f"{', '.join(map(str, parts))} hold {len(wanted) - len(missing):,} of {len(wanted):,} pieces"
         fix = (
             f"Add {', '.join(map(str, lacking))}."
@@ -56,13 +60,11 @@ def join(folders: Sequence[Path], wanted: Sequence[Piece], into: Path) -> None:
         raise UserError(Problem("--merge", found, "all parts of these raw data", fix))
 
 
-def take(wanted: Sequence[Piece], into: Path) -> None:
+def take(raw: RawDataset, into: Path, tick: Tick) -> None:
     """From the parts that other machines have made for this run, as far as they are of these data, rules and code."""
     if found := os.environ.get("PSPNET_PARTS"):
         folders = [path for path in Path(found).glob("*") if path.is_dir()]
-        into.mkdir(parents=True, exist_ok=True)
-        for piece in wanted:
-            _taken(piece, folders, into)
+        take_same(raw.pieces, folders, into, raw.files, raw.rules.max_bytes, tick)
 
 
 def _part_in(folder: Path) -> Part:
@@ -72,18 +74,3 @@ def _part_in(folder: Path) -> Part:
     except (OSError, ValueError, TypeError, KeyError):
         fix = "Make it with: pspnet prepare --part"
         raise UserError(Problem(str(folder), f"holds no readable {FACTS}", "a complete part", fix)) from None
-
-
-def _taken(piece: Piece, folders: Sequence[Path], into: Path) -> bool:
-    """Linked where that is possible; its time says that it is newer than the raw files, which its name vouches for."""
-    for folder in folders:
-        if (folder / piece.name).exists():
-            target = into / piece.name
-            target.unlink(missing_ok=True)
-            try:
-                os.link(folder / piece.name, target)
-            except OSError:  # another file system
-                target.write_bytes((folder / piece.name).read_bytes())
-            os.utime(target)
-            return True
-    return False

@@ -1,5 +1,8 @@
 """Samples in pieces, and what has been found out about a piece as a file, so that a run that was killed goes on, and so
 that any number of machines can share the work.
+
+A piece's file is named after its samples, rules and code, then after the stamps of its raw files: this machine knows it
+again by its name. In it are digests of what was read: by them another machine, with other stamps, takes it.
 """
 
 import hashlib
@@ -8,7 +11,7 @@ import os
 import pickle
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,7 +22,7 @@ from typing import Any, Self
 import filelock
 import pyarrow as pa
 
-from pspnet.dataset.images import GLANCE_PX
+from pspnet.dataset.images import GLANCE_PX, Refused
 from pspnet.dataset.problems import Told
 from pspnet.dataset.raw import RawFiles
 from pspnet.dataset.raw_samples import RawSample
@@ -33,6 +36,8 @@ KEPT = 3  # folders of runs that have not ended well
 BATCH_BYTES = 2**24  # held by a process before they are written
 PACKAGES = ("numpy", "pillow")
 CODE = Path(__file__).parent  # layouts, masks and shapes too decide what is in a piece
+
+Tick = Callable[[int, int, str], None]
 
 SCHEMA = pa.schema(
     {
@@ -48,6 +53,7 @@ SCHEMA = pa.schema(
         "classes": pa.list_(pa.uint8()),
         "class_pixels": pa.list_(pa.int64()),
         "told": pa.string(),  # JSON
+        "content": pa.binary(32),  # digest of all its raw files
     }
 )
 
@@ -58,17 +64,21 @@ class Piece:
 
     packed: bytes
     count: int
-    name: str  # of its file; other samples, rules or code make another
-    bytes: int  # of the raw files
-    changed: float  # when the newest of them was
+    kind: str  # other samples, rules or code make another
+    stamps: str  # other raw files, to all appearance
+    bytes: int = 0  # of the raw files
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.stamps}.arrow"
 
     @property
     def samples(self) -> list[RawSample]:
         return list(pickle.loads(zlib.decompress(self.packed)))  # what `of` has packed, in this process or its parent
 
     @classmethod
-    def of(cls, samples: Sequence[RawSample], name: str, raw_bytes: int = 0, changed: float = 0.0) -> Self:
-        return cls(zlib.compress(pickle.dumps(samples), 1), len(samples), name, raw_bytes, changed)
+    def of(cls, samples: Sequence[RawSample], kind: str, stamps: str, raw_bytes: int = 0) -> Self:
+        return cls(zlib.compress(pickle.dumps(samples), 1), len(samples), kind, stamps, raw_bytes)
 
 
 def cut(samples: Iterable[RawSample], files: RawFiles, rules: Rules) -> list[Piece]:
@@ -80,13 +90,13 @@ def cut(samples: Iterable[RawSample], files: RawFiles, rules: Rules) -> list[Pie
 
 
 def _piece(samples: Sequence[RawSample], files: RawFiles, settings: str) -> Piece:
-    name, total, changed = hashlib.sha256(settings.encode()), 0, 0.0
+    kind, stamps, total = hashlib.sha256(settings.encode()), hashlib.sha256(), 0
     for sample in samples:
-        stamps = [files.stamp(path) for path in (sample.image, *(sample.mask.paths if sample.mask else ()))]
-        sizes = [size for size, _ in stamps]
-        total, changed = total + sum(sizes), max(changed, *(when for _, when in stamps))
-        name.update(f"{sample!r} {sizes}\n".encode())
-    return Piece.of(samples, f"{name.hexdigest()[:32]}.arrow", total, changed)
+        own = [files.stamp(path) for path in sample.paths]
+        kind.update(f"{sample!r}\n".encode())
+        stamps.update(f"{[tuple(stamp) for stamp in own]}\n".encode())
+        total += sum(stamp.size for stamp in own)
+    return Piece.of(samples, kind.hexdigest()[:32], stamps.hexdigest()[:32], total)
 
 
 def folder_of(pieces: Sequence[Piece], below: Path) -> Path:
@@ -102,9 +112,72 @@ def take_over(pieces: Sequence[Piece], folder: Path) -> None:
     for piece in pieces:
         for other in others[:KEPT]:
             with suppress(OSError):  # it may end well just now, and be removed
-                if not (folder / piece.name).exists() and is_fresh(other / piece.name, piece):
+                if not (folder / piece.name).exists() and (other / piece.name).exists():
                     os.link(other / piece.name, folder / piece.name)
     _discard(others[KEPT:])
+
+
+def take_same(
+    pieces: Sequence[Piece], folders: Sequence[Path], into: Path, files: RawFiles, max_bytes: int, tick: Tick
+) -> list[Piece]:
+    """Those that were made elsewhere, of raw files of the same content; returns the pieces that are still missing."""
+    into.mkdir(parents=True, exist_ok=True)
+    missing, done, total = [], 0, sum(piece.count for piece in pieces)
+    for piece in pieces:
+        if not (into / piece.name).exists() and not _is_taken(piece, folders, into, files, max_bytes):
+            missing.append(piece)
+        done += piece.count
+        tick(done, total, "compared with the parts")
+    return missing
+
+
+def _is_taken(piece: Piece, folders: Sequence[Path], into: Path, files: RawFiles, max_bytes: int) -> bool:
+    found = [path for folder in folders for path in sorted(folder.glob(f"{piece.kind}-*.arrow"))]
+    if not found:
+        return False
+    contents = [content_of(sample, files, max_bytes) for sample in piece.samples]
+    for path in found:
+        if _contents_in(path) == contents:
+            try:
+                os.link(path, into / piece.name)
+            except OSError:  # another file system
+                with whole_file(into / piece.name) as partial:
+                    shutil.copyfile(path, partial)
+            return True
+    return False
+
+
+def _contents_in(path: Path) -> list[bytes]:
+    try:
+        return [one for batch in batches(path, ["content"]) for one in batch.column("content").to_pylist()]
+    except (OSError, pa.ArrowException):  # cut off
+        return []
+
+
+def content_of(sample: RawSample, files: RawFiles, max_bytes: int, known: Mapping[str, bytes] | None = None) -> bytes:
+    """A digest of all the files of a sample; `known`: of those that have been read already."""
+    digests = [(known or {}).get(path) or _content(path, files, max_bytes) for path in sample.paths]
+    return hashlib.sha256(b"".join(digests)).digest()
+
+
+def _content(path: str, files: RawFiles, max_bytes: int) -> bytes:
+    try:
+        return hashlib.sha256(files.read(path, max_bytes)).digest()
+    except Refused as refused:
+        return hashlib.sha256(refused.found.encode(errors="replace")).digest()
+
+
+class Remembered(RawFiles):
+    """The same files, and a digest of each that was read."""
+
+    def __init__(self, files: RawFiles) -> None:
+        self.__dict__.update(files.__dict__)
+        self.digests: dict[str, bytes] = {}
+
+    def read(self, path: str, max_bytes: int) -> bytes:
+        data = super().read(path, max_bytes)
+        self.digests[path] = hashlib.sha256(data).digest()
+        return data
 
 
 def discard(folder: Path) -> None:
@@ -126,10 +199,6 @@ def _discard(folders: Sequence[Path]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_fresh(path: Path, piece: Piece) -> bool:
-    return path.exists() and path.stat().st_mtime >= piece.changed
-
-
 def write(path: Path, rows: Iterable[dict[str, Any]], needed_bytes: int = 0) -> None:
     with (
         whole_file(path, needed_bytes) as partial,
@@ -148,7 +217,7 @@ def write(path: Path, rows: Iterable[dict[str, Any]], needed_bytes: int = 0) -> 
             writer.write_batch(pa.RecordBatch.from_pylist(held, SCHEMA))
 
 
-def row_of(checked: Checked) -> dict[str, Any]:
+def row_of(checked: Checked, content: bytes) -> dict[str, Any]:
     sample, image, mask = checked.sample, checked.image, checked.mask
     image_digest, both_digest = digests(image, mask) if image else (None, None)
     told = [{**asdict(told.problem), "outcome": told.outcome} for told in checked.told]
@@ -165,6 +234,7 @@ def row_of(checked: Checked) -> dict[str, Any]:
         "classes": list(checked.class_counts),
         "class_pixels": list(checked.class_counts.values()),
         "told": json.dumps(told) if told else None,
+        "content": content,
     }
 
 

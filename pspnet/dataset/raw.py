@@ -34,6 +34,14 @@ class RawFile(NamedTuple):
     path: str  # where it is: an archive stands in it like a folder
 
 
+class Stamp(NamedTuple):
+    """A file with an equal one is as it was. They are not compared with any clock, which may have been set back."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int  # which nothing can set
+
+
 class RawFiles:
     """Pickled it is small: each process opens the archives it reads."""
 
@@ -111,13 +119,13 @@ class RawFiles:
             return None
         return next((archive for archive in map(str, PurePosixPath(path).parents) if archive in self._archives), None)
 
-    def stamp(self, path: str) -> tuple[int, float]:
-        """Of the file, or of the archive it is in: its size, and when it was changed last, its name included."""
+    def stamp(self, path: str) -> Stamp:
+        """Of the file, or of the archive it is in."""
         try:
             status = (self.root / (self._archive_of(path) or path)).stat()
         except OSError:  # a broken link; whoever reads it says so
-            return 0, 0.0
-        return status.st_size, status.st_ctime
+            return Stamp(0, 0, 0)
+        return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def _opened(self, path: str) -> "_Archive":
         if path not in self._open:

@@ -15,3 +15,8 @@ class RawSample:
     mask: RawMask | None
     group: str
     split: Split | None  # where the layout itself says so
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every file it is read from."""
+        return (self.image, *(self.mask.paths if self.mask else ()))

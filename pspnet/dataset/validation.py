@@ -99,6 +99,8 @@ def _named(checked: Checked, where: str, rules: Rules) -> Iterator[None]:
         yield
     except Refused as refused:
         _tell(checked, Problem(where, refused.found, refused.expected, refused.fix, refused.kind), rules)
+    except MemoryError:
+        raise MemoryError(where) from None
 
 
 def _check_suffix(checked: Checked, image: StoredImage, rules: Rules) -> None:

@@ -44,8 +44,8 @@ def run(
     with exclusive(folder.with_suffix(".lock"), "the checked images"), whole_folder(out, needed_bytes) as partial:
         take_over(found.pieces, folder)
         if merge:
-            join(merge, found.pieces, folder)
-        take(found.pieces, folder)
+            join(merge, found, folder, tick)
+        take(found, folder, tick)
         check_pieces(found.pieces, folder, found.files, found.rules, tick)
         pieces = Pieces(folder, found.pieces)
         decisions = decide(found, pieces, prepare, dataset.labelled_fraction)

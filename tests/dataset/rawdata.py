@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def encoded(
 
 def noise(height: int, width: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """Without the pixels."""
+    data = encoded(noise(1, 1)[..., 0])
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
 def write(path: Path, data: bytes | str) -> Path:

@@ -16,10 +16,12 @@ from flows.commands import marked
 from pspnet.dataset import checking, pieces
 from pspnet.dataset.checking import check_pieces
 from pspnet.dataset.classes import Classes
+from pspnet.dataset.images import decode_mask
 from pspnet.dataset.masks import Numbers
-from pspnet.dataset.parts import Part, join, parse_part, take
+from pspnet.dataset.parts import Part, join, parse_part, take, write_part
 from pspnet.dataset.pieces import Piece, batches, cut, discard, told_in
 from pspnet.dataset.raw import RawFiles
+from pspnet.dataset.raw_dataset import RawDataset
 from pspnet.dataset.raw_samples import RawSample
 from pspnet.errors import Interrupted, UserError
 from pspnet.process import exclusive
@@ -31,6 +33,7 @@ from tests.waiting import wait_until
 RULES = rules(Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1}, ()))
 MASK = np.eye(8, 12, dtype=np.uint8)
 COUNT = 40
+STORED: dict[str, Any] = {"compress_level": 0}  # so that masks of one size have equally many bytes
 
 
 @pytest.fixture
@@ -58,6 +61,14 @@ def check_all(raw: Path, folder: Path, processes: int = 1) -> tuple[list[Piece],
     finally:
         del os.environ["PSPNET_PREPARE_PROCESSES"]
     return wanted, counts
+
+
+def dataset(raw: Path, wanted: list[Piece]) -> RawDataset:
+    return RawDataset(RawFiles(raw), RULES, wanted, [])
+
+
+def quiet(done: int, total: int, note: str) -> None:
+    pass
 
 
 def rows(folder: Path, wanted: list[Piece]) -> list[dict[str, Any]]:
@@ -94,9 +105,20 @@ def test_a_file_that_has_changed_since_is_looked_at_again_even_if_its_size_is_th
     path.write_bytes(b"x" * size)
     os.utime(path, (0, 0))  # as an archiver does
     again, counts = check_all(raw, tmp_path / "out")
-    assert [piece.name for piece in again] == [piece.name for piece in wanted]
+    assert [one.name == other.name for one, other in zip(again, wanted, strict=True)] == [False, True, True, True, True]
     assert counts == list(range(32, 41))
     assert rows(tmp_path / "out", again)[3]["image"] is None
+
+
+def test_a_file_that_has_changed_is_looked_at_again_though_the_clock_was_set_back(raw: Path, tmp_path: Path) -> None:
+    size = write(raw / "masks/03.png", encoded(MASK, **STORED)).stat().st_size
+    check_all(raw, tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():  # as if they had been made before the clock was set back
+        os.utime(path, (2**32, 2**32))
+    assert write(raw / "masks/03.png", encoded(1 - MASK, **STORED)).stat().st_size == size
+    again, counts = check_all(raw, tmp_path / "out")
+    assert counts == list(range(32, 41))
+    assert np.array_equal(decode_mask(rows(tmp_path / "out", again)[3]["mask"]), 1 - MASK)
 
 
 def test_other_rules_make_other_pieces(raw: Path) -> None:
@@ -179,6 +201,32 @@ def test_an_image_that_ends_the_process_which_decodes_it_is_found_and_left_out(r
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(piece.name for piece in wanted)
 
 
+class Huge(Numbers):
+    """As Pillow fails where there is too little memory."""
+
+    def values(self, *_: Any) -> Any:
+        raise MemoryError
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_image_for_which_the_memory_is_not_enough_is_named_and_left_out(
+    raw: Path, tmp_path: Path, processes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RawFiles(raw)
+    every = samples(raw)
+    every[13] = RawSample("13", "images/13.png", Huge("masks/13.png"), "13", None)
+    wanted = cut(every, files, RULES)
+    monkeypatch.setenv("PSPNET_PREPARE_PROCESSES", processes)
+    counts = list[int]()
+    check_pieces(wanted, tmp_path / "out", files, RULES, lambda done, *_: counts.append(done))
+    assert processes == "2" or counts[-1] == COUNT
+    found = rows(tmp_path / "out", wanted)
+    assert [row["id"] for row in found if row["image"] is None] == ["13"]
+    [told] = told_in(found[13]["told"])
+    assert (told.problem.where, told.problem.found) == ("masks/13.png", "needs more memory than there is")
+
+
 def test_parts_share_out_every_piece_and_joined_they_are_the_whole(raw: Path, tmp_path: Path) -> None:
     whole, _ = check_all(raw, tmp_path / "whole")
     folders = []
@@ -188,7 +236,7 @@ def test_parts_share_out_every_piece_and_joined_they_are_the_whole(raw: Path, tm
         folders.append(tmp_path / f"part{number}")
         check_pieces(part.its(whole), folders[-1], files, RULES, lambda *_: None)
         write(folders[-1] / "part.json", f'{{"part": "{part}"}}')
-    join(folders, whole, tmp_path / "joined")
+    join(folders, dataset(raw, whole), tmp_path / "joined", quiet)
     assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
     _, counts = check_all(raw, tmp_path / "joined")
     assert counts == [COUNT]  # newer than the raw files: nothing is checked again
@@ -201,15 +249,18 @@ def test_what_others_have_made_is_taken_as_far_as_it_goes(
     check_pieces(Part(1, 2).its(whole), tmp_path / "parts/1-of-2", RawFiles(raw), RULES, lambda *_: None)
     write(tmp_path / "parts/2-of-2/of-other-data.arrow", b"")
     write(tmp_path / "parts/1-of-2.dvc", "outs: []")
-    for path in (raw / "images").iterdir():  # as DVC brings them: younger than the parts
+    for path in (raw / "images").iterdir():  # as DVC brings them: with other times
         path.touch()
+    whole, _ = check_all(raw, tmp_path / "whole")
     monkeypatch.setenv("PSPNET_PARTS", str(tmp_path / "parts"))
-    take(whole, tmp_path / "taken")
+    take(dataset(raw, whole), tmp_path / "taken", quiet)
     _, counts = check_all(raw, tmp_path / "taken")
     assert counts[0] == 24  # three pieces of five
-    assert contents(tmp_path / "taken") == contents(tmp_path / "whole")
+    names = [piece.name for piece in whole]
+    made = [contents(tmp_path / folder) for folder in ("taken", "whole")]
+    assert [made[0][name] for name in names] == [made[1][name] for name in names]
     monkeypatch.setenv("PSPNET_PARTS", str(tmp_path / "nothing"))
-    take(whole, tmp_path / "none")
+    take(dataset(raw, whole), tmp_path / "none", quiet)
     assert contents(tmp_path / "none") == {}
 
 
@@ -219,16 +270,38 @@ def test_a_part_that_is_missing_is_named(raw: Path, tmp_path: Path) -> None:
     check_pieces(Part(2, 3).its(whole), tmp_path / "two", files, RULES, lambda *_: None)
     write(tmp_path / "two/part.json", '{"part": "2/3"}')
     with pytest.raises(UserError, match=r"2/3 hold 2 of 5 pieces; expected all parts .* Add 1/3, 3/3\."):
-        join([tmp_path / "two"], whole, tmp_path / "joined")
+        join([tmp_path / "two"], dataset(raw, whole), tmp_path / "joined", quiet)
 
 
-def test_parts_of_other_data_are_not_taken(raw: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["images/00.png", "masks/00.png"])
+def test_parts_of_other_data_are_not_taken(raw: Path, tmp_path: Path, name: str) -> None:
+    """A mask of the same size would else stand for the pixels that it had before."""
     files = RawFiles(raw)
+    size = write(raw / "masks/00.png", encoded(MASK, **STORED)).stat().st_size
     check_pieces(cut(samples(raw), files, RULES), tmp_path / "one", files, RULES, lambda *_: None)
     write(tmp_path / "one/part.json", '{"part": "1/1"}')
-    write(raw / "images/00.png", encoded(noise(9, 12)))
-    with pytest.raises(UserError, match="the raw data, the parameters or the code have changed since"):
-        join([tmp_path / "one"], cut(samples(raw), RawFiles(raw), RULES), tmp_path / "joined")
+    data = encoded(MASK[::-1], **STORED) if name == "masks/00.png" else encoded(noise(9, 12))
+    assert (write(raw / name, data).stat().st_size == size) == (name == "masks/00.png")
+    wanted = cut(samples(raw), RawFiles(raw), RULES)
+    with pytest.raises(UserError, match=r"hold 4 of 5 .* the raw data, the parameters or the code have changed since"):
+        join([tmp_path / "one"], dataset(raw, wanted), tmp_path / "joined", quiet)
+    assert sorted(contents(tmp_path / "joined")) == sorted(piece.name for piece in wanted[1:])
+
+
+def test_a_part_that_was_made_again_holds_nothing_of_the_data_before(raw: Path, tmp_path: Path) -> None:
+    for mask in (MASK, 1 - MASK):
+        write(raw / "masks/00.png", encoded(mask))
+        wanted = cut(samples(raw), RawFiles(raw), RULES)
+        write_part(dataset(raw, wanted), Part(1, 1), tmp_path / "part", quiet)
+    assert sorted(contents(tmp_path / "part")) == sorted(["part.json", *(piece.name for piece in wanted)])
+
+
+def test_a_piece_of_a_part_that_is_cut_off_is_made_again(raw: Path, tmp_path: Path) -> None:
+    whole, _ = check_all(raw, tmp_path / "one")
+    write(tmp_path / "one/part.json", '{"part": "1/1"}')
+    write(tmp_path / "one" / whole[1].name, (tmp_path / "one" / whole[1].name).read_bytes()[:1000])
+    with pytest.raises(UserError, match="hold 4 of 5 pieces"):
+        join([tmp_path / "one"], dataset(raw, whole), tmp_path / "joined", quiet)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/2/3", "a/b", "-1/2", "1/0"])
@@ -243,7 +316,7 @@ def test_a_folder_that_is_no_part_is_refused(tmp_path: Path, content: str | None
     if content is not None:
         write(tmp_path / "part/part.json", content)
     with pytest.raises(UserError, match=r"holds no readable part\.json|such as 2/4"):
-        join([tmp_path / "part"], [], tmp_path / "joined")
+        join([tmp_path / "part"], dataset(tmp_path, []), tmp_path / "joined", quiet)
 
 
 def test_the_pieces_of_a_run_that_is_at_work_stay_and_those_of_one_that_is_dead_go(raw: Path, tmp_path: Path) -> None:

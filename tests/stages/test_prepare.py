@@ -21,7 +21,16 @@ from pspnet.dataset.prepared import PreparedDataset
 from pspnet.errors import UserError
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import dataset_params, encoded, noise, prepare_params, shared_data, write, write_pair
+from tests.dataset.rawdata import (
+    dataset_params,
+    encoded,
+    noise,
+    png_claiming,
+    prepare_params,
+    shared_data,
+    write,
+    write_pair,
+)
 from tests.files import contents
 from tests.limits import files_up_to
 
@@ -441,3 +450,13 @@ def test_names_that_no_text_can_hold_are_told_and_no_cell_is_a_formula(raw: Path
         r"images/two\nlines",
     ]
     assert r"images/two\nlines" in (tmp_path / "out/data_report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.e2e
+def test_an_image_for_which_the_memory_is_not_enough_is_named(raw: Path, tmp_path: Path) -> None:
+    """A few bytes that claim 3,000 megapixels, which Pillow refuses to make room for."""
+    write(raw / "images/scene00/3.png", png_claiming(1_000_000_000, 3))
+    run(raw, tmp_path / "out", tolerated_share=1.0, max_megapixels=3000)
+    with (tmp_path / "out/problems.csv").open(encoding="utf-8", newline="") as file:
+        [told] = csv.DictReader(file)
+    assert (told["file"], told["found"]) == ("images/scene00/3.png", "needs more memory than there is")
