@@ -28,7 +28,7 @@ from pspnet.dataset.validation import check
 from pspnet.errors import UserError
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import Pixels, encoded, left_out, noise, rules, shared_data, write
+from tests.dataset.rawdata import Pixels, encoded, left_out, noise, png_claiming, rules, shared_data, write
 from tests.parameters import demo_params
 
 STRIPES = np.repeat([0, 1, 2], 4)[None].repeat(8, 0).astype(np.uint8)  # (8, 12)
@@ -608,8 +608,29 @@ def test_files_that_break_decoders_are_named_one_by_one() -> None:
     assert inspection.layout is None
     unusable = {Path(path).name for path in inspection.looked.unusable}
     assert {"zero_byte.png", "zero_byte.jpg", "text_named.png", "head_only_512B.jpg"} <= unusable
-    assert "images have more than 100 megapixels" in said(inspection)
+    assert "images say that they have more than 100 megapixels" in said(inspection)
     assert "are turned by EXIF" in said(inspection)
+
+
+def test_a_size_that_no_image_has_is_not_proposed(tmp_path: Path) -> None:
+    fill(tmp_path, "images/{}.jpg", "masks/{}.png")
+    write(tmp_path / "images/lies.png", png_claiming(60_000, 50_000))
+    write(tmp_path / "images/lies_less.png", png_claiming(20_000, 20_000))
+    inspection = look(tmp_path)
+    assert inspection.prepare == {}
+    assert "images/lies_less.png" in inspection.looked.unusable
+    assert {*inspection.looked.sizes} == {f"images/{number:03}.jpg" for number in range(COUNT)}
+    assert "3,000: images/lies.png" in said(inspection)
+    assert "its header may be wrong" in said(inspection)
+
+
+def test_the_size_of_a_large_image_that_can_be_decoded_is_proposed(tmp_path: Path) -> None:
+    fill(tmp_path, "images/{}.jpg", "masks/{}.png")
+    write(tmp_path / "images/lies.png", png_claiming(20_000, 20_000))
+    write(tmp_path / "images/large.png", encoded(np.zeros((10_000, 10_100), np.uint8)))
+    inspection = look(tmp_path)
+    assert inspection.prepare["max_megapixels"][0] == 101
+    assert "header may be wrong" not in said(inspection)
 
 
 def test_files_that_break_decoders_are_no_better_as_masks(tmp_path: Path) -> None:

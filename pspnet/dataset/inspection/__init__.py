@@ -217,7 +217,7 @@ def _write_section(inspection: Inspection, source: dict[str, Any], classes: dict
         _tried(inspection.layout._replace(source=source), inspection)  # now with masks of the right kind
     most = max((w * h for w, h in inspection.looked.sizes.values()), default=0)
     if most > USUAL_MEGAPIXELS * 10**6:
-        inspection.prepare["max_megapixels"] = (-(-most // 10**6), "the largest image that was looked at")
+        inspection.prepare["max_megapixels"] = (-(-most // 10**6), "the largest image that was decoded")
 
 
 def _classes(inspection: Inspection, section: dict[str, Any]) -> Classes | None:

@@ -21,6 +21,8 @@ MOST_OPENED = 2000  # images of which the size is read
 MOST_DECODED = 200
 MAX_PIXELS = 30 * 10**6  # of what is decoded here
 MAX_BYTES = 512 * 2**20
+LARGEST_PIXELS = 500 * 10**6  # of the one image that is decoded for its size: 2 GB
+MOST_LARGE = 3  # of which that is tried
 ENOUGH_PIXELS = 100 * 10**6  # decoded in all
 ANY_SIZE = 10**12
 MOST_VALUES = 4096  # kept of a mask
@@ -39,7 +41,8 @@ class ImageFacts:
     decoded: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # path -> (width, height) upright
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # path -> (width, height) upright, of those decoded
+    stated: dict[str, tuple[int, int]] = field(default_factory=dict)  # the same, by the header, which may be wrong
     rotated: list[str] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)  # path -> why
@@ -57,14 +60,36 @@ def look_at_images(paths: Iterable[str], files: RawFiles) -> ImageFacts:
         facts.looked_at += 1
         try:
             width, height = _header(path, files, facts)
-            if facts.decoded < MOST_DECODED and pixels < ENOUGH_PIXELS and width * height <= MAX_PIXELS:
-                facts.decoded += 1
-                pixels += width * height
-                with limited_pillow(MAX_PIXELS):
-                    to_rgb(decoded(files.read(path, MAX_BYTES), MAX_PIXELS)[0])
         except Refused as refused:
             facts.unusable[path] = refused.found
+            continue
+        if facts.decoded < MOST_DECODED and pixels < ENOUGH_PIXELS and width * height <= MAX_PIXELS:
+            pixels += width * height
+            _decode(path, files, facts, MAX_PIXELS)
+    _decode_largest(files, facts)
     return facts
+
+
+def _decode(path: str, files: RawFiles, facts: ImageFacts, max_pixels: int) -> bool:
+    try:
+        with limited_pillow(max_pixels):
+            to_rgb(decoded(files.read(path, MAX_BYTES), max_pixels)[0])
+    except (Refused, MemoryError) as error:
+        facts.unusable[path] = error.found if isinstance(error, Refused) else "needs more memory than there is"
+        del facts.stated[path]
+        return False
+    facts.decoded += 1
+    facts.sizes[path] = facts.stated[path]
+    return True
+
+
+def _decode_largest(files: RawFiles, facts: ImageFacts) -> None:
+    """So that the largest size is one that an image has."""
+    pixels = {path: width * height for path, (width, height) in facts.stated.items()}
+    large = [path for path in pixels if MAX_PIXELS < pixels[path] <= LARGEST_PIXELS]
+    for path in sorted(large, key=lambda path: (-pixels[path], path))[:MOST_LARGE]:
+        if _decode(path, files, facts, LARGEST_PIXELS):
+            return
 
 
 def _header(path: str, files: RawFiles, facts: ImageFacts) -> tuple[int, int]:
@@ -81,10 +106,8 @@ def _header(path: str, files: RawFiles, facts: ImageFacts) -> tuple[int, int]:
         except UnidentifiedImageError:
             empty = file.is_file() and not file.stat().st_size
             raise Refused("is empty (0 bytes)" if empty else "cannot be recognised as an image", "an image") from None
-        except MemoryError:
-            raise
         except Exception as error:  # decoders raise anything on broken bytes
-            raise Refused(f"cannot be decoded ({error})", "a complete image") from None
+            raise Refused(f"cannot be decoded ({str(error) or type(error).__name__})", "a complete image") from None
     facts.formats["JPEG" if format_ == "MPO" else format_] += 1
     facts.kinds[kind] += 1
     if orientation in TURNS:
@@ -93,7 +116,7 @@ def _header(path: str, files: RawFiles, facts: ImageFacts) -> tuple[int, int]:
             width, height = height, width
     if PurePosixPath(path).suffix.lower() not in KINDS_OF_SUFFIX[format_]:
         facts.misnamed.append(path)
-    facts.sizes[path] = width, height
+    facts.stated[path] = width, height
     return width, height
 
 

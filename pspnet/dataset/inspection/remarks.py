@@ -26,10 +26,15 @@ def about_images(inspection: Inspection) -> None:
         path, why = next(iter(sorted(facts.unusable.items())))
         found = f"{len(facts.unusable)} of {facts.looked_at} images cannot be used: {path} {why}"
         remarks.append(Remark(found, "`prepare` names every one of them and leaves it out, or stops if they are many."))
-    if large := [path for path, (w, h) in facts.sizes.items() if w * h > USUAL_MEGAPIXELS * 10**6]:
-        most = max(facts.sizes[path][0] * facts.sizes[path][1] for path in large) / 10**6
-        found = f"{len(large)} images have more than {USUAL_MEGAPIXELS} megapixels, at most {most:,.0f}: {min(large)}"
-        remarks.append(Remark(found, "Cut them into tiles, or raise prepare.max_megapixels if the memory is there."))
+    pixels = {path: width * height / 10**6 for path, (width, height) in facts.stated.items()}
+    if large := [path for path in pixels if pixels[path] > USUAL_MEGAPIXELS]:
+        largest = max(large, key=lambda path: (pixels[path], path))
+        most = f"at most {pixels[largest]:,.0f}: {largest}"
+        found = f"{len(large)} images say that they have more than {USUAL_MEGAPIXELS} megapixels, {most}"
+        advice = "Cut them into tiles, or raise prepare.max_megapixels if the memory is there."
+        if largest not in facts.sizes:
+            advice += " It was not decoded here, so its header may be wrong."
+        remarks.append(Remark(found, advice))
 
 
 def about_masks(inspection: Inspection) -> None:
@@ -42,7 +47,7 @@ def about_masks(inspection: Inspection) -> None:
         remarks.append(Remark(f"{facts.left_out} masks are too large to be looked at here", "`prepare` reads them."))
     rotated = {*inspection.looked.rotated}
     plain = [item for item in inspection.labelled if item.mask and item.image not in rotated]
-    shapes = {item.mask.path: inspection.looked.sizes.get(item.image) for item in plain if item.mask}
+    shapes = {item.mask.path: inspection.looked.stated.get(item.image) for item in plain if item.mask}
     differing = [look for look in facts.looked_at if shapes.get(look.path) and look.shape[::-1] != shapes[look.path]]
     if differing:
         first = differing[0]
