@@ -152,6 +152,24 @@ class TestLook:
             for name in taken
         ]
 
+    def test_a_link_out_of_the_batch_is_refused(self, batch: Path, raw: Path, tmp_path: Path) -> None:
+        """What it leads to would become part of the data, of the cache and of the remote."""
+        secret = write(tmp_path / "id_rsa", "PRIVATE KEY")
+        (batch / "images/key.png").symlink_to(secret)
+        (batch / "images/twice.png").symlink_to("key.png")
+        (batch / "images/lost.png").symlink_to("../../nothing")
+        assert self.problems(batch, raw) == [
+            f"{batch}/images/{name}.png: is a link to {target}, which is not in the batch; "
+            "expected files of the batch. Put the file itself there."
+            for name, target in (("key", secret), ("lost", tmp_path / "nothing"), ("twice", secret))
+        ]
+
+    def test_a_link_within_the_batch_is_the_file_it_leads_to(self, batch: Path, raw: Path, tmp_path: Path) -> None:
+        (batch / "images/same.png").symlink_to("x.png")
+        (tmp_path / "linked").symlink_to(batch)
+        for folder in (batch, tmp_path / "linked"):
+            assert self.look(folder, raw).images == 2
+
     def test_an_id_that_is_there_with_another_suffix_is_told(self, tmp_path: Path, raw: Path) -> None:
         write(tmp_path / "b/images/a.jpg", encoded(noise(2, 3), "JPEG"))
         [problem] = self.problems(tmp_path / "b", raw, ".")

@@ -45,6 +45,9 @@ def look_at(
         if to is None:
             fix = f"Remove it, or add the batch as it lies: --name {AS_IT_LIES}"
             problems.append(Problem(str(path), "would not be found by `prepare`", _folders(dataset), fix))
+        elif not (target := Path(os.path.realpath(path))).is_relative_to(here):
+            found = f"is a link to {target}, which is not in the batch"
+            problems.append(Problem(str(path), found, "files of the batch", "Put the file itself there."))
         elif not path.is_file():
             problems.append(Problem(str(path), "is a broken link or another thing that is no file", "a file"))
         else:

@@ -18,6 +18,8 @@ ARCHIVES = (".zip", ".tar")
 # A single stream: to reach one file, all before it would have to be unpacked each time.
 STREAMS = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|7z|rar|gz|bz2|xz|zst)$", re.IGNORECASE)
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # and whatever begins with a dot
+MOST_MEMBERS = 200_000  # of an archive: to list them takes some ten seconds and 300 MB
+LISTED_BYTES = 128  # of a member in the list of a .zip, where names are not unusually long
 MOST_OPEN = 4  # archives at once: ids are read in order, and so are archives
 PACK_AGAIN = "Pack the archive again."
 
@@ -164,9 +166,14 @@ class _Archive(Protocol):
 class _Zip:
     def __init__(self, path: Path) -> None:
         try:
+            _check_listing(path)
             self._file = zipfile.ZipFile(path)
+        except Refused:
+            raise
         except Exception as error:  # of a broken file anything is raised
             raise _broken(error) from None
+        if len(self._file.infolist()) > MOST_MEMBERS:
+            raise _too_many()
         self.members: dict[str, zipfile.ZipInfo | Refused] = {}
         for info in self._file.infolist():
             name, found = _safe(info.filename)
@@ -192,7 +199,9 @@ class _Tar:
         self.members: dict[str, tuple[int, int] | Refused] = {}  # where its bytes begin, and how many
         try:
             with tarfile.open(path, "r:") as file:
-                for info in file:
+                for count, info in enumerate(file, start=1):
+                    if count > MOST_MEMBERS:
+                        raise _too_many()
                     file.members = []  # type: ignore[attr-defined]  # or it would keep a kilobyte for each
                     name, found = _safe(info.name)
                     if info.isdir():
@@ -200,6 +209,8 @@ class _Tar:
                     if not info.isreg() or info.issparse():
                         found = Refused("is a link or another thing that is no file", "a file", PACK_AGAIN)
                     _keep(self.members, name, found or (info.offset_data, info.size))
+        except Refused:
+            raise
         except Exception as error:  # of a broken file anything is raised
             raise _broken(error) from None
         self._path = path
@@ -229,6 +240,19 @@ def _safe(name: str) -> tuple[str, Refused | None]:
     if path.is_absolute() or ".." in path.parts:
         return str(path), Refused("would leave the folder it is unpacked in", "a path below its archive", PACK_AGAIN)
     return str(path), None
+
+
+def _check_listing(path: Path) -> None:
+    """Before zipfile makes an object for each of them, by its own reading of the archive's end."""
+    with path.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end and end[zipfile._ECD_SIZE] > MOST_MEMBERS * LISTED_BYTES:  # type: ignore[attr-defined]
+        raise _too_many()
+
+
+def _too_many() -> Refused:
+    most = f"at most {MOST_MEMBERS:,}"
+    return Refused("holds too many files to be listed", most, "Pack them into several archives, or unpack it.")
 
 
 def _broken(error: Exception) -> Refused:

@@ -2,11 +2,13 @@ import io
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pspnet.dataset import raw
 from pspnet.dataset.images import Refused
 from pspnet.dataset.raw import MOST_OPEN, RawFile, RawFiles
 from pspnet.errors import Problem
@@ -173,6 +175,33 @@ def test_members_that_are_no_plain_files_are_told(tmp_path: Path) -> None:
         "day.tar/images/link.png": "a", "day.tar/images/pipe.png": "a", "day.tar/images/../../outside.png": "leave",
         r"day.tar/images/\x07.png": "control",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_of_too_many_members_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[Path, dict[str, bytes]], Path]
+) -> None:
+    monkeypatch.setattr(raw, "MOST_MEMBERS", 20)
+    suffix = "zip" if pack is zipped else "tar"
+    pack(tmp_path / f"few.{suffix}", {f"images/{number}.png": b"" for number in range(20)})
+    pack(tmp_path / f"many.{suffix}", {f"images/{number}.png": b"" for number in range(21)})
+    files, [problem] = below(tmp_path, "images")
+    assert len(files) == 20
+    assert str(problem) == (
+        f"many.{suffix}: holds too many files to be listed; expected at most 20. "
+        "Pack them into several archives, or unpack it."
+    )
+
+
+def test_a_long_list_of_members_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw, "MOST_MEMBERS", 20)
+    path = zipped(tmp_path / "many.zip", {f"images/{number}.png": b"" for number in range(100)})
+    place = path.read_bytes().index(b"PK\x01\x02")
+    path.write_bytes(
+        path.read_bytes()[:place] + bytes(4) + path.read_bytes()[place + 4 :]
+    )  # which zipfile would refuse
+    _, [problem] = below(tmp_path, "images")
+    assert problem.found == "holds too many files to be listed"
 
 
 def test_of_two_members_of_one_name_neither_is_taken(tmp_path: Path) -> None:
