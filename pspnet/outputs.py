@@ -4,6 +4,7 @@ Their files and folders are on disk before that, so a power cut leaves the forme
 """
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -14,9 +15,19 @@ from pathlib import Path
 
 from pspnet.errors import Problem, PspnetError, UserError
 
+PARTIAL = ".partial"
+LONGEST_NAME = 255  # bytes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 SYNCED_AT_ONCE = 16  # the disk takes many in one go: forty times as fast as one after the other
+
+
+def partial_of(out: Path) -> Path:
+    """Under which it is written, also where its own name is as long as names may be."""
+    name = f"{out.name}{PARTIAL}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f"{hashlib.sha256(os.fsencode(out.name)).hexdigest()}{PARTIAL}"
+    return out.with_name(name)
 
 
 @contextmanager
@@ -25,7 +36,7 @@ def whole_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
 
     `needed_bytes`: how much space it takes, for the message when there is too little.
     """
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_of(out)
     _remove(partial)
     try:
         with _lack_of_space_told(out, needed_bytes):
@@ -43,7 +54,7 @@ def whole_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
 @contextmanager
 def whole_file(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """The same for one file."""
-    partial = out.with_name(out.name + ".partial")
+    partial = partial_of(out)
     try:
         with _lack_of_space_told(out, needed_bytes):
             out.parent.mkdir(parents=True, exist_ok=True)

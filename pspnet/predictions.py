@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pspnet.errors import Problem, UserError
-from pspnet.outputs import whole_file
+from pspnet.outputs import LONGEST_NAME, partial_of, whole_file
 from pspnet.prediction import Prediction
 from pspnet.process import exclusive
 
@@ -113,7 +113,7 @@ class PredictionFolder:
             self._note({"image": name})
         self._write(TABLE, self._whole_table())
         for name in gone:
-            for path in self._pictures(name):
+            for path in self._pictures(name) if has_room(name) else ():
                 _remove(path)
         self._write(DIGESTS, self._whole_digests())
         (self._folder / ROWS).unlink(missing_ok=True)
@@ -198,6 +198,11 @@ def opened(
         yield PredictionFolder(folder, classes, colors)
 
 
+def has_room(name: str) -> bool:
+    """Whether pictures can be called after it."""
+    return len(os.fsencode(f"{Path(name).name}.png")) <= LONGEST_NAME
+
+
 def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
     """Programs read class indices from it, people see colours. `palette` is (K, 3)."""
     indexed = Image.fromarray(mask)
@@ -253,7 +258,7 @@ def _names(folder: Path) -> Iterable[str]:
 def _remove(path: Path) -> None:
     """With what a killed run has left of it, and the folders that it leaves empty."""
     path.unlink(missing_ok=True)
-    path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
+    partial_of(path).unlink(missing_ok=True)
     for parent in path.parents:
         try:
             parent.rmdir()

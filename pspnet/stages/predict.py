@@ -17,8 +17,9 @@ from pspnet.dataset.validation import max_bytes
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.digest import digest
+from pspnet.outputs import LONGEST_NAME
 from pspnet.prediction import Member, Predictor
-from pspnet.predictions import MASKS, Stamp, opened
+from pspnet.predictions import MASKS, Stamp, has_room, opened
 from pspnet.printable import UNPRINTABLE
 from pspnet.protocol import PredictionProtocol
 from pspnet.training.runtime import configure
@@ -55,6 +56,9 @@ def run(
             tick(finished, len(files), "images")
         for done, name in enumerate(unfinished, start=finished + 1):
             try:
+                if not has_room(name):
+                    expected = f"at most {LONGEST_NAME - len('.png')}, as its mask is called NAME.png"
+                    raise Refused(f"has a name of {len(os.fsencode(Path(name).name))} bytes", expected, "Rename it.")
                 data = read_file(images / name, max_bytes(max_pixels))
                 sha256 = hashlib.sha256(data).hexdigest()
                 if not folder.is_finished(name, sha256, files[name]):
@@ -64,6 +68,9 @@ def run(
             except Refused as error:  # looked at again each time: what it lacks may be a right to read it
                 folder.refuse(name)
                 refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
+            except MemoryError:
+                folder.refuse(name)
+                refused.append(Problem(str(images / name), "needs more memory than there is", fix="Cut it into tiles."))
             tick(done, len(files), "images")
         folder.finish()
         if layout:

@@ -30,7 +30,7 @@ from pspnet.model.preprocessing import Preprocessing
 from pspnet.process import exclusive
 from pspnet.stages import predict as stage
 from tests.command import PSPNET, pspnet
-from tests.dataset.rawdata import Pixels, encoded, noise, write
+from tests.dataset.rawdata import Pixels, encoded, noise, png_claiming, write
 from tests.files import contents
 from tests.parameters import ROOT
 from tests.predicting import predictor
@@ -428,6 +428,27 @@ def test_a_name_that_is_no_text_is_told(params: Params, images: Path, bundle: Pa
         for name in (r"caf\udce9.png", r"two\nlines.png")
     ]
     assert read_table(tmp_path / "out")["image"].tolist() == SOUND
+
+
+def test_names_as_long_as_names_may_be(params: Params, bundle: Path, tmp_path: Path) -> None:
+    """NAME.png may have 255 bytes; NAME.png.partial may not."""
+    for letter, length in (("a", 247), ("b", 251), ("c", 252), ("é", 255)):
+        write(tmp_path / f"images/{letter * (length // len(letter.encode()))}", encoded(noise(20, 20)))
+    for _ in range(2):
+        refused = run(params, tmp_path / "images", bundle, tmp_path / "out")
+        assert [problem.found for problem in refused] == ["has a name of 252 bytes", "has a name of 254 bytes"]
+        assert read_table(tmp_path / "out")["image"].tolist() == ["a" * 247, "b" * 251]
+    assert not list((tmp_path / "out").rglob("*.partial"))
+
+
+def test_an_image_for_which_the_memory_is_not_enough_is_named(params: Params, bundle: Path, tmp_path: Path) -> None:
+    """A few bytes that claim 3,000 megapixels, which Pillow refuses to make room for."""
+    write(tmp_path / "images/huge.png", png_claiming(1_000_000_000, 3))
+    write(tmp_path / "images/small.png", encoded(noise(20, 20)))
+    large = params.model_copy(update={"prepare": params.prepare.model_copy(update={"max_megapixels": 3000.0})})
+    [problem] = run(large, tmp_path / "images", bundle, tmp_path / "out")
+    assert str(problem) == f"{tmp_path}/images/huge.png: needs more memory than there is. Cut it into tiles."
+    assert read_table(tmp_path / "out")["image"].tolist() == ["small.png"]
 
 
 def test_a_name_that_pandas_reads_as_nothing_is_a_name(params: Params, bundle: Path, tmp_path: Path) -> None:
