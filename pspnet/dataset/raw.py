@@ -177,7 +177,7 @@ class _Zip:
         self.members: dict[str, zipfile.ZipInfo | Refused] = {}
         for info in self._file.infolist():
             name, found = _safe(info.filename)
-            if info.is_dir():
+            if info.filename.endswith("/"):  # is_dir() fails where there is no name
                 continue
             if info.flag_bits & 1:
                 found = Refused("is encrypted", "a file that can be read", "Pack it without a password.")
@@ -239,6 +239,8 @@ def _safe(name: str) -> tuple[str, Refused | None]:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         return str(path), Refused("would leave the folder it is unpacked in", "a path below its archive", PACK_AGAIN)
+    if not path.parts:
+        return str(path), Refused("has no name", "a name for each file", PACK_AGAIN)
     return str(path), None
 
 

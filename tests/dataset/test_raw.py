@@ -204,6 +204,16 @@ def test_a_long_list_of_members_is_not_even_read(tmp_path: Path, monkeypatch: py
     assert problem.found == "holds too many files to be listed"
 
 
+def test_a_member_without_a_name_is_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as file:
+        file.writestr(zipfile.ZipInfo(""), "")
+        file.writestr("images/1.png", "one")
+    tarred(tmp_path / "two.tar", {"": b"", "images/2.png": b"two"})
+    files, problems = below(tmp_path, ".")
+    assert list(files) == ["images/1.png", "images/2.png"]
+    assert [problem.found for problem in problems] == ["has no name", "has no name"]
+
+
 def test_of_two_members_of_one_name_neither_is_taken(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "day.zip", "w") as file:
         file.writestr("images/1.png", "one")
