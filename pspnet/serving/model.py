@@ -2,13 +2,14 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow.models
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import CANCELLED, INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc.model import PythonModel
 
 import pspnet
@@ -26,6 +27,9 @@ class Answer(MlflowException):
 
 
 class SegmentationModel(PythonModel):
+    def __init__(self) -> None:
+        self.given_up: Callable[[], bool] = lambda: False  # a server puts its own here
+
     def load_context(self, context: Any) -> None:
         in_use = Path(pspnet.__file__).parent
         if CODE.is_dir() and not in_use.resolve().is_relative_to(CODE.resolve()):
@@ -40,10 +44,12 @@ class SegmentationModel(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         try:
-            return self._service.answer(model_input)
+            return self._service.answer(model_input, self.given_up)
         except UserError as error:
             raise Answer(str(error), INVALID_PARAMETER_VALUE) from None
         except Exception as error:
+            if self.given_up():
+                raise Answer("The request was given up: nobody waits for it any more.", CANCELLED) from None
             logging.getLogger(__name__).exception("A request failed.")
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the other one is torch's
                 found = "The request needs more memory than there is now. Try again, or send fewer or smaller images."

@@ -32,6 +32,13 @@ DATA_URL = re.compile(rb"data:[^,]{0,100},")
 EXPECTED = "base64 of an image file"
 
 
+GivenUp = Callable[[], bool]  # whether nobody waits any more for the answer
+
+
+class NobodyWaits(Exception):
+    """The work on a request has ended before its time."""
+
+
 class Service:
     def __init__(self, bundle: Path, settings: Mapping[str, Any]) -> None:
         """`settings` are keys of the sections predict, runtime and serve, in one flat mapping."""
@@ -42,8 +49,9 @@ class Service:
         self._limits = validate(ServeParams, _section(ServeParams, settings), "model_config")
         model = Bundle.load(bundle)
         device = configure(runtime)
+        self._network = model.network.to(device)
         self._predictor = Predictor(
-            [Member(model.network.to(device), model.preprocessing)],
+            [Member(self._network, model.preprocessing)],
             PredictionProtocol(**predict.model_dump()),
             device,
             runtime.precision,
@@ -53,18 +61,22 @@ class Service:
         # The probabilities of a large image are gigabytes; several at once would be several times that.
         self._one_at_a_time = threading.Lock()
 
-    def answer(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Every image is looked at before the first is predicted: one bad image refuses the request."""
+    def answer(self, table: pd.DataFrame, given_up: GivenUp = lambda: False) -> pd.DataFrame:
+        """Every image is looked at before the first is predicted: one bad image refuses the request.
+
+        `given_up` is asked before each image and each window.
+        """
         images: list[Callable[[], NDArray[np.uint8]]] = []
         problems = []
         for number, value in enumerate(self._sent(table), start=1):
+            _go_on(given_up)
             try:
                 images.append(self._checked(value))
             except Refused as error:
                 problems.append(Problem(f"image {number}", error.found, error.expected, error.fix))
         if problems:
             raise UserError(problems)
-        return pd.DataFrame([self._row(pixels()) for pixels in images])
+        return pd.DataFrame([self._row(pixels, given_up) for pixels in images])
 
     def _sent(self, table: pd.DataFrame) -> list[object]:
         if list(table.columns) != [COLUMN]:
@@ -87,8 +99,11 @@ class Service:
         # Made an RGB PNG, which may be a hundred times what was sent: made again when it is needed.
         return lambda: decode_image(_stored(data, self._limits.max_megapixels))
 
-    def _row(self, image: NDArray[np.uint8]) -> dict[str, Any]:
-        with self._one_at_a_time:
+    def _row(self, pixels: Callable[[], NDArray[np.uint8]], given_up: GivenUp) -> dict[str, Any]:
+        _go_on(given_up)
+        image = pixels()
+        each_window = self._network.register_forward_pre_hook
+        with self._one_at_a_time, each_window(lambda *_: _go_on(given_up)):
             [prediction] = self._predictor.predict(image[None])
         height, width = prediction.mask.shape
         shares = prediction.class_shares(len(self._classes))
@@ -104,6 +119,11 @@ class Service:
         file = io.BytesIO()
         palette_image(prediction.mask, self._palette).save(file, "PNG")
         return b64encode(file.getvalue()).decode()
+
+
+def _go_on(given_up: GivenUp) -> None:
+    if given_up():
+        raise NobodyWaits("The client has left, or its time is up.")
 
 
 def _stored(data: bytes, max_megapixels: float) -> bytes:

@@ -155,8 +155,8 @@ def test_limits_can_be_changed_at_load_and_failures_are_told_without_their_trace
         refused: Any = error.value
         return refused.get_http_status_code(), json.loads(refused.serialize_as_json())["message"]
 
-    def failing(error: BaseException) -> Callable[[Any], Any]:
-        def fail(table: Any) -> Any:
+    def failing(error: BaseException) -> Callable[[Any, Any], Any]:
+        def fail(table: Any, given_up: Any) -> Any:
             raise error
 
         return fail

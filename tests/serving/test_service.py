@@ -15,7 +15,7 @@ from PIL import Image
 from pspnet.errors import UserError
 from pspnet.model.bundle import Bundle
 from pspnet.packaging import settings
-from pspnet.serving.service import Service
+from pspnet.serving.service import NobodyWaits, Service
 from tests.dataset.rawdata import Pixels, encoded, noise
 from tests.parameters import demo_params
 from tests.predicting import predictor
@@ -155,7 +155,7 @@ def test_what_is_no_image_is_refused_with_what_to_do(service: Service, value: An
 def test_every_bad_image_of_a_request_is_named_and_none_is_predicted(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_row", lambda image: pytest.fail("predicted"))
+    monkeypatch.setattr(service, "_row", lambda *_: pytest.fail("predicted"))
     assert refusal(service, table("", encoded(noise(8, 8)), None)) == (
         "2 problems:\n"
         "  image 1: is empty (0 bytes); expected an image\n"
@@ -216,3 +216,23 @@ def test_settings_that_make_no_sense_are_told_when_the_model_is_loaded(bundle: P
     assert str(error.value) == "model_config: threads is 0; expected greater than or equal to 1"
     with pytest.raises(UserError, match="model_config: 'max_images' is missing"):
         Service(bundle, {name: value for name, value in settings(demo_params()).items() if name != "max_images"})
+
+
+@pytest.mark.parametrize(("questions", "windows"), [(1, 0), (2, 0), (3, 0), (4, 0), (6, 2)])
+def test_a_request_that_nobody_waits_for_is_given_up_between_images_and_windows(
+    bundle: Path, questions: int, windows: int
+) -> None:
+    service = Service(bundle, settings(demo_params(predict__window_px=32, predict__window_overlap_px=12)))
+    asked: list[int] = []
+    seen: list[str] = []
+
+    def given_up() -> bool:
+        asked.append(len(seen))
+        return len(asked) == questions
+
+    with (
+        service._network.register_forward_hook(lambda *_: seen.append("window")),
+        pytest.raises(NobodyWaits),
+    ):
+        service.answer(table(encoded(noise(64, 96)), encoded(noise(64, 96))), given_up)
+    assert (len(asked), len(seen)) == (questions, windows)
