@@ -1,5 +1,6 @@
 """`pspnet serve`: a version behind HTTP, in a process of its own that knows no pspnet but the version's."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import typer
 from pspnet.errors import Problem, UserError
 from pspnet.served import own_code_environment
 
+TOKEN = "PSPNET_SERVE_TOKEN"  # noqa: S105  the name of a variable
 SERVER = Path(__file__).parents[1] / "serving/server.py"
 
 
@@ -20,8 +22,10 @@ def serve(model_folder: Path, title: str, host: str, port: int) -> None:
         raise UserError(Problem(str(model_folder), "holds no MLmodel", "the folder of a registered version"))
     command = [sys.executable, "-P", str(SERVER), "--until-stdin-ends", "--model", str(model_folder.resolve()),
                "--title", title, "--host", host, "--port", str(port)]  # fmt: skip
+    # Whatever else a version's process is not told: the server takes this out before it loads the version.
+    token = {TOKEN: os.environ[TOKEN]} if TOKEN in os.environ else {}
     # Our end of the pipe closes with us, however we end.
-    with subprocess.Popen(command, env=own_code_environment(), stdin=subprocess.PIPE) as server:
+    with subprocess.Popen(command, env={**own_code_environment(), **token}, stdin=subprocess.PIPE) as server:
 
         def stop(number: int, frame: FrameType | None) -> None:
             # Of a Ctrl-C the terminal tells the server too; a second SIGINT would make it drop what is under way.

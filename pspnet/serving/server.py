@@ -2,12 +2,15 @@
 
 python -P server.py --model FOLDER --port 5001
 
-Memory stays bounded whatever comes: a body is read only while few others are held, few requests are worked on at once,
-and the rest is told to come back. What is refused or fails is told in short JSON.
+Memory stays bounded whatever comes: the bytes of all bodies are counted as they arrive, few requests are worked on at
+once, and the rest is told to come back. Where something is scarce, the client that has most of it gives way. What is
+refused or fails is told in short JSON.
 """
 
 import argparse
 import asyncio
+import hmac
+import ipaddress
 import json
 import logging
 import os
@@ -17,10 +20,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -31,12 +40,21 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MB = 1_000_000
 MOST_BODY_MB = 64
 BODY_SECONDS = 60  # for a client to send its whole request
+PROGRESS_SECONDS, PROGRESS_BYTES = 10, 16_000  # meanwhile so much must arrive in each so many seconds
+HEADER_SECONDS = 10  # for a client to send the headers of a request, or the rest of a body that was refused
+ANSWER_SECONDS = 60  # for a client to take a part of its answer
+LOOK_SECONDS = 1  # between two looks at a connection
+MOST_CONNECTIONS = 200  # some systems let a process have 256 files
+MOST_OF_A_CLIENT = 64
 DRAIN_SECONDS = 5  # what is refused is still read for so long, else the client sees a broken connection and no answer
 STOP_SECONDS = 10  # for the requests under way, once the server is to stop
 RETRY_SECONDS = 1
 WORK_SECONDS = 600  # MLflow's own limit; 60 by default, too short for many large images on a CPU
 MOST_VALUES = 10_000  # of a request's JSON: ten million empty lists fit into 64 MB and become gigabytes
 MOST_MESSAGE = 20_000  # characters of an error
+ADDRESS = b"/invocations"
+WITHOUT_TOKEN = (b"/ping", b"/health")
+TOKEN = "PSPNET_SERVE_TOKEN"  # noqa: S105  the name of a variable
 FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 
 log = logging.getLogger("pspnet.server")
@@ -53,22 +71,140 @@ class ClientGone(Exception):
     """Nobody is there any more to answer to."""
 
 
+def _busy(unread: bool) -> Refused:
+    return Refused(503, "TEMPORARILY_UNAVAILABLE", "The server is busy. Try again in a moment.", unread)
+
+
+class Body:
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.size = 0  # bytes that have arrived
+        self.evicted = False
+        self.limit = asyncio.timeout(None)
+
+
+class Memory:
+    """The bytes of all bodies. If they become too many, the client that holds most loses the body that lags most."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self.bytes = 0
+        self._by_client: Counter[str] = Counter()
+        self._arriving: dict[Body, None] = {}  # the one that has waited longest for more is the first
+
+    def add(self, body: Body, size: int) -> None:
+        self._arriving.pop(body, None)
+        self._arriving[body] = None
+        self._count(body, size)
+        while self.bytes > self._most_bytes:
+            victim = max(self._arriving, key=lambda other: self._by_client[other.client])
+            self.forget(victim)
+            if victim is body:
+                raise _busy(unread=True)
+            victim.evicted = True
+            if not victim.limit.expired():
+                victim.limit.reschedule(0)
+
+    def arrived(self, body: Body) -> None:
+        """It is kept whatever others send."""
+        self._arriving.pop(body, None)
+
+    def forget(self, body: Body) -> None:
+        self._arriving.pop(body, None)
+        self._count(body, -body.size)
+
+    def _count(self, body: Body, size: int) -> None:
+        body.size += size
+        self.bytes += size
+        self._by_client[body.client] += size
+        if not self._by_client[body.client]:
+            del self._by_client[body.client]
+
+
+class Turns:
+    """The clients take turns at being worked on; the requests of one client keep their order."""
+
+    def __init__(self, working: int, waiting: int) -> None:
+        self._free = working
+        self._most_waiting = waiting
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def turn(self, client: str) -> AsyncIterator[None]:
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(client)
+        try:
+            yield
+        finally:
+            self._next()
+
+    async def _wait(self, client: str) -> None:
+        self._make_room(client)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with suppress(KeyError, ValueError):  # it was passed over
+                    self._waiting[client].remove(turn)
+                    if not self._waiting[client]:
+                        del self._waiting[client]
+            elif not turn.exception():
+                self._next()  # it came just when it was no longer wanted
+            raise
+
+    def _make_room(self, client: str) -> None:
+        """A client that has many waiting loses its last to one that has few."""
+        if sum(map(len, self._waiting.values())) < self._most_waiting:
+            return
+        most = max(self._waiting.values(), key=len, default=deque[asyncio.Future[None]]())
+        if len(most) <= len(self._waiting.get(client, ())) + 1:
+            raise _busy(unread=False)
+        if not (last := most.pop()).done():
+            last.set_exception(_busy(unread=False))
+
+    def _next(self) -> None:
+        while self._waiting:
+            client, turns = next(iter(self._waiting.items()))
+            turn = turns.popleft()
+            del self._waiting[client]
+            if turns:
+                self._waiting[client] = turns  # behind the other clients
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+_given_up: ContextVar[threading.Event | None] = ContextVar("_given_up", default=None)
+
+
+def given_up() -> bool:
+    """Whether nobody waits any more for what this thread works on."""
+    event = _given_up.get()
+    return event is not None and event.is_set()
+
+
 class Bounded:
     """Stands before MLflow's app."""
 
-    def __init__(self, app: App, body_bytes: int, waiting: int, working: int) -> None:
+    def __init__(self, app: App, body_bytes: int, waiting: int, working: int, token: str = "") -> None:
         self._app = app
         self._body_bytes = body_bytes
-        self._most_requests = waiting + working
         self._most_bytes = 4 * body_bytes  # of all bodies together
-        self._requests = 0
-        self._bytes = 0
+        self._memory = Memory(self._most_bytes)
+        self._turns = Turns(working, waiting)
+        self._authorization = f"Bearer {token}".encode() if token else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/invocations" or scope["method"] != "POST":
-            await self._app(scope, receive, send)  # nothing behind these reads a body
-            return
         try:
+            self._let_in(scope)
+            if scope["method"] in ("GET", "HEAD"):
+                await self._app(scope, receive, send)  # nothing behind these reads a body
+                return
             status, headers, body = await self._answer(scope, receive)
         except ClientGone:
             return
@@ -78,14 +214,33 @@ class Bounded:
             status, headers, body = refused.status, [], _error(refused.code, str(refused))
             if status == 503:
                 headers = [(b"retry-after", str(RETRY_SECONDS).encode())]
+            if status == 401:
+                headers = [(b"www-authenticate", b"Bearer")]
         if status >= 400:
             body = _short(body)
-            headers = [header for header in headers if header[0] == b"retry-after"]
+            headers = [header for header in headers if header[0] in (b"retry-after", b"www-authenticate")]
             headers.append((b"content-type", b"application/json"))
         headers = [header for header in headers if header[0] != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    def _let_in(self, scope: Scope) -> None:
+        """The address is compared as it was sent: routes take some other spellings for the same."""
+        method, address = scope["method"], scope["raw_path"]
+        reads = method in ("GET", "HEAD")
+        if self._authorization and not (reads and address in WITHOUT_TOKEN):
+            sent = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(sent, self._authorization):
+                found = (
+                    f"The token is {'not the right one' if sent else 'missing'}; expected Authorization: Bearer TOKEN."
+                )
+                raise Refused(401, "UNAUTHENTICATED", found, unread=True)
+        if not reads and address != ADDRESS:
+            found = f"{address[:100].decode(errors='replace')} takes no {method}; expected {ADDRESS.decode()}."
+            raise Refused(404, "ENDPOINT_NOT_FOUND", found, unread=True)
+        if not reads and method != "POST":
+            raise Refused(405, "BAD_REQUEST", f"{ADDRESS.decode()} takes no {method}; expected POST.", unread=True)
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         headers = dict(scope["headers"])
@@ -93,44 +248,54 @@ class Bounded:
         if kind != b"application/json":
             found = f"content-type is {kind.decode(errors='replace')[:100] or 'missing'}; expected application/json."
             raise Refused(415, "BAD_REQUEST", found, unread=True)
-        declared = _declared(headers.get(b"content-length"))
-        held = self._body_bytes if declared is None else declared
-        if held > self._body_bytes:
+        if (_declared(headers.get(b"content-length")) or 0) > self._body_bytes:
             raise self._too_large(unread=True)
-        if self._requests >= self._most_requests or self._bytes + held > self._most_bytes:
-            raise Refused(503, "TEMPORARILY_UNAVAILABLE", "The server is busy. Try again in a moment.", unread=True)
-        self._requests += 1
-        self._bytes += held
+        body = Body(client_of(scope["client"]))
         try:
-            body = await self._read(receive)
-            if complaint := await asyncio.to_thread(_complaint, body, 4 * self._body_bytes):
-                raise Refused(400, "BAD_REQUEST", complaint)
-            return await self._work(scope, receive, body)
+            data = await self._read(body, receive)
+            return await self._work(scope, receive, data, body.client)
         finally:
-            self._requests -= 1
-            self._bytes -= held
+            self._memory.forget(body)
 
-    async def _read(self, receive: Receive) -> bytes:
-        chunks, size, more = [], 0, True
-        until = time.monotonic() + BODY_SECONDS
-        while more:
-            try:
-                message = await asyncio.wait_for(receive(), until - time.monotonic())
-            except TimeoutError:
-                raise Refused(408, "DEADLINE_EXCEEDED", f"The request took longer than {BODY_SECONDS} s.") from None
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            more = message.get("more_body", False)
-            if size > self._body_bytes:
-                raise self._too_large(unread=more)
+    async def _read(self, body: Body, receive: Receive) -> bytes:
+        """Headers may declare anything: what arrives counts."""
+        now = asyncio.get_running_loop().time
+        chunks, more, progress, started = [], True, 0, now()
+        due = started + PROGRESS_SECONDS
+        try:
+            async with body.limit:
+                while more:
+                    body.limit.reschedule(min(due, started + BODY_SECONDS))
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    more = message.get("more_body", False)
+                    if body.evicted:
+                        raise _busy(unread=more)
+                    chunks.append(message.get("body", b""))
+                    self._memory.add(body, len(chunks[-1]))
+                    if body.size > self._body_bytes:
+                        raise self._too_large(unread=more)
+                    if body.size >= progress + PROGRESS_BYTES:
+                        progress, due = body.size, now() + PROGRESS_SECONDS
+                self._memory.arrived(body)
+        except TimeoutError:
+            if body.evicted:
+                raise _busy(unread=True) from None
+            found = (
+                f"Only {body.size / 1000:,.1f} kB came in {now() - started:,.0f} s; "
+                f"expected {PROGRESS_BYTES / 1000:,.0f} in each {PROGRESS_SECONDS} s, and all within {BODY_SECONDS}."
+            )
+            raise Refused(408, "DEADLINE_EXCEEDED", found) from None
         return b"".join(chunks)
 
-    async def _work(self, scope: Scope, receive: Receive, body: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """What MLflow's app answers, unless the client leaves: then its request no longer waits for its turn."""
+    async def _work(
+        self, scope: Scope, receive: Receive, body: bytes, client: str
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """What MLflow's app answers. If the client leaves, its request no longer waits for its turn, or is given up."""
         question = [{"type": "http.request", "body": body, "more_body": False}]
         answer: list[Message] = []
+        nobody_waits, begun = threading.Event(), asyncio.Event()
 
         async def ask() -> Message:
             return question.pop() if question else await asyncio.Future()
@@ -138,18 +303,34 @@ class Bounded:
         async def keep(message: Message) -> None:
             answer.append(message)
 
-        work = asyncio.ensure_future(self._app(scope, ask, keep))
+        async def work_on() -> None:
+            async with self._turns.turn(client):
+                begun.set()
+                _given_up.set(nobody_waits)
+                if complaint := await asyncio.to_thread(_complaint, body, 4 * self._body_bytes):
+                    raise Refused(400, "BAD_REQUEST", complaint)
+                await self._app(scope, ask, keep)
+
+        work = asyncio.ensure_future(work_on())
         leave = asyncio.ensure_future(receive())
         try:
             await asyncio.wait((work, leave), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            leave.cancel()
             if not work.done():
-                work.cancel()
-        if work.cancelled() or not work.done():
-            raise ClientGone
+                nobody_waits.set()
+                if not begun.is_set():
+                    work.cancel()
+                await asyncio.wait([work])  # a thread cannot be stopped: its place and memory are free when it ends
+                raise ClientGone
+        finally:
+            nobody_waits.set()
+            leave.cancel()
+            work.cancel()
+            if work.done() and not work.cancelled():
+                work.exception()  # looked at: else it would be logged
         try:
             work.result()
+        except Refused:
+            raise
         except Exception:
             log.exception("A request failed.")
             raise Refused(500, "INTERNAL_ERROR", "The server failed; its log says why.") from None
@@ -161,6 +342,17 @@ class Bounded:
             f"The request has more than {self._body_bytes / MB:,.1f} MB. Send fewer images at once, or smaller ones."
         )
         return Refused(413, "REQUEST_TOO_LARGE", found, unread)
+
+
+def client_of(address: tuple[str, int] | None) -> str:
+    """One address, or the network that a provider gives one customer: of IPv6 the first half."""
+    try:
+        ip = ipaddress.ip_address(address[0] if address else "")
+    except ValueError:
+        return ""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.IPv6Address(int(ip) >> 64 << 64))
 
 
 def _declared(length: bytes | None) -> int | None:
@@ -230,6 +422,71 @@ def _error(code: str, message: str) -> bytes:
     return json.dumps({"error_code": code, "message": message}).encode()
 
 
+class Connection(H11Protocol):
+    """Ends when its client owes us something for too long. Of the idle ones, the oldest gives way to a new one."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._debt: tuple[str, int] | None = None
+        self._since = self.loop.time()
+        self._look()
+        alive = [other for other in self.connections if isinstance(other, Connection) and not other.closing]
+        mine = [other for other in alive if client_of(other.client) == client_of(self.client)]
+        for connections, most in ((mine, MOST_OF_A_CLIENT), (alive, MOST_CONNECTIONS)):
+            if len(connections) > most and not self.closing:
+                self._make_room([other for other in connections if other is not self and not other.closing])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    @property
+    def closing(self) -> bool:
+        return bool(self.transport.is_closing())
+
+    def _make_room(self, others: "list[Connection]") -> None:
+        if idle := [other for other in others if other._owed()]:
+            min(idle, key=lambda other: other._since).transport.abort()
+            return
+        body = _error("TEMPORARILY_UNAVAILABLE", "Too many connections are open. Try again in a moment.")
+        head = f"HTTP/1.1 503 Service Unavailable\r\nretry-after: {RETRY_SECONDS}\r\nconnection: close\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _owed(self) -> tuple[str, int] | None:
+        """What the client is to do next: take its answer, or send the headers of a request. None while we work."""
+        if unsent := self.transport.get_write_buffer_size():
+            return "answer", unsent
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        return None if under_way else ("request", id(self.cycle))
+
+    def _look(self) -> None:
+        now, owed = self.loop.time(), self._owed()
+        if owed != self._debt:
+            self._debt, self._since = owed, now
+        elif owed and now > self._since + (ANSWER_SECONDS if "answer" in owed else HEADER_SECONDS):
+            self.transport.abort()
+        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+
+
+def settings(app: App) -> uvicorn.Config:
+    return uvicorn.Config(
+        app, http=Connection, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
+        proxy_headers=False,  # a client would choose for itself which client it is
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )  # fmt: skip
+
+
+def _token() -> str:
+    """Taken out of the environment, before the version's code can read it."""
+    token = os.environ.pop(TOKEN, None)
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        found = "is empty" if not token.strip() else "has spaces, line breaks or other characters than ASCII"
+        sys.exit(f"{TOKEN}: {found}; expected one word. Set another, or unset it to serve without a token.")
+    return token or ""
+
+
 def _bind(host: str, port: int) -> socket.socket:
     """Before the model is loaded: a port that is taken is told at once. Nobody can connect yet."""
     try:
@@ -283,21 +540,22 @@ def main() -> None:
     if arguments.until_stdin_ends:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
 
+    token = _token()
     listener = _bind(arguments.host, arguments.port)
     os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(WORK_SECONDS))
     model = _load(arguments.model, title)
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it has a warning for every odd request
 
-    import uvicorn
     from mlflow.pyfunc import scoring_server
 
+    model.unwrap_python_model().given_up = given_up  # an older version does not ask
     app = Bounded(
-        scoring_server.init(model), _body_bytes(model, arguments.max_body_mb), arguments.waiting, arguments.working
+        scoring_server.init(model),
+        _body_bytes(model, arguments.max_body_mb),
+        arguments.waiting,
+        arguments.working,
+        token,
     )
-    settings = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
-    )  # fmt: skip
 
     async def serve() -> None:
         # MLflow works in the loop's own threads. Where they are few, what has timed out cannot pile up either.
@@ -306,7 +564,7 @@ def main() -> None:
         host, port = listener.getsockname()[:2]
         sys.stdout.write(f"{title} on http://{f'[{host}]' if ':' in host else host}:{port}, Ctrl-C stops it\n")
         sys.stdout.flush()
-        await uvicorn.Server(settings).serve(sockets=[listener])
+        await uvicorn.Server(settings(app)).serve(sockets=[listener])
 
     asyncio.run(serve())
 

@@ -45,13 +45,19 @@ def command_and_server(folder: Path) -> tuple[psutil.Process, psutil.Process]:
 def test_the_server_knows_only_the_versions_code_and_stops_with_the_command(
     version: Path, bundle: Path, newer_checkout: Path, warm_python: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    settings = {"PYTHONPATH": str(newer_checkout), "MLFLOW_PYFUNC_INFERENCE_CONFIG": '{"max_images": 1}'}
+    settings = {
+        "PYTHONPATH": str(newer_checkout),
+        "MLFLOW_PYFUNC_INFERENCE_CONFIG": '{"max_images": 1}',
+        "PSPNET_SERVE_TOKEN": "s3cret",
+    }
+    token = {"authorization": "Bearer s3cret"}
     python = sys.executable if number == signal.SIGTERM else warm_python
     with process(command(warm_python, version, python=python), tmp_path, **settings) as started:
         port = port_told(started, tmp_path)
         image = noise(30, 50)
-        assert np.array_equal(post(port, split(encoded(image))).mask(), predicted(bundle, image))
-        assert "expected at most 1 (serve.max_images)" in post(port, split(b"", b"")).message
+        assert np.array_equal(post(port, split(encoded(image)), headers=token).mask(), predicted(bundle, image))
+        assert "expected at most 1 (serve.max_images)" in post(port, split(b"", b""), headers=token).message
+        assert post(port, split(encoded(image))).status == 401
         command_, server = command_and_server(tmp_path)
         command_.send_signal(number)
         assert started.wait(60) == 0

@@ -4,16 +4,21 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import uvicorn
 
 from pspnet.serving import server as module
-from pspnet.serving.server import Bounded, Message, Receive, Scope, Send
+from pspnet.serving.server import App, Bounded, Message, Receive, Scope, Send, given_up
 from tests.dataset.rawdata import encoded, noise
 from tests.serving.processes import (
     SERVER,
@@ -29,6 +34,7 @@ from tests.serving.processes import (
     server,
     split,
 )
+from tests.waiting import wait_until
 
 GOOD = json.dumps(split("aGk=")).encode()
 JSON = [(b"content-type", b"application/json; charset=utf-8")]
@@ -43,8 +49,23 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 class Client:
     """One connection: what it sends, in parts, and what comes back. It hangs up when `parts` end early."""
 
-    def __init__(self, *parts: bytes, headers: list[tuple[bytes, bytes]] = JSON, complete: bool = True) -> None:
-        self.scope: Scope = {"type": "http", "method": "POST", "path": URL, "headers": headers}
+    def __init__(
+        self,
+        *parts: bytes,
+        headers: list[tuple[bytes, bytes]] = JSON,
+        complete: bool = True,
+        method: str = "POST",
+        address: str = URL,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.scope: Scope = {
+            "type": "http",
+            "method": method,
+            "path": unquote(address),
+            "raw_path": address.encode(),
+            "headers": headers,
+            "client": (host, 1234),
+        }
         last = len(parts) - 1
         self._messages: list[Message] = [
             {"type": "http.request", "body": part, "more_body": n < last or not complete}
@@ -117,19 +138,41 @@ def test_a_body_that_never_ends_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def test() -> None:
         client = await Client(GOOD, complete=False).ask(Bounded(echo, 1000, 1, 1))
-        assert (client.response.status, client.response.message) == (408, "The request took longer than 0.2 s.")
+        assert (client.response.status, client.response.message) == (
+            408,
+            "Only 0.1 kB came in 0 s; expected 16 in each 10 s, and all within 0.2.",
+        )
 
     run(test)
 
 
-def test_more_requests_than_may_wait_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_SECONDS", 0.2)
+def test_a_body_that_comes_too_slowly_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.2)
+    monkeypatch.setattr(module, "PROGRESS_BYTES", 100)
+
+    class Slow(Client):
+        async def receive(self) -> Message:
+            await asyncio.sleep(0.01)
+            return {"type": "http.request", "body": b" ", "more_body": True}
 
     async def test() -> None:
-        app = Bounded(echo, 1000, waiting=1, working=1)
-        slow = [Client(GOOD, complete=False) for _ in range(2)]
-        held = [asyncio.ensure_future(client.ask(app)) for client in slow]
-        await asyncio.gather(*(client.waits.wait() for client in slow))
+        assert (await Slow().ask(Bounded(echo, 1000, 1, 1))).response.status == 408
+
+    run(test)
+
+
+def test_more_requests_than_may_wait_are_told_to_come_back() -> None:
+    async def test() -> None:
+        goes_on = asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            await goes_on.wait()
+            await echo(scope, receive, send)
+
+        app = Bounded(slow, 1000, waiting=1, working=1)
+        clients = [Client(GOOD) for _ in range(2)]
+        held = [asyncio.ensure_future(client.ask(app)) for client in clients]
+        await asyncio.gather(*(client.waits.wait() for client in clients))
         busy = (await Client(GOOD).ask(app)).response
         assert busy.status == 503
         assert busy.headers["retry-after"] == "1"
@@ -137,55 +180,365 @@ def test_more_requests_than_may_wait_are_told_to_come_back(monkeypatch: pytest.M
             "error_code": "TEMPORARILY_UNAVAILABLE",
             "message": "The server is busy. Try again in a moment.",
         }
-        for client in slow:
-            client.leave.set()
+        goes_on.set()
         await asyncio.gather(*held)
-        assert [client.answer for client in slow] == [[], []]
+        assert [client.response.status for client in clients] == [200, 200]
         assert (await Client(GOOD).ask(app)).response.status == 200
 
     run(test)
 
 
-def test_bodies_held_at_once_are_four_of_the_largest_at_most() -> None:
+def declared(size: int) -> list[tuple[bytes, bytes]]:
+    return [*JSON, (b"content-length", str(size).encode())]
+
+
+async def begun(app: Bounded, clients: list[Client]) -> list["asyncio.Future[Client]"]:
+    """Each has sent what it has, in this order."""
+    asked: list[asyncio.Future[Client]] = []
+    for client in clients:
+        asked.append(asyncio.ensure_future(client.ask(app)))
+        await client.waits.wait()
+    return asked
+
+
+async def left(clients: list[Client], asked: list["asyncio.Future[Client]"]) -> None:
+    for client in clients:
+        client.leave.set()
+    await asyncio.gather(*asked)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_bodies_held_at_once_are_four_of_the_largest_at_most(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they declare: `Content-Length: 1` counts for nothing where a body comes in chunks."""
+    monkeypatch.setattr(module, "DRAIN_SECONDS", 0.1)
+
     async def test() -> None:
         app = Bounded(echo, 1000, waiting=100, working=1)
-        large = [*JSON, (b"content-length", b"1000")]
-        slow = [Client(b" " * 10, headers=large, complete=False) for _ in range(4)]
-        held = [asyncio.ensure_future(client.ask(app)) for client in slow]
-        await asyncio.gather(*(client.waits.wait() for client in slow))
-        assert (await Client(GOOD, headers=[*JSON, (b"content-length", b"1")]).ask(app)).response.status == 503
-        slow[0].leave.set()
-        await held[0]
-        assert (await Client(GOOD, headers=[*JSON, (b"content-length", b"1")]).ask(app)).response.status == 200
-        for client in slow:
-            client.leave.set()
-        await asyncio.gather(*held)
+        slow = [Client(b" " * 1000, headers=declared(size), complete=False) for _ in range(5)]
+        asked = await begun(app, slow)
+        [refused], _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        assert refused.result().response.status == 503
+        await left(slow, asked)
+        assert [bool(client.answer) for client in slow] == [True, False, False, False, False]
+        assert (await Client(GOOD).ask(app)).response.status == 200
+
+    run(test)
+
+
+def test_clients_that_declare_much_and_send_a_byte_take_no_place() -> None:
+    async def test() -> None:
+        app = Bounded(echo, 1000, waiting=1, working=1)
+        slow = [Client(b" ", headers=declared(1000), complete=False) for _ in range(20)]
+        asked = await begun(app, slow)
+        assert (await Client(GOOD).ask(app)).response.status == 200
+        await left(slow, asked)
+
+    run(test)
+
+
+def test_the_client_that_holds_most_loses_the_body_that_lags_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_SECONDS", 0.1)
+
+    async def test() -> None:
+        app = Bounded(echo, 1000, waiting=100, working=1)
+        modest = Client(b" " * 900, complete=False, host="10.0.0.1")
+        greedy = [Client(b" " * 800, complete=False, host="10.0.0.2") for _ in range(3)]
+        asked = await begun(app, [modest, *greedy])
+        response = (await Client(b" " * 900, GOOD, host="10.0.0.3").ask(app)).response
+        assert response.status == 200
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        await left([modest, *greedy], asked)
+        assert [bool(client.answer) for client in [modest, *greedy]] == [False, True, False, False]
+        assert greedy[0].response.status == 503
+
+    run(test)
+
+
+def test_the_clients_take_turns_and_one_with_many_requests_makes_room() -> None:
+    async def test() -> None:
+        goes_on, worked_on = asyncio.Event(), []
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            worked_on.append(scope["client"][0])
+            await goes_on.wait()
+            await echo(scope, receive, send)
+
+        app = Bounded(slow, 1000, waiting=4, working=1)
+        clients = [Client(GOOD, host=f"10.0.0.{host}") for host in (0, 0, 0, 0, 0, 1, 2)]
+        asked = await begun(app, clients)
+        goes_on.set()
+        await asyncio.gather(*asked)
+        assert [client.response.status for client in clients] == [200, 200, 200, 503, 503, 200, 200]
+        assert worked_on == [f"10.0.0.{number}" for number in (0, 0, 1, 2, 0)]
 
     run(test)
 
 
 def test_the_request_of_a_client_that_has_left_is_not_worked_on() -> None:
     async def test() -> None:
-        begun, ended = asyncio.Event(), []
+        goes_on, worked_on = asyncio.Event(), []
 
-        async def endless(scope: Scope, receive: Receive, send: Send) -> None:
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                ended.append("cancelled")
-                raise
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            worked_on.append(scope["client"])
+            await goes_on.wait()
+            await echo(scope, receive, send)
 
-        client = Client(GOOD)
-        asked = asyncio.ensure_future(client.ask(Bounded(endless, 1000, 1, 1)))
-        await begun.wait()
-        client.leave.set()
-        await asked
-        await asyncio.sleep(0)
-        assert ended == ["cancelled"]
-        assert client.answer == []
+        app = Bounded(slow, 1000, waiting=2, working=1)
+        clients = [Client(GOOD, host=f"10.0.0.{number}") for number in range(3)]
+        asked = await begun(app, clients)
+        clients[1].leave.set()
+        await asked[1]
+        assert clients[1].answer == []
+        goes_on.set()
+        await asyncio.gather(*asked)
+        assert worked_on == [("10.0.0.0", 1234), ("10.0.0.2", 1234)]
 
     run(test)
+
+
+def test_work_whose_client_has_left_is_told_so_and_keeps_its_place_until_it_ends() -> None:
+    async def test() -> None:
+        loop, threads = asyncio.get_running_loop(), threading.Semaphore(0)
+        told: asyncio.Future[bool] = loop.create_future()
+
+        def work() -> None:
+            wait_until(given_up, 20)
+            loop.call_soon_threadsafe(told.set_result, True)
+            threads.acquire(timeout=20)
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["client"][0] == "10.0.0.1":
+                await asyncio.to_thread(work)
+            await echo(scope, receive, send)
+
+        app = Bounded(slow, 1000, waiting=0, working=1)
+        client = Client(GOOD, host="10.0.0.1")
+        asked = await begun(app, [client])
+        client.leave.set()
+        await told
+        assert (await Client(GOOD).ask(app)).response.status == 503
+        threads.release()
+        await asyncio.gather(*asked)
+        assert client.answer == []
+        assert (await Client(GOOD).ask(app)).response.status == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "post", "BREW"])
+@pytest.mark.parametrize(
+    "address", ["/invocations%0A", "/invocations%0a", "/invocations/", "//invocations", "/%69nvocations", "/ping", "*"]
+)
+def test_a_body_goes_to_the_address_itself_and_nowhere_else(method: str, address: str) -> None:
+    async def test() -> None:
+        reached = []
+
+        async def app_(scope: Scope, receive: Receive, send: Send) -> None:
+            reached.append(scope["path"])
+            await echo(scope, receive, send)
+
+        app = Bounded(app_, 1000, 1, 1)
+        response = (await Client(GOOD, method=method, address=address).ask(app)).response
+        assert response.status == 404
+        assert response.message == f"{address} takes no {method}; expected /invocations."
+        other = (await Client(GOOD, method="PUT").ask(app)).response
+        assert (other.status, other.message) == (405, "/invocations takes no PUT; expected POST.")
+        assert reached == []
+
+    run(test)
+
+
+def authorized(value: bytes) -> list[tuple[bytes, bytes]]:
+    return [*JSON, (b"authorization", value)]
+
+
+@pytest.mark.parametrize("sent", [b"", b"Bearer ", b"Bearer s3cre", b"Bearer s3cret2", b"Basic s3cret", b"\xff"])
+def test_with_a_token_only_who_knows_it_is_let_in(sent: bytes) -> None:
+    async def test() -> None:
+        app = Bounded(echo, 1000, 1, 1, token="s3cret")
+        headers = authorized(sent) if sent else JSON
+        for method, address in (("POST", URL), ("GET", "/version"), ("POST", "/ping")):
+            client = await Client(GOOD, headers=headers, method=method, address=address).ask(app)
+            found = "not the right one" if sent else "missing"
+            assert client.response.status == 401
+            assert client.response.headers["www-authenticate"] == "Bearer"
+            assert client.response.message == f"The token is {found}; expected Authorization: Bearer TOKEN."
+        assert (await Client(GOOD, headers=authorized(b"Bearer s3cret")).ask(app)).response.status == 200
+        assert (await Client(b"", method="GET", address="/ping").ask(app)).answer[0]["status"] == 200
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("token", "found"),
+    [
+        ("", "is empty"),
+        (" ", "is empty"),
+        ("s3cret\n", "has spaces, line breaks or other characters than ASCII"),
+        ("s3crét", "has spaces, line breaks or other characters than ASCII"),
+    ],
+)
+def test_a_token_that_cannot_be_sent_is_told(token: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSPNET_SERVE_TOKEN", token)
+    with pytest.raises(SystemExit) as error:
+        module._token()
+    assert error.value.code == (
+        f"PSPNET_SERVE_TOKEN: {found}; expected one word. Set another, or unset it to serve without a token."
+    )
+
+
+def test_the_version_does_not_see_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSPNET_SERVE_TOKEN", "s3cret")
+    assert module._token() == "s3cret"
+    assert "PSPNET_SERVE_TOKEN" not in os.environ
+    assert module._token() == ""
+
+
+class Visitor:
+    """A real connection to a server in this process."""
+
+    def __init__(self, port: int, host: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), source_address=(host, 0))
+        self.socket.setblocking(False)
+
+    async def sends(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.socket, data)
+
+    async def hears(self) -> bytes:
+        """Nothing once the server has ended the connection."""
+        with contextlib.suppress(ConnectionResetError):
+            return await asyncio.get_running_loop().sock_recv(self.socket, 65536)
+        return b""
+
+    async def hears_the_end(self) -> None:
+        while await self.hears():
+            pass
+
+
+Enter = Callable[..., Awaitable[Visitor]]
+
+
+@asynccontextmanager
+async def listening(app: App) -> AsyncIterator[Enter]:
+    """The server without a model; each visitor sends something as it enters."""
+    with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server = uvicorn.Server(module.settings(app))
+        served = asyncio.ensure_future(server._serve([listener]))
+
+        async def enter(sent: bytes, host: str = "127.0.0.1") -> Visitor:
+            visitor = Visitor(listener.getsockname()[1], host)
+            opened.enter_context(visitor.socket)
+            await visitor.sends(sent)
+            return visitor
+
+        try:
+            yield enter
+        finally:
+            server.should_exit = server.force_exit = True
+            await served
+
+
+PING = b"GET /ping HTTP/1.1\r\nhost: here\r\n\r\n"
+HEAD = f"POST {URL} HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n".encode()
+HALVES = {
+    "nothing": b"",
+    "half a line": b"POST /invo",
+    "half of the headers": HEAD,
+    "of the second request": PING + b"GET",
+    "a body after its refusal": HEAD.replace(b"/json", b"/xml") + b"content-length: 10\r\n\r\n1",
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_request_that_is_half_sent_ends_its_connection(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEADER_SECONDS", "LOOK_SECONDS", "DRAIN_SECONDS"):
+        monkeypatch.setattr(module, name, 0.1)
+
+    async def test() -> None:
+        async with listening(Bounded(echo_nothing, 1000, 1, 1)) as enter:
+            await (await enter(HALVES[half])).hears_the_end()
+
+    run(test)
+
+
+async def echo_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("limit", ["MOST_OF_A_CLIENT", "MOST_CONNECTIONS"])
+def test_of_too_many_connections_the_oldest_that_is_idle_gives_way(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, limit, 3)
+
+    async def test() -> None:
+        begun, goes_on = asyncio.Semaphore(0), asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.release()
+            await goes_on.wait()
+            await echo_nothing(scope, receive, send)
+
+        async with listening(Bounded(slow, 1000, 8, 8)) as enter:
+            asking = [await enter(PING)]
+            await begun.acquire()
+            idle = [await enter(b"GET") for _ in range(2)]
+            for visitor in idle:
+                asking.append(await enter(PING))
+                await begun.acquire()
+                assert await visitor.hears() == b""
+            answer = await (await enter(b"")).hears()
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"Too many connections are open. Try again in a moment." in answer
+            if limit == "MOST_OF_A_CLIENT":
+                asking.append(await enter(PING, "127.0.0.2"))
+                await begun.acquire()
+            goes_on.set()
+            for visitor in asking:
+                assert (await visitor.hears()).startswith(b"HTTP/1.1 200 ")
+
+    run(test)
+
+
+def test_an_answer_that_is_not_taken_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+
+    async def test() -> None:
+        ends = asyncio.Event()
+
+        class Watched(module.Connection):
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                ends.set()
+
+        monkeypatch.setattr(module, "Connection", Watched)
+
+        async def much(scope: Scope, receive: Receive, send: Send) -> None:
+            size = 100_000_000
+            headers = [(b"content-length", str(size).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": bytes(size)})
+
+        async with listening(much) as enter:
+            await enter(PING)
+            await ends.wait()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::"),
+        ("/a/socket", ""),
+    ],
+)
+def test_a_client_is_an_address_or_a_network_of_ipv6(address: str, client: str) -> None:
+    assert module.client_of((address, 1)) == client
 
 
 def test_a_failure_is_500_without_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
@@ -336,9 +689,19 @@ def test_the_other_addresses_of_mlflow_are_there(port: int) -> None:
 
 
 @pytest.mark.e2e
-def test_a_busy_server_says_so_and_then_answers(port: int) -> None:
-    body = json.dumps(split(encoded(noise(30, 50)))).encode()
-    with begun(port, len(body)) as slow:
+def test_a_newline_in_the_address_goes_nowhere(port: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("POST", f"{URL}%0A", GOOD, {"content-type": "text/csv"})
+        assert connection.getresponse().status == 404
+
+
+LONG = [png_of_zeros(4000, 5000)] * 16
+
+
+@pytest.mark.e2e
+def test_a_busy_server_says_so_and_answers_when_the_client_it_works_for_has_left(port: int) -> None:
+    with working_on(port, LONG):
         busy = post(port, split(encoded(noise(8, 8))))
         assert busy.status == 503
         assert busy.headers["retry-after"] == "1"
@@ -347,20 +710,16 @@ def test_a_busy_server_says_so_and_then_answers(port: int) -> None:
             "message": "The server is busy. Try again in a moment.",
         }
         assert get(port, "/ping").status == 200
-        slow.sendall(body)
-        response = http.client.HTTPResponse(slow)
-        response.begin()
-        assert response.status == 200
-    assert post(port, split(encoded(noise(30, 50)))).status == 200
+    wait_until(lambda: post(port, split(encoded(noise(30, 50)))).status == 200, 60)
 
 
 @contextlib.contextmanager
-def begun(port: int, length: int) -> Iterator[socket.socket]:
-    """A request that the server has taken on; it waits for so many bytes."""
-    kind = "content-type: application/json\r\nexpect: 100-continue"
+def working_on(port: int, images: list[bytes]) -> Iterator[socket.socket]:
+    """A request that takes minutes, once the server works on it and has no other place."""
+    body = json.dumps(split(*images)).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
-        client.sendall(f"POST {URL} HTTP/1.1\r\nhost: here\r\n{kind}\r\ncontent-length: {length}\r\n\r\n".encode())
-        assert client.recv(1000).startswith(b"HTTP/1.1 100")
+        client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: post(port, split(encoded(noise(8, 8)))).status == 503)
         yield client
 
 
@@ -380,10 +739,7 @@ def test_a_stop_does_not_wait_for_a_long_prediction(version: Path, warm_python: 
     options = "--working", "1", "--waiting", "0"
     with process([warm_python, "-P", "-c", HURRIED, SERVER, *asked(version), *options], tmp_path) as started:
         port = port_told(started, tmp_path)
-        body = json.dumps(split(*[png_of_zeros(4000, 5000)] * 16)).encode()
-        with begun(port, len(body)) as client:
-            client.sendall(body)
-            assert post(port, split(encoded(noise(8, 8)))).status == 503  # it is being worked on
+        with working_on(port, LONG) as client:
             started.send_signal(signal.SIGINT)
             assert started.wait(120) == 0
             with contextlib.suppress(ConnectionError):
