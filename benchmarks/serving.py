@@ -5,6 +5,10 @@ request must be refused as it should. Ends with 1 if one was not.
 
 python benchmarks/serving.py                        a network of the demo's size that has learnt nothing
 python benchmarks/serving.py --model FOLDER         a version, downloaded or saved
+python benchmarks/serving.py --attacks              good clients alone, then beside the attacks of attacks.py
+
+Under attack every good request must be answered right, the 95th percentile (from the first try) be at most three times
+what it is without, and the server stay below 1.5 GB.
 """
 
 import argparse
@@ -24,7 +28,8 @@ import time
 import zlib
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +44,9 @@ from pspnet.served import own_code_environment, served
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "pspnet/serving/server.py"
 START_SECONDS = 120
+GOOD_CLIENTS = 4  # of --attacks
+MOST_TIMES_SLOWER = 3
+MOST_MB = 1500
 SIZES = [(96, 128, "PNG"), (96, 128, "JPEG"), (192, 256, "PNG"), (240, 320, "JPEG"), (480, 640, "PNG")]
 
 
@@ -55,6 +63,7 @@ class Question:
 @dataclass
 class Tally:
     seconds: list[float] = field(default_factory=list)  # of the good ones
+    in_all: list[float] = field(default_factory=list)  # of the good ones, from the first try
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,41 +74,83 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of a version (default: one with random weights)")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--attacks", action="store_true")
     arguments = parser.parse_args()
     go_offline()
     with tempfile.TemporaryDirectory() as temporary:
         version = arguments.model or random_version(Path(temporary))
         questions = make_questions(version)
-        started = time.monotonic()
-        with subprocess.Popen(
-            [sys.executable, "-P", str(SERVER), "--model", str(version.resolve()), "--port", "0"],
-            env=own_code_environment(), stdout=subprocess.PIPE, text=True,
-        ) as server:  # fmt: skip
-            try:
-                assert server.stdout
-                port = int(server.stdout.readline().partition("http://127.0.0.1:")[2].partition(",")[0])
-                start_seconds = time.monotonic() - started
-                for question in questions:  # what is only done once does not count
-                    if question.masks:
-                        ask(port, question)
-                before = memory(server)
-                tally, seconds, peak = load(server, port, questions, arguments.clients, arguments.seconds)
-                alive = server.poll() is None and ask_once(port, "GET", "/ping", None)[0] == 200
-                started = time.monotonic()
-                server.terminate()
-                status = server.wait(30)
-                stop_seconds = time.monotonic() - started
-            finally:
-                server.kill()
-    print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {version.name}\n")
-    report(tally, seconds)
-    print(f"\nMemory of the server: {before:,.0f} MB before, {peak:,.0f} MB at most.")
+        with started_server(version) as (server, port, start_seconds):
+            for question in questions:  # what is only done once does not count
+                if question.masks:
+                    ask(port, question)
+            before = memory(server)
+            if arguments.attacks:
+                fine = under_attack(server, port, [q for q in questions if q.masks], arguments.seconds)
+            else:
+                fine = under_load(server, port, questions, arguments.clients, arguments.seconds)
+            alive = server.poll() is None and ask_once(port, "GET", "/ping", None)[0] == 200
+            started = time.monotonic()
+            server.terminate()
+            status = server.wait(30)
+            stop_seconds = time.monotonic() - started
+    print(f"\n{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {version.name}")
+    print(f"Memory of the server before: {before:,.0f} MB.")
     print(f"Started in {start_seconds:.1f} s, stopped in {stop_seconds:.1f} s with status {status}.")
     print("No crash." if alive else "THE SERVER HAS CRASHED.")
-    for complaint in tally.wrong[:20]:
-        print(f"WRONG: {complaint}")
-    print(f"{len(tally.wrong)} wrong answers.")
-    sys.exit(bool(tally.wrong) or not alive or status != 0)
+    sys.exit(not fine or not alive or status != 0)
+
+
+@contextmanager
+def started_server(version: Path) -> Iterator[tuple[subprocess.Popen[str], int, float]]:
+    """With its port, and the seconds until it answered."""
+    started = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-P", str(SERVER), "--model", str(version.resolve()), "--port", "0"],
+        env=own_code_environment(), stdout=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        try:
+            assert server.stdout
+            port = int(server.stdout.readline().partition("http://127.0.0.1:")[2].partition(",")[0])
+            yield server, port, time.monotonic() - started
+        finally:
+            server.kill()
+
+
+def under_load(
+    server: subprocess.Popen[str], port: int, questions: list[Question], clients: int, seconds: float
+) -> bool:
+    tally, seconds, peak = load(server, port, questions, clients, seconds)
+    report(tally, seconds)
+    print(f"Memory of the server: {peak:,.0f} MB at most.")
+    return not tally.wrong
+
+
+def under_attack(server: subprocess.Popen[str], port: int, questions: list[Question], seconds: float) -> bool:
+    print("Good clients alone:\n")
+    alone, alone_seconds, _ = load(server, port, questions, GOOD_CLIENTS, seconds)
+    report(alone, alone_seconds)
+    print("\nBeside the attacks:\n")
+    with subprocess.Popen(
+        [sys.executable, ROOT / "benchmarks/attacks.py", str(port), str(seconds)], stdout=subprocess.PIPE, text=True
+    ) as attackers:
+        tally, seconds, peak = load(server, port, questions, GOOD_CLIENTS, seconds)
+        assert attackers.stdout
+        outcomes = json.load(attackers.stdout)
+    report(tally, seconds)
+    print("\n| attack | what came of it |\n|---|---|")
+    for name, counts in outcomes.items():
+        print(f"| {name} | {', '.join(f'{count} x {outcome}' for outcome, count in counts.items())} |")
+    usual, late = percentile(alone.in_all, 95), percentile(tally.in_all, 95)
+    print(
+        f"\n95th percentile {late:.2f} s, {late / usual:.1f} times that without attacks (at most {MOST_TIMES_SLOWER})."
+    )
+    print(f"Memory of the server: {peak:,.0f} MB at most (below {MOST_MB:,}).")
+    return not alone.wrong and not tally.wrong and late <= MOST_TIMES_SLOWER * usual and peak < MOST_MB
+
+
+def percentile(seconds: list[float], share: int) -> float:
+    return statistics.quantiles(seconds, n=100)[share - 1]
 
 
 def random_version(folder: Path) -> Path:
@@ -221,7 +272,7 @@ def load(
         chance = random.Random(number)
         while time.monotonic() < until:
             [question] = chance.choices(questions, [question.share for question in questions])
-            status = 503
+            status, first = 503, time.monotonic()
             while status == 503 and time.monotonic() < until:
                 started = time.monotonic()
                 try:
@@ -231,7 +282,9 @@ def load(
                 with tally.lock:
                     tally.answers[question.kind, status] += 1
                     tally.wrong += [wrong] if wrong else []
-                    tally.seconds += [time.monotonic() - started] if status == 200 else []
+                    if status == 200:
+                        tally.seconds.append(time.monotonic() - started)
+                        tally.in_all.append(time.monotonic() - first)
                 time.sleep(wait)
 
     started = time.monotonic()
@@ -269,8 +322,11 @@ def report(tally: Tally, seconds: float) -> None:
     rate = answered / seconds
     print(f"\n{answered} requests answered in {seconds:.0f} s, {rate:.1f}/s; {busy} times one was told to come back.")
     if len(tally.seconds) > 1:
-        middle, late = statistics.median(tally.seconds), statistics.quantiles(tally.seconds, n=20)[-1]
+        middle, late = percentile(tally.seconds, 50), percentile(tally.seconds, 95)
         print(f"Good ones: median {middle:.2f} s, 95th percentile {late:.2f} s.")
+    for complaint in tally.wrong[:20]:
+        print(f"WRONG: {complaint}")
+    print(f"{len(tally.wrong)} wrong answers.")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 
 from pspnet.dataset.images import decode_mask
@@ -83,6 +85,15 @@ def server(python: str, version: Path, folder: Path, *options: str, **settings: 
     """Our server on a free port, once it answers."""
     with process([python, "-P", SERVER, *asked(version), *options], folder, **settings) as started:
         yield started, port_told(started, folder)
+
+
+def without_code(version: Path, folder: Path) -> Path:
+    """A copy that a process with this checkout's pspnet can load: it answers with that."""
+    shutil.copytree(version, folder, ignore=shutil.ignore_patterns("code"))
+    content = yaml.safe_load((folder / "MLmodel").read_text())
+    del content["flavors"]["python_function"]["code"]
+    (folder / "MLmodel").write_text(yaml.safe_dump(content))
+    return folder
 
 
 def asked(version: Path) -> list[object]:

@@ -1,7 +1,6 @@
 """A version served by MLflow's own command, in an environment where another pspnet stands first in line."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from tests.dataset.rawdata import encoded, noise
 from tests.network import free_port
@@ -23,6 +21,7 @@ from tests.serving.processes import (
     process,
     split,
     wait_for_ping,
+    without_code,
 )
 
 
@@ -132,11 +131,7 @@ def test_a_process_that_has_another_pspnet_in_use_cannot_load_a_version(
 @pytest.fixture
 def own_code(version: Path, tmp_path: Path) -> Path:
     """The version without the code in it, which this process can load: it is then this checkout's."""
-    folder = shutil.copytree(version, tmp_path / "own", ignore=shutil.ignore_patterns("code"))
-    content = yaml.safe_load((folder / "MLmodel").read_text())
-    del content["flavors"]["python_function"]["code"]
-    (folder / "MLmodel").write_text(yaml.safe_dump(content))
-    return folder
+    return without_code(version, tmp_path / "own")
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code

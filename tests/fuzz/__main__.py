@@ -1,0 +1,90 @@
+"""`python -m tests.fuzz NAME --minutes N`: no crash, no hang over 10 s, memory under 1 GB.
+
+The input under way is always in FOLDER/NAME.input, so it is there after a crash too. One that fails ends the run with
+status 1 and stays as FOLDER/NAME-DIGEST: copy it to tests/fuzz/seeds/NAME, which makes it a test.
+"""
+
+import argparse
+import faulthandler
+import hashlib
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import psutil
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.fuzz import names, target
+
+MOST_SECONDS = 10
+MOST_MB = 1000
+
+
+class Over(Exception):
+    """The time has come to an end, not a fault."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("name", choices=names())
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: another each time")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "pspnet-fuzz"))
+    arguments = parser.parse_args()
+    aim = target(arguments.name)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    under_way = arguments.folder / f"{aim.name}.input"
+    memory, began = psutil.Process().memory_info, time.monotonic()
+    counted, slowest, peak = 0, 0.0, 0.0
+
+    def run(data: bytes) -> None:
+        nonlocal counted, slowest, peak
+        under_way.write_bytes(data)
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # ends a loop in C too
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            aim.one(data, Path(folder))
+        faulthandler.cancel_dump_traceback_later()
+        counted, slowest = counted + 1, max(slowest, time.monotonic() - started)
+        peak = max(peak, memory().rss / 1e6)
+        if peak > MOST_MB:
+            raise MemoryError(f"The process has {peak:,.0f} MB; expected at most {MOST_MB:,}.")
+
+    # No shrinking and no replay: the first failure ends the run, and its input is kept as it is.
+    @seed(arguments.seed)
+    @settings(
+        max_examples=10**9, deadline=None, database=None, derandomize=False, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+    )  # fmt: skip
+    @given(aim.inputs)
+    def fuzz(data: bytes) -> None:
+        if time.monotonic() - began > 60 * arguments.minutes:
+            raise Over
+        run(data)
+
+    print(f"{aim.name}: seed {arguments.seed}, {arguments.minutes:g} minutes", flush=True)
+    faulthandler.enable()
+    failed = False
+    try:
+        for path in aim.seeds:
+            run(path.read_bytes())
+        fuzz()
+    except Over:
+        pass
+    except BaseException:
+        traceback.print_exc()
+        failed = True
+        data = under_way.read_bytes()
+        kept = arguments.folder / f"{aim.name}-{hashlib.sha256(data).hexdigest()[:12]}"
+        kept.write_bytes(data)
+        print(f"Kept: {kept} ({len(data):,} bytes)")
+    under_way.unlink(missing_ok=True)
+    found = "1 failed" if failed else "none failed"
+    print(f"{counted:,} inputs, the slowest {slowest:.1f} s, {peak:,.0f} MB at most; {found}.")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
