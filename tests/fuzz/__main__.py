@@ -7,6 +7,7 @@ status 1 and stays as FOLDER/NAME-DIGEST: copy it to tests/fuzz/seeds/NAME, whic
 import argparse
 import faulthandler
 import hashlib
+import itertools
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from tests.fuzz import names, target
 
 MOST_SECONDS = 10
 MOST_MB = 1000
+ROUND = 300  # hypothesis keeps every input of a round in memory
 
 
 class Over(Exception):
@@ -52,17 +54,20 @@ def main() -> int:
         if peak > MOST_MB:
             raise MemoryError(f"The process has {peak:,.0f} MB; expected at most {MOST_MB:,}.")
 
-    # No shrinking and no replay: the first failure ends the run, and its input is kept as it is.
-    @seed(arguments.seed)
-    @settings(
-        max_examples=10**9, deadline=None, database=None, derandomize=False, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
-    )  # fmt: skip
-    @given(aim.inputs)
-    def fuzz(data: bytes) -> None:
-        if time.monotonic() - began > 60 * arguments.minutes:
-            raise Over
-        run(data)
+    def go_on(number: int) -> None:
+        # No shrinking and no replay: the first failure ends the run, and its input is kept as it is.
+        @seed(number)
+        @settings(
+            max_examples=ROUND, deadline=None, database=None, derandomize=False, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+        )  # fmt: skip
+        @given(aim.inputs)
+        def fuzz(data: bytes) -> None:
+            if time.monotonic() - began > 60 * arguments.minutes:
+                raise Over
+            run(data)
+
+        fuzz()
 
     print(f"{aim.name}: seed {arguments.seed}, {arguments.minutes:g} minutes", flush=True)
     faulthandler.enable()
@@ -70,7 +75,8 @@ def main() -> int:
     try:
         for path in aim.seeds:
             run(path.read_bytes())
-        fuzz()
+        for number in itertools.count(arguments.seed):
+            go_on(number)
     except Over:
         pass
     except BaseException:

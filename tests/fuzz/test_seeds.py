@@ -1,15 +1,15 @@
-"""What a fuzz has found is handled well."""
+"""What was handled badly once is handled well."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz import HERE, target
+from tests.fuzz import Target, names, target
 
-SEEDS = [(path.parent.name, path) for path in sorted(HERE.glob("seeds/*/*"))]
+SEEDS = [(aim, seed) for aim in map(target, names()) for seed in aim.seeds]
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's and Pillow's
-@pytest.mark.parametrize(("name", "seed"), SEEDS, ids=[f"{name}-{path.name}" for name, path in SEEDS])
-def test_what_was_handled_badly_once_is_handled_well(name: str, seed: Path, tmp_path: Path) -> None:
-    target(name).one(seed.read_bytes(), tmp_path)
+@pytest.mark.parametrize(("aim", "seed"), SEEDS, ids=[f"{aim.name}-{seed.name}" for aim, seed in SEEDS])
+def test_what_was_handled_badly_once_is_handled_well(aim: Target, seed: Path, tmp_path: Path) -> None:
+    aim.one(seed.read_bytes(), tmp_path)
