@@ -283,8 +283,8 @@ class Bounded:
             if body.evicted:
                 raise _busy(unread=True) from None
             found = (
-                f"Only {body.size / 1000:,.1f} kB came in {now() - started:,.0f} s; "
-                f"expected {PROGRESS_BYTES / 1000:,.0f} in each {PROGRESS_SECONDS} s, and all within {BODY_SECONDS}."
+                f"Only {body.size / 1000:,.1f} kB arrived in {now() - started:,.0f} s; expected "
+                f"{PROGRESS_BYTES / 1000:,.0f} kB every {PROGRESS_SECONDS} s and all of it within {BODY_SECONDS} s."
             )
             raise Refused(408, "DEADLINE_EXCEEDED", found) from None
         return b"".join(chunks)
@@ -427,11 +427,12 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.whose = client_of(self.client)
         self._debt: tuple[str, int] | None = None
         self._since = self.loop.time()
         self._look()
         alive = [other for other in self.connections if isinstance(other, Connection) and not other.closing]
-        mine = [other for other in alive if client_of(other.client) == client_of(self.client)]
+        mine = [other for other in alive if other.whose == self.whose]
         for connections, most in ((mine, MOST_OF_A_CLIENT), (alive, MOST_CONNECTIONS)):
             if len(connections) > most and not self.closing:
                 self._make_room([other for other in connections if other is not self and not other.closing])

@@ -22,6 +22,8 @@ from tests.serving.conftest import make_bundle
 from tests.serving.processes import png_of_zeros, without_code
 
 HEADERS = [(b"content-type", b"application/json")]
+# Small ones: many large images take longer than an input may, and that would be no fault.
+LIMITS = demo_params(serve__max_images=4, serve__max_image_mb=1.0, serve__max_megapixels=1)
 EXPECTED = (200, 400, 413, 415)
 
 
@@ -72,7 +74,7 @@ def _app() -> Any:
         bundle, version, own = (Path(temporary, name) for name in ("bundle", "version", "own"))
         bundle.mkdir()
         make_bundle(bundle)
-        save_version(bundle, demo_params(serve__max_images=4, serve__max_image_mb=1.0), {}, version)
+        save_version(bundle, LIMITS, {}, version)
         return scoring_server.init(mlflow.pyfunc.load_model(str(without_code(version, own))))
 
 
@@ -91,7 +93,8 @@ def _images() -> dict[str, bytes]:
         images[f"TIFF {compression}"] = encoded(color, "TIFF", compression=compression)
     images["TIFF of two"] = encoded(color, "TIFF", save_all=True, append_images=[gray])
     images["GIF of two"] = encoded(color, "GIF", save_all=True, append_images=[gray])
-    images["PNG of zeros"] = png_of_zeros(5000, 5000)
+    images["PNG of zeros"] = png_of_zeros(1000, 1000)
+    images["PNG too large"] = png_of_zeros(5000, 5000)
     images["PNG that claims much"] = png_of_zeros(60_000, 60_000, data=b"")
     return images
 

@@ -140,7 +140,7 @@ def test_a_body_that_never_ends_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
         client = await Client(GOOD, complete=False).ask(Bounded(echo, 1000, 1, 1))
         assert (client.response.status, client.response.message) == (
             408,
-            "Only 0.1 kB came in 0 s; expected 16 in each 10 s, and all within 0.2.",
+            "Only 0.1 kB arrived in 0 s; expected 16 kB every 10 s and all of it within 0.2 s.",
         )
 
     run(test)
