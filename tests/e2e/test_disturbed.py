@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,16 +14,21 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import copied, digests, environment, in_prefect, reproduce, warmed, write_params
 from tests.files import made_once
 from tests.flows.processes import cmdline, kill_all, left, left_of, of
+from tests.kills import SEED
+from tests.tracking.server import Server
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
 EPOCHS = 24
+MODEL = "pspnet-demo"
+ENDS_SECONDS = 600
 # Ctrl-C lets it end well: DVC, Prefect and the training have things to write. What is killed has nothing to say.
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
@@ -62,8 +68,8 @@ class Retraining:
 
 
 @contextmanager
-def retraining(folder: Path, tracking: str = "on") -> Iterator[Retraining]:
-    env = environment(folder, PSPNET_CHECKPOINT_SECONDS="0.1", PSPNET_TRACKING=tracking)
+def retraining(folder: Path, tracking: str = "on", **more: str) -> Iterator[Retraining]:
+    env = environment(folder, PSPNET_CHECKPOINT_SECONDS="0.1", PSPNET_TRACKING=tracking, **more)
     with (folder / ".pspnet/said.log").open("wb") as log:
         process = subprocess.Popen(["pspnet", "retrain"], cwd=folder, env=env, stdout=log, stderr=log,
                                    start_new_session=True)  # fmt: skip
@@ -161,6 +167,46 @@ def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(pla
         place, "select data from artifact where key = 'progress-finetune' order by created desc limit 1"
     )
     assert percent == 100
+
+
+@pytest.mark.kills
+def test_single_processes_that_are_killed_change_nothing(place: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """The command itself, each of the servers, and any of those that are at work; what has not ended well goes on."""
+    rng = random.Random(SEED)
+    mlflow = Server(tmp_path / "mlflow")
+    mlflow.start()
+    try:
+        with retraining(place, MLFLOW_TRACKING_URI=mlflow.uri) as retrained:
+            retrained.training(6)
+            retrained.process.kill()
+            assert left(place, GONE_SECONDS) == []
+        with retraining(place, MLFLOW_TRACKING_URI=mlflow.uri) as retrained:
+            retrained.training(20)
+            (prefect,) = [one for one in of(place) if "uvicorn" in cmdline(one)]
+            prefect.kill()
+            mlflow.stop()
+            retrained.training(40)
+            tree = psutil.Process(retrained.process.pid).children(recursive=True)
+            chosen = rng.choice(sorted(tree, key=lambda one: one.pid))
+            print(f"seed {SEED}: {' '.join(cmdline(chosen))}")
+            chosen.kill()
+            mlflow.start()
+            status = retrained.process.wait(ENDS_SECONDS)
+            assert left(place, GONE_SECONDS) == []
+        if status:
+            with retraining(place, MLFLOW_TRACKING_URI=mlflow.uri) as retrained:
+                assert retrained.process.wait(ENDS_SECONDS) == 0, retrained.said
+                assert left(place, GONE_SECONDS) == []
+        assert digests(place) == digests(undisturbed)
+        client = MlflowClient(mlflow.uri)
+        (version,) = client.search_model_versions(f"name = '{MODEL}'")
+        assert client.get_registered_model(MODEL).aliases == {"champion": version.version}
+        audit = client.get_experiment_by_name(f"{MODEL}.promotions")
+        assert audit
+        (move,) = client.search_runs([audit.experiment_id])
+        assert (move.data.tags["number"], move.data.tags["state"]) == ("1", "done")
+    finally:
+        mlflow.stop()
 
 
 def ctrl_c_ends_it_within_seconds(place: Path) -> None:
