@@ -35,4 +35,5 @@ def open_workshop(state: Path, params: Params) -> Workshop:
         client = connect(state)
         versions = Versions(client, state, model)
         decisions = Decisions(client, state, versions)
-    return Workshop(state, params, client, versions, Audit(client, state, versions), decisions)
+        audit = Audit(client, state, versions, tell=lambda text: terminal.err.print(text, style="yellow", markup=False))
+    return Workshop(state, params, client, versions, audit, decisions)

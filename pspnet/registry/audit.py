@@ -8,14 +8,27 @@ names of experiments are unique in its database, those of deleted experiments to
 3. claims the next number: creates the experiment `MODEL.promotion.N`, whose tags say all there is to say.
    If N is taken, another process has moved the alias since step 1: back to 1, to decide again,
 4. writes the record, state `pending`, a run in the experiment `MODEL.promotions`,
-5. writes the alias, reads it back, closes the record, deletes the claim, whose name stays taken.
+5. writes the alias and reads it back,
+6. decides how the move ended: creates the experiment `MODEL.promotion.N.closed` with the state `done`, or `abandoned`
+   if the champion was neither of the two. Of several processes the first one decides,
+7. copies that to the record and deletes the claim, whose name stays taken,
+8. if it was not the first, reads the alias again: see below.
 
-A claim that still exists is an unfinished move, and steps 4 and 5 can be done again by anybody.
+A claim that still exists is an unfinished move, and steps 4 to 8 can be done again by anybody.
+
+A write of the alias may come late: its process was suspended before it, or the network delayed it. So it is sent once,
+without the retries of MLflow's client, and before that the model gets the tag `pspnet.writing.PROCESS.COUNT`, the
+version that is written. The tag goes when the write has been answered, and either its process was the first to say how
+the move ended, so that it was in time, or the alias agrees with the audit: with the last move that is done, while none
+is unfinished. Until then its process puts the alias back to what the audit says. If it dies, the tag stays. Whoever
+finds an alias that does not agree looks for such a tag: if there is one, the write was late, and the alias is put back.
+Else somebody moved it by other means, which is recorded and kept.
 """
 
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,7 +40,7 @@ import psutil
 from pspnet.errors import Busy, Problem, UserError
 from pspnet.process import is_alive, user
 from pspnet.registry.versions import CHALLENGER, CHAMPION, Versions
-from pspnet.tracking.connection import experiment
+from pspnet.tracking.connection import experiment, once
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -39,6 +52,8 @@ OUTSIDE_SECONDS = 1.0
 OTHER_HOST_SECONDS = 30.0  # a claim from elsewhere that has not moved for so long is left behind
 ATTEMPTS = 50
 LONGEST_WHY = 2000  # characters, well within what a tag may hold
+OUTSIDE = "the alias was moved by other means than pspnet"
+WRITING = "pspnet.writing."  # tag of the model: a write of the alias that may still come
 
 Kind = Literal["promotion", "rollback", "outside"]
 
@@ -56,7 +71,9 @@ class Move:
     why: str
     decision: str  # digest of the gate's decision
     host: str
-    process: str
+    process: str  # a random id
+    pid: str = ""  # with the second in which it began
+    system: str = ""  # in which this pid is unique
     state: str = PENDING
     finished: str = ""
     note: str = ""
@@ -73,6 +90,13 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Clock:
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass(frozen=True)
 class _Standing:
     number: int  # of the next move
     recorded: int  # champion by the audit
@@ -80,9 +104,16 @@ class _Standing:
 
 
 class Audit:
-    def __init__(self, client: "MlflowClient", state: Path, versions: Versions) -> None:
-        self._client, self._state, self._versions = client, state, versions
+    def __init__(
+        self, client: "MlflowClient", state: Path, versions: Versions, tell: Callable[[str], None],
+        clock: Clock = Clock(), process: str = "",
+    ) -> None:  # fmt: skip
+        """`tell` is called with what a person should know: an alias put back, or moved by other means."""
+        self._client, self._state, self._versions, self._tell, self._clock = client, state, versions, tell, clock
         self._model = versions.model
+        self._process = process or uuid.uuid4().hex
+        self._writes = 0
+        self._answered: dict[str, int] = {}  # writes of ours that may have been late: tag, version
 
     def moves(self) -> list[Move]:
         """Oldest first; unfinished ones too."""
@@ -94,10 +125,10 @@ class Audit:
         for _ in range(ATTEMPTS):
             self.settle()
             standing = self._standing()
-            if standing is None:
+            if standing is None or standing.champion != standing.recorded:
                 continue
             wish = decide(standing.champion)
-            wanted = _new_move(standing.number, standing.champion, wish)
+            wanted = self._new_move(standing.number, standing.champion, wish)
             claim = self._claim(wanted)
             if claim is None:
                 lost(self._winner(wanted.number))
@@ -106,19 +137,30 @@ class Audit:
             if done.state == DONE and done.process == wanted.process and done.to_version == wanted.to_version:
                 return done
             lost(f"{done.kind} {done.number} was abandoned, since {done.note or 'another process took its number'}")
-        raise Busy(f"The champion of {self._model} was moved by others {ATTEMPTS} times in a row. Try again later.")
+        raise self._unsettled()
 
     def settle(self) -> None:
         """Finish what processes that are gone have begun; wait for those that are at it. Then alias and audit agree."""
+        for _ in range(ATTEMPTS):
+            self._finish_all()
+            if self._agree():
+                return
+        raise self._unsettled()
+
+    def _unsettled(self) -> Busy:
+        return Busy(f"The champion of {self._model} was moved by others {ATTEMPTS} times in a row. Try again later.")
+
+    def _finish_all(self) -> None:
         seen: dict[int, float] = {}
         while unfinished := self._unfinished():
             claim, move = unfinished
-            since = seen.setdefault(move.number, time.monotonic())
-            if _is_gone(move) or time.monotonic() - since > OTHER_HOST_SECONDS:
-                self._finish(claim, replace(move, note=f"finished by {_process_name()}"))
+            now = self._clock.monotonic()
+            if move.process == self._process:
+                self._finish(claim, move)
+            elif _is_gone(move) or now - seen.setdefault(move.number, now) > OTHER_HOST_SECONDS:
+                self._finish(claim, replace(move, note=f"finished by {user()} on {socket.gethostname()}"))
             else:
-                time.sleep(0.1)
-        self._record_what_moved_outside()
+                self._clock.sleep(0.1)
 
     def _unfinished(self) -> "tuple[Experiment | None, Move] | None":
         """The oldest claim; else a record that was left open, should somebody have deleted its claim."""
@@ -144,26 +186,93 @@ class Audit:
             champion=self._versions.alias(CHAMPION) or 0,
         )
 
-    def _record_what_moved_outside(self) -> None:
-        """Whoever moved the alias by other means may have had a reason: it is kept, and recorded."""
+    def _agree(self) -> bool:
+        """Whether the alias is what the audit says. If not, it is put back, or recorded as moved by other means."""
         before = self._standing()
         if before is None or before.champion == before.recorded:
-            return
-        time.sleep(OUTSIDE_SECONDS)  # a process that slept through its move may be about to mend it
-        standing = self._standing()
-        if standing != before:
-            return
-        wish = Wish("outside", standing.champion, "the alias was moved by other means than pspnet")
-        if claim := self._claim(_new_move(standing.number, standing.recorded, wish)):
+            return before is not None
+        late = self._is_late(before.champion, before.recorded)
+        if not late:
+            self._clock.sleep(OUTSIDE_SECONDS)  # a process of an earlier pspnet may be about to mend it
+        if self._standing() != before:  # another process has moved the alias while this one was reading
+            return False
+        if late:
+            self._put_back(before.champion, before.recorded)
+            return False
+        wish = Wish("outside", before.champion, OUTSIDE)
+        if claim := self._claim(self._new_move(before.number, before.recorded, wish)):
             self._finish(*claim)
+            self._tell_of_outside(before)
+        return False
+
+    def _tell_of_outside(self, found: _Standing) -> None:
+        """Whoever set it back with MLflow had a reason; but a network that repeats requests looks the same."""
+        earlier = [move.number for move in self.moves() if move.to_version == found.champion and move.kind != "outside"]
+        if earlier and found.champion:
+            self._tell(
+                f"{self._model}: the alias {CHAMPION} went from version {found.recorded} to version {found.champion} "
+                f"by other means than pspnet, and stays there. Move {earlier[-1]} had set it before: if nobody "
+                f"did so now, a late write did, and `pspnet rollback --to {found.recorded}` undoes it."
+            )
+
+    def _is_late(self, champion: int, recorded: int) -> bool:
+        """Whether a write of ours may have left the alias so. To be asked after the alias was read: tags come first."""
+        if not self._exists(recorded):
+            return False
+        tags = self._versions.model_tags()
+        return str(champion) in [version for tag, version in tags.items() if tag.startswith(WRITING)]
+
+    def _put_back(self, champion: int, recorded: int) -> None:
+        self._write(recorded)
+        now = f"put back to version {recorded}" if recorded else "removed"
+        undo = f" If somebody set it on purpose: `pspnet rollback --to {champion}`." if champion else ""
+        found = f"was set to version {champion}" if champion else "was removed"
+        self._tell(f"{self._model}: the alias {CHAMPION} {found} by a late write; it is {now}.{undo}")
+        self._mend()
+
+    def _write(self, version: int) -> None:
+        """Set the alias; 0 removes it."""
+        self._writes += 1
+        tag = f"{WRITING}{self._process}.{self._writes}"
+        self._versions.set_model_tag(tag, str(version))
+        with once():
+            if version:
+                self._versions.set_alias(CHAMPION, version)
+            else:
+                self._versions.remove_alias(CHAMPION)
+        self._answered[tag] = version
+
+    def _mend(self) -> None:
+        """Put the alias back as long as it is what we wrote and not what the audit says."""
+        for _ in range(ATTEMPTS):
+            if (self._versions.alias(CHAMPION) or 0) not in self._answered.values():
+                return self._forget_writes()
+            standing = self._standing()
+            if standing is None:  # a move that may have been overwritten
+                self._finish_all()
+            elif standing.champion == standing.recorded or not self._exists(standing.recorded):
+                return self._forget_writes()
+            elif standing.champion in self._answered.values():
+                self._write(standing.recorded)
+        raise self._unsettled()
+
+    def _forget_writes(self) -> None:
+        for tag in self._answered:
+            self._versions.remove_model_tag(tag)
+        self._answered.clear()
+
+    def _exists(self, version: int) -> bool:
+        return not version or self._versions.exists(version)
+
+    def _champion_on_record(self) -> int:
+        return max(((n, m.to_version) for n, m in self._recorded().items() if m.state == DONE), default=(0, 0))[1]
 
     def _claim(self, move: Move) -> "tuple[Experiment, Move] | None":
         from mlflow.exceptions import MlflowException
 
-        tags = {key: str(value) for key, value in asdict(move).items()}
         name = f"{self._claim_prefix}{move.number}"
         try:
-            return self._client.get_experiment(self._client.create_experiment(name, tags=tags)), move
+            return self._client.get_experiment(self._client.create_experiment(name, tags=_tags(move))), move
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -177,53 +286,83 @@ class Audit:
         return None
 
     def _finish(self, claim: "Experiment | None", move: Move) -> Move:
-        """Steps 4 and 5; done twice, or by two at once, they come to the same."""
-        from mlflow.exceptions import MlflowException
-
+        """Steps 4 to 8; done twice, or by two at once, they come to the same."""
         self._record(move)
-        closed, wrote = self._closed(move), False
-        if closed is None:
-            closed, wrote = self._carry_out(move)
-        try:
-            if claim:
-                self._client.delete_experiment(claim.experiment_id)
-        except MlflowException:  # another process has finished this move at the same time
-            if claim and self._client.get_experiment(claim.experiment_id).lifecycle_stage != "deleted":
-                raise
-        if wrote:
-            self._mend_overtaken(closed)
+        closed = self._closed(move) or self._carry_out(move)
+        if claim:
+            self._remove(claim.experiment_id)
+        if self._answered:
+            self._mend()
         return closed
 
-    def _carry_out(self, move: Move) -> tuple[Move, bool]:
-        """The closed record, and whether the alias was written."""
-        champion, target = self._versions.alias(CHAMPION) or 0, move.to_version
-        wrote = False
-        if champion != target:
+    def _carry_out(self, move: Move) -> Move:
+        """Write the alias, unless it was moved by other means meanwhile, and close the record."""
+        target = move.to_version
+        for _ in range(ATTEMPTS):
+            champion = self._versions.alias(CHAMPION) or 0
+            if champion == target:
+                return self._close(replace(move, state=DONE))
             if champion != move.from_version or move.kind == "outside":
-                return self._close(replace(move, state=ABANDONED, note=f"the champion was {champion} by then")), False
-            if not self._versions.exists(target):
-                return self._close(replace(move, state=ABANDONED, note=f"version {target} was gone by then")), False
-            self._versions.set_alias(CHAMPION, target)
-            wrote = True
-            if (champion := self._versions.alias(CHAMPION) or 0) != target:
-                raise Busy(f"The alias {CHAMPION} was set to version {target} and reads {champion}. Try again.")
-        if target and self._versions.alias(CHALLENGER) == target:
-            self._versions.remove_alias(CHALLENGER)
-        if target:
-            self._versions.set_tags(target, {"promotion": str(move.number)})
-        return self._close(replace(move, state=DONE)), wrote
+                recorded = self._champion_on_record()
+                if champion == recorded or not self._is_late(champion, recorded):
+                    abandoned = replace(move, state=ABANDONED, note=f"the champion was {champion} by then")
+                    return self._close(abandoned, outside=None if champion == recorded else champion)
+            if not self._exists(target):
+                return self._close(replace(move, state=ABANDONED, note=f"version {target} was gone by then"))
+            self._write(target)
+        raise self._unsettled()
+
+    def _remove(self, experiment_id: str) -> None:
+        """Its name stays taken."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.delete_experiment(experiment_id)
+        except MlflowException:  # another process has finished this move at the same time
+            if self._client.get_experiment(experiment_id).lifecycle_stage != "deleted":
+                raise
 
     def _closed(self, move: Move) -> Move | None:
         """A process that slept through its own move finds that another has finished it."""
         found = self._recorded(move.number).get(move.number)
         return found if found and found.state != PENDING else None
 
-    def _close(self, move: Move) -> Move:
+    def _close(self, move: Move, outside: int | None = None) -> Move:
+        """As the first process says that comes here. `outside`: where the alias was moved by other means meanwhile."""
+        move, first = self._decided(replace(move, finished=self._now()))
+        if first:  # whatever we wrote came before
+            self._forget_writes()
+        if move.state == DONE and move.to_version:
+            with once():
+                if self._versions.alias(CHALLENGER) == move.to_version:
+                    self._versions.remove_alias(CHALLENGER)
+            self._versions.set_tags(move.to_version, {"promotion": str(move.number)})
+        if move.state == ABANDONED and outside is not None:  # before a late write of this move can hide it
+            self._claim(self._new_move(move.number + 1, move.from_version, Wish("outside", outside, OUTSIDE)))
+        self._file(move)
+        return move
+
+    def _decided(self, move: Move) -> tuple[Move, bool]:
+        """How the move ended, and whether we were the first to say so."""
         from mlflow.exceptions import MlflowException
 
-        if closed := self._closed(move):
-            return closed
-        move = replace(move, finished=_now())
+        name = f"{self._claim_prefix}{move.number}.closed"
+        try:
+            self._remove(self._client.create_experiment(name, tags=_tags(move)))
+            return move, True
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = self._client.get_experiment_by_name(name)
+        assert found is not None
+        if found.lifecycle_stage != "deleted":
+            self._remove(found.experiment_id)
+        return _move(found.tags), False
+
+    def _file(self, move: Move) -> None:
+        """Copy a closed move to its record, and delete those that others have made of it at the same time."""
+        from mlflow.exceptions import MlflowException
+
         oldest, *others = self._runs(move.number)
         try:
             for key in ("note", "finished", "state"):  # the state last: with it the record is closed
@@ -232,26 +371,16 @@ class Audit:
         except MlflowException:
             if self._client.get_run(oldest.info.run_id).info.lifecycle_stage != "deleted":
                 raise
-            return self._close(move)  # there was an older one, and whoever saw it has deleted this one
-        for run in others:  # two processes are finishing this move at the same time
+            self._file(move)  # there was an older one, and whoever saw it has deleted this one
+            return
+        for run in others:
             self._client.delete_run(run.info.run_id)
-        return move
-
-    def _mend_overtaken(self, move: Move) -> None:
-        """A process that slept before it wrote the alias may have written it after a later move: that one counts."""
-        later = [
-            other
-            for other in self.moves()
-            if other.number > move.number and other.state != ABANDONED and other.kind != "outside"
-        ]
-        if later and self._versions.alias(CHAMPION) == move.to_version != later[-1].to_version:
-            self._versions.set_alias(CHAMPION, later[-1].to_version)
 
     def _record(self, move: Move) -> None:
         """See to it that this move has its line in the audit."""
         if not self._runs(move.number):
             home = experiment(self._client, self._state, self._records)
-            tags = {key: str(value) for key, value in asdict(replace(move, state=PENDING)).items()}
+            tags = _tags(replace(move, state=PENDING))
             name = f"{move.number}: {move.kind} of version {move.to_version}"
             self._client.create_run(home, tags=tags, run_name=name)
 
@@ -284,6 +413,25 @@ class Audit:
             token = page.token
             if not token:
                 return found
+
+    def _new_move(self, number: int, from_version: int, wish: Wish) -> Move:
+        return Move(
+            number=number,
+            kind=wish.kind,
+            from_version=from_version,
+            to_version=wish.to_version,
+            who=user(),
+            when=self._now(),
+            why=wish.why[:LONGEST_WHY],
+            decision=wish.decision,
+            host=socket.gethostname(),
+            process=self._process,
+            pid=_pid(),
+            system=_system(),
+        )
+
+    def _now(self) -> str:
+        return self._clock.now().isoformat(timespec="seconds")
 
     @property
     def _records(self) -> str:
@@ -345,33 +493,30 @@ def _move(tags: "dict[str, str]") -> Move:
     return Move(**numbers, **values)  # type: ignore[arg-type]
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _tags(move: Move) -> dict[str, str]:
+    return {key: str(value) for key, value in asdict(move).items()}
 
 
-def _new_move(number: int, from_version: int, wish: Wish) -> Move:
-    return Move(
-        number=number,
-        kind=wish.kind,
-        from_version=from_version,
-        to_version=wish.to_version,
-        who=user(),
-        when=_now(),
-        why=wish.why[:LONGEST_WHY],
-        decision=wish.decision,
-        host=socket.gethostname(),
-        process=_process_name(),
-    )
-
-
-def _process_name() -> str:
-    """Unlike its number alone, never that of another process, not after a reboot either."""
+def _pid() -> str:
+    """Unlike its number alone, never that of another process of this system, not after a reboot either."""
     return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
 
 
+def _system() -> str:
+    """Processes with the same one see each other: it is one start of one kernel, and one container (or none) in it.
+
+    Names of hosts do not tell: containers may have the same.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
 def _is_gone(move: Move) -> bool:
-    """Of a process on this host we know; of others only that nothing happens any more."""
-    if move.host != socket.gethostname():
+    """Of a process on this system we know; of others only that nothing happens any more."""
+    if not move.pid or move.system != _system():
         return False
-    number, _, created = move.process.partition("@")
+    number, _, created = move.pid.partition("@")
     return not is_alive(int(number), float(created))

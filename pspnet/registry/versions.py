@@ -14,7 +14,7 @@ from pspnet.errors import Problem, UserError
 from pspnet.outputs import whole_folder
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -110,6 +110,16 @@ class Versions:
     def remove_alias(self, alias: str) -> None:
         self.client.delete_registered_model_alias(self.model, alias)
 
+    def model_tags(self) -> dict[str, str]:
+        model = self._registered_model()
+        return dict(model.tags) if model else {}
+
+    def set_model_tag(self, key: str, value: str) -> None:
+        self.client.set_registered_model_tag(self.model, key, value)
+
+    def remove_model_tag(self, key: str) -> None:
+        self.client.delete_registered_model_tag(self.model, key)
+
     def folder(self, version: Version) -> Path:
         """The whole of a version on this machine: its code, bundle, report and provenance."""
         if not version.bundle:
@@ -136,15 +146,18 @@ class Versions:
             content.rename(partial / "model")
 
     def _aliases(self) -> dict[str, int]:
+        model = self._registered_model()
+        return {alias: int(number) for alias, number in model.aliases.items()} if model else {}
+
+    def _registered_model(self) -> "RegisteredModel | None":
         from mlflow.exceptions import MlflowException
 
         try:
-            model = self.client.get_registered_model(self.model)
+            return self.client.get_registered_model(self.model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            return {}
-        return {alias: int(number) for alias, number in model.aliases.items()}
+            return None
 
 
 HOW_TO_REGISTER = "`make retrain` registers what it trained."

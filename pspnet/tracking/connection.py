@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 SQLITE = "sqlite:///"
 IDENTITY = "pspnet.identity"  # tag of an experiment: by it one tracking server is told from another
 MIGRATION_SECONDS = 120
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+IMPATIENT = {RETRIES: "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def tracking_uri(state: Path) -> str:
@@ -109,14 +110,32 @@ def _artifacts(state: Path) -> str | None:
 @contextmanager
 def impatience() -> Iterator[None]:
     """MLflow itself would wait for minutes before it says that a server is away."""
-    before = {name: os.environ.get(name) for name in IMPATIENT}
-    os.environ.update({name: os.environ.get(name, value) for name, value in IMPATIENT.items()})
+    with _environment({name: os.environ.get(name, value) for name, value in IMPATIENT.items()}):
+        yield
+
+
+@contextmanager
+def once() -> Iterator[None]:
+    """MLflow's client would send a request again that was not answered in time, and of the two the first may come last.
+
+    A database is asked once in any case.
+    """
+    with _environment({RETRIES: "0"}):
+        yield
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

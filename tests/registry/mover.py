@@ -44,7 +44,8 @@ def move(
     """Wait for a word, then make `version` champion instead of `expected` (None: of whatever there is)."""
     os.environ["MLFLOW_TRACKING_URI"] = uri
     client: Any = Failing(connect(state), moment, signal)
-    audit = Audit(client, state, Versions(client, state, model))
+    told: list[str] = []
+    audit = Audit(client, state, Versions(client, state, model), told.append)
 
     def decide(champion: int) -> Wish:
         if expected not in (None, champion):
@@ -53,7 +54,6 @@ def move(
 
     talk.send("ready")
     talk.recv()
-    told: list[str] = []
     try:
         made = audit.move(decide, told.append)
         told.append(f"moved {made.number} from {made.from_version} to {made.to_version}")

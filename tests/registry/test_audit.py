@@ -2,16 +2,30 @@ import signal
 import socket
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from pspnet.errors import UserError
-from pspnet.registry.audit import Audit, Move, Wish, previous_champion, withdrawal
+from pspnet.registry.audit import (
+    OTHER_HOST_SECONDS,
+    Audit,
+    Clock,
+    Move,
+    Wish,
+    _system,
+    previous_champion,
+    withdrawal,
+)
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
 from tests.forked import FORKED
@@ -38,6 +52,18 @@ class Mover:
         return told
 
 
+class Fast:
+    """Whoever sleeps for a second wakes up after a hundred, at once."""
+
+    seconds = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += 100 * seconds
+
+    def clock(self) -> Clock:
+        return Clock(lambda: self.seconds, self.sleep)
+
+
 class Shop:
     """A registry with eight empty versions."""
 
@@ -47,7 +73,9 @@ class Shop:
         self.versions = Versions(self.client, state, name)
         for number in range(1, 9):
             self.versions.add(f"file:///nowhere/{number}", "", f"digest {number}", {})
-        self.audit = Audit(self.client, state, self.versions)
+        self.told: list[str] = []
+        self.time = Fast()
+        self.audit = Audit(self.client, state, self.versions, self.told.append, self.time.clock())
 
     def another(self, number: int) -> "Shop":
         """Of the same database, with a history of its own, which every move reads."""
@@ -86,12 +114,6 @@ class Shop:
 def shop(database: str, state: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     return Shop(database, state, "streets")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process is at work that deserves to be waited for."""
-    monkeypatch.setattr("pspnet.registry.audit.OUTSIDE_SECONDS", 0.01)
 
 
 def promote(version: int, _: int) -> Wish:
@@ -161,9 +183,8 @@ def falls_asleep(mover: Mover) -> bool:
 @pytest.mark.kills
 @pytest.mark.timeout(900)
 @killed_in_both
-def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop) -> None:
     """A process is stopped at any step, taken for dead, and wakes up when another version is champion."""
-    monkeypatch.setattr("pspnet.registry.audit.OTHER_HOST_SECONDS", 0.0)
     moment = 0
     while True:
         if moment % MOMENTS == 0:
@@ -182,7 +203,6 @@ def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop, monkeypatch: pytes
     assert moment > 15
 
 
-@pytest.mark.usefixtures("quick")
 def test_an_alias_moved_by_other_means_is_recorded_and_kept(shop: Shop) -> None:
     shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
     shop.versions.set_alias("champion", 5)
@@ -204,7 +224,7 @@ def history(*steps: tuple[str, int]) -> list[Move]:
 
 def killed_after_its_claim(shop: Shop, move: Move) -> None:
     """What a process leaves that dies between its claim and its record."""
-    gone = replace(move, process="1@0.0")
+    gone = replace(move, pid="1@0.0", system=move.system or _system())
     assert shop.audit._claim(gone)
 
 
@@ -214,7 +234,6 @@ def wanted(shop: Shop, kind: str, start: int, to: int) -> Move:
     return replace(move, number=number, from_version=start, host=socket.gethostname(), state="pending")
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_champion_moved_by_other_means_meanwhile_is_decided_about_again(shop: Shop) -> None:
     asked: list[int] = []
 
@@ -237,6 +256,71 @@ def test_an_unfinished_record_of_an_outside_move_writes_nothing(shop: Shop) -> N
     shop.audit.settle()
     assert shop.champion == 1
     assert shop.assert_in_order()[-1].state == "abandoned"
+
+
+def test_a_process_on_a_host_of_the_same_name_is_waited_for(shop: Shop) -> None:
+    """Such as in another container: that its number is free here says nothing."""
+    elsewhere = replace(wanted(shop, "promotion", 0, 3), system="another kernel pid:[1]")
+    killed_after_its_claim(shop, elsewhere)
+    shop.audit.settle()
+    assert shop.time.seconds > OTHER_HOST_SECONDS
+    assert shop.champion == 3
+
+
+def test_a_process_that_is_gone_from_here_is_not_waited_for(shop: Shop) -> None:
+    killed_after_its_claim(shop, wanted(shop, "promotion", 0, 3))
+    shop.audit.settle()
+    assert (shop.time.seconds, shop.champion) == (0, 3)
+
+
+def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other requests it repeats when a server says that it is busy."""
+    for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0"}.items():
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(HTTPStatus.OK, b'{"registered_model": {"name": "streets"}}')
+
+        def do_POST(self) -> None:
+            asked.append(self.path.partition("/mlflow/")[2])
+            tag = asked[-1] == "registered-models/set-tag"
+            self.answer(HTTPStatus.OK if tag else HTTPStatus.SERVICE_UNAVAILABLE, b"{}")
+
+        def answer(self, status: HTTPStatus, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("localhost", 0), Server) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        uri = f"http://localhost:{server.server_port}"
+        versions = Versions(MlflowClient(uri, registry_uri=uri), state, "streets")
+        audit = Audit(versions.client, state, versions, pytest.fail)
+        with pytest.raises(MlflowException):
+            audit._write(3)
+        with pytest.raises(MlflowException):
+            versions.set_tags(3, {"a": "b"})
+        server.shutdown()
+        thread.join()
+    assert asked == ["registered-models/set-tag", "registered-models/alias", *["model-versions/set-tag"] * 3]
+
+
+def test_a_version_set_back_by_other_means_stays_and_is_told(shop: Shop) -> None:
+    for version in (1, 2):
+        shop.audit.move(partial(promote, version), lost=pytest.fail)
+    shop.versions.set_alias("champion", 1)
+    shop.audit.settle()
+    assert shop.assert_in_order()[-1].to_version == 1
+    (told,) = shop.told
+    assert "went from version 2 to version 1 by other means than pspnet, and stays there" in told
+    assert "`pspnet rollback --to 2` undoes it" in told
 
 
 def test_a_move_to_a_version_that_was_deleted_is_abandoned(shop: Shop) -> None:

@@ -1,0 +1,418 @@
+"""The shipped audit, run by two or three processes at once over a registry in memory, in every order up to a bound.
+
+Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which one goes on, which write
+is lost or late, which process dies, and when a person sets the alias. Where it comes to a state that an earlier one has
+been in (the registry, what each process has read so far, what may still happen), it is cut short. At its end all that
+is late arrives, one more process settles what is left, and then the audit must tell the truth.
+
+    python -m tests.registry.interleavings                 # all schedules within the bounds of CASES
+    git show COMMIT:pspnet/registry/audit.py > old.py
+    python -m tests.registry.interleavings --audit old.py  # the same of an older audit
+"""
+
+import argparse
+import importlib.util
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache, partial
+from itertools import groupby
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from greenlet import GreenletExit, getcurrent, greenlet
+from mlflow.exceptions import MlflowException
+
+from pspnet.registry import audit as shipped
+from pspnet.registry.versions import CHAMPION, Versions
+from pspnet.tracking.connection import RETRIES
+from tests.registry.memory import WRITES, Registry
+
+MODEL = "streets"
+WRITE_ALIAS = "set_registered_model_alias"
+SLOW = 100.0  # who sleeps for a second wakes up after so many: no schedule waits for long
+LONGEST = 1500  # calls of a schedule; one that makes more will never end
+NAMES = "ABC"
+
+
+class Process:
+    """It promotes a version, or (None) settles what others have left. To the audit it is the client of MLflow."""
+
+    def __init__(self, world: "World", name: str, version: int | None) -> None:
+        self.world, self.name, self.version = world, name, version
+        self.read = 0  # a digest of all it was answered
+        self.pending = ""  # the call it is about to make
+        self.moved: Any = None
+        self._retries = ""  # each process has an environment of its own
+        self._body = greenlet(self._work)
+        self._body.name = name
+        self._resume()
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._body.dead)
+
+    def step(self, fate: str = "ok") -> None:
+        """Make the pending call, and go on to the next."""
+        self._resume(fate)
+
+    def die(self) -> None:
+        self._body.throw(GreenletExit)
+
+    def until(self, call: str) -> None:
+        """Go on to just before this call."""
+        while self.pending != call:
+            assert not self.ended, f"{self.name} never comes to {call}"
+            self.step()
+
+    def finish(self) -> None:
+        for _ in range(LONGEST):
+            if self.ended:
+                return
+            self.step()
+        raise RecursionError
+
+    def sleep(self, seconds: float) -> None:
+        self.pending = "sleep"
+        self._stop()
+        self.world.seconds += seconds * SLOW
+        self.read = hash((self.read, self.world.seconds))
+
+    def _work(self) -> None:
+        module = self.world.module
+        audit = _audit(self)
+        with suppress(MlflowException, module.Busy):
+            if self.version is None:
+                audit.settle()
+            else:
+                wish = module.Wish("promotion", self.version, "")
+                self.moved = audit.move(lambda _: wish, lambda _: None)
+
+    def _resume(self, *fate: str) -> None:
+        ours = os.environ.get(RETRIES, "")
+        _set_retries(self._retries)
+        self._body.switch(*fate)
+        self._retries = os.environ.get(RETRIES, "")
+        _set_retries(ours)
+
+    def _stop(self) -> str:
+        return str(getcurrent().parent.switch())
+
+    def __getattr__(self, call: str) -> Any:
+        if call.startswith("_") or not hasattr(Registry, call):
+            raise AttributeError(call)
+        return partial(self._call, call)
+
+    def _call(self, call: str, *arguments: Any, **named: Any) -> Any:
+        self.pending = call
+        fate = self._stop()
+        act = partial(getattr(self.world.registry, call), *arguments, **named)
+        try:
+            if fate in ("late", "twice"):
+                self.world.in_flight.append(act)
+                self.world.repeated |= fate == "twice"
+            if fate in ("late", "lost") and os.environ.get(RETRIES) == "0":
+                raise MlflowException(f"{call}: no answer")
+            result = act()  # the first time, or MLflow's client asks again
+        except MlflowException as error:
+            self.read = hash((self.read, call, error.error_code))
+            raise
+        self.read = hash((self.read, call, repr(result)))
+        return result
+
+
+class World:
+    """Version 1 is champion, and the processes begin."""
+
+    def __init__(self, versions: Sequence[int | None], module: ModuleType = shipped) -> None:
+        self.module, self.seconds = module, 0.0
+        self.registry = _start(module).copy()
+        self.in_flight: list[partial[Any]] = []
+        self.repeated = False  # a write, by the network
+        self.set_by_persons: list[int] = []
+        self.told: list[str] = []
+        self.processes = [Process(self, name, version) for name, version in zip(NAMES, versions, strict=False)]
+
+    @property
+    def champion(self) -> int:
+        return self.registry.aliases.get(CHAMPION, 0)
+
+    def now(self) -> datetime:
+        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+    def land(self) -> None:
+        with suppress(MlflowException):
+            self.in_flight.pop(0)()
+
+    def set_by_person(self, version: int) -> None:
+        self.set_by_persons.append(version)
+        self.registry.aliases[CHAMPION] = version
+
+    def end(self) -> list[str]:
+        """Settle what is left; what is wrong then."""
+        while self.in_flight:
+            self.land()
+        last = Process(self, "last", None)
+        try:
+            last.finish()
+        except RecursionError:
+            last.die()
+            return ["settling does not end"]
+        return list(self._wrong())
+
+    def clear(self) -> None:
+        for process in self.processes:
+            process.die()
+
+    def moves(self) -> list[Any]:
+        """As the audit shows them."""
+        found: dict[int, Any] = {}
+        for move in (self.module._move(run.tags) for run in self.registry.runs if run.stage == "active"):
+            if move.number and (move.number not in found or found[move.number].state == "pending"):
+                found[move.number] = move
+        return [found[number] for number in sorted(found)]
+
+    def state(self) -> int:
+        processes = tuple((process.read, process.pending, process.ended) for process in self.processes)
+        in_flight = tuple(repr((act.args, act.keywords)) for act in self.in_flight)
+        return hash((self.registry.content(), processes, in_flight, tuple(self.set_by_persons)))
+
+    def _wrong(self) -> Iterator[str]:
+        moves = self.moves()
+        done = [move for move in moves if move.state == "done"]
+        claims = [e for e in self.registry.experiments if e.stage == "active" and ".promotion." in e.name]
+        if claims or len(done) + sum(move.state == "abandoned" for move in moves) < len(moves):
+            yield "a move is unfinished"
+        if [move.number for move in moves] != list(range(1, len(moves) + 1)):
+            yield "a number is missing"
+        if [move.from_version for move in done] != [0, *(move.to_version for move in done)][: len(done)]:
+            yield "a move does not begin where the one before it ended"
+        if self.champion != done[-1].to_version:
+            yield "the champion is not the last that the audit names"
+        for move in done:
+            if move.kind == "outside" and move.to_version not in self.set_by_persons and not self._warned(move):
+                yield "a late write is taken for a person's"
+        for process in self.processes:
+            if process.moved and process.moved.number not in [
+                m.number for m in done if m.to_version == process.version
+            ]:
+                yield "a process was told that its version is champion, but by the audit it never was"
+
+    def _warned(self, move: Any) -> bool:
+        """Of a write that the network repeats nobody knows, but that it sets an earlier version is seen and told."""
+        text = f"went from version {move.from_version} to version {move.to_version} by other means"
+        return self.repeated and any(text in told for told in self.told)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much may happen in one schedule."""
+
+    switches: int  # away from a process that could go on
+    deaths: int = 0  # before a write, or (a process that was left and is never gone back to) anywhere
+    faults: int = 0  # writes that are lost, late, or (the alias's) repeated by the network
+    persons: int = 0
+
+    def covers(self, other: "Bounds") -> bool:
+        ours, others = vars(self).values(), vars(other).values()
+        return all(mine >= its for mine, its in zip(ours, others, strict=True))
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    versions: tuple[int | None, ...]  # which each process promotes; None: it settles
+    bounds: Bounds
+    person: int = 5  # the version that a person sets
+
+
+CASES = (
+    Case("two promote, one may die", (2, 3), Bounds(switches=2, deaths=1)),
+    Case("two promote, a write may be lost or late", (2, 3), Bounds(switches=1, faults=1)),
+    Case("one promotes, one settles, a person sets a new version", (2, None), Bounds(switches=2, persons=1)),
+    Case("one promotes, one settles, a person sets the version before", (2, None), Bounds(switches=1, persons=1), 1),
+    Case("two promote, one settles", (2, 3, None), Bounds(switches=1, deaths=1)),
+)
+
+Choice = tuple[str, int]  # what happens, to which process
+
+
+@dataclass
+class Found:
+    schedules: int = 0
+    states: int = 0
+    all: bool = True  # that there are within the bounds
+    wrong: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[Choice]] = field(default_factory=dict)
+
+
+def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) -> Found:
+    """All schedules; or so many of them, spread by chance, the same in each run."""
+    found, chance = Found(), random.Random(0)
+    seen: dict[int, list[Bounds]] = {}
+    todo: list[list[Choice]] = [[]]
+    while todo:
+        if limit and found.schedules == limit:
+            found.all = False
+            break
+        if limit:
+            other = chance.randrange(len(todo))
+            todo[other], todo[-1] = todo[-1], todo[other]
+        world = World(case.versions, module)
+        taken, ended = _follow(world, case, todo.pop(), todo, seen)
+        found.schedules += 1
+        for text in world.end() if ended else ():
+            found.wrong[text] += 1
+            found.examples.setdefault(text, taken)
+        world.clear()
+    found.states = len(seen)
+    return found
+
+
+def _follow(
+    world: World, case: Case, prefix: list[Choice], todo: list[list[Choice]], seen: dict[int, list[Bounds]]
+) -> tuple[list[Choice], bool]:
+    """Take the choices of `prefix`, then always the first; the others are put down as `todo`. Whether it was new."""
+    left, current = case.bounds, 0
+    taken: list[Choice] = []
+    while not all(process.ended for process in world.processes) and len(taken) < LONGEST:
+        options = dict(_choices(world, current, left))
+        if len(taken) < len(prefix):
+            choice = prefix[len(taken)]
+        else:
+            before = seen.setdefault(hash((world.state(), current)), [])
+            if any(bounds.covers(left) for bounds in before):
+                return taken, False
+            before.append(left)
+            choice, *others = options
+            todo += [[*taken, other] for other in others]
+        left, current = options[choice], choice[1]
+        _perform(world, case, choice)
+        taken.append(choice)
+    return taken, True
+
+
+def _choices(world: World, current: int, left: Bounds) -> Iterator[tuple[Choice, Bounds]]:
+    """What may happen next, the least remarkable first, and what may happen after that."""
+    alive = [number for number, process in enumerate(world.processes) if not process.ended]
+    process = world.processes[current]
+    if current in alive:
+        yield ("ok", current), left
+    waits = process.ended or process.pending == "sleep"
+    if waits or left.switches:
+        for number in alive:
+            if number != current:
+                yield ("ok", number), left if waits else replace(left, switches=left.switches - 1)
+    if process.pending in WRITES and not process.ended:
+        if left.deaths:
+            yield ("die", current), replace(left, deaths=left.deaths - 1)
+        if left.faults:
+            for fate in ("lost", "late", "twice") if process.pending == WRITE_ALIAS else ("lost", "late"):
+                yield (fate, current), replace(left, faults=left.faults - 1)
+    if world.in_flight:
+        yield ("land", current), left
+    if left.persons:
+        yield ("person", current), replace(left, persons=left.persons - 1)
+
+
+def _perform(world: World, case: Case, choice: Choice) -> None:
+    what, number = choice
+    if what == "land":
+        world.land()
+    elif what == "person":
+        world.set_by_person(case.person)
+    elif what == "die":
+        world.processes[number].die()
+    else:
+        world.processes[number].step(what)
+
+
+@cache
+def _start(module: ModuleType) -> Registry:
+    world = World.__new__(World)
+    world.module, world.seconds, world.in_flight, world.told = module, 0.0, [], []
+    world.registry = Registry(MODEL, versions={number: {} for number in range(1, 8)})
+    Process(world, "first", 1).finish()
+    assert world.champion == 1
+    return world.registry
+
+
+def _audit(process: Process) -> Any:
+    world, client = process.world, process
+    versions = Versions(client, Path(), MODEL)  # type: ignore[arg-type]
+    if not hasattr(world.module, "Clock"):
+        return _old_audit(process, versions)
+    clock = world.module.Clock(lambda: world.seconds, process.sleep, world.now)
+    return world.module.Audit(client, Path(), versions, world.told.append, clock, process.name)
+
+
+def _old_audit(process: Process, versions: Versions) -> Any:
+    """One that takes no clock: its module's is replaced. Its processes are on hosts of their own."""
+    module: Any = process.world.module
+
+    class Time:
+        monotonic = staticmethod(lambda: getcurrent().process.world.seconds)
+        sleep = staticmethod(lambda seconds: getcurrent().process.sleep(seconds))  # noqa: PLW0108
+
+    getcurrent().process = process
+    module.time, module._now = Time, lambda: "2030"
+    module._process_name = lambda: f"{getcurrent().process.name}@0"
+    module._is_gone = lambda move: False
+    return module.Audit(process, Path(), versions)
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("other_audit", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _set_retries(value: str) -> None:
+    if value:
+        os.environ[RETRIES] = value
+    else:
+        os.environ.pop(RETRIES, None)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--audit", type=Path, help="another audit.py, such as an older one")
+    parser.add_argument("--case", default="", help="only cases whose name holds this")
+    parser.add_argument("--limit", type=int, help="so many schedules of each case, spread by chance")
+    options = parser.parse_args()
+    module = _load(options.audit) if options.audit else shipped
+    schedules, wrong = 0, False
+    for case in (case for case in CASES if options.case in case.name):
+        start = time.monotonic()
+        found = explore(case, module, options.limit)
+        seconds = time.monotonic() - start
+        schedules, wrong = schedules + found.schedules, wrong or bool(found.wrong)
+        which = "all" if found.all else "some of the"
+        print(
+            f"{case.name}: {which} {found.schedules:,} schedules, {found.states:,} states, {seconds:.0f} s", flush=True
+        )
+        for text, times in found.wrong.most_common():
+            print(f"  {times:,} times {text}: {_shown(found.examples[text])}", flush=True)
+    print(f"{schedules:,} schedules")
+    return int(wrong)
+
+
+def _shown(schedule: list[Choice]) -> str:
+    return ", ".join(
+        f"{NAMES[number]} {what}" + (f" x{len(steps)}" if (steps := list(same)) and len(steps) > 1 else "")
+        for (what, number), same in groupby(schedule)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
