@@ -672,6 +672,17 @@ def models_history(as_json: Json = False) -> None:
     command.history(_workshop(), as_json)
 
 
+@models_app.command("seal")
+def models_seal(version: Which) -> None:
+    """Seal the files of a version that was registered without a seal, or before PSPNET_AUDIT_KEY was set.
+
+    Example: pspnet models seal 3
+    """
+    from pspnet.commands import models as command
+
+    command.seal(_workshop(), version)
+
+
 @app.command(rich_help_panel=REGISTRY)
 def lineage(version: Which = CHAMPION, as_json: Json = False) -> None:
     """What a version was made of: data, runs, commit, params, packages, report, decisions.
@@ -714,4 +725,4 @@ def serve(
 
     shop = _workshop()
     version = shop.versions.get(model)
-    command.serve(shop.versions.folder(version), f"{shop.versions.model} version {version.number}", host, port)
+    command.serve(shop.folder(version), f"{shop.versions.model} version {version.number}", host, port)

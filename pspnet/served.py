@@ -84,9 +84,19 @@ def served(model_folder: Path) -> Iterator[Ask]:
         yield ask
 
 
+# What a version's own code finds in its environment. All else stays here: it may be a credential.
+_KEPT = frozenset(
+    ("COLUMNS", "FORCE_COLOR", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LINES", "LOGNAME", "NO_COLOR", "PATH",
+     "PYTHONFAULTHANDLER", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTHONWARNINGS", "TEMP", "TERM", "TMP", "TMPDIR",
+     "TZ", "USER", "MLFLOW_PYFUNC_INFERENCE_CONFIG", "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", *SWITCHES)
+)  # fmt: skip
+_KEPT_KINDS = ("LC_", "CUDA_", "CUBLAS_", "CUDNN_", "GOMP_", "KMP_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "OPENBLAS_",
+               "OPENCV_", "PYTORCH_", "TORCH_", "TORCHINDUCTOR_", "COVERAGE_")  # fmt: skip
+
+
 def own_code_environment() -> dict[str, str]:
-    """Ours, without what would put another pspnet before the version's own."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
+    """Ours, without credentials and without what would put another pspnet before the version's own."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_KINDS)}
     # The folder of a version is not ours to write byte code into.
     fixed = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**SWITCHES, **kept, **fixed}

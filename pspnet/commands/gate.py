@@ -42,7 +42,7 @@ def judge(shop: Workshop, version: Version, champion: Version | None, data: Data
         shop.params.promotion,
         candidate_version=version.number,
         champion_version=champion.number if champion else None,
-        predicts_the_same=difference(shop.versions.folder(version)),
+        predicts_the_same=difference(shop.folder(version)),
         withdrawn=withdrawn,
         earlier_decisions=shop.decisions.count(fingerprint, besides=asked),
         forced=forced,
@@ -69,13 +69,13 @@ def _todays_fingerprint(shop: Workshop, version: Version, data: Data) -> str:
     """Of the test split that is prepared here; without one, of that on which the version was measured."""
     if (data.prepared / "dataset.json").exists():
         return PreparedDataset.open(data.prepared).fingerprints[SPLIT]
-    return load_report(part(shop.versions.folder(version), "report")).fingerprint
+    return load_report(part(shop.folder(version), "report")).fingerprint
 
 
 def _report(shop: Workshop, version: Version, fingerprint: str, data: Data) -> EvaluationReport:
     """On today's test split if that can be; a model of other classes cannot be measured there."""
     measured = shop.state / "evaluations" / f"{version.bundle[:16]}-{fingerprint[:16]}"
-    folder = shop.versions.folder(version)
+    folder = shop.folder(version)
     registered = load_report(part(folder, "report"))
     if (data.report / "report.json").exists():
         # Asked before all of it is read: it may be of another bundle, of a time when reports were different, or of

@@ -37,7 +37,7 @@ RUN, ELSEWHERE = "run.", ".elsewhere"
 def lineage(shop: Workshop, which: str, as_json: bool) -> None:
     shop.audit.settle()
     version = shop.versions.get(which)
-    facts = _facts(shop, version, shop.versions.folder(version))
+    facts = _facts(shop, version, shop.folder(version))
     if as_json:
         text = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
         terminal.out.print(text, markup=False, emoji=False)

@@ -12,8 +12,9 @@ from rich.table import Table
 from pspnet import terminal
 from pspnet.commands.workshop import Workshop
 from pspnet.credentials import hidden
-from pspnet.registry.audit import DONE, Move
-from pspnet.registry.versions import HOW_TO_REGISTER, Version
+from pspnet.errors import Problem, UserError
+from pspnet.registry.audit import DONE, Move, Wish
+from pspnet.registry.versions import CHAMPION, HOW_TO_REGISTER, SHORT, Version
 from pspnet.tracking.connection import SQLITE, tracking_uri
 
 
@@ -69,6 +70,21 @@ def history(shop: Workshop, as_json: bool) -> None:
     for move in moves:
         table.add_row(*map(escape, _row(move)))
     terminal.out.print(table)
+
+
+def seal(shop: Workshop, which: str) -> None:
+    """A version's files as they are now are those that count; of the champion, its audit says so too."""
+    version = shop.versions.seal(shop.versions.get(which))
+    name = f"{shop.versions.model} version {version.number}"
+
+    def again(champion: int) -> Wish:
+        if champion != version.number:
+            raise UserError(Problem(name, f"is sealed, but no longer champion: {champion} is"))
+        return Wish("seal", champion, "its files were sealed", content=version.content)
+
+    if shop.versions.alias(CHAMPION) == version.number:
+        shop.audit.move(again, lost=lambda text: None)
+    terminal.out.print(f"{name} is sealed: its files have the digest {version.content[:SHORT]}.", markup=False)
 
 
 def _row(move: Move) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from pspnet.packaging import save_version
 from pspnet.protocol import PredictionProtocol
 from pspnet.registry.expected import Examples, write_expected
 from pspnet.registry.provenance import collect, stage_runs
+from pspnet.registry.seal import content_digest
 from pspnet.registry.versions import Version
 from pspnet.report import EvaluationReport, load_report
 from pspnet.tracking.connection import experiment
@@ -76,7 +77,7 @@ def _add(
     figures = {f"{report.split}_{name}": summary[name] for name in ("mean_iou", "pixel_accuracy")}
     figures[f"{report.split}_iou"] = summary["class_iou"]
     log_metrics(client, run_id, {name: value for name, value in metrics(figures).items() if name not in told})
-    return shop.versions.add(source, run_id, report.bundle, {**tags, "pipeline": run_id})
+    return shop.versions.add(source, run_id, report.bundle, content_digest(version), {**tags, "pipeline": run_id})
 
 
 def _tell_reuse(shop: Workshop, pipeline: str, tags: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ COMMAND = "from pspnet.cli import main; main()"
 
 def predict_with_version(shop: Workshop, version: Version, images: Path, out: Path, layout: str | None) -> NoReturn:
     """Our process becomes that of the version's own `pspnet predict`: signals and exit status are its own."""
-    folder = shop.versions.folder(version).resolve()
+    folder = shop.folder(version).resolve()
     # flows.predict reads this line, and none of the version's own: older code may say other things.
     terminal.err.print(f"by {shop.versions.model} version {version.number}", markup=False)
     own = {"--bundle": part(folder, "bundle"), "--params": part(folder, "provenance") / PARAMS, "--out": out}

@@ -65,7 +65,7 @@ def promote(
         if shop.params.promotion.approval == "manual" and not (approved or forced):
             raise _Stays("waiting", decision)
         reason = why or ("approved: " if approved else "") + decision.summary()
-        return Wish("promotion", version.number, reason, decision.digest)
+        return Wish("promotion", version.number, reason, decision.digest, version.content)
 
     try:
         with exclusive(shop.state / LOCK, "the registry from this checkout"):
@@ -84,13 +84,14 @@ def rollback(shop: Workshop, to: str | None, why: str) -> Move:
         moves = shop.audit.moves()
         champions = {move.to_version for move in moves if move.state == DONE}
         existing = [version.number for version in shop.versions.all()]
-        target = shop.versions.get(to).number if to else previous_champion(moves, existing)
+        version = shop.versions.get(to or str(previous_champion(moves, existing)))
+        target = version.number
         if target == champion:
             raise UserError(Problem(shop.versions.model, f"has version {target} as champion already"))
         if target not in champions:
             fix = f"pspnet promote {target}"
             raise UserError(Problem(shop.versions.model, f"has never had version {target} as champion", fix=fix))
-        return Wish("rollback", target, why)
+        return Wish("rollback", target, why, content=version.content)
 
     with exclusive(shop.state / LOCK, "the registry from this checkout"):
         return shop.audit.move(wish, lost=lambda text: terminal.err.print(f"{text}; looking again", markup=False))

@@ -45,7 +45,7 @@ def reproduce(shop: Workshop, which: str, run_again: bool, keep: bool) -> None:
     started = time.monotonic()
     version = shop.versions.get(which)
     name = f"{shop.versions.model} version {version.number}"
-    kept, bundle = (part(shop.versions.folder(version), name) for name in ("provenance", "bundle"))
+    kept, bundle = (part(shop.folder(version), name) for name in ("provenance", "bundle"))
     commit = _commit(name, version, kept, bundle)
     if others := _others(kept):
         terminal.err.print(f"Packages that are not as they were: {others}", style="yellow", markup=False)

@@ -33,13 +33,14 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import psutil
 
 from pspnet.errors import Busy, Problem, UserError
 from pspnet.process import is_alive, user
-from pspnet.registry.versions import CHALLENGER, CHAMPION, Versions
+from pspnet.registry.seal import KEY, is_signature, signature
+from pspnet.registry.versions import CHALLENGER, CHAMPION, CHANGED, SHORT, Version, Versions
 from pspnet.tracking.connection import experiment, once
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ OTHER_HOST_SECONDS = 30.0  # a claim from elsewhere that has not moved for so lo
 ATTEMPTS = 50
 LONGEST_WHY = 2000  # characters, well within what a tag may hold
 OUTSIDE = "the alias was moved by other means than pspnet"
+REMOVE_CLAIM = "delete this experiment in MLflow"
 WRITING = "pspnet.writing."  # tag of the model: a write of the alias that may still come
 
-Kind = Literal["promotion", "rollback", "outside"]
+Kind = Literal["promotion", "rollback", "outside", "seal"]
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,30 @@ class Move:
     process: str  # a random id
     pid: str = ""  # with the second in which it began
     system: str = ""  # in which this pid is unique
+    content: str = ""  # digest of the files of `to_version`
+    signature: str = ""  # of all this, with PSPNET_AUDIT_KEY
     state: str = PENDING
     finished: str = ""
     note: str = ""
+    closing: str = ""  # signature of the state in which it ended
+
+    def signed(self, model: str) -> Self:
+        return replace(self, signature=signature(self._facts(model)))
+
+    def closed(self) -> Self:
+        return replace(self, closing=signature(self._outcome()))
+
+    def is_signed(self, model: str) -> bool:
+        """Without a key, whatever it bears."""
+        ended = self.state == PENDING or is_signature(self.closing, self._outcome())
+        return ended and is_signature(self.signature, self._facts(model))
+
+    def _facts(self, model: str) -> dict[str, str]:
+        changing = {"signature", "closing", "state", "finished", "note"}
+        return {"model": model} | {key: str(value) for key, value in asdict(self).items() if key not in changing}
+
+    def _outcome(self) -> dict[str, str]:
+        return {"move": self.signature, "state": self.state}
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,7 @@ class Wish:
     to_version: int
     why: str
     decision: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +143,14 @@ class Audit:
         """Oldest first; unfinished ones too."""
         found = {move.number: move for _, move in self._claims()} | self._recorded()
         return [found[number] for number in sorted(found)]
+
+    def check(self, version: Version) -> None:
+        """Refuse a version whose files are not those that were promoted."""
+        promoted = [move for move in self.moves() if move.state == DONE and move.to_version == version.number]
+        if promoted and promoted[-1].content not in ("", version.content):
+            problem = f"has the digest {version.content[:SHORT]}"
+            expected = f"{promoted[-1].content[:SHORT]}, as in move {promoted[-1].number} of the audit"
+            raise UserError(Problem(f"{self._model} version {version.number}", problem, expected, CHANGED))
 
     def move(self, decide: Callable[[int], Wish], lost: Callable[[str], None]) -> Move:
         """Move the alias as `decide` says; it is asked again, and `lost` told why, when somebody was quicker."""
@@ -282,7 +314,8 @@ class Audit:
         if _move(taken.tags) == move:  # ours, although the answer to our request was lost
             return taken, move
         if taken.lifecycle_stage == "deleted" and not self._runs(move.number):
-            return self._claim(replace(move, number=move.number + 1))  # a person has deleted an unfinished one
+            after = replace(move, number=move.number + 1)
+            return self._claim(after.signed(self._model))  # a person has deleted an unfinished one
         return None
 
     def _finish(self, claim: "Experiment | None", move: Move) -> Move:
@@ -329,7 +362,7 @@ class Audit:
 
     def _close(self, move: Move, outside: int | None = None) -> Move:
         """As the first process says that comes here. `outside`: where the alias was moved by other means meanwhile."""
-        move, first = self._decided(replace(move, finished=self._now()))
+        move, first = self._decided(replace(move, finished=self._now()).closed())
         if first:  # whatever we wrote came before
             self._forget_writes()
         if move.state == DONE and move.to_version:
@@ -357,7 +390,10 @@ class Audit:
         assert found is not None
         if found.lifecycle_stage != "deleted":
             self._remove(found.experiment_id)
-        return _move(found.tags), False
+        closed = _move(found.tags)
+        if not closed.is_signed(self._model):
+            raise _forged(name, REMOVE_CLAIM)
+        return closed, False
 
     def _file(self, move: Move) -> None:
         """Copy a closed move to its record, and delete those that others have made of it at the same time."""
@@ -365,7 +401,7 @@ class Audit:
 
         oldest, *others = self._runs(move.number)
         try:
-            for key in ("note", "finished", "state"):  # the state last: with it the record is closed
+            for key in ("note", "finished", "closing", "state"):  # the state last: with it the record is closed
                 self._client.set_tag(oldest.info.run_id, key, getattr(move, key))
             self._client.set_terminated(oldest.info.run_id, "FINISHED" if move.state == DONE else "KILLED")
         except MlflowException:
@@ -390,7 +426,16 @@ class Audit:
         for move in (_move(run.data.tags) for run in self._runs(number)):
             if move.number not in found or (found[move.number].state == PENDING and move.state != PENDING):
                 found[move.number] = move
+        if number is None:
+            self._refuse_forged(found.values())
         return found
+
+    def _refuse_forged(self, records: Collection[Move]) -> None:
+        """With a key; what was recorded before there was one is older than all that is signed."""
+        signed = {move.number for move in records if move.is_signed(self._model)}
+        for move in records:
+            if signed and move.number > min(signed) and move.number not in signed:
+                raise _forged(f"{self._records}, move {move.number}", "delete its run in MLflow")
 
     def _runs(self, number: int | None = None) -> "list[MlflowRun]":
         """The records, oldest first; all, or those of one number."""
@@ -415,7 +460,7 @@ class Audit:
                 return found
 
     def _new_move(self, number: int, from_version: int, wish: Wish) -> Move:
-        return Move(
+        move = Move(
             number=number,
             kind=wish.kind,
             from_version=from_version,
@@ -428,7 +473,9 @@ class Audit:
             process=self._process,
             pid=_pid(),
             system=_system(),
+            content=wish.content,
         )
+        return move.signed(self._model)
 
     def _now(self) -> str:
         return self._clock.now().isoformat(timespec="seconds")
@@ -447,7 +494,11 @@ class Audit:
         found = self._client.search_experiments(filter_string=f"name LIKE '{prefix}%'", max_results=1000)
         # MLflow reads the tags in a second query: of an experiment that is deleted in between it finds none.
         claims = [claim for claim in found if claim.name == f"{prefix}{claim.tags.get('number')}"]
-        return sorted(((claim, _move(claim.tags)) for claim in claims), key=lambda pair: pair[1].number)
+        moves = [_move(claim.tags) for claim in claims]
+        for move in moves:
+            if not move.is_signed(self._model):
+                raise _forged(f"{prefix}{move.number}", REMOVE_CLAIM)
+        return sorted(zip(claims, moves, strict=True), key=lambda pair: pair[1].number)
 
     def _winner(self, number: int) -> str:
         claim = self._client.get_experiment_by_name(f"{self._claim_prefix}{number}")
@@ -457,11 +508,16 @@ class Audit:
         return f"{move.kind} {number} (to version {move.to_version}) was won by {move.who} on {move.host}"
 
 
+def _forged(where: str, remedy: str) -> UserError:
+    fix = f"Every process that promotes needs the key. If somebody else has written it, {remedy}."
+    return UserError(Problem(where, f"is not signed with {KEY}", fix=fix))
+
+
 def previous_champion(moves: list[Move], existing: Collection[int]) -> int:
     """What was champion before the present one, as a person means it: two rollbacks in a row go back two versions."""
     stack: list[int] = []
     for move in moves:
-        if move.state != DONE:
+        if move.state != DONE or move.kind == "seal":
             continue
         if move.kind != "promotion" and move.to_version in stack:
             del stack[stack.index(move.to_version) + 1 :]

@@ -11,7 +11,9 @@ import filelock
 import yaml
 
 from pspnet.errors import Problem, UserError
-from pspnet.outputs import whole_folder
+from pspnet.model.digest import digest
+from pspnet.outputs import whole_file, whole_folder
+from pspnet.registry.seal import CONTENT, KEY, content_digest, has_key, is_signed, seal
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 FOLDERS, SHORT = "versions", 16  # in the state: MODEL-NUMBER-BUNDLE, with so much of the bundle's digest
+MEMORY = "content"  # file beside a downloaded version: the digest of its files
 BUNDLE = "pspnet.bundle"  # tag: the digest of the bundle that a version is
 
 
@@ -31,6 +34,11 @@ class Version:
     created: datetime
     run_id: str
     source: str
+
+    @property
+    def content(self) -> str:
+        """The digest of its files; empty if it was registered before versions had one."""
+        return self.tags.get(CONTENT, "")
 
     @property
     def mean_iou(self) -> float | None:
@@ -78,22 +86,24 @@ class Versions:
     def alias(self, alias: str) -> int | None:
         return self._aliases().get(alias)
 
-    def add(self, source: str, run_id: str, digest: str, tags: Mapping[str, str]) -> Version:
+    def add(self, source: str, run_id: str, bundle: str, content: str, tags: Mapping[str, str]) -> Version:
         """A version with its tags in one write. Of two hosts that add one bundle at the same time the first wins."""
         from mlflow.exceptions import MlflowException
 
         with contextlib.suppress(MlflowException):  # it is there already; if not, the next call says why
             self.client.create_registered_model(self.model)
-        self.client.create_model_version(self.model, source, run_id, tags={**tags, BUNDLE: digest})
-        added = self.by_bundle(digest)
+        self.client.create_model_version(
+            self.model, source, run_id, tags={**tags, BUNDLE: bundle, **seal(self.model, bundle, content)}
+        )
+        added = self.by_bundle(bundle)
         assert added is not None
         return added
 
-    def by_bundle(self, digest: str) -> Version | None:
+    def by_bundle(self, bundle: str) -> Version | None:
         """The version of a bundle. A later one, which another host has added at the same time, is deleted."""
         from mlflow.exceptions import MlflowException
 
-        found = [version for version in self.all() if version.bundle == digest]
+        found = [version for version in self.all() if version.bundle == bundle]
         for version in found[1:]:
             if not version.aliases:
                 with contextlib.suppress(MlflowException):  # that host has deleted it itself
@@ -121,15 +131,30 @@ class Versions:
         self.client.delete_registered_model_tag(self.model, key)
 
     def folder(self, version: Version) -> Path:
-        """The whole of a version on this machine: its code, bundle, report and provenance."""
+        """The whole of a version on this machine: its code, bundle, report and provenance, as they were registered."""
+        folder = self._downloaded(version)
+        self._check_seal(version, content_of(folder))
+        return folder
+
+    def seal(self, version: Version) -> Version:
+        """With the digest of its files as they are now, which becomes the one that counts."""
+        content = content_of(self._downloaded(version))
+        if version.content:
+            self._check_content(version, content)
+        self.set_tags(version.number, seal(self.model, version.bundle, content))
+        return self.get(str(version.number))
+
+    def _downloaded(self, version: Version) -> Path:
         if not version.bundle:
             fix = "`pspnet register` makes versions that pspnet can use."
-            raise UserError(Problem(f"{self.model} version {version.number}", "was not registered by pspnet", fix=fix))
+            raise UserError(Problem(self._name(version), "was not registered by pspnet", fix=fix))
         folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:SHORT]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{folder}.lock"):  # another process of this checkout may be at it
             if not folder.exists():
                 self._download(version, folder)
+            if not (folder / MEMORY).exists():  # it was downloaded before versions had seals
+                _remember(folder)
         return folder / "model"
 
     def _download(self, version: Version, folder: Path) -> None:
@@ -138,12 +163,37 @@ class Versions:
         with whole_folder(folder) as partial:
             try:
                 download_artifacts(artifact_uri=version.source, dst_path=str(partial / "download"))
-                (content,) = [path.parent for path in (partial / "download").rglob("MLmodel")]
+                (files,) = [path.parent for path in (partial / "download").rglob("MLmodel")]
+                found = digest(part(files, "bundle"))
             except Exception as error:  # each kind of store raises its own
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                where = f"{self.model} version {version.number}"
-                raise UserError(Problem(where, f"cannot be downloaded from {version.source} ({reason})")) from error
-            content.rename(partial / "model")
+                problem = f"cannot be downloaded from {version.source} ({reason})"
+                raise UserError(Problem(self._name(version), problem)) from error
+            files.rename(partial / "model")
+            if version.content:
+                self._check_content(version, content_digest(partial / "model"))
+            if found != version.bundle:
+                problem = f"holds the bundle {found[:SHORT]} in {version.source}"
+                expected = f"{version.bundle[:SHORT]}, as it is registered"
+                raise UserError(Problem(self._name(version), problem, expected, CHANGED))
+            _remember(partial)
+
+    def _check_seal(self, version: Version, content: str) -> None:
+        if version.content:
+            self._check_content(version, content)
+        fix = f"If you trust its files, `pspnet models seal {version.number}` seals them."
+        if has_key() and not version.content:
+            raise UserError(Problem(self._name(version), "has no seal", f"one, since {KEY} is set", fix))
+        if not is_signed(self.model, version.bundle, version.tags):
+            raise UserError(Problem(self._name(version), f"has a seal that was not signed with {KEY}", fix=fix))
+
+    def _check_content(self, version: Version, content: str) -> None:
+        if content != version.content:
+            problem = f"has other files than were registered (digest {content[:SHORT]}, from {version.source})"
+            raise UserError(Problem(self._name(version), problem, f"the digest {version.content[:SHORT]}", CHANGED))
+
+    def _name(self, version: Version) -> str:
+        return f"{self.model} version {version.number}"
 
     def _aliases(self) -> dict[str, int]:
         model = self._registered_model()
@@ -160,7 +210,18 @@ class Versions:
             return None
 
 
+CHANGED = "Somebody has changed them. Use another version, and find out who can write there."
 HOW_TO_REGISTER = "`make retrain` registers what it trained."
+
+
+def content_of(folder: Path) -> str:
+    """The digest of the files of a version that was downloaded to `folder`, as it was then."""
+    return (folder.parent / MEMORY).read_text(encoding="utf-8").strip()
+
+
+def _remember(folder: Path) -> None:
+    with whole_file(folder / MEMORY) as partial:
+        partial.write_text(content_digest(folder / "model") + "\n", encoding="utf-8")
 
 
 def part(folder: Path, name: str) -> Path:
@@ -170,7 +231,7 @@ def part(folder: Path, name: str) -> Path:
         found = folder / str(model["flavors"]["python_function"]["artifacts"][name]["path"])
     except (OSError, KeyError, TypeError, yaml.YAMLError):
         found = None
-    if found is None or not found.exists():
+    if found is None or not found.exists() or not found.resolve().is_relative_to(folder.resolve()):
         fix = f"Remove {folder.parent}: it will be downloaded again."
         raise UserError(Problem(str(folder), f"holds no {name}", "the files of a version", fix))
     return found

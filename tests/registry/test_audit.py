@@ -72,7 +72,7 @@ class Shop:
         self.client = connect(state)
         self.versions = Versions(self.client, state, name)
         for number in range(1, 9):
-            self.versions.add(f"file:///nowhere/{number}", "", f"digest {number}", {})
+            self.versions.add(f"file:///nowhere/{number}", "", f"digest {number}", "", {})
         self.told: list[str] = []
         self.time = Fast()
         self.audit = Audit(self.client, state, self.versions, self.told.append, self.time.clock())

@@ -19,10 +19,13 @@ from pspnet.outputs import whole_file
 from pspnet.promotion import Decision, Reason, Side
 from pspnet.registry.audit import Wish
 from pspnet.registry.provenance import collect, run_page, stage_runs
+from pspnet.registry.seal import CONTENT, content_digest
 from pspnet.registry.versions import Version
 from tests.parameters import ROOT
+from tests.registry.packed import add_packed, packed
 
-BUNDLE = "b" * 64
+WEIGHTS = "weights"
+BUNDLE = "337cce73f9edf8b056a1f6c4ab06b98394352028e16d3fdcbed5e99401d0a4ee"  # with these weights
 RAW = {"outs": [{"md5": "1234567890abcdef.dir", "size": 2_500_000, "nfiles": 7, "hash": "md5", "path": "raw"}]}
 PIPELINE = {
     "stages": {
@@ -96,24 +99,23 @@ def shop(tmp_path: Path, sqlite: Path, state: Path, monkeypatch: pytest.MonkeyPa
         write(f"reports/runs/{stage}.json", json.dumps(record))
     first = add(shop, experiment)
     assert first.tags["run.prepare"] == known
-    add(shop, experiment, bundle="c" * 64)
+    add(shop, experiment, weights="others")
     shop.decisions.record("question", DECISION, first)
     for version, why in ((1, "looks [red]good[/]"), (2, "better")):
         shop.audit.move(lambda _, to=version, why=why: Wish("promotion", to, why), lost=lambda text: None)  # type: ignore[misc]
     yield shop
 
 
-def add(shop: Workshop, experiment: str, bundle: str = BUNDLE) -> Version:
-    folder = Path(f"registered/{bundle}")
+def add(shop: Workshop, experiment: str, weights: str = WEIGHTS) -> Version:
+    folder = Path(f"registered/{weights}")
     tags = collect(
         folder / "artifacts/provenance", [Path("data/raw.dvc"), Path("masks/extra.dvc")], Path("reports/runs")
     )
     tags |= stage_runs(shop.client, [experiment], Path("reports/runs"))
     tags |= {"fingerprint.train": "e" * 64, "fingerprint.test": "f" * 64, "test_mean_iou": "0.61", "pipeline": "cd34"}
     write(f"{folder}/artifacts/report/report.json", json.dumps(REPORT))
-    paths = {name: {"path": f"artifacts/{name}"} for name in ("report", "provenance")}
-    write(f"{folder}/MLmodel", {"flavors": {"python_function": {"artifacts": paths}}})
-    return shop.versions.add(folder.resolve().as_uri(), "", bundle, tags)
+    bundle = packed(folder, weights, ("report", "provenance"))
+    return shop.versions.add(folder.resolve().as_uri(), "", bundle, content_digest(folder), tags)
 
 
 @pytest.fixture
@@ -168,11 +170,12 @@ def test_params_and_packages_that_are_others_today_are_told(shop: Workshop, caps
     epochs, params["finetune"]["epochs"] = params["finetune"]["epochs"], 99
     del params["serve"]["max_images"]
     write("params.yaml", params)
-    packages = next(shop.state.parent.glob(f"registered/{BUNDLE}")) / "artifacts/provenance/packages.txt"
+    packages = next(shop.state.parent.glob(f"registered/{WEIGHTS}")) / "artifacts/provenance/packages.txt"
     installed = dict(line.split("==") for line in packages.read_text().split())
     assert {"python", "torch", "numpy"} <= installed.keys()
     then = {name: version for name, version in installed.items() if name != "torch"} | {"Torch": "1.0", "gone": "2"}
     packages.write_text("".join(f"{name}=={version}\n" for name, version in then.items()))
+    shop.versions.set_tags(1, {CONTENT: content_digest(Path(f"registered/{WEIGHTS}"))})
     lineage(shop, "champion", as_json=True)
     assert json.loads(capsys.readouterr().out)["version"] == 2
     lineage(shop, "1", as_json=True)
@@ -216,11 +219,10 @@ def test_the_tree_fits_the_terminal_and_takes_words_as_they_are(
 
 
 def test_a_version_of_no_provenance_is_told_so(shop: Workshop) -> None:
-    write("elsewhere/MLmodel", {"flavors": {"python_function": {"artifacts": {}}}})
-    shop.versions.add(Path("elsewhere").resolve().as_uri(), "", "d" * 64, {})
+    add_packed(shop.versions, Path("elsewhere"), "third")
     with pytest.raises(UserError, match="holds no provenance"):
         lineage(shop, "3", as_json=False)
-    shop.versions.add(Path("nowhere").resolve().as_uri(), "", "e" * 64, {})
+    shop.versions.add(Path("nowhere").resolve().as_uri(), "", "e" * 64, "", {})
     with pytest.raises(UserError, match=r"version 4: cannot be downloaded from .*nowhere"):
         lineage(shop, "4", as_json=False)
 

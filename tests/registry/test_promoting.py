@@ -80,7 +80,7 @@ def team(database: str, registered: Path, warm_python: str, tmp_path: Path, monk
     for version in originals:
         source = version.source.replace(str(registered), str(tmp_path))
         run = client.create_run(home).info.run_id
-        versions.add(source, run, version.bundle, {**version.tags, "pipeline": run})
+        versions.add(source, run, version.bundle, version.content, {**version.tags, "pipeline": run})
     return team
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from pspnet.registry.versions import BUNDLE, Versions, has_folder
 from pspnet.tracking.connection import connect
+from tests.registry.packed import add_packed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
 
@@ -12,7 +13,7 @@ def test_of_two_versions_of_a_bundle_the_first_stays(state: Path) -> None:
     """Two hosts may add the same bundle at the same time."""
     client = connect(state)
     versions = Versions(client, state, "streets")
-    first = versions.add("file:///nowhere/1", "", "digest", {})
+    first = versions.add("file:///nowhere/1", "", "digest", "", {})
     client.create_model_version("streets", "file:///nowhere/2", "", tags={BUNDLE: "digest"})
     found = versions.by_bundle("digest")
     assert found is not None
@@ -22,10 +23,8 @@ def test_of_two_versions_of_a_bundle_the_first_stays(state: Path) -> None:
 
 def test_a_bundle_whose_version_was_downloaded_here_is_known_without_mlflow(state: Path, tmp_path: Path) -> None:
     client = connect(state)
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made/MLmodel").write_text("{}")
     versions = Versions(client, state, "streets")
-    version = versions.add(f"{tmp_path}/made", "", "1" * 64, {})
+    version = add_packed(versions, tmp_path / "made")
     assert not has_folder(state, version.bundle)
     versions.folder(version)
     assert has_folder(state, version.bundle)

@@ -1,0 +1,68 @@
+"""Seals: the digest of all files of a version, signed if PSPNET_AUDIT_KEY is set.
+
+The digest is kept in MLflow, the files lie in an artifact store: whoever can only write there cannot change a version
+unnoticed. Whoever can write to MLflow itself can change both, unless there is a key that MLflow does not know.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pspnet.errors import Problem, UserError
+
+KEY = "PSPNET_AUDIT_KEY"
+SHORTEST_KEY = 16  # characters
+CONTENT, SIGNATURE = "pspnet.content", "pspnet.signature"  # tags of a version
+
+
+def content_digest(folder: Path) -> str:
+    """Of the names and bytes of all files below."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def seal(model: str, bundle: str, content: str) -> dict[str, str]:
+    """The tags with which a version is registered."""
+    return {CONTENT: content, SIGNATURE: signature(_facts(model, bundle, content))}
+
+
+def is_signed(model: str, bundle: str, tags: Mapping[str, str]) -> bool:
+    """Whether the seal in these tags bears the signature that this process asks for; without a key, any will do."""
+    return is_signature(tags.get(SIGNATURE, ""), _facts(model, bundle, tags.get(CONTENT, "")))
+
+
+def signature(facts: Mapping[str, str]) -> str:
+    """HMAC-SHA256 with the key; empty without one."""
+    key = _key()
+    if not key:
+        return ""
+    message = json.dumps(dict(facts), sort_keys=True, ensure_ascii=False).encode()
+    return hmac.new(key.encode(), message, hashlib.sha256).hexdigest()
+
+
+def is_signature(found: str, facts: Mapping[str, str]) -> bool:
+    return not has_key() or hmac.compare_digest(found.encode(), signature(facts).encode())
+
+
+def has_key() -> bool:
+    return bool(_key())
+
+
+def _key() -> str:
+    key = os.environ.get(KEY, "")
+    if key and len(key) < SHORTEST_KEY:
+        expected = f"at least {SHORTEST_KEY}; `openssl rand -hex 32` makes a good one"
+        raise UserError(Problem(KEY, f"has {len(key)} characters", expected))
+    return key
+
+
+def _facts(model: str, bundle: str, content: str) -> dict[str, str]:
+    return {"model": model, "bundle": bundle, "content": content}

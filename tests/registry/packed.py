@@ -1,0 +1,26 @@
+"""Files as `pspnet register` packs them, without a network in them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pspnet.model.digest import digest
+from pspnet.registry.seal import content_digest
+from pspnet.registry.versions import Version, Versions
+
+
+def packed(folder: Path, weights: str, others: Sequence[str] = ()) -> str:
+    """The digest of the bundle in it. `others`: artifacts that are in the folder already."""
+    bundle = folder / "artifacts/bundle"
+    bundle.mkdir(parents=True)
+    (bundle / "model.safetensors").write_text(weights)
+    (folder / "code/pspnet").mkdir(parents=True)
+    (folder / "code/pspnet/__init__.py").write_text("")
+    artifacts = {name: {"path": f"artifacts/{name}"} for name in ("bundle", *others)}
+    (folder / "MLmodel").write_text(json.dumps({"flavors": {"python_function": {"artifacts": artifacts}}}))
+    return digest(bundle)
+
+
+def add_packed(versions: Versions, folder: Path, weights: str = "weights") -> Version:
+    bundle = packed(folder, weights)
+    return versions.add(folder.resolve().as_uri(), "", bundle, content_digest(folder), {})
