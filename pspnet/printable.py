@@ -4,7 +4,7 @@ import re
 
 # Control characters, which begin escape sequences and lines; those that turn a text around, so that it reads as
 # another; bytes that are no UTF-8, as Python holds them.
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FORMULA = ("=", "+", "-", "@")
 
 

@@ -178,7 +178,10 @@ def test_what_a_killed_attempt_has_left_of_parts_is_no_data_of_the_next(
 ) -> None:
     project = checkout(tmp_path)
     place = lay_out(project, "killed", "HEAD")
-    place.write({f"{PARTS}/1-of-3.dvc": "outs:\n- md5: 0\n  path: 1-of-3\n", f"{FETCHED}/1-of-3/part.json": "{}"})
+    place.write({f"{PARTS}/1-of-3.dvc": "outs:\n- md5: 0\n  path: 1-of-3\n"})
+    fetched = place.folder / FETCHED / "1-of-3/part.json"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_text("{}")
     clear(place)
     monkeypatch.chdir(place.folder)
     assert [source.name for source in read_dag(place.folder).sources] == ["data/raw"]

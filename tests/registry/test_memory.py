@@ -76,5 +76,5 @@ def test_the_registry_in_memory_answers_like_mlflow(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     client = connect(state)
     for number in (1, 2):
-        Versions(client, state, "m").add(f"file:///nowhere/{number}", "", f"digest {number}", {})
+        Versions(client, state, "m").add(f"file:///nowhere/{number}", "", f"digest {number}", "", {})
     assert answers(Registry("m", versions={1: {}, 2: {}})) == answers(client)
