@@ -1,0 +1,16 @@
+import re
+
+import pytest
+
+from tests.parameters import ROOT
+
+NAMED = re.findall(r"(tests/[\w/]+\.py)::(\w+)", (ROOT / "docs/security.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("file", "test"), NAMED)
+def test_what_the_page_on_security_says_is_tested(file: str, test: str) -> None:
+    assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_the_page_on_security_names_tests() -> None:
+    assert len(NAMED) > 40
