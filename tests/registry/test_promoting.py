@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pspnet.registry.seal import CONTENT, content_digest
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect, experiment
 from tests.command import PSPNET
@@ -118,15 +119,15 @@ def test_other_classes_are_held_until_a_person_forces_them(team: Team) -> None:
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_version_that_does_not_predict_what_its_bundle_did_is_refused(team: Team) -> None:
-    """Somebody has exchanged the weights in the store."""
+    """Its process would answer with the masks of another version: packages, hardware or a fault of ours."""
     bundles = {item["version"]: item["bundle"][:16] for item in json.loads(team.call("models", "--json"))}
     store = Path(team.database.removeprefix("sqlite:///")).parent
-    weights = {
-        number: next(store.rglob(f"versions/{bundle}-*/artifacts/bundle/model.safetensors"))
-        for number, bundle in bundles.items()
-    }
-    weights[2].unlink()  # it is a link to a file that other tests use
-    shutil.copyfile(weights[3], weights[2])
+    version, other = (next(store.rglob(f"versions/{bundles[number]}-*")) for number in (2, 3))
+    for mask in version.glob("artifacts/expected/*.png"):
+        mask.unlink()  # it is a link to a file that other tests use
+        shutil.copyfile(other / mask.relative_to(version), mask)
+    versions = Versions(connect(team.folder / "here"), team.folder, "team")
+    versions.set_tags(2, {CONTENT: content_digest(version)})
     said = team.call("promote", "2", "--force", "--why", "try", status=1)
     assert "not passed  loads and predicts: the registered version does not predict what the bundle predicts" in said
     assert "of the pixels of image 1 differ" in said
