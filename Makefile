@@ -33,7 +33,7 @@ coverage: $(INSTALLED)  ## both, and which lines they run; it takes half as long
 	$(TESTS) -m "not kills and not team" --cov --cov-report=term
 
 test-kills: $(INSTALLED)  ## SIGKILL at random moments; the results must be the same
-	$(TESTS) tests/e2e tests/registry tests/stages tests/training -m kills --timeout 1500
+	$(TESTS) tests/e2e tests/flows tests/registry tests/stages tests/training -m kills --timeout 1500
 
 test-team: $(INSTALLED)  ## a server, workers and MLflow on this machine; runs disturbed in every way
 	python -m pytest tests/team -n 2 --dist worksteal -m team --durations 0

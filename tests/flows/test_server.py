@@ -179,7 +179,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
         kill_all(folder)
 
 
-@pytest.mark.e2e
+@pytest.mark.kills
 def test_a_run_whose_server_is_killed_alone_goes_on_and_ends_as_it_should(
     tmp_path: Path, prefects_tables: Path
 ) -> None:
