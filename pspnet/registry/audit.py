@@ -146,8 +146,9 @@ class Audit:
 
     def check(self, version: Version) -> None:
         """Refuse a version whose files are not those that were promoted."""
-        promoted = [move for move in self.moves() if move.state == DONE and move.to_version == version.number]
-        if promoted and promoted[-1].content not in ("", version.content):
+        moves = [move for move in self.moves() if move.state == DONE and move.to_version == version.number]
+        promoted = [move for move in moves if move.content]  # a move by other means knows no files
+        if promoted and promoted[-1].content != version.content:
             problem = f"has the digest {version.content[:SHORT]}"
             expected = f"{promoted[-1].content[:SHORT]}, as in move {promoted[-1].number} of the audit"
             raise UserError(Problem(f"{self._model} version {version.number}", problem, expected, CHANGED))

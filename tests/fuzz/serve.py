@@ -17,6 +17,7 @@ from PIL import Image
 
 from pspnet.serving.server import FORMATS, Bounded, Message
 from tests.dataset.rawdata import encoded, noise
+from tests.fuzz._edits import edited, edits
 from tests.parameters import demo_params
 from tests.serving.conftest import make_bundle
 from tests.serving.processes import png_of_zeros, without_code
@@ -99,25 +100,10 @@ def _images() -> dict[str, bytes]:
     return images
 
 
-edits = st.tuples(st.floats(0, 1), st.sampled_from(["cut", "drop", "put", "over"]), st.binary(max_size=8))
-
-
-def _edited(data: bytes, changes: list[tuple[float, str, bytes]]) -> bytes:
-    for share, kind, new in changes:
-        at = round(share * len(data))
-        data = {
-            "cut": data[:at],
-            "drop": data[:at] + data[at + len(new) :],
-            "put": data[:at] + new + data[at:],
-            "over": data[:at] + new + data[at + len(new) :],
-        }[kind]
-    return data
-
-
 few_edits = st.lists(edits, max_size=3)
 IMAGES = _images()
-images = st.builds(_edited, st.sampled_from(sorted(IMAGES)).map(IMAGES.__getitem__), few_edits)
-base64s = st.builds(_edited, images.map(b64encode), st.one_of(st.just([]), few_edits)).map(
+images = st.builds(edited, st.sampled_from(sorted(IMAGES)).map(IMAGES.__getitem__), few_edits)
+base64s = st.builds(edited, images.map(b64encode), st.one_of(st.just([]), few_edits)).map(
     lambda data: data.decode("latin-1")
 )
 data_urls = base64s.map("data:image/png;base64,{}".format)
@@ -143,5 +129,5 @@ nested = st.builds(
     st.lists(st.sampled_from([b"[", b"]", b'{"a":', b"}", b"-", b"1", b'"', b"\\u", b"e9"]), max_size=4),
     st.integers(0, 100_000),
 )
-INPUTS = st.one_of(written, st.builds(_edited, written, few_edits), values.map(json.dumps).map(str.encode), nested,
+INPUTS = st.one_of(written, st.builds(edited, written, few_edits), values.map(json.dumps).map(str.encode), nested,
                    st.binary(max_size=200))  # fmt: skip

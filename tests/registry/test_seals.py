@@ -139,6 +139,22 @@ def test_the_audit_keeps_what_the_promoted_files_were(shop: Workshop, tmp_path: 
         shop.folder(shop.versions.get("1"))
 
 
+def test_an_alias_that_was_moved_away_and_back_does_not_make_the_audit_forget_the_files(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    add_packed(shop.versions, tmp_path / "first", "1")
+    add_packed(shop.versions, tmp_path / "second", "2")
+    promote(shop, 1)
+    for number in (2, 1):
+        shop.versions.set_alias("champion", number)
+        shop.audit.settle()
+    assert [move.kind for move in shop.audit.moves()] == ["promotion", "outside", "outside"]
+    (tmp_path / "first/code/pspnet/__init__.py").write_text("import evil")
+    shop.versions.set_tags(1, {CONTENT: content_digest(tmp_path / "first")})
+    with pytest.raises(UserError, match="as in move 1 of the audit"):
+        shop.folder(shop.versions.get("1"))
+
+
 def test_a_champion_that_is_sealed_again_has_its_digest_in_the_audit(shop: Workshop, tmp_path: Path) -> None:
     add_packed(shop.versions, tmp_path / "first", "1")
     add_packed(shop.versions, tmp_path / "second", "2")
