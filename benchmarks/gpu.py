@@ -78,10 +78,15 @@ def main() -> None:
     )
     parser.add_argument("--recipe", type=Path, help="its params; without it, the demo's")
     parser.add_argument("--toy", action="store_true", help="toy sizes, whatever the device")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)  # of a process of its own
+    # Of the processes that this program starts.
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--training", choices=("alone", "killed", "resumed"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.toy |= not torch.cuda.is_available()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.training:
+        train(arguments)
+        return
     if arguments.part:
         work, _ = PARTS[arguments.part]
         measured = work(arguments)
@@ -271,42 +276,37 @@ def logits(arguments: argparse.Namespace) -> Measured:
 def resume(arguments: argparse.Namespace) -> Measured:
     """A training hit by SIGKILL in its middle and started again, beside one that was left alone."""
     folder = arguments.out / "resume"
-    prepared = synthetic(folder, images=24, labelled=24)
+    synthetic(folder, images=24, labelled=24)
     backbone = folder / "backbone"
     backbone.mkdir()
     PretrainedBackbone("none", 18, 0.25, Preprocessing((0.5,) * 3, (0.25,) * 3), {}).save(
         random_backbone(18, 0.25, 8, seed=0), backbone
     )
+    for training, status in (("alone", 0), ("killed", -signal.SIGKILL), ("resumed", 0)):
+        ended = subprocess.run([sys.executable, __file__, "--out", arguments.out, "--training", training], check=False)
+        if ended.returncode != status:
+            raise SystemExit(f"The training '{training}' ended with {ended.returncode}.")
+    alone, resumed = (digest(folder / name / "bundle") for name in ("alone", "killed"))
+    return {"equal": alone == resumed}
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """To its end, or killed in its middle; what is resumed goes on where the killed one was."""
     os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
-    digests = []
-    for name, kills in (("alone", [False]), ("killed", [True, False])):
-        for kill in kills:
-            # By a forkserver, it would leave that and its loader's processes behind, each waiting for the other to end.
-            process = torch.multiprocessing.get_context("spawn").Process(
-                target=train_until, args=(prepared, backbone, folder / name, kill)
-            )
-            process.start()
-            process.join()
-            if process.exitcode != (-signal.SIGKILL if kill else 0):
-                raise SystemExit(f"The training '{name}' ended with {process.exitcode}.")
-        digests.append(digest(folder / name / "bundle"))
-    return {"equal": digests[0] == digests[1]}
-
-
-def train_until(prepared: Path, backbone: Path, folder: Path, kill: bool) -> None:
-    """To its end, or killed in its middle."""
+    folder = arguments.out / "resume"
+    own = folder / ("alone" if arguments.training == "alone" else "killed")
     params = demo_params(
         backbone={"width": 0.25}, runtime={"precision": "bf16", "threads": 1},
         finetune={"epochs": 2, "batch_size": 4, "output_stride": 8, "crop_height_px": 64, "crop_width_px": 64},
     )  # fmt: skip
 
     def tick(done: int, total: int, note: str) -> None:
-        if kill and done >= total // 2:
+        if arguments.training == "killed" and done >= total // 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     finetune.run(
-        params.backbone, params.finetune, params.runtime, prepared=prepared, pretrained=backbone, out=folder / "bundle",
-        history=folder / "history.csv", checkpoints=folder / "checkpoints", run=StageRun(), tick=tick,
+        params.backbone, params.finetune, params.runtime, prepared=folder / "prepared", pretrained=folder / "backbone",
+        out=own / "bundle", history=own / "history.csv", checkpoints=own / "checkpoints", run=StageRun(), tick=tick,
     )  # fmt: skip
 
 

@@ -140,10 +140,11 @@ def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("warm")
 def test_a_mistake_that_only_the_stage_can_find_is_not_tried_again(place: Path) -> None:
     write_params(place, finetune__batch_size=4000)
     with retraining(place, tracking="off") as retrained:
-        assert retrained.process.wait(600) == 1
+        assert retrained.process.wait(ENDS_SECONDS) == 1
     assert last_task(place) == ("finetune", "Failed", 1)
     assert "Traceback" not in retrained.said
     assert retrained.said.splitlines()[-1].startswith("finetune: ")
