@@ -1,8 +1,8 @@
-"""Attacks on a server of `pspnet serve`, all at once, each from an address of its own (127.0.0.2, ...): for serving.py.
+"""Attacks on a `pspnet serve` server, all at once, each from its own address (127.0.0.2, ...), for serving.py.
 
 python benchmarks/attacks.py PORT SECONDS           prints, for each, what came back and how often, as JSON
 
-Every attack was found to work on an earlier server: by it everybody else was refused, or waited, or memory ran out.
+Every attack worked on an earlier server: everybody else was refused or had to wait, or memory ran out.
 """
 
 import json
@@ -15,13 +15,13 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 
-PAUSE_SECONDS = 1.0  # of one attacker, between two attempts
+PAUSE_SECONDS = 1.0  # between two attempts by the same attacker
 HEAD = b"POST /invocations HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
 MB = 1_000_000
 
 
 def newline() -> Iterator[bytes]:
-    """0.25 MB to an address with a newline, past all limits: MLflow makes 20 GB of it."""
+    """0.25 MB to an address with a newline, which bypasses all limits: MLflow turns it into 20 GB."""
     yield whole(json.dumps({"inputs": ["A" * 100_000, *[""] * 50_000]}, separators=(",", ":")).encode(), b"%0A")
 
 
@@ -32,19 +32,19 @@ def directories() -> Iterator[bytes]:
 
 
 def chunks() -> Iterator[bytes]:
-    """60 MB in chunks, declared as one byte, and never the end."""
+    """60 MB in chunks, declared as one byte, and never ended."""
     yield HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
     for _ in range(60):
         yield f"{MB:x}\r\n".encode() + b" " * MB + b"\r\n"
 
 
 def declared() -> Iterator[bytes]:
-    """One byte of 64 MB."""
+    """One byte of a declared 64 MB."""
     yield HEAD + b"content-length: 64000000\r\n\r\n{"
 
 
 def trickle() -> Iterator[bytes]:
-    """A byte each second, of 64 MB."""
+    """A byte a second, of a declared 64 MB."""
     yield HEAD + b"content-length: 64000000\r\n\r\n{"
     while True:
         time.sleep(1)
@@ -56,7 +56,7 @@ def half_headers() -> Iterator[bytes]:
 
 
 def slow_headers() -> Iterator[bytes]:
-    """A header each second, without end."""
+    """A header a second, endlessly."""
     yield HEAD
     for number in range(1_000_000):
         time.sleep(1)
@@ -64,14 +64,14 @@ def slow_headers() -> Iterator[bytes]:
 
 
 def after_refusal() -> Iterator[bytes]:
-    """A body that goes on after it was refused."""
+    """A body that keeps coming after the server has refused it."""
     yield HEAD.replace(b"/json", b"/xml") + b"content-length: 64000000\r\n\r\n"
     while True:
         time.sleep(1)
         yield b" "
 
 
-# Each with the number of attackers, who share an address.
+# Each attack with the number of its attackers, who share an address.
 ATTACKS = {
     newline: 2, directories: 2, chunks: 6, declared: 20, trickle: 20, half_headers: 150, slow_headers: 50,
     after_refusal: 20,
@@ -84,7 +84,7 @@ def whole(body: bytes, after_address: bytes = b"") -> bytes:
 
 
 def tiff_of(directories: int) -> bytes:
-    """Gray, 8 x 8, in each directory."""
+    """A TIFF with a gray 8 x 8 image in each directory."""
     entries = ((256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (279, 64))
     size = 2 + 12 * len(entries) + 4
     first = 8 + 64
@@ -100,7 +100,7 @@ def tiff_of(directories: int) -> bytes:
 
 
 def attempt(port: int, host: str, parts: Iterator[bytes], until: float) -> str:
-    """The status of the answer, or how else it ended."""
+    """The answer's status, or how the attempt ended without one."""
     try:
         with socket.create_connection(("127.0.0.1", port), 10, source_address=(host, 0)) as client:
             for part in parts:

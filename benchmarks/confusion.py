@@ -1,9 +1,9 @@
-"""Confusion matrices of masks such as CamVid's: `pspnet.metrics` beside torchmetrics, image by image, on one thread.
+"""Confusion matrices of masks such as CamVid's: `pspnet.metrics` against torchmetrics, image by image, on one thread.
 
 python benchmarks/confusion.py                  300 pairs of 360 x 480, 11 classes, void ignored
 
-All are given the same uint8 arrays, in turn, and must count the same; the times are medians of CPU time. Ends with 1 if
-they do not or if a bar is missed: 15 times faster than torchmetrics as it comes, 5 times than without its checks.
+All get the same uint8 arrays, in turn, and must give the same counts; the times are medians of CPU time. Exits with 1
+if they do not or if a bar is missed: 15 times faster than torchmetrics by default, 5 times without its checks.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> int:
         "torchmetrics, validate_args=False": lambda: theirs(pairs, validate_args=False),
     }
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    counts = {name: work() for name, work in works.items()}  # which also warms up
+    counts = {name: work() for name, work in works.items()}  # this also warms up
     for _ in range(ROUNDS):
         for name, work in works.items():
             started = time.process_time()
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def pair(number: int) -> tuple[Pixels, Pixels]:
-    """Regions with smooth borders, and a prediction that misplaces them by some pixels and sees a region too many."""
+    """Regions with smooth borders, and a prediction that misplaces them by a few pixels and has one region too many."""
     random = np.random.default_rng(number)
     fields = random.random((CLASSES + 1, 6, 8), np.float32)
     mask = np.stack([cv2.resize(field, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for field in fields]).argmax(0)

@@ -1,11 +1,11 @@
 """What the training core does on a GPU, measured within eight minutes by one command.
 
 python benchmarks/gpu.py --out gpu-results
-python benchmarks/gpu.py --out gpu-results --data FOLDER --recipe recipes/camvid.yaml      and a small real training
+python benchmarks/gpu.py --out gpu-results --data FOLDER --recipe recipes/camvid.yaml     plus a small real training run
 
-It needs torch 2.6 or later, the training core's packages and no network. Each part is a process with a time limit of
-its own: a part that fails or is late says so in its row, and the others go on. `gpu.json` and `gpu.md` are written
-anew after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program and
+It needs torch 2.6 or later, the training core's packages and no network. Each part is a process with its own
+time limit: a part that fails or runs late says so in its row, and the others go on. `gpu.json` and `gpu.md` are
+rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program and
 measures nothing.
 """
 
@@ -37,24 +37,24 @@ from training import flop, network, now, ours  # noqa: E402
 from pspnet.config.params import Params  # noqa: E402
 from pspnet.config.reading import read_yaml, validate  # noqa: E402
 from pspnet.config.runtime import RuntimeParams  # noqa: E402
-from pspnet.dataset.prepared import PreparedDataset  # noqa: E402
-from pspnet.dataset.segmentation import TrainingCrops  # noqa: E402
-from pspnet.dataset.synthetic import synthesize  # noqa: E402
+from pspnet.dataset.crops import TrainingCrops  # noqa: E402
+from pspnet.dataset.store.prepared import PreparedDataset  # noqa: E402
 from pspnet.dataset.transforms import Augmentation  # noqa: E402
-from pspnet.model.digest import digest  # noqa: E402
-from pspnet.model.preprocessing import IMAGENET, Preprocessing  # noqa: E402
-from pspnet.model.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
-from pspnet.prediction import Member, Predictor  # noqa: E402
-from pspnet.protocol import PredictionProtocol  # noqa: E402
+from pspnet.demo.streets import synthesize  # noqa: E402
+from pspnet.model.backbone.digest import digest  # noqa: E402
+from pspnet.model.backbone.preprocessing import IMAGENET, Preprocessing  # noqa: E402
+from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
+from pspnet.prediction.image.predictor import Member, Predictor  # noqa: E402
+from pspnet.prediction.image.protocol import PredictionProtocol  # noqa: E402
 from pspnet.stages import evaluate, finetune, prepare  # noqa: E402
 from pspnet.tracking.run import StageRun  # noqa: E402
-from pspnet.training.distributed import Peers  # noqa: E402
-from pspnet.training.loading import load_batches  # noqa: E402
-from pspnet.training.runtime import autocast, configure, loader_workers  # noqa: E402
+from pspnet.training.shared.distributed import Peers  # noqa: E402
+from pspnet.training.shared.loading import load_batches  # noqa: E402
+from pspnet.training.shared.runtime import autocast, configure, loader_workers  # noqa: E402
 
 ALL_SECONDS = 480.0
 TOY_SECONDS = 600.0  # a test's machine may be slow and busy
-STEPS = 8  # timed, of each batch size
+STEPS = 8  # timed for each batch size
 GAIN = 1.02  # a batch twice as large must train this much faster to be worth its memory
 CLASSES = 21
 IGNORE = 255
@@ -62,7 +62,7 @@ FULL = {
     "depth": 50, "width": 1.0, "size": 473, "batches": (8, 16, 32, 64, 128), "matrix": 8192, "images": 64,
     "threads": min(8, os.cpu_count() or 1),
 }  # fmt: skip
-# One thread: several of a process wait for each other wherever something else is at work, as beside other tests.
+# One thread: the threads of a process wait for each other while something else is running, such as other tests.
 TOY = {
     "depth": 18, "width": 0.125, "size": 65, "batches": (2, 4), "matrix": 256, "images": 2, "threads": 1,
 }  # fmt: skip
@@ -78,7 +78,7 @@ def main() -> None:
     )
     parser.add_argument("--recipe", type=Path, help="its params; without it, the demo's")
     parser.add_argument("--toy", action="store_true", help="toy sizes, whatever the device")
-    # Of the processes that this program starts.
+    # For the processes that this program starts.
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--training", choices=("alone", "killed", "resumed"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
 
 
 def run(name: str, seconds: float, arguments: argparse.Namespace) -> Measured:
-    """What the part measured, or why it did not; nothing of it is left running."""
+    """What the part measured, or why it failed. Leaves none of its processes running."""
     result, log = arguments.out / f"{name}.part.json", arguments.out / f"{name}.log"
     result.unlink(missing_ok=True)
     if seconds <= 0:
@@ -147,7 +147,7 @@ def runtime_of(arguments: argparse.Namespace, precision: str, compile_it: bool =
 
 
 def matrix(arguments: argparse.Namespace) -> Measured:
-    """The fastest bf16 product of two square matrices: the limit that the other parts are held against."""
+    """The fastest bf16 product of two square matrices: the limit that the other parts are compared with."""
     device, side = configure(runtime_of(arguments, "bf16")), sizes(arguments)["matrix"]
     best = 0.0
     for length in (side // 2, side):
@@ -168,9 +168,9 @@ def eager(arguments: argparse.Namespace) -> Measured:
 
 
 def compiled(arguments: argparse.Namespace) -> Measured:
-    """At the batch that was best without compiling: a compilation takes a minute."""
+    """Compiled training at the batch size that was best without compiling: a compilation takes a minute."""
     if arguments.toy:
-        torch.compile = partial(torch.compile, backend="aot_eager")  # without a C++ compiler, which takes minutes
+        torch.compile = partial(torch.compile, backend="aot_eager")  # avoids the C++ compiler, which takes minutes
     before = arguments.out / "eager.part.json"
     batches = sizes(arguments)["batches"]
     best = json.loads(before.read_text())["batch"] if before.exists() else batches[len(batches) // 2]
@@ -178,7 +178,7 @@ def compiled(arguments: argparse.Namespace) -> Measured:
 
 
 def training(arguments: argparse.Namespace, batches: Sequence[int], compile_it: bool) -> Measured:
-    """Steps of the fine-tuning at growing batches, until memory is full or a larger batch trains no faster."""
+    """Fine-tuning steps at growing batch sizes, until memory is full or a larger batch trains no faster."""
     runtime = runtime_of(arguments, "bf16", compile_it)
     device = configure(runtime)
     tried: dict[int, dict[str, float]] = {}
@@ -232,9 +232,9 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def loader(arguments: argparse.Namespace) -> Measured:
-    """Augmented crops a second from the loader's processes, nobody in their way."""
+    """Augmented crops a second from the loader's processes, with nothing else running."""
     size = sizes(arguments)
-    dataset = PreparedDataset.open(synthetic(arguments.out / "loader", images=40, labelled=40))
+    dataset = PreparedDataset.open(synthetic(arguments.out / "loader", images=40, labeled=40))
     augmentation = Augmentation(
         height_px=size["size"], width_px=size["size"], scale_min=0.5, scale_max=2.0, rotation_degrees=10.0,
         flip_probability=0.5, blur_probability=0.5, color_jitter=0.0, fill=(0, 0, 0), ignore=IGNORE,
@@ -255,7 +255,7 @@ def loader(arguments: argparse.Namespace) -> Measured:
 
 
 def logits(arguments: argparse.Namespace) -> Measured:
-    """How far bf16 takes the logits of a trained network's scale from those of fp32."""
+    """How far bf16 logits are from fp32 logits, at the scale of a trained network."""
     size = sizes(arguments)
     device = configure(runtime_of(arguments, "fp32"))
     torch.manual_seed(0)
@@ -274,9 +274,9 @@ def logits(arguments: argparse.Namespace) -> Measured:
 
 
 def resume(arguments: argparse.Namespace) -> Measured:
-    """A training hit by SIGKILL in its middle and started again, beside one that was left alone."""
+    """A training run killed halfway by SIGKILL and started again, compared with one left alone."""
     folder = arguments.out / "resume"
-    synthetic(folder, images=24, labelled=24)
+    synthetic(folder, images=24, labeled=24)
     backbone = folder / "backbone"
     backbone.mkdir()
     PretrainedBackbone("none", 18, 0.25, Preprocessing((0.5,) * 3, (0.25,) * 3), {}).save(
@@ -291,7 +291,7 @@ def resume(arguments: argparse.Namespace) -> Measured:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """To its end, or killed in its middle; what is resumed goes on where the killed one was."""
+    """Train to the end, or until killed halfway. The resumed run goes on where the killed one stopped."""
     os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
     folder = arguments.out / "resume"
     own = folder / ("alone" if arguments.training == "alone" else "killed")
@@ -311,7 +311,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def prediction(arguments: argparse.Namespace) -> Measured:
-    """Images a second, from bytes in memory to masks in memory; their decoding is not counted."""
+    """Images a second, from bytes in memory to masks in memory; decoding is not counted."""
     size = sizes(arguments)
     device = configure(runtime_of(arguments, "bf16"))
     member = Member(network(architecture(arguments)).network.to(device, memory_format=torch.channels_last), IMAGENET)
@@ -330,7 +330,7 @@ def prediction(arguments: argparse.Namespace) -> Measured:
 
 
 def learning(arguments: argparse.Namespace) -> Measured:
-    """The test mIoU of the data's own recipe, from a random backbone: no weights are at hand."""
+    """The test mIoU of the data's own recipe, from a random backbone: no weights are available."""
     folder = fresh(arguments.out / "learning")
     params = validate(Params, read_yaml(arguments.recipe or ROOT / "params.yaml"), str(arguments.recipe))
     if arguments.toy:
@@ -359,10 +359,10 @@ def learning(arguments: argparse.Namespace) -> Measured:
     return {"test_mean_iou": summary["mean_iou"], "training_seconds": trained, "epochs": params.finetune.epochs}
 
 
-def synthetic(folder: Path, images: int, labelled: int) -> Path:
-    """Street scenes, prepared."""
+def synthetic(folder: Path, images: int, labeled: int) -> Path:
+    """Prepared street scenes."""
     fresh(folder)
-    synthesize(folder / "raw", images, labelled, 0, quiet)
+    synthesize(folder / "raw", images, labeled, 0, quiet)
     return prepare_into(folder, demo_params(dataset={"group_pattern": "(.*)"}), folder / "raw")
 
 
@@ -392,7 +392,7 @@ def quiet(done: int, total: int, note: str) -> None:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: what was measured, and what was not with its reason."""
+    """Markdown: what was measured, what was not, and why."""
     parts, about = results["parts"], results["machine"]
     lines = [f"{about['device']}, {about['cores']} cores, Python {about['python']}, torch {about['torch']}", ""]
     if results["toy"]:
@@ -422,7 +422,7 @@ def told_loader(part: Measured, parts: dict[str, Measured]) -> str:
     return f"{part['images_per_second']:.4g} images/s from {part['processes']} processes{shares}"
 
 
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the seconds that it may take
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the seconds each may take
     "matrix": (matrix, 40),
     "eager": (eager, 100),
     "compiled": (compiled, 150),

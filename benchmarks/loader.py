@@ -1,10 +1,10 @@
-"""Augmented crops a second of one core, from CamVid: ours beside the same augmentation written in OpenCV.
+"""Augmented crops a second on one core, from CamVid: ours against the same augmentation written in OpenCV.
 
 python benchmarks/loader.py --data FOLDER      FOLDER: what would be data/raw for recipes/camvid.yaml
 
 Every pipeline begins with the same encoded image and ends with a crop of 321 x 321 px: scale 0.5 to 2, half turned by
-up to 10 degrees, half blurred, half mirrored. Masks are read as they lie: raw, and in ours as `prepare` packed them.
-Seconds are of the processor, which other processes do not lengthen much.
+up to 10 degrees, half blurred, half mirrored. Masks are read as stored: raw, or in ours as `prepare` packed them.
+Seconds are CPU time, which other processes lengthen little.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from pipeline import ROOT, processor
 
 from pspnet.config.params import load_params
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.raw_dataset import look
-from pspnet.dataset.segmentation import TrainingCrops
+from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.transforms import Augmentation
-from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.raw.inventory import take_inventory
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 
@@ -48,9 +48,9 @@ class Pair(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How crops are normalised, and what lies around an image."""
+    """How crops are normalized, and what surrounds an image."""
 
-    mean: NDArray[np.float32]  # of 0 to 255
+    mean: NDArray[np.float32]  # on a scale of 0 to 255
     std: NDArray[np.float32]
     fill: tuple[int, int, int]
 
@@ -85,7 +85,7 @@ def compare(data: Path, turns: int, folder: Path) -> None:
         flip_probability=HALF, blur_probability=HALF, color_jitter=0.0, fill=preprocessing.mean_color, ignore=IGNORE,
     )  # fmt: skip
     crops = TrainingCrops(dataset.reader(), index, augmentation, seed=0)
-    masks = {sample.image: sample.mask.path for sample in look(params.dataset, params.prepare, data).samples}
+    masks = {sample.image: sample.mask.path for sample in take_inventory(params.dataset, params.prepare, data).samples}
     pairs = [Pair(str(data / source), str(data / masks[source])) for source in index["source"]]
     mean, std = (255 * np.array(figures, np.float32) for figures in (dataset.mean, dataset.std))
     around = Look(mean, std, preprocessing.mean_color)
@@ -94,21 +94,21 @@ def compare(data: Path, turns: int, folder: Path) -> None:
         for position in range(len(crops)):
             crops[turn, position]
 
-    def ours_normalised(turn: int) -> None:
+    def ours_normalized(turn: int) -> None:
         for position in range(len(crops)):
             sample = crops[turn, position]
-            normalised(sample["image"].numpy(), sample["mask"].numpy(), around)
+            normalized(sample["image"].numpy(), sample["mask"].numpy(), around)
 
     works = {
-        "ours: uint8, normalised on the device": ours,
-        "ours, normalised too": ours_normalised,
-        "straightforward OpenCV": each(partial(straightforward, finish=normalised_in_numpy), pairs, around),
-        "the same, normalised as ours": each(partial(straightforward, finish=normalised), pairs, around),
+        "ours: uint8, normalized on the device": ours,
+        "ours, normalized too": ours_normalized,
+        "straightforward OpenCV": each(partial(straightforward, finish=normalized_in_numpy), pairs, around),
+        "the same, normalized as ours": each(partial(straightforward, finish=normalized), pairs, around),
         "competent OpenCV": each(competent, pairs, around),
     }
     seconds = interleaved(list(works.values()), turns)
     print(
-        "| pipeline | ms a sample | samples/s/core | against it: ours | ours, normalised too |\n|---|--:|--:|--:|--:|"
+        "| pipeline | ms a sample | samples/s/core | against it: ours | ours, normalized too |\n|---|--:|--:|--:|--:|"
     )
     for name, own in zip(works, seconds, strict=True):
         print(f"| {name} | {1000 * own / len(pairs):.2f} | {len(pairs) / own:,.0f} | {own / seconds[0]:.2f} | "
@@ -119,7 +119,7 @@ def compare(data: Path, turns: int, folder: Path) -> None:
 
 def interleaved(works: Sequence[Callable[[int], None]], turns: int) -> list[float]:
     seconds: list[list[float]] = [[] for _ in works]
-    for turn in range(-1, turns):  # one before to warm up
+    for turn in range(-1, turns):  # one extra turn to warm up
         for own, work in zip(seconds, works, strict=True):
             started = time.process_time()
             work(turn + 1)
@@ -138,7 +138,7 @@ def each(pipeline: Callable[[Pair, Look], Sample], pairs: list[Pair], around: Lo
 
 
 def straightforward(pair: Pair, around: Look, finish: Finish) -> Sample:
-    """Step by step on the whole image, in float32, as tutorials and published training code do."""
+    """Step by step on the whole image, in float32, as in tutorials and published training code."""
     image = cv2.cvtColor(cv2.imread(pair.image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.float32)
     mask = cv2.imread(pair.mask, cv2.IMREAD_GRAYSCALE)
     image, mask = scaled_and_turned(image, mask, around)
@@ -151,7 +151,7 @@ def straightforward(pair: Pair, around: Look, finish: Finish) -> Sample:
 
 
 def competent(pair: Pair, around: Look) -> Sample:
-    """The same; bytes as long as possible, and crop as soon as possible."""
+    """The same, but in bytes for as long as possible, and cropped as soon as possible."""
     image = cv2.imread(pair.image, cv2.IMREAD_COLOR_RGB)
     mask = cv2.imread(pair.mask, cv2.IMREAD_GRAYSCALE)
     image, mask = cropped(*scaled_and_turned(image, mask, around), around)
@@ -159,18 +159,18 @@ def competent(pair: Pair, around: Look) -> Sample:
         image = cv2.GaussianBlur(image, (5, 5), 0)
     if random.random() < HALF:
         image, mask = cv2.flip(image, 1), cv2.flip(mask, 1)
-    return normalised(image, mask, around)
+    return normalized(image, mask, around)
 
 
-def normalised(image: NDArray, mask: NDArray, around: Look) -> Sample:
-    """As a network and a loss take them: a pass for each channel, from bytes or floats straight to its plane."""
+def normalized(image: NDArray, mask: NDArray, around: Look) -> Sample:
+    """The form that a network and a loss take: one pass per channel, from bytes or floats straight to its plane."""
     planes = np.empty((3, *mask.shape), np.float32)
     for source, plane, mean, std in zip(cv2.split(image), planes, around.mean, around.std, strict=True):
         cv2.addWeighted(source, 1 / std, source, 0, -mean / std, plane, cv2.CV_32F)
     return torch.from_numpy(planes), torch.from_numpy(np.ascontiguousarray(mask)).long()
 
 
-def normalised_in_numpy(image: NDArray, mask: NDArray, around: Look) -> Sample:
+def normalized_in_numpy(image: NDArray, mask: NDArray, around: Look) -> Sample:
     image = (image - around.mean) / around.std
     return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(mask.copy()).long()
 

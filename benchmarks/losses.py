@@ -1,10 +1,10 @@
-"""Seconds and memory of the losses alone, forward and backward, beside cross-entropy written straightforwardly.
+"""Seconds and memory of the losses alone, forward and backward, compared with straightforward cross-entropy.
 
 python benchmarks/losses.py                                          two images of 473 x 473 px, 21 classes
 python benchmarks/losses.py --device cuda --batch 16 --classes 150   a batch of ADE20K
 
-From coarse logits in bf16, as one head gives them, to their gradient. Memory is the most that was allocated at once
-beside logits and masks. Everything takes turns in one process.
+Each is measured from one head's coarse logits in bf16 to their gradient. Memory is the most that was allocated at once
+besides logits and masks. The losses take turns in one process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from pspnet.config.finetune import LossParams  # noqa: E402
 from pspnet.config.reading import read_yaml, validate  # noqa: E402
-from pspnet.losses import build_loss  # noqa: E402
+from pspnet.losses.segmentation import build_loss  # noqa: E402
 
 IGNORE = 255
 STRAIGHTFORWARD = "straightforward cross-entropy"
@@ -98,7 +98,7 @@ def main() -> None:
     for turn in range(wanted.turns + 1):
         for name, loss in contenders.items():
             measured = seconds(loss, logits, masks)
-            if turn:  # the first is there to warm up
+            if turn:  # the first turn only warms up
                 took[name].append(measured)
     print(
         "| loss | median ms | least ms | of straightforward | peak MB | of straightforward |\n|---|--:|--:|--:|--:|--:|"

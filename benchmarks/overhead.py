@@ -1,6 +1,6 @@
-"""What DVC, the flow and a team's workers add to the demo: the same work in four ways, each in clones of this checkout.
+"""What DVC, the flow and a team's workers add to the demo: the same work four ways, each in clones of this checkout.
 
-Then the same again, with nothing changed. Servers and workers run on this machine and are started before the clock.
+Then everything is repeated with nothing changed. Servers and workers run on this machine and start before the clock.
 """
 
 import os
@@ -19,9 +19,9 @@ from pathlib import Path
 import yaml
 from pipeline import DEMO, ROOT, processor, run
 
-from flows.server import new_password
+from flows.laptop.server import new_password
 
-AGAIN = 3  # times, of which the median is shown
+AGAIN = 3  # repetitions; the median is shown
 STARTS_SECONDS = 120
 REGISTER = ["pspnet", "register", "models/segmenter", "--promote"]
 GIT = ["git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org"]
@@ -61,7 +61,7 @@ def in_process(folder: Path) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def workers(folder: Path) -> Iterator[Callable[[], float]]:
-    """The servers keep what they know in SQLite."""
+    """The servers keep their data in SQLite."""
     person = demo(folder, "person")
     run(["dvc", "remote", "modify", "folder", "url", str(folder / "remote")], person)
     run([*GIT, "commit", "--quiet", "--all", "--message", "The team's remote"], person)

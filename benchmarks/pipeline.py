@@ -1,6 +1,6 @@
-"""Times the whole pipeline from nothing, stage by stage, in a clone of this checkout, and prints a table.
+"""Times the whole pipeline from scratch, stage by stage, in a clone of this checkout, and prints a table.
 
-Without arguments it is the demo as `make demo` runs it, else a recipe on other data:
+Without arguments, that is the demo as `make demo` runs it. To time a recipe on other data:
 python benchmarks/pipeline.py --recipe recipes/steel-defects.yaml --data FOLDER
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-DEMO = ["pspnet", "synthesize", "data/raw", "--images", "600", "--labelled", "200", "--seed", "0"]
+DEMO = ["pspnet", "synthesize", "data/raw", "--images", "600", "--labeled", "200", "--seed", "0"]
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""One large image from pixels to mask, confidence and overlay: seconds, and the most memory held up to each step.
+"""One large image from pixels to mask, confidence and overlay: seconds, and peak memory up to each step.
 
 python benchmarks/prediction.py                              10,000 x 10,000 px, a tiny network, one scale
-python benchmarks/prediction.py --height 20000               twice the height: the window's share stays
+python benchmarks/prediction.py --height 20000               twice the height: the window's share stays the same
 python benchmarks/prediction.py --scales 0.5 1 1.5 --flip    several scales
 python benchmarks/prediction.py --depth 50 --width 1         a real network
 """
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from pipeline import processor
 
+from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.network import Architecture, PSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.prediction import Member, Predictor
-from pspnet.predictions import Stamp, opened
-from pspnet.protocol import PredictionProtocol
+from pspnet.prediction.folder import Stamp, opened
+from pspnet.prediction.image.predictor import Member, Predictor
+from pspnet.prediction.image.protocol import PredictionProtocol
 
 
 def main() -> None:

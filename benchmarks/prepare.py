@@ -1,8 +1,8 @@
-"""What `prepare` costs: beside bare decoding of the same pairs, as sets grow, and what a small new batch sends.
+"""What `prepare` costs: against bare decoding of the same pairs, as sets grow, and what a small new batch sends.
 
-python benchmarks/prepare.py speed --data FOLDER --recipe recipes/camvid.yaml   beside bare decoding
+python benchmarks/prepare.py speed --data FOLDER --recipe recipes/camvid.yaml   against bare decoding
 python benchmarks/prepare.py scale                                              10,000, 50,000 and 200,000 images
-python benchmarks/prepare.py batch                                              50,000 images and 1 % more
+python benchmarks/prepare.py batch                                              50,000 images and 1% more
 """
 
 import argparse
@@ -26,15 +26,16 @@ from PIL import Image
 from pipeline import ROOT, processor, run
 
 from pspnet.config.params import load_params
-from pspnet.dataset.images import encode_mask, limited_pillow
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.raw_dataset import look
-from pspnet.dataset.validation import check as check_pair
+from pspnet.dataset.store.pixels import encode_mask
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.raw.images import limited_pillow
+from pspnet.raw.inventory import take_inventory
+from pspnet.raw.validation import check as check_pair
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 
 SIZES = (10_000, 50_000, 200_000)
-LOOSE_UP_TO = 10_000  # images; more come in archives, as is advised
+LOOSE_UP_TO = 10_000  # images; larger sets come in archives, as recommended
 PER_FOLDER = 1000
 PER_ARCHIVE = 10_000
 SIDE_PX = 96
@@ -63,13 +64,13 @@ def main() -> None:
 
 
 def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
-    """Medians of some turns, in turn, by one process; `prepare` from finding the files to the report. The shares are
-    medians of those of each turn: a machine whose speed changes changes it for all three.
+    """Medians over several turns of one process, with `prepare` timed from finding the files to the report. The shares
+    are medians of each turn's shares: if the machine's speed changes, it does so for all three.
     """
     print("| set | pairs | decoded a second | checked | share | prepared | share |\n|---|--:|--:|--:|--:|--:|--:|")
     for data, recipe in sets:
         params = load_params(recipe)
-        raw = look(params.dataset, params.prepare, data)
+        raw = take_inventory(params.dataset, params.prepare, data)
         pairs = [sample for sample in raw.samples if sample.mask]
 
         def decode(pairs: Any = pairs, data: Path = data) -> None:
@@ -98,7 +99,7 @@ def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
 
 
 def seconds(work: Callable[[], None], times: int) -> float:
-    """That it takes once."""
+    """The seconds that one call takes."""
     started = time.perf_counter()
     for _ in range(times):
         work()
@@ -146,7 +147,7 @@ def batch(folder: Path) -> None:
 
 
 def new_project(folder: Path, shard_mb: int) -> Path:
-    """A clone with parameters for the images that are drawn here."""
+    """A clone with parameters for the images drawn here."""
     run(["git", "clone", "--quiet", str(ROOT), str(folder)], ROOT)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["dataset"] |= {"classes": {"back": 0, "front": 1}, "group_pattern": "(.*)"}
@@ -187,7 +188,7 @@ def pairs(numbers: range, below: str) -> Iterator[tuple[str, bytes]]:
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, int, int]:
-    """Seconds; bytes of memory that the largest of its Python processes held, and that all of them held at once."""
+    """Seconds, and peak bytes of memory: in the largest of its Python processes, and in all of them at once."""
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=sys.stderr)
     largest = together = 0

@@ -1,14 +1,14 @@
-"""Twenty clients ask a server at once, good and bad requests: how fast it answers and how much memory it takes.
+"""Twenty clients send a server good and bad requests at once: how fast it answers and how much memory it takes.
 
-Every answer is checked: a good image's mask must equal what the version says when it is asked alone, and each bad
-request must be refused as it should. Ends with 1 if one was not.
+Every answer is checked: a good image's mask must equal the one that the version gives when asked alone, and each
+bad request must be refused properly. Exits with 1 if any answer is wrong.
 
-python benchmarks/serving.py                        a network of the demo's size that has learnt nothing
+python benchmarks/serving.py                        an untrained network of the demo's size
 python benchmarks/serving.py --model FOLDER         a version, downloaded or saved
 python benchmarks/serving.py --attacks              good clients alone, then beside the attacks of attacks.py
 
-Under attack every good request must be answered right, the 95th percentile (from the first try) be at most three times
-what it is without, and the server stay below 1.5 GB.
+Under attack, every good request must be answered correctly, the 95th percentile (from the first try) must be at most
+three times that without attacks, and the server must stay below 1.5 GB.
 """
 
 import argparse
@@ -38,13 +38,13 @@ import psutil
 from PIL import Image
 from pipeline import processor
 
-from pspnet.offline import go_offline
-from pspnet.served import own_code_environment, served
+from pspnet.machine.offline import go_offline
+from pspnet.serving.client import own_code_environment, served
 
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "pspnet/serving/server.py"
 START_SECONDS = 120
-GOOD_CLIENTS = 4  # of --attacks
+GOOD_CLIENTS = 4  # for --attacks
 MOST_TIMES_SLOWER = 3
 MOST_MB = 1500
 SIZES = [(96, 128, "PNG"), (96, 128, "JPEG"), (192, 256, "PNG"), (240, 320, "JPEG"), (480, 640, "PNG")]
@@ -62,8 +62,8 @@ class Question:
 
 @dataclass
 class Tally:
-    seconds: list[float] = field(default_factory=list)  # of the good ones
-    in_all: list[float] = field(default_factory=list)  # of the good ones, from the first try
+    seconds: list[float] = field(default_factory=list)  # for good requests
+    in_all: list[float] = field(default_factory=list)  # for good requests, from the first try
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,7 +81,7 @@ def main() -> None:
         version = arguments.model or random_version(Path(temporary))
         questions = make_questions(version)
         with started_server(version) as (server, port, start_seconds):
-            for question in questions:  # what is only done once does not count
+            for question in questions:  # work done only once does not count
                 if question.masks:
                     ask(port, question)
             before = memory(server)
@@ -103,7 +103,7 @@ def main() -> None:
 
 @contextmanager
 def started_server(version: Path) -> Iterator[tuple[subprocess.Popen[str], int, float]]:
-    """With its port, and the seconds until it answered."""
+    """The server, its port, and the seconds until it answered."""
     started = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-P", str(SERVER), "--model", str(version.resolve()), "--port", "0"],
@@ -157,11 +157,11 @@ def random_version(folder: Path) -> Path:
     import torch
 
     from pspnet.config.params import load_params
-    from pspnet.dataset.classes import default_color
+    from pspnet.model.backbone.preprocessing import Preprocessing
     from pspnet.model.bundle import Bundle
     from pspnet.model.network import Architecture, PSPNet
-    from pspnet.model.preprocessing import Preprocessing
-    from pspnet.packaging import save_version
+    from pspnet.raw.classes import default_color
+    from pspnet.registry.packaging import save_version
 
     params = load_params(ROOT / "params.yaml")
     torch.manual_seed(0)
@@ -179,7 +179,7 @@ def random_version(folder: Path) -> Path:
 
 
 def make_questions(version: Path) -> list[Question]:
-    """Limits are those of params.yaml as committed: 16 images, 20 MB, 25 megapixels."""
+    """The limits are those of the committed params.yaml: 16 images, 20 MB, 25 megapixels."""
     images = {f"{kind} {width} x {height}": encoded(height, width, kind) for height, width, kind in SIZES}
     started = time.monotonic()
     with served(version) as ask_alone:
@@ -200,7 +200,7 @@ def make_questions(version: Path) -> list[Question]:
     return [
         *good,
         Question("bad: truncated", 5, request(sound, sound[: len(sound) // 2]), 400, "image 2: cannot be decoded"),
-        Question("bad: no image", 5, request(b"These are words."), 400, "image 1: cannot be recognised as an image"),
+        Question("bad: no image", 5, request(b"These are words."), 400, "image 1: cannot be recognized as an image"),
         Question("bad: empty", 4, request(b"", None), 400, "image 2: is null"),
         Question("bad: no JSON", 2, b"\xff" * 1000, 400, "The request is not valid JSON"),
         Question("bad: too many", 2, request(*[sound] * 17), 400, "request: holds 17 images"),
@@ -220,7 +220,7 @@ def encoded(height: int, width: int, kind: str) -> bytes:
 
 
 def png(width: int, height: int, data: bytes) -> bytes:
-    """1-bit gray."""
+    """A 1-bit grayscale PNG."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     parts = {b"IHDR": header, b"IDAT": zlib.compress(data, 9), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -235,7 +235,7 @@ def request(*images: bytes | None) -> bytes:
 
 
 def ask_once(port: int, method: str, path: str, body: bytes | None) -> tuple[int, bytes, float]:
-    """Status, body, and the seconds after which to come back."""
+    """The status, the body, and the seconds to wait before trying again."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request(method, path, body, {"content-type": "application/json"})
@@ -246,7 +246,7 @@ def ask_once(port: int, method: str, path: str, body: bytes | None) -> tuple[int
 
 
 def ask(port: int, question: Question) -> tuple[int, str, float]:
-    """Status, what is wrong with the answer, seconds to wait."""
+    """The status, what is wrong with the answer, and the seconds to wait."""
     status, body, wait = ask_once(port, "POST", "/invocations", question.body)
     if status == 503 and wait:
         return status, "", wait
@@ -264,7 +264,7 @@ def ask(port: int, question: Question) -> tuple[int, str, float]:
 def load(
     server: subprocess.Popen[str], port: int, questions: list[Question], clients: int, seconds: float
 ) -> tuple[Tally, float, float]:
-    """What came back, in how many seconds, and the most memory that the server has taken."""
+    """What came back, how many seconds it took, and the server's peak memory."""
     tally = Tally()
     until = time.monotonic() + seconds
 
@@ -303,7 +303,7 @@ def while_running(threads: list[threading.Thread], measure: Callable[[], float])
 
 
 def memory(server: subprocess.Popen[str]) -> float:
-    """Megabytes; 0 of a server that is gone."""
+    """The server's memory in megabytes, or 0 if the server is gone."""
     try:
         return psutil.Process(server.pid).memory_info().rss / 1e6
     except psutil.NoSuchProcess:

@@ -1,11 +1,11 @@
-"""What a training step costs, part by part, beside the same network trained the straightforward way.
+"""What a training step costs, part by part, compared with the same network trained the straightforward way.
 
 python benchmarks/training.py                                     R50, stride 8, 473 x 473, batch 2, 21 classes
 python benchmarks/training.py --depth 18 --size 360 --batch 8
 python benchmarks/training.py --batch 16 --compile --no-straightforward
 
-It needs the training core alone, and so runs on a bare machine with a GPU too. The device is the best there is, or what
-PSPNET_DEVICE names.
+It needs only the training core, so it also runs on a bare machine with a GPU. The device is the best one available, or
+the one that PSPNET_DEVICE names.
 """
 
 import argparse
@@ -30,19 +30,20 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # a bare machine has the checkout, not the installed package
 
 from pspnet.config.finetune import LossParams  # noqa: E402
+from pspnet.config.optimizer import OptimizerParams  # noqa: E402
 from pspnet.config.runtime import RuntimeParams  # noqa: E402
-from pspnet.losses import build_loss, supervised_loss  # noqa: E402
+from pspnet.losses.segmentation import build_loss, supervised_loss  # noqa: E402
+from pspnet.model.backbone.preprocessing import IMAGENET  # noqa: E402
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet  # noqa: E402
-from pspnet.model.preprocessing import IMAGENET  # noqa: E402
-from pspnet.training.optimizer import build_optimizer, gradient_norm  # noqa: E402
-from pspnet.training.runtime import autocast, compiled, configure  # noqa: E402
+from pspnet.training.shared.optimizer import build_optimizer, gradient_norm  # noqa: E402
+from pspnet.training.shared.runtime import autocast, compiled, configure  # noqa: E402
 
 TURNS = 3
 IGNORE = 255
 IGNORED_SHARE = 0.05
 AUXILIARY_WEIGHT = 0.4
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
-# FLOP/s that the makers state: bf16 without sparsity, fp32 without TF32. Others are measured.
+# FLOP/s as stated by the makers: bf16 without sparsity, fp32 without TF32. Other devices are measured.
 STATED = {
     "H100": {"bf16": 989e12, "fp32": 67e12},
     "H200": {"bf16": 989e12, "fp32": 67e12},
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="runtime.threads")
     parser.add_argument("--steps", type=int, default=3, help="timed, of each turn, after one that is not")
     parser.add_argument("--no-straightforward", action="store_true", help="ours alone")
-    parser.add_argument("--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS)  # of a process of its own
+    parser.add_argument("--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS)  # in its own process
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(measured(arguments)))
@@ -74,7 +75,7 @@ def main() -> None:
     ways = ["ours"] if arguments.no_straightforward else ["straightforward", "ours"]
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(TURNS):
-        for way in ways:  # in turn: a machine that gets slower does so for both
+        for way in ways:  # alternating: if the machine gets slower, both do
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
             turns[way].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
     tell(arguments, turns)
@@ -106,7 +107,7 @@ def tell(arguments: argparse.Namespace, turns: dict[str, list[dict[str, Any]]]) 
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of the parts of a step, and what it needs, by a process that does nothing else."""
+    """Median seconds of each part of a step, and what the step needs, in a process that does nothing else."""
     precision = arguments.precision if arguments.way == "ours" else "fp32"
     runtime = RuntimeParams(seed=0, threads=arguments.threads, precision=precision, compile=arguments.compile)
     device = configure(runtime)
@@ -156,7 +157,11 @@ def ours(
     params = LossParams.model_construct(kind="cross_entropy", class_weights="none")
     classes = tuple(map(str, range(supervised.network.architecture.classes)))
     loss_of = build_loss(params, classes, [1] * len(classes), IGNORE, False, device)
-    optimizer = build_optimizer("sgd", [(supervised.parameters(), 1.0)], LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, True)
+    published = OptimizerParams.model_construct(
+        kind="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
+        decay_norms_and_biases=True,
+    )  # fmt: skip
+    optimizer = build_optimizer(published, [(supervised.parameters(), 1.0)])
     held: dict[str, Any] = {}
 
     def preprocess() -> None:
@@ -175,13 +180,13 @@ def ours(
         optimizer.step()
 
     parts = {"preprocessing": preprocess, "forward": forward, "loss": loss}
-    return {**parts, "backward": backward(held, optimizer), "optimiser": update}
+    return {**parts, "backward": backward(held, optimizer), "optimizer": update}
 
 
 def straightforward(
     supervised: SupervisedPSPNet, images: Tensor, masks: Tensor, runtime: RuntimeParams, device: torch.device
 ) -> dict[str, Part]:
-    """fp32 as torch comes, memory as it lays it out, and logits of full size in the loss."""
+    """Torch's default fp32 and memory layout, and full-size logits in the loss."""
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.allow_tf32 = True
     supervised.train()
@@ -203,7 +208,7 @@ def straightforward(
         held["loss"] = main + AUXILIARY_WEIGHT * auxiliary
 
     parts = {"preprocessing": preprocess, "forward": forward, "loss": loss}
-    return {**parts, "backward": backward(held, optimizer), "optimiser": optimizer.step}
+    return {**parts, "backward": backward(held, optimizer), "optimizer": optimizer.step}
 
 
 def backward(held: dict[str, Any], optimizer: torch.optim.Optimizer) -> Part:
@@ -222,7 +227,7 @@ def now(device: torch.device) -> float:
 
 
 def flop(supervised: SupervisedPSPNet, images: Tensor, runtime: RuntimeParams, device: torch.device) -> float:
-    """Of the convolutions and products of matrices of a step, forward and backward."""
+    """The FLOP of a step's convolutions and matrix products, forward and backward."""
     with FlopCounterMode(display=False) as counter, autocast(device, runtime):
         sum(logits.sum() for logits in supervised.eval()(IMAGENET(images[:1]))).backward()
     supervised.zero_grad()

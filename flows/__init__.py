@@ -1,1 +1,1 @@
-"""When and where the stages of dvc.yaml run: Prefect's side of the pipeline."""
+"""Prefect's side of the pipeline: when and where the stages of dvc.yaml run."""

@@ -1,4 +1,4 @@
-"""The stages as dvc.yaml has them, and the data they start from. There is no other DAG."""
+"""The stages of dvc.yaml and the data they start from. There is no other DAG."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Source:
-    """Data that no stage makes: what `dvc add` or `dvc import` keeps."""
+    """Data that no stage makes; `dvc add` or `dvc import` tracks it."""
 
     name: str
     is_import: bool = False
@@ -39,13 +39,13 @@ class Stage:
     retries: int
     upstream: tuple[str, ...]  # stages and sources
     command: str = ""
-    parts: int = 1  # that machines of the pool make of it first
+    parts: int = 1  # made first, by the pool's machines
 
 
 @dataclass(frozen=True)
 class Dag:
     sources: tuple[Source, ...]
-    stages: tuple[Stage, ...]  # each after those it depends on
+    stages: tuple[Stage, ...]  # in topological order
     has_remote: bool
 
     def named(self, name: str) -> Stage:
@@ -59,12 +59,12 @@ class Dag:
 
 
 def read_dag(project: Path) -> Dag:
-    with opened(project) as repo:
+    with open_repo(project) as repo:
         return dag_of(repo, project)
 
 
 def dag_of(repo: Repo, project: Path) -> Dag:
-    graph = repo.index.graph  # edges from a stage to what it depends on
+    graph = repo.index.graph  # edges point from a stage to its dependencies
     order = list(repo.index.stages)
     nodes = list(networkx.lexicographical_topological_sort(graph.reverse(), key=order.index))
     names = {node: _name(node, project) for node in nodes}
@@ -85,20 +85,20 @@ def dag_of(repo: Repo, project: Path) -> Dag:
 
 
 def changed_stages(project: Path) -> set[str]:
-    """Those that DVC would have to look at: all others have made what they would make again."""
-    with opened(project) as repo:
+    """The names of the stages that DVC does not know to be up to date."""
+    with open_repo(project) as repo:
         return set(repo.status())
 
 
 @contextmanager
-def opened(project: Path) -> Iterator[Repo]:
-    """DVC in this process; what it cannot do is a UserError."""
+def open_repo(project: Path) -> Iterator[Repo]:
+    """DVC's repository object. A DVC error within the block becomes a UserError."""
     try:
         with Repo(str(project), _wait_for_lock=True) as repo:
             yield repo
     except DvcException as error:
         found = " ".join(str(error).split()).rstrip(".")
-        raise UserError(Problem("DVC", found, fix=f"`dvc status`, in {project}, says it in more words.")) from None
+        raise UserError(Problem("DVC", found, fix=f"For details, run `dvc status` in {project}.")) from None
 
 
 def _name(node: Any, project: Path) -> str:
@@ -108,7 +108,7 @@ def _name(node: Any, project: Path) -> str:
 
 
 def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]:
-    """Dependencies that neither a stage makes nor git keeps: they are to come under DVC."""
+    """The dependencies that git ignores and no stage makes: DVC has to track them."""
     made, root = {Path(out.fs_path) for out in repo.index.outs}, project.resolve()
     paths = {node: [Path(str(one.fs_path)) for one in node.deps if one.protocol == "local"] for node in nodes}
     names = {
@@ -116,7 +116,7 @@ def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]
         for path in {path for found in paths.values() for path in found}
         if path.is_relative_to(root) and not made.intersection([path, *path.parents])
     }
-    # With a slash too: it may not be there yet, and a pattern may be meant for a folder.
+    # With a trailing slash too: the path may not exist yet, and a pattern may match folders only.
     asked = "\n".join(line for name in names.values() for line in (name, f"{name}/"))
     command = ["git", "check-ignore", "--stdin"]
     done = subprocess.run(command, cwd=project, input=asked, capture_output=True, text=True, check=False)
@@ -125,7 +125,7 @@ def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]
 
 
 def _stage(name: str, node: Any, upstream: tuple[str, ...], project: Path) -> Stage:
-    """`meta: {pool: gpu, timeout: 6h, retries: 2, parts: prepare.parts}`, each of which may be left out."""
+    """A stage with its `meta: {pool: gpu, timeout: 6h, retries: 2, parts: prepare.parts}`; every key is optional."""
     meta, where = node.meta or {}, f"dvc.yaml: stages.{node.addressing}.meta"
     unknown = sorted(meta.keys() - {"pool", "timeout", "retries", "parts"})
     problems = [Problem(where, f"has an unknown key '{key}'", "pool, timeout, retries, parts") for key in unknown]
@@ -151,7 +151,7 @@ def _stage(name: str, node: Any, upstream: tuple[str, ...], project: Path) -> St
 
 
 def _param(project: Path, name: str) -> Any:
-    """None if there is none of this name."""
+    """The value in params.yaml, or None if there is no such parameter."""
     path = project / PARAMS
     found: Any = read_yaml(path) if path.exists() else None
     for key in name.split("."):

@@ -1,4 +1,4 @@
-"""The names and texts of others on Prefect's pages, which show Markdown: as they are, never as markup."""
+"""Escapes names and texts for Prefect's pages, which render Markdown."""
 
 import re
 
@@ -6,5 +6,5 @@ MARKUP = re.compile(r"[\\`*_{}\[\]<>|~!#&$@]|:(?=//)|(?<=\bwww)\.")
 
 
 def escaped(text: object) -> str:
-    """On one line, for a heading, a paragraph or a cell of a table."""
+    """The text on one line, for a heading, a paragraph or a table cell."""
     return MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))

@@ -1,4 +1,4 @@
-"""What comes after the stages, outside DVC: the registry is no function of the stages' inputs."""
+"""Commands that change the registry and MLflow, outside DVC: the registry is not a function of the stages' inputs."""
 
 import json
 from collections.abc import Mapping
@@ -6,27 +6,27 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from flows.commands import run
-from flows.ending import FAILED, Trouble, trouble
+from flows.command import run
+from flows.failure import FAILED, Failure, failure_of
 from flows.workplace import Workplace
 
 
-def send_records(workplace: Workplace, environment: Mapping[str, str]) -> Trouble | None:
-    """To MLflow, of a machine that may have no other stage to run for long."""
-    return trouble(run(["pspnet", "runs", "--send"], workplace.folder, environment, get_run_logger().warning), None)
+def send_records(workplace: Workplace, environment: Mapping[str, str]) -> Failure | None:
+    """Send unsent records to MLflow now: this machine may not run another stage for a long time."""
+    return failure_of(run(["pspnet", "runs", "--send"], workplace.folder, environment, get_run_logger().warning), None)
 
 
-def pspnet(workplace: Workplace, environment: Mapping[str, str], *words: str) -> dict[str, Any] | Trouble:
-    """A command of ours that ends with a line of JSON; the rest of what it says goes to the log."""
+def registry_command(workplace: Workplace, environment: Mapping[str, str], *words: str) -> dict[str, Any] | Failure:
+    """Run `pspnet WORDS --json`. Returns its JSON line; all other lines go to the log."""
     answers: list[dict[str, Any]] = []
 
-    def tell(line: str) -> None:
+    def on_line(line: str) -> None:
         if line.startswith("{"):
             answers.append(json.loads(line))
         else:
             get_run_logger().info(line)
 
-    ended = run(["pspnet", *words, "--json"], workplace.folder, environment, tell)
+    ended = run(["pspnet", *words, "--json"], workplace.folder, environment, on_line)
     if answers:
         return answers[-1]
-    return trouble(ended, None) or Trouble(FAILED, f"pspnet {words[0]} has said nothing.")
+    return failure_of(ended, None) or Failure(FAILED, f"pspnet {words[0]} printed no JSON.")

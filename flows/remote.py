@@ -1,28 +1,28 @@
-"""The DVC remote: what was made here is known everywhere, and what was made elsewhere here."""
+"""The DVC remote: shares the results made here, and restores results made on other machines."""
 
 import sys
 from collections.abc import Mapping
 
 from prefect import get_run_logger
 
-from flows.commands import run
-from flows.ending import NOT_KNOWN, Trouble, trouble
+from flows.command import run
+from flows.failure import NOT_KNOWN, Failure, failure_of
 from flows.workplace import Workplace
-from pspnet.worktree import dvc_command
+from pspnet.machine.worktree import dvc_command
 
 
-def push(workplace: Workplace, environment: Mapping[str, str]) -> Trouble | None:
-    """With the run-cache: by it another machine knows what it need not run."""
+def push(workplace: Workplace, environment: Mapping[str, str]) -> Failure | None:
+    """Push the results and the run-cache, which tells other machines what they need not run."""
     command = dvc_command("--wait-for-lock", "push", "--run-cache")
-    return trouble(run(command, workplace.folder, environment, get_run_logger().info), None)
+    return failure_of(run(command, workplace.folder, environment, get_run_logger().info), None)
 
 
-def restore(workplace: Workplace, stage: str, environment: Mapping[str, str]) -> bool | Trouble:
-    """Whether some machine has run this stage on these inputs; then its results are here now."""
+def restore(workplace: Workplace, stage: str, environment: Mapping[str, str]) -> bool | Failure:
+    """Restore the stage's results if any machine has run it on these inputs. Returns whether one has."""
     command = [sys.executable, "-P", "-m", "flows.restore", stage]
     ended = run(command, workplace.folder, environment, get_run_logger().info)
     if ended.status in (0, NOT_KNOWN):
         return ended.status == 0
-    found = trouble(ended, None)
-    assert found
-    return found
+    failure = failure_of(ended, None)
+    assert failure
+    return failure

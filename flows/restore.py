@@ -1,6 +1,6 @@
-"""A process of its own: `python -m flows.restore STAGE` restores what is known of a stage, and never runs it.
+"""`python -m flows.restore STAGE`: restores a stage's known results, and never runs the stage.
 
-`dvc repro` would run what it cannot restore, which is another pool's work.
+`dvc repro` would run the stages it cannot restore, which is another pool's work.
 """
 
 import signal
@@ -10,8 +10,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
 
-from flows.ending import NOT_KNOWN
-from pspnet.process import die_with_parent
+from flows.failure import NOT_KNOWN
+from pspnet.machine.process import die_with_parent
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What a person sees of a run in Prefect: a table of the stages, and the decision with its reasons and pictures."""
+"""A retraining run on Prefect's pages: a table of the stages, and the decision with its reasons and pictures."""
 
 import re
 from itertools import islice
@@ -9,23 +9,23 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.markdown import escaped
 from flows.progress import harmless
-from flows.stages import Outcome
+from flows.tasks import StageResult
 
-SHOWN = ("test image", "mask", "prediction", "errors")  # of the first one in the report
+SHOWN = ("test image", "mask", "prediction", "errors")  # the pictures of the report's first test image
 PICTURE = re.compile(r'href="(data:image/(?:png|jpeg);base64,[^"]+)"')
 
 
-class Summary:
+class RetrainSummary:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._outcomes: dict[str, Outcome] = {}
-        self.registered: dict[str, Any] = {}  # what `pspnet register --promote --json` says
+        self._results: dict[str, StageResult] = {}
+        self.registered: dict[str, Any] = {}  # the output of `pspnet register --promote --json`
 
-    def add(self, outcome: Outcome) -> None:
-        self._outcomes[outcome.stage] = outcome
+    def add(self, result: StageResult) -> None:
+        self._results[result.stage] = result
 
     def is_new(self, stage: str) -> bool:
-        return stage in self._outcomes and self._outcomes[stage].how != "unchanged"
+        return stage in self._results and self._results[stage].how != "unchanged"
 
     @property
     def headline(self) -> str:
@@ -33,38 +33,39 @@ class Summary:
 
     def publish(self) -> None:
         with harmless():
-            said = escaped(self.headline)
-            create_table_artifact([self._row(one) for one in self._outcomes.values()], "stages", said)
-            create_markdown_artifact("\n\n".join(self._parts()), "summary", said)
+            headline = escaped(self.headline)
+            create_table_artifact([self._row(result) for result in self._results.values()], "stages", headline)
+            create_markdown_artifact("\n\n".join(self._paragraphs()), "summary", headline)
 
-    def _row(self, one: Outcome) -> dict[str, Any]:
-        page = self.registered["pages"].get(one.stage)
-        link = f"[MLflow run]({page})" if page else ""
-        return {"stage": one.stage, "": one.how, "seconds": round(one.seconds, 1), "where": one.where, "run": link}
+    def _row(self, result: StageResult) -> dict[str, Any]:
+        page = self.registered["pages"].get(result.stage)
+        run = f"[MLflow run]({page})" if page else ""
+        seconds = round(result.seconds, 1)
+        return {"stage": result.stage, "": result.how, "seconds": seconds, "where": result.where, "run": run}
 
-    def _parts(self) -> list[str]:
+    def _paragraphs(self) -> list[str]:
         facts = self.registered
         decision = facts["promotion"]["decision"]
-        parts = [f"# {escaped(self.headline)}", f"Test mIoU **{facts['test_mean_iou']:.3f}**"]
+        paragraphs = [f"# {escaped(self.headline)}", f"Test mIoU **{facts['test_mean_iou']:.3f}**"]
         if decision:
             marks = {True: "passed", False: "**not passed**"}
             reasons = [
-                f"| {marks[one['passed']]} | {escaped(one['rule'])} | {escaped(one['text'])} |"
-                for one in decision["reasons"]
+                f"| {marks[reason['passed']]} | {escaped(reason['rule'])} | {escaped(reason['text'])} |"
+                for reason in decision["reasons"]
             ]
-            parts.append("\n".join(["| | rule | found |", "|---|---|---|", *reasons]))
-        rows = [self._row(one) for one in self._outcomes.values()]
+            paragraphs.append("\n".join(["| | rule | found |", "|---|---|---|", *reasons]))
+        rows = [self._row(result) for result in self._results.values()]
         table = [
             f"| {escaped(row['stage'])} | {row['']} | {row['seconds']} | {escaped(row['where'])} | {row['run']} |"
             for row in rows
         ]
-        parts.append("\n".join(["| stage | | seconds | where | |", "|---|---|---|---|---|", *table]))
-        links = [f"[{escaped(name)}]({page})" for name, page in facts["pages"].items() if name not in self._outcomes]
-        parts.append(" · ".join(links))
+        paragraphs.append("\n".join(["| stage | | seconds | where | |", "|---|---|---|---|---|", *table]))
+        links = [f"[{escaped(name)}]({page})" for name, page in facts["pages"].items() if name not in self._results]
+        paragraphs.append(" · ".join(links))
         if pictures := self._pictures():
             rows_of_pictures = [SHOWN, ("---",) * len(SHOWN), [f"![]({picture})" for picture in pictures]]
-            parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows_of_pictures))
-        return [part for part in parts if part]
+            paragraphs.append("\n".join(f"| {' | '.join(row)} |" for row in rows_of_pictures))
+        return [paragraph for paragraph in paragraphs if paragraph]
 
     def _pictures(self) -> list[str]:
         page = self._folder / self.registered["report"]

@@ -1,4 +1,4 @@
-"""New data start a retraining: once they have come to rest, and once for the same content."""
+"""The flow: starts one retraining run for new data, once the files have stopped changing."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.states import Completed
 
-from flows.attempts import attempt, done
 from flows.dag import Dag, Source, read_dag
-from flows.data import push_data, renew
-from flows.ending import Trouble
-from flows.stages import as_task
-from flows.taken import Taken, content, memory
+from flows.failure import Failure
+from flows.flow_attempt import attempt, result_of
+from flows.seen_data import SeenData, content_digest, seen_data
+from flows.sources import push_data, update
+from flows.tasks import as_task
 from flows.workplace import Workplace
 
 RETRAIN = "retrain/retrain"
@@ -27,79 +27,79 @@ SETTLED_SECONDS = 60
 
 @flow(name="watch", persist_result=False)
 def watch(settled_seconds: int = SETTLED_SECONDS, deployment: str = RETRAIN) -> State[Any]:
-    """`settled_seconds`: for so long nothing may have changed: before that, somebody may still be copying."""
+    """`settled_seconds`: how long the files must be unchanged; someone may still be copying."""
 
     def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:
         dag = read_dag(workplace.folder)
-        look = as_task("look", _look, retries=5)
-        return Completed(message=done(look(workplace, environment, dag, settled_seconds, deployment)))
+        check = as_task("check", _check_checkout, retries=5)
+        return Completed(message=result_of(check(workplace, environment, dag, settled_seconds, deployment)))
 
     return attempt(work)
 
 
-def _look(
+def _check_checkout(
     workplace: Workplace, environment: Mapping[str, str], dag: Dag, settled_seconds: int, deployment: str
-) -> str | Trouble:
-    """In the checkout, where data arrive."""
+) -> str | Failure:
+    """Check the checkout, where data arrives."""
     checkout = workplace.checkout
-    return look(
+    return check_for_new_data(
         workplace,
         dag,
         settled_seconds,
-        bring_in=lambda source: renew(checkout, source, environment),
+        bring_in=lambda source: update(checkout, source, environment),
         push=lambda sources: push_data(checkout, sources, environment),
         start=lambda sources, new: _start(checkout, sources, deployment, new),
     )
 
 
-def look(
+def check_for_new_data(
     workplace: Workplace,
     dag: Dag,
     settled_seconds: int,
-    bring_in: Callable[[Source], Trouble | None],
-    push: Callable[[list[Source]], Trouble | None],
+    bring_in: Callable[[Source], Failure | None],
+    push: Callable[[list[Source]], Failure | None],
     start: Callable[[list[Source], list[str]], str],
-) -> str | Trouble:
-    """Start a retraining if there are new data, and say so. The three functions do the work; here it is decided."""
+) -> str | Failure:
+    """Start retraining if there is new data. Returns a message. The three functions do the work; this one decides."""
     checkout = workplace.checkout
-    with memory(workplace.state) as taken:
-        listings = {name: one.listing for name, one in taken.items()}
-    looked_at = {}
+    with seen_data(workplace.state) as seen:
+        listings = {name: data.listing for name, data in seen.items()}
+    checked = {}
     for source in dag.sources:
         listing, changed_at = _listing(checkout / source.name)
         if not source.is_import and listing in ("", listings.get(source.name)):
             continue
         if time.time() - changed_at < settled_seconds:
             return f"{source.name} changed less than {settled_seconds} s ago."
-        if found := bring_in(source):
-            return found
-        looked_at[source] = _listing(checkout / source.name)[0]
-    with memory(workplace.state) as taken:  # a retraining by the clock may have taken them in between
-        now = {source.name: Taken(listing, content(checkout, source)) for source, listing in looked_at.items()}
-        new = [name for name, one in now.items() if one.content != taken.get(name, Taken()).content]
-        message = "Nothing new."
+        if failure := bring_in(source):
+            return failure
+        checked[source] = _listing(checkout / source.name)[0]
+    with seen_data(workplace.state) as seen:  # read again: a scheduled run may have started meanwhile
+        now = {source.name: SeenData(listing, content_digest(checkout, source)) for source, listing in checked.items()}
+        new = [name for name, data in now.items() if data.content != seen.get(name, SeenData()).content]
+        message = "No new data."
         if new:
             sources = [source for source in dag.sources if (checkout / source.file).exists()]
-            if dag.has_remote and (found := push(sources)):
-                return found
+            if dag.has_remote and (failure := push(sources)):
+                return failure
             message = start(sources, new)
-        taken.update(now)
+        seen.update(now)
     return message
 
 
 def _start(checkout: Path, sources: list[Source], deployment: str, new: list[str]) -> str:
-    """The server keeps one run for a key, however often it is asked for."""
+    """Start retraining. The idempotency key makes repeated requests for the same data start a single run."""
     files = {source.file: (checkout / source.file).read_text(encoding="utf-8") for source in sources}
     key = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     run: Any = run_deployment(
         deployment, parameters={"data": files}, idempotency_key=f"data:{key}", timeout=0, as_subflow=False
     )
     get_run_logger().info("New data in %s: %s", ", ".join(new), run.name)
-    return f"New data in {', '.join(new)}: {run.name} retrains."
+    return f"New data in {', '.join(new)}: started {run.name}."
 
 
 def _listing(folder: Path) -> tuple[str, float]:
-    """A digest of names, sizes and times, and when something was changed last (by ctime: copies may bring an mtime)."""
+    """A digest of names, sizes and times, and the time of the last change (ctime: a copy may keep an old mtime)."""
     if not folder.exists():
         return "", 0.0
     if folder.is_file():

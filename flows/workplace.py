@@ -1,7 +1,7 @@
-"""Where a run works: in the checkout it was started in, or in a git worktree of its own beside it.
+"""Where a run works: in the checkout it was started in, or in its own git worktree.
 
-A worktree has the commit's files, the checkout's DVC cache and remotes, and its state (checkpoints, MLflow's records):
-what is done in it is the same as if it were done in the checkout, which is not touched.
+A worktree has the commit's files and shares the checkout's DVC cache, remotes and state (checkpoints, MLflow records).
+A run there gives the same results as in the checkout, and leaves the checkout untouched.
 """
 
 import json
@@ -18,24 +18,24 @@ import psutil
 import yaml
 from ruamel.yaml import YAML
 
-from flows.commands import marked
-from pspnet import worktree
+from flows.command import marked
 from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml, validate
 from pspnet.errors import Problem, UserError
-from pspnet.outputs import whole_file
-from pspnet.process import end_all, exclusive, is_alive
-from pspnet.worktree import RESULTS, git
+from pspnet.machine import worktree
+from pspnet.machine.outputs import whole_file
+from pspnet.machine.process import end_all, exclusive, is_alive
+from pspnet.machine.worktree import DVC_LOCK, git
 
 PARAMS = "params.yaml"
 DATA = ".dvc"
 LAID_OUT = Path(".pspnet/laid-out")
-KEPT = 3  # worktrees of earlier runs, for a person to look into
+KEPT = 3  # worktrees of earlier runs, kept for inspection
 LAY_OUT_SECONDS = 600
-CLAIMS_SECONDS = 600  # from laying out to the claim; many runs may begin at once
+CLAIMS_SECONDS = 600  # between laying out a worktree and claiming it; many runs may begin at once
 FETCH_AFTER_SECONDS = (0, 10, 60)
-LOOK_SECONDS = 5
-MARK = "PSPNET_WORKPLACE"  # in the environment of all that works there
+POLL_SECONDS = 5
+MARK = "PSPNET_WORKPLACE"  # environment variable of every process that works there
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Workplace:
         folder = Path.cwd()
         found = git(folder, "rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix")
         if found.returncode:
-            raise UserError(Problem(str(folder), "is no git checkout", fix="`git init`, then a first commit."))
+            raise UserError(Problem(str(folder), "is not a git checkout", fix="Run `git init` and make a commit."))
         common, _, prefix = found.stdout.partition("\n")
         owner = Path(common).parent / prefix.strip()
         ours = folder.resolve().is_relative_to(state_of(owner) / "runs")
-        return cls(folder, owner if ours else folder)  # a worktree that a person has made is a checkout
+        return cls(folder, owner if ours else folder)  # a worktree made by a person counts as a checkout
 
     @property
     def is_worktree(self) -> bool:
@@ -69,28 +69,28 @@ class Workplace:
         return git(self.folder, "rev-parse", "HEAD").stdout.strip()
 
     @contextmanager
-    def claimed(self, tell: Callable[[str], object]) -> Iterator[None]:
-        """One attempt at a time, on this machine.
+    def claimed(self, log: Callable[[str], object]) -> Iterator[None]:
+        """Hold the workplace, so that one attempt at a time works there on this machine.
 
-        What lives is waited for: it may be an attempt at this very run that was thought dead because the server had
-        been away, and what it makes need not be made again. What was frozen, or has lost its parent, is ended.
+        Waits for a live attempt: it may belong to this very run, presumed dead while the server was down, and its
+        results can be reused. Ends attempts that are frozen and processes that lost their parent.
         """
         lock, waiting = self._lock(), False
         holder = Path(lock.lock_file).with_suffix(".holder.json")
         while not lock.is_locked:
             try:
-                lock.acquire(timeout=LOOK_SECONDS)
+                lock.acquire(timeout=POLL_SECONDS)
             except filelock.Timeout:
                 if not waiting:
-                    tell(f"Another run is at work in {self.folder}; waiting for it.")
+                    log(f"Another run is working in {self.folder}; waiting for it.")
                 waiting = True
-                if self.is_worktree:  # in a checkout it may be a person who has suspended it
-                    self._end_frozen(holder, tell)
+                if self.is_worktree:  # in a checkout, a person may have suspended it
+                    self._end_frozen(holder, log)
         try:
             own = psutil.Process()
             holder.write_text(json.dumps([own.pid, own.create_time()]), encoding="utf-8")
             if orphans := marked(MARK, str(self.folder)):
-                tell(f"Ending {len(orphans)} processes that an earlier run has left.")
+                log(f"Ending {len(orphans)} processes left by an earlier run.")
                 end_all(orphans)
             yield
         finally:
@@ -98,7 +98,7 @@ class Workplace:
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
-        """Whether no run is at work here and none has left a process behind; none begins within the block."""
+        """Whether no run works here and no earlier run left a process behind. No run can begin within the block."""
         try:
             with self._lock().acquire(blocking=False):
                 yield not marked(MARK, str(self.folder))
@@ -110,25 +110,25 @@ class Workplace:
         path.parent.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(path)
 
-    def _end_frozen(self, holder: Path, tell: Callable[[str], object]) -> None:
+    def _end_frozen(self, holder: Path, log: Callable[[str], object]) -> None:
         with suppress(OSError, ValueError, psutil.NoSuchProcess):
             number, created = json.loads(holder.read_text(encoding="utf-8"))
             process = psutil.Process(number)
             if is_alive(number, created) and process.status() == psutil.STATUS_STOPPED:
-                tell(f"It is frozen (process {process.pid}), and is ended.")
-                for one in (process, *marked(MARK, str(self.folder))):
-                    one.kill()
+                log(f"Process {process.pid} of that run is frozen; ending it.")
+                for member in (process, *marked(MARK, str(self.folder))):
+                    member.kill()
 
     @property
     def _tree(self) -> str:
         return self.folder.resolve().relative_to(self.state / "runs").parts[0]
 
     def set_params(self, overrides: Mapping[str, Any]) -> None:
-        """Each is named as in params.yaml, `finetune.learning_rate`; comments and order stay."""
+        """Set parameters, named like `finetune.optimizer.learning_rate`. Keeps comments and order of params.yaml."""
         if not overrides:
             return
         if not self.is_worktree:
-            fix = "`pspnet retrain --set` makes a worktree for that; here, edit params.yaml."
+            fix = "Use `pspnet retrain --set`, which makes a worktree, or edit params.yaml."
             raise UserError(Problem("overrides", "would change the checkout's params.yaml", fix=fix))
         path = self.folder / PARAMS
         text = YAML()
@@ -140,14 +140,14 @@ class Workplace:
             for parent in parents:
                 section = section.setdefault(parent, {})
                 if not isinstance(section, dict):
-                    raise UserError(Problem(PARAMS, f"'{name}' is no parameter: '{parent}' has no keys"))
+                    raise UserError(Problem(PARAMS, f"'{name}' is not a parameter: '{parent}' has no keys"))
             section[key] = value
         with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
             text.dump(content, file)
         validate(Params, read_yaml(path), PARAMS)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Files of a run's parameters: they say which data and which numbers, never which code."""
+        """Write files that a run was given. They may choose data and parameters, never code."""
         for name, content in files.items():
             self._refuse_code(name, content)
         for name, content in files.items():
@@ -157,11 +157,11 @@ class Workplace:
                     partial.write_text(content, encoding="utf-8")
 
     def _refuse_code(self, name: str, content: str) -> None:
-        """DVC runs the `cmd` of a .dvc file, and puts what it names into its place."""
+        """Refuse files that could change code: DVC runs a .dvc file's `cmd` and overwrites the path that it names."""
         path, data = Path(name), name.endswith(DATA)
         hidden = path.is_absolute() or any(part.startswith(".") for part in path.parts)
-        if hidden or not (data or name in (PARAMS, RESULTS)):
-            raise UserError(Problem(name, "is not for a run to write", f"{PARAMS}, {RESULTS} or *{DATA}"))
+        if hidden or not (data or name in (PARAMS, DVC_LOCK)):
+            raise UserError(Problem(name, "may not be written by a run", f"{PARAMS}, {DVC_LOCK} or *{DATA}"))
         if (self.folder / path).resolve() != self.folder.resolve() / path:
             raise UserError(Problem(name, "is reached through a link", "a file of the checkout"))
         if data:
@@ -173,13 +173,13 @@ class Workplace:
             tracked = yaml.safe_load(content)
             places = [out["path"] for out in tracked["outs"]]
         except (yaml.YAMLError, TypeError, KeyError):
-            raise UserError(Problem(str(path), "is no .dvc file", expected)) from None
+            raise UserError(Problem(str(path), "is not a .dvc file", expected)) from None
         if more := sorted({"cmd", "wdir"} & tracked.keys()):
             raise UserError(Problem(str(path), f"has '{more[0]}'", expected))
         if places != [path.stem]:
             raise UserError(Problem(str(path), f"names {', '.join(map(str, places)) or 'nothing'}", expected))
         if code := git(self.folder, "ls-files", "--", str(path.with_suffix(""))).stdout.split("\n")[0]:
-            raise UserError(Problem(str(path), f"would replace {code}, which git keeps", expected))
+            raise UserError(Problem(str(path), f"would replace {code}, which git tracks", expected))
 
     def read(self, *names: str) -> dict[str, str]:
         paths = {name: self.folder / name for name in names}
@@ -191,7 +191,7 @@ def state_of(checkout: Path) -> Path:
 
 
 def lay_out(checkout: Path, run: str, commit: str) -> Workplace:
-    """The worktree of this run; of a run that goes on, as it was left, whatever is deployed by now."""
+    """The run's worktree. A resumed run finds its worktree as it left it, even if a new commit is deployed now."""
     runs = state_of(checkout) / "runs"
     tree = runs / run
     with exclusive(runs / "lock", "the worktrees", LAY_OUT_SECONDS):
@@ -208,7 +208,7 @@ def lay_out(checkout: Path, run: str, commit: str) -> Workplace:
 
 
 def _fetch(checkout: Path, commit: str) -> None:
-    """The server of git may be away for a moment; what is missing after that is told by who needs it."""
+    """Fetch the commit, with retries: the git server may be down for a moment. A missing commit fails later, on use."""
     for seconds in FETCH_AFTER_SECONDS:
         if git(checkout, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:
             return

@@ -1,14 +1,14 @@
-"""What can go wrong, and the exit status that says how.
+"""The errors, and the exit status of each.
 
 PspnetError
 ├── UserError      params, data or a command line are wrong   exit 1    retrying cannot help
 ├── Busy           another process holds a lock we need,      exit 75   a later try may succeed
-│                  or a server is away
-└── Interrupted    asked to stop, and the work so far is kept
+│                  or a server is down
+└── Interrupted    asked to stop; the work so far is kept
                        by a person (Ctrl-C)                   exit 130
                        by the system (SIGTERM)                exit 75
 
-Anything else is a bug and shows its traceback.
+Any other exception is a bug and shows its traceback.
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ EXIT_CTRL_C = 130
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend: where it is, what was found there, what was expected, what to do. All of it can be printed."""
+    """One thing to fix: where it is, what was found, what was expected, and how to fix it. Every text is printable."""
 
     where: str
     found: str
     expected: str = ""
     fix: str = ""
-    kind: str = ""  # of raw data: the policy of prepare.problems that decides
+    kind: str = ""  # for raw data: the key of prepare.problems that decides what happens
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", printable(self.where))
@@ -49,7 +49,7 @@ class PspnetError(Exception):
 
 
 class UserError(PspnetError):
-    """Every problem found, in one message."""
+    """One message with every problem found."""
 
     def __init__(self, problems: Problem | Sequence[Problem], conclusion: str = "") -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
@@ -60,7 +60,7 @@ class UserError(PspnetError):
         self._conclusion = conclusion
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[list[Problem], str]]:
-        return UserError, (self.problems, self._conclusion)  # from one process to another
+        return UserError, (self.problems, self._conclusion)  # to pass the error between processes
 
 
 class Busy(PspnetError):
@@ -69,14 +69,14 @@ class Busy(PspnetError):
 
 class Interrupted(PspnetError):
     def __init__(
-        self, exit_status: int, message: str = "Stopped. Nothing is half-written; start it again as it was."
+        self, exit_status: int, message: str = "Stopped. Nothing is half-written; run the same command to continue."
     ) -> None:
         super().__init__(message)
         self.exit_status = exit_status
 
 
 def is_network(error: BaseException) -> bool:
-    """Whether a connection is at the bottom of it: libraries wrap that in errors of their own."""
+    """Whether a connection error caused this error; libraries wrap connection errors in their own."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionError | TimeoutError | gaierror):

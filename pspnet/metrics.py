@@ -1,6 +1,6 @@
-"""Everything measured comes from one confusion matrix: rows are the masks' classes, columns the predictions'.
+"""All metrics come from one confusion matrix: rows are the masks' classes, columns the predictions'.
 
-A class that neither the masks nor the predictions show has no IoU (NaN) and takes no part in a mean.
+A class that appears neither in the masks nor in the predictions has no IoU (NaN) and is left out of means.
 """
 
 import cv2
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Confusion = NDArray[np.int64]  # (K, K)
-COUNTED_AT_ONCE = 2**24  # pixels: OpenCV gives its counts as float32, which are exact up to here
-NOTHING_IGNORED = 256  # no mask can say it
+COUNTED_AT_ONCE = 2**24  # pixels: OpenCV's counts are float32, exact up to this number
+NOTHING_IGNORED = 256  # not a possible mask value
 Counts = NDArray[np.int64] | NDArray[np.float64]  # (..., K)
 
 
 def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int, ignore: int) -> Confusion:
-    """Pixels counted by (class in the mask, class predicted); where the mask says `ignore`, nothing counts."""
+    """Pixels counted by (class in the mask, class predicted), except where the mask is `ignore`."""
     total = np.zeros((classes, classes), np.int64)
     pairs = (mask.reshape(-1), prediction.reshape(-1))
     for start in range(0, mask.size, COUNTED_AT_ONCE):
@@ -28,7 +28,7 @@ def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], cla
 
 
 def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Distant pixels side by side. Where neighbours are alike, a counter would wait for what it has just written."""
+    """The pixels with distant ones side by side: equal neighbors would make a counter wait for its last write."""
     whole = len(pixels) - len(pixels) % 4
     if not whole:
         return pixels
@@ -36,7 +36,7 @@ def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def intersection_and_union(confusion: Confusion) -> tuple[Counts, Counts]:
-    """Pixels that both have, and pixels that either has, for each class. Those of several images may be added up."""
+    """For each class the pixels in both mask and prediction, and in either. They may be summed over images."""
     both = np.diag(confusion).copy()  # a view would keep the whole matrix alive
     return both, confusion.sum(axis=0) + confusion.sum(axis=1) - both
 

@@ -1,15 +1,15 @@
-"""Names and texts from anywhere, as any terminal, page and spreadsheet shows them without acting on them."""
+"""Makes names and texts safe to show: no terminal, page or spreadsheet acts on them."""
 
 import re
 
-# Control characters, which begin escape sequences and lines; those that turn a text around, so that it reads as
-# another; bytes that are no UTF-8, as Python holds them.
+# Control characters, which begin escape sequences and lines; characters that change the direction of a text, so that
+# it reads differently; and surrogates, which Python uses for bytes that are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FORMULA = ("=", "+", "-", "@")
 
 
 def printable(text: str) -> str:
-    """In one line."""
+    """The text on one line, with every unprintable character spelled out."""
     return UNPRINTABLE.sub(_spelled, text)
 
 
@@ -18,7 +18,7 @@ def printable_lines(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Of a table that a person opens in a spreadsheet, which would run a formula."""
+    """The text for a table cell: a spreadsheet must not run it as a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(FORMULA) else text
 

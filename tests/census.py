@@ -1,8 +1,8 @@
-"""A pytest plugin that prints, for each test file, what it costs: `pytest -p tests.census`.
+"""A pytest plugin that prints the cost of each test file: `pytest -p tests.census`.
 
-Seconds, processes started, and how many of those loaded torch, MLflow or Prefect. Every Python process of a test
-finds `census_hook/sitecustomize.py` on its path, which appends lines to one log; the test it belongs to is the one
-named by `PYTEST_CURRENT_TEST` when it was started.
+The cost is seconds, processes started, and how many of those loaded torch, MLflow or Prefect. Every Python process of a
+test finds `census_hook/sitecustomize.py` on its path, which appends lines to one log. A process belongs to the test
+that `PYTEST_CURRENT_TEST` named when the process started.
 """
 
 import json
@@ -49,7 +49,7 @@ class _Table:
             if entry["loaded"]:
                 loaded[file, entry["loaded"]].add(entry["process"])
         columns = ("seconds", "tests", "processes", *HEAVY)
-        terminalreporter.write_sep("=", "what each test file costs")
+        terminalreporter.write_sep("=", "cost of each test file")
         terminalreporter.write_line(f"| file | {' | '.join(columns)} |")
         terminalreporter.write_line("|---|" + "--:|" * len(columns))
         rows = []

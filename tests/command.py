@@ -1,4 +1,4 @@
-"""The `pspnet` command: called in this process, as fast as a function, or as a process where that is tested."""
+"""The `pspnet` command, called in this process as fast as a function, or in a separate process."""
 
 import logging
 import os
@@ -29,12 +29,12 @@ SETTINGS = {"COLUMNS": "200", "PSPNET_TRACKING": "off"}
 
 
 def pspnet(*arguments: str | Path, cwd: Path, **environment: str) -> Done:
-    """What the command printed, and its exit status; an exception that leaves it is a traceback, as in a process."""
+    """Call the command. Returns its output and exit status. An exception becomes a traceback, as in a process."""
     return call(main, cwd, ("pspnet", *map(str, arguments)), SETTINGS | environment)
 
 
 def pspnet_process(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The same as a process of its own: for signals, exit statuses, what is printed around the command."""
+    """Run the command as a process: for signals, exit statuses and everything printed around the command."""
     return subprocess.run(
         [PSPNET, *map(str, arguments)],
         cwd=cwd,
@@ -52,7 +52,7 @@ def call(
     argv: tuple[str, ...] = ("called",),
     environment: dict[str, str] | None = None,
 ) -> Done:
-    """Run `function` as a process would, and put everything that it changes back."""
+    """Call `function` as if in a separate process, and restore everything that it changes."""
     with _processes_state(), _torchs_state(), _logging_state(), _stdout.captured(), _stderr.captured():
         os.environ.update(environment or {})
         os.chdir(cwd)
@@ -76,9 +76,9 @@ def _status(function: Callable[[], object]) -> int:
 
 
 class _Stream:
-    """Standard output or error, with what child processes write.
+    """Standard output or error, including the output of child processes.
 
-    One file serves all calls: a logging handler keeps the stream that it found when its library was loaded.
+    One file serves all calls: a logging handler keeps the stream that it found when its library was imported.
     """
 
     def __init__(self, name: str, number: int) -> None:
@@ -115,7 +115,7 @@ _stdout, _stderr = _Stream("stdout", 1), _Stream("stderr", 2)
 def _processes_state() -> Iterator[None]:
     environment, folder, words = dict(os.environ), Path.cwd(), sys.argv
     try:
-        with warnings.catch_warnings():  # pytest makes errors of them; a process shows those that Python shows
+        with warnings.catch_warnings():  # pytest turns warnings into errors; a process shows Python's default ones
             warnings.simplefilter("default")
             for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", category)
@@ -129,7 +129,7 @@ def _processes_state() -> Iterator[None]:
 
 @contextmanager
 def _torchs_state() -> Iterator[None]:
-    """What `pspnet.training.runtime.configure` sets, and the seed."""
+    """Restore the seed and everything that `pspnet.training.shared.runtime.configure` sets."""
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     benchmark, allow_tf32 = cudnn.benchmark, cudnn.allow_tf32
     deterministic = _determinism()
@@ -139,7 +139,7 @@ def _torchs_state() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         cudnn.benchmark, cudnn.allow_tf32 = benchmark, allow_tf32
-        if _determinism() != deterministic:  # it loads torch's compiler, for seconds
+        if _determinism() != deterministic:  # setting it loads torch's compiler, which takes seconds
             torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
 
 
@@ -149,17 +149,15 @@ def _determinism() -> tuple[bool, bool]:
 
 @contextmanager
 def _logging_state() -> Iterator[None]:
-    """Some libraries silence all loggers but their own when they are set up."""
-    every = [
-        logging.root,
-        *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)),
-    ]
-    before = [(one, one.level, one.disabled) for one in every]
+    """Restore all loggers. Some libraries silence every logger but their own when they are set up."""
+    known = logging.root.manager.loggerDict.values()
+    loggers = [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
+    before = [(logger, logger.level, logger.disabled) for logger in loggers]
     handlers = logging.root.handlers[:]
     try:
         yield
     finally:
         logging.root.handlers[:] = handlers
-        for one, level, disabled in before:
-            one.setLevel(level)
-            one.disabled = disabled
+        for logger, level, disabled in before:
+            logger.setLevel(level)
+            logger.disabled = disabled

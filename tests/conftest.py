@@ -8,25 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from pspnet.offline import go_offline
+from pspnet.machine.offline import go_offline
 from tests import warm
 from tests.files import made_once
 from tests.sharing import shared_server
 
 go_offline()
-# Before torch is loaded: the threads of several processes wait for each other, which costs five times the CPU time.
+# Before torch is imported: threads of several processes would wait for each other, at five times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width that they were made with
-# The same examples in every run; the first may take its time, to load what the others have.
+os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width they were created with
+# The same examples in every run. No deadline: the first example may have to import packages.
 settings.register_profile("ours", derandomize=True, deadline=None)
 settings.load_profile("ours")
 
 SLOW = ("e2e", "kills", "team")  # the tiers whose tests start processes
-CHEAP = ("git", "ldconfig", "uname")  # milliseconds; the last two: of torch as it loads, of MLflow
+CHEAP = ("git", "ldconfig", "uname")  # take milliseconds; the last two are started by torch and MLflow on import
 
 
 class Guard:
-    """A test of `make test` starts no process, and neither do its fixtures."""
+    """Raises an error if a test of `make test` or one of its fixtures starts a process."""
 
     on = False
 
@@ -42,7 +42,7 @@ sys.addaudithook(guard)
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # what is loaded by now stays: no collection looks at it again
+    gc.freeze()  # no collection scans the loaded modules again
 
 
 @pytest.hookimpl(wrapper=True)
@@ -56,32 +56,32 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown() -> None:
-    guard.on = False  # servers that other tests have started are stopped after the last test, whichever it is
+    guard.on = False  # the last test, whichever it is, also stops servers that other tests started
 
 
 @pytest.fixture(autouse=True)
 def _no_tracking_server_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`connect` sets the address for the rest of the process, which is here that of many tests."""
+    """`connect` sets the address for the rest of the process, which runs many tests."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all of pytest's processes share: for `tests.files.made_once`."""
+    """A folder shared by all of pytest's processes, for `tests.files.made_once`."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
 
 
 @pytest.fixture(scope="session")
 def warm_python(shared: Path) -> Iterator[str]:
-    """Takes the place of `sys.executable`; see `tests.warm`."""
+    """A program that replaces `sys.executable`; see `tests.warm`."""
     with shared_server(shared / "warm", warm.start, warm.stop) as folder:
         yield str(folder / "python")
 
 
 @pytest.fixture(scope="session")
 def prefects_tables(shared: Path) -> Path:
-    """A home of Prefect in which its database has all tables: to copy."""
+    """A Prefect home folder whose database has all tables, to be copied."""
     from tests.flows.server import make_tables  # loads Prefect
 
     return made_once(shared / "flows/prefect", make_tables)
@@ -89,7 +89,9 @@ def prefects_tables(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def stand_ins(warm_python: str) -> Path:
-    """A folder for the PATH: its `pspnet` and `dvc` start at once, and end when all that works in their checkout is
-    killed. A test of signals or process trees, and so of DVC killed alone, needs the real commands.
+    """A folder for the PATH, whose `pspnet` and `dvc` start at once.
+
+    They end when every process that works in their checkout is killed. Tests of signals or process trees, including the
+    kill of DVC alone, need the real commands.
     """
     return Path(warm_python).parent

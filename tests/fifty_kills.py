@@ -1,11 +1,11 @@
-"""`python -m tests.fifty_kills FOLDER`: SIGKILLs at random moments of a small demo, and whether the same comes out.
+"""`python -m tests.fifty_kills FOLDER`: SIGKILLs at random moments of a small demo must not change its results.
 
-Each trial is a checkout of its own with an MLflow server. One kill hits the whole tree, the command, one process of its
-tree, Prefect's server or MLflow's, which somebody then starts again. The command is repeated until it ends well. Then
-the results must have the digests of an undisturbed run; there must be one version, one move and no process; and the
-command must have ended within a minute after the champion was there.
+Each trial is a separate checkout with an MLflow server. One kill hits the whole process tree, the command, one
+process of its tree, Prefect's server, or MLflow's, which is then started again. The command is repeated until it
+succeeds. Then the results must have the digests of an undisturbed run, with one version, one move and no process left,
+and the command must have ended within a minute after there was a champion.
 
-Results are kept in FOLDER/results.csv as they come. Called again, it goes on; `--kills` says how many in all.
+Results are appended to FOLDER/results.csv. Called again, it resumes; `--kills` is the total number of kills.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tests.e2e.pipeline import SYNTHESIZE, checkout, copied, digests, environment, run
-from tests.flows.processes import cmdline, kill_all, left, of
+from tests.flows.processes import cmdline, kill_all, left, processes_of
 from tests.tracking.server import Server
 
 MODEL = "pspnet-demo"
@@ -35,7 +35,7 @@ TARGETS = ("whole tree", "command", "one of the tree", "Prefect's server", "MLfl
 PARAMS = {"pretrain__epochs": 5, "finetune__epochs": 60, "promotion__min_mean_iou": 0.0}
 ENDS_SECONDS = 900
 WORK_IS_DONE_SECONDS = 60
-AWAY_SECONDS = 3  # MLflow's server, until somebody starts it again
+AWAY_SECONDS = 3  # until MLflow's server is started again
 ATTEMPTS = 4
 COLUMNS = ("trial", "target", "moment", "killed", "starts", "seconds", "after_the_champion", "wrong")
 
@@ -71,7 +71,7 @@ def main() -> int:
                 shutil.rmtree(folder / "trial", ignore_errors=True)
                 trial = Trial(folder / "trial", source, expected)
                 wrong = trial.run(partial(trial.kill, target, rng), moment)
-                if wrong or trial.killed != "nothing":  # else there was none, or all had ended before
+                if wrong or trial.killed != "nothing":  # otherwise, no such process existed or all had ended
                     break
             _keep(folder, (number, target, f"{moment:.1f}", trial.killed, trial.starts, f"{trial.seconds:.0f}",
                            f"{trial.after_the_champion:.1f}", "; ".join(wrong)))  # fmt: skip
@@ -97,7 +97,7 @@ class Trial:
         self.killed, self.starts, self.seconds, self.after_the_champion = "nothing", 0, 0.0, 0.0
 
     def run(self, disturb: Callable[[], None], moment: float) -> list[str]:
-        """What is wrong in the end."""
+        """Run the trial. Returns everything that is wrong afterwards."""
         self._mlflow.start()
         try:
             began = time.monotonic()
@@ -127,7 +127,7 @@ class Trial:
             time.sleep(AWAY_SECONDS)
             self._mlflow.start()
         else:
-            servers = [one for one in of(self.checkout) if "uvicorn" in cmdline(one)]
+            servers = [one for one in processes_of(self.checkout) if "uvicorn" in cmdline(one)]
             chosen = {"command": tree[:1], "one of the tree": tree, "Prefect's server": servers}[target]
             if chosen:
                 victim = rng.choice(sorted(chosen, key=lambda one: one.pid))
@@ -135,7 +135,7 @@ class Trial:
                 victim.kill()
 
     def _retrain(self, disturb: Callable[[], None], moment: float) -> int | None:
-        """Its exit status; None if it did not end."""
+        """Run `pspnet retrain`. Returns its exit status, or None if it did not end."""
         self.starts += 1
         env = environment(self.checkout, MLFLOW_TRACKING_URI=self._mlflow.uri, PSPNET_CHECKPOINT_SECONDS="1")
         with self._log.open("ab") as log:

@@ -1,4 +1,4 @@
-"""Folders as tests compare and copy them."""
+"""Compares, makes and copies folders for tests."""
 
 import os
 import shutil
@@ -9,17 +9,17 @@ import filelock
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes, of every file below the folder."""
+    """The bytes of every file below the folder, by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """The folder, filled by `make` unless another of pytest's processes has done so; they wait for each other."""
+    """Fill the folder with `make`, unless another of pytest's processes has done so. Returns the folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
         whole = Path(f"{folder}.whole")
         if not whole.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            shutil.rmtree(folder, ignore_errors=True)  # left by a failed attempt
             folder.mkdir()
             make(folder)
             whole.touch()
@@ -27,6 +27,6 @@ def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 
 def linked(source: str, target: str) -> str:
-    """For `copy_function` of `shutil.copytree`: hard links, for files that are never written in place."""
+    """A `copy_function` for `shutil.copytree` that makes hard links, for files that are never written in place."""
     os.link(source, target)
     return target

@@ -1,6 +1,7 @@
-"""Second processes of a test, forked from a server that has loaded torch, MLflow and the tests' own targets.
+"""Forks processes for tests from a server that has loaded torch, MLflow and the tests' own targets.
 
-A fresh interpreter takes seconds for that. Each of pytest's processes has one such server: the list is for all rooms.
+A new interpreter takes seconds to load them. Each of pytest's processes has one such server, so the list covers
+every room.
 """
 
 import multiprocessing

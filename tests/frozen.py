@@ -1,6 +1,6 @@
-"""Imported last by the server of `tests.forked`: no collection of garbage looks at what it has loaded.
+"""Imported last by the server of `tests.forked`, so that no garbage collection scans the modules loaded before.
 
-Else the first in each process copies the memory that all of them share.
+Otherwise the first collection in each process would copy the memory that all of them share.
 """
 
 import gc

@@ -1,5 +1,7 @@
-"""From which seed the tests draw the moments at which they kill."""
+"""The seed from which tests draw the moments of their kills."""
 
 import os
 
-SEED = int(os.environ.get("PSPNET_KILL_SEED", "0"))
+
+def kill_seed() -> int:
+    return int(os.environ.get("PSPNET_KILL_SEED", "0"))

@@ -1,4 +1,4 @@
-"""A file may not grow beyond so many bytes: to this process a full disk, without a disk of its own."""
+"""Limits the size of files, which looks like a full disk to this process."""
 
 import resource
 from collections.abc import Iterator

@@ -1,12 +1,12 @@
-"""A predictor as tests need it."""
+"""Makes predictors for tests."""
 
 from collections.abc import Sequence
 
 import torch
 
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Member, Predictor
-from pspnet.protocol import PredictionProtocol
+from pspnet.prediction.image.predictor import Member, Predictor
+from pspnet.prediction.image.protocol import PredictionProtocol
 
 
 def predictor(
@@ -16,7 +16,7 @@ def predictor(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Predictor:
-    """Without an overlap: a quarter of the window, as in params.yaml."""
+    """A predictor on the CPU. The overlap defaults to a quarter of the window, as in params.yaml."""
     overlap = window_px // 4 if window_overlap_px is None else window_overlap_px
     members = [Member(model.network, model.preprocessing) for model in models]
     return Predictor(members, PredictionProtocol(window_px, overlap, scales, flip), torch.device("cpu"), "fp32")

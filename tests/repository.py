@@ -1,11 +1,11 @@
-"""Git and DVC repositories of tests. DVC is called in this process: unless it runs a stage, it starts none."""
+"""Git and DVC repositories for tests. DVC is called in this process, and starts no other unless it runs a stage."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.command import call
-from tests.dataset.rawdata import write
+from tests.raw.rawdata import write
 
 
 def git(*words: str, cwd: Path) -> str:
@@ -18,7 +18,7 @@ def commit(folder: Path, message: str) -> None:
 
 
 def dvc(*words: str, cwd: Path) -> None:
-    """Run a command that must succeed."""
+    """Run a DVC command that must succeed."""
     from dvc.cli import main
 
     done = call(lambda: sys.exit(main(list(words))), cwd, ("dvc", *words))
@@ -26,7 +26,7 @@ def dvc(*words: str, cwd: Path) -> None:
 
 
 def new_repository(folder: Path, config: str = "") -> None:
-    """Git and DVC, as `dvc init` leaves it; `folder` may lie in a git repository."""
+    """Make a repository of git and DVC, like `dvc init`. `folder` may already be in a git repository."""
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         git("init", "--quiet", cwd=folder)
     write(folder / ".dvc/config", f"[core]\n    analytics = false\n    check_update = false\n{config}")

@@ -1,4 +1,4 @@
-"""A server that pytest's processes share: the first to need it starts it, the last to leave stops it."""
+"""A server shared by pytest's processes: the first that needs it starts it, the last that leaves stops it."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -10,10 +10,10 @@ import filelock
 
 @contextmanager
 def shared_server(folder: Path, start: Callable[[Path], None], stop: Callable[[Path], None]) -> Iterator[Path]:
-    """The folder in which `start` has left whatever is needed to reach the server."""
+    """Yield the folder in which `start` has left everything needed to reach the server."""
     folder.mkdir(parents=True, exist_ok=True)
     running = folder / "running"
-    with (folder / "users").open("w") as users:  # each user holds a lock on it, which also ends with its process
+    with (folder / "users").open("w") as users:  # each user holds a lock on it, which ends with its process
         with filelock.FileLock(folder / "lock"):
             fcntl.flock(users, fcntl.LOCK_SH)
             if not running.exists():
@@ -26,7 +26,7 @@ def shared_server(folder: Path, start: Callable[[Path], None], stop: Callable[[P
                 try:
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    pass  # somebody else still uses the server
+                    pass  # another process still uses the server
                 else:
                     running.unlink()
                     stop(folder)

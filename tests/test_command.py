@@ -1,4 +1,4 @@
-"""A command that is called in the tests' process leaves that process as it was."""
+"""A command called in the tests' process leaves that process unchanged."""
 
 import logging
 import os
@@ -35,13 +35,13 @@ def change_everything() -> None:
     torch.rand(1)
 
 
-def test_it_puts_back_all_that_a_command_changes(tmp_path: Path) -> None:
+def test_call_restores_everything_that_a_command_changes(tmp_path: Path) -> None:
     before = state()
     assert call(change_everything, tmp_path).returncode == 0
     assert state() == before
 
 
-def test_what_a_child_process_prints_is_there_in_its_place(tmp_path: Path) -> None:
+def test_output_of_child_processes_is_captured_in_order(tmp_path: Path) -> None:
     def command() -> None:
         print("before")
         subprocess.run(["git", "--version"], check=True)
@@ -66,7 +66,7 @@ def leave(status: object) -> None:
 
 
 @pytest.mark.parametrize(("status", "returncode", "stderr"), [(None, 0, ""), (3, 3, ""), ("a word", 1, "a word\n")])
-def test_a_status_is_what_it_is_in_a_process(tmp_path: Path, status: object, returncode: int, stderr: str) -> None:
+def test_the_exit_status_is_as_in_a_process(tmp_path: Path, status: object, returncode: int, stderr: str) -> None:
     done = call(lambda: leave(status), tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (returncode, "", stderr)
 
@@ -77,8 +77,8 @@ def test_an_exception_is_a_traceback_and_status_1(tmp_path: Path) -> None:
     assert done.stderr.startswith("Traceback") and done.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
-def test_it_knows_its_folder_and_its_environment(tmp_path: Path) -> None:
-    pspnet("synthesize", "raw", "--images", "1", "--labelled", "1", cwd=tmp_path)
+def test_a_command_gets_its_folder_and_its_environment(tmp_path: Path) -> None:
+    pspnet("synthesize", "raw", "--images", "1", "--labeled", "1", cwd=tmp_path)
     assert (tmp_path / "raw").is_dir()
     done = call(lambda: print(Path.cwd(), os.environ["A"]), tmp_path, environment={"A": "b"})
     assert done.stdout == f"{tmp_path} b\n"

@@ -1,4 +1,4 @@
-"""What a person reads who has made a mistake: where it is, what was found, what was expected, what to do."""
+"""The messages for a user's mistakes: where it is, what was found, what was expected, what to do."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.command import pspnet
-from tests.dataset.rawdata import encoded, write, write_pair
 from tests.parameters import ROOT
+from tests.raw.rawdata import encoded, write, write_pair
 
 PREPARE = ("prepare", "--raw", "data/raw", "--out", "data/prepared")
 SCENES = ("street03", "street05", "street11", "street12", "street15", "street20")
@@ -20,7 +20,7 @@ MASK[:4] = 1
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The params as committed and a sound data set that fits them."""
+    """The committed params and a valid dataset that fits them."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     write(tmp_path / "data/raw/classes.yaml", "classes:\n  background: 0\n  scratch: 1\n")
     for scene in SCENES:
@@ -32,7 +32,7 @@ def params(old: str, new: str) -> Callable[[Path], object]:
     def change(project: Path) -> None:
         path = project / "params.yaml"
         text = path.read_text()
-        assert text.count(old) == 1, f"params.yaml says `{old}` no longer, or more than once"
+        assert text.count(old) == 1, f"params.yaml does not contain `{old}` exactly once"
         path.write_text(text.replace(old, new))
 
     return change
@@ -69,8 +69,8 @@ def bordered(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
-    """Else the messages below could be those of another mistake."""
+def test_a_project_without_mistakes_is_prepared(project: Path) -> None:
+    """Otherwise the messages below could be about a different mistake."""
     done = pspnet(*PREPARE, cwd=project)
     assert done.returncode == 0
     assert done.stdout.startswith("6 found: 6 prepared, 0 quarantined, 0 duplicates, 0 left out")
@@ -84,8 +84,8 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
     ("mistake", "message"),
     [
         pytest.param(
-            params("  learning_rate: 0.002", "  lerning_rate: 0.002"),
-            "params.yaml: unknown key 'finetune.lerning_rate'; did you mean 'finetune.learning_rate'?",
+            params("  dropout: 0.1", "  dropuot: 0.1"),
+            "params.yaml: unknown key 'finetune.dropuot'; did you mean 'finetune.dropout'?",
             id="unknown key",
         ),
         pytest.param(
@@ -101,7 +101,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         ),
         pytest.param(
             empty("data/raw/images"),
-            "data/raw/images: holds no image; expected names that match (.*)\\.\\w+ and end in "
+            "data/raw/images: has no image; expected names that match (.*)\\.\\w+ and end in "
             ".jpg .jpeg .png .webp .tif .tiff .bmp .gif. "
             "Put the images there, or change dataset.source in params.yaml.",
             id="no images",
@@ -109,12 +109,12 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         pytest.param(
             without("data/raw/masks"),
             "data/raw/masks: is missing; expected the folder that dataset.source.masks names, here or in a .zip "
-            "or .tar. Make it and put the masks there, or change dataset.source.masks in params.yaml.",
+            "or .tar. Create it and put the masks there, or change dataset.source.masks in params.yaml.",
             id="no folder of masks",
         ),
         pytest.param(
             empty("data/raw/masks"),
-            "data/raw/masks: holds no mask; expected names that match (.*)\\.\\w+ and end in .jpg .jpeg .png .webp "
+            "data/raw/masks: has no mask; expected names that match (.*)\\.\\w+ and end in .jpg .jpeg .png .webp "
             ".tif .tiff .bmp .gif. Put the masks there, or change dataset.source in params.yaml.",
             id="no masks",
         ),
@@ -122,21 +122,21 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
             file("masks/street03_0.png", encoded(np.zeros((9, 13), np.uint8))),
             "data/raw/masks/street03_0.png: has 13 x 9 pixels, its image images/street03_0.png 12 x 8; "
             "expected a mask of its image's size. "
-            "Export it again at that size. If it must be scaled: by nearest neighbour, so that classes do not blend."
+            "Export it again at that size. If you must scale it, use nearest neighbor, so that classes do not blend."
             "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
             id="mask of another size",
         ),
         pytest.param(
             file("masks/street03_0.png", encoded(bordered(MASK))),
             "data/raw/masks/street03_0.png: has value 255 in 3 pixels (3.1%); expected declared values: 0, 1. "
-            'If that means "not annotated", add `ignore_values: [255]`, else name it as a class: '
-            "in classes.yaml or dataset of params.yaml."
+            'If that means "not annotated", add `ignore_values: [255]`, else name it as a class, '
+            "in classes.yaml or dataset in params.yaml."
             "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
             id="value 255 not declared",
         ),
         pytest.param(
             file("images/street03_0.png", "These are words.\n"),
-            "data/raw/images/street03_0.png: cannot be recognised as an image; "
+            "data/raw/images/street03_0.png: cannot be recognized as an image; "
             "expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
             "Export it again or remove it: it is another kind of file, or its beginning is damaged."
             "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
@@ -144,14 +144,14 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         ),
         pytest.param(
             file("classes.yaml", "classes:\n  scratch: 1\n"),
-            "data/raw/classes.yaml: names one class only, scratch; expected at least two. "
-            "Name what is around it too, such as background: 0.",
+            "data/raw/classes.yaml: names only one class, scratch; expected at least two. "
+            "Also name the class of everything else, such as background: 0.",
             id="one class",
         ),
         pytest.param(
             only("street11", "street20"),
             "splits: masks: 2 in train (2 groups), 0 in val (0 groups), 0 in test (0 groups); "
-            "expected at least one in each, and no group divided. "
+            "expected at least one in each split, with no group divided. "
             "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, "
             "set prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share.",
             id="no group in val",
@@ -159,11 +159,11 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         pytest.param(
             lambda project: (project / "data/raw/classes.yaml").unlink(),
             "data/raw/classes.yaml: is missing, and dataset.classes in params.yaml is {}; "
-            "expected one of the two to name the classes, for example\n\n"
+            "expected classes in one of the two, for example\n\n"
             "classes:\n"
             "  background: 0\n"
             "  scratch: [1, 2]       # two mask values, one class\n"
-            "  dent: '#dc143c'       # of masks in colours\n"
+            "  dent: '#dc143c'       # a color, for masks in colors\n"
             "colors:                 # optional, for pictures\n"
             "  scratch: [220, 20, 60]\n"
             "ignore_values: [255]    # optional: not annotated",
@@ -176,7 +176,7 @@ def test_the_project_without_a_mistake_is_prepared(project: Path) -> None:
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_message(project: Path, mistake: Callable[[Path], object], message: str) -> None:
+def test_a_mistake_gives_one_message(project: Path, mistake: Callable[[Path], object], message: str) -> None:
     mistake(project)
     done = pspnet(*PREPARE, cwd=project)
     assert (done.stderr, done.stdout, done.returncode) == (message + "\n", "", 1)

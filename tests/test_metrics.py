@@ -47,7 +47,7 @@ def test_agrees_with_two_other_libraries() -> None:
     assert mean_iou(confusion) == pytest.approx(theirs.item())
 
 
-def test_the_ignored_value_may_be_that_of_a_class_or_any_other() -> None:
+def test_the_ignored_value_may_be_a_class_or_any_other_value() -> None:
     mask = np.array([[0, 1, 2, 11, 255]], np.uint8)
     prediction = np.array([[0, 1, 1, 0, 1]], np.uint8)
     assert confusion_matrix(mask[:, :4], prediction[:, :4], 3, 11).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
@@ -56,9 +56,7 @@ def test_the_ignored_value_may_be_that_of_a_class_or_any_other() -> None:
 
 
 @pytest.mark.parametrize(("mask", "prediction", "lost"), [([3, 0], [0, 0], 1), ([0, 0], [3, 255], 2)])
-def test_a_value_that_is_no_class_is_never_lost_without_a_word(
-    mask: list[int], prediction: list[int], lost: int
-) -> None:
+def test_a_value_that_is_no_class_is_an_error(mask: list[int], prediction: list[int], lost: int) -> None:
     with pytest.raises(ValueError, match=f"{lost} pixels have a value that is none of the 3 classes"):
         confusion_matrix(np.array(mask, np.uint8), np.array(prediction, np.uint8), 3, IGNORE)
 
@@ -72,7 +70,7 @@ def test_all_256_values_can_be_classes_and_arrays_of_any_layout_count(part: tupl
     assert np.array_equal(confusion_matrix(mask[part], prediction[part], 256, NOTHING_IGNORED), expected)
 
 
-def test_of_no_pixels_nothing_is_counted() -> None:
+def test_no_pixels_give_an_empty_confusion_matrix() -> None:
     nothing = np.zeros((0, 5), np.uint8)
     assert confusion_matrix(nothing, nothing, 2, IGNORE).tolist() == [[0, 0], [0, 0]]
 

@@ -1,4 +1,4 @@
-"""Names of files come from anywhere: what they hold is shown, and never acted on."""
+"""File names can contain anything: every character is shown, and none is acted on."""
 
 import os
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from rich.markup import escape
 from rich.table import Table
 
-from pspnet import terminal
 from pspnet.errors import Problem
+from pspnet.machine import terminal
 from pspnet.printable import cell, printable, printable_lines
 
 EVERY = st.text(st.characters(codec=None, categories=None))
@@ -31,7 +31,7 @@ def test_a_name_is_shown_in_one_line_of_text(name: str, shown: str) -> None:
 
 
 @given(EVERY)
-def test_whatever_is_in_a_text_it_can_be_written_and_holds_no_control_character(text: str) -> None:
+def test_any_text_becomes_encodable_and_free_of_control_characters(text: str) -> None:
     shown = printable(text)
     shown.encode()
     assert shown.splitlines() == ([shown] if shown else [])
@@ -40,7 +40,7 @@ def test_whatever_is_in_a_text_it_can_be_written_and_holds_no_control_character(
 
 
 @pytest.mark.parametrize("sign", "=+-@")
-def test_a_cell_is_no_formula(sign: str) -> None:
+def test_a_cell_never_starts_a_formula(sign: str) -> None:
     assert cell(f'{sign}HYPERLINK("http://x")') == f'\'{sign}HYPERLINK("http://x")'
     assert cell(f"1{sign}1") == f"1{sign}1"
     assert cell(f"\t{sign}1") == rf"\t{sign}1"
@@ -68,6 +68,6 @@ def test_no_name_acts_on_the_terminal() -> None:
 
 def test_no_name_acts_on_the_terminal_while_progress_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
-    with terminal.err.capture() as captured, terminal.progress("look") as tick:
+    with terminal.err.capture() as captured, terminal.progress("work") as tick:
         tick(1, 2, "\x1b[2J\n")
     assert captured.get().endswith("\\x1b[2J\\n\n")

@@ -1,4 +1,4 @@
-"""The guard that keeps processes out of `make test`, and which tests a tier runs; see docs/testing.md."""
+"""The guard that keeps processes out of `make test`, and the tests of each tier; see docs/testing.md."""
 
 import re
 import subprocess
@@ -24,8 +24,8 @@ def test_a_marked_test_may_start_one() -> None:
     assert subprocess.run([sys.executable, "-S", "-c", ""], check=True).returncode == 0
 
 
-def test_make_test_kills_looks_wherever_there_are_kills() -> None:
-    """It saves the time to load all other tests."""
+def test_make_test_kills_covers_every_folder_with_kills() -> None:
+    """The target names folders, which saves loading all other tests."""
     (command,) = re.findall(r"\$\(TESTS\) (.*) -m kills ", (ROOT / "Makefile").read_text())
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark" + ".kills" in path.read_text()]
     assert files

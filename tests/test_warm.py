@@ -1,4 +1,4 @@
-"""What the warm Python must have of a Python that was started."""
+"""Properties that a warm Python shares with a newly started one."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ print(os.getpid())
 """
 
 
-def test_its_parent_is_who_started_the_program(warm_python: str) -> None:
+def test_the_parent_of_a_warm_python_is_its_caller(warm_python: str) -> None:
     done = subprocess.run([warm_python, "-c", PARENTS], capture_output=True, text=True, check=True)
     parent, of_its_child, itself = map(int, done.stdout.split())
     assert parent == os.getpid()

@@ -1,4 +1,4 @@
-"""The two ways in which tests wait: for a condition, generously, and on a clock of their own, not at all."""
+"""How tests wait: for a condition, with a generous limit, or on their own clock, without any delay."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 def wait_until(
     met: Callable[[], T], seconds: float = 120, otherwise: str | Callable[[], str] = "", pause: float = 0.02
 ) -> T:
-    """What `met` returned once it was true; `otherwise`: what to say if it never is; `pause`: between two looks."""
+    """Wait until `met` returns something true, and return it. `otherwise`: the message if it never does."""
     deadline = time.monotonic() + seconds
     while not (found := met()):
         if time.monotonic() > deadline:
@@ -20,7 +20,7 @@ def wait_until(
 
 
 class Clock:
-    """Time goes by only while somebody sleeps."""
+    """A clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self._now = 0.0

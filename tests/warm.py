@@ -1,14 +1,14 @@
-"""A Python that is warm: torch, MLflow and DVC are loaded before it is asked to run anything.
+"""A warm Python: torch, MLflow and DVC are loaded before it runs anything.
 
-Loading them takes longer than most tests. `warm_python` (a fixture) is a program that takes the place of
-`sys.executable`: it hands its arguments, environment, folder and streams to a server, which forks a process for them.
-That process has not loaded pspnet: it finds the package on its own path, as any Python does. It ends when the program
-is killed, with everything it has started. The program ends as the process does. `os.getppid()` is the program's parent.
-`pspnet` and `dvc` lie beside it.
+Loading them takes longer than most tests. The fixture `warm_python` is a program that replaces `sys.executable`: it
+passes its arguments, environment, folder and streams to a server, which forks a process for them. That process has not
+loaded pspnet: it imports the package from its own path, like any Python. If the program is killed, the process ends
+with everything that it started. The program ends with the process's status. `os.getppid()` returns the program's
+parent. `pspnet` and `dvc` are beside the program.
 
-Tests of the start itself, of signals and of process trees take `sys.executable`.
+Tests of the start itself, of signals and of process trees use `sys.executable`.
 
-`python -P warm.py ADDRESS PROGRAM MODULE ...` loads these too, returns once the server is there, and leaves it behind.
+`python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, with these modules loaded too, and returns.
 """
 
 import atexit
@@ -37,7 +37,7 @@ LOADED = (
     "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch", "torch._dynamo",
     "torch.utils.data", "typer", "uvicorn",
 )  # fmt: skip
-COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # the module of its `main`
+COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # command -> the module of its `main`
 PROGRAM = """#!{python} -IS
 import json, os, signal, socket, sys
 
@@ -59,7 +59,7 @@ sys.exit(status)
 
 
 def start(folder: Path, *modules: str) -> None:
-    """The server, with more modules loaded; `python` in the folder is then the program."""
+    """Start the server, with more modules loaded. The program is `python` in the folder."""
     address = str(folder / "socket")
     program = folder / "python"
     texts = {program: PROGRAM.format(python=sys.executable, address=address)}
@@ -92,8 +92,8 @@ def main(address: str, program: str, *modules: str) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
-    gc.freeze()  # else the memory that all share is copied
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+    gc.freeze()  # otherwise each process would copy the shared memory
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the keepers
     if process := os.fork():
         Path("process").write_text(str(process))
         os._exit(0)
@@ -117,7 +117,7 @@ def main(address: str, program: str, *modules: str) -> None:
 
 
 def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
-    """Fork once more: the parent stays here as the keeper of the child, in which this returns the request."""
+    """Fork again: the parent stays here as the keeper of the child. Returns the request in the child."""
     program, *_ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     size, streams, *_ = socket.recv_fds(client, 4, 3)
     with client.makefile("rb") as file:
@@ -141,22 +141,22 @@ def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
                 client.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
             os._exit(0)
         if select.select([client], [], [], 0.01)[0]:
-            if told := client.recv(1):
-                os.kill(process, told[0])
+            if received := client.recv(1):
+                os.kill(process, received[0])
             else:
-                for kill in (os.killpg, os.kill):  # it may have no group yet
+                for kill in (os.killpg, os.kill):  # the process may have no group yet
                     with suppress(ProcessLookupError):
                         kill(process, signal.SIGKILL)
                 os._exit(0)
 
 
 def _parent_of(program: int) -> Callable[[], int]:
-    """Takes the place of `os.getppid` in this process, but not in those that it forks."""
+    """A replacement for `os.getppid` in this process, but not in processes that it forks."""
     own, getppid = os.getpid(), os.getppid
 
     def parent() -> int:
         if os.getpid() == own:
-            with suppress(OSError):  # the program has ended, and so shall we
+            with suppress(OSError):  # the program has ended, so this process will end too
                 return int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
         return getppid()
 
@@ -168,7 +168,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], folder
     os.environ.update(environment)
     os.chdir(folder)
     sys.executable = program
-    if "prefect" in sys.modules:  # it has read its settings
+    if "prefect" in sys.modules:  # Prefect has read its settings already
         import_module("prefect.context").refresh_global_settings_context()
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     safe = arguments[0] == "-P"
@@ -192,14 +192,14 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], folder
 
 
 def _end(status: object) -> None:
-    """As Python ends, but without taking apart what the server has loaded, which takes a second."""
+    """End like Python, but without tearing down the loaded modules, which takes a second."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     if not isinstance(status, int):
         print(status, file=sys.stderr)
         status = 1
     for stream in (sys.stdout, sys.stderr):
-        with suppress(ValueError):  # it may be closed
+        with suppress(ValueError):  # the stream may be closed
             stream.flush()
     os._exit(status & 0xFF)
 

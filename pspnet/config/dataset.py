@@ -1,4 +1,4 @@
-"""`dataset`: what lies in data/raw and what its masks mean."""
+"""`dataset`: how data/raw is laid out and what its masks mean."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ def _are_mask_values(value: Any) -> Any:
         text = isinstance(one, str) and (COLOR.fullmatch(one) or not one.startswith("#"))
         if not number and not text:
             raise ValueError(
-                f"a whole number from 0 to {MOST_MASK_VALUE}, a colour such as '#dc143c', a label, or several in []"
+                f"a whole number from 0 to {MOST_MASK_VALUE}, a color such as '#dc143c', a label, or several in []"
             )
     return value
 
@@ -48,29 +48,29 @@ Pattern = Annotated[Expression, AfterValidator(_has_parenthesis)]
 
 class _Folders(Section):
     images: str
-    """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar counts as what it holds, unpacked
-    where it lies."""
+    """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar is read as if unpacked in place."""
     masks: str
-    """Folder of the masks, below data/raw; it may be that of the images. An image without a mask is used for
-    pretraining only."""
+    """Folder of the masks, below data/raw; it may be the image folder. An image without a mask is used for pretraining
+    only."""
 
 
 class FolderParams(_Folders):
-    """Images and masks told apart and paired by their names."""
+    """Images and masks, distinguished and paired by their names."""
 
     layout: Literal["folder"]
     image_names: Pattern
-    """Regular expression that the whole path of an image below its folder matches; its parentheses, joined by `/`, are
-    the image's id. `(.*)\\.\\w+`: the path without suffix. `(.*)/images/(.*)\\.\\w+`: of train/images/1.png train/1."""
+    """Regular expression that must match the whole path of an image below its folder; its groups, joined by `/`, are
+    the image's id. `(.*)\\.\\w+`: the path without suffix. `(.*)/images/(.*)\\.\\w+` maps train/images/1.png to
+    train/1."""
     mask_names: Pattern
-    """The same of a mask, which belongs to the image of the same id, such as `(.*)_gt\\.png`. What matches both is a
-    mask."""
+    """The same for a mask, such as `(.*)_gt\\.png`; the mask belongs to the image with the same id. A path that matches
+    both patterns is a mask."""
     mask_kind: Literal["numbers", "colors", "levels", "instances"]
-    """What the pixels of a mask say. `numbers`: a gray value or palette index. `colors`: a colour, as in `road:
-    '#804080'`. `levels`: 1 from mask_threshold on, else 0, for masks that were blurred or saved as JPEG. `instances`: a
-    file for each object, 1 where any of them has mask_threshold or more."""
+    """What the pixels of a mask hold. `numbers`: a gray value or palette index. `colors`: a color, as in `road:
+    '#804080'`. `levels`: 1 from mask_threshold up, 0 below, for masks that were blurred or saved as JPEG. `instances`:
+    one file per object, 1 where any file has mask_threshold or more."""
     mask_threshold: Annotated[int, Field(ge=1, le=65535)]
-    """See mask_kind; of 8-bit masks 128 is the middle."""
+    """See mask_kind; 128 is the middle of the 8-bit range."""
 
 
 class CityscapesParams(_Folders):
@@ -78,44 +78,44 @@ class CityscapesParams(_Folders):
 
     layout: Literal["cityscapes"]
     labels: Literal["labelIds", "labelTrainIds"]
-    """Which masks: numbers of 34 labels, or of the 19 that are trained on."""
+    """The mask files to read: with the numbers of all 34 labels, or of the 19 used in training."""
 
 
 class VocParams(_Folders):
-    """JPEGImages/*.jpg and SegmentationClass/*.png of the same names, official splits in ImageSets/Segmentation."""
+    """JPEGImages/*.jpg, SegmentationClass/*.png with the same names, official splits in ImageSets/Segmentation."""
 
     layout: Literal["voc"]
     splits: str
-    """Folder of train.txt, val.txt and test.txt, each a list of names; where there is none the groups decide."""
+    """Folder of train.txt, val.txt and test.txt, each a list of names; without them, splits are assigned by group."""
 
 
 class Ade20kParams(_Folders):
-    """images/training/*.jpg and annotations/training/*.png, of scene parsing: 150 classes; 0 is not annotated."""
+    """images/training/*.jpg and annotations/training/*.png for scene parsing: 150 classes; 0 means not annotated."""
 
     layout: Literal["ade20k"]
 
 
 class ClassFoldersParams(_Folders):
-    """A mask for each class, bright where it is, in a folder that bears its name. Where two are bright the class that
-    is later in the alphabet counts, where none is there is background. Folders named train, val or test are official
-    splits.
+    """One mask per class, bright where the class is, in a folder named after the class. Where two masks are bright, the
+    class later in the alphabet wins; where none is, the pixel is background. Folders named train, val or test are
+    official splits.
     """
 
     layout: Literal["class_folders"]
     paired_by: Literal["id", "class_and_id"]
-    """`id`: MASKS/CLASS/ID.png is of the image IMAGES/ID.jpg. `class_and_id`: it is of the image ID in a folder CLASS
+    """`id`: MASKS/CLASS/ID.png belongs to IMAGES/ID.jpg. `class_and_id`: it belongs to the image ID in a folder CLASS
     anywhere below IMAGES, as in MVTec AD."""
     mask_suffix: str
-    """What the name of a mask has behind ID, such as `_mask`."""
+    """The part of a mask's name after ID, such as `_mask`."""
     mask_threshold: Annotated[int, Field(ge=1, le=65535)]
-    """From which gray value on a mask is bright; of 8-bit masks 128 is the middle."""
+    """The lowest gray value that counts as bright; 128 is the middle of the 8-bit range."""
     background_folders: list[str]
-    """Folders of images that show no class, such as `good`, and have no masks: they are all background."""
+    """Folders of images that have no masks because they show no class, such as `good`: all background."""
 
 
 class CamvidParams(_Folders):
-    """Frames and masks of equal names, or train/ and trainannot/ in one folder. Masks number 11 classes from 0; 11 is
-    void. The part of a name before its first `_` is the drive, which is the group; folders are official splits.
+    """Frames and masks with the same names, or train/ and trainannot/ in one folder. Masks number 11 classes from 0; 11
+    is void. The part of a name before its first `_` is the drive and serves as the group; folders are official splits.
     """
 
     layout: Literal["camvid"]
@@ -123,16 +123,16 @@ class CamvidParams(_Folders):
 
 class _Annotated(Section):
     images: str
-    """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar counts as what it holds, unpacked
-    where it lies. An image that no annotation file names is used for pretraining only."""
+    """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar counts as its contents, unpacked in
+    place. An image named in no annotation file is used for pretraining only."""
     annotations: Expression
-    """Regular expression that the whole path of an annotation file below data/raw matches, such as
+    """Regular expression that must match the whole path of an annotation file below data/raw, such as
     `annotations/instances_.*\\.json`."""
 
 
 class CocoParams(_Annotated):
-    """Polygons and runs of pixels in JSON files. A file with train, val or test in its name, or in that of its folder,
-    names an official split. What no object covers is background; of two objects the smaller lies on top; crowds are
+    """Polygons and run lengths in JSON files. A file with train, val or test in its name or its folder's name is an
+    official split. Pixels that no object covers are background; the smaller of two objects lies on top; crowds are
     drawn as their class.
     """
 
@@ -140,8 +140,8 @@ class CocoParams(_Annotated):
 
 
 class CocoPanopticParams(_Annotated):
-    """A PNG of segment numbers for each image, and JSON files that say which class a segment has; 0 is not
-    annotated. Official splits as of layout `coco`.
+    """One PNG of segment numbers per image, and JSON files with the class of each segment; 0 means not annotated.
+    Official splits are recognized as in layout `coco`.
     """
 
     layout: Literal["coco_panoptic"]
@@ -151,12 +151,12 @@ class CocoPanopticParams(_Annotated):
 
 class _Drawn(_Annotated):
     line_width_px: Annotated[int, Field(ge=0)]
-    """How wide lines are drawn, and points; labelme itself takes 10. 0: they are left out."""
+    """Width of drawn lines and points; labelme itself uses 10. 0 leaves them out."""
 
 
 class LabelmeParams(_Drawn):
-    """A JSON file for each photo. A later shape lies on those before it; `__ignore__` is not annotated. The labels are
-    those of data/raw/labels.txt, a line each, else those that are found, in alphabetical order. Folders named train,
+    """One JSON file per photo. Later shapes cover earlier ones; `__ignore__` means not annotated. data/raw/labels.txt
+    lists the labels, one per line; without it, the labels found are used, in alphabetical order. Folders named train,
     val or test are official splits.
     """
 
@@ -165,15 +165,15 @@ class LabelmeParams(_Drawn):
 
 class CvatParams(_Drawn):
     """CVAT for images 1.1: XML with polygons, boxes, ellipses, masks, lines and points, drawn in their z_order. A
-    subset named train, val or test is an official split, else the name of the file or of a folder.
+    subset named train, val or test is an official split; without subsets, a file or folder with such a name is.
     """
 
     layout: Literal["cvat"]
 
 
 class CvatMasksParams(_Folders):
-    """CVAT's Segmentation mask 1.1: masks in the colours of labelmap.txt, which lies beside their folder; the images
-    may lie elsewhere. ImageSets/Segmentation/train.txt, val.txt and test.txt are official splits.
+    """CVAT's Segmentation mask 1.1: masks in the colors of labelmap.txt, which is beside their folder; the images may
+    be elsewhere. ImageSets/Segmentation/train.txt, val.txt and test.txt are official splits.
     """
 
     layout: Literal["cvat_masks"]
@@ -196,23 +196,23 @@ SourceParams = (
 
 class DatasetParams(Section):
     source: Annotated[SourceParams, Field(discriminator="layout")]
-    """How the data lie in data/raw."""
+    """How data/raw is laid out."""
     classes: dict[str, ClassValues]
-    """Class name -> its value (or values) in the masks: a number, a colour such as '#dc143c', or the name that the
-    layout or its annotations give it, as in `vehicle: [car, truck]`. {}: they are named in data/raw/classes.yaml, else
-    by the layout."""
+    """Class name -> its value (or values) in the masks: a number, a color such as '#dc143c', or the name that the
+    layout or its annotations give it, as in `vehicle: [car, truck]`. {}: data/raw/classes.yaml names the classes or,
+    without that file, the layout does."""
     colors: dict[str, list[ColorPart]]
-    """Class name -> [red, green, blue] in pictures; a class not listed gets a colour of its own."""
+    """Class name -> [red, green, blue] in pictures; other classes get distinct colors."""
     ignore_values: MaskValues
-    """Mask values that say "not annotated": neither trained on nor scored."""
+    """Mask values that mean "not annotated": these pixels are neither trained on nor scored."""
     group_pattern: Pattern | None
-    """Regular expression on an image's id (its path without suffix); its first parenthesis is the group (scene,
-    patient, video) that may not be on two sides of a split. `(.*)`: every image is a group of its own. null: the
-    layout's groups (of camvid the drives), and where it has none every image."""
+    """Regular expression on an image's id (its path without suffix); its first group is the scene, patient or video
+    that stays in one split. `(.*)`: each image is its own group. null: the layout's groups (camvid's drives), or one
+    group per image if the layout has none."""
 
-    labelled_fraction: Annotated[float, Field(gt=0, le=1)]
-    """Of the train images with masks, the share whose masks are used; the others count as images without. A smaller
-    share is part of a larger one. For finding out what more masks are worth; 1.0 otherwise."""
+    labeled_fraction: Annotated[float, Field(gt=0, le=1)]
+    """Share of the masks in train that are used; images whose masks are not used count as images without masks. A
+    smaller share is a subset of every larger one. Lower it only to find out what more masks are worth."""
 
     @field_validator("colors")
     @classmethod

@@ -5,4 +5,4 @@ from pspnet.config.section import Count, Section
 
 class EvaluateParams(Section):
     pictures: Count
-    """How many of the best and how many of the worst images the page shows."""
+    """Number of best images, and of worst images, on the page."""

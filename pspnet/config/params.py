@@ -1,4 +1,4 @@
-"""The whole of params.yaml, and in what two of them differ."""
+"""All of params.yaml, and the differences between two of them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ def load_params(path: Path) -> Params:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Of two params files or parts of them, key by key; what one has not got is None."""
+    """The keys whose values differ between two params files, or parts of them -> both values; None if missing."""
     old, new = dict(_flat(then)), dict(_flat(now))
     names = dict.fromkeys([*old, *new])
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}

@@ -1,4 +1,4 @@
-"""`predict`: how an image becomes a mask, in evaluate, predict and serving alike."""
+"""`predict`: how an image becomes a mask, in `evaluate`, `predict` and `serve` alike."""
 
 from typing import Annotated, Self
 
@@ -11,13 +11,13 @@ Scale = Annotated[float, Field(ge=0.25, le=4)]
 
 class PredictParams(Section):
     window_px: Pixels
-    """An image with a longer side than this is predicted in overlapping square windows of this side."""
+    """An image with a longer side is predicted in overlapping square windows of this side."""
     window_overlap_px: Count
-    """Pixels that neighbouring windows share; each counts less towards its border."""
+    """Pixels that neighboring windows share; each window counts less toward its border."""
     scales: Annotated[list[Scale], Field(min_length=1)]
-    """An image is predicted at each of these sizes, 1 being its own, and the probabilities are averaged."""
+    """An image is predicted at each of these scales and the probabilities are averaged; 1 is its own size."""
     flip: bool
-    """Its mirror image is predicted too: twice the work."""
+    """Whether the mirror image is predicted and averaged too, which doubles the work."""
 
     @model_validator(mode="after")
     def _windows_advance(self) -> Self:

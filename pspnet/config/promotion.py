@@ -1,4 +1,4 @@
-"""`promotion`: what a candidate must show before it becomes the champion."""
+"""`promotion`: what a candidate needs to become the champion."""
 
 from typing import Annotated, Literal
 
@@ -9,15 +9,15 @@ from pspnet.config.section import Section, Share
 
 class PromotionParams(Section):
     min_mean_iou: Share
-    """Test mIoU that any model must reach, the first one too."""
+    """Test mIoU that every champion must reach, including the first."""
     min_gain: Annotated[float, Field(ge=-1, le=1)]
-    """Test mIoU of the candidate minus the champion's must be at least this. Below 0: a little worse will do."""
+    """The candidate's test mIoU must exceed the champion's by this much. A negative value lets it be slightly worse."""
     gain_measured_by: Literal["difference", "lower_end"]
-    """What must reach min_gain: the difference itself, or the lower end of its 95 % interval (a lucky split is not
-    enough, but small test splits let hardly anything pass)."""
+    """The figure that must reach min_gain: the difference itself, or the lower end of its 95 % interval (luck is then
+    not enough, but with a small test split hardly any candidate passes)."""
     max_class_loss: Share
-    """No class may lose more IoU than this against the champion."""
+    """No class may lose more IoU than this compared with the champion."""
     resamples: Annotated[int, Field(ge=100)]
-    """How often the groups of the test split are drawn again for the interval."""
+    """Number of times the groups of the test split are resampled for the interval."""
     approval: Literal["auto", "manual"]
-    """`auto`: what passes becomes the champion. `manual`: it waits for a person to say so."""
+    """`auto`: a candidate that passes becomes the champion. `manual`: it waits for a person's approval."""

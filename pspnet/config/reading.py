@@ -1,4 +1,4 @@
-"""A YAML file as a typed model; every mistake in it reported together."""
+"""A YAML file as a typed model; all mistakes in it are reported together."""
 
 import difflib
 import re
@@ -17,14 +17,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: 1e-3 is a number, and a key may stand only once."""
+    """YAML as DVC reads it: 1e-3 is a number, and a key may appear only once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"key '{key}' appears twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -35,7 +35,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A file that holds one mapping."""
+    """The mapping in a YAML file, or a UserError that names the file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def parse_value(text: str, source: str) -> Any:
 
 
 def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
-    """`content` as `model`, or one UserError with everything that is wrong with it."""
+    """`content` as `model`, or one UserError that lists every mistake in it."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -65,29 +65,30 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
 
 def _problems(model: type[BaseModel], error: ValidationError, source: str) -> Iterator[Problem]:
     details = [(detail, _place(model, detail["loc"])) for detail in error.errors(include_url=False)]
-    # A misspelt key is also a missing one; once is enough.
-    told = {_closest(model, place.path) for detail, place in details if detail["type"] == "extra_forbidden"}
+    # A misspelled key is also a missing one: report it once.
+    reported = {_closest(model, place.path) for detail, place in details if detail["type"] == "extra_forbidden"}
     for detail, place in details:
         if detail["type"] == "extra_forbidden":
             guess, name = _closest(model, place.path), ".".join(place.path)
             yield Problem(source, f"unknown key '{name}'" + (f"; did you mean '{guess}'?" if guess else ""))
             continue
-        # Past a declared field pydantic adds the entry, then words of its own: ('dataset', 'classes', 'sky', 'int').
+        # After a declared field, pydantic adds the entry, then its own words: ('dataset', 'classes', 'sky', 'int').
         key = ".".join(place.path[: place.declared + 1])
-        if key in told:
+        if key in reported:
             continue
-        told.add(key)
+        reported.add(key)
         if detail["type"] == "missing":
             yield Problem(source, f"'{key}' is missing", fix=place.meaning)
         elif detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
             yield from _no_kind(detail, key, source)
         else:
             found = "does not fit together" if _is_whole_section(detail) else f"is {_name(detail['input'])}"
-            yield Problem(source, f"{key} {found}", _reason(detail["msg"]))
+            keys = f": {', '.join(place.keys)}" if detail["type"] == "model_type" and place.keys else ""
+            yield Problem(source, f"{key} {found}", _reason(detail["msg"]) + keys)
 
 
 def _no_kind(detail: ErrorDetails, key: str, source: str) -> Iterator[Problem]:
-    """A section whose kind one of its keys is to say."""
+    """The problem with a section whose discriminating key is missing or wrong."""
     name = detail["ctx"]["discriminator"].strip("'")
     if detail["type"] == "union_tag_not_found":
         yield Problem(source, f"'{key}.{name}' is missing")
@@ -97,12 +98,12 @@ def _no_kind(detail: ErrorDetails, key: str, source: str) -> Iterator[Problem]:
 
 
 def _is_whole_section(detail: ErrorDetails) -> bool:
-    """A rule that several keys broke together."""
+    """Whether several keys break a rule together."""
     return detail["type"] == "value_error" and isinstance(detail["input"], dict)
 
 
 def _reason(message: str) -> str:
-    """pydantic's sentence, without what is said already."""
+    """pydantic's message in our words, without the parts that a Problem already has."""
     for start in ("Input should be ", "Value error, "):
         message = message.removeprefix(start)
     message = message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
@@ -127,9 +128,10 @@ def _name(value: Any) -> str:
 
 
 class _Place(NamedTuple):
-    path: list[str]  # as in the file
-    declared: int  # how many leading parts of it are declared fields
-    meaning: str  # of the last of them
+    path: list[str]  # keys as in the file
+    declared: int  # how many leading keys are declared fields
+    meaning: str  # description of the last declared field
+    keys: list[str]  # of the section in the last declared field
 
 
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
@@ -138,7 +140,7 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
     section: type[BaseModel] | None = model
     kinds: dict[str, type[BaseModel]] = {}
     for part in map(str, location):
-        if kinds:  # pydantic names the kind that it takes the section for
+        if kinds:  # pydantic inserts the section's kind
             section, kinds = kinds[part], {}
             continue
         path.append(part)
@@ -147,7 +149,7 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
             declared, meaning = declared + 1, " ".join((field.description or "").split())
             kinds = _kinds(field)
             section = _section(field.annotation)
-    return _Place(path, declared, meaning)
+    return _Place(path, declared, meaning, list(section.model_fields) if section else [])
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
@@ -155,7 +157,7 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _kinds(field: FieldInfo) -> dict[str, type[BaseModel]]:
-    """Of a section that may be one of several: what its key says -> what it then is."""
+    """The sections that a discriminated field may hold, by the value of the discriminating key."""
     if not isinstance(field.discriminator, str):
         return {}
     sections = filter(None, map(_section, get_args(field.annotation)))
@@ -163,17 +165,19 @@ def _kinds(field: FieldInfo) -> dict[str, type[BaseModel]]:
 
 
 def _closest(model: type[BaseModel], path: list[str]) -> str | None:
-    """The known key most like an unknown one: that of the same name, else in its own section, else anywhere."""
+    """The known key closest to an unknown one: the same name first, then the same section."""
     known = list(_keys(model))
     same_name = [key for key in known if key.rpartition(".")[2] == path[-1]]
-    if len(same_name) == 1:
-        return same_name[0]
-    unknown = ".".join(path)
-    siblings = [key for key in known if key.rpartition(".")[0] == ".".join(path[:-1])]
-    for candidates in (siblings, known):
-        if found := difflib.get_close_matches(unknown, candidates, n=1, cutoff=0.75):
-            return found[0]
-    return None
+    deeper = [key for key in same_name if key.startswith(".".join([*path[:-1], ""]))]
+    for candidates in (same_name, deeper):
+        if len(candidates) == 1:
+            return candidates[0]
+    section = ".".join(path[:-1])
+    inside = [key for key in known if (key.startswith(f"{section}.") if section else "." not in key)]
+    by_name = {key.rpartition(".")[2]: key for key in inside}
+    if found := difflib.get_close_matches(path[-1], by_name, n=1, cutoff=0.75):
+        return by_name[found[0]]
+    return next(iter(difflib.get_close_matches(".".join(path), known, n=1, cutoff=0.75)), None)
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

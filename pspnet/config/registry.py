@@ -1,4 +1,4 @@
-"""`registry`: the name under which models are kept."""
+"""`registry`: the name that versions are registered under."""
 
 import re
 
@@ -11,7 +11,7 @@ DEMO_MODEL = "pspnet-demo"
 
 class RegistryParams(Section):
     model: str
-    """Models of different names are never compared. The name pspnet-demo is for synthetic data only."""
+    """Models with different names are never compared. The name pspnet-demo is for synthetic data only."""
 
     @field_validator("model")
     @classmethod

@@ -1,4 +1,4 @@
-"""`runtime`: what the stages that compute have in common. Each of these changes the bits of a result."""
+"""`runtime`: settings of all stages that compute. Each setting affects the bits of a result."""
 
 from typing import Literal
 
@@ -7,11 +7,11 @@ from pspnet.config.section import AtLeastOne, Count, Section
 
 class RuntimeParams(Section):
     seed: Count
-    """Every random choice follows from it."""
+    """Determines every random choice."""
     threads: AtLeastOne
-    """Threads of one operation on the CPU: sums are split over them, so their number shows in the last digits."""
+    """CPU threads per operation. Sums are split among them, so their number affects the last digits."""
     precision: Literal["fp32", "bf16"]
-    """bf16 is faster on GPUs and on CPUs that have its instructions, and several times slower on others."""
+    """bf16 is faster on GPUs and on CPUs with bf16 instructions, and several times slower on other CPUs."""
     compile: bool
-    """Have torch.compile translate the network for training: minutes at the start, then faster on GPUs. It needs a C++
-    compiler, and a training that was killed may then differ in the last digits from one that was not."""
+    """Whether to train with torch.compile: minutes to start, then faster on GPUs. It needs a C++ compiler, and a run
+    that was killed and resumed may differ in the last digits from an uninterrupted one."""

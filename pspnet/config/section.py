@@ -1,4 +1,4 @@
-"""What every section of params.yaml has in common."""
+"""The base class of all sections of params.yaml, and the types their fields share."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ Pixels = Annotated[int, Field(ge=16)]
 
 
 def check_parts(batch_size: int, accumulation_steps: int) -> None:
-    """The images of a step whole, or in equal parts of two or more: BatchNorm needs two values to tell their spread."""
+    """Check that a step's images split into equal parts of two or more: BatchNorm needs two values for a variance."""
     if batch_size % accumulation_steps or 1 < accumulation_steps > batch_size // 2:
         fitting = [1, *(parts for parts in range(2, batch_size // 2 + 1) if batch_size % parts == 0)]
         numbers = ", ".join(map(str, fitting))

@@ -1,1 +1,5 @@
-"""From raw files to samples that training and evaluation read."""
+"""The data that training and evaluation read: the prepared set, its shards, crops, views and augmentations.
+
+Turns bytes of the prepared set into arrays. May import `config`, `machine` and the rooms below. Start at
+`store/prepared.py`. Only `transforms.py` knows albumentations.
+"""

@@ -1,4 +1,4 @@
-"""Images with masks as they are, for measuring."""
+"""Whole images with masks, for evaluation."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pspnet.dataset.shards import ShardReader
+from pspnet.dataset.store.shards import ShardReader
 
 
 class Annotated(NamedTuple):

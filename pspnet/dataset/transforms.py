@@ -1,7 +1,7 @@
-"""Random augmentation of an image, with its mask where it has one: the only module that knows albumentations."""
+"""Random augmentation of an image, and of its mask if it has one. The only module that knows albumentations."""
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import albumentations as A
 import cv2
@@ -9,23 +9,23 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 from numpy.typing import NDArray
 
-Pixels = NDArray[Any]  # of uint8; OpenCV does not say so of what it returns
+Pixels = NDArray[Any]  # uint8, but OpenCV's return types do not say so
 Matrix = NDArray[np.float64]
 
 BLUR_PX = 5  # side of the Gaussian kernel, as published
 GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue
 
-# There is a loader process for each core already. Here, not where a loader is made: whatever process augments imports
-# this module, and one that was not forked would begin with a thread for each core again.
+# Loaders already have a process for each core. This is set at import because every process that augments imports this
+# module; otherwise a process that was not forked would again start a thread for each core.
 cv2.setNumThreads(0)
 
 
 class AffineCrop(A.DualTransform):
-    """Scale, turn, mirror and crop (or pad) as one affine warp from the image straight into the crop.
+    """Scale, turn, mirror and crop (or pad) in one affine warp from the image into the crop.
 
-    Pixels are interpolated once, and none is computed that the crop does not show. The factor is drawn uniformly. Half
-    of the images are turned, as published, by an angle drawn uniformly. Where the crop shows more than the picture
-    there is the fill, into which the picture's outermost pixels run over.
+    Pixels are interpolated once, and only those that the crop shows are computed. The scale is drawn uniformly. As
+    published, half of the images are turned, by an angle drawn uniformly. Outside the picture, the crop shows the fill,
+    and the outermost pixels blend into it.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK)
@@ -62,8 +62,8 @@ class AffineCrop(A.DualTransform):
                 radians=radians,
                 mirrored=mirrored < self.flip_probability,
             ),
-            # Bilinear interpolation looks at four pixels. From half the size on it would skip some, so that fine
-            # patterns turn into coarse ones: then squares of `shrink` pixels become one first.
+            # Bilinear interpolation reads four pixels. At half the size or less it would skip pixels and turn fine
+            # patterns into coarse ones, so squares of `shrink` x `shrink` pixels are averaged first.
             "shrink": max(1, int(min(width / scaled_width, height / scaled_height))),
         }
 
@@ -76,8 +76,8 @@ class AffineCrop(A.DualTransform):
             shown = cv2.resize(shown, small, interpolation=cv2.INTER_AREA)
             for row, factor in enumerate((small[0] / width, small[1] / height)):
                 crop_to_shown[row] *= factor
-                crop_to_shown[row, 2] += (factor - 1) / 2  # coordinates count from the middle of the first pixel
-        # Of four channels OpenCV warps the same pixels in half the time that three take.
+                crop_to_shown[row, 2] += (factor - 1) / 2  # the origin is the center of the first pixel
+        # OpenCV warps four channels in half the time it takes for three.
         warped = _warped(cv2.cvtColor(shown, cv2.COLOR_RGB2RGBA), crop_to_shown, size, cv2.INTER_LINEAR, self.fill)
         return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
@@ -88,7 +88,7 @@ class AffineCrop(A.DualTransform):
 
 
 def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
-    """Where the crop begins; a picture smaller than it lies in its middle."""
+    """Where the crop begins in the picture; a smaller picture is centered in the crop."""
     free = scaled_px - crop_px
     return int(drawn * (free + 1)) if free >= 0 else -(-free // 2)
 
@@ -96,9 +96,9 @@ def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
 def _crop_to_image(
     left: int, top: int, middle: tuple[float, float], steps: tuple[float, float], radians: float, mirrored: bool
 ) -> Matrix:
-    """From a pixel (x, y) of the crop to where the image is read: by way of the scaled image, turned about its middle.
+    """The matrix from a pixel (x, y) of the crop to a place in the image, via the scaled image turned about its center.
 
-    Where nothing is scaled or turned all numbers are whole or halves, and the crop is exact.
+    Without scaling or turning, all numbers are integers or halves, and the crop is exact.
     """
     cosine, sine = math.cos(radians), math.sin(radians)
     direction = -1 if mirrored else 1
@@ -112,7 +112,7 @@ def _crop_to_image(
 
 
 def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_px: int) -> tuple[Pixels, Matrix]:
-    """The part of the image that the crop shows, and the matrix from the crop to it."""
+    """The part of the image that the crop shows, and the matrix from the crop to that part."""
     last = np.array(size) - 1
     moved = crop_to_image[:, :2] * last  # from the first pixel to the last, along each side of the crop
     start = crop_to_image[:, 2] + np.minimum(moved, 0).sum(axis=1)
@@ -124,7 +124,7 @@ def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_
 
 
 def _within(start: float, end: float, length: int) -> tuple[int, int]:
-    """At least one pixel, even where the crop shows none."""
+    """The range of pixels, at least one even if the crop shows none."""
     first = min(max(0, math.floor(start)), length - 1)
     return first, max(first + 1, min(length, math.ceil(end) + 1))
 
@@ -136,8 +136,25 @@ def _warped(
     return cv2.warpAffine(pixels, crop_to_pixels, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
 
 
+class AugmentationParams(Protocol):
+    """The keys of `pretrain` and `finetune` that say how images are augmented."""
+
+    @property
+    def scale_min(self) -> float: ...
+    @property
+    def scale_max(self) -> float: ...
+    @property
+    def rotation_degrees(self) -> float: ...
+    @property
+    def flip_probability(self) -> float: ...
+    @property
+    def blur_probability(self) -> float: ...
+    @property
+    def color_jitter(self) -> float: ...
+
+
 class Augmentation:
-    """Scale, turn, crop (or pad), mirror, blur, colours. All randomness comes from the seed given with each call."""
+    """Scale, turn, crop (or pad), mirror, blur and recolor. All randomness comes from the seed of each call."""
 
     def __init__(
         self,
@@ -157,17 +174,34 @@ class Augmentation:
         )
         self._blur_probability, self._color_jitter = blur_probability, color_jitter
 
+    @classmethod
+    def from_params(
+        cls, params: "AugmentationParams", height_px: int, width_px: int, fill: tuple[int, int, int], ignore: int
+    ) -> "Augmentation":
+        return cls(
+            height_px=height_px,
+            width_px=width_px,
+            scale_min=params.scale_min,
+            scale_max=params.scale_max,
+            rotation_degrees=params.rotation_degrees,
+            flip_probability=params.flip_probability,
+            blur_probability=params.blur_probability,
+            color_jitter=params.color_jitter,
+            fill=fill,
+            ignore=ignore,
+        )
+
     def image(self, image: Pixels, seed: int) -> Pixels:
         self._crop.set_random_seed(seed)
-        return self._look(self._crop(image=image)["image"])
+        return self._blur_and_color(self._crop(image=image)["image"])
 
     def image_and_mask(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
         self._crop.set_random_seed(seed)
         both = self._crop(image=image, mask=mask)
-        return self._look(both["image"]), both["mask"]
+        return self._blur_and_color(both["image"]), both["mask"]
 
-    def _look(self, image: Pixels) -> Pixels:
-        """What changes no place: of the crop alone, which is smaller than the image."""
+    def _blur_and_color(self, image: Pixels) -> Pixels:
+        """The steps that move no pixel, applied to the crop because it is smaller than the image."""
         blurred, *drawn = self._crop.random_generator.random(4)
         if blurred < self._blur_probability:
             image = cv2.GaussianBlur(image, (BLUR_PX, BLUR_PX), 0)
@@ -177,8 +211,8 @@ class Augmentation:
 
 
 def _color_matrix(image: Pixels, brightness: float, contrast: float, saturation: float) -> Matrix:
-    """All three in one step, without rounding between: the first scales colours, the second their distance to the
-    image's mean gray, the third that to their own gray. So their order does not matter.
+    """Brightness, contrast and saturation in one matrix, without rounding in between. They scale a color, its distance
+    to the image's mean gray, and its distance to its own gray; so their order does not matter.
     """
     gain = brightness * contrast
     offset = brightness * (1 - contrast) * (GRAY @ cv2.mean(image)[:3])

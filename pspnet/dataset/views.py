@@ -1,4 +1,4 @@
-"""Unlabelled images as a self-supervised method wants to see them."""
+"""Images without masks, as the views that a self-supervised method asks for."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pspnet.dataset.shards import ShardReader
+from pspnet.dataset.store.shards import ShardReader
 from pspnet.dataset.transforms import Augmentation
 
 MakeViews = Callable[[Callable[[], NDArray[np.uint8]], Any, np.random.Generator], Mapping[str, NDArray[np.generic]]]
 
 
-class UnlabelledViews(Dataset[dict[str, Tensor]]):
+class UnlabeledViews(Dataset[dict[str, Tensor]]):
     """Sample (epoch, position) is the same in any process, in any order."""
 
     def __init__(
@@ -36,7 +36,7 @@ class UnlabelledViews(Dataset[dict[str, Tensor]]):
         return len(self._places)
 
     def source(self, position: int) -> str:
-        """The file among the raw data."""
+        """The image's path in the raw data."""
         return self._reader.source(*self._places[position])
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How much the pixels of each class count."""
+"""The weight of each class in the loss."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from pspnet.errors import Problem, UserError
 
 
 def class_weights(params: LossParams, classes: tuple[str, ...], pixels: Sequence[int]) -> dict[str, float]:
-    """`pixels`: of each class in the masks of train."""
+    """Class name -> weight. `pixels`: the number of pixels of each class in the masks of train."""
     if params.class_weights == "none":
         return dict.fromkeys(classes, 1.0)
     if params.class_weights == "given":
         return _given(params, classes)
     if not any(pixels):
-        raise UserError(Problem("train", "has no annotated pixel", "masks that are not ignored throughout"))
+        raise UserError(Problem("train", "has no annotated pixels", "at least one pixel with a class"))
     median = statistics.median(count for count in pixels if count)
     power = {"median_frequency": 1.0, "inverse_sqrt": 0.5}[params.class_weights]
     return {
@@ -30,7 +30,7 @@ def _given(params: LossParams, classes: tuple[str, ...]) -> dict[str, float]:
         problems.append(Problem(where, f"names {', '.join(unknown)}", f"the classes of the data: {', '.join(classes)}"))
     if missing := [name for name in classes if name not in given]:
         problems.append(
-            Problem(where, f"says nothing of {', '.join(missing)}", "a weight for each class", "1.0 changes nothing.")
+            Problem(where, f"has no weight for {', '.join(missing)}", "a weight for each class", "1.0 is neutral.")
         )
     if not problems and not any(given.values()):
         problems.append(Problem(where, "is 0 for every class", "a class to learn"))

@@ -1,9 +1,9 @@
-"""What losses need to know of the logits, a few rows of the images at a time.
+"""The functions of the logits that losses need, computed a few rows of the images at a time.
 
-Enlarged to the size of the masks, in float32, the logits of a batch are the largest tensor of a training, and a loss
-that is written straightforwardly makes several of that size. Here they exist a few rows at a time, and are computed
-once more in the backward pass. Everything is a product of matrices, a sum or a comparison: these are deterministic on
-GPUs too, while the backward passes of bilinear enlargement and of a loss over a plane are not.
+The logits of a batch, enlarged to the size of the masks in float32, would be the largest tensor in training, and a
+straightforward loss creates several of that size. Here they exist a few rows at a time and are recomputed in the
+backward pass. Everything is a matrix product, a sum or a comparison: these are deterministic on GPUs too, while the
+backward passes of bilinear enlargement and of a loss over a plane are not.
 """
 
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CPU_VALUES = 2**19  # of logits at a time: they stay in the cores' caches
+CPU_VALUES = 2**19  # logits at a time: they fit the cores' caches
 GPU_VALUES = 2**23  # enough to keep a GPU busy
 
 
 def negative_log_likelihood(logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:
-    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the share given to the mask's class, where that is one."""
+    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the probability of the mask's class, where the pixel has one."""
     nll: Tensor = _NegativeLogLikelihood.apply(logits, masks, align_corners)
     return nll
 
 
 def class_sums(logits: Tensor, masks: Tensor, annotated: Tensor, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, K, h, w), (N, H, W), (N, H, W) -> 3 x (K): for each class the sum over the annotated pixels of the share that
-    is given to it, the sum over its own pixels alone, and the number of those.
+    """(N, K, h, w), (N, H, W), (N, H, W) -> 3 x (K): for each class the sum of its probability over the annotated
+    pixels, the sum over its own pixels alone, and the number of its own pixels.
     """
     sums: tuple[Tensor, Tensor, Tensor] = _ClassSums.apply(logits, masks, annotated, align_corners)
     return sums
@@ -89,11 +89,11 @@ class _ClassSums(torch.autograd.Function):
 
 
 def _softmax(values: Tensor) -> Tensor:
-    return values.log_softmax(1).exp_()  # on CPUs twice as fast as softmax over a dimension that is not the last
+    return values.log_softmax(1).exp_()  # on CPUs twice as fast as softmax, unless over the last dimension
 
 
 class _Strip(NamedTuple):
-    """Some rows of the images, the coarse rows they are made of, and what makes them: (rows, coarse_rows)."""
+    """Some rows of the images, the coarse rows they come from, and the matrix between them: (rows, coarse_rows)."""
 
     rows: slice
     coarse_rows: slice
@@ -103,9 +103,9 @@ class _Strip(NamedTuple):
 Place = tuple[torch.dtype, torch.device]
 
 
-@lru_cache(maxsize=32)  # sizes: those of two heads in one training, since crops are all of one
+@lru_cache(maxsize=32)  # sizes; training uses only those of two heads, because all crops have one size
 def _enlargement(size: int, enlarged: int, align_corners: bool, place: Place) -> Tensor:
-    """(enlarged, size): bilinear enlargement as a matrix, so that its transpose is the way back."""
+    """(enlarged, size): linear enlargement as a matrix, whose transpose pulls gradients back."""
     dtype, device = place
     identity = torch.eye(size, dtype=dtype)
     matrix = F.interpolate(identity[None], enlarged, mode="linear", align_corners=align_corners)[0].T
@@ -114,7 +114,7 @@ def _enlargement(size: int, enlarged: int, align_corners: bool, place: Place) ->
 
 @lru_cache(maxsize=32)
 def _strips(height: int, size: int, enlarged: int, align_corners: bool, place: Place) -> tuple[_Strip, ...]:
-    """Of at most `height` rows."""
+    """Strips of at most `height` rows that cover the image."""
     vertical = _enlargement(size, enlarged, align_corners, place)
     strips = []
     for first in range(0, enlarged, height):
@@ -126,7 +126,7 @@ def _strips(height: int, size: int, enlarged: int, align_corners: bool, place: P
 
 
 class _Enlarged:
-    """The logits at the size of the masks, strip by strip, and the way back for gradients."""
+    """The logits enlarged to the size of the masks, strip by strip, and the gradient pulled back."""
 
     def __init__(self, logits: Tensor, masks: Tensor, align_corners: bool) -> None:
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -140,12 +140,12 @@ class _Enlarged:
         self._strips = _strips(height, logits.shape[2], masks.shape[1], align_corners, place)
 
     def __iter__(self) -> Iterator[tuple[_Strip, Tensor]]:
-        """Each strip with the logits there: (N, K, rows, W)."""
+        """Each strip with its enlarged logits: (N, K, rows, W)."""
         for strip in self._strips:
             yield strip, strip.vertical @ (self._logits[:, :, strip.coarse_rows] @ self._horizontal.T)
 
     def is_own(self, strip: _Strip) -> Tensor:
-        """(N, K, rows, W): whether that is the pixel's class in the mask."""
+        """(N, K, rows, W): whether the class is the pixel's class in the mask."""
         return self._masks[:, None, strip.rows] == self._classes
 
     def pull_back(self, strip: _Strip, gradient: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of losses. Pixels count by their `weights` (N, H, W), ignored ones by 0; if all do, the loss is 0."""
+"""The kinds of loss. `weights` (N, H, W) weighs each pixel, ignored ones by 0; if all are 0, so is the loss."""
 
 import math
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def cross_entropy(nll: Tensor, weights: Tensor) -> Tensor:
-    """sum(w * nll) / sum(w), as torch weights classes: a pixel that counts twice is as good as two pixels."""
+    """sum(w * nll) / sum(w), as torch weights classes: a pixel of weight 2 counts like two pixels."""
     return (weights * nll).sum() / _positive(weights.sum())
 
 
 def focal(nll: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """Cross-entropy times (1 - p) ** gamma, where p is the share given to the mask's class."""
+    """Cross-entropy times (1 - p) ** gamma, where p is the probability of the mask's class."""
     missed = -torch.expm1(-nll)
-    # Its slope at 0 is infinite for gamma below 1: a pixel without any doubt would make the gradient NaN.
+    # For gamma below 1 the slope at 0 is infinite: a pixel with p = 1 would make the gradient NaN.
     return cross_entropy(missed.clamp(min=torch.finfo(nll.dtype).tiny) ** gamma * nll, weights)
 
 
 def hardest(nll: Tensor, weights: Tensor, threshold: float, least_share: float) -> Tensor:
-    """Online hard example mining: cross-entropy over the pixels whose class is given at most `threshold`, and if these
-    are fewer than `least_share` of the annotated ones, over that many hardest ones.
+    """Online hard example mining: cross-entropy over the pixels whose class has at most the probability `threshold`, or
+    over the hardest `least_share` of the annotated pixels if these are more.
     """
     with torch.no_grad():
         counted = weights != 0
@@ -32,9 +32,9 @@ def hardest(nll: Tensor, weights: Tensor, threshold: float, least_share: float) 
 
 
 def dice(given: Tensor, own: Tensor, pixels: Tensor, class_weights: Tensor) -> Tensor:
-    """1 - 2 * overlap / (share given + pixels), the mean over the classes that the masks show.
+    """1 - 2 * overlap / (probability + pixels), the weighted mean over the classes in the masks.
 
-    A class that is absent has no overlap to gain: with it the mean would depend on how many classes there are.
+    An absent class has no overlap to gain: counting it would make the mean depend on the number of classes.
     """
     present = class_weights * (pixels > 0)
     losses = 1 - 2 * own / _positive(given + pixels)
@@ -42,5 +42,5 @@ def dice(given: Tensor, own: Tensor, pixels: Tensor, class_weights: Tensor) -> T
 
 
 def _positive(total: Tensor) -> Tensor:
-    """What is 0 is a sum over nothing; divided by this it stays 0."""
+    """A divisor that keeps an empty sum 0."""
     return total.clamp(min=torch.finfo(total.dtype).tiny)

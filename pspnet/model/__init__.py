@@ -1,1 +1,5 @@
-"""PSPNet (Zhao et al., 2017) and the files its weights live in."""
+"""The network and its files: PSPNet, its backbones, bundles.
+
+May import `config` and everything below. Start at `network.py`; `bundle.py` reads and writes bundles. The names of
+tensors must not change, or older bundles cannot be read.
+"""

@@ -1,12 +1,12 @@
-"""The bundle: one directory that is the model. Whoever has it can predict, and needs nothing else."""
+"""The bundle: one directory that is the model. It holds everything that prediction needs."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pspnet.model.facts import BUNDLE, BUNDLE_FORMAT, bundle_facts, write_json
+from pspnet.model.backbone.facts import BUNDLE, BUNDLE_FORMAT, bundle_facts, write_json
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.weights import load_weights, save_weights
 from pspnet.model.network import Architecture, PSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.weights import load_weights, save_weights
 
 WEIGHTS = "model.safetensors"
 
@@ -18,7 +18,7 @@ class Bundle:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     pretraining: str
-    fingerprints: dict[str, str]  # of the splits that made it: train, and val that chose it
+    fingerprints: dict[str, str]  # of train, which the model learned from, and val, which chose the epoch
     backbone_digest: str
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""PSPNet: images to logits, never a loss."""
+"""PSPNet: images -> logits, never a loss."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pspnet.model.backbone import Depth, Dilation, Features, OutputStride, ResNet, Stem
-from pspnet.model.normalisation import BatchNorm
-from pspnet.model.pyramid import PyramidPooling, PyramidWeights
+from pspnet.model.backbone.normalization import BatchNorm
+from pspnet.model.backbone.pyramid import PyramidPooling, PyramidWeights
+from pspnet.model.backbone.resnet import Depth, Dilation, Features, OutputStride, ResNet, Stem
 
 Decoder = Literal["plain", "low_level"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that decides the shapes of the weights and what is computed with them.
+    """Everything that determines the shapes of the weights and the function they compute.
 
-    What has a default is a variant: docs/network.md says which of them is whose network.
+    Fields with a default select a variant: docs/network.md says which project uses which.
     """
 
     depth: Depth
@@ -46,13 +46,13 @@ class Head(nn.Sequential):
 
 
 class Fusion(nn.Module):
-    """The pyramid's output beside shallow features, at their resolution: thin things leave more traces there."""
+    """The pyramid's output joined with shallow features at their resolution, which shows thin objects better."""
 
     def __init__(self, deep: int, shallow: int, width: float, align_corners: bool) -> None:
         super().__init__()
         kept, added = deep // 16, round(48 * width)
         self.deep = _project(deep, kept)
-        self.shallow = _project(shallow, added)  # few, so that they do not outvote the deep ones
+        self.shallow = _project(shallow, added)  # few, so that they do not dominate the deep ones
         self.channels = kept + added
         self.align_corners = align_corners
 
@@ -89,14 +89,14 @@ class PSPNet(nn.Module):
         return _enlarge(self.coarse_logits(self.backbone(images)), images, self.architecture.align_corners)
 
     def coarse_logits(self, features: Features) -> Tensor:
-        """At the resolution of C5, or of C2 where these are fused."""
+        """Logits at the resolution of C5, or of C2 if the decoder is low_level."""
         c2, *_, c5 = features
         pooled = self.pyramid(c5)
         return self.head(pooled if self.fusion is None else self.fusion(pooled, c2))  # type: ignore[no-any-return]
 
 
 class SupervisedPSPNet(nn.Module):
-    """PSPNet with the auxiliary head on layer3 that helps its training and is dropped afterwards."""
+    """PSPNet with the auxiliary head on layer3, which helps training and is dropped afterwards."""
 
     def __init__(self, network: PSPNet) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class SupervisedPSPNet(nn.Module):
         self.auxiliary_head = Head(middle, middle // 4, network.architecture.classes, network.architecture.dropout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # (N, image_channels, H, W) -> 2 x (N, K, h, w)
-        """Coarse logits, main and auxiliary: the loss enlarges them without ever holding them at full size."""
+        """Main and auxiliary coarse logits: the loss enlarges them without ever holding them at full size."""
         features = self.network.backbone(images)
         return self.network.coarse_logits(features), self.auxiliary_head(features[-2])
 

@@ -1,4 +1,4 @@
-"""The gate's decisions, each a run: what was asked, what was decided, why, and a page that shows it."""
+"""The gate's decisions, each an MLflow run: the question, the decision, its reasons, and a page that shows it."""
 
 import hashlib
 import json
@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pspnet.process import user
-from pspnet.promotion import Decision, decision_page
+from pspnet.machine.process import user
+from pspnet.registry.decision_page import decision_page
+from pspnet.registry.gate import Decision
 from pspnet.registry.versions import Version, Versions
 from pspnet.tracking.connection import experiment
 from pspnet.tracking.pipeline import log_metrics
@@ -21,10 +22,10 @@ FORMAT = 1
 LONGEST_TAG = 4000
 
 
-def question(
+def question_key(
     candidate: str, champion: str, fingerprint: str, rules: dict[str, Any], withdrawn: bool, forced: bool
 ) -> str:
-    """The digest of what is asked: the same question is answered once."""
+    """Return the digest of a question to the gate; each question is decided once."""
     facts = [candidate, champion, fingerprint, rules, withdrawn, forced]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -34,34 +35,34 @@ class Decisions:
         self._client, self._versions = client, versions
         self._home = experiment(client, state, versions.model)
 
-    def find(self, asked: str, version: Version) -> Decision | None:
-        """The answer to a question that was asked before; the version says so again, whatever was decided since."""
+    def find(self, key: str, version: Version) -> Decision | None:
+        """Return the decision on a question asked before, and show it on the version again; None if there is none."""
         from mlflow.artifacts import load_dict
 
-        run = self._run(asked)
+        run = self._run(key)
         if run is None or run.info.status != "FINISHED":
             return None
         facts = load_dict(f"{run.info.artifact_uri}/{JSON}")
-        if facts.pop("format", None) != FORMAT:  # of another version of pspnet: asked again
+        if facts.pop("format", None) != FORMAT:  # written by a different version of pspnet: decide again
             return None
         decision = Decision.from_json(facts)
-        self._tell(version, decision, str(run.info.run_id))
+        self._show(version, decision, str(run.info.run_id))
         return decision
 
     def count(self, fingerprint: str, besides: str) -> int:
-        """How many decisions this test split has made, not counting the one that is being made."""
+        """Count the decisions made on this test split, except the one being made."""
         filter_string = (
             f"tags.`pspnet.kind` = 'decision' and tags.fingerprint = '{fingerprint}' and tags.question != '{besides}'"
         )
         return len(self._client.search_runs([self._home], filter_string, max_results=50_000))
 
-    def record(self, asked: str, decision: Decision, version: Version) -> str:
-        """The id of its run. Killed in the middle and done again, it is the same run."""
-        run = self._run(asked)
+    def record(self, key: str, decision: Decision, version: Version) -> str:
+        """Record a decision and return the id of its run; repeating it after a kill completes the same run."""
+        run = self._run(key)
         if run is None:
             tags = {
                 "pspnet.kind": "decision",
-                "question": asked,
+                "question": key,
                 "fingerprint": decision.fingerprint,
                 "outcome": decision.outcome,
                 "summary": decision.summary()[:LONGEST_TAG],
@@ -90,12 +91,12 @@ class Decisions:
             Path(folder, JSON).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             Path(folder, PAGE).write_text(decision_page(decision), encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
-        self._tell(version, decision, run_id)
-        self._client.set_terminated(run_id)  # last: from now on it is found
+        self._show(version, decision, run_id)
+        self._client.set_terminated(run_id)  # last: only now `find` returns it
         return run_id
 
-    def _tell(self, version: Version, decision: Decision, run_id: str) -> None:
-        """What the version's page shows."""
+    def _show(self, version: Version, decision: Decision, run_id: str) -> None:
+        """Show the decision on the version's page."""
         if version.tags.get("decision.run") == run_id:
             return
         summary = decision.summary()[:LONGEST_TAG]
@@ -107,18 +108,18 @@ class Decisions:
                 "decision": decision.outcome,
                 "decision.summary": summary,
                 "decision.reasons": reasons[:LONGEST_TAG],
-                "decision.run": run_id,  # the last: with it they are complete
+                "decision.run": run_id,  # last: it marks the others as complete
             },
         )
 
     def of(self, version: Version) -> "list[Run]":
-        """All there were on a version, oldest first."""
+        """Return the runs of all decisions on a version, oldest first."""
         filter_string = f"tags.`pspnet.kind` = 'decision' and tags.candidate = '{version.number}'"
         found = self._client.search_runs([self._home], filter_string, order_by=["attributes.start_time ASC"])
         return list(found)
 
-    def _run(self, asked: str) -> "Run | None":
+    def _run(self, key: str) -> "Run | None":
         found = self._client.search_runs(
-            [self._home], f"tags.question = '{asked}'", max_results=1, order_by=["attributes.start_time ASC"]
+            [self._home], f"tags.question = '{key}'", max_results=1, order_by=["attributes.start_time ASC"]
         )
         return found[0] if found else None

@@ -1,4 +1,4 @@
-"""What a bundle predicts, kept in its version: whoever loads that version, anywhere and later, must get the same."""
+"""What a bundle predicts, kept in its version: loaded anywhere and at any time, the version must predict the same."""
 
 import hashlib
 import json
@@ -12,23 +12,23 @@ import numpy as np
 import pandas as pd
 
 from pspnet.dataset.annotated import AnnotatedImages
-from pspnet.dataset.images import decode_mask, encode_image
-from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.store.pixels import decode_mask, encode_image
+from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import Problem, UserError
-from pspnet.outputs import whole_file
+from pspnet.machine.outputs import whole_file
 from pspnet.registry.provenance import installed
 from pspnet.registry.versions import part
-from pspnet.served import LOAD_SECONDS, SECONDS_PER_IMAGE, Call, served
+from pspnet.serving.client import LOAD_SECONDS, SECONDS_PER_IMAGE, Call, served
 
 IMAGES = 4
-TOLERATED_SHARE = 0.001  # of pixels: another kind of processor rounds differently, and two classes may be level
+TOLERATED_SHARE = 0.001  # of pixels: processors round differently, which decides between equally likely classes
 
 
 Examples = list[tuple[str, str]]  # an image, as a client would send it, and its mask; both as base64
 
 
 def examples(bundle: str, prepared: str, settings: Mapping[str, Any]) -> Examples:
-    """What the bundle predicts, with the settings of a version of it. Takes and returns what JSON can hold."""
+    """Return images with the bundle's masks, predicted with a version's settings. All values fit into JSON."""
     from pspnet.serving.service import Service  # loads torch
 
     images = [b64encode(image).decode() for image in _images(Path(prepared), settings)]
@@ -39,7 +39,7 @@ def examples(bundle: str, prepared: str, settings: Mapping[str, Any]) -> Example
 def examples_later(
     call: Call | None, bundle: Path, prepared: Path, settings: Mapping[str, Any]
 ) -> Callable[[], Examples]:
-    """Made elsewhere while this process goes on; without `call` here, once they are asked for."""
+    """Return a function for the examples. With `call`, another process makes them now, otherwise this one later."""
     arguments: dict[str, Any] = {"bundle": str(bundle), "prepared": str(prepared), "settings": settings}
     if call is None:
         return partial(examples, **arguments)
@@ -47,7 +47,7 @@ def examples_later(
 
 
 def _images(prepared: Path, settings: Mapping[str, Any]) -> Iterator[bytes]:
-    """Test images as a client would send them; without any, one that is drawn."""
+    """Yield test images as a client would send them; if there are none, a random one."""
     sent = 0
     if (prepared / "dataset.json").exists():
         dataset = PreparedDataset.open(prepared)
@@ -69,14 +69,14 @@ def write_expected(found: Examples, folder: Path) -> None:
 
 
 def difference(folder: Path) -> str | None:
-    """How a version, in its own process, differs from what its bundle predicted at first; None: it does not.
+    """Return how a version, in its own process, differs from what its bundle predicted; None if it does not.
 
-    Asked once for each environment: neither the version nor the packages change by themselves.
+    Each environment is tried once: neither the version nor the packages change by themselves.
     """
     memory = folder.parent / "answered.json"
     if memory.exists():
-        said = json.loads(memory.read_text(encoding="utf-8"))
-        if said["environment"] == _environment():
+        remembered = json.loads(memory.read_text(encoding="utf-8"))
+        if remembered["environment"] == _environment():
             return None
     found = _ask(folder)
     if found is None:
@@ -92,12 +92,12 @@ def _ask(folder: Path) -> str | None:
     try:
         with served(folder) as ask:
             answers = ask(images)
-    except RuntimeError as error:  # no verdict: it may be the memory of this machine, or a package that is missing
+    except RuntimeError as error:  # says nothing about the version: memory may be short here, or a package missing
         first, *words = str(error).splitlines()
-        raise UserError(Problem(str(folder), f"cannot be asked ({first})"), "\n".join(words)) from None
+        raise UserError(Problem(str(folder), f"cannot be run ({first})"), "\n".join(words)) from None
     for number, (wanted, answer) in enumerate(zip(masks, answers, strict=True), start=1):
         if wanted.shape != answer.mask.shape:
-            return f"image {number} has a mask of {answer.mask.shape}, not {wanted.shape}"
+            return f"image {number} has a mask of shape {answer.mask.shape}, not {wanted.shape}"
         if (share := float(np.mean(wanted != answer.mask))) > TOLERATED_SHARE:
             return f"{share:.1%} of the pixels of image {number} differ"
     return None

@@ -1,4 +1,4 @@
-"""What a version was made of: the files it keeps, so that it can be traced and made again."""
+"""The files a version keeps so that it can be traced and made again."""
 
 import importlib.metadata
 import json
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pspnet.config.reading import read_yaml
-from pspnet.credentials import hidden
+from pspnet.machine.credentials import hidden
 from pspnet.tracking.connection import tracking_uri
-from pspnet.tracking.pipeline import OF_A_FLOW, circumstances
+from pspnet.tracking.pipeline import FLOW_TAGS, circumstances
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,13 +29,24 @@ DIFF = "changes.diff"
 PACKAGES = "packages.txt"
 RUNS = "runs"
 GIT_SECONDS = 60
-TELLING = ("python", "torch", "torchvision", "numpy", "albumentations", "pillow", "pandas", "pyarrow", "mlflow", "dvc")
-# DVC writes these while the pipeline runs; they are kept whole.
+MAIN_PACKAGES = (
+    "python",
+    "torch",
+    "torchvision",
+    "numpy",
+    "albumentations",
+    "pillow",
+    "pandas",
+    "pyarrow",
+    "mlflow",
+    "dvc",
+)
+# DVC changes these while the pipeline runs; versions keep them whole.
 NO_CHANGES = (":(exclude)dvc.lock", ":(exclude)*.dvc", ":(exclude)accepted.jsonl", ":(exclude).dvc/config")
 
 
 def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]:
-    """Fill `folder`; returns the tags that say from which commit this is."""
+    """Fill `folder` with provenance; return the tags that name the commit."""
     folder.mkdir(parents=True)
     for path in (*map(Path, KEPT), *data):
         if path.exists() and not path.is_absolute() and ".." not in path.parts:
@@ -46,7 +57,7 @@ def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]
     packages = "".join(f"{name}=={version}\n" for name, version in sorted(installed().items()))
     (folder / PACKAGES).write_text(packages, encoding="utf-8")
     about = circumstances()
-    tags = {name: about[name] for name in OF_A_FLOW if name in about}
+    tags = {name: about[name] for name in FLOW_TAGS if name in about}
     commit = about.get("mlflow.source.git.commit")
     if commit is None:
         return tags
@@ -56,15 +67,15 @@ def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]
 
 
 def _diff() -> bytes:
-    """Against the commit: changed files, and new ones that stages are made of; other new ones may hold secrets."""
+    """Return the diff to the commit: changed files, and new files that stages use; other new files may hold secrets."""
     with tempfile.TemporaryDirectory() as temporary:
-        index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}  # the person's own stays as it is
+        index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}  # the person's own index is left unchanged
         _git("read-tree", "HEAD", **index)
         _git("add", "--update", "--", ".", *NO_CHANGES, **index)
         listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--", "pspnet", *_named_files(), **index)
         if new := [os.fsdecode(name) for name in listed.split(b"\0") if name]:
             _git("--literal-pathspecs", "add", "--", *new, **index)
-        # Not `git diff`: a person's settings (colour, prefixes, lines of context) would change what it prints.
+        # Not `git diff`: a person's settings (color, prefixes, lines of context) would change its output.
         plumbing = ("diff-index", "--cached", "--patch", "--binary", "--full-index", "--no-ext-diff")
         return _git(*plumbing, "HEAD", "--", ".", *NO_CHANGES, **index)
 
@@ -82,12 +93,12 @@ def _git(*arguments: str, **environment: str) -> bytes:
 
 
 def data_files(kept: Path) -> list[Path]:
-    """The .dvc files of the raw data, where they belong in a checkout."""
+    """Return the paths of the raw data's .dvc files, relative to the checkout."""
     return sorted(path.relative_to(kept) for path in kept.rglob("*.dvc"))
 
 
 def accepted(kept: Path, stages: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The words that hold for the results in `stages`, of a dvc.lock; those about older results stay out."""
+    """Return the acceptances of the results in `stages`, from a dvc.lock; those of older results are left out."""
     if not (kept / ACCEPTED).exists():
         return []
     outs = {stage: {out["path"]: out.get("md5") for out in facts.get("outs", [])} for stage, facts in stages.items()}
@@ -98,37 +109,37 @@ def accepted(kept: Path, stages: Mapping[str, Any]) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class Change:
     path: str
-    added: int | None  # lines; None: it is not text
+    added: int | None  # lines; None: not a text file
     removed: int | None
 
 
 def changes(kept: Path) -> list[Change]:
-    """Of the tree against its commit."""
+    """Return how the working tree differed from its commit."""
     if not (kept / DIFF).exists():
         return []
-    # In a folder of a checkout git leaves out what lies above it.
+    # Run in a folder of a checkout, git would leave out everything above it.
     command = ["git", "apply", "--numstat", "-z", str((kept / DIFF).resolve())]
-    told = subprocess.run(command, cwd=kept.resolve().anchor, capture_output=True, check=True, timeout=GIT_SECONDS)
-    return list(_parsed(os.fsdecode(told.stdout)))
+    parsed = subprocess.run(command, cwd=kept.resolve().anchor, capture_output=True, check=True, timeout=GIT_SECONDS)
+    return list(_parsed(os.fsdecode(parsed.stdout)))
 
 
-def _parsed(told: str) -> Iterator[Change]:
-    for line in told.split("\0")[:-1]:
+def _parsed(numstat: str) -> Iterator[Change]:
+    for line in numstat.split("\0")[:-1]:
         added, removed, path = line.split("\t", 2)
         yield Change(path, *(None if count == "-" else int(count) for count in (added, removed)))
 
 
 @cache
 def installed() -> Mapping[str, str]:
-    """What this process can import; it takes a moment to find out."""
+    """Return the packages this process can import; this takes a moment."""
     found = {"python": platform.python_version()}
     for item in importlib.metadata.distributions():
-        found.setdefault(_plain(str(item.name)), item.version)  # of two copies the first is imported
+        found.setdefault(_plain(str(item.name)), item.version)  # the first of two copies is the one imported
     return found
 
 
 def packages(kept: Path) -> dict[str, str]:
-    """Those a version was made with."""
+    """Return the packages a version was made with."""
     if not (kept / PACKAGES).exists():
         return {}
     lines = (kept / PACKAGES).read_text(encoding="utf-8").split()
@@ -143,25 +154,25 @@ def _plain(name: str) -> str:
 class OtherPackage:
     name: str
     then: str
-    here: str | None  # None: it is not installed
+    here: str | None  # None: not installed
 
     def __str__(self) -> str:
         return f"{self.name} {self.then} -> {self.here or 'not installed'}"
 
 
 def other_packages(kept: Path) -> list[OtherPackage]:
-    """Those that are not as they were, the telling ones first. Our own is not asked: it comes with the version."""
+    """Return packages that differ here, the main ones first; pspnet is left out, since it comes with the version."""
     here = installed()
     found = [
         OtherPackage(name, version, here.get(name))
         for name, version in packages(kept).items()
         if name != "pspnet" and here.get(name) != version
     ]
-    return sorted(found, key=lambda package: (package.name not in TELLING, package.name))
+    return sorted(found, key=lambda package: (package.name not in MAIN_PACKAGES, package.name))
 
 
 def run_page(client: "MlflowClient", state: Path, run_id: str) -> str | None:
-    """Where a person can look at a run, where that is known."""
+    """Return the address of a run's page, or None if there is no server or no such run."""
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(state)
@@ -173,17 +184,17 @@ def run_page(client: "MlflowClient", state: Path, run_id: str) -> str | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
-    server = re.sub(r"(://)[^/]*@", r"\1", uri.rstrip("/"))  # without a password that may stand in it
+    server = re.sub(r"(://)[^/]*@", r"\1", uri.rstrip("/"))  # drops a password
     return f"{server}/#/experiments/{found}/runs/{run_id}"
 
 
 def stage_runs(client: "MlflowClient", experiments: Sequence[str], records: Path) -> dict[str, str]:
-    """Tags: a stage's run, if this MLflow knows it; of a result that came from elsewhere, what it said of its run."""
+    """Return tags with each stage's run, if this MLflow has it, otherwise with the run in the stage's record."""
     tags = {}
     for path in sorted(records.glob("*.json")):
         record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         journal = record.get("journal")
-        if journal is None:  # it was not tracked
+        if journal is None:  # not tracked
             continue
         found = client.search_runs(list(experiments), f"tags.`pspnet.journal` = '{journal}'", max_results=1)
         if found:

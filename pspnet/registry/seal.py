@@ -1,7 +1,7 @@
 """Seals: the digest of all files of a version, signed if PSPNET_AUDIT_KEY is set.
 
-The digest is kept in MLflow, the files lie in an artifact store: whoever can only write there cannot change a version
-unnoticed. Whoever can write to MLflow itself can change both, unless there is a key that MLflow does not know.
+MLflow keeps the digest; an artifact store keeps the files. Somebody who can write only to the store cannot change a
+version unnoticed. Somebody who can write to MLflow can change both, unless there is a key that MLflow does not know.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ CONTENT, SIGNATURE = "pspnet.content", "pspnet.signature"  # tags of a version
 
 
 def content_digest(folder: Path) -> str:
-    """Of the names and bytes of all files below."""
+    """Return the digest of the names and bytes of all files in the folder."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_dir():
@@ -30,17 +30,17 @@ def content_digest(folder: Path) -> str:
 
 
 def seal(model: str, bundle: str, content: str) -> dict[str, str]:
-    """The tags with which a version is registered."""
+    """Return the tags that seal a version."""
     return {CONTENT: content, SIGNATURE: signature(_facts(model, bundle, content))}
 
 
 def is_signed(model: str, bundle: str, tags: Mapping[str, str]) -> bool:
-    """Whether the seal in these tags bears the signature that this process asks for; without a key, any will do."""
+    """Return whether the seal in these tags is signed with this process's key; without a key, any seal will do."""
     return is_signature(tags.get(SIGNATURE, ""), _facts(model, bundle, tags.get(CONTENT, "")))
 
 
 def signature(facts: Mapping[str, str]) -> str:
-    """HMAC-SHA256 with the key; empty without one."""
+    """Return the HMAC-SHA256 of the facts; empty without a key."""
     key = _key()
     if not key:
         return ""
@@ -59,7 +59,7 @@ def has_key() -> bool:
 def _key() -> str:
     key = os.environ.get(KEY, "")
     if key and len(key) < SHORTEST_KEY:
-        expected = f"at least {SHORTEST_KEY}; `openssl rand -hex 32` makes a good one"
+        expected = f"at least {SHORTEST_KEY}; `openssl rand -hex 32` makes a good key"
         raise UserError(Problem(KEY, f"has {len(key)} characters", expected))
     return key
 

@@ -11,8 +11,8 @@ import filelock
 import yaml
 
 from pspnet.errors import Problem, UserError
-from pspnet.model.digest import digest
-from pspnet.outputs import whole_file, whole_folder
+from pspnet.machine.outputs import whole_file, whole_folder
+from pspnet.model.backbone.digest import digest
 from pspnet.registry.seal import CONTENT, KEY, content_digest, has_key, is_signed, seal
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-FOLDERS, SHORT = "versions", 16  # in the state: MODEL-NUMBER-BUNDLE, with so much of the bundle's digest
+FOLDERS, SHORT = "versions", 16  # in the state: MODEL-NUMBER-BUNDLE, with this many characters of the bundle's digest
 MEMORY = "content"  # file beside a downloaded version: the digest of its files
-BUNDLE = "pspnet.bundle"  # tag: the digest of the bundle that a version is
+BUNDLE = "pspnet.bundle"  # tag: the digest of a version's bundle
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Version:
 
     @property
     def content(self) -> str:
-        """The digest of its files; empty if it was registered before versions had one."""
+        """Return the digest of its files; empty if it was registered before versions had seals."""
         return self.tags.get(CONTENT, "")
 
     @property
@@ -47,19 +47,19 @@ class Version:
 
 
 def has_folder(state: Path, bundle: str) -> bool:
-    """Whether a version of this bundle has been downloaded here. Asks neither MLflow nor another machine."""
+    """Return whether a version of this bundle was downloaded here, without asking MLflow."""
     return any((state / FOLDERS).glob(f"*-{bundle[:SHORT]}"))
 
 
 class Versions:
-    """Those of one registered model."""
+    """The versions of one registered model."""
 
     def __init__(self, client: "MlflowClient", state: Path, model: str) -> None:
         self.client, self.model = client, model
         self._folders = state / FOLDERS
 
     def all(self) -> list[Version]:
-        """Oldest first."""
+        """Return all versions, oldest first."""
         aliases = self._aliases()
         found: list[Version] = []
         token = None
@@ -71,7 +71,7 @@ class Versions:
                 return sorted(found, key=lambda version: version.number)
 
     def get(self, which: str) -> Version:
-        """By number or alias."""
+        """Return a version by number or alias."""
         versions = self.all()
         for version in versions:
             if which in (str(version.number), *version.aliases):
@@ -87,10 +87,10 @@ class Versions:
         return self._aliases().get(alias)
 
     def add(self, source: str, run_id: str, bundle: str, content: str, tags: Mapping[str, str]) -> Version:
-        """A version with its tags in one write. Of two hosts that add one bundle at the same time the first wins."""
+        """Add a version, tags included, in one write. If two hosts add the same bundle at once, the first wins."""
         from mlflow.exceptions import MlflowException
 
-        with contextlib.suppress(MlflowException):  # it is there already; if not, the next call says why
+        with contextlib.suppress(MlflowException):  # it exists already; if not, the next call says why
             self.client.create_registered_model(self.model)
         self.client.create_model_version(
             self.model, source, run_id, tags={**tags, BUNDLE: bundle, **seal(self.model, bundle, content)}
@@ -100,13 +100,13 @@ class Versions:
         return added
 
     def by_bundle(self, bundle: str) -> Version | None:
-        """The version of a bundle. A later one, which another host has added at the same time, is deleted."""
+        """Return the version of a bundle, and delete later ones that other hosts added at the same time."""
         from mlflow.exceptions import MlflowException
 
         found = [version for version in self.all() if version.bundle == bundle]
         for version in found[1:]:
             if not version.aliases:
-                with contextlib.suppress(MlflowException):  # that host has deleted it itself
+                with contextlib.suppress(MlflowException):  # that host has deleted it
                     self.client.delete_model_version(self.model, str(version.number))
         return found[0] if found else None
 
@@ -131,13 +131,13 @@ class Versions:
         self.client.delete_registered_model_tag(self.model, key)
 
     def folder(self, version: Version) -> Path:
-        """The whole of a version on this machine: its code, bundle, report and provenance, as they were registered."""
+        """Return the folder of a version on this machine, downloaded if needed, with its seal checked."""
         folder = self._downloaded(version)
         self._check_seal(version, content_of(folder))
         return folder
 
     def seal(self, version: Version) -> Version:
-        """With the digest of its files as they are now, which becomes the one that counts."""
+        """Seal a version with the digest of its files as they are now."""
         content = content_of(self._downloaded(version))
         if version.content:
             self._check_content(version, content)
@@ -146,14 +146,14 @@ class Versions:
 
     def _downloaded(self, version: Version) -> Path:
         if not version.bundle:
-            fix = "`pspnet register` makes versions that pspnet can use."
+            fix = "Register the bundle with `pspnet register`."
             raise UserError(Problem(self._name(version), "was not registered by pspnet", fix=fix))
         folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:SHORT]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{folder}.lock"):  # another process of this checkout may be at it
+        with filelock.FileLock(f"{folder}.lock"):  # another process of this checkout may be downloading it
             if not folder.exists():
                 self._download(version, folder)
-            if not (folder / MEMORY).exists():  # it was downloaded before versions had seals
+            if not (folder / MEMORY).exists():  # downloaded before versions had seals
                 _remember(folder)
         return folder / "model"
 
@@ -173,8 +173,8 @@ class Versions:
             if version.content:
                 self._check_content(version, content_digest(partial / "model"))
             if found != version.bundle:
-                problem = f"holds the bundle {found[:SHORT]} in {version.source}"
-                expected = f"{version.bundle[:SHORT]}, as it is registered"
+                problem = f"holds the bundle {found[:SHORT]} (from {version.source})"
+                expected = f"{version.bundle[:SHORT]}, as registered"
                 raise UserError(Problem(self._name(version), problem, expected, CHANGED))
             _remember(partial)
 
@@ -183,13 +183,13 @@ class Versions:
             self._check_content(version, content)
         fix = f"If you trust its files, `pspnet models seal {version.number}` seals them."
         if has_key() and not version.content:
-            raise UserError(Problem(self._name(version), "has no seal", f"one, since {KEY} is set", fix))
+            raise UserError(Problem(self._name(version), "has no seal", f"a seal, since {KEY} is set", fix))
         if not is_signed(self.model, version.bundle, version.tags):
             raise UserError(Problem(self._name(version), f"has a seal that was not signed with {KEY}", fix=fix))
 
     def _check_content(self, version: Version, content: str) -> None:
         if content != version.content:
-            problem = f"has other files than were registered (digest {content[:SHORT]}, from {version.source})"
+            problem = f"has other files than when it was registered (digest {content[:SHORT]}, from {version.source})"
             raise UserError(Problem(self._name(version), problem, f"the digest {version.content[:SHORT]}", CHANGED))
 
     def _name(self, version: Version) -> str:
@@ -210,12 +210,12 @@ class Versions:
             return None
 
 
-CHANGED = "Somebody has changed them. Use another version, and find out who can write there."
-HOW_TO_REGISTER = "`make retrain` registers what it trained."
+CHANGED = "Somebody has changed the files. Use another version, and find out who can write there."
+HOW_TO_REGISTER = "`make retrain` registers what it trains."
 
 
 def content_of(folder: Path) -> str:
-    """The digest of the files of a version that was downloaded to `folder`, as it was then."""
+    """Return the digest of a version's files in `folder`, as computed at its download."""
     return (folder.parent / MEMORY).read_text(encoding="utf-8").strip()
 
 
@@ -225,14 +225,14 @@ def _remember(folder: Path) -> None:
 
 
 def part(folder: Path, name: str) -> Path:
-    """`bundle`, `report`, `expected` or `provenance` in a version's folder."""
+    """Return the path of the bundle, report, expected predictions or provenance in a version's folder."""
     try:
         model: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
         found = folder / str(model["flavors"]["python_function"]["artifacts"][name]["path"])
     except (OSError, KeyError, TypeError, yaml.YAMLError):
         found = None
     if found is None or not found.exists() or not found.resolve().is_relative_to(folder.resolve()):
-        fix = f"Remove {folder.parent}: it will be downloaded again."
+        fix = f"Remove {folder.parent}; it will be downloaded again."
         raise UserError(Problem(str(folder), f"holds no {name}", "the files of a version", fix))
     return found
 

@@ -1,4 +1,9 @@
-"""Self-supervised methods: what a backbone can learn from images that nobody has annotated."""
+"""Self-supervised methods: tasks that train a backbone on images without masks.
+
+A method turns images into views and a loss; `training/pretrain.py` does the rest. May import `model` and everything
+below. Start at `pretext.py`. A new method needs a module, its params in `config/pretrain.py`, an entry in `METHODS` and
+tests.
+"""
 
 from pspnet.selfsup.inpainting import Inpainting
 from pspnet.selfsup.jigsaw import Jigsaw

@@ -1,12 +1,12 @@
-"""Inpainting (Pathak et al., 2016): paint what lies under hidden blocks, from what lies around them."""
+"""Inpainting (Pathak et al., 2016): reconstruct hidden blocks from their surroundings."""
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet.config.pretrain import PretrainParams
-from pspnet.model.backbone import ResNet
-from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.resnet import ResNet
 from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 
@@ -26,7 +26,7 @@ class Inpainting(Pretext):
     def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
         block, image = params.inpainting.block_px, crop()
         side = len(image)
-        blocks = -(-side // block)  # per side; the last may stick out
+        blocks = -(-side // block)  # per side; the last may extend past the edge
         count = min(blocks**2 - 1, max(1, round(params.inpainting.hidden_share * blocks**2)))
         hidden = np.zeros(blocks**2, bool)
         hidden[rng.choice(blocks**2, count, replace=False)] = True
@@ -35,9 +35,9 @@ class Inpainting(Pretext):
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images, hidden = self.preprocessing(views["image"]), views["hidden"]  # (N, 3, S, S), (N, 1, S, S)
-        *_, c5 = self.backbone(images.masked_fill(hidden, 0))  # 0 is the mean colour
+        *_, c5 = self.backbone(images.masked_fill(hidden, 0))  # 0 is the mean color
         features = self.reduce(c5)
-        # Painted at a quarter of the size: block by block the mean colours and edges count, not the grain.
+        # Painted at a quarter of the size: mean colors and edges count, not the grain.
         quarter = (images.shape[-2] // 4, images.shape[-1] // 4)
         painted = self.paint(F.interpolate(features, quarter, mode="bilinear", align_corners=False)).float()
         target = F.interpolate(images, quarter, mode="area")

@@ -1,4 +1,4 @@
-"""Jigsaw as dense classification: the patches of a view are shuffled, and each must tell where it came from.
+"""Jigsaw as dense classification: the patches of a view are shuffled, and the network predicts where each came from.
 
 One question per patch instead of one per permutation (Noroozi and Favaro, 2016) needs no table of permutations and
 trains the feature map that segmentation will use.
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet.config.pretrain import PretrainParams
-from pspnet.model.backbone import ResNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.pyramid import AverageBins
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.pyramid import AverageBins
+from pspnet.model.backbone.resnet import ResNet
 from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 
@@ -34,7 +34,7 @@ class Jigsaw(Pretext):
         for place, origin in enumerate(origins):
             row, column = divmod(int(origin), grid)
             patch = image[row * side : (row + 1) * side, column * side : (column + 1) * side].astype(np.int16)
-            # Its own shift in brightness: shading that runs across the whole view must not give places away.
+            # Each patch gets its own brightness shift: shading across the whole view must not give its place away.
             patch = np.clip(patch + rng.integers(-16, 17), 0, 255)[gap : side - gap, gap : side - gap]
             row, column = divmod(place, grid)
             top, left = row * side + gap, column * side + gap
@@ -44,7 +44,7 @@ class Jigsaw(Pretext):
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         *_, c5 = self.backbone(self.preprocessing(views["image"]))
         logits = self.classifier(self.average(c5)).float()  # (N, grid * grid, grid, grid)
-        # Patches in one line: the loss over a plane is not deterministic on GPUs.
+        # Flattened: the loss over a plane is not deterministic on GPUs.
         logits, origins = logits.permute(0, 2, 3, 1).flatten(0, 2), views["origins"].flatten()
         right = (logits.argmax(dim=1) == origins).float().mean()
         return F.cross_entropy(logits, origins), {"accuracy": right}

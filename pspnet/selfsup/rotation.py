@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet.config.pretrain import PretrainParams
-from pspnet.model.backbone import ResNet
-from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.resnet import ResNet
 from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 TURNS = 4
@@ -19,7 +19,7 @@ class Rotation(Pretext):
 
     @staticmethod
     def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
-        # Views are square and cut out before they are turned: neither shape nor borders tell the angle.
+        # Views are square and cut out before they are turned: neither shape nor borders reveal the angle.
         turns = rng.integers(TURNS)
         return {"image": np.rot90(crop(), int(turns)), "turns": np.array(turns)}
 

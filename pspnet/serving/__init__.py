@@ -1,1 +1,6 @@
-"""A registered version answering requests, with the code it was saved with."""
+"""A version that answers requests with the code it was saved with, and the client that asks it.
+
+`server.py`, `service.py`, `worker.py` and `model.py` run inside a version; `client.py` and `process.py` start them. May
+import `training` and everything below it. Start at `service.py`, where a request becomes rows. Careful: today's
+`client.py` talks to versions registered long ago, so each side must understand what the other one sends.
+"""

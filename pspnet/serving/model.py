@@ -1,4 +1,4 @@
-"""A registered version as MLflow loads it. MLflow copies this file into the version and runs it from there."""
+"""A registered version as MLflow loads it; MLflow copies this file into the version and runs it from there."""
 
 import json
 import logging
@@ -19,25 +19,25 @@ CODE = Path(__file__).parent / "code"  # beside this file once it is in a versio
 
 
 class Answer(MlflowException):
-    """What the client is told instead of rows."""
+    """The error a client gets instead of rows."""
 
     def serialize_as_json(self) -> str:
-        # Not self.message: MLflow's server writes the request into it, megabytes of base64.
+        # Not self.message: MLflow's server adds the request to it, megabytes of base64.
         return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 
 class SegmentationModel(PythonModel):
     def __init__(self) -> None:
-        self.given_up: Callable[[], bool] = lambda: False  # a server puts its own here
+        self.given_up: Callable[[], bool] = lambda: False  # server.py replaces it
 
     def load_context(self, context: Any) -> None:
         in_use = Path(pspnet.__file__).parent
         if CODE.is_dir() and not in_use.resolve().is_relative_to(CODE.resolve()):
             raise RuntimeError(
                 f"{CODE.parent}: this process uses the pspnet of {in_use}; expected the version's own in {CODE}. "
-                "Load the version in a process that has not imported pspnet (pspnet.served does)."
+                "Load the version in a process that has not imported pspnet (pspnet.serving.client does)."
             )
-        # Here and not above: another pspnet may lack it, which would hide the message.
+        # Not at the top: a different pspnet may lack this module, and the ImportError would hide the message above.
         from pspnet.serving.service import Service
 
         self._service = Service(Path(context.artifacts["bundle"]), context.model_config)
@@ -49,10 +49,10 @@ class SegmentationModel(PythonModel):
             raise Answer(str(error), INVALID_PARAMETER_VALUE) from None
         except Exception as error:
             if self.given_up():
-                raise Answer("The request was given up: nobody waits for it any more.", CANCELLED) from None
+                raise Answer("The request was given up: its client has left or its time is up.", CANCELLED) from None
             logging.getLogger(__name__).exception("A request failed.")
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the other one is torch's
-                found = "The request needs more memory than there is now. Try again, or send fewer or smaller images."
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+                found = "The request needs more memory than is free now. Try again, or send fewer or smaller images."
                 raise Answer(found, TEMPORARILY_UNAVAILABLE) from None
             raise Answer("The server failed; its log says why.", INTERNAL_ERROR) from None
 

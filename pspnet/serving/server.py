@@ -1,10 +1,13 @@
-"""Serves one version over HTTP: MLflow's own scoring server, bounded. Stands alone: pspnet is the version's own.
+"""Serves one version over HTTP: MLflow's own scoring server, with limits in front of it.
 
 python -P server.py --model FOLDER --port 5001
 
-Memory stays bounded whatever comes: the bytes of all bodies are counted as they arrive, few requests are worked on at
-once, and the rest is told to come back. Where something is scarce, the client that has most of it gives way. What is
-refused or fails is told in short JSON.
+Memory stays bounded whatever arrives: the bytes of all bodies are counted as they come in, few requests are worked on
+at once, and the others are asked to come back. Where something is scarce, the client that has the most of it gives way.
+A refused or failed request gets a short JSON response.
+
+This is one long file on purpose: it runs in the process that loads the version, where the only pspnet must be the
+version's, so it cannot import helper modules.
 """
 
 import argparse
@@ -40,17 +43,17 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MB = 1_000_000
 MOST_BODY_MB = 64
 BODY_SECONDS = 60  # for a client to send its whole request
-PROGRESS_SECONDS, PROGRESS_BYTES = 10, 16_000  # meanwhile so much must arrive in each so many seconds
-HEADER_SECONDS = 10  # for a client to send the headers of a request, or the rest of a body that was refused
+PROGRESS_SECONDS, PROGRESS_BYTES = 10, 16_000  # at least this many bytes must arrive in each period
+HEADER_SECONDS = 10  # for a client to send a request's headers, or the rest of a refused body
 ANSWER_SECONDS = 60  # for a client to take a part of its answer
-LOOK_SECONDS = 1  # between two looks at a connection
-MOST_CONNECTIONS = 200  # some systems let a process have 256 files
+CHECK_SECONDS = 1  # between two checks of a connection
+MOST_CONNECTIONS = 200  # some systems allow a process 256 open files
 MOST_OF_A_CLIENT = 64
-DRAIN_SECONDS = 5  # what is refused is still read for so long, else the client sees a broken connection and no answer
-STOP_SECONDS = 10  # for the requests under way, once the server is to stop
+DRAIN_SECONDS = 5  # how long a refused body is read; otherwise the client sees a broken connection, not our answer
+STOP_SECONDS = 10  # for requests under way when the server stops
 RETRY_SECONDS = 1
-WORK_SECONDS = 600  # MLflow's own limit; 60 by default, too short for many large images on a CPU
-MOST_VALUES = 10_000  # of a request's JSON: ten million empty lists fit into 64 MB and become gigabytes
+WORK_SECONDS = 600  # MLflow's limit; its default of 60 is too short for many large images on a CPU
+MOST_VALUES = 10_000  # in a request's JSON: ten million empty lists fit into 64 MB, but take gigabytes
 MOST_MESSAGE = 20_000  # characters of an error
 ADDRESS = b"/invocations"
 WITHOUT_TOKEN = (b"/ping", b"/health")
@@ -62,13 +65,13 @@ log = logging.getLogger("pspnet.server")
 
 class Refused(Exception):
     def __init__(self, status: int, code: str, message: str, unread: bool = False) -> None:
-        """`unread`: the client may still be sending."""
+        """`unread`: the client may still be sending its body."""
         super().__init__(message)
         self.status, self.code, self.unread = status, code, unread
 
 
 class ClientGone(Exception):
-    """Nobody is there any more to answer to."""
+    """The client has left; there is nobody to answer."""
 
 
 def _busy(unread: bool) -> Refused:
@@ -84,13 +87,13 @@ class Body:
 
 
 class Memory:
-    """The bytes of all bodies. If they become too many, the client that holds most loses the body that lags most."""
+    """Counts the bytes of all bodies. Above the limit, the client that holds the most loses its most stalled body."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self.bytes = 0
         self._by_client: Counter[str] = Counter()
-        self._arriving: dict[Body, None] = {}  # the one that has waited longest for more is the first
+        self._arriving: dict[Body, None] = {}  # the most stalled first
 
     def add(self, body: Body, size: int) -> None:
         self._arriving.pop(body, None)
@@ -106,7 +109,7 @@ class Memory:
                 victim.limit.reschedule(0)
 
     def arrived(self, body: Body) -> None:
-        """It is kept whatever others send."""
+        """Keep this body from now on, whatever others send."""
         self._arriving.pop(body, None)
 
     def forget(self, body: Body) -> None:
@@ -148,16 +151,16 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                with suppress(KeyError, ValueError):  # it was passed over
+                with suppress(KeyError, ValueError):  # _next has passed it over
                     self._waiting[client].remove(turn)
                     if not self._waiting[client]:
                         del self._waiting[client]
             elif not turn.exception():
-                self._next()  # it came just when it was no longer wanted
+                self._next()  # the turn came just as it was cancelled
             raise
 
     def _make_room(self, client: str) -> None:
-        """A client that has many waiting loses its last to one that has few."""
+        """Make a client with many waiting requests give up its last one for a client with few."""
         if sum(map(len, self._waiting.values())) < self._most_waiting:
             return
         most = max(self._waiting.values(), key=len, default=deque[asyncio.Future[None]]())
@@ -183,13 +186,13 @@ _given_up: ContextVar[threading.Event | None] = ContextVar("_given_up", default=
 
 
 def given_up() -> bool:
-    """Whether nobody waits any more for what this thread works on."""
+    """Return whether nobody waits for this thread's work anymore."""
     event = _given_up.get()
     return event is not None and event.is_set()
 
 
 class Bounded:
-    """Stands before MLflow's app."""
+    """The limits in front of MLflow's app."""
 
     def __init__(self, app: App, body_bytes: int, waiting: int, working: int, token: str = "") -> None:
         self._app = app
@@ -203,7 +206,7 @@ class Bounded:
         try:
             self._let_in(scope)
             if scope["method"] in ("GET", "HEAD"):
-                await self._app(scope, receive, send)  # nothing behind these reads a body
+                await self._app(scope, receive, send)  # no handler for these reads a body
                 return
             status, headers, body = await self._answer(scope, receive)
         except ClientGone:
@@ -226,15 +229,13 @@ class Bounded:
         await send({"type": "http.response.body", "body": body})
 
     def _let_in(self, scope: Scope) -> None:
-        """The address is compared as it was sent: routes take some other spellings for the same."""
+        """Check token, address and method. The address is compared as sent: routes accept other spellings of it."""
         method, address = scope["method"], scope["raw_path"]
         reads = method in ("GET", "HEAD")
         if self._authorization and not (reads and address in WITHOUT_TOKEN):
             sent = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(sent, self._authorization):
-                found = (
-                    f"The token is {'not the right one' if sent else 'missing'}; expected Authorization: Bearer TOKEN."
-                )
+                found = f"The token is {'wrong' if sent else 'missing'}; expected Authorization: Bearer TOKEN."
                 raise Refused(401, "UNAUTHENTICATED", found, unread=True)
         if not reads and address != ADDRESS:
             found = f"{address[:100].decode(errors='replace')} takes no {method}; expected {ADDRESS.decode()}."
@@ -258,7 +259,7 @@ class Bounded:
             self._memory.forget(body)
 
     async def _read(self, body: Body, receive: Receive) -> bytes:
-        """Headers may declare anything: what arrives counts."""
+        """Read a body. Headers may declare any size, so the bytes that arrive are counted."""
         now = asyncio.get_running_loop().time
         chunks, more, progress, started = [], True, 0, now()
         due = started + PROGRESS_SECONDS
@@ -292,7 +293,7 @@ class Bounded:
     async def _work(
         self, scope: Scope, receive: Receive, body: bytes, client: str
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """What MLflow's app answers. If the client leaves, its request no longer waits for its turn, or is given up."""
+        """Return the answer of MLflow's app. If the client leaves, its request loses its turn or is given up."""
         question = [{"type": "http.request", "body": body, "more_body": False}]
         answer: list[Message] = []
         nobody_waits, begun = threading.Event(), asyncio.Event()
@@ -319,14 +320,14 @@ class Bounded:
                 nobody_waits.set()
                 if not begun.is_set():
                     work.cancel()
-                await asyncio.wait([work])  # a thread cannot be stopped: its place and memory are free when it ends
+                await asyncio.wait([work])  # a thread cannot be stopped: it keeps its place and memory until it ends
                 raise ClientGone
         finally:
             nobody_waits.set()
             leave.cancel()
             work.cancel()
             if work.done() and not work.cancelled():
-                work.exception()  # looked at: else it would be logged
+                work.exception()  # retrieved: otherwise asyncio would log it
         try:
             work.result()
         except Refused:
@@ -338,14 +339,12 @@ class Bounded:
         return start["status"], list(start["headers"]), b"".join(part.get("body", b"") for part in parts)
 
     def _too_large(self, unread: bool) -> Refused:
-        found = (
-            f"The request has more than {self._body_bytes / MB:,.1f} MB. Send fewer images at once, or smaller ones."
-        )
+        found = f"The request has more than {self._body_bytes / MB:,.1f} MB. Send fewer or smaller images."
         return Refused(413, "REQUEST_TOO_LARGE", found, unread)
 
 
 def client_of(address: tuple[str, int] | None) -> str:
-    """One address, or the network that a provider gives one customer: of IPv6 the first half."""
+    """Return the client's IPv4 address, or its IPv6 /64 network, which one customer usually has."""
     try:
         ip = ipaddress.ip_address(address[0] if address else "")
     except ValueError:
@@ -360,9 +359,9 @@ def _declared(length: bytes | None) -> int | None:
 
 
 async def _drained(scope: Scope, receive: Receive) -> bool:
-    """Whether the client is still there to be told."""
+    """Read the rest of a refused body; return whether the client is still there."""
     if (b"expect", b"100-continue") in scope["headers"]:
-        return True  # it waits for our word before it sends anything
+        return True  # it waits for an answer before it sends the body
     until = time.monotonic() + DRAIN_SECONDS
     while (left := until - time.monotonic()) > 0:
         try:
@@ -377,9 +376,9 @@ async def _drained(scope: Scope, receive: Receive) -> bool:
 
 
 def _complaint(body: bytes, most_bytes: int) -> str:
-    """What is wrong with a request that would cost MLflow's parser more memory than its size lets one expect."""
+    """Return what is wrong with a request that would take MLflow's parser far more memory than its size suggests."""
     if (values := 1 + body.count(b",") + body.count(b"[") + body.count(b"{")) > MOST_VALUES:
-        return f"The request holds some {values:,} values; expected at most {MOST_VALUES:,}."
+        return f"The request holds about {values:,} values; expected at most {MOST_VALUES:,}."
     try:
         content = json.loads(body)
         lengths = [len(text) for text in _texts(content)]
@@ -387,14 +386,14 @@ def _complaint(body: bytes, most_bytes: int) -> str:
         return f"The request is not valid JSON ({str(error)[:200]})."
     example = 'for example {"dataframe_split": {"columns": ["image"], "data": [["..."]]}}'
     if not isinstance(content, dict):
-        return f"The request is JSON, but no object; expected one, {example}."
+        return f"The request is JSON, but not an object; expected an object, {example}."
     used = [key for key in content if key in FORMATS]
     if len(used) != 1 or content.keys() - {*used, "params"}:
         found = ", ".join(repr(key[:50]) for key in list(content)[:5]) or "none"
         return f"The request has the keys {found}; expected exactly one of {', '.join(FORMATS)}, {example}."
-    # MLflow makes a NumPy array of these two, in which every text takes four bytes for each letter of the longest.
+    # MLflow makes a NumPy array of these two, where every text takes four bytes per character of the longest.
     if used[0] in ("inputs", "instances") and 4 * len(lengths) * max(lengths, default=0) > most_bytes:
-        return f"{used[0]} of very different lengths cost too much memory; expected dataframe_split, {example}."
+        return f"{used[0]} of very different lengths take too much memory; expected dataframe_split, {example}."
     return ""
 
 
@@ -407,7 +406,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _short(body: bytes) -> bytes:
-    """An error as MLflow words it, without the traceback and the repeated request."""
+    """Return MLflow's error without its traceback and its copy of the request."""
     try:
         content = json.loads(body)
         code, message = str(content["error_code"]), str(content["message"])
@@ -423,14 +422,14 @@ def _error(code: str, message: str) -> bytes:
 
 
 class Connection(H11Protocol):
-    """Ends when its client owes us something for too long. Of the idle ones, the oldest gives way to a new one."""
+    """Closes when its client owes something for too long. The oldest idle connection gives way to a new one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.whose = client_of(self.client)
-        self._debt: tuple[str, int] | None = None
+        self._waiting_for: tuple[str, int] | None = None
         self._since = self.loop.time()
-        self._look()
+        self._check()
         alive = [other for other in self.connections if isinstance(other, Connection) and not other.closing]
         mine = [other for other in alive if other.whose == self.whose]
         for connections, most in ((mine, MOST_OF_A_CLIENT), (alive, MOST_CONNECTIONS)):
@@ -446,7 +445,7 @@ class Connection(H11Protocol):
         return bool(self.transport.is_closing())
 
     def _make_room(self, others: "list[Connection]") -> None:
-        if idle := [other for other in others if other._owed()]:
+        if idle := [other for other in others if other._awaited()]:
             min(idle, key=lambda other: other._since).transport.abort()
             return
         body = _error("TEMPORARILY_UNAVAILABLE", "Too many connections are open. Try again in a moment.")
@@ -455,48 +454,48 @@ class Connection(H11Protocol):
         self.transport.write(head.encode() + body)
         self.transport.close()
 
-    def _owed(self) -> tuple[str, int] | None:
-        """What the client is to do next: take its answer, or send the headers of a request. None while we work."""
+    def _awaited(self) -> tuple[str, int] | None:
+        """Return what the client must do next: take its answer or send a request's headers. None while we work."""
         if unsent := self.transport.get_write_buffer_size():
             return "answer", unsent
         under_way = self.cycle is not None and not self.cycle.response_complete
         return None if under_way else ("request", id(self.cycle))
 
-    def _look(self) -> None:
-        now, owed = self.loop.time(), self._owed()
-        if owed != self._debt:
-            self._debt, self._since = owed, now
-        elif owed and now > self._since + (ANSWER_SECONDS if "answer" in owed else HEADER_SECONDS):
+    def _check(self) -> None:
+        now, awaited = self.loop.time(), self._awaited()
+        if awaited != self._waiting_for:
+            self._waiting_for, self._since = awaited, now
+        elif awaited and now > self._since + (ANSWER_SECONDS if "answer" in awaited else HEADER_SECONDS):
             self.transport.abort()
-        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = self.loop.call_later(CHECK_SECONDS, self._check)
 
 
 def settings(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app, http=Connection, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
-        proxy_headers=False,  # a client would choose for itself which client it is
+        proxy_headers=False,  # a client could choose its own identity
         timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
 
 
 def _token() -> str:
-    """Taken out of the environment, before the version's code can read it."""
+    """Remove the token from the environment, before the version's code can read it, and return it."""
     token = os.environ.pop(TOKEN, None)
     if token is not None and not re.fullmatch(r"[!-~]+", token):
-        found = "is empty" if not token.strip() else "has spaces, line breaks or other characters than ASCII"
-        sys.exit(f"{TOKEN}: {found}; expected one word. Set another, or unset it to serve without a token.")
+        found = "is empty" if not token.strip() else "has spaces, line breaks or non-ASCII characters"
+        sys.exit(f"{TOKEN}: {found}; expected one word. Set another token, or unset it to serve without a token.")
     return token or ""
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Before the model is loaded: a port that is taken is told at once. Nobody can connect yet."""
+    """Bind the port before the model is loaded, to report a taken port at once. Nobody can connect yet."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        sys.exit(f"{host}:{port}: cannot be listened on ({error.strerror}). Give another --port or --host.")
+        sys.exit(f"{host}:{port}: cannot listen there ({error.strerror}). Choose another --port or --host.")
     return listener
 
 
@@ -511,7 +510,7 @@ def _load(model: str, title: str) -> Any:
 
 
 def _body_bytes(model: Any, megabytes: float | None) -> int:
-    """What the images that the model allows can take in base64 (4/3), with line breaks and JSON around them."""
+    """Return the size of the images that the model allows, in base64 (4/3) with line breaks and JSON."""
     if megabytes is not None:
         return round(megabytes * MB)
     limits = model.model_config or {}
@@ -522,17 +521,17 @@ def _body_bytes(model: Any, megabytes: float | None) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or URI of an MLflow model")
-    parser.add_argument("--title", help="what to call it (default: --model)")
+    parser.add_argument("--title", help="the name to print (default: --model)")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=5001, help="0: any free one")
-    parser.add_argument("--max-body-mb", type=float, help="default: from the model's own limits, at most 64")
+    parser.add_argument("--port", type=int, default=5001, help="0: any free port")
+    parser.add_argument("--max-body-mb", type=float, help="default: from the model's limits, at most 64")
     parser.add_argument("--working", type=int, default=2, help="requests worked on at once")
-    parser.add_argument("--waiting", type=int, default=16, help="requests that may wait; more are sent away (503)")
+    parser.add_argument("--waiting", type=int, default=16, help="requests that may wait; others get a 503")
     parser.add_argument("--until-stdin-ends", action="store_true", help="stop when the standard input ends")
     arguments = parser.parse_args()
     title = arguments.title or arguments.model
 
-    # Until uvicorn takes them over, and again when it has stopped. A prediction under way is not waited for.
+    # Before uvicorn handles signals, and after it has stopped: do not wait for a prediction under way.
     def end(number: int, frame: FrameType | None) -> None:
         os._exit(0)
 
@@ -545,11 +544,11 @@ def main() -> None:
     listener = _bind(arguments.host, arguments.port)
     os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(WORK_SECONDS))
     model = _load(arguments.model, title)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it has a warning for every odd request
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns about every odd request
 
     from mlflow.pyfunc import scoring_server
 
-    model.unwrap_python_model().given_up = given_up  # an older version does not ask
+    model.unwrap_python_model().given_up = given_up  # older versions do not call it
     app = Bounded(
         scoring_server.init(model),
         _body_bytes(model, arguments.max_body_mb),
@@ -559,7 +558,7 @@ def main() -> None:
     )
 
     async def serve() -> None:
-        # MLflow works in the loop's own threads. Where they are few, what has timed out cannot pile up either.
+        # MLflow works in the loop's threads. With few of them, requests that have timed out cannot pile up.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(arguments.working))
         listener.listen(128)
         host, port = listener.getsockname()[:2]

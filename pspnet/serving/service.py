@@ -1,4 +1,4 @@
-"""One request: base64 images -> rows, or everything that is wrong with it. Knows neither MLflow nor HTTP."""
+"""One request: base64 images -> rows, or all problems with it. Knows neither MLflow nor HTTP."""
 
 import binascii
 import io
@@ -18,13 +18,14 @@ from pspnet.config.predict import PredictParams
 from pspnet.config.reading import validate
 from pspnet.config.runtime import RuntimeParams
 from pspnet.config.serve import ServeParams
-from pspnet.dataset.images import Refused, TooLarge, decode_image, read_image
+from pspnet.dataset.store.pixels import decode_image
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
-from pspnet.prediction import Member, Prediction, Predictor
-from pspnet.predictions import palette_image
-from pspnet.protocol import PredictionProtocol
-from pspnet.training.runtime import configure
+from pspnet.prediction.folder import palette_image
+from pspnet.prediction.image.predictor import Member, Prediction, Predictor
+from pspnet.prediction.image.protocol import PredictionProtocol
+from pspnet.raw.images import Refused, TooLarge, read_image
+from pspnet.training.shared.runtime import configure
 
 COLUMN = "image"
 WHITESPACE = b" \t\r\n\f\v"
@@ -32,18 +33,18 @@ DATA_URL = re.compile(rb"data:[^,]{0,100},")
 EXPECTED = "base64 of an image file"
 
 
-GivenUp = Callable[[], bool]  # whether nobody waits any more for the answer
+GivenUp = Callable[[], bool]  # returns whether nobody waits for the answer anymore
 
 
-class NobodyWaits(Exception):
-    """The work on a request has ended before its time."""
+class Abandoned(Exception):
+    """The work on a request stopped early, since nobody waits for the answer."""
 
 
 class Service:
     def __init__(self, bundle: Path, settings: Mapping[str, Any]) -> None:
         """`settings` are keys of the sections predict, runtime and serve, in one flat mapping."""
         predict = validate(PredictParams, _section(PredictParams, settings), "model_config")
-        # Nothing is drawn at random, so any seed will do; and only trainings are compiled.
+        # Any seed will do, since nothing is random, and only training compiles.
         fixed = {"seed": 0, "compile": False}
         runtime = validate(RuntimeParams, {**_section(RuntimeParams, settings), **fixed}, "model_config")
         self._limits = validate(ServeParams, _section(ServeParams, settings), "model_config")
@@ -58,13 +59,13 @@ class Service:
         )
         self._classes = model.classes
         self._palette = np.array(model.colors, np.uint8)
-        # The probabilities of a large image are gigabytes; several at once would be several times that.
+        # The probabilities of one large image take gigabytes, so only one is predicted at a time.
         self._one_at_a_time = threading.Lock()
 
     def answer(self, table: pd.DataFrame, given_up: GivenUp = lambda: False) -> pd.DataFrame:
-        """Every image is looked at before the first is predicted: one bad image refuses the request.
+        """Return a row for each image; one bad image refuses the request before any image is predicted.
 
-        `given_up` is asked before each image and each window.
+        `given_up` is called before each image and each window.
         """
         images: list[Callable[[], NDArray[np.uint8]]] = []
         problems = []
@@ -91,12 +92,12 @@ class Service:
         return list(table[COLUMN])
 
     def _checked(self, value: object) -> Callable[[], NDArray[np.uint8]]:
-        """What will decode it, once its turn has come."""
+        """Check an image and return a function that decodes it later."""
         data = _decoded(value, self._limits.max_image_mb)
         stored = _stored(data, self._limits.max_megapixels)
         if stored is data:
             return partial(decode_image, data)
-        # Made an RGB PNG, which may be a hundred times what was sent: made again when it is needed.
+        # `stored` is an RGB PNG, which may be a hundred times larger than `data`: it is made again when needed.
         return lambda: decode_image(_stored(data, self._limits.max_megapixels))
 
     def _row(self, pixels: Callable[[], NDArray[np.uint8]], given_up: GivenUp) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Service:
 
 def _go_on(given_up: GivenUp) -> None:
     if given_up():
-        raise NobodyWaits("The client has left, or its time is up.")
+        raise Abandoned("The client has left, or its time is up.")
 
 
 def _stored(data: bytes, max_megapixels: float) -> bytes:
@@ -146,7 +147,7 @@ def _decoded(value: object, max_mb: float) -> bytes:
         text = value.encode("ascii")
     except UnicodeEncodeError:
         raise _not_base64(value) from None
-    # Not with split() or a pattern: of "a a a ..." they would make millions of strings.
+    # Not with split() or a regex: on "a a a ..." they would make millions of strings.
     text = text.translate(None, WHITESPACE)
     if url := DATA_URL.match(text):
         text = text[url.end() :]

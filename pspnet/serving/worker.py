@@ -1,11 +1,12 @@
-"""Answers for one version over a pipe. Stands alone: what it imports of pspnet is the version's own.
+"""Answers for one version over a pipe. Imports nothing from pspnet at first: the version brings its own.
 
 python -P worker.py
 
-First line in: {"folder": "..."}           The line out:  {"ready": true, "code": "..."}
-A line in:  {"images": [base64, ...]}      The line out:  {"rows": [...]} or {"error": "..."}
+line in                                    line out
+{"folder": "..."}                          {"ready": true, "code": "..."}
+{"images": [base64, ...]}, repeatedly      {"rows": [...]} or {"error": "..."}
 
-Before the first line there may be another, which a child of this process answers, with the pspnet of who asks:
+A child of this process can answer one line before these, using the asking process's pspnet:
 {"call": "module.function", "arguments": {...}, "path": [...]}     {"returned": ...} or {"error": "..."}
 """
 
@@ -22,22 +23,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Limits are for strangers. Here the version's owner asks, about images that may be of any size.
+# Limits are for requests from outside. Here the version's owner asks, with images of any size.
 WITHOUT_LIMITS = {"max_images": 1_000_000, "max_image_mb": 1e6, "max_megapixels": 1e6}
 
 
 def main() -> None:
-    # Whatever prints, in Python or not, must not print between the answers.
+    # Nothing, in Python or below it, may print between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     questions = _questions()
 
-    def say(answer: dict[str, Any]) -> None:
+    def send(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
-    # Seconds, in which the version may still be in the making. Nothing of pspnet: that comes with the version.
-    gc.disable()  # nearly half of the time
+    # These take seconds; the version may not exist yet. No pspnet here: it comes with the version.
+    gc.disable()  # saves nearly half of the time
     import cv2  # noqa: F401
     import pandas as pd
     import pydantic  # noqa: F401
@@ -45,27 +46,27 @@ def main() -> None:
 
     first = next(questions)
     if "call" in first:
-        _in_a_child(first, say)
+        _in_a_child(first, send)
     import mlflow.pyfunc
 
     gc.freeze()
     gc.enable()
     version = next(questions) if "call" in first else first
-    # Without warnings: to compare the packages, MLflow looks at each of their files.
+    # Without warnings: MLflow would read every file of the packages to compare them.
     model = mlflow.pyfunc.load_model(version["folder"], suppress_warnings=True, model_config=WITHOUT_LIMITS)
     code = getattr(sys.modules.get("pspnet"), "__file__", None)
-    say({"ready": True, "code": code and str(Path(code).parent)})
+    send({"ready": True, "code": code and str(Path(code).parent)})
     for question in questions:
         try:
             table = model.predict(pd.DataFrame({"image": question["images"]}))
-            say({"rows": table.to_dict("records")})
+            send({"rows": table.to_dict("records")})
         except Exception as error:
             traceback.print_exc()
-            say({"error": str(error)})
+            send({"error": str(error)})
 
 
 def _questions() -> Iterator[dict[str, Any]]:
-    """Read beside the work, so that the end of the input, which is the end of who asks, ends this process at once."""
+    """Yield questions, read in a thread, so that this process ends at once when the asking process does."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -78,8 +79,8 @@ def _questions() -> Iterator[dict[str, Any]]:
         yield json.loads(lines.get())
 
 
-def _in_a_child(question: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
-    """Have a child answer. A process may be forked that has loaded torch and computed nothing yet."""
+def _in_a_child(question: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+    """Answer in a child. Forking is safe: this process has loaded torch, but computed nothing yet."""
     parent = os.getpid()
     if child := os.fork():
         threading.Thread(target=_end_with, args=(child,), daemon=True).start()
@@ -87,14 +88,14 @@ def _in_a_child(question: dict[str, Any], say: Callable[[dict[str, Any]], None])
     try:
         sys.path[:] = question["path"]
         from pspnet.errors import UserError
-        from pspnet.process import die_with_parent
+        from pspnet.machine.process import die_with_parent
 
         die_with_parent(signal.SIGKILL, parent)
         module, _, name = question["call"].rpartition(".")
         try:
-            say({"returned": getattr(import_module(module), name)(**question["arguments"])})
+            send({"returned": getattr(import_module(module), name)(**question["arguments"])})
         except UserError as error:
-            say({"error": str(error)})
+            send({"error": str(error)})
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -103,7 +104,7 @@ def _in_a_child(question: dict[str, Any], say: Callable[[dict[str, Any]], None])
 
 
 def _end_with(child: int) -> None:
-    """As the child ends, if that is not well: who asks then reads no answer."""
+    """If the child fails, end this process the same way; the asking process then reads no answer."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
         os.kill(os.getpid(), -status)

@@ -1,4 +1,4 @@
-"""Prepared images with masks and a backbone -> the bundle, and the history of its training."""
+"""Prepared images with masks, and a backbone -> the bundle, and the history of its training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,23 +10,21 @@ import torch
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.finetune import FinetuneParams
 from pspnet.config.runtime import RuntimeParams
-from pspnet.dataset.annotated import AnnotatedImages
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.samples import Split
-from pspnet.dataset.segmentation import TrainingCrops
-from pspnet.dataset.transforms import Augmentation
-from pspnet.losses import build_loss
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.dataset.store.splits import Split
+from pspnet.losses.segmentation import build_loss
+from pspnet.machine.outputs import whole_file, whole_folder
+from pspnet.machine.process import rank, ranks
+from pspnet.model.backbone.digest import digest
+from pspnet.model.backbone.pretrained import PretrainedBackbone
 from pspnet.model.bundle import Bundle
-from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
-from pspnet.model.pretrained import PretrainedBackbone
-from pspnet.outputs import whole_file, whole_folder
-from pspnet.process import rank, ranks
 from pspnet.tracking.run import StageRun
-from pspnet.training.checkpoint import open_checkpoint, training_digest
-from pspnet.training.distributed import joined
+from pspnet.training.finetune import AnnotatedSplits
 from pspnet.training.finetune import finetune as train
-from pspnet.training.runtime import configure, device_lock
+from pspnet.training.shared.checkpoint import training_digest
+from pspnet.training.shared.runtime import configure
+from pspnet.training.shared.steps import open_session
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -49,36 +47,15 @@ def run(
     device = configure(runtime)
     torch.manual_seed(runtime.seed)
     architecture = Architecture(
-        depth=backbone.depth,
-        width=backbone.width,
-        output_stride=finetune.output_stride,
         classes=len(dataset.classes),
-        dropout=finetune.dropout,
-        stem=backbone.stem,
-        dilation=backbone.dilation,
-        align_corners=finetune.align_corners,
-        decoder=finetune.decoder,
-        pyramid_weights=finetune.pyramid_weights,
+        **backbone.model_dump(include={"depth", "width", "stem", "dilation"}),
+        **finetune.model_dump(include={"output_stride", "dropout", "align_corners", "decoder", "pyramid_weights"}),
     )
     supervised = SupervisedPSPNet(PSPNet(architecture))
     start.load_into(supervised.network.backbone, pretrained)
-    augmentation = Augmentation(
-        height_px=finetune.crop_height_px,
-        width_px=finetune.crop_width_px,
-        scale_min=finetune.scale_min,
-        scale_max=finetune.scale_max,
-        rotation_degrees=finetune.rotation_degrees,
-        flip_probability=finetune.flip_probability,
-        blur_probability=finetune.blur_probability,
-        color_jitter=finetune.color_jitter,
-        fill=start.preprocessing.mean_color,
-        ignore=dataset.ignore,
-    )
-    crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, runtime.seed)
-    val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
-    pixels = dataset.class_pixels["train"]
+    splits = AnnotatedSplits.open(dataset, finetune, start.preprocessing.mean_color, runtime.seed)
     loss = build_loss(
-        finetune.loss, dataset.classes, pixels, dataset.ignore, align_corners=finetune.align_corners, device=device
+        finetune.loss, dataset.classes, dataset.class_pixels["train"], dataset.ignore, finetune.align_corners, device
     )
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
@@ -90,15 +67,8 @@ def run(
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])
     if finetune.loss.class_weights != "none":
         run.figures({"class_weight": loss.class_weights})
-    with (
-        device_lock(device),
-        open_checkpoint(checkpoints, "finetune", key) as checkpoint,
-        joined(device) as peers,
-    ):
-        training = train(
-            supervised, start.preprocessing, crops, val, dataset.classes, dataset.ignore, loss,
-            finetune, runtime, peers, checkpoint, tick,
-        )  # fmt: skip
+    with open_session("finetune", key, checkpoints, runtime, device, tick) as session:
+        training = train(supervised, start.preprocessing, splits, loss, finetune, session)
         records = pd.DataFrame(run.epochs(training))
     if rank() != 0:
         return

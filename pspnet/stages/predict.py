@@ -1,28 +1,20 @@
-"""A folder of images and a bundle or several -> masks, overlays and a table. Goes on where a killed run stopped."""
+"""A folder of images and one or more bundles -> masks, overlays and a table. Resumes where a killed run stopped."""
 
-import hashlib
-import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from pspnet import submission
 from pspnet.config.predict import PredictParams
 from pspnet.config.prepare import PrepareParams
 from pspnet.config.runtime import RuntimeParams
-from pspnet.dataset.images import Refused, decode_image, read_image
-from pspnet.dataset.raw import read_file
-from pspnet.dataset.validation import max_bytes
 from pspnet.errors import Problem, UserError
+from pspnet.model.backbone.digest import digest
 from pspnet.model.bundle import Bundle
-from pspnet.model.digest import digest
-from pspnet.outputs import LONGEST_NAME
-from pspnet.prediction import Member, Predictor
-from pspnet.predictions import MASKS, Stamp, has_room, opened
-from pspnet.printable import UNPRINTABLE
-from pspnet.protocol import PredictionProtocol
-from pspnet.training.runtime import configure
+from pspnet.prediction import submission
+from pspnet.prediction.folder import MASKS, opened
+from pspnet.prediction.image.predictor import Member, Predictor
+from pspnet.prediction.image.protocol import PredictionProtocol
+from pspnet.prediction.images import list_images, predict_images
+from pspnet.training.shared.runtime import configure
 
 SUBMISSION = "submission"
 
@@ -38,8 +30,8 @@ def run(
     layout: str | None,
     tick: Callable[[int, int, str], None],
 ) -> list[Problem]:
-    """Returns the images that could not be read. `layout`: of a benchmark, for which the masks are written too."""
-    files, refused = _files(images, out)
+    """Predict the images; returns a Problem for each unreadable one. `layout`: the benchmark of a submission."""
+    files, refused = list_images(images, out)
     models = _of_one_kind(bundles)
     classes = models[0].classes
     submitted = submission.mask_names(layout, files, classes, bundles[0]) if layout else {}
@@ -50,28 +42,7 @@ def run(
     settings = {"bundles": digests, "precision": runtime.precision, **predict.model_dump()}
     max_pixels = round(prepare.max_megapixels * 1e6)
     with opened(out, images, settings, classes, models[0].colors) as folder:
-        unfinished = folder.unfinished(files)
-        finished = len(files) - len(unfinished)
-        if finished:
-            tick(finished, len(files), "images")
-        for done, name in enumerate(unfinished, start=finished + 1):
-            try:
-                if not has_room(name):
-                    expected = f"at most {LONGEST_NAME - len('.png')}, as its mask is called NAME.png"
-                    raise Refused(f"has a name of {len(os.fsencode(Path(name).name))} bytes", expected, "Rename it.")
-                data = read_file(images / name, max_bytes(max_pixels))
-                sha256 = hashlib.sha256(data).hexdigest()
-                if not folder.is_finished(name, sha256, files[name]):
-                    image = decode_image(read_image(data, max_pixels).data)
-                    [prediction] = predictor.predict(image[None])
-                    folder.add(name, sha256, files[name], image, prediction)
-            except Refused as error:  # looked at again each time: what it lacks may be a right to read it
-                folder.refuse(name)
-                refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
-            except MemoryError:
-                folder.refuse(name)
-                refused.append(Problem(str(images / name), "needs more memory than there is", fix="Cut it into tiles."))
-            tick(done, len(files), "images")
+        refused += predict_images(folder, images, files, predictor, max_pixels, tick)
         folder.finish()
         if layout:
             names = {image: submitted[image] for image in folder.finished}
@@ -80,53 +51,10 @@ def run(
 
 
 def _of_one_kind(bundles: Sequence[Path]) -> list[Bundle]:
-    """Their probabilities can only be averaged class by class."""
+    """The bundles, which must have the same classes: probabilities are averaged class by class."""
     models = [Bundle.load(bundle) for bundle in bundles]
     for bundle, model in zip(bundles, models, strict=True):
         if model.classes != models[0].classes:
             found = f"knows the classes {', '.join(model.classes)}"
             raise UserError(Problem(str(bundle), found, f"those of {bundles[0]}: {', '.join(models[0].classes)}"))
     return models
-
-
-def _files(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem]]:
-    if not images.is_dir():
-        raise UserError(Problem(str(images), "is not a folder", fix="Name the folder of the images."))
-    if out.resolve().is_relative_to(images.resolve()):
-        found = "lies in the folder of the images, where its masks would be taken for images"
-        raise UserError(Problem(str(out), found, fix="Give another folder with --out."))
-    if images.resolve().is_relative_to(out.resolve()):
-        raise UserError(Problem(str(images), "lies in the folder to write", fix="Give another folder with --out."))
-    files, refused = {}, []
-    for parent, _, names in os.walk(images, onerror=_unlisted):
-        below = Path(parent).relative_to(images).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        for name in names:
-            path = f"{parent}/{name}"
-            if name.startswith(".") or (stamp := _stamp(path)) is None:
-                continue
-            if UNPRINTABLE.search(prefix + name):
-                found = "has control characters or no UTF-8 in its name"
-                refused.append(Problem(path, found, "text", "Rename it."))
-                continue
-            files[prefix + name] = stamp
-    # Nor are predictions thrown away for a folder that may only be not mounted today.
-    if not files and not refused:
-        raise UserError(Problem(str(images), "holds no file"))
-    return files, sorted(refused, key=str)
-
-
-def _stamp(path: str) -> Stamp | None:
-    """None of what is no file."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 (for a million files, making the Paths takes longer than asking)
-    except FileNotFoundError:  # a broken link, or removed by now
-        return None
-    except OSError as error:
-        _unlisted(error)
-    return Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
-
-
-def _unlisted(error: OSError) -> NoReturn:
-    """Its images would be taken for removed."""
-    raise UserError(Problem(str(error.filename), f"cannot be listed ({error.strerror})", "a folder we may read"))

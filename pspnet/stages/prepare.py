@@ -1,4 +1,4 @@
-"""`prepare`: raw files -> the prepared dataset, by itself or from parts that were made elsewhere."""
+"""Raw files -> the prepared dataset, checked here or in parts on other machines."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,17 +8,17 @@ import pyarrow
 
 from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
-from pspnet.dataset.assembly import Pieces, assemble, decide
-from pspnet.dataset.checking import check_pieces
-from pspnet.dataset.data_report import absent_classes, write_data_report
-from pspnet.dataset.parts import join, parse_part, take, write_part
-from pspnet.dataset.pieces import discard, folder_of, take_over
-from pspnet.dataset.problems import judged, located, shortened, stop_for
-from pspnet.dataset.raw_dataset import look
-from pspnet.dataset.splits import missing_masks
 from pspnet.errors import UserError
-from pspnet.outputs import whole_folder
-from pspnet.process import exclusive
+from pspnet.machine.outputs import whole_folder
+from pspnet.machine.process import exclusive
+from pspnet.raw.assembly import Pieces, assemble, decide
+from pspnet.raw.data_report import absent_classes, write_data_report
+from pspnet.raw.inventory import take_inventory
+from pspnet.raw.parts import join, parse_part, take, write_part
+from pspnet.raw.pieces import discard, folder_of, take_over
+from pspnet.raw.problems import judge, located, shortened, stop_for
+from pspnet.raw.splitting import missing_masks
+from pspnet.raw.workers import check_pieces
 from pspnet.tracking.run import StageRun
 
 Tick = Callable[[int, int, str], None]
@@ -35,9 +35,9 @@ def run(
     run: StageRun,
     tick: Tick,
 ) -> str:
-    """What came of it, in a line."""
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # the others keep what is freed
-    found = look(dataset, prepare, raw)
+    """Prepare the dataset; returns a one-line summary. `merge`: folders of parts checked elsewhere."""
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other pools keep freed memory
+    found = take_inventory(dataset, prepare, raw)
     run.identify(raw=raw)
     folder = folder_of(found.pieces, checkpoints / "prepare")
     needed_bytes = sum(piece.bytes for piece in found.pieces)
@@ -48,17 +48,17 @@ def run(
         take(found, folder, tick)
         check_pieces(found.pieces, folder, found.files, found.rules, tick)
         pieces = Pieces(folder, found.pieces)
-        decisions = decide(found, pieces, prepare, dataset.labelled_fraction)
-        told = [*found.told, *decisions.told]
+        decisions = decide(found, pieces, prepare, dataset.labeled_fraction)
+        told = [*found.verdicts, *decisions.verdicts]
         stop_for(told, found.found, prepare, raw)
         outcomes = Counter(one.outcome for one in told)
         prepared = assemble(found, pieces, decisions, outcomes, prepare, partial)
         if problems := missing_masks(prepared.masks, prepared.groups):
             left_out = located((one.problem for one in told if one.outcome == "quarantined"), raw)
             raise UserError(shortened([*problems, *left_out]))
-        absent = [judged(problem, prepare.problems) for problem in absent_classes(prepared)]
+        absent = [judge(problem, prepare.problems) for problem in absent_classes(prepared)]
         stop_for(absent, found.found, prepare, raw)
-        assert found.found == prepared.found  # nothing is lost without a word
+        assert found.found == prepared.found  # no image is lost unreported
         prepared.write()
         write_data_report(prepared, [*told, *absent], decisions.repeated, found.files, found.rules, partial)
         discard(folder)
@@ -74,6 +74,6 @@ def run(
 def run_part(
     dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, part: str, tick: Tick
 ) -> None:  # fmt: skip
-    """A part of the checking, as a folder that `run` may be given."""
+    """Check one part of the raw data, and write it as a folder for `merge` of `run`."""
     own = parse_part(part)
-    write_part(look(dataset, prepare, raw), own, out, tick)
+    write_part(take_inventory(dataset, prepare, raw), own, out, tick)

@@ -1,4 +1,4 @@
-"""Prepared images and weights to begin with -> a backbone that has learnt from them without masks, and its history."""
+"""Prepared images and initial weights -> a backbone trained without masks, and the history of its training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,27 +9,24 @@ import pandas as pd
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.pretrain import PretrainParams
 from pspnet.config.runtime import RuntimeParams
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.samples import Split
-from pspnet.dataset.transforms import Augmentation
-from pspnet.dataset.views import UnlabelledViews
-from pspnet.errors import Problem, UserError
-from pspnet.model.backbone import ResNet
-from pspnet.model.digest import digest as digest_of
-from pspnet.model.imagenet import load_imagenet
-from pspnet.model.preprocessing import IMAGENET, Preprocessing
-from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from pspnet.outputs import whole_file, whole_folder
-from pspnet.process import rank, ranks
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.dataset.store.splits import Split
+from pspnet.machine.outputs import whole_file, whole_folder
+from pspnet.machine.process import rank, ranks
+from pspnet.model.backbone.digest import digest as digest_of
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone
+from pspnet.model.backbone.starting import fill
 from pspnet.selfsup import METHODS
 from pspnet.tracking.run import StageRun
-from pspnet.training.checkpoint import open_checkpoint, training_digest
-from pspnet.training.distributed import joined
+from pspnet.training.pretrain import open_views
 from pspnet.training.pretrain import pretrain as train
-from pspnet.training.runtime import configure, device_lock
+from pspnet.training.shared.checkpoint import training_digest
+from pspnet.training.shared.runtime import configure
+from pspnet.training.shared.steps import open_session
 
 SPLITS: tuple[Split, ...] = ("train", "unlabeled")  # never val or test
-IMPORTED = "imported"  # folder of the weights; DVC keeps it as one thing
+IMPORTED = "imported"  # folder of the weights, which DVC tracks as one output
 
 
 def run(
@@ -46,13 +43,15 @@ def run(
     tick: Callable[[int, int, str], None],
 ) -> None:
     if pretrain.method == "none" and rank() != 0:
-        return  # there is nothing to share
+        return  # nothing to train
     dataset = PreparedDataset.open(prepared)
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
     network = random_backbone(
         backbone.depth, backbone.width, pretrain.output_stride, runtime.seed, backbone.stem, backbone.dilation
     )
-    began, preprocessing = _begin(backbone, network, weights / IMPORTED, Preprocessing(dataset.mean, dataset.std))
+    origin, preprocessing = fill(
+        network, backbone.weights, weights / IMPORTED, Preprocessing(dataset.mean, dataset.std)
+    )
     facts = PretrainedBackbone(
         method=pretrain.method,
         depth=backbone.depth,
@@ -60,7 +59,7 @@ def run(
         preprocessing=preprocessing,
         fingerprints=fingerprints,
         stem=backbone.stem,
-        weights=began,
+        weights=origin,
     )
     device = configure(runtime)
     sections = {"backbone": backbone, "pretrain": pretrain, "runtime": runtime}
@@ -74,29 +73,10 @@ def run(
     records = pd.DataFrame(columns=["epoch", "loss"])
     if pretrain.method != "none":
         method = METHODS[pretrain.method]
-        index = dataset.index()
-        augmentation = Augmentation(
-            height_px=pretrain.crop_px,
-            width_px=pretrain.crop_px,
-            scale_min=pretrain.scale_min,
-            scale_max=pretrain.scale_max,
-            rotation_degrees=pretrain.rotation_degrees,
-            flip_probability=pretrain.flip_probability,
-            blur_probability=pretrain.blur_probability,
-            color_jitter=pretrain.color_jitter,
-            fill=preprocessing.mean_color,
-            ignore=dataset.ignore,
-        )
-        views = UnlabelledViews(
-            dataset.reader(), index[index["split"].isin(SPLITS)], augmentation, method.views, pretrain, runtime.seed
-        )
-        with (
-            device_lock(device),
-            open_checkpoint(checkpoints, "pretrain", digest) as checkpoint,
-            joined(device) as peers,
-        ):
+        views = open_views(dataset, SPLITS, method, pretrain, preprocessing.mean_color, runtime.seed)
+        with open_session("pretrain", digest, checkpoints, runtime, device, tick) as session:
             pretext = method(network, preprocessing, pretrain)
-            training = train(pretext, views, pretrain, runtime, peers, checkpoint, tick)
+            training = train(pretext, views, pretrain, session)
             records = pd.DataFrame(run.epochs(training))
     if rank() != 0:
         return
@@ -105,22 +85,3 @@ def run(
     with whole_folder(out) as folder:
         facts.save(network, folder)
     run.artifacts(history)
-
-
-def _begin(
-    backbone: BackboneParams, network: ResNet, imported: Path, of_dataset: Preprocessing
-) -> tuple[str, Preprocessing]:
-    """Fill the network as `backbone.weights` says; returns what it began with and the colours that it expects."""
-    if backbone.weights == "random":
-        return "random", of_dataset
-    if backbone.weights == "imagenet":
-        load_imagenet(network)
-        return "imagenet", IMAGENET
-    if not imported.exists():
-        fix = (
-            "`pspnet weights import FILE --from PROJECT` makes it; `dvc pull` fetches what somebody else has imported."
-        )
-        raise UserError(Problem("backbone.weights: imported", f"{imported} is missing", "imported weights", fix))
-    start = PretrainedBackbone.open(imported)
-    start.load_into(network, imported)
-    return start.weights, start.preprocessing

@@ -1,4 +1,4 @@
-"""One attempt at a stage: the process that sends what the stage tells, how it ended, and what is remembered of it."""
+"""One attempt at a stage: starts the sender, records how the attempt ended, and writes the run record."""
 
 import json
 import os
@@ -15,19 +15,21 @@ from typing import Any, Protocol
 
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, Problem, UserError
-from pspnet.outputs import private_file, whole_file
-from pspnet.process import on_stop_request
+from pspnet.machine.outputs import private_file, whole_file
+from pspnet.machine.process import on_stop_request
+from pspnet.tracking.backlog import undelivered
 from pspnet.tracking.connection import reason
-from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt, undelivered
+from pspnet.tracking.delivery import TOO_LATE, Delivery
 from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_params
+from pspnet.tracking.receipt import Receipt
 from pspnet.tracking.run import StageRun
 
-PATIENCE_SECONDS = 120.0  # a sender ends by itself before that, and much earlier if the server is away
-IMPATIENCE_SECONDS = 5.0  # after Ctrl-C, or with a broken journal
+PATIENCE_SECONDS = 120.0  # a sender gives up sooner than this on its own, and much sooner if the server is down
+IMPATIENCE_SECONDS = 5.0  # after Ctrl-C, or if the journal could not be written
 LONGEST_MESSAGE = 2000
 
 
-def is_on() -> bool:
+def tracking_is_on() -> bool:
     setting = os.environ.get("PSPNET_TRACKING", "on")
     if setting not in ("on", "off"):
         raise UserError(Problem("PSPNET_TRACKING", f"is '{setting}'", "on or off"))
@@ -41,28 +43,28 @@ class Sender(Protocol):
         """Send the journal in this folder."""
 
     def finish(self, seconds: float) -> int | None:
-        """Nothing more will be written. Returns the exit status, or None if there is none within `seconds`."""
+        """Say that nothing more will be written. Returns the exit status, or None if there is none within `seconds`."""
 
 
 class SenderProcess:
-    """Loads MLflow while the stage loads too."""
+    """A process that loads MLflow while the stage loads too."""
 
     def __init__(self, state: Path) -> None:
         (state / "tracking").mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "pspnet.tracking.sender", str(state.resolve()), str(os.getpid())]
-        # Until it knows the journal's folder.
+        # The process writes to this log until it knows the journal's folder.
         with open(state / "tracking/sender.log", "w", opener=private_file) as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0)
 
     def follow(self, folder: Path) -> None:
         assert self._process.stdin
-        with suppress(BrokenPipeError):  # it has died, and says so when it is waited for
+        with suppress(BrokenPipeError):  # the process died; `finish` returns its exit status
             self._process.stdin.write(f"{folder.resolve()}\n".encode())
 
     def finish(self, seconds: float) -> int | None:
         assert self._process.stdin
         with suppress(BrokenPipeError):
-            self._process.stdin.write(b"\n")  # closing is not enough: a loader's process may hold the other end
+            self._process.stdin.write(b"\n")  # closing is not enough: a loader process may hold the pipe open
             self._process.stdin.close()
         try:
             with _stop_requests_interrupt():
@@ -77,7 +79,7 @@ class SenderProcess:
 
 @contextmanager
 def _stop_requests_interrupt() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt at once. A stage acts on them between two steps, and has none left."""
+    """Within the block, Ctrl-C and SIGTERM raise KeyboardInterrupt at once: the stage has no next step to wait for."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -96,33 +98,33 @@ def stage_run(
     params: Params,
     sections: Sequence[str],
     out: Path | None,
-    tell: Callable[[str], object],
+    warn: Callable[[str], object],
     start_sender: Callable[[Path], Sender] = SenderProcess,
 ) -> Iterator[StageRun]:
-    """What the stage tells inside the block goes to MLflow; afterwards `out` holds what is known of the attempt.
+    """Send what the stage records within the block to MLflow, then write facts about the attempt to `out`.
 
-    Trouble with tracking is told in one line and never fails the stage.
+    A tracking error is reported in one line through `warn`, and never fails the stage.
     """
     started = time.monotonic()
     run = StageRun()
     sender: Sender | None = None
-    if is_on():
+    if tracking_is_on():
         try:
             sender = start_sender(state)
             run = _open(state, stage, params, sections, sender)
         except Exception as error:
-            tell(f"{stage}: this run is not tracked ({reason(error)}).")
+            warn(f"{stage}: this run is not tracked ({reason(error)}).")
     try:
         yield run
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
         run.end("KILLED" if stopped else "FAILED", (str(error) or type(error).__name__)[:LONGEST_MESSAGE])
-        _close(state, stage, run, sender, IMPATIENCE_SECONDS if stopped else PATIENCE_SECONDS, tell)
+        _close(state, stage, run, sender, IMPATIENCE_SECONDS if stopped else PATIENCE_SECONDS, warn)
         raise
     run.end("FINISHED")
-    _close(state, stage, run, sender, PATIENCE_SECONDS, tell)
+    _close(state, stage, run, sender, PATIENCE_SECONDS, warn)
     if out:
-        _remember(out, run, params, time.monotonic() - started)
+        _write_record(out, run, params, time.monotonic() - started)
 
 
 def _open(state: Path, stage: str, params: Params, sections: Sequence[str], sender: Sender) -> StageRun:
@@ -139,23 +141,23 @@ def _open(state: Path, stage: str, params: Params, sections: Sequence[str], send
 
 
 def _close(
-    state: Path, stage: str, run: StageRun, sender: Sender | None, seconds: float, tell: Callable[[str], object]
+    state: Path, stage: str, run: StageRun, sender: Sender | None, seconds: float, warn: Callable[[str], object]
 ) -> None:
     try:
-        status = sender.finish(seconds if run.trouble is None else IMPATIENCE_SECONDS) if sender else None
-        if run.trouble:
-            tell(f"{stage}: not all of this run is tracked ({reason(run.trouble)}).")
+        status = sender.finish(seconds if run.error is None else IMPATIENCE_SECONDS) if sender else None
+        if run.error:
+            warn(f"{stage}: this run is tracked in part only ({reason(run.error)}).")
         if run.journal and (pending := Delivery(state, run.journal.folder).pending):
             late = status in (None, TOO_LATE)
-            why = "there was no time left" if late else f"the process that sends ended with {status}"
+            why = "there was no time left" if late else f"the sender ended with exit status {status}"
             why = Receipt.of(run.journal.folder).trouble or why
-            tell(f"{stage}: {undelivered(state, run.journal.folder, len(pending), why)}")
+            warn(f"{stage}: {undelivered(state, run.journal.folder, len(pending), why)}")
     except Exception as error:
-        tell(f"{stage}: whether this run is tracked is not known ({reason(error)}).")
+        warn(f"{stage}: this run may not be tracked ({reason(error)}).")
 
 
-def _remember(out: Path, run: StageRun, params: Params, seconds: float) -> None:
-    """No stage may depend on this: it differs from machine to machine, and from one time to the next."""
+def _write_record(out: Path, run: StageRun, params: Params, seconds: float) -> None:
+    """Write the run record. No stage may depend on it: it differs between machines and between runs."""
     receipt = Receipt.of(run.journal.folder) if run.journal else Receipt()
     facts = {
         "run_id": receipt.run_id or None,
@@ -177,7 +179,7 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
     }
-    torch = sys.modules.get("torch")  # loaded only by stages that compute with it
+    torch = sys.modules.get("torch")  # only stages that use it have loaded it
     if torch and torch.cuda.is_initialized():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts

@@ -1,4 +1,4 @@
-"""Which MLflow this is, a client for it, and what is said when it is away."""
+"""The address of MLflow, a client for it, and the messages when it is down."""
 
 import os
 import uuid
@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from pspnet.credentials import hidden
 from pspnet.errors import Busy, Problem, PspnetError, UserError, is_network
-from pspnet.outputs import whole_file
+from pspnet.machine.credentials import hidden
+from pspnet.machine.outputs import whole_file
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SQLITE = "sqlite:///"
-IDENTITY = "pspnet.identity"  # tag of an experiment: by it one tracking server is told from another
+IDENTITY = "pspnet.identity"  # tag of an experiment that distinguishes tracking servers
 MIGRATION_SECONDS = 120
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-IMPATIENT = {RETRIES: "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+SHORT_TIMEOUTS = {RETRIES: "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 def tracking_uri(state: Path) -> str:
-    """What MLFLOW_TRACKING_URI says; else a database of this checkout's own."""
+    """The value of MLFLOW_TRACKING_URI, or the address of this checkout's own database."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{(state / 'mlflow.db').resolve()}"
 
 
 def connect(state: Path) -> "MlflowClient":
-    """A client whose database exists; two processes that create one at the same time would break it."""
+    """A client for an existing database. Only one process at a time creates the database; two would break it."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = tracking_uri(state)
-    os.environ["MLFLOW_TRACKING_URI"] = uri  # for those parts of MLflow that ask the environment only
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # some parts of MLflow read only the environment
     from mlflow.tracking import MlflowClient
 
     with _one_at_a_time(state, uri):
@@ -45,7 +45,7 @@ def connect(state: Path) -> "MlflowClient":
 
 @contextmanager
 def _one_at_a_time(state: Path, uri: str) -> Iterator[None]:
-    if uri.startswith("http"):  # the server has made its database before it listens
+    if uri.startswith("http"):  # a server creates its database before it listens
         yield
         return
     folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else state
@@ -54,16 +54,16 @@ def _one_at_a_time(state: Path, uri: str) -> Iterator[None]:
         with filelock.FileLock(folder / "mlflow.lock", timeout=MIGRATION_SECONDS):
             yield
     except filelock.Timeout:
-        raise Busy(f"Another process has been preparing {hidden(uri)} for {MIGRATION_SECONDS} s.") from None
+        raise Busy(f"Another process has been preparing {hidden(uri)} for over {MIGRATION_SECONDS} s.") from None
 
 
 def _make_database(path: Path) -> None:
-    """Under another name until it is whole: MLflow makes it in many steps, and goes on from none of them."""
+    """Create the database under another name first: MLflow needs many steps, and cannot resume an interrupted one."""
     from mlflow.tracking import MlflowClient
 
     if path.exists() and path.stat().st_size:
         return
-    for left in path.parent.glob(f"{path.name}.partial*"):  # with what SQLite would undo in it
+    for left in path.parent.glob(f"{path.name}.partial*"):  # including SQLite's rollback journal
         left.unlink()
     with whole_file(path) as partial:
         uri = f"{SQLITE}{partial}"
@@ -71,12 +71,12 @@ def _make_database(path: Path) -> None:
 
 
 def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str, str] | None = None) -> str:
-    """The id of the experiment of this name, which is made if there is none."""
+    """The id of the experiment with this name, created if necessary."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        # The kind has MLflow's pages show trainings, not conversations.
+        # With this kind, MLflow's pages show training runs instead of conversations.
         marked = {IDENTITY: uuid.uuid4().hex, "mlflow.experimentKind": "custom_model_development", **(tags or {})}
         try:
             return str(client.create_experiment(name, _artifacts(state), tags=marked))
@@ -89,17 +89,17 @@ def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str
     return str(found.experiment_id)
 
 
-def identity(client: "MlflowClient", experiment_id: str) -> str:
-    """Of the experiment in this tracking server, in no other."""
+def server_identity(client: "MlflowClient", experiment_id: str) -> str:
+    """A value that identifies the tracking server: a tag of the experiment, created if necessary."""
     found = client.get_experiment(experiment_id).tags.get(IDENTITY)
-    if found is None:  # it was not made here
+    if found is None:  # the experiment was not created by us
         found = uuid.uuid4().hex
         client.set_experiment_tag(experiment_id, IDENTITY, found)
     return str(found)
 
 
 def _artifacts(state: Path) -> str | None:
-    """Beside a database in a file; where a server keeps them, that is its own matter."""
+    """Where artifacts are stored: beside a local database. None for a server, which decides for itself."""
     uri = tracking_uri(state)
     if uri.startswith("http"):
         return None
@@ -108,17 +108,18 @@ def _artifacts(state: Path) -> str | None:
 
 
 @contextmanager
-def impatience() -> Iterator[None]:
-    """MLflow itself would wait for minutes before it says that a server is away."""
-    with _environment({name: os.environ.get(name, value) for name, value in IMPATIENT.items()}):
+def short_timeouts() -> Iterator[None]:
+    """Within the block, requests fail soon. By default, MLflow waits for minutes for a server that is down."""
+    with _environment({name: os.environ.get(name, value) for name, value in SHORT_TIMEOUTS.items()}):
         yield
 
 
 @contextmanager
-def once() -> Iterator[None]:
-    """MLflow's client would send a request again that was not answered in time, and of the two the first may come last.
+def without_retries() -> Iterator[None]:
+    """Within the block, MLflow's client sends each request once.
 
-    A database is asked once in any case.
+    It would repeat a request that was not answered in time, and the first of the two might arrive last. A local
+    database is asked once in any case.
     """
     with _environment({RETRIES: "0"}):
         yield
@@ -139,16 +140,16 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def reached(state: Path) -> Iterator[None]:
-    """What must not wait for minutes for a server that is away, and says so in one line if it is."""
-    with impatience():
+def fail_fast(state: Path) -> Iterator[None]:
+    """Within the block, a server that is down soon raises Busy, and any other MLflow error a UserError, in one line."""
+    with short_timeouts():
         try:
             yield
         except PspnetError:
             raise
         except Exception as error:
             problem = f"cannot be read ({reason(error)})"
-            fix = "Set MLFLOW_TRACKING_URI to another, or unset it for a database of this checkout's own."
+            fix = "Set MLFLOW_TRACKING_URI to another address, or unset it to use this checkout's own database."
             where = hidden(tracking_uri(state))
             if is_network(error):
                 raise Busy(f"{where}: {problem}. Try again when it is back.") from error
@@ -156,7 +157,7 @@ def reached(state: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """In a few words: what the system said, if it is at the bottom of it, not the layers above."""
+    """The error in a few words: the message of the system error that caused it, or the error's own first line."""
     found, cause = error, error
     while (cause := cause.__cause__ or cause.__context__) is not None:  # type: ignore[assignment]
         if isinstance(cause, OSError):

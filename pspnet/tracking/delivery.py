@@ -1,65 +1,35 @@
-"""Journals on their way to MLflow. What is interrupted here can be done again: no second run, no second row."""
+"""Delivers a journal to MLflow. An interrupted delivery can be repeated without a second run or a second row."""
 
-import json
 import logging
 import platform
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from pspnet.credentials import hidden
-from pspnet.outputs import whole_file
-from pspnet.process import is_alive
-from pspnet.tracking.connection import connect, experiment, identity, impatience, reason, tracking_uri
-from pspnet.tracking.journal import JOURNAL, KILLED, Entry, append, ended, read
-from pspnet.tracking.journal import identity as told
+from pspnet.machine.process import is_alive
+from pspnet.tracking.connection import experiment, reason, server_identity
+from pspnet.tracking.entities import dataset, metrics
+from pspnet.tracking.journal import JOURNAL, KILLED, Entry, append, ended, entry_key, read
 from pspnet.tracking.pipeline import add_params, ensure_pipeline, ensure_run
+from pspnet.tracking.receipt import Receipt
 
 if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric, Run
+    from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
 logger = logging.getLogger(__name__)
 
-RECEIPT = "receipt.json"
-FOLLOWED = "pspnet.followed"  # tag of a pipeline's run: when the stage that decided its status told so
-METRICS_AT_ONCE = 1000  # as many as one request may hold
-LONGEST_DIGEST = 36
+FOLLOWED = "pspnet.followed"  # tag of a pipeline run: the time of the stage entry that set its status
+METRICS_AT_ONCE = 1000  # the most that one request may hold
 TOO_LATE = 3  # exit status of a sender that ran out of time
-KEPT = 50  # delivered journals of one stage: the same work done again goes on in the same run
-
-
-@dataclass
-class Receipt:
-    """How far a journal has been delivered, and where to."""
-
-    journal: str = ""
-    server: str = ""  # the identity of its experiment
-    run_id: str = ""
-    offset: int = 0
-    ended: bool = False  # and the latest attempt is over
-    trouble: str = ""  # why it is not further, if something is in the way
-
-    @classmethod
-    def of(cls, folder: Path) -> "Receipt":
-        try:
-            return cls(**json.loads((folder / RECEIPT).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return cls()
-
-    def write(self, folder: Path) -> None:
-        with whole_file(folder / RECEIPT) as partial:
-            partial.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
 
 
 class Delivery:
-    """One journal. Only who holds its lock may deliver it."""
+    """The delivery of one journal. Only a process that holds the journal's lock may deliver it."""
 
     def __init__(self, state: Path, folder: Path) -> None:
         self._state, self.folder = state, folder
@@ -68,14 +38,14 @@ class Delivery:
         self._receipt = Receipt.of(folder)
         self._run: Run | None = None
         self._pipelines: dict[str, Run] = {}
-        self.look()
+        self.read_journal()
 
-    def look(self) -> None:
-        """Take in what has been written since."""
+    def read_journal(self) -> None:
+        """Read the entries written since the last call."""
         for entry, end in read(self.folder / JOURNAL, self._read):
             self._read = end
-            if told(entry) not in self._seen:  # of two processes at the same work both may have told it
-                self._seen.add(told(entry))
+            if entry_key(entry) not in self._seen:  # two processes doing the same work may both have written it
+                self._seen.add(entry_key(entry))
                 self._entries.append((entry, end))
         if self._entries and self._receipt.journal != self._header["id"]:
             self._receipt = Receipt(journal=self._header["id"])
@@ -90,28 +60,28 @@ class Delivery:
 
     @property
     def ended(self) -> bool:
-        """Whether the latest attempt has told how it ended."""
+        """Whether the journal says how the latest attempt ended."""
         begin = self._begin()
         return begin is not None and ended((entry for entry, _ in self._entries), begin["attempt"])
 
     def end_if_dead(self) -> None:
-        """Tell in the place of a process that was killed."""
+        """Write the end entry on behalf of a process that was killed."""
         begin = self._begin()
         if begin is None or self.ended or _alive(begin["process"]):
             return
         path = self.folder / JOURNAL
         if not path.read_bytes().endswith(b"\n"):
             with path.open("ab") as file:
-                file.write(b"\n")  # behind the line it was writing
+                file.write(b"\n")  # ends the line that it was writing
         now = time.time_ns() // 1_000_000
         append(path, {"kind": "end", "time": now, "attempt": begin["attempt"], **KILLED})
-        self.look()
+        self.read_journal()
 
     def send(self, client: "MlflowClient") -> None:
-        """Deliver what is pending."""
+        """Deliver the pending entries."""
         if pending := self.pending:
             run = self._run = self._run or self._find_run(client)
-            pending = self.pending  # it may have become more
+            pending = self.pending  # a new run needs all entries
             for group in _groups(pending):
                 self._send_group(client, run, [entry for entry, _ in group])
                 self._advance(group[-1][1])
@@ -119,12 +89,12 @@ class Delivery:
                     if entry["kind"] == "artifact":
                         shutil.rmtree((self.folder / entry["file"]).parent, ignore_errors=True)
         if self._receipt.offset != self._read or self._receipt.ended != self.ended or self._receipt.trouble:
-            self._advance(self._read)  # past what was no entry, or was told twice
+            self._advance(self._read)  # past invalid lines and duplicates
         if self.ended:
             shutil.rmtree(self.folder / "artifacts", ignore_errors=True)
 
-    def explain(self, error: Exception) -> None:
-        """Keep why nothing can be delivered."""
+    def record_failure(self, error: Exception) -> None:
+        """Write to the receipt why nothing can be delivered."""
         if self._receipt.trouble != (trouble := reason(error)):
             self._receipt.trouble = trouble
             self._receipt.write(self.folder)
@@ -139,7 +109,7 @@ class Delivery:
         return self._entries[0][0]
 
     def _begin(self, attempt: int | None = None) -> Entry | None:
-        """How an attempt began; without a number, the latest."""
+        """The begin entry of an attempt, by default of the latest."""
         begins = [entry for entry, _ in self._entries if entry["kind"] == "begin"]
         if attempt is not None:
             begins = [begin for begin in begins if begin["attempt"] == attempt]
@@ -150,10 +120,10 @@ class Delivery:
         return begin is not None and begin["attempt"] == entry["attempt"]
 
     def _find_run(self, client: "MlflowClient") -> "Run":
-        """The run that the receipt names; where that is not known, another, from the start of the journal."""
+        """The run named by the receipt. If the server does not know it, a different run, given the whole journal."""
         header = self._header
         experiment_id = experiment(client, self._state, header["experiment"])
-        server = identity(client, experiment_id)
+        server = server_identity(client, experiment_id)
         self._pipelines = {}
         if server == self._receipt.server and (run := _usable(client, self._receipt.run_id)):
             return run
@@ -164,7 +134,7 @@ class Delivery:
         return run
 
     def _send_group(self, client: "MlflowClient", run: "Run", group: list[Entry], alone: bool = False) -> None:
-        """Once more, entry by entry, what the server refuses as a whole; what it then refuses is left out."""
+        """Send a group. If the server refuses it, send its entries one by one, and drop those it refuses again."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -172,23 +142,23 @@ class Delivery:
         except MlflowException as error:
             if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"):
                 raise
-            if _usable(client, run.info.run_id) is None:  # somebody has deleted it
+            if _usable(client, run.info.run_id) is None:  # someone deleted the run
                 self._run, self._receipt.server = None, ""
                 raise
             if alone:
-                logger.warning("The server has refused %s: %s", group[0], error)
+                logger.warning("The server refused %s: %s", group[0], error)
                 return
-            self._pipelines = {}  # a run of theirs may be the one that is gone
+            self._pipelines = {}  # the deleted run may be a pipeline run
             for entry in group:
                 self._send_group(client, run, [entry], alone=True)
 
     def _send_entries(self, client: "MlflowClient", run: "Run", group: list[Entry]) -> None:
-        """A metric's entries come in groups, all others alone."""
+        """Send the entries of a group. Metrics come in groups, every other entry alone."""
         run_id = run.info.run_id
         first = group[0]
         match first["kind"]:
             case "epoch" | "figures":
-                _log_metrics(client, run_id, [metric for entry in group for metric in _metrics(entry)])
+                _log_metrics(client, run_id, [metric for entry in group for metric in metrics(entry)])
             case "journal":
                 add_params(client, run, first["params"])
             case "begin":
@@ -196,7 +166,7 @@ class Delivery:
             case "headline":
                 self._send_headline(client, first)
             case "dataset":
-                client.log_inputs(run_id, [_dataset(first)])
+                client.log_inputs(run_id, [dataset(first)])
             case "artifact":
                 self._send_artifact(client, run_id, first)
             case "end":
@@ -217,17 +187,17 @@ class Delivery:
 
     def _send_end(self, client: "MlflowClient", run_id: str, entry: Entry) -> None:
         if self._is_latest(entry):
-            if entry["message"] or entry["attempt"] > 1:  # else there can be none to replace
+            if entry["message"] or entry["attempt"] > 1:  # a first attempt has no old message to clear
                 client.set_tag(run_id, "pspnet.message", entry["message"])
             client.set_terminated(run_id, entry["status"], entry["time"])
         if begin := self._begin(entry["attempt"]):
             self._follow(client, _key(begin), entry["status"], entry["time"])
 
     def _send_headline(self, client: "MlflowClient", entry: Entry) -> None:
-        """To the pipeline's run, which another stage may have told the same."""
+        """Send headline metrics to the pipeline run, except those it already has from another stage."""
         if pipeline := self._pipeline(client, entry["pipeline"]):
             known = pipeline.data.metrics
-            new = [metric for metric in _metrics(entry) if known.get(metric.key) != metric.value]
+            new = [metric for metric in metrics(entry) if known.get(metric.key) != metric.value]
             _log_metrics(client, pipeline.info.run_id, new)
 
     def _send_artifact(self, client: "MlflowClient", run_id: str, entry: Entry) -> None:
@@ -236,10 +206,10 @@ class Delivery:
             folder = str(Path(entry["name"]).parent)
             client.log_artifact(run_id, str(path), None if folder == "." else folder)
         else:
-            logger.info("Sent before, perhaps to another server: %s", entry["name"])
+            logger.info("Already sent, perhaps to another server: %s", entry["name"])
 
     def _follow(self, client: "MlflowClient", key: str | None, status: str, time_ms: int) -> None:
-        """A pipeline's run is in the state of the stage that was at work last."""
+        """Give the pipeline run the status of the stage that was active last."""
         if (pipeline := self._pipeline(client, key)) is None:
             return
         run_id = pipeline.info.run_id
@@ -262,114 +232,31 @@ class Delivery:
         return self._pipelines[key]
 
 
-def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:
-    """Deliver what the journals still hold, until `stop`. Returns what could not be sent, and why.
-
-    Quick where there is nothing to send.
-    """
-    deliveries = [delivery for folder in journals(state) if (delivery := unsent(state, folder))]
-    if not deliveries:
-        return []
-    failures = []
-    with impatience():
-        try:
-            client = connect(state)
-        except Exception as error:
-            return [failure(state, delivery, error) for delivery in deliveries]
-        for delivery in deliveries:
-            if stop():
-                break
-            try:
-                with lock(delivery.folder):
-                    delivery.send(client)
-            except filelock.Timeout:
-                continue  # its own sender is at it
-            except Exception as error:
-                delivery.explain(error)
-                failures.append(failure(state, delivery, error))
-    return failures
-
-
-def failure(state: Path, delivery: Delivery, error: Exception) -> str:
-    return undelivered(state, delivery.folder, len(delivery.pending), reason(error))
-
-
-def undelivered(state: Path, folder: Path, records: int, why: str) -> str:
-    what = "1 record has" if records == 1 else f"{records} records have"
-    where = hidden(tracking_uri(state))
-    return f"{folder.name}: {what} not reached MLflow at {where} ({why}); kept in {folder} and sent with the next run."
-
-
-def journals(state: Path) -> list[Path]:
-    return sorted(path.parent for path in (state / "tracking").glob(f"*/{JOURNAL}"))
-
-
-def unsent(state: Path, folder: Path) -> Delivery | None:
-    """The delivery of a journal that holds something to send."""
-    receipt = Receipt.of(folder)
-    if receipt.ended and receipt.offset == (folder / JOURNAL).stat().st_size:
-        return None
-    delivery = Delivery(state, folder)
-    delivery.end_if_dead()
-    return delivery if delivery.pending else None
-
-
 def lock(folder: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(folder / "lock", timeout=0)
-
-
-def prune(state: Path) -> None:
-    """Forget the oldest of what has been delivered."""
-    kept: Counter[str] = Counter()
-    newest_first = sorted(journals(state), key=lambda folder: (folder / JOURNAL).stat().st_mtime, reverse=True)
-    for folder in newest_first:
-        if Receipt.of(folder).ended:
-            stage = folder.name.rpartition("-")[0]
-            kept[stage] += 1
-            if kept[stage] > KEPT:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _groups(pending: list[tuple[Entry, int]]) -> Iterator[list[tuple[Entry, int]]]:
     group: list[tuple[Entry, int]] = []
     size = 0
     for entry, end in pending:
-        metrics = len(entry["values"]) if entry["kind"] in ("epoch", "figures") else METRICS_AT_ONCE
-        if group and size + metrics > METRICS_AT_ONCE:
+        count = len(entry["values"]) if entry["kind"] in ("epoch", "figures") else METRICS_AT_ONCE
+        if group and size + count > METRICS_AT_ONCE:
             yield group
             group, size = [], 0
         group.append((entry, end))
-        size += metrics
+        size += count
     if group:
         yield group
 
 
-def _log_metrics(client: "MlflowClient", run_id: str, metrics: "list[Metric]") -> None:
-    for start in range(0, len(metrics), METRICS_AT_ONCE):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
-
-
-def _metrics(entry: Entry) -> "list[Metric]":
-    from mlflow.entities import Metric
-
-    return [Metric(name, value, entry["time"], entry.get("step", 0)) for name, value in entry["values"].items()]
-
-
-def _dataset(entry: Entry) -> "DatasetInput":
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    dataset = Dataset(
-        name=f"{Path(entry['source']).name}/{entry['split']}",
-        digest=entry["digest"][:LONGEST_DIGEST],
-        source_type="local",
-        source=json.dumps({"uri": entry["source"]}),
-        profile=json.dumps({"images": entry["images"]}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", entry["split"])])
+def _log_metrics(client: "MlflowClient", run_id: str, found: "list[Metric]") -> None:
+    for start in range(0, len(found), METRICS_AT_ONCE):
+        client.log_batch(run_id, metrics=found[start : start + METRICS_AT_ONCE])
 
 
 def _key(begin: Entry) -> str | None:
-    """Of the pipeline that an attempt was part of."""
+    """The key of the pipeline that an attempt belongs to."""
     return begin["pipeline"]["key"] if begin.get("pipeline") else None
 
 
@@ -388,7 +275,7 @@ def _usable(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def _alive(process: dict[str, Any]) -> bool:
-    """As far as can be known: of another machine's processes nothing is."""
+    """Whether the process is alive. A process on another machine counts as alive, since nothing is known about it."""
     if process["host"] != platform.node():
         return True
     return is_alive(process["pid"], process["created"])

@@ -1,6 +1,7 @@
-"""What a stage has to tell MLflow: one JSON object to a line, in the order it happened.
+"""The journal: what a stage records for MLflow, one JSON object per line, in order.
 
-A line has its time in milliseconds. MLflow keeps a metric under (name, time, step, value): sent twice it is one row.
+Each line has its time in milliseconds. MLflow stores a metric by (name, time, step, value), so sending one twice makes
+a single row.
 """
 
 import json
@@ -11,16 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pspnet.credentials import hidden
+from pspnet.machine.credentials import hidden
 
 JOURNAL = "journal.jsonl"
-KILLED = {"status": "KILLED", "message": "The process was killed."}  # what it could not tell itself
+KILLED = {"status": "KILLED", "message": "The process was killed."}  # written on behalf of the killed process
 
 Entry = dict[str, Any]
 
 
 class Journal:
-    """Opened for another attempt at the same work; what earlier attempts have told is not told again."""
+    """The journal, opened for a new attempt at the same work. Entries of earlier attempts are not written again."""
 
     def __init__(self, folder: Path, **about: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,10 +29,10 @@ class Journal:
         self._path = folder / JOURNAL
         _drop_torn_line(self._path)
         entries = [entry for entry, _ in read(self._path)]
-        if not entries or entries[0]["kind"] != "journal":  # killed in its very first line
+        if not entries or entries[0]["kind"] != "journal":  # killed while writing the first line
             self._path.unlink(missing_ok=True)
             entries = []
-        self._known = {identity(entry) for entry in entries}
+        self._known = {entry_key(entry) for entry in entries}
         attempts = [entry["attempt"] for entry in entries if entry["kind"] == "begin"]
         self.attempt = max(attempts, default=0) + 1
         self.id: str = entries[0]["id"] if entries else uuid.uuid4().hex
@@ -41,12 +42,12 @@ class Journal:
             self.add("end", attempt=self.attempt - 1, **KILLED)
 
     def add(self, kind: str, **content: Any) -> bool:
-        """Whether it was new."""
+        """Write an entry unless the journal has it already. Returns whether it was new."""
         entry = {"kind": kind, "time": time.time_ns() // 1_000_000, **content}
-        if identity(entry) in self._known:
+        if entry_key(entry) in self._known:
             return False
         append(self._path, entry)
-        self._known.add(identity(entry))
+        self._known.add(entry_key(entry))
         return True
 
 
@@ -54,15 +55,15 @@ def ended(entries: Iterable[Entry], attempt: int) -> bool:
     return any(entry["kind"] == "end" and entry["attempt"] == attempt for entry in entries)
 
 
-def identity(entry: Entry) -> str:
-    """Equal for two entries that tell the same: an epoch is its step, all else what it says, whenever that was."""
+def entry_key(entry: Entry) -> str:
+    """Equal for two entries with the same content. An epoch is identified by its step; times do not count."""
     if entry["kind"] == "epoch":
         return f"epoch {entry['step']}"
     return json.dumps({key: value for key, value in entry.items() if key != "time"}, sort_keys=True)
 
 
 def append(path: Path, entry: Entry) -> None:
-    """In one write, so that two processes never mix their lines."""
+    """Append the entry in one write, so that two processes never mix their lines."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, hidden(json.dumps(entry)).encode() + b"\n")
@@ -71,7 +72,7 @@ def append(path: Path, entry: Entry) -> None:
 
 
 def read(path: Path, offset: int = 0) -> list[tuple[Entry, int]]:
-    """The whole lines from `offset` on, each with the offset behind it. What is no entry is left out."""
+    """The entries in the complete lines from `offset` on, each with its end offset. Invalid lines are skipped."""
     try:
         with path.open("rb") as file:
             file.seek(offset)

@@ -1,4 +1,4 @@
-"""Names and values as MLflow accepts them: letters, digits and . _ - space, with / between the parts of a name."""
+"""Names and values that MLflow accepts: letters, digits, `.`, `_`, `-` and space, with `/` between parts of a name."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 Values = Mapping[str, float | Mapping[Any, float | None] | None]
 
-LONGEST_PART, LONGEST_VALUE = 150, 5000  # MLflow takes 250 for a name and 6000 for a value
+LONGEST_PART, LONGEST_VALUE = 150, 5000  # MLflow's limits: 250 for a name, 6000 for a value
 
 
 def flat(section: BaseModel, prefix: str) -> dict[str, str]:
-    """Params by their full names; what a person names freely (classes, colours) stays one value."""
+    """The params by full name. A mapping with names chosen by the user (classes, colors) is one value."""
     params: dict[str, str] = {}
     for name in type(section).model_fields:
         value: Any = getattr(section, name)
@@ -28,7 +28,7 @@ def flat(section: BaseModel, prefix: str) -> dict[str, str]:
 
 
 def metrics(values: Values) -> dict[str, float]:
-    """`{"iou": {"sky": 0.9}}` becomes `{"iou/sky": 0.9}`; what has no value is left out."""
+    """Turn `{"iou": {"sky": 0.9}}` into `{"iou/sky": 0.9}`. Metrics without a value are left out."""
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -40,7 +40,7 @@ def metrics(values: Values) -> dict[str, float]:
 
 
 def distinct(names: Mapping[str, Any]) -> dict[str, str]:
-    """A valid part of a name for each of `names`, no two alike even where case does not count."""
+    """A valid part of a name for each name. The parts differ even if case is ignored."""
     valid = {name: _valid(name) for name in names}
     count = Counter(part.casefold() for part in valid.values())
     return {
@@ -51,4 +51,4 @@ def distinct(names: Mapping[str, Any]) -> dict[str, str]:
 
 def _valid(name: str) -> str:
     part = re.sub(r"[^\w.\- ]", "_", name)[:LONGEST_PART]
-    return part if part.strip(".") else "_" * max(1, len(part))  # as parts of a path . and .. mean something else
+    return part if part.strip(".") else "_" * max(1, len(part))  # `.` and `..` have a meaning in paths

@@ -1,4 +1,4 @@
-"""The run that the runs of one pipeline's stages belong to: same params, same data, same code, same pipeline."""
+"""The pipeline run, parent of its stages' runs. The same params, data and code are the same pipeline."""
 
 import getpass
 import hashlib
@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pspnet
 from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml
-from pspnet.credentials import hidden
 from pspnet.errors import Problem, UserError
+from pspnet.machine.code import CODE, code_digest
+from pspnet.machine.credentials import hidden
 from pspnet.tracking.connection import experiment
 from pspnet.tracking.naming import flat
 
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 DVC = Path("dvc.yaml")
 GIT_SECONDS = 5
-# Set by the flow that runs the stages.
-OF_A_FLOW = {
+FLOW_TAGS = {  # tag -> environment variable set by the flow that runs the stages
     "prefect.flow_run": "PSPNET_FLOW_RUN",
     "prefect.flow_run_page": "PSPNET_FLOW_RUN_PAGE",
     "pspnet.overrides": "PSPNET_FLOW_OVERRIDES",
@@ -36,7 +35,7 @@ OF_A_FLOW = {
 
 
 def pipeline_key(params: Params) -> str:
-    """Of what the stages read and are: params, raw data, dvc.yaml, the package. PSPNET_PIPELINE replaces it."""
+    """A digest of params, raw data, dvc.yaml and the stages' code. PSPNET_PIPELINE overrides it."""
     if given := os.environ.get("PSPNET_PIPELINE"):
         if not re.fullmatch(r"[A-Za-z0-9._:-]{1,200}", given):
             raise UserError(Problem("PSPNET_PIPELINE", f"is '{given}'", "letters, digits and . _ : -"))
@@ -45,7 +44,7 @@ def pipeline_key(params: Params) -> str:
         "params": {name: getattr(params, name).model_dump(mode="json") for name in _sections(params)},
         "stages": DVC.read_text(encoding="utf-8") if DVC.exists() else "",
         "data": {path.as_posix(): path.read_text(encoding="utf-8") for path in data_sources()},
-        "code": _code(),
+        "code": code_digest(part for parts in CODE.values() for part in parts),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -55,7 +54,7 @@ def pipeline_params(params: Params) -> dict[str, str]:
 
 
 def pipeline_run(client: "MlflowClient", state: Path, params: Params, key: str) -> str:
-    """The id of the pipeline's run, which is made if there is none."""
+    """The id of the pipeline run, created if necessary."""
     experiment_id = experiment(client, state, params.registry.model)
     now = time.time_ns() // 1_000_000
     run = ensure_pipeline(client, experiment_id, key, pipeline_params(params), circumstances(), now)
@@ -79,23 +78,23 @@ def ensure_pipeline(
 def ensure_run(
     client: "MlflowClient", experiment_id: str, mark: tuple[str, str], name: str, tags: Mapping[str, str], started: int
 ) -> "Run":
-    """The run that bears the mark, a tag and its value; the oldest, should two machines have made one at once."""
+    """The run with the tag `mark`, created if necessary. The oldest, if two machines created one at the same time."""
     order = ["attributes.start_time", "attributes.run_id"]
     found = client.search_runs([experiment_id], f"tags.`{mark[0]}` = '{mark[1]}'", max_results=1, order_by=order)
     return found[0] if found else client.create_run(experiment_id, started, {**tags, mark[0]: mark[1]}, name)
 
 
 def add_params(client: "MlflowClient", run: "Run", params: Mapping[str, str]) -> None:
-    """Those that the run has not got: MLflow refuses to change one."""
+    """Log the params that the run does not have yet: MLflow refuses to change a param."""
     from mlflow.entities import Param
 
     new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    for start in range(0, len(new), 100):  # as many as one request may hold
+    for start in range(0, len(new), 100):  # the most that one request may hold
         client.log_batch(run.info.run_id, params=new[start : start + 100])
 
 
 def log_metrics(client: "MlflowClient", run_id: str, values: Mapping[str, float]) -> None:
-    """In one request, which is also one write to the disk of the database."""
+    """Log the metrics in one request, which is also one disk write of the database."""
     from mlflow.entities import Metric
 
     now = time.time_ns() // 1_000_000
@@ -103,15 +102,15 @@ def log_metrics(client: "MlflowClient", run_id: str, values: Mapping[str, float]
 
 
 def circumstances() -> dict[str, str]:
-    """Tags that say from which commit, where and by whom a run was started, as far as that is known."""
+    """Tags with the commit, host, user and flow run that a run was started from, as far as known."""
     tags = {"mlflow.source.type": "LOCAL", "pspnet.host": platform.node()}
     if (commit := _git("rev-parse", "HEAD")) is not None:
-        # DVC itself writes dvc.lock and *.dvc while the pipeline runs, and git need not know them yet
+        # DVC writes dvc.lock and *.dvc while the pipeline runs; changes there do not make the commit dirty.
         changes = _git("status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)*.dvc")
         tags |= {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": str(changes != "").lower()}
     with suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
-    tags |= {tag: os.environ[name] for tag, name in OF_A_FLOW.items() if os.environ.get(name)}
+    tags |= {tag: os.environ[name] for tag, name in FLOW_TAGS.items() if os.environ.get(name)}
     if page := tags.get("prefect.flow_run_page"):
         tags["mlflow.note.content"] = f"[Flow run in Prefect]({page})"
     return {name: hidden(value) for name, value in tags.items()}
@@ -130,21 +129,12 @@ def _stages() -> dict[str, Any]:
 
 
 def _sections(params: Params) -> list[str]:
-    """Those that a stage reads; how models are compared and served makes no other pipeline."""
+    """The sections that stages read. How models are compared and served does not make a different pipeline."""
     read = {name for stage in _stages().values() for name in stage.get("params", [])}
     return [name for name in type(params).model_fields if name in read or not read]
 
 
 def data_sources() -> list[Path]:
-    """The .dvc files of the data that the stages read."""
+    """The .dvc files of the stages' input data."""
     paths = {Path(f"{dependency}.dvc") for stage in _stages().values() for dependency in stage.get("deps", [])}
     return sorted(path for path in paths if path.is_file())
-
-
-def _code() -> str:
-    package = Path(pspnet.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What a stage tells of itself while it runs."""
+"""What a stage records about itself while it runs."""
 
 import hashlib
 import json
@@ -12,16 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pspnet.code import CODE, code_digest
-from pspnet.outputs import sync
+from pspnet.machine.code import CODE, code_digest
+from pspnet.machine.outputs import sync
 from pspnet.tracking.journal import Journal
 from pspnet.tracking.naming import Values, flat, metrics
 
 
 class StageRun:
-    """Made without a root it records nothing; else from `identify` on, in a folder below the root.
+    """Records a stage in a journal below `root`, from the call of `identify` on. Without a root, records nothing.
 
-    Nothing here can fail a stage.
+    No method fails the stage: the first error is kept in `error`.
     """
 
     def __init__(
@@ -33,23 +33,23 @@ class StageRun:
         attempt: Mapping[str, Any] | None = None,
         opened: Callable[[Path], None] = lambda folder: None,
     ) -> None:
-        """`about` is told once of the work, `attempt` of each try at it."""
+        """`about` is recorded once for the work, `attempt` for each attempt at it."""
         self.journal: Journal | None = None
-        self.trouble: Exception | None = None
+        self.error: Exception | None = None
         self._root, self._stage, self._sections = root, stage, dict(sections or {})
         self._about, self._attempt, self._opened = dict(about or {}), dict(attempt or {}), opened
 
     @property
     def pipeline(self) -> str | None:
-        """The key of the pipeline that this attempt is part of."""
+        """The key of the pipeline that this attempt belongs to."""
         return self._attempt["pipeline"]["key"] if self._attempt.get("pipeline") else None
 
     def identify(self, **facts: Any) -> None:
-        """Say which work this is. With the same stage, params, code and facts an earlier run goes on.
+        """Identify the work. With the same stage, params, code and facts, an earlier run is continued.
 
-        Of a fact that is a folder, the names, sizes and times of its files count.
+        A fact that is a folder stands for the names, sizes and times of its files.
         """
-        with self._harmless():
+        with self._never_failing():
             if self._root is None:
                 return
             identity = {
@@ -67,39 +67,39 @@ class StageRun:
             self._opened(journal.folder)
 
     @contextmanager
-    def _harmless(self) -> Iterator[None]:
-        """An error is kept, to be told when the stage is over."""
+    def _never_failing(self) -> Iterator[None]:
+        """Keep the first error within the block, to be reported when the stage ends."""
         try:
             yield
         except Exception as error:
-            self.trouble = self.trouble or error
+            self.error = self.error or error
 
     def epochs(self, records: Iterable[Mapping[str, float]]) -> Iterator[Mapping[str, float]]:
-        """The records of a training, each told as it comes. Those that were told before a resume may come again."""
+        """Record and yield the records of a training run. A resumed run may yield earlier records again."""
         for record in records:
             self.epoch(record)
             yield record
 
     def epoch(self, record: Mapping[str, float]) -> None:
-        with self._harmless():
+        with self._never_failing():
             if self.journal:
                 values = metrics({name: value for name, value in record.items() if name != "epoch"})
                 self.journal.add("epoch", step=int(record["epoch"]), values=values)
 
     def figures(self, values: Values) -> None:
-        """Numbers of the whole stage."""
-        with self._harmless():
+        """Record numbers of the whole stage."""
+        with self._never_failing():
             if self.journal:
                 self.journal.add("figures", values=metrics(values))
 
     def headline(self, values: Values) -> None:
-        """Numbers by which pipelines are compared: they are told of the pipeline's run."""
-        with self._harmless():
+        """Record the numbers by which pipelines are compared. They go to the pipeline run."""
+        with self._never_failing():
             if self.journal:
                 self.journal.add("headline", values=metrics(values), pipeline=self.pipeline)
 
     def dataset(self, split: str, digest: str, source: Path, images: int) -> None:
-        with self._harmless():
+        with self._never_failing():
             if self.journal:
                 self.journal.add("dataset", split=split, digest=digest, source=str(source), images=images)
 
@@ -108,8 +108,8 @@ class StageRun:
             self.artifact(path.name, partial(shutil.copyfile, path))
 
     def artifact(self, name: str, write: Callable[[Path], object]) -> None:
-        """Keep a file for the run; `write` is called with the path it gets until it is sent."""
-        with self._harmless():
+        """Record a file. `write` is called with the path to write, where the file stays until it is sent."""
+        with self._never_failing():
             if self.journal is None:
                 return
             partial_file = self.journal.folder / "artifacts" / "partial" / Path(name).name
@@ -122,12 +122,12 @@ class StageRun:
             kept = self.journal.folder / "artifacts" / content.hexdigest()[:16] / partial_file.name
             kept.parent.mkdir(exist_ok=True)
             sync(partial_file)
-            partial_file.replace(kept)  # before the line that names it
+            partial_file.replace(kept)  # before the entry that names it
             self.journal.add("artifact", name=name, file=str(kept.relative_to(self.journal.folder)))
 
     def end(self, status: str, message: str = "", **facts: Any) -> None:
-        """How this attempt ended: FINISHED, FAILED or KILLED."""
-        with self._harmless():
+        """Record how this attempt ended: FINISHED, FAILED or KILLED."""
+        with self._never_failing():
             if self.journal:
                 self.journal.add("end", attempt=self.journal.attempt, status=status, message=message, **facts)
 
@@ -139,14 +139,14 @@ def _listing(folder: Path) -> str:
         for name in sorted(names):
             path = os.path.join(parent, name)  # noqa: PTH118  a million of them
             digest.update(f"{os.path.relpath(path, folder)}\0".encode())
-            with suppress(OSError):  # a link to nowhere
+            with suppress(OSError):  # a broken link
                 facts = os.stat(path)  # noqa: PTH116
                 digest.update(f"{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 
 def _process() -> dict[str, Any]:
-    """By which another process of this machine can tell whether we live."""
+    """The facts by which other processes on this machine can check whether this process is alive."""
     import platform
 
     import psutil

@@ -1,8 +1,9 @@
-"""The process beside a stage that sends its journal to MLflow while it grows.
+"""The process that runs alongside a stage and sends its growing journal to MLflow.
 
 python -m pspnet.tracking.sender STATE PID
 
-PID is the stage's. It names the folder of the journal on our standard input; another line or the end means it is over.
+PID is the stage's process id. The stage writes the journal's folder to our standard input; a second line, or the end
+of the input, means that the stage has ended.
 """
 
 import gc
@@ -19,19 +20,19 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from pspnet.credentials import hide_in_output
-from pspnet.offline import go_offline
-from pspnet.tracking import delivery
-from pspnet.tracking.connection import connect, impatience, tracking_uri
-from pspnet.tracking.delivery import Delivery, logger
+from pspnet.machine.credentials import hide_in_output
+from pspnet.machine.offline import go_offline
+from pspnet.tracking import backlog
+from pspnet.tracking.connection import connect, short_timeouts, tracking_uri
+from pspnet.tracking.delivery import TOO_LATE, Delivery, lock, logger
 from pspnet.tracking.system import SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 WATCH_SECONDS = 0.1
-WORK_SECONDS = 0.02  # of CPU time: less is no progress
-UNUSED = ("pandas", "scipy")  # optional for MLflow's client, and a quarter of its loading time
+WORK_SECONDS = 0.02  # of CPU time; less does not count as progress
+UNUSED = ("pandas", "scipy")  # optional for MLflow's client, and a quarter of its import time
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Limits:
     """All in seconds."""
 
     poll: float = 0.5
-    longest_pause: float = 2.0  # between two tries to reach a server that is away
-    last: float = 110.0  # for the rest when the stage is over; a busy machine may need 30 to load MLflow
-    still: float = 20.0  # of those without progress: something does not answer
-    away: float = 3.0  # if the server is away when the stage is over
-    others: float = 5.0  # for other journals when our own is delivered
+    longest_pause: float = 2.0  # between attempts to reach a server that is down
+    last: float = 110.0  # after the stage has ended; a busy machine may need 30 s to import MLflow
+    still: float = 20.0  # without progress, after the stage has ended: something does not answer
+    away: float = 3.0  # for a server that is down, after the stage has ended
+    others: float = 5.0  # for other journals, after our own is delivered
 
 
 class Watch:
-    """What the stage has said, how sending goes, and when to give up."""
+    """Tracks the stage and the progress of sending, and decides when to give up."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -67,9 +68,9 @@ class Watch:
         self.over.set()
 
     def verdict(self, now: float, worked: float) -> int | None:
-        """The exit status, once time is up. `worked` is the CPU time spent on sending.
+        """The exit status once time is up, otherwise None. `worked` is the CPU time spent on sending.
 
-        CPU time shows progress: loading MLflow and talking to a server take some, waiting for an answer takes none.
+        CPU time shows progress: importing MLflow and talking to a server take some, waiting for an answer takes none.
         """
         if worked - self._worked >= WORK_SECONDS:
             self._worked, self._worked_at = worked, now
@@ -78,12 +79,12 @@ class Watch:
         ends = [self._over_at + self.limits.last, self._worked_at + self.limits.still]
         if (since := self.away_since) is not None:
             ends.append(max(since, self._over_at) + self.limits.away)
-        return delivery.TOO_LATE if now > min(ends) else None
+        return TOO_LATE if now > min(ends) else None
 
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they reach the whole group; the stage decides what follows
+        signal.signal(number, signal.SIG_IGN)  # they reach the whole process group; the stage decides when we end
     state, stage = Path(sys.argv[1]), int(sys.argv[2])
     watch = Watch(Limits())
     threading.Thread(target=_listen, args=(watch,), daemon=True).start()
@@ -98,15 +99,15 @@ def main() -> None:
     log = os.open(watch.folder / "sender.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
-    with impatience(), _locked(watch.folder):
+    with short_timeouts(), _locked(watch.folder):
         sending = Sending(state, Delivery(state, watch.folder), watch)
         while not sending.step():
             sending.pause()
-    os._exit(0)  # the stage waits, and Python would take half a second to tidy up
+    os._exit(0)  # the stage is waiting, and Python's cleanup would take half a second
 
 
 def _listen(watch: Watch) -> None:
-    """Take in what the stage says."""
+    """Read what the stage writes to our standard input."""
     if line := sys.stdin.buffer.readline().decode().rstrip("\n"):
         watch.name(Path(line))
         sys.stdin.buffer.readline()
@@ -114,9 +115,9 @@ def _listen(watch: Watch) -> None:
 
 
 def _guard(watch: Watch, stage: int) -> None:
-    """End this process when time is up, whatever hangs."""
+    """End this process when time is up, even if something hangs."""
     while not watch.over.wait(watch.limits.poll):
-        if os.getppid() != stage:  # killed, while a child of its own may hold our input open
+        if os.getppid() != stage:  # the stage was killed, and a child of it may hold our input open
             _end(watch)
     while (status := watch.verdict(time.monotonic(), time.process_time() - time.thread_time())) is None:
         time.sleep(WATCH_SECONDS)
@@ -130,10 +131,10 @@ def _end(watch: Watch) -> None:
 
 
 def _load(state: Path) -> None:
-    """Import what sending needs while the stage is loading too."""
+    """Import what sending needs, while the stage loads too."""
     for name in UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
-    gc.disable()  # a third of the time, for nothing
+    gc.disable()  # a third of the import time, and unused
     import mlflow.tracking
 
     if not tracking_uri(state).startswith("http"):
@@ -142,14 +143,14 @@ def _load(state: Path) -> None:
 
 
 def _locked(folder: Path) -> filelock.BaseFileLock:
-    """Once the sender of an earlier attempt has gone."""
-    held = delivery.lock(folder)
+    """The journal's lock, which waits until the sender of an earlier attempt has ended."""
+    held = lock(folder)
     held.timeout = -1
     return held
 
 
 class Sending:
-    """Our own journal on its way, then what other journals hold."""
+    """Sends our own journal, then the pending entries of other journals."""
 
     def __init__(self, state: Path, own: Delivery, watch: Watch) -> None:
         self._state, self._own, self._watch = state, own, watch
@@ -158,10 +159,10 @@ class Sending:
         self._others_are_due, self._pause = True, watch.limits.poll
 
     def step(self) -> bool:
-        """Send what there is. Returns whether the stage is over and nothing is left."""
+        """Send everything pending. Returns whether the stage has ended and nothing is left to send."""
         watch, own = self._watch, self._own
-        over = watch.over.is_set()  # before the look: nothing is told after it
-        own.look()
+        over = watch.over.is_set()  # checked before reading: after this, no entry is written
+        own.read_journal()
         if over:
             own.end_if_dead()
         self._system.sample(at_least_one=over)
@@ -174,7 +175,7 @@ class Sending:
             if watch.away_since is None:
                 watch.away_since = time.monotonic()
                 logger.info("%s", error, exc_info=True)
-            own.explain(error)
+            own.record_failure(error)
             self._pause = min(2 * self._pause, watch.limits.longest_pause)
             return False
         watch.away_since, self._pause = None, watch.limits.poll
@@ -185,9 +186,9 @@ class Sending:
         return over and own.ended
 
     def _send_others(self, stop: Callable[[], bool]) -> None:
-        for failure in delivery.replay(self._state, stop):
+        for failure in backlog.replay(self._state, stop):
             logger.info(failure)
-        delivery.prune(self._state)
+        backlog.prune(self._state)
         self._others_are_due = stop()  # the end of our own journal goes first
 
     def pause(self) -> None:

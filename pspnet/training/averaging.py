@@ -1,4 +1,4 @@
-"""A moving average of the weights along a training; it often predicts better than any of the weights it is made of."""
+"""A moving average of the weights during training; it often predicts better than the weights of any step."""
 
 import copy
 from typing import TypeVar
@@ -17,10 +17,10 @@ def start_average(module: Module) -> Module:
 
 @torch.no_grad()
 def move_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """After `step` steps. Early on less is kept than `decay` says, or the random weights at the start would linger."""
+    """Update the average after `step` steps. Early on it keeps less, so that the initial weights do not linger."""
     kept = min(decay, (1 + step) / (10 + step))
     pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
-    # The statistics of BatchNorm too: they have to fit the averaged weights.
+    # BatchNorm's statistics are averaged too: they must fit the averaged weights.
     moved = [(held, now) for held, now in pairs if held.is_floating_point()]
     torch._foreach_lerp_([held for held, _ in moved], [now for _, now in moved], 1 - kept)
     for held, now in pairs:

@@ -1,4 +1,4 @@
-"""A training on several devices: torchrun starts the same command once for each of them."""
+"""Training on several devices: torchrun starts the same command once per device."""
 
 import json
 import logging
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pspnet.errors import Problem, UserError
-from pspnet.process import LAUNCHER, STOP_SECONDS, end_with_dvc
+from pspnet.machine.process import LAUNCHER, STOP_SECONDS, end_with_dvc
 
-SHUTDOWN_SECONDS = STOP_SECONDS - 5  # that torchrun leaves who is to end: a checkpoint is saved first
-# How processes end, the most telling first: when one has failed, the others have lost it and are ended.
+SHUTDOWN_SECONDS = STOP_SECONDS - 5  # torchrun gives processes this long to end: they save a checkpoint first
+# How processes end, likely causes first: when one fails, the others lose it and are ended.
 ENDS = ("user", "memory", "bug", "busy", "killed", "interrupted", "done")
 
 
 def devices() -> int:
-    """How many share the images of a step. It shows in the last digits of results."""
+    """The number of devices that share the images of a step. It affects the last digits of results."""
     setting = os.environ.get("PSPNET_DEVICES", "1")
     if not setting.isdigit() or int(setting) < 1:
         raise UserError(Problem("PSPNET_DEVICES", f"is '{setting}'", "a whole number, 1 or more"))
@@ -27,21 +27,21 @@ def devices() -> int:
 
 
 def exit_file(folder: Path, stage: str, rank: int) -> Path:
-    """Where each process says why it ended; the first one's is the stage's."""
+    """The file in which a process records why it ended; the first process's counts for the stage."""
     return folder / (f"{stage}-{rank}.json" if rank else f"{stage}.json")
 
 
 def launch(stage: str, count: int, exits: Path) -> int:
-    """The command that runs, in `count` processes, of which the first is seen and heard; returns the exit status."""
+    """Run this process's own command in `count` processes, with the output of the first; returns the exit status."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     end_with_dvc()
     os.environ[LAUNCHER] = str(os.getpid())
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch wonders in each run at what `shared` asks for
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise torch warns about find_unused_parameters
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes tell how they ended
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # each process reports how it ended
     for rank in range(count):
         exit_file(exits, stage, rank).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="pspnet-") as logs:
@@ -64,7 +64,7 @@ def launch(stage: str, count: int, exits: Path) -> int:
 
 
 def blame(stage: str, count: int, exits: Path, logs: Path, asked: bool) -> int:
-    """The stage has ended as that process did which is the cause. If it was `asked` to end, who was slow is none."""
+    """Report the end of the process at fault as the stage's end. Being slow to end when `asked` is not a cause."""
     ends = [_end(exit_file(exits, stage, rank)) for rank in range(count)]
     if asked and ends[0]["class"] == "interrupted":
         ends = [ends[0] if end["class"] == "killed" else end for end in ends]
@@ -73,8 +73,8 @@ def blame(stage: str, count: int, exits: Path, logs: Path, asked: bool) -> int:
         exit_file(exits, stage, 0).unlink(missing_ok=True)
         if ends[rank]["class"] != "killed":
             exit_file(exits, stage, rank).replace(exit_file(exits, stage, 0))
-        said = "".join(log.read_text(errors="replace") for log in logs.glob(f"*/attempt_0/{rank}/stderr.log"))
-        sys.stderr.write(f"{stage}, device {rank}: {ends[rank]['class']}\n{said}")
+        output = "".join(log.read_text(errors="replace") for log in logs.glob(f"*/attempt_0/{rank}/stderr.log"))
+        sys.stderr.write(f"{stage}, device {rank}: {ends[rank]['class']}\n{output}")
     return int(ends[rank]["exit"])
 
 

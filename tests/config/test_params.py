@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 
+from pspnet.config.optimizer import OptimizerParams
 from pspnet.config.params import Params, differences, load_params
 from pspnet.config.reading import read_yaml, validate
 from pspnet.errors import UserError
-from tests.parameters import ROOT, changed
+from tests.parameters import ROOT, changed, demo_params
 
 
 def problems(**changes: Any) -> list[str]:
@@ -15,9 +16,9 @@ def problems(**changes: Any) -> list[str]:
     return [str(problem) for problem in error.value.problems]
 
 
-def test_an_unknown_key_is_told_with_the_one_that_was_meant() -> None:
-    assert problems(finetune__lerning_rate=0.1) == [
-        "params.yaml: unknown key 'finetune.lerning_rate'; did you mean 'finetune.learning_rate'?"
+def test_an_unknown_key_is_reported_with_the_closest_known_key() -> None:
+    assert problems(finetune__optimizer__lerning_rate=0.1) == [
+        "params.yaml: unknown key 'finetune.optimizer.lerning_rate'; did you mean 'finetune.optimizer.learning_rate'?"
     ]
     assert problems(finetun={}) == ["params.yaml: unknown key 'finetun'; did you mean 'finetune'?"]
     assert problems(pretrain__jigsaw__grit=3) == [
@@ -26,12 +27,25 @@ def test_an_unknown_key_is_told_with_the_one_that_was_meant() -> None:
     assert problems(colour=3) == ["params.yaml: unknown key 'colour'"]
 
 
-def test_a_key_in_the_wrong_section_is_told_where_it_belongs() -> None:
+def test_keys_from_before_the_optimizer_section_are_reported_with_their_new_place() -> None:
+    old = {f"finetune__{name}": value for name, value in demo_params().finetune.optimizer.model_dump().items()}
+    del old["finetune__kind"]
+    keys = ", ".join(OptimizerParams.model_fields)
+    assert problems(**old, finetune__optimizer="adamw") == [
+        f"params.yaml: finetune.optimizer is 'adamw' (text); expected `key: value` lines: {keys}",
+        *(
+            f"params.yaml: unknown key 'finetune.{name}'; did you mean 'finetune.optimizer.{name}'?"
+            for name in (key.removeprefix("finetune__") for key in old)
+        ),
+    ]
+
+
+def test_a_key_in_the_wrong_section_is_reported_with_its_place() -> None:
     assert problems(split_seed=3) == ["params.yaml: unknown key 'split_seed'; did you mean 'prepare.split_seed'?"]
 
 
 LOSSES = "'cross_entropy', 'cross_entropy_dice', 'dice', 'focal' or 'ohem'"
-MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a label, or several in []"
+MASK_VALUE = "a whole number from 0 to 65535, a color such as '#dc143c', a label, or several in []"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +60,7 @@ MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a labe
             {"backbone__weights": "imagenet"},
             "backbone does not fit together; expected width 1 and stem seven with weights: imagenet",
         ),
-        ({"runtime": None}, "runtime is nothing; expected `key: value` lines"),
+        ({"runtime": None}, "runtime is nothing; expected `key: value` lines: seed, threads, precision, compile"),
         ({"dataset__ignore_values": 255}, "dataset.ignore_values is 255; expected a list"),
         ({"dataset__classes": {"sky": -1}}, f"dataset.classes.sky is -1; expected {MASK_VALUE}"),
         ({"dataset__classes": {"sky": "#blue"}}, f"dataset.classes.sky is '#blue' (text); expected {MASK_VALUE}"),
@@ -66,7 +80,7 @@ MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a labe
             "finetune.loss.given_weights.sky is -1.0; expected greater than or equal to 0",
         ),
         (
-            {"finetune__batch_size": 12, "finetune__accumulation_steps": 5},
+            {"finetune__batch_size": 12, "finetune__optimizer__accumulation_steps": 5},
             (
                 "finetune does not fit together; "
                 "expected accumulation_steps that split 12 images (batch_size) into parts of 2 or more: 1, 2, 3, 4, 6"
@@ -91,34 +105,33 @@ MASK_VALUE = "a whole number from 0 to 65535, a colour such as '#dc143c', a labe
         ({"serve__max_images": 0}, "serve.max_images is 0; expected greater than or equal to 1"),
     ],
 )
-def test_a_wrong_value_is_told_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_reported_with_the_expected_values(changes: dict[str, Any], message: str) -> None:
     assert problems(**changes) == [f"params.yaml: {message}"]
 
 
-def test_a_missing_key_is_told_with_its_meaning(tmp_path: Path) -> None:
+def test_a_missing_key_is_reported_with_its_meaning(tmp_path: Path) -> None:
     content = read_yaml(ROOT / "params.yaml")
     del content["evaluate"]["pictures"]
     with pytest.raises(UserError) as error:
         validate(Params, content, "params.yaml")
     assert str(error.value) == (
-        "params.yaml: 'evaluate.pictures' is missing. "
-        "How many of the best and how many of the worst images the page shows."
+        "params.yaml: 'evaluate.pictures' is missing. Number of best images, and of worst images, on the page."
     )
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     assert len(problems(finetune__epochs=0, runtime__threads=0, prepare__val_share=2, nonsense=1)) == 4
 
 
 def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.002", "learning_rate: 2e-3")
     (tmp_path / "params.yaml").write_text(text)
-    assert load_params(tmp_path / "params.yaml").finetune.learning_rate == 0.002
+    assert load_params(tmp_path / "params.yaml").finetune.optimizer.learning_rate == 0.002
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_appears_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("a: 1\na: 2\n")
-    with pytest.raises(UserError, match="key 'a' stands twice"):
+    with pytest.raises(UserError, match="key 'a' appears twice"):
         read_yaml(tmp_path / "params.yaml")
 
 
@@ -131,7 +144,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
-def test_a_file_that_is_no_params_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_params_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "params.yaml").write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_params(tmp_path / "params.yaml")

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pspnet.dataset.classes import Classes
-from pspnet.dataset.data_report import absent_classes
-from pspnet.dataset.masks import Numbers
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.problems import Outcome
-from pspnet.dataset.raw import RawFiles
-from pspnet.dataset.raw_samples import RawSample
-from pspnet.dataset.samples import Split
-from pspnet.dataset.shards import Record, ShardWriter, digests, open_shard
-from pspnet.dataset.summary import Summary
-from pspnet.dataset.validation import check
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.dataset.store.shards import Record, ShardWriter, digests, open_shard
+from pspnet.dataset.store.splits import Split
 from pspnet.errors import UserError
-from tests.dataset.rawdata import encoded, rules, write
+from pspnet.raw.classes import Classes
+from pspnet.raw.data_report import absent_classes
+from pspnet.raw.files import RawFiles
+from pspnet.raw.masks import Numbers
+from pspnet.raw.problems import Outcome
+from pspnet.raw.sample import RawSample
+from pspnet.raw.summary import Summary
+from pspnet.raw.validation import check
+from tests.raw.rawdata import encoded, rules, write
 
 CLASSES = Classes(("back", "front"), ((1, 2, 3), (9, 9, 9)), {0: 0, 1: 1}, (255,))
 PLACES: list[tuple[str, Split, bool]] = [
@@ -33,7 +33,7 @@ SHADES = {"a": 0, "b": 255, "c": 10, "d": 20, "e": 30}
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> PreparedDataset:
-    """Images of two pixels, each of one shade; masks of one pixel of class 1 and one ignored; a shard per sample."""
+    """Images of two pixels of one shade; masks with one pixel of class 1 and one ignored; one shard per sample."""
     return make(tmp_path)
 
 
@@ -41,10 +41,10 @@ def make(folder: Path, shades: dict[str, int] = SHADES) -> PreparedDataset:
     out = folder / "prepared"
     out.mkdir()
     writer, summary = ShardWriter(out / "shards", 1), Summary(CLASSES)
-    for name, split, labelled in PLACES:
+    for name, split, labeled in PLACES:
         write(folder / f"raw/{name}.png", encoded(np.full((1, 2, 3), shades[name], np.uint8)))
         write(folder / f"raw/m{name}.png", encoded(np.array([[1, 255]], np.uint8)))
-        sample = RawSample(name, f"{name}.png", Numbers(f"m{name}.png") if labelled else None, f"group {name}", None)
+        sample = RawSample(name, f"{name}.png", Numbers(f"m{name}.png") if labeled else None, f"group {name}", None)
         checked = check(sample, files=RawFiles(folder / "raw"), rules=rules(CLASSES))
         assert checked.image
         record = Record(
@@ -59,7 +59,7 @@ def make(folder: Path, shades: dict[str, int] = SHADES) -> PreparedDataset:
     return PreparedDataset.open(out)
 
 
-def test_the_facts_are_read_as_they_were_written(dataset: PreparedDataset) -> None:
+def test_facts_are_read_back_as_written(dataset: PreparedDataset) -> None:
     assert dataset.classes == ("back", "front")
     assert dataset.colors == ((1, 2, 3), (9, 9, 9))
     assert dataset.ignore == 255
@@ -74,12 +74,12 @@ def test_the_facts_are_read_as_they_were_written(dataset: PreparedDataset) -> No
     }  # fmt: skip
 
 
-def test_mean_and_std_are_those_of_train_and_unlabeled_pixels(dataset: PreparedDataset) -> None:
-    assert dataset.mean == (0.5, 0.5, 0.5)  # half the pixels 0, half 1
+def test_mean_and_std_cover_the_pixels_of_train_and_unlabeled(dataset: PreparedDataset) -> None:
+    assert dataset.mean == (0.5, 0.5, 0.5)  # half of the pixels are 0, half are 1
     assert dataset.std == (0.5, 0.5, 0.5)
 
 
-def test_std_of_a_constant_channel_is_no_zero(tmp_path: Path) -> None:
+def test_the_std_of_a_constant_channel_is_not_zero(tmp_path: Path) -> None:
     assert make(tmp_path, dict.fromkeys(SHADES, 7)).std == (0.003922,) * 3
 
 
@@ -93,11 +93,11 @@ def test_the_index_has_a_row_for_each_sample_by_id(dataset: PreparedDataset) -> 
     assert index.loc[3, ["group", "source", "height", "width", "row"]].tolist() == ["group d", "d.png", 1, 2, 0]
 
 
-def test_annotated_are_the_images_of_a_split_that_have_masks(dataset: PreparedDataset) -> None:
+def test_annotated_gives_the_images_of_a_split_with_masks(dataset: PreparedDataset) -> None:
     assert dataset.annotated("test")["id"].tolist() == ["d"]
 
 
-def test_the_reader_shows_what_the_index_names(dataset: PreparedDataset) -> None:
+def test_the_reader_finds_samples_by_the_index(dataset: PreparedDataset) -> None:
     reader = dataset.reader()
     for name, shard, row in dataset.index()[["id", "shard", "row"]].itertuples(index=False):
         assert reader.image(shard, row).tolist() == [[[SHADES[name]] * 3] * 2]
@@ -111,7 +111,7 @@ def test_a_fingerprint_is_the_digest_of_class_names_ids_and_contents(dataset: Pr
     assert dataset.fingerprints["test"] == hashlib.sha256(lines.encode()).hexdigest()
 
 
-def test_another_train_image_changes_the_fingerprints_of_train_and_of_the_whole_only(tmp_path: Path) -> None:
+def test_another_train_image_changes_only_two_fingerprints(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, two = make(tmp_path / "one"), make(tmp_path / "two", {**SHADES, "a": 1})
@@ -119,7 +119,7 @@ def test_another_train_image_changes_the_fingerprints_of_train_and_of_the_whole_
     assert [split for split in one.fingerprints if one.fingerprints[split] != two.fingerprints[split]] == ["train"]
 
 
-def test_a_missing_dataset_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_dataset_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dvc repro prepare"):
         PreparedDataset.open(tmp_path)
 
@@ -131,7 +131,7 @@ def test_a_dataset_of_another_format_is_refused(tmp_path: Path, text: str) -> No
         PreparedDataset.open(tmp_path)
 
 
-def test_classes_that_no_mask_of_a_split_shows_are_named(dataset: PreparedDataset) -> None:
+def test_classes_absent_from_a_split_are_named(dataset: PreparedDataset) -> None:
     problems = absent_classes(dataset)
     assert [problem.where for problem in problems] == ["split 'train'", "split 'val'", "split 'test'"]
     assert {problem.found for problem in problems} == {"no mask shows back"}

@@ -1,4 +1,4 @@
-"""Who can open a prepared set: us without a copy, and others as docs/prepared-data.md says, word for word."""
+"""Reading a prepared set with our reader, without copies, and with other tools as docs/prepared-data.md shows."""
 
 import json
 import os
@@ -15,26 +15,26 @@ import pandas as pd
 import pytest
 from torch.utils.data import DataLoader
 
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.segmentation import TrainingCrops
-from pspnet.dataset.shards import Record, ShardReader, ShardWriter, digests
-from pspnet.dataset.synthetic import synthesize
+from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.dataset.store.shards import Record, ShardReader, ShardWriter, digests
 from pspnet.dataset.transforms import Augmentation
+from pspnet.demo.streets import synthesize
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import encoded, noise
 from tests.parameters import ROOT, demo_params
+from tests.raw.rawdata import encoded, noise
 from tests.training.conftest import quiet
 
 PAGE = ROOT / "docs/prepared-data.md"
-UNREAD = 20_000_000  # bytes after the end of a picture, at which no decoder looks
+UNREAD = 20_000_000  # bytes after the end of a picture, which no decoder reads
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty images of fifteen streets, forty with masks, in several shards."""
+    """Sixty images from fifteen streets, forty with masks, in several shards."""
     folder = tmp_path_factory.mktemp("project")
-    synthesize(folder / "data/raw", images=60, labelled=40, seed=0, tick=quiet)
+    synthesize(folder / "data/raw", images=60, labeled=40, seed=0, tick=quiet)
     params = demo_params(prepare__shard_mb=1)
     raw, out = folder / "data/raw", folder / "data/prepared"
     prepare.run(
@@ -73,7 +73,7 @@ def one_sample(folder: Path, image: bytes, mask: bytes) -> ShardReader:
 def test_a_sample_is_decoded_from_the_mapped_shard_without_a_copy(tmp_path: Path, kind: str) -> None:
     pixels, mask = noise(8, 12), np.ones((8, 12), np.uint8)
     reader = one_sample(tmp_path, encoded(pixels, kind) + bytes(UNREAD), encoded(mask) + bytes(UNREAD))
-    reader.image(0, 0), reader.mask(0, 0)  # whatever is set up at first
+    reader.image(0, 0), reader.mask(0, 0)  # warm-up
     tracemalloc.start()
     try:
         image, same_mask = reader.image(0, 0), reader.mask(0, 0)
@@ -86,12 +86,12 @@ def test_a_sample_is_decoded_from_the_mapped_shard_without_a_copy(tmp_path: Path
 
 
 @pytest.mark.e2e
-def test_loader_processes_read_what_we_read_and_are_sent_little(prepared: PreparedDataset) -> None:
+def test_loader_processes_read_the_same_and_are_sent_little(prepared: PreparedDataset) -> None:
     augmentation = Augmentation(96, 128, 1.0, 1.0, 10.0, 0.5, 0.5, 0.0, (1, 2, 3), 255)
     used = TrainingCrops(prepared.reader(), prepared.annotated("train"), augmentation, seed=0)
     keys = [(0, position) for position in range(len(used))]
     here = [used[key] for key in keys]
-    assert len(pickle.dumps(used)) < 10_000  # albumentations: 5 kB
+    assert len(pickle.dumps(used)) < 10_000  # albumentations takes 5 kB
     loader: DataLoader[Any] = DataLoader(
         used, batch_sampler=[[key] for key in keys], num_workers=1, multiprocessing_context="spawn"
     )
@@ -102,8 +102,8 @@ def test_loader_processes_read_what_we_read_and_are_sent_little(prepared: Prepar
 
 @pytest.mark.e2e
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_index_touches_no_byte_of_an_image(prepared: PreparedDataset, tmp_path: Path) -> None:
-    """Pages of a mapped file that were looked at are part of a process's memory."""
+def test_the_index_reads_no_byte_of_an_image(prepared: PreparedDataset, tmp_path: Path) -> None:
+    """Pages of a mapped file count as memory of the process once they are read."""
     image = bytes(UNREAD)
     writer = ShardWriter(tmp_path / "shards", 10**9)
     for name in "abcde":
@@ -115,10 +115,10 @@ def test_the_index_touches_no_byte_of_an_image(prepared: PreparedDataset, tmp_pa
     code = """
 import re, sys
 from pathlib import Path
-from pspnet.dataset.prepared import PreparedDataset
-def peak():  # of this program: ru_maxrss begins with that of its parent
+from pspnet.dataset.store.prepared import PreparedDataset
+def peak():  # of this program alone: ru_maxrss starts with the parent's value
     return 1024 * int(re.search("VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-PreparedDataset.open(Path(sys.argv[1])).index()  # whatever is loaded at first
+PreparedDataset.open(Path(sys.argv[1])).index()  # warm-up
 before = peak()
 index = PreparedDataset.open(Path(sys.argv[2])).index()
 print(len(index), peak() - before)
@@ -129,8 +129,8 @@ print(len(index), peak() - before)
     assert grown < UNREAD / 2  # of 200 MB
 
 
-def test_our_own_reader_as_shown(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = as_shown("Ours", project, monkeypatch)
+def test_our_reader_works_as_documented(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = as_shown("pspnet", project, monkeypatch)
     assert len(names["index"]) == 60
     assert (names["image"].shape, names["mask"].shape) == ((96, 128, 3), (96, 128))
 
@@ -147,7 +147,7 @@ def test_pyarrow_opens_the_shards(project: Path, prepared: PreparedDataset, monk
     assert np.array_equal(np.asarray(names["picture"]), prepared.reader().image(0, 0))
 
 
-def test_duckdb_asks_the_shards_and_the_facts(
+def test_duckdb_queries_the_shards_and_the_facts(
     project: Path, prepared: PreparedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = as_shown("DuckDB", project, monkeypatch)
@@ -160,7 +160,7 @@ def test_duckdb_asks_the_shards_and_the_facts(
 
 @pytest.mark.e2e
 def test_hugging_face_datasets_open_the_shards(project: Path, prepared: PreparedDataset, tmp_path: Path) -> None:
-    """In a process of its own: it reads its switches when it is imported."""
+    """This runs in another process, because the library reads its switches at import."""
     told = """
 import json, numpy
 print(json.dumps([list(samples["id"]), list(samples["split"]), test[0]["id"], numpy.asarray(picture).tolist(),

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pspnet.dataset.images import encode_mask
-from pspnet.dataset.samples import stable_uniform
-from pspnet.dataset.shards import SCHEMA, Record, ShardReader, ShardWriter, digests, open_shard
-from tests.dataset.rawdata import Pixels, encoded, noise
+from pspnet.dataset.store.pixels import encode_mask
+from pspnet.dataset.store.shards import SCHEMA, Record, ShardReader, ShardWriter, digests, open_shard
+from pspnet.dataset.store.splits import stable_uniform
+from tests.raw.rawdata import Pixels, encoded, noise
 
 MASK = np.array([[0, 1, 255]], np.uint8)
 
@@ -38,7 +38,7 @@ def checksums(paths: list[Path]) -> set[str]:
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
+def test_columns_match_the_contract(tmp_path: Path) -> None:
     [path] = written(tmp_path / "s", [record("a", b"image", b"mask"), record("b", b"other")], 10**9)
     with pa.memory_map(str(path)) as file:
         reader = pa.ipc.open_file(file)
@@ -51,7 +51,7 @@ def test_columns_are_those_of_the_contract(tmp_path: Path) -> None:
     assert table.column("image").to_pylist() == [b"image", b"other"]
 
 
-def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_records_make_equal_bytes(tmp_path: Path) -> None:
     first = written(tmp_path / "one", numbered(range(300)), 20_000)
     second = written(tmp_path / "two", numbered(range(300)), 20_000)
     assert [path.name for path in first[:2]] == ["00000.arrow", "00001.arrow"]
@@ -62,7 +62,7 @@ def ids_of(path: Path) -> list[str]:
     return open_shard(path).column("id").to_pylist()  # type: ignore[no-any-return]
 
 
-def test_a_shard_ends_where_the_hash_of_its_last_id_says_so(tmp_path: Path) -> None:
+def test_the_hash_of_an_id_decides_whether_a_shard_ends_there(tmp_path: Path) -> None:
     paths = written(tmp_path / "s", numbered(range(300)), 20_000)
     for path in paths:
         ends = [stable_uniform(name) < 1000 / 20_000 for name in ids_of(path)]
@@ -71,13 +71,13 @@ def test_a_shard_ends_where_the_hash_of_its_last_id_says_so(tmp_path: Path) -> N
     assert len(paths) > 10
 
 
-def test_shards_have_the_asked_size_on_average(tmp_path: Path) -> None:
+def test_shards_have_the_requested_size_on_average(tmp_path: Path) -> None:
     paths = written(tmp_path / "s", numbered(range(5000), 100), 5000)
     assert sum(len(ids_of(path)) for path in paths) == 5000
     assert 5000 / len(paths) == pytest.approx(50, rel=0.2)
 
 
-def test_a_shard_is_cut_at_four_times_that_size(tmp_path: Path) -> None:
+def test_a_shard_is_cut_at_four_times_the_requested_size(tmp_path: Path) -> None:
     without_end = [name for name in map("{:03d}".format, range(300)) if stable_uniform(name) > 0.1][:100]
     paths = written(tmp_path / "s", [record(name, bytes(10)) for name in without_end], 100)
     assert [len(ids_of(path)) for path in paths] == [40, 40, 20]
@@ -90,16 +90,16 @@ def test_inserting_images_rewrites_few_shards(tmp_path: Path) -> None:
     assert len(before) > 100
     assert (
         len(checksums(after) - checksums(before)) <= 6
-    )  # 30 images in a row: about two shards, and what a forced cut shifts
+    )  # 30 consecutive images are about two shards; a forced cut shifts a few more
 
 
-def test_an_image_larger_than_a_shard_has_one_of_its_own(tmp_path: Path) -> None:
+def test_an_image_larger_than_a_shard_gets_its_own_shard(tmp_path: Path) -> None:
     records = [record("a", bytes(10)), record("b", bytes(5000)), record("c", bytes(10))]
     paths = written(tmp_path / "s", records, 1000)
     assert [len(ids_of(path)) for path in paths] == [2, 1]
 
 
-def test_bytes_cannot_move_from_image_to_mask_unseen() -> None:
+def test_moving_bytes_from_image_to_mask_changes_the_digest() -> None:
     assert digests(b"ab", b"c")[1] != digests(b"a", b"bc")[1]
     assert digests(b"a", None)[1] == hashlib.sha256(b"\0\0\0\0\0\0\0\1a").digest()
 
@@ -114,7 +114,7 @@ def test_reading_a_shard_copies_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> ShardReader:
-    """Three shards of two samples."""
+    """Three shards with two samples each."""
     names = []
     for shard in range(3):
         pair = [record(f"{n}", encoded(noise(1, 3, n)), encode_mask(MASK)) for n in (2 * shard, 2 * shard + 1)]
@@ -149,7 +149,7 @@ def test_other_processes_read_the_same_pixels(shards: ShardReader) -> None:
     assert np.array_equal(image, noise(1, 3, 2))
 
 
-def test_there_may_be_more_shards_than_open_files(tmp_path: Path) -> None:
+def test_shards_may_outnumber_the_files_that_can_be_open(tmp_path: Path) -> None:
     paths = written(tmp_path / "s", [record(f"{n:03d}", encoded(noise(1, 3, n))) for n in range(100)], 1)
     assert len(paths) == 100
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""Facts that hold whatever the parameters, the picture's size and the seed; a few hundred draws of each."""
+"""Facts that hold for all parameters, picture sizes and seeds, each checked on a few hundred draws."""
 
 import tracemalloc
 from typing import Any
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pspnet.dataset.transforms import AffineCrop, Augmentation
-from tests.dataset.rawdata import Pixels, noise
+from tests.raw.rawdata import Pixels, noise
 
 IGNORE = 255
 FILL = (1, 2, 3)
@@ -37,7 +37,7 @@ def augmentation(**changes: Any) -> Augmentation:
 
 
 def blocks(height: int, width: int, side: int, seed: int) -> Pixels:
-    """A mask of square blocks of four classes."""
+    """A mask of square blocks with four classes."""
     classes = np.random.default_rng(seed).integers(0, 4, (height // side + 1, width // side + 1)).astype(np.uint8)
     return classes.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
 
@@ -51,7 +51,7 @@ def blocks(height: int, width: int, side: int, seed: int) -> Pixels:
     looks=st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 0.2, 1.0])),
     seed=st.integers(0, 2**31),
 )
-def test_sizes_are_exact_and_masks_hold_only_what_was_there_or_ignore(
+def test_sizes_are_exact_and_masks_gain_no_value_but_ignore(
     size: tuple[int, int],
     crop: tuple[int, int],
     scales: tuple[float, float],
@@ -63,7 +63,7 @@ def test_sizes_are_exact_and_masks_hold_only_what_was_there_or_ignore(
         height_px=crop[0], width_px=crop[1], scale_min=min(scales), scale_max=max(scales),
         rotation_degrees=rotation_degrees, blur_probability=looks[0], color_jitter=looks[1],
     )  # fmt: skip
-    # 0 and 254 only, so that any number between them would be a blend
+    # only 0 and 254, so that any number in between is a blend
     before = np.where(noise(*size, seed)[..., 0] < 128, 0, 254).astype(np.uint8)
     image, mask = augment.image_and_mask(noise(*size, seed), before, seed)
     assert (image.shape, mask.shape) == ((*crop, 3), crop)
@@ -74,11 +74,11 @@ def test_sizes_are_exact_and_masks_hold_only_what_was_there_or_ignore(
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
 @pytest.mark.parametrize("size", SIZES)
-def test_outside_of_the_picture_are_the_fill_colour_and_ignore(size: tuple[int, int], rotation_degrees: float) -> None:
-    """The picture's outermost pixels run over into the fill: at the edge a colour may be of both."""
+def test_outside_the_picture_are_the_fill_color_and_ignore(size: tuple[int, int], rotation_degrees: float) -> None:
+    """The outermost pixels of the picture blend into the fill, so colors at the edge may be mixed."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     for seed in range(40):
-        bright = np.maximum(noise(*size, seed), 10)  # nowhere the colour of the padding
+        bright = np.maximum(noise(*size, seed), 10)  # never the color of the padding
         image, mask = augment.image_and_mask(bright, blocks(*size, side=4, seed=seed), seed)
         filled, ignored = (image == FILL).all(axis=2), mask == IGNORE
         assert not (filled & ~ignored).any()
@@ -86,7 +86,7 @@ def test_outside_of_the_picture_are_the_fill_colour_and_ignore(size: tuple[int, 
 
 
 def eroded(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Where all pixels up to `radius` away are too; of those beyond the crop nobody knows."""
+    """True where all pixels up to `radius` away are True; pixels beyond the crop do not count."""
     square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     return np.asarray(cv2.erode(where.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 1)
 
@@ -98,8 +98,8 @@ def test_pictures_larger_than_the_crop_are_not_padded() -> None:
         assert (mask != IGNORE).all()
 
 
-def test_an_image_and_its_mask_go_through_the_same_steps() -> None:
-    """Not scaled, every pixel of an image that shows its mask's colours still does."""
+def test_an_image_and_its_mask_get_the_same_crop() -> None:
+    """If an image shows the colors of its mask, every pixel of an unscaled crop still does."""
     augment = augmentation(scale_min=1.0, scale_max=1.0)
     palette = np.zeros((256, 3), np.uint8)
     palette[:4], palette[IGNORE] = COLORS, FILL
@@ -110,12 +110,12 @@ def test_an_image_and_its_mask_go_through_the_same_steps() -> None:
             image, mask = augment.image_and_mask(COLORS[before], before, seed)
             assert np.array_equal(image, palette[mask])
             crops.add(mask.tobytes())
-    assert len(crops) > len(SIZES) * 20 / 2  # another crop each time, where there is room for one
+    assert len(crops) > len(SIZES) * 20 / 2  # the crops differ wherever there is room
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
 def test_a_scaled_or_turned_image_still_lies_on_its_mask(rotation_degrees: float) -> None:
-    """Two pixels from any border of a block interpolation blends nothing, and colours are exact."""
+    """Two pixels from any border of a block, interpolation blends nothing, so colors are exact."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     compared = 0
     for seed in range(60):
@@ -128,14 +128,14 @@ def test_a_scaled_or_turned_image_still_lies_on_its_mask(rotation_degrees: float
 
 
 def uniform(mask: Pixels, radius: int) -> NDArray[np.bool_]:
-    """Where all pixels up to `radius` away are of one value."""
+    """True where all pixels up to `radius` away have the same value."""
     windows = np.lib.stride_tricks.sliding_window_view(
         np.pad(mask, radius, constant_values=IGNORE), (2 * radius + 1, 2 * radius + 1)
     )
     return np.asarray(windows.min(axis=(2, 3)) == windows.max(axis=(2, 3)))
 
 
-def test_the_seed_alone_decides() -> None:
+def test_only_the_seed_decides() -> None:
     one, two = augmentation(color_jitter=0.4), augmentation(color_jitter=0.4)
     image, mask = noise(60, 80), blocks(60, 80, 5, 0)
     first = [one.image_and_mask(image, mask, seed) for seed in range(20)]
@@ -145,7 +145,7 @@ def test_the_seed_alone_decides() -> None:
     assert len({left[0].tobytes() for left in first}) == 20
 
 
-def test_an_image_alone_is_treated_as_with_a_mask() -> None:
+def test_an_image_without_a_mask_is_augmented_the_same_way() -> None:
     augment = augmentation(color_jitter=0.4)
     for seed in range(20):
         image = noise(60, 80, seed)
@@ -154,7 +154,7 @@ def test_an_image_alone_is_treated_as_with_a_mask() -> None:
         )
 
 
-def test_the_arrays_handed_in_stay_as_they_are() -> None:
+def test_the_input_arrays_are_unchanged() -> None:
     image, mask = noise(60, 80), blocks(60, 80, 5, 0)
     before = image.copy(), mask.copy()
     for seed in range(10):
@@ -163,7 +163,7 @@ def test_the_arrays_handed_in_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("probability", "expected"), [(0.0, 0), (1.0, 50)])
-def test_flipping_happens_as_often_as_asked(probability: float, expected: int) -> None:
+def test_images_are_flipped_with_the_given_probability(probability: float, expected: int) -> None:
     augment = augmentation(height_px=20, width_px=30, scale_min=1.0, scale_max=1.0, flip_probability=probability)
     image = noise(20, 30)
     flipped = [np.array_equal(augment.image(image, seed), image[:, ::-1]) for seed in range(50)]
@@ -171,7 +171,7 @@ def test_flipping_happens_as_often_as_asked(probability: float, expected: int) -
     assert (sum(flipped), sum(kept)) == (expected, 50 - expected)
 
 
-def test_scales_lie_between_the_two_given() -> None:
+def test_scales_lie_within_the_given_range() -> None:
     augment = augmentation(height_px=400, width_px=400, scale_min=0.5, scale_max=1.5)
     heights = []
     for seed in range(200):
@@ -182,7 +182,7 @@ def test_scales_lie_between_the_two_given() -> None:
     assert np.mean(heights) == pytest.approx(100, abs=8)
 
 
-def test_without_jitter_colours_stay_and_with_it_they_change() -> None:
+def test_only_jitter_changes_colors() -> None:
     image = noise(20, 30)
     plain = {"height_px": 20, "width_px": 30, "scale_min": 1.0, "scale_max": 1.0, "flip_probability": 0.0}
     assert all(np.array_equal(augmentation(**plain).image(image, seed), image) for seed in range(20))
@@ -191,16 +191,16 @@ def test_without_jitter_colours_stay_and_with_it_they_change() -> None:
     gray = np.repeat(image[..., :1], 3, axis=2)
     for seed in range(20):
         shifted = augmentation(**plain, color_jitter=0.3).image(gray, seed).astype(int)
-        assert np.abs(shifted - shifted[..., :1]).max() <= 1  # no hue is added, but for rounding
+        assert np.abs(shifted - shifted[..., :1]).max() <= 1  # no hue is added, except by rounding
 
 
 def places(height: int, width: int) -> Pixels:
-    """Each pixel's colour says where it lies."""
+    """An image whose colors encode the positions of the pixels."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([columns, rows, columns ^ rows], axis=-1).astype(np.uint8)
 
 
-def test_a_crop_that_is_not_scaled_is_a_part_of_the_image_bit_by_bit_and_every_part_comes_up() -> None:
+def test_an_unscaled_crop_is_an_exact_part_of_the_image_and_every_part_occurs() -> None:
     image = places(53, 70)
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0)
     found = set()
@@ -213,7 +213,7 @@ def test_a_crop_that_is_not_scaled_is_a_part_of_the_image_bit_by_bit_and_every_p
     assert found == {(row, column) for row in range(6) for column in range(7)}
 
 
-def test_a_mirrored_crop_is_a_part_of_the_mirrored_image_bit_by_bit() -> None:
+def test_a_mirrored_crop_is_an_exact_part_of_the_mirrored_image() -> None:
     image = places(53, 70)[:, ::-1]
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=1.0)
     for seed in range(50):
@@ -228,10 +228,10 @@ def soft_image(height: int, width: int) -> Pixels:
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 10.0, 45.0])
-def test_one_warp_gives_what_scaling_turning_mirroring_and_cropping_one_after_the_other_do(
+def test_one_warp_equals_scaling_turning_mirroring_and_cropping_in_turn(
     rotation_degrees: float,
 ) -> None:
-    """As published, step by step, with the same six draws; of a soft image, as every step there blurs a little."""
+    """The published steps in turn, with the same six draws; on a soft image, because each step blurs a little."""
     image = soft_image(90, 120)
     mask = (image[..., 0] // 64).astype(np.uint8)
     augment = augmentation(scale_min=0.6, rotation_degrees=rotation_degrees)
@@ -261,15 +261,15 @@ def test_one_warp_gives_what_scaling_turning_mirroring_and_cropping_one_after_th
         other += int((here[1] != crops[1])[inside].sum())
         compared += int(inside.sum())
     assert compared > 60 * 48 * 64 / 2
-    assert other < compared / 50  # a mask that is scaled and then turned is rounded twice
+    assert other < compared / 50  # a mask scaled and then turned is rounded twice
 
 
-def test_half_of_the_images_are_turned_by_up_to_the_angle_given() -> None:
+def test_half_of_the_images_are_turned_by_up_to_the_given_angle() -> None:
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, rotation_degrees=20.0)
     angles = []
     for seed in range(300):
         crop = augment.image(places(110, 130), seed).astype(float)
-        right, down = crop[24, 48, :2] - crop[24, 16, :2]  # in the image, of 32 pixels to the right in the crop
+        right, down = crop[24, 48, :2] - crop[24, 16, :2]  # in the image, for 32 pixels to the right in the crop
         angles.append(np.degrees(np.arctan2(down, right)))
     turned = [angle for angle in angles if angle]
     assert 0.4 < len(turned) / len(angles) < 0.6
@@ -278,8 +278,8 @@ def test_half_of_the_images_are_turned_by_up_to_the_angle_given() -> None:
 
 
 @pytest.mark.parametrize("period", [2, 4, 10])
-def test_a_fine_pattern_becomes_its_mean_when_it_is_made_as_much_smaller(period: int) -> None:
-    """Without an average over what lies between, thin stripes would vanish or become broad ones."""
+def test_a_fine_pattern_becomes_its_mean_when_scaled_down(period: int) -> None:
+    """Without averaging, thin stripes would vanish or become broad ones."""
     stripes = np.zeros((600, 800), np.uint8)
     stripes[:, ::period] = 255
     augment = augmentation(scale_min=1 / period, scale_max=1 / period)
@@ -291,7 +291,7 @@ def test_a_fine_pattern_becomes_its_mean_when_it_is_made_as_much_smaller(period:
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.3, 0.13])
-def test_a_picture_made_much_smaller_stays_in_its_place(scale: float) -> None:
+def test_scaling_down_does_not_shift_a_picture(scale: float) -> None:
     augment = augmentation(scale_min=scale, scale_max=scale, flip_probability=0.0)
     image = soft_image(500, 700)
     whole = cv2.resize(image, (round(700 * scale), round(500 * scale)), interpolation=cv2.INTER_AREA).astype(int)
@@ -303,10 +303,10 @@ def test_a_picture_made_much_smaller_stays_in_its_place(scale: float) -> None:
         assert np.abs(difference.mean()) < 0.2
 
 
-def test_of_a_large_image_only_the_part_that_is_shown_is_touched() -> None:
+def test_only_the_shown_part_of_a_large_image_is_read() -> None:
     augment = augmentation(rotation_degrees=10.0)
     image, mask = np.zeros((4000, 4000, 3), np.uint8), np.zeros((4000, 4000), np.uint8)
-    augment.image_and_mask(image, mask, 0)  # whatever is set up at first
+    augment.image_and_mask(image, mask, 0)  # warm-up
     tracemalloc.start()
     try:
         for seed in range(10):
@@ -317,7 +317,7 @@ def test_of_a_large_image_only_the_part_that_is_shown_is_touched() -> None:
     assert peak < 1_000_000
 
 
-def test_blur_is_of_the_crop_as_often_as_asked_and_spares_the_mask() -> None:
+def test_the_crop_is_blurred_with_the_given_probability_and_the_mask_never() -> None:
     image, mask = noise(60, 80), blocks(60, 80, 5, 0)
     blurred = 0
     for seed in range(100):
@@ -329,8 +329,8 @@ def test_blur_is_of_the_crop_as_often_as_asked_and_spares_the_mask() -> None:
     assert 18 < blurred < 42
 
 
-def test_colours_are_scaled_drawn_from_gray_and_from_the_mean_gray() -> None:
-    """Brightness, contrast and saturation one after the other, in floating point, within the range without clipping."""
+def test_colors_are_scaled_drawn_from_gray_and_from_the_mean_gray() -> None:
+    """Brightness, contrast and saturation in turn, in floating point, within the range that needs no clipping."""
     image = (100 + noise(48, 64) // 8).astype(np.uint8)
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, color_jitter=0.4)
     weights = np.array([0.299, 0.587, 0.114])
@@ -344,7 +344,7 @@ def test_colours_are_scaled_drawn_from_gray_and_from_the_mean_gray() -> None:
         assert np.abs(augment.image(image, seed) - expected).max() < 1.6
 
 
-def test_the_crop_is_a_transform_as_any_other_of_albumentations() -> None:
+def test_the_crop_works_as_an_albumentations_transform() -> None:
     composed = A.Compose([AffineCrop(48, 64, 0.5, 2.0, 10.0, 0.5, FILL, IGNORE), A.HorizontalFlip(p=1)], seed=3)
     out = composed(image=noise(60, 80), mask=blocks(60, 80, 5, 0))
     assert (out["image"].shape, out["mask"].shape) == ((48, 64, 3), (48, 64))

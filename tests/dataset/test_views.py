@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pspnet.config.pretrain import PretrainParams
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.synthetic import synthesize
+from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.transforms import Augmentation
-from pspnet.dataset.views import UnlabelledViews
+from pspnet.dataset.views import UnlabeledViews
+from pspnet.demo.streets import synthesize
 from pspnet.selfsup import METHODS
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
@@ -24,7 +24,7 @@ SIDE_PX = 48
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     folder = tmp_path_factory.mktemp("data")
-    synthesize(folder / "raw", images=16, labelled=16, seed=0, tick=quiet)
+    synthesize(folder / "raw", images=16, labeled=16, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)")
     prepare.run(
         params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared", checkpoints=folder / "checkpoints",
@@ -42,9 +42,9 @@ def augmentation() -> Augmentation:
     return Augmentation(SIDE_PX, SIDE_PX, 0.5, 2.0, 10.0, 0.5, 0.5, 0.2, (1, 2, 3), 255)
 
 
-def views(dataset: PreparedDataset, method: str, params: PretrainParams, seed: int = 0) -> UnlabelledViews:
+def views(dataset: PreparedDataset, method: str, params: PretrainParams, seed: int = 0) -> UnlabeledViews:
     index = dataset.index()
-    return UnlabelledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed)
+    return UnlabeledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed)
 
 
 def same(one: Sample, other: Sample) -> bool:
@@ -52,7 +52,7 @@ def same(one: Sample, other: Sample) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_view_is_an_image_with_the_questions_answers(
+def test_a_view_is_an_image_with_the_answers_to_its_question(
     dataset: PreparedDataset, params: PretrainParams, method: str
 ) -> None:
     samples = views(dataset, method, params)
@@ -65,11 +65,11 @@ def test_a_view_is_an_image_with_the_questions_answers(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_view_depends_on_seed_epoch_and_position_alone(
+def test_a_view_depends_only_on_seed_epoch_and_position(
     dataset: PreparedDataset, params: PretrainParams, method: str
 ) -> None:
     one, two = views(dataset, method, params), views(dataset, method, params)
-    copy: UnlabelledViews = pickle.loads(pickle.dumps(one))
+    copy: UnlabeledViews = pickle.loads(pickle.dumps(one))
     keys = [(epoch, position) for epoch in range(3) for position in range(len(one))]
     first = {key: one[key] for key in keys}
     assert all(same(two[key], first[key]) for key in reversed(keys))
@@ -87,10 +87,8 @@ def test_every_epoch_position_and_seed_has_its_own_view(
     assert len({image.numpy().tobytes() for image in images}) == len(images)
 
 
-def test_the_crop_and_the_question_have_randomness_of_their_own(
-    dataset: PreparedDataset, params: PretrainParams
-) -> None:
-    """Over many epochs a picture is asked about in every way: the crop does not decide the question."""
+def test_the_crop_and_the_question_are_random_independently(dataset: PreparedDataset, params: PretrainParams) -> None:
+    """Over many epochs, a picture gets every question: the crop does not decide the question."""
     samples = views(dataset, "rotation", params)
     asked = [[value for name, value in samples[epoch, 0].items() if name != "image"] for epoch in range(40)]
     turns = [int(value.item()) for (value,) in asked]
@@ -98,11 +96,9 @@ def test_the_crop_and_the_question_have_randomness_of_their_own(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_pickled_it_is_small_however_much_it_has_read(
-    dataset: PreparedDataset, params: PretrainParams, method: str
-) -> None:
+def test_a_used_dataset_pickles_small(dataset: PreparedDataset, params: PretrainParams, method: str) -> None:
     index = pd.concat([dataset.index()] * 1000)
-    many = UnlabelledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed=0)
+    many = UnlabeledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed=0)
     for position in range(sum(dataset.images.values())):
         many[0, position]
-    assert len(pickle.dumps(many)) < 10_000 + 8 * len(index)  # albumentations: 5 kB; 8 for shard and row
+    assert len(pickle.dumps(many)) < 10_000 + 8 * len(index)  # albumentations takes 5 kB; shard and row take 8 bytes

@@ -1,4 +1,4 @@
-"""Checkouts that are made once per session, to copy and not to change, and what a test may have from them."""
+"""Checkouts that are made once per session, and fixtures that copy them for a test."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promoti
 
 @pytest.fixture
 def warm(stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`pspnet` and `dvc` start at once, and tell MLflow of no stage: for what is about neither."""
+    """`pspnet` and `dvc` start at once, without tracking, for tests of other things."""
     for name, value in warmed(stand_ins).items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
 def finished_once(shared: Path, stand_ins: Path) -> Path:
-    """Every stage run by DVC, on forty tiny images."""
+    """A checkout in which DVC has run every stage on forty tiny images."""
 
     def make(folder: Path) -> None:
         checkout(folder, **LENIENT)
@@ -33,7 +33,7 @@ def finished_once(shared: Path, stand_ins: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
-    """The same, with its bundle as version 1, which is champion."""
+    """The same checkout, with its bundle registered as version 1 and champion."""
 
     def make(folder: Path) -> None:
         folder.rmdir()
@@ -45,7 +45,7 @@ def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def retrained_once(shared: Path, stand_ins: Path, prefects_tables: Path) -> Path:
-    """The same data, code and params by `pspnet retrain`, with tracking."""
+    """The same data, code and params, run by `pspnet retrain` with tracking."""
 
     def make(folder: Path) -> None:
         checkout(folder, **LENIENT)

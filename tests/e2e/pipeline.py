@@ -1,4 +1,4 @@
-"""A checkout of the project in a folder of its own, with parameters so small that the whole pipeline takes seconds."""
+"""Checkouts of the project with parameters so small that the whole pipeline takes seconds."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BIN = Path(sys.executable).parent
-STAND_INS = "TESTS_STAND_INS"  # in the environment: a folder of commands that replace the real ones (conftest.py)
-SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labelled", "28")
+STAND_INS = "TESTS_STAND_INS"  # environment variable: a folder of commands that replace the real ones (conftest.py)
+SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labeled", "28")
 RUN_SECONDS = 600
 STEPS = ("prepare", "pretrain", "finetune", "evaluate")
 
@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
 
 
 def checkout(folder: Path, **changes: Any) -> Path:
-    """The files git tracks, as they are now, under git and DVC again."""
+    """Copy the files that git tracks, as they are now, into a new repository of git and DVC."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -54,16 +54,16 @@ def checkout(folder: Path, **changes: Any) -> Path:
 
 
 def copied(source: Path, folder: Path) -> Path:
-    """A checkout of its own with everything that the source has: results, caches, checkpoints, runs, versions."""
-    # Locks, and DVC's index of the folder by its path.
+    """Copy a checkout with its results, caches, checkpoints, runs and versions."""
+    # Ignored: locks, and DVC's index, which holds the folder's path.
     shutil.copytree(source, folder, symlinks=True, ignore=lambda path, _: ["tmp"] if path.endswith("/.dvc") else [])
     if (database := folder / ".pspnet/mlflow.db").exists():
-        _move_addresses(database, f"{source}/", f"{folder}/")
+        move_addresses(database, f"{source}/", f"{folder}/")
     return folder
 
 
-def _move_addresses(database: Path, old: str, new: str) -> None:
-    """MLflow keeps the absolute address of each artifact folder."""
+def move_addresses(database: Path, old: str, new: str) -> None:
+    """Replace the absolute address of each artifact folder, which MLflow stores."""
     with closing(sqlite3.connect(database)) as connection:
         for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
             for _, column, kind, *_ in connection.execute(f"pragma table_info('{table}')").fetchall():
@@ -76,7 +76,7 @@ def _move_addresses(database: Path, old: str, new: str) -> None:
 
 
 def clone(source: Path, folder: Path) -> Path:
-    """What another machine would have: what is committed, and nothing else."""
+    """Clone a checkout, as another machine would: with the committed files and nothing else."""
     folder.parent.mkdir(exist_ok=True)
     run(source, "git", "clone", "--quiet", str(source), str(folder))
     return folder
@@ -88,7 +88,7 @@ def commit(folder: Path, *paths: str) -> None:
 
 
 def import_weights(folder: Path, seed: int) -> "Tensor":
-    """The first convolution of the imported network."""
+    """Import random weights. Returns the first convolution."""
     import torch
 
     from tests.model.foreign import random_tensors
@@ -108,10 +108,10 @@ def write_params(folder: Path, **changes: Any) -> None:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Commands find this checkout's package, not the one that is installed."""
+    """The environment in which commands use this checkout's package instead of the installed one."""
     given = os.environ | more
     return given | {
-        "SHELL": "/bin/sh",  # by which DVC starts the stages; where it is dash, it stays between the two
+        "SHELL": "/bin/sh",  # DVC starts the stages with it; dash remains as a process in between
         "PATH": os.pathsep.join(filter(None, [given.get(STAND_INS), str(BIN), given["PATH"]])),
         "PYTHONPATH": str(folder),
         "PSPNET_LOADER_WORKERS": "1",
@@ -120,12 +120,12 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def warmed(stand_ins: Path) -> dict[str, str]:
-    """For the environment: commands that start at once, and tell MLflow of no stage."""
+    """Environment variables for commands that start at once, without tracking."""
     return {STAND_INS: str(stand_ins), "PSPNET_TRACKING": "off"}
 
 
 def run(folder: Path, *command: str, **more: str) -> str:
-    """Standard output and error of a command that must succeed; `more` of its environment."""
+    """Run a command that must succeed, with `more` in its environment. Returns its standard output and error."""
     done = subprocess.run(
         command, cwd=folder, env=environment(folder, **more), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=RUN_SECONDS, check=False,
@@ -135,14 +135,14 @@ def run(folder: Path, *command: str, **more: str) -> str:
 
 
 def reproduce(folder: Path, *stages: str, **more: str) -> list[str]:
-    """The stages that ran; `stages`: only these and what they depend on."""
+    """Run `dvc repro` for the given stages, by default for all. Returns the stages that ran."""
     run(folder, "dvc", "add", "--quiet", "data/raw", **more)
     return ran(run(folder, "dvc", "repro", *stages, **more))
 
 
-def ran(said: str) -> list[str]:
-    """The stages that ran, by what DVC printed."""
-    return [step for step in STEPS if f"Running stage '{step}'" in said]
+def ran(output: str) -> list[str]:
+    """The stages that ran, according to DVC's output."""
+    return [step for step in STEPS if f"Running stage '{step}'" in output]
 
 
 def in_prefect(folder: Path, query: str) -> list[Any]:
@@ -151,7 +151,7 @@ def in_prefect(folder: Path, query: str) -> list[Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Result -> digest, for every result of every stage. Run records are none: they differ by machine and time."""
+    """The digest of every result of every stage, except run records, which differ by machine and time."""
     stages = read_yaml(folder / "dvc.lock")["stages"]
     outs = [item for stage in stages.values() for item in stage["outs"]]
     return {item["path"]: item["md5"] for item in outs if not item["path"].startswith("reports/runs/")}

@@ -1,4 +1,4 @@
-"""A whole run against a server whose address holds a password: it stays where the person has put it."""
+"""A whole run against a server with a password in its address, which must not appear anywhere else."""
 
 import stat
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.pipeline import commit, run, warmed
-from tests.test_credentials import SECRET, holding_it
+from tests.machine.test_credentials import SECRET, holding_it
 from tests.tracking.server import Server
 
 pytestmark = pytest.mark.e2e
@@ -33,9 +33,9 @@ def test_no_password_reaches_a_run_a_version_a_log_or_a_state_file(
     assert "version 1" in said
     assert SECRET not in said
     assert holding_it(tmp_path / "server") == []
-    assert holding_it(finished, "data/raw.dvc", "tests/test_credentials.py") == []
+    assert holding_it(finished, "data/raw.dvc", "tests/machine/test_credentials.py") == []
     state = finished / ".pspnet"
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
-    told = [*state.rglob("sender.log"), *state.rglob("journal.jsonl")]
-    assert len(told) >= 3
-    assert {stat.S_IMODE(path.stat().st_mode) for path in told} == {0o600}
+    logs = [*state.rglob("sender.log"), *state.rglob("journal.jsonl")]
+    assert len(logs) >= 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in logs} == {0o600}

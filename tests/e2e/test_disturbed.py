@@ -1,4 +1,4 @@
-"""`pspnet retrain` stopped and killed in the middle of a training: nothing is left, and the same comes out."""
+"""`pspnet retrain`, stopped and killed in the middle of training, leaves no process and gives the same results."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from safetensors import safe_open
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import copied, digests, environment, in_prefect, reproduce, warmed, write_params
 from tests.files import made_once
-from tests.flows.processes import cmdline, kill_all, left, left_of, of
-from tests.kills import SEED
+from tests.flows.processes import cmdline, kill_all, left, left_of, processes_of
+from tests.kills import kill_seed
 from tests.tracking.server import Server
 from tests.waiting import wait_until
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(900)
 EPOCHS = 24
 MODEL = "pspnet-demo"
 ENDS_SECONDS = 600
-# Ctrl-C lets it end well: DVC, Prefect and the training have things to write. What is killed has nothing to say.
+# After Ctrl-C, DVC, Prefect and the training process still write; after a kill, nothing does.
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
 
@@ -51,7 +51,7 @@ class Retraining:
         return wait_until(found, otherwise=lambda: self.said)
 
     def training(self, step: int = 1) -> psutil.Process:
-        """Once it has come so far, and has saved that."""
+        """The training process, once it has saved a checkpoint at this step."""
         before = saved_step(self.folder)
 
         def found() -> psutil.Process | None:
@@ -59,8 +59,8 @@ class Retraining:
             assert now >= before, f"it has gone back from step {before} to {now}"
             if now < step:
                 return None
-            trainings = [one for one in of(self.folder) if {"finetune", "--history"} <= set(cmdline(one))]
-            # The others are its loader's workers.
+            trainings = [one for one in processes_of(self.folder) if {"finetune", "--history"} <= set(cmdline(one))]
+            # The youngest processes are its loader's workers.
             return min(trainings, key=lambda one: one.create_time(), default=None)
 
         process: psutil.Process = self.until(found)
@@ -97,7 +97,7 @@ def saved_step(folder: Path) -> int:
 
 @pytest.fixture
 def place(retrained: Path) -> Path:
-    """Which has to train longer now."""
+    """A retrained checkout that now has to train longer."""
     write_params(retrained, finetune__epochs=EPOCHS)
     shutil.rmtree(retrained / ".pspnet/checkpoints")
     return retrained
@@ -105,7 +105,7 @@ def place(retrained: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
-    """By DVC alone."""
+    """The same pipeline, run by DVC alone."""
 
     def make(folder: Path) -> None:
         folder.rmdir()
@@ -116,8 +116,8 @@ def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
 
 
 @pytest.mark.e2e
-def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place: Path) -> None:
-    """Its limit is twice as long as a whole training took here before, and what it takes to load; this one goes on."""
+def test_a_timed_out_stage_leaves_no_process_and_is_not_retried(place: Path) -> None:
+    """The limit is twice the time of earlier training here, plus the time to load; this training takes longer."""
     seconds = round(2 * json.loads((place / "reports/runs/finetune.json").read_text())["seconds"]) + 10
     content = read_yaml(place / "dvc.yaml")
     content["stages"]["finetune"]["meta"]["timeout"] = f"{seconds}s"
@@ -132,8 +132,8 @@ def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place
         assert retrained.process.wait(seconds + 300) == 1
         assert left(place) == []
         assert left_of(family) == []
-    took = f"finetune: It took longer than {seconds} s, and was ended with all its processes."
-    assert retrained.said.splitlines()[-1] == f"{took} Its limit is meta.timeout in dvc.yaml."
+    took = f"finetune: It ran longer than {seconds} s and was ended with all its processes."
+    assert retrained.said.splitlines()[-1] == f"{took} The limit is meta.timeout in dvc.yaml."
     assert retrained.said.count("Running stage 'finetune'") == 1
     assert "Traceback" not in retrained.said
     assert last_task(place) == ("finetune", "TimedOut", 1)
@@ -141,7 +141,7 @@ def test_a_stage_that_takes_too_long_leaves_nothing_and_is_not_tried_again(place
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("warm")
-def test_a_mistake_that_only_the_stage_can_find_is_not_tried_again(place: Path) -> None:
+def test_a_mistake_found_by_the_stage_is_not_retried(place: Path) -> None:
     write_params(place, finetune__batch_size=4000)
     with retraining(place, tracking="off") as retrained:
         assert retrained.process.wait(ENDS_SECONDS) == 1
@@ -151,15 +151,15 @@ def test_a_mistake_that_only_the_stage_can_find_is_not_tried_again(place: Path) 
 
 
 @pytest.mark.kills
-def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(place: Path, undisturbed: Path) -> None:
-    """After a Ctrl-C and a kill of the whole command, each of which the next start goes on from."""
+def test_a_killed_stage_is_retried_with_the_same_result(place: Path, undisturbed: Path) -> None:
+    """The command is first stopped with Ctrl-C, then killed as a whole; the next start resumes each time."""
     ctrl_c_ends_it_within_seconds(place)
     nothing_is_left_when_it_is_killed(place)
     with retraining(place) as retrained:
         retrained.training(48).kill()
         assert retrained.process.wait(600) == 0, retrained.said
         assert left(place) == []
-    assert "finetune: It was killed, as the system does when memory runs out." in retrained.said
+    assert "finetune: It was killed. The system does this when memory runs out." in retrained.said
     assert retrained.said.count("Running stage 'finetune'") == 2
     tasks = in_prefect(place, "select name, state_name, run_count from task_run order by start_time")
     assert ("finetune", "Completed", 2) in tasks[-5:]
@@ -171,9 +171,9 @@ def test_a_stage_that_the_system_kills_is_tried_again_and_the_same_comes_out(pla
 
 
 @pytest.mark.kills
-def test_single_processes_that_are_killed_change_nothing(place: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """The command itself, each of the servers, and any of those that are at work; what has not ended well goes on."""
-    rng = random.Random(SEED)
+def test_killing_single_processes_does_not_change_the_result(place: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Kill the command, each server and any working process. A command that failed is repeated."""
+    rng = random.Random(kill_seed())
     mlflow = Server(tmp_path / "mlflow")
     mlflow.start()
     try:
@@ -183,13 +183,13 @@ def test_single_processes_that_are_killed_change_nothing(place: Path, undisturbe
             assert left(place, GONE_SECONDS) == []
         with retraining(place, MLFLOW_TRACKING_URI=mlflow.uri) as retrained:
             retrained.training(20)
-            (prefect,) = [one for one in of(place) if "uvicorn" in cmdline(one)]
+            (prefect,) = [one for one in processes_of(place) if "uvicorn" in cmdline(one)]
             prefect.kill()
             mlflow.stop()
             retrained.training(40)
             tree = psutil.Process(retrained.process.pid).children(recursive=True)
             chosen = rng.choice(sorted(tree, key=lambda one: one.pid))
-            print(f"seed {SEED}: {' '.join(cmdline(chosen))}")
+            print(f"seed {kill_seed()}: {' '.join(cmdline(chosen))}")
             chosen.kill()
             mlflow.start()
             status = retrained.process.wait(ENDS_SECONDS)
@@ -216,15 +216,15 @@ def ctrl_c_ends_it_within_seconds(place: Path) -> None:
         os.killpg(retrained.process.pid, signal.SIGINT)
         assert retrained.process.wait(STOPS_SECONDS) == 130
         assert left(place) == []
-    assert retrained.said.splitlines()[-1] == "Stopped. Nothing is half-written; start it again as it was."
+    assert retrained.said.splitlines()[-1] == "Stopped. Nothing is half-written; run the same command to continue."
     assert "Traceback" not in retrained.said
-    assert last_task(place) == ("finetune", "Crashed", 1)  # Prefect has been told
+    assert last_task(place) == ("finetune", "Crashed", 1)  # Prefect knows
 
 
 def nothing_is_left_when_it_is_killed(place: Path) -> None:
-    """Not even Prefect's server, and it goes on from where it was stopped before."""
+    """Not even Prefect's server is left. The run resumes where it was stopped before."""
     with retraining(place) as retrained:
         retrained.training(30)
-        assert any("uvicorn" in cmdline(one) for one in of(place))
+        assert any("uvicorn" in cmdline(one) for one in processes_of(place))
         retrained.process.kill()
         assert left(place, GONE_SECONDS) == []

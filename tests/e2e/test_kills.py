@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of every step, then the same command again: the results are those of an undisturbed run."""
+"""SIGKILL at random moments of every step, then the same command again, gives the results of an undisturbed run."""
 
 import json
 import random
@@ -19,22 +19,22 @@ from mlflow.tracking import MlflowClient
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import STAND_INS, STEPS, checkout, clone, copied, digests, environment
 from tests.files import made_once
-from tests.flows.processes import GONE_SECONDS, cmdline, kill_all, left, of
-from tests.kills import SEED
-from tests.tracking.told import history, runs, the_run
+from tests.flows.processes import GONE_SECONDS, cmdline, kill_all, left, processes_of
+from tests.kills import kill_seed
+from tests.tracking.runs import history, runs, the_run
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.kills, pytest.mark.timeout(1500)]
 
-SYNTHESIZE = "pspnet synthesize data/raw --images 80 --labelled 32"
+SYNTHESIZE = "pspnet synthesize data/raw --images 80 --labeled 32"
 REGISTER = "pspnet register models/segmenter --promote"
 PIPELINE = f"""
 echo "Running stage 'synthesize':" && {SYNTHESIZE} &&
 echo "Running stage 'data':" && pspnet doctor --quick && dvc add --quiet data/raw && dvc repro &&
 echo "Running stage 'register':" && {REGISTER} && echo complete
 """
-REPRODUCE = "pspnet doctor --quick && dvc repro"  # the doctor mends the locks of a DVC that was killed
-UP_TO = {  # no further than a step
+REPRODUCE = "pspnet doctor --quick && dvc repro"  # the doctor repairs the locks of a killed DVC
+UP_TO = {  # the commands up to each step
     "synthesize": f"echo \"Running stage 'synthesize':\" && {SYNTHESIZE}",
     "prepare": f"{SYNTHESIZE} && pspnet doctor --quick && dvc add --quiet data/raw && dvc repro prepare",
     "pretrain": f"{REPRODUCE} pretrain",
@@ -59,14 +59,14 @@ LAST_FILE = {  # written last into a folder that appears whole
     "reports/evaluation": "report.html",
 }
 SLOWER: dict[str, Any] = {"pretrain__epochs": 5, "finetune__epochs": 20, "promotion__min_mean_iou": 0.0}
-SECONDS = ".pspnet/seconds.json"  # of each step
+SECONDS = ".pspnet/seconds.json"  # the duration of each step
 
 
 @dataclass(frozen=True)
 class Kill:
     step: str
-    only_dvc: bool = False  # else everything
-    real: bool = False  # commands, which are slow to start; else those that start at once
+    only_dvc: bool = False  # kill DVC alone instead of everything
+    real: bool = False  # use the real commands, which start slowly, instead of the warm ones
 
     def __str__(self) -> str:
         return f"{'dvc alone' if self.only_dvc else 'everything'}{', real commands' if self.real else ''}"
@@ -107,12 +107,12 @@ def output(folder: Path) -> str:
 
 
 def kill_dvc(folder: Path) -> None:
-    (dvc,) = [process for process in of(folder) if "repro" in process.cmdline()]
+    (dvc,) = [process for process in processes_of(folder) if "repro" in process.cmdline()]
     dvc.kill()
 
 
 def wait_until_gone(folder: Path) -> None:
-    """On a disk that is busy, a process that is being killed may still wait for it."""
+    """Wait until no process is left. A killed process may still wait for a busy disk."""
     assert left(folder, 12 * GONE_SECONDS) == []
 
 
@@ -126,7 +126,7 @@ def wait_for(folder: Path, shell: subprocess.Popen[bytes], text: str) -> bool:
 
 
 def forget(folder: Path, step: str) -> None:
-    """Have the next run do this step again, from its beginning."""
+    """Remove everything about a step, so that the next run does it from the beginning."""
     for path in OUTPUTS[step]:
         target = folder / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -141,12 +141,12 @@ def forget(folder: Path, step: str) -> None:
 
 
 def share(number: int) -> float:
-    """Of the time a step works: within it falls the kill of this number in the plan."""
+    """The share of the step's duration within which this kill of the plan falls."""
     step = PLAN[number].step
     earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
-    if step in TRAININGS:  # it goes on where it was killed
+    if step in TRAININGS:  # training resumes where it was killed
         return 1.5 / all_of_it
-    if step == "register":  # what has got through leaves nothing to hit
+    if step == "register":  # a finished registration leaves nothing to hit
         return (earlier + 1) / all_of_it
     return 1.0
 
@@ -154,7 +154,7 @@ def share(number: int) -> float:
 def kill_in(
     folder: Path, number: int, seconds: dict[str, float], commands: dict[str, str], rng: random.Random
 ) -> float:
-    """Start the step, which works for about so many seconds, and kill it; returns after how long."""
+    """Start the step and kill it. Returns the seconds until the kill. `seconds`: the duration of each step."""
     kill, step = PLAN[number], PLAN[number].step
     for _ in range(10):
         longest, start = seconds[step] * share(number), time.time()
@@ -167,7 +167,7 @@ def kill_in(
                     kill_dvc(folder) if kill.only_dvc else kill_all(folder)
                     wait_until_gone(folder)
                     return delay
-        forget(folder, step)  # it was over before the kill came: it takes less than it did at first
+        forget(folder, step)  # the step ended before the kill: it is faster than measured
         seconds[step] *= 0.7
     pytest.fail(f"{step} could not be hit")
 
@@ -206,7 +206,7 @@ def assert_one_version_and_one_decision(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def at_once(stand_ins: Path) -> dict[str, str]:
-    """For the environment: commands that start at once, and are killed with their checkout."""
+    """Environment variables for commands that start at once and are killed with their checkout."""
     return {STAND_INS: str(stand_ins)}
 
 
@@ -216,7 +216,7 @@ def undisturbed(shared: Path, at_once: dict[str, str]) -> Path:
 
 
 def run_once(folder: Path, commands: dict[str, str]) -> None:
-    """And keep how long each step worked."""
+    """Run the whole pipeline, and write down the duration of each step."""
     checkout(folder, **SLOWER)
     moments: dict[str, float] = {}
     with started(folder, **commands) as shell:
@@ -233,16 +233,15 @@ def run_once(folder: Path, commands: dict[str, str]) -> None:
 def test_kills_leave_no_trace_in_the_results(
     undisturbed: Path, at_once: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rng = random.Random(SEED)
+    rng = random.Random(kill_seed())
     seconds = json.loads((undisturbed / SECONDS).read_text())
     disturbed = clone(undisturbed, tmp_path / "clone")
     for number, kill in enumerate(PLAN):
         delay = kill_in(disturbed, number, seconds, at_once, rng)
         assert_outputs_are_whole(disturbed)
         with capsys.disabled():
-            print(
-                f"kill {number + 1:2} of {len(PLAN)}, seed {SEED}: {kill}, {delay:4.1f} s into {kill.step}", flush=True
-            )
+            where = f"{kill}, {delay:4.1f} s into {kill.step}"
+            print(f"kill {number + 1:2} of {len(PLAN)}, seed {kill_seed()}: {where}", flush=True)
 
     with started(disturbed) as shell:
         assert wait_for(disturbed, shell, "complete"), output(disturbed)
@@ -257,7 +256,7 @@ def test_kills_leave_no_trace_in_the_results(
 
 
 def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: Path) -> None:
-    """DVC alone is killed and the pipeline started again at once: two trainings never write one checkpoint."""
+    """If DVC alone is killed and started again at once, two training processes never write the same checkpoint."""
     folder = copied(undisturbed, tmp_path / "copy")
     forget(folder, "finetune")
     shutil.rmtree(folder / ".pspnet/tracking")
@@ -265,19 +264,19 @@ def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: 
         assert wait_for(folder, shell, "Running stage 'finetune'"), output(folder)
         [saved] = wait_until(lambda: checkpoints(folder))
         took = saved.stat().st_mtime - begun(folder, "finetune")[0]
-        trainings = [process for process in of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
+        trainings = [process for process in processes_of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
         trainer = min(trainings, key=lambda process: process.create_time())  # the others are its loader's workers
-        trainer.send_signal(signal.SIGSTOP)  # it cannot even take notice
+        trainer.send_signal(signal.SIGSTOP)  # so it cannot notice the death of its parent
         before = saved.stat().st_mtime_ns
         kill_dvc(folder)
-        shell.wait(60)  # until it is reaped, DVC takes it for alive
+        shell.wait(60)  # a zombie would look alive to DVC
         again = subprocess.Popen(["dvc", "repro", "finetune"], cwd=folder, env=environment(folder))
         second = wait_until(lambda: begun(folder, "finetune")[1:])[0]
-        # Time enough to save its first checkpoint, were it not held up by the lock.
+        # This is enough time to save a first checkpoint if it did not wait for the lock.
         wait_until(lambda: time.time() > second + max(2, 3 * took))
         assert again.poll() is None
         assert saved.stat().st_mtime_ns == before
-        trainer.send_signal(signal.SIGCONT)  # now it finds that its parent is gone, and goes
+        trainer.send_signal(signal.SIGCONT)  # now it notices that its parent is gone, and ends
         assert again.wait(timeout=240) == 0
     assert digests(folder) == digests(undisturbed)
 
@@ -287,14 +286,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def wait_for_work(folder: Path, shell: subprocess.Popen[bytes], step: str, start: float) -> bool:
-    """Whether an attempt after `start` has loaded its packages before the pipeline ended; only stages tell."""
+    """Wait until an attempt after `start` has loaded its packages. Returns False if the pipeline ended first."""
     if step in STEPS:
         wait_until(lambda: shell.poll() is not None or any(moment > start for moment in begun(folder, step)))
     return shell.poll() is None
 
 
 def begun(folder: Path, step: str) -> list[float]:
-    """When each attempt at the step had loaded its packages; a training then came to the lock."""
+    """The time when each attempt at the step had loaded its packages. Training then waits for the lock."""
     journals = (folder / ".pspnet/tracking").glob(f"{step}-*/journal.jsonl")
     lines = [line for path in journals for line in path.read_bytes().splitlines(keepends=True)]
     entries = [json.loads(line) for line in lines if line.endswith(b"\n")]

@@ -1,4 +1,4 @@
-"""`pspnet retrain` as a process: no flow where nothing changed, and one where only the registry has something to do."""
+"""`pspnet retrain` starts no flow if nothing changed, and one if only the registry has something to do."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.e2e.pipeline import in_prefect, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(600)]
 MODEL = "pspnet-demo"
-NOTHING = f"Nothing has changed.\n{MODEL}: version 1 is the champion already\n"
+NOTHING = f"Nothing has changed.\n{MODEL}: version 1 is already the champion\n"
 
 
 def flow_runs(folder: Path) -> int:
@@ -17,7 +17,7 @@ def flow_runs(folder: Path) -> int:
     return int(count)
 
 
-def test_no_flow_is_started_where_nothing_changed(retrained: Path) -> None:
+def test_no_flow_starts_if_nothing_changed(retrained: Path) -> None:
     before = flow_runs(retrained)
     assert run(retrained, "pspnet", "retrain") == NOTHING
     assert flow_runs(retrained) == before

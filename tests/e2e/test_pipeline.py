@@ -12,7 +12,7 @@ from tests.e2e.pipeline import STEPS, SYNTHESIZE, clone, digests, ran, reproduce
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.timeout(900)]
 
 
-def test_the_report_is_there(finished: Path) -> None:
+def test_the_report_is_written(finished: Path) -> None:
     assert (finished / "reports/evaluation/report.html").stat().st_size > 10_000
     metrics = json.loads((finished / "reports/metrics.json").read_text())
     assert 0 < metrics["mean_iou"] < 1
@@ -30,7 +30,7 @@ def test_git_sees_only_what_a_user_commits(finished: Path) -> None:
     assert set(status) == {"??", "data/raw.dvc", "dvc.lock"}
 
 
-def test_each_stage_leaves_why_it_ended(finished: Path) -> None:
+def test_each_stage_writes_why_it_ended(finished: Path) -> None:
     for step in STEPS:
         reason = json.loads((finished / ".pspnet/exit" / f"{step}.json").read_text())
         assert reason == {"class": "done", "exit": 0, "message": ""}
@@ -44,8 +44,8 @@ def test_another_clone_in_another_folder_gets_the_same_bytes(finished: Path, tmp
     assert len(digests(other)) == 7
 
 
-def test_results_travel_by_the_run_cache(finished: Path, tmp_path: Path) -> None:
-    """A second machine that shares only the remote runs nothing, and needs no dvc.lock."""
+def test_results_travel_through_the_run_cache(finished: Path, tmp_path: Path) -> None:
+    """A second machine that shares only the remote runs no stage, and needs no dvc.lock."""
     run(finished, "dvc", "push", "--run-cache", "--quiet")
     other = clone(finished, tmp_path / "second/clone")
     run(other, *SYNTHESIZE)
@@ -59,12 +59,12 @@ def test_results_travel_by_the_run_cache(finished: Path, tmp_path: Path) -> None
 
 class TestWhatAChangeRuns:
     def test_a_learning_rate_of_finetune_leaves_the_backbone_alone(self, finished: Path) -> None:
-        """And going back is a cache hit."""
+        """Restoring the old rate is a cache hit."""
         before = digests(finished)
-        write_params(finished, finetune__learning_rate=0.001)
+        write_params(finished, finetune__optimizer__learning_rate=0.001)
         assert reproduce(finished) == ["finetune", "evaluate"]
         assert digests(finished) != before
-        write_params(finished, finetune__learning_rate=0.002)
+        write_params(finished, finetune__optimizer__learning_rate=0.002)
         assert reproduce(finished) == []
         assert digests(finished) == before
 
@@ -85,16 +85,16 @@ class TestWhatAChangeRuns:
             ("evaluate", ["pspnet/metrics.py"]),
         ]
 
-    def test_no_pretraining_is_skipped_honestly(self, finished: Path) -> None:
+    def test_pretraining_can_be_skipped(self, finished: Path) -> None:
         write_params(finished, pretrain__method="none")
         assert reproduce(finished) == ["pretrain", "finetune", "evaluate"]
         assert (finished / "reports/pretrain.csv").read_text() == "epoch,loss\n"
         assert "Skipped" in (finished / "reports/evaluation/report.html").read_text()
 
-    def test_new_unlabelled_images_rewrite_only_the_shards_they_fall_into(self, finished: Path) -> None:
+    def test_new_unlabeled_images_rewrite_only_their_shards(self, finished: Path) -> None:
         before = read_yaml(finished / "dvc.lock")["stages"]["prepare"]["outs"][0]
         with Image.open(next((finished / "data/raw/images").iterdir())) as image:
-            ImageOps.flip(image).save(finished / "data/raw/images/zzz.png")  # the same once more would be a duplicate
+            ImageOps.flip(image).save(finished / "data/raw/images/zzz.png")  # an identical image would be a duplicate
         assert reproduce(finished, "pretrain") == ["prepare", "pretrain"]
         after = read_yaml(finished / "dvc.lock")["stages"]["prepare"]["outs"][0]
         assert after["nfiles"] == before["nfiles"]

@@ -1,4 +1,4 @@
-"""A model's life, by the commands a person or a flow would use."""
+"""The life of a model, with the commands that a person or a flow would use."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ MODEL = "pspnet-demo"
 
 
 def pspnet(folder: Path, *arguments: str, status: int = 0) -> str:
-    """What it printed; where it is to fail, its messages too."""
+    """The command's standard output; with `status`, its standard error too."""
     done = subprocess.run(
         ["pspnet", *arguments],
         cwd=folder,
@@ -57,40 +57,42 @@ def test_the_life_of_a_model(registered: Path) -> None:
     assert (again["version"], again["new"], again["promotion"]["outcome"]) == (1, False, "is champion")
     assert versions(registered) == {1: ["champion"]}
 
-    write_params(registered, finetune__learning_rate=0.004, promotion__min_mean_iou=0.99)
+    write_params(registered, finetune__optimizer__learning_rate=0.004, promotion__min_mean_iou=0.99)
     assert reproduce(registered) == ["finetune", "evaluate"]
     second = deliver(registered)
     assert (second["version"], second["new"], second["promotion"]["outcome"]) == (2, True, "refused")
     reasons = {reason["rule"]: reason for reason in second["promotion"]["decision"]["reasons"]}
     assert reasons["loads and predicts"]["passed"]
     assert not reasons["floor"]["passed"]
-    assert "at least 0.990 is asked" in reasons["floor"]["text"]
+    assert "at least 0.990 is required" in reasons["floor"]["text"]
     assert reasons["gain"]["text"].startswith("gain ")
     assert versions(registered) == {1: ["champion"], 2: ["challenger"]}
     assert (
         deliver(registered)["promotion"]["decision"] == second["promotion"]["decision"]
-    )  # the same question, one answer
+    )  # the same question gets one answer
 
     write_params(registered, **LENIENT, promotion__approval="manual")
-    assert "version 2 has passed and waits: pspnet promote 2 --approve" in pspnet(registered, "promote", status=1)
+    assert "version 2 has passed and waits for approval: pspnet promote 2 --approve" in pspnet(
+        registered, "promote", status=1
+    )
     assert "passed, waiting for approval" in pspnet(registered, "models")
     assert "version 2 is now champion" in pspnet(registered, "promote", "2", "--approve")
     listed = json.loads(pspnet(registered, "models", "--json"))
     assert {item["version"]: item["aliases"] for item in listed} == versions(registered) == {1: [], 2: ["champion"]}
 
-    assert "version 1 is champion" in pspnet(registered, "rollback", "--why", "misses cars")
+    assert "version 1 replaces 2 as champion" in pspnet(registered, "rollback", "--why", "misses cars")
     write_params(registered, promotion__approval="auto")
     held = deliver(registered)["promotion"]
     assert held["outcome"] == "held"
     assert any("was rolled back by" in reason["text"] for reason in held["decision"]["reasons"])
-    assert "say why" in pspnet(registered, "promote", "2", "--force", status=2)
+    assert "requires a reason" in pspnet(registered, "promote", "2", "--force", status=2)
     assert "version 2 is now champion" in pspnet(registered, "promote", "2", "--force", "--why", "cars are fine now")
     pspnet(registered, "promote", "7", status=1)
     assert champions(registered) == [
         ("promotion", 0, 1), ("promotion", 1, 2), ("rollback", 2, 1), ("promotion", 1, 2),
     ]  # fmt: skip
     assert "cars are fine now" in pspnet(registered, "models", "history")
-    assert "finetune.learning_rate" in pspnet(registered, "runs")
+    assert "finetune.optimizer.learning_rate" in pspnet(registered, "runs")
 
 
 def test_the_champion_predicts_a_folder_as_its_bundle_does(registered: Path, tmp_path: Path) -> None:
@@ -107,9 +109,9 @@ def test_the_champion_predicts_a_folder_as_its_bundle_does(registered: Path, tmp
     assert "has no version '9'" in pspnet(registered, *unknown, status=1)
 
 
-def test_new_test_images_are_put_before_the_champion_too(registered: Path) -> None:
-    """A report of yesterday's test split says nothing about today's."""
-    write_params(registered, finetune__learning_rate=0.001)
+def test_the_champion_is_evaluated_on_new_test_images_too(registered: Path) -> None:
+    """A report on an old test split says nothing about the current one."""
+    write_params(registered, finetune__optimizer__learning_rate=0.001)
     for mask in sorted((registered / "data/raw/masks").glob("*.png"))[:8]:
         (image,) = (registered / "data/raw/images").glob(f"{mask.stem}.*")
         for path in (mask, image):

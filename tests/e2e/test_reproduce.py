@@ -1,4 +1,4 @@
-"""A version registered from a dirty tree, made again after the project has moved on."""
+"""A version registered from a dirty tree is reproduced after the project has moved on."""
 
 import json
 import os
@@ -29,8 +29,8 @@ from torch import nn
 
 def rectifier() -> nn.Module:   
     return nn.LeakyReLU(0.2, inplace=True)
-'''  # noqa: W291  what `apply.whitespace = fix` would mend
-# What a person may have set, and what would spoil a diff made or applied without care.
+'''  # noqa: W291  `apply.whitespace = fix` would remove this trailing space
+# A person's settings that would spoil a diff made or applied without care.
 SETTINGS = {
     "diff.noprefix": "true",
     "diff.context": "0",
@@ -69,15 +69,15 @@ def develop(folder: Path) -> None:
     replace(folder / NETWORK, "\n\n\n@", "\nfrom pspnet.model.rectifier import rectifier\n\n\n@")
     (folder / "dvc.yaml").write_text(pipeline.replace(f"- {NETWORK}\n", f"- {NETWORK}\n      - {NEW_MODULE}\n"))
     write_params(folder, finetune__dropout=0.3)
-    # Tracked, so that the records of these two differ from those of an untracked run, however quick both are.
+    # This run is tracked, so its records differ from those of an untracked run, however fast both are.
     assert reproduce(folder, PSPNET_TRACKING="on") == ["finetune", "evaluate"]
     run(folder, "pspnet", "register", "models/segmenter")
-    run(folder, "pspnet", "lineage", "1")  # its files are here from now on
+    run(folder, "pspnet", "lineage", "1")  # downloads its files
 
     (folder / NEW_MODULE).unlink()
     (folder / NETWORK).write_text(network.replace("nn.ReLU(inplace=True)", "nn.GELU()"))
     (folder / "dvc.yaml").write_text(pipeline)
-    write_params(folder, finetune__dropout=0.1, finetune__learning_rate=0.001, runtime__seed=7)
+    write_params(folder, finetune__dropout=0.1, finetune__optimizer__learning_rate=0.001, runtime__seed=7)
     next((folder / "data/raw/images").iterdir()).unlink()
     run(folder, "dvc", "add", "--quiet", "data/raw")
     for number in range(10):
@@ -114,7 +114,7 @@ def pspnet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def untouched(folder: Path) -> Iterator[None]:
-    """Every file of the checkout, its index, its cache and its runs in MLflow are afterwards what they were before."""
+    """Assert that the block changes no file of the checkout, nor its index, its cache and its runs in MLflow."""
     before = standing(folder)
     yield
     assert standing(folder) == before
@@ -152,7 +152,7 @@ def worktree(folder: Path) -> Path:
     return folder / ".pspnet/reproduce/v1"
 
 
-def test_a_version_of_a_dirty_tree_is_made_again_ten_commits_later(project: Path) -> None:
+def test_a_version_from_a_dirty_tree_is_reproduced_ten_commits_later(project: Path) -> None:
     with untouched(project):
         done = pspnet(project, "reproduce", "1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -162,7 +162,7 @@ def test_a_version_of_a_dirty_tree_is_made_again_ten_commits_later(project: Path
     assert worktrees(project) == [project]
 
 
-def test_it_is_the_same_when_every_stage_runs(project: Path) -> None:
+def test_a_version_is_reproduced_by_running_every_stage(project: Path) -> None:
     with untouched(project):
         done = pspnet(project, "reproduce", "1", "--run-again", "--keep")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -178,7 +178,7 @@ def test_it_is_the_same_when_every_stage_runs(project: Path) -> None:
         assert worktrees(project) == [project, worktree(project)]
 
 
-def test_another_result_than_the_version_keeps_ends_with_1_and_says_which(project: Path) -> None:
+def test_a_different_result_is_named_and_exits_with_1(project: Path) -> None:
     lock = kept(project) / "dvc.lock"
     text = lock.read_text()
     metrics = read_yaml(lock)["stages"]["evaluate"]["outs"][1]
@@ -187,8 +187,8 @@ def test_another_result_than_the_version_keeps_ends_with_1_and_says_which(projec
     done = pspnet(project, "reproduce", "1")
     assert done.returncode == 1
     assert [line.split("│")[0].strip() for line in done.stdout.splitlines() if "differs" in line] == [metrics["path"]]
-    assert "from the same code, params and data evaluate made something else" in done.stderr
-    assert f"What was made here is in {worktree(project)}" in done.stderr
+    assert "evaluate made something else from the same code, params and data" in done.stderr
+    assert f"The new results are in {worktree(project)}" in done.stderr
     assert (worktree(project) / "models/segmenter/model.json").exists()
 
 
@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_nothing_behind_and_the_command_works_again(project: Path)
 
 
 def stop_in_the_middle(project: Path) -> None:
-    """A worktree that somebody has left is in the way, too."""
+    """Stop `pspnet reproduce` in the middle. A worktree left by someone else is in the way too."""
     no_hook = ("-c", "core.hooksPath=/dev/null")
     run(project, "git", *no_hook, "worktree", "add", "--quiet", "--detach", str(worktree(project)), "HEAD~3")
     log = project / ".pspnet/stopped.log"
@@ -231,12 +231,12 @@ def stop_in_the_middle(project: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(300) == 130
     assert left_of(family) == []
-    assert "the same command starts over" in log.read_text()
+    assert "run the same command to start over" in log.read_text()
     assert worktrees(project) == [project]
     assert not worktree(project).exists()
 
 
-def test_what_is_in_no_cache_any_more_is_asked_for(project: Path) -> None:
+def test_data_missing_from_cache_and_remote_is_reported(project: Path) -> None:
     raw = read_yaml(kept(project) / "data/raw.dvc")["outs"][0]["md5"]
     (project / ".dvc/cache/files/md5" / raw[:2] / raw[2:]).unlink()
     done = pspnet(project, "reproduce", "1")
@@ -244,17 +244,17 @@ def test_what_is_in_no_cache_any_more_is_asked_for(project: Path) -> None:
     assert "data/raw: is neither in this checkout's DVC cache nor in its remote" in done.stderr
 
 
-def test_changes_that_do_not_apply_are_told(project: Path) -> None:
+def test_changes_that_do_not_apply_are_reported(project: Path) -> None:
     diff = kept(project) / "changes.diff"
     content = diff.read_bytes()
     assert b"-            nn.ReLU(inplace=True)" in content
     diff.write_bytes(content.replace(b"nn.ReLU(inplace=True)", b"nn.Sigmoid()"))
     done = pspnet(project, "reproduce", "1")
     assert done.returncode == 1
-    assert "changes.diff: does not apply to the commit" in done.stderr
+    assert "changes.diff: cannot be applied to the commit" in done.stderr
 
 
-def test_a_version_whose_record_is_broken_is_refused_at_once(project: Path) -> None:
+def test_a_version_with_a_broken_record_is_refused_at_once(project: Path) -> None:
     append(kept(project).parent / "bundle/model.json", "\n")
     with closing(sqlite3.connect(project / ".pspnet/mlflow.db")) as database:
         database.execute("delete from model_version_tags where key = 'git.commit'")
@@ -262,8 +262,8 @@ def test_a_version_whose_record_is_broken_is_refused_at_once(project: Path) -> N
     done = pspnet(project, "reproduce", "1")
     assert done.returncode == 1
     assert "2 problems:" in done.stderr
-    assert "its files hold the bundle" in done.stderr
-    assert "keeps no git commit" in done.stderr
+    assert "holds the bundle" in done.stderr
+    assert "has no git commit" in done.stderr
     assert not worktree(project).exists()
 
 
@@ -272,4 +272,4 @@ def test_a_clone_without_the_commit_is_told_to_fetch_it(project: Path, tmp_path:
     shutil.copytree(project / ".pspnet", other / ".pspnet")
     done = pspnet(other, "reproduce", "1")
     assert done.returncode == 1
-    assert "which this clone has not got. `git fetch --all` brings it" in done.stderr
+    assert "which this clone lacks. `git fetch --all` gets it" in done.stderr

@@ -1,4 +1,4 @@
-"""`pspnet retrain` on one machine, with nothing started before."""
+"""`pspnet retrain` on one machine, without any service."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from pspnet.config.reading import read_yaml
 from tests.command import pspnet
 from tests.e2e.pipeline import STEPS, commit, digests, environment, import_weights, in_prefect, ran, run, write_params
 from tests.flows.processes import left
-from tests.tracking.told import runs, the_run
+from tests.tracking.runs import runs, the_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 MODEL = "pspnet-demo"
@@ -33,25 +33,25 @@ def mlflow(folder: Path) -> MlflowClient:
 
 
 def table(folder: Path, order: str) -> list[dict[str, Any]]:
-    """Of the stages; Prefect keeps it as text in JSON."""
+    """The table of the stages. Prefect stores it as text in JSON."""
     [(data,)] = in_prefect(folder, f"select data from artifact where key = 'stages' order by {order} limit 1")
     rows: list[dict[str, Any]] = json.loads(json.loads(data))
     return rows
 
 
 def standing(folder: Path) -> dict[str, bytes]:
-    """What a run in a worktree must not touch."""
+    """The files that a run in a worktree must not touch."""
     names = ("params.yaml", "dvc.lock", "data/raw.dvc", "models/segmenter/model.json", "reports/metrics.json")
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def test_it_runs_every_stage_and_leaves_no_process(retrained: Path) -> None:
+def test_retrain_runs_every_stage_and_leaves_no_process(retrained: Path) -> None:
     said = (retrained / ".pspnet/retrain.log").read_text()
     assert ran(said) == list(STEPS)
     assert said.endswith(f"{MODEL}: version 1 is now champion\n")
 
 
-def test_it_makes_what_dvc_by_hand_makes(retrained: Path, finished: Path) -> None:
+def test_retrain_gives_the_same_results_as_dvc(retrained: Path, finished: Path) -> None:
     assert digests(retrained) == digests(finished)
     assert len(digests(retrained)) == 7
 
@@ -60,7 +60,7 @@ def test_the_results_are_in_the_remote(retrained: Path) -> None:
     assert json.loads(run(retrained, "dvc", "data", "status", "--not-in-remote", "--json")).get("not_in_remote") is None
 
 
-def test_prefect_shows_a_task_for_each_stage_and_what_is_around_them(retrained: Path) -> None:
+def test_prefect_shows_a_task_for_each_step(retrained: Path) -> None:
     tasks = in_prefect(retrained, "select name, state_name, run_count from task_run order by start_time")
     around = ["data/raw", *STEPS, "register", "push"]
     assert tasks[: len(around)] == [(name, "Completed", 1) for name in around]
@@ -86,7 +86,7 @@ def test_prefect_shows_the_decision_with_its_reasons_and_pictures(retrained: Pat
     assert [row[:2] for row in columns if row[0][2:] in STEPS] == [[f"| {step}", "ran"] for step in STEPS]
 
 
-def test_runs_and_version_lead_back_to_the_flow_run(retrained: Path) -> None:
+def test_runs_and_version_link_to_the_flow_run(retrained: Path) -> None:
     [(flow_run,)] = in_prefect(retrained, "select id from flow_run order by created limit 1")
     client = mlflow(retrained)
     assert sorted(one.info.run_name for one in runs(client, MODEL)[:4]) == sorted(STEPS)
@@ -94,12 +94,12 @@ def test_runs_and_version_lead_back_to_the_flow_run(retrained: Path) -> None:
     version = client.get_model_version(MODEL, "1")
     for tags in (parent.data.tags, version.tags):
         assert tags["prefect.flow_run"] == flow_run
-        assert "prefect.flow_run_page" not in tags  # nobody answers there any more
+        assert "prefect.flow_run_page" not in tags  # its server has ended
         assert "pspnet.overrides" not in tags
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_second_time_nothing_runs_and_nothing_is_registered(retrained: Path) -> None:
+def test_a_second_retraining_runs_and_registers_nothing(retrained: Path) -> None:
     def known() -> list[str]:
         return sorted(
             one.info.run_id for one in client.search_runs([e.experiment_id for e in client.search_experiments()])
@@ -110,7 +110,7 @@ def test_a_second_time_nothing_runs_and_nothing_is_registered(retrained: Path) -
     flow_runs = in_prefect(retrained, "select count(*) from flow_run")
     said = retrain(retrained, tracking="on")
     assert "Running stage" not in said
-    assert said.endswith(f"{MODEL}: version 1 is the champion already\n")
+    assert said.endswith(f"{MODEL}: version 1 is already the champion\n")
     assert known() == before
     assert len(client.search_model_versions(f"name = '{MODEL}'")) == 1
     if in_prefect(retrained, "select count(*) from flow_run") != flow_runs:
@@ -118,7 +118,7 @@ def test_a_second_time_nothing_runs_and_nothing_is_registered(retrained: Path) -
 
 
 class TestMistakes:
-    """Told once, at once, and nothing has been started."""
+    """Mistakes are reported once, before anything is started."""
 
     def told(self, folder: Path, *options: str) -> str:
         flow_runs = in_prefect(folder, "select count(*) from flow_run")
@@ -132,27 +132,25 @@ class TestMistakes:
         return said
 
     def test_in_params(self, retrained: Path) -> None:
-        write_params(retrained, finetune__learning_rate=-1, pretrain__epochs="many")
+        write_params(retrained, finetune__optimizer__learning_rate=-1, pretrain__epochs="many")
         assert self.told(retrained) == (
             "2 problems:\n"
             "  params.yaml: pretrain.epochs is 'many' (text); expected a whole number\n"
-            "  params.yaml: finetune.learning_rate is -1; expected greater than 0\n"
+            "  params.yaml: finetune.optimizer.learning_rate is -1; expected greater than 0\n"
         )
 
-    def test_in_a_dirty_tree_an_override_would_not_see_the_changes(self, retrained: Path) -> None:
+    def test_in_git_uncommitted_changes_refuse_an_override(self, retrained: Path) -> None:
         with (retrained / "pspnet/losses/terms.py").open("a") as file:
             file.write("# new\n")
-        said = self.told(retrained, "--set", "finetune.learning_rate=0.01")
-        assert said.startswith(
-            "git: has changes that are not committed: pspnet/losses/terms.py. An override runs in a worktree"
-        )
+        said = self.told(retrained, "--set", "finetune.optimizer.learning_rate=0.01")
+        assert said.startswith("git: has uncommitted changes: pspnet/losses/terms.py. An override runs in a worktree")
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ("finetune.lerning_rate=0.01", "did you mean 'finetune.learning_rate'?"),
-            ("finetune.learning_rate", "--set: is 'finetune.learning_rate'; expected KEY=VALUE"),
-            ("finetune.learning_rate=[", "--set: is not valid YAML"),
+            ("finetune.lerning_rate=0.01", "did you mean 'finetune.optimizer.learning_rate'?"),
+            ("finetune.optimizer.learning_rate", "--set: is 'finetune.optimizer.learning_rate'; expected KEY=VALUE"),
+            ("finetune.optimizer.learning_rate=[", "--set: is not valid YAML"),
         ],
         ids=["name", "no-value", "no-yaml"],
     )  # fmt: skip
@@ -171,12 +169,12 @@ class TestMistakes:
 
 
 @pytest.mark.usefixtures("warm")
-def test_an_override_runs_in_a_worktree_and_the_checkout_stays_as_it_is(retrained: Path) -> None:
-    """Imported weights come along."""
+def test_an_override_runs_in_a_worktree_and_leaves_the_checkout_untouched(retrained: Path) -> None:
+    """Imported weights are available in the worktree."""
     import_weights(retrained, seed=1)
     commit(retrained, "data/weights")
     before = standing(retrained)
-    changes = ("backbone.weights=imported", "finetune.learning_rate=1e-2", "evaluate.pictures=2")
+    changes = ("backbone.weights=imported", "finetune.optimizer.learning_rate=1e-2", "evaluate.pictures=2")
     said = retrain(retrained, *(word for change in changes for word in ("--set", change)))
     assert ran(said) == ["pretrain", "finetune", "evaluate"]
     assert "data/weights/imported" in said
@@ -184,16 +182,15 @@ def test_an_override_runs_in_a_worktree_and_the_checkout_stays_as_it_is(retraine
     assert standing(retrained) == before
     assert run(retrained, "git", "status", "--porcelain").split() == ["??", "data/raw.dvc", "??", "dvc.lock"]
     [tree] = [path for path in (retrained / ".pspnet/runs").iterdir() if (path / "dvc.lock").exists()]
-    assert (
-        read_yaml(tree / "dvc.lock")["stages"]["finetune"]["params"]["params.yaml"]["finetune"]["learning_rate"] == 0.01
-    )
-    backbone = read_yaml(tree / "dvc.lock")["stages"]["pretrain"]["params"]["params.yaml"]["backbone"]
+    stages = read_yaml(tree / "dvc.lock")["stages"]
+    assert stages["finetune"]["params"]["params.yaml"]["finetune"]["optimizer"]["learning_rate"] == 0.01
+    backbone = stages["pretrain"]["params"]["params.yaml"]["backbone"]
     assert backbone["weights"] == "imported"
     client = mlflow(retrained)
     version = client.get_model_version(MODEL, "2")
     assert json.loads(version.tags["pspnet.overrides"]) == {
         "backbone.weights": "imported",
-        "finetune.learning_rate": 0.01,
+        "finetune.optimizer.learning_rate": 0.01,
         "evaluate.pictures": 2,
     }
     [(flow_run,)] = in_prefect(retrained, "select id from flow_run order by created desc limit 1")

@@ -1,4 +1,4 @@
-"""`pspnet schedule`: on time, and after a SIGKILL, of it all or of Prefect's server alone, the same run goes on."""
+"""`pspnet schedule` starts runs on time. After a SIGKILL of everything or of Prefect's server, the same run resumes."""
 
 import os
 import shutil
@@ -16,10 +16,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows.server import PASSWORD
+from flows.laptop.server import PASSWORD
 from pspnet.errors import EXIT_CTRL_C
 from tests.e2e.pipeline import environment, write_params
-from tests.flows.processes import cmdline, kill_all, left, of
+from tests.flows.processes import cmdline, kill_all, left, processes_of
 from tests.flows.server import copy_tables
 from tests.network import free_port
 from tests.waiting import wait_until
@@ -31,13 +31,13 @@ STARTS_SECONDS = 20
 ON_TIME_SECONDS = 50
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
-STARTED = "shows what runs"
+STARTED = "shows the runs"
 END = "Finished in state Completed('pspnet-demo: version 1 is now champion')"
 
 
 @pytest.fixture
 def folder(finished: Path, prefects_tables: Path) -> Iterator[Path]:
-    """Which has to train longer now."""
+    """A finished checkout that now has to train longer."""
     write_params(finished, finetune__epochs=30)
     shutil.rmtree(finished / ".pspnet/checkpoints")
     copy_tables(prefects_tables, finished / ".pspnet/prefect")
@@ -61,7 +61,7 @@ def schedule(folder: Path, port: int, cron: str) -> Iterator[subprocess.Popen[by
 
 
 def every_minute() -> str:
-    """With the second as the last field: soon after the server, which takes a while, has started."""
+    """A cron line with the second as its last field: soon after the server has started, which takes a while."""
     return f"* * * * * {int(time.time() + STARTS_SECONDS) % 60}"
 
 
@@ -70,7 +70,7 @@ def said(folder: Path) -> str:
 
 
 def until(met: Callable[[], Any], folder: Path) -> Any:
-    return wait_until(met, 300, lambda: said(folder), pause=0.2)  # the server works for each look
+    return wait_until(met, 300, lambda: said(folder), pause=0.2)  # each check costs the server work
 
 
 def completed(client: SyncPrefectClient, flow_run: UUID) -> FlowRun | None:
@@ -88,13 +88,13 @@ def server(folder: Path, port: int) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(folder: Path) -> None:
+def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_at_ctrl_c(folder: Path) -> None:
     port = free_port()
     with schedule(folder, port, every_minute()) as process:
         until(lambda: STARTED in said(folder), folder)
         with server(folder, port) as client:
             started = until(lambda: [one for one in client.read_flow_runs() if one.start_time], folder)[0]
-            # Due while the other is at work, as a run of every minute may be.
+            # This run is due while the other is running, as may happen with runs every minute.
             waiter = client.create_flow_run_from_deployment(started.deployment_id)
             until(lambda: client.read_flow_run(waiter.id).state_name == "AwaitingConcurrencySlot", folder)
             until(lambda: list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")), folder)
@@ -111,13 +111,13 @@ def test_a_run_begins_on_time_and_goes_on_after_a_kill_until_ctrl_c_stops_all(fo
 
     with schedule(folder, port, NEVER) as process:
         until(lambda: said(folder).count(STARTED) == 2, folder)
-        (alone,) = [one for one in of(folder) if "uvicorn" in cmdline(one)]
+        (alone,) = [one for one in processes_of(folder) if "uvicorn" in cmdline(one)]
         alone.kill()
         until(lambda: END in said(folder), folder)
         with server(folder, port) as client:
-            # The one that waited may have come first, and left nothing to do for this.
+            # The run that waited may have come first, and left nothing to do for this one.
             ended = until(lambda: completed(client, killed.id), folder)
-            # A heartbeat that the killed run owed would be missed while the run goes on, and count as its crash.
+            # Otherwise the server would miss a heartbeat of the killed run, and count the resumed run as crashed.
             assert waiting.isdisjoint(one.id for one in client.read_automations())
         assert ended.run_count == 2
         os.killpg(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What MLflow knows of a pipeline that `pspnet retrain` has run, with nothing but a database in a file."""
+"""What MLflow has of a pipeline run by `pspnet retrain`, with a database in a file."""
 
 import json
 import shlex
@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
 from tests.e2e.pipeline import STEPS, environment, run, write_params
-from tests.tracking.told import artifacts, history, inputs, runs, the_run
+from tests.tracking.runs import artifacts, history, inputs, runs, the_run
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -50,7 +50,7 @@ def test_a_pipeline_is_a_run_and_its_stages_are_its_children(client: MlflowClien
         assert len(stage.data.tags["mlflow.source.git.commit"]) == 40
 
 
-def test_each_epoch_is_told_once(client: MlflowClient, retrained_once: Path) -> None:
+def test_each_epoch_is_recorded_once(client: MlflowClient, retrained_once: Path) -> None:
     stages = children(client, the_run(client, MODEL, "pipeline"))
     for name in ("pretrain", "finetune"):
         header, *lines = (retrained_once / f"reports/{name}.csv").read_text().splitlines()
@@ -60,7 +60,7 @@ def test_each_epoch_is_told_once(client: MlflowClient, retrained_once: Path) -> 
             assert history(client, stages[name], column) == expected
 
 
-def test_the_numbers_that_count_are_told_of_the_pipeline(client: MlflowClient, retrained_once: Path) -> None:
+def test_the_pipeline_run_has_the_headline_metrics(client: MlflowClient, retrained_once: Path) -> None:
     measured = json.loads((retrained_once / "reports/metrics.json").read_text())
     metrics = the_run(client, MODEL, "pipeline").data.metrics
     assert metrics["test_mean_iou"] == measured["mean_iou"]
@@ -94,7 +94,7 @@ def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, ret
     assert "pictures/best-01.png" in files
 
 
-def test_a_run_record_leads_to_the_run(client: MlflowClient, retrained_once: Path) -> None:
+def test_a_run_record_names_its_run(client: MlflowClient, retrained_once: Path) -> None:
     stages = runs_by_name(client)
     parent = the_run(client, MODEL, "pipeline")
     for name in STEPS:
@@ -106,12 +106,12 @@ def test_a_run_record_leads_to_the_run(client: MlflowClient, retrained_once: Pat
 
 
 @pytest.mark.usefixtures("warm")
-def test_without_a_server_another_learning_rate_is_another_pipeline_later(
+def test_records_of_another_pipeline_are_sent_once_the_server_is_back(
     retrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stages that ran are its children, and their records wait for the next command that asks MLflow."""
+    """The records of the stages that ran wait for the next command that uses MLflow."""
     client = client_of(retrained)
-    write_params(retrained, finetune__learning_rate=0.001)
+    write_params(retrained, finetune__optimizer__learning_rate=0.001)
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         output = run(retrained, "dvc", "repro", PSPNET_TRACKING="on")
@@ -119,7 +119,7 @@ def test_without_a_server_another_learning_rate_is_another_pipeline_later(
     assert output.count("have not reached MLflow at http://127.0.0.1:9") == 2
     assert len(runs(client, MODEL, "pipeline")) == 1
     shown = json.loads(run(retrained, "pspnet", "runs", "--json", "--limit", "1"))
-    assert shown[0]["params"]["finetune.learning_rate"] == "0.001"
+    assert shown[0]["params"]["finetune.optimizer.learning_rate"] == "0.001"
     assert [(stage["stage"], stage["status"]) for stage in shown[0]["stages"]] == [
         ("finetune", "FINISHED"),
         ("evaluate", "FINISHED"),
@@ -130,17 +130,17 @@ def test_without_a_server_another_learning_rate_is_another_pipeline_later(
     first, second = runs(client, MODEL, "pipeline")
     assert list(children(client, first)) == list(STEPS)
     assert list(children(client, second)) == ["finetune", "evaluate"]
-    assert second.data.params["finetune.learning_rate"] == "0.001"
+    assert second.data.params["finetune.optimizer.learning_rate"] == "0.001"
     assert set(second.data.metrics) == set(first.data.metrics)
     table = run(retrained, "pspnet", "runs")
-    assert "finetune.learning_rate" in table
+    assert "finetune.optimizer.learning_rate" in table
     assert "finetune.batch_size" not in table
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_training_that_is_stopped_goes_on_in_the_same_run(retrained: Path) -> None:
+def test_a_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
     client = client_of(retrained)
-    epochs = 100  # long enough to be still under way when its first epochs have come to MLflow
+    epochs = 100  # long enough to be still running when its first epochs have reached MLflow
     write_params(retrained, finetune__epochs=epochs)
     command = shlex.split(
         "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"
@@ -153,13 +153,13 @@ def test_a_training_that_is_stopped_goes_on_in_the_same_run(retrained: Path) -> 
     with subprocess.Popen(command, cwd=retrained, env=env, stderr=subprocess.PIPE, text=True) as training:
         wait_until(lambda: training.poll() is not None or any(history(client, run, "loss") for run in stopped_runs()))
         training.send_signal(signal.SIGINT)
-        _, told = training.communicate(timeout=60)
+        _, errors = training.communicate(timeout=60)
     assert training.returncode == 130
-    assert told.strip().endswith("the same command goes on from there.")
-    assert "MLflow" not in told
+    assert errors.strip().endswith("the same command continues from there.")
+    assert "MLflow" not in errors
     (first,) = stopped_runs()
     assert first.info.status == "KILLED"
-    assert first.data.tags["pspnet.message"] in told
+    assert first.data.tags["pspnet.message"] in errors
     run(retrained, *command, PSPNET_TRACKING="on")
     (again,) = stopped_runs()
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")

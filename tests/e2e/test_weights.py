@@ -1,4 +1,4 @@
-"""Imported weights in the pipeline, under DVC: what they make run again, and how they reach other machines."""
+"""Imported weights in the pipeline: which stages they rerun, and how they reach other machines."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("warm"), pytest.mark.time
 
 
 def up_to_pretrain(project: Path) -> list[str]:
-    """The stages that ran."""
+    """Run `dvc repro pretrain`. Returns the stages that ran."""
     return ran(run(project, "dvc", "repro", "pretrain"))
 
 
@@ -20,8 +20,8 @@ def first_convolution(project: Path) -> torch.Tensor:
     return load_file(project / "models/backbone/backbone.safetensors")["conv1.weight"]
 
 
-def test_imported_weights_begin_a_training_here_and_elsewhere(finished: Path, tmp_path: Path) -> None:
-    """Where pretrain has run before with no weights there."""
+def test_imported_weights_start_a_training_here_and_on_another_machine(finished: Path, tmp_path: Path) -> None:
+    """Pretrain has run before, without weights."""
     one = import_weights(finished, seed=1)
     write_params(finished, backbone__weights="imported", pretrain__method="none")
     assert up_to_pretrain(finished) == ["pretrain"]

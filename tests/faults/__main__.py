@@ -1,6 +1,6 @@
-"""`python -m tests.faults`: each fault on a copy of the tree, and the tests that should notice it.
+"""`python -m tests.faults`: makes each fault in a copy of the tree, and runs the tests that should notice it.
 
-Ends with 1 if one is missed. `--mutants` draws random ones instead, of which only the share counts.
+Exits with 1 if any fault is missed. `--mutants` draws random changes instead; only the share caught counts.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> int:
     began = time.monotonic()
     load_libraries(tree)
     home = Path(tempfile.mkdtemp(prefix="pspnet-faults-"))
-    home.chmod(0o755)  # PostgreSQL works in it as another user
+    home.chmod(0o755)  # PostgreSQL works in it as a different user
     try:
         trials = Trials(tree, home, arguments.at_once)
         rows = _mutants(trials, tree, arguments) if arguments.mutants else _faults(trials, tree, arguments)
@@ -76,7 +76,7 @@ def _faults(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[d
 
 
 def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
-    """In this order, or all."""
+    """Pick the items with these names, in this order. Without names, all of them."""
     by_name = {one.name: one for one in every}
     if unknown := [name for name in names if name not in by_name]:
         raise SystemExit(f"Unknown: {', '.join(unknown)}. There are: {', '.join(by_name)}")
@@ -84,12 +84,12 @@ def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
 
 
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
-    """Another checkout may lack some."""
+    """The tests that exist in the tree: a different checkout may lack some."""
     return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
 
 
 def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
-    """Against the fast tests of their package; those that are left, against its slow ones too."""
+    """Try each mutant on its package's fast tests, and the mutants they miss on its slow tests too."""
     mutants = _named(drawn(tree, arguments.seed), arguments.names)
     what = {one.name: one.what for one in mutants}
     rows: dict[str, dict[str, str]] = {}
@@ -110,7 +110,7 @@ def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[
 def _tried(
     trials: Trials, wanted: Sequence[Trial], kind: str, what: Mapping[str, str], arguments: argparse.Namespace
 ) -> dict[str, dict[str, str]]:
-    """A row for each by name, kept as they come. A change without any test is missed."""
+    """Run the trials. Returns rows by name, each saved as its trial ends. A change without tests is missed."""
     rows: dict[str, dict[str, str]] = {}
     results = chain(
         ((trial, Result(passed=True)) for trial in wanted if not trial.tests),
@@ -127,7 +127,7 @@ def _tried(
 
 
 def _shared_out(tests: Sequence[str], count: int) -> list[list[str]]:
-    """In so many groups, each file in one of them."""
+    """Divide the tests into this many groups, with each file's tests in a single group."""
     files: dict[str, list[str]] = {}
     for test in dict.fromkeys(tests):
         files.setdefault(test.partition("::")[0], []).append(test)
@@ -138,7 +138,7 @@ def _shared_out(tests: Sequence[str], count: int) -> list[list[str]]:
 
 
 def _check_baseline(trials: Trials, groups: Sequence[Sequence[str]], markers: str) -> None:
-    """These tests, without a change."""
+    """Check that these tests pass on the unchanged code."""
     baseline = [
         Trial(f"baseline-{number}", None, tuple(group), markers, stop_at_first=False)
         for number, group in enumerate(groups, start=1)
@@ -150,7 +150,7 @@ def _check_baseline(trials: Trials, groups: Sequence[Sequence[str]], markers: st
 
 
 def _keep(path: Path, row: dict[str, str]) -> None:
-    """In place of the row of the same suite and name."""
+    """Save the row, replacing the one with the same suite and name."""
     known = _read(path) if path.exists() else []
     rows = [one for one in known if (one["suite"], one["name"]) != (row["suite"], row["name"])]
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -165,7 +165,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _table(rows: Sequence[dict[str, str]]) -> Iterator[str]:
-    """A line for each change, a column for each suite, and how many each suite caught."""
+    """A Markdown table: a row for each change, a column for each suite, and how many changes each suite caught."""
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     for kind in ("fault", "mutant"):
         own = [row for row in rows if row["kind"] == kind]

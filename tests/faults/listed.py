@@ -1,4 +1,4 @@
-"""The wrong changes picked by hand: listed.yaml as types."""
+"""The wrong changes picked by hand, read from listed.yaml into types."""
 
 from dataclasses import dataclass
 from pathlib import Path

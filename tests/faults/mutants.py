@@ -1,6 +1,6 @@
-"""Random wrong changes: a comparison turned, a constant off by one, a statement deleted ...
+"""Random wrong changes: a comparison flipped, a constant off by one, a statement deleted ...
 
-Which ones are drawn depends on the seed and on the changed code itself, so that the rest of the code may change.
+The draw depends on the seed and on the code to be changed, so the rest of the code may change.
 """
 
 import ast
@@ -13,18 +13,19 @@ from pathlib import Path
 
 from tests.faults.trials import Change
 
-# What is mutated, and the tests of it in the order in which they are tried.
+# The code to mutate, and its tests in the order in which they are tried.
 PARTS = {
     "config": (("pspnet/config",), ("tests/config", "tests/test_contracts.py", "tests/test_messages.py")),
-    "dataset": (("pspnet/dataset",), ("tests/dataset", "tests/stages/test_prepare.py")),
+    "data": (("pspnet/raw", "pspnet/dataset", "pspnet/inspection"),
+        ("tests/raw", "tests/dataset", "tests/inspection", "tests/stages/test_prepare.py")),
     "losses": (("pspnet/losses",), ("tests/losses",)),
-    "metrics": (("pspnet/metrics.py",), ("tests/test_metrics.py", "tests/test_promotion.py")),
+    "metrics": (("pspnet/metrics.py",), ("tests/test_metrics.py", "tests/registry/test_gate.py")),
     "model": (("pspnet/model",), ("tests/model",)),
     "registry": (("pspnet/registry",), ("tests/registry",)),
     "training": (("pspnet/training",), ("tests/training/test_parts.py", "tests/training")),
     "flows": (("flows",), ("tests/flows",)),
 }  # fmt: skip
-SHARES = {"metrics": 3, "config": 4, "losses": 5, "model": 5, "registry": 5, "training": 5, "flows": 5, "dataset": 8}
+SHARES = {"metrics": 3, "config": 4, "losses": 5, "model": 5, "registry": 5, "training": 5, "flows": 5, "data": 8}
 
 COMPARISONS: dict[type[ast.cmpop], ast.cmpop] = {
     ast.Lt: ast.LtE(), ast.LtE: ast.Lt(), ast.Gt: ast.GtE(), ast.GtE: ast.Gt(), ast.Eq: ast.NotEq(),
@@ -33,7 +34,7 @@ COMPARISONS: dict[type[ast.cmpop], ast.cmpop] = {
 ARITHMETIC: dict[type[ast.operator], ast.operator] = {
     ast.Add: ast.Sub(), ast.Sub: ast.Add(), ast.Mult: ast.Add(), ast.FloorDiv: ast.Mult(), ast.Mod: ast.Add(),
 }  # fmt: skip
-# Only a person sees these, or they say how long something may take.
+# Calls whose output only a person sees, and names of limits on how long or how often something may happen.
 SPOKEN = {"Problem", "print", "Trouble", "Refused", "info", "warning", "error", "log", "tell", "tick", "Remark"}
 PATIENCE = re.compile(r"SECONDS|LONGEST|SHOWN|LINES|^MOST|KEPT|_PX$|ATTEMPTS|AT_ONCE")
 
@@ -55,7 +56,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
         candidates = [one for source in sources for path in _files(tree / source) for one in _candidates(tree, path)]
         candidates.sort(key=lambda one: hashlib.sha256(f"{seed}\0{one.key}".encode()).hexdigest())
         for number in range(1, count + 1):
-            one = min(candidates, key=lambda one: drawn_of[one.kind])  # all kinds as often; else by the seed
+            one = min(candidates, key=lambda one: drawn_of[one.kind])  # every kind equally often, then by seed
             candidates = [other for other in candidates if other.line != one.line]
             drawn_of[one.kind] += 1
             own = (*_likely(tree, tests, one.change.file), *(test for test in tests if (tree / test).exists()))
@@ -64,7 +65,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
 
 
 def _likely(tree: Path, tests: tuple[str, ...], file: str) -> list[str]:
-    """Tests that bear the name of the module or of its folder come first: most mutants end there."""
+    """The tests named after the module or its folder. They come first, because they catch most mutants."""
     path = Path(file)
     names = [f"test_{name}.py" for name in (path.stem, path.parent.name)]
     return [f"{folder}/{name}" for name in names for folder in tests if (tree / folder / name).is_file()]
@@ -101,7 +102,7 @@ def _candidates(tree: Path, path: Path) -> Iterator[_Candidate]:
         assert node.end_col_offset is not None
         first, last = place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset)
         old = content[first:last].decode()
-        # The whole line, so that the text is found once, and all else stays as it is.
+        # The whole line, so that the text is found once and everything else is left unchanged.
         begin, end = starts[node.lineno - 1], starts[node.end_lineno]
         before = content[begin:end].decode()
         after = content[begin:first].decode() + new + content[last:end].decode()
@@ -138,7 +139,7 @@ def _mutations(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str
 
 
 def _plausible(node: ast.AST) -> Iterator[ast.AST]:
-    """Without docstrings, annotations, messages and times."""
+    """The nodes worth mutating: no docstrings, annotations, messages or times."""
     match node:
         case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom() | ast.Assert():
             return

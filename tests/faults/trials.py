@@ -1,6 +1,6 @@
-"""Tests on a copy of the tree, in children of this process, which has the libraries loaded already.
+"""Runs tests on copies of the tree, in children of this process, which has already loaded the libraries.
 
-The child imports `pspnet`, `flows` and `tests` from the copy, and so does every process it starts.
+Each child imports `pspnet`, `flows` and `tests` from its copy, and so does every process it starts.
 """
 
 import compileall
@@ -27,21 +27,21 @@ import psutil
 import pytest
 
 OURS = ("pspnet", "flows", "tests")
-# Loading these takes ten times as long as most of the tests.
+# Loading these takes ten times as long as running most of the tests.
 LIBRARIES = (
     "torch", "torchvision", "torch.utils.data", "numpy", "pandas", "pyarrow", "pyarrow.parquet", "pyarrow.ipc", "cv2",
     "albumentations", "pydantic", "jinja2", "safetensors.torch", "hypothesis", "typer", "rich.progress",
     "mlflow.tracking", "mlflow.pyfunc", "prefect", "prefect.client.orchestration", "prefect.deployments", "dvc.repo",
 )  # fmt: skip
-TEST_SECONDS = 300  # a test that hangs has noticed the fault as well
-LIMIT_SECONDS = 3600.0  # of all tests of a trial
+TEST_SECONDS = 300  # a test that hangs has also noticed the fault
+LIMIT_SECONDS = 3600.0  # for all tests of a trial
 LOG_LINES = 60
 TIERS = ("e2e", "kills", "team")  # all other tests belong to `make test`
 
 
 @dataclass(frozen=True)
 class Change:
-    """`old`, which stands in the file exactly once, becomes `new`."""
+    """Replaces `old`, which must occur exactly once in the file, with `new`."""
 
     file: str
     old: str
@@ -73,14 +73,14 @@ class Result:
 
 
 def load_libraries(tree: Path) -> None:
-    runpy.run_path(str(tree / "pspnet/offline.py"))["go_offline"]()
+    runpy.run_path(str(tree / "pspnet/machine/offline.py"))["go_offline"]()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in LIBRARIES:
         importlib.import_module(name)
 
 
 def copy_tree(tree: Path, copy: Path) -> None:
-    """What git knows of it as a repository of its own, compiled."""
+    """Copy the tree's files, except those git ignores, into a separate repository, and compile them."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout.split("\0")
     for name in filter(None, names):
@@ -88,23 +88,23 @@ def copy_tree(tree: Path, copy: Path) -> None:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(tree / name, copy / name)
     identity = ("-c", "user.name=faults", "-c", "user.email=faults@localhost")
-    for words in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-q", "-m", "sound")):  # tests make clones of it
+    for words in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-q", "-m", "sound")):  # tests clone it
         subprocess.run(["git", *words], cwd=copy, check=True)
-    for package in OURS:  # once for all copies, which keep the times of the files
+    for package in OURS:  # once for all copies, which keep the files' times
         compileall.compile_dir(copy / package, quiet=2)
 
 
 class Trials:
-    """Several at once, each in a folder of its own below `home`."""
+    """Runs several trials at once, each in its own folder below `home`."""
 
     def __init__(self, tree: Path, home: Path, at_once: int) -> None:
         self._tree, self._home, self._at_once = tree, home, at_once
         self._sound = home / "sound"
         copy_tree(tree, self._sound)
-        self._running: dict[int, tuple[Trial, int, float]] = {}  # pidfd -> trial, process, when it began
+        self._running: dict[int, tuple[Trial, int, float]] = {}  # pidfd -> trial, process, start time
 
     def check(self, trials: Sequence[Trial]) -> None:
-        """Whether every change still fits."""
+        """Check that every change still fits the code."""
         problems = []
         for trial in trials:
             try:
@@ -118,12 +118,12 @@ class Trials:
             raise SystemExit("\n".join(problems))
 
     def log(self, trial: Trial) -> str:
-        """What pytest said in the end, of a trial that should have passed."""
+        """The last lines of pytest's output, for a trial that should have passed."""
         lines = (self._home / trial.name / "log").read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_LINES:])
 
     def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
-        """As they end."""
+        """Run the trials. Yields each with its result as it ends."""
         waiting = list(trials)
         try:
             while waiting or self._running:
@@ -146,7 +146,7 @@ class Trials:
         process = os.fork()
         if process == 0:
             _become(trial, self._tree, copy, folder)
-        with suppress(PermissionError, ProcessLookupError):  # the child does it too; whoever is first
+        with suppress(PermissionError, ProcessLookupError):  # the child does it too, perhaps first
             os.setpgid(process, process)
         self._running[os.pidfd_open(process)] = trial, process, time.monotonic()
 
@@ -157,7 +157,7 @@ class Trials:
 
     def _end(self, handle: int) -> tuple[Trial, Result]:
         trial, process, began = self._running.pop(handle)
-        with suppress(ProcessLookupError):  # and whatever it has started
+        with suppress(ProcessLookupError):  # and every process it has started
             os.killpg(process, signal.SIGKILL)
         os.waitpid(process, 0)
         os.close(handle)
@@ -175,7 +175,7 @@ class Trials:
 
 
 def _end_those_in(folder: Path) -> None:
-    """Processes in sessions of their own, which a test that was killed could not end."""
+    """Kill processes in separate sessions, which a killed test could not end."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("TMPDIR") == str(folder):
@@ -183,7 +183,7 @@ def _end_those_in(folder: Path) -> None:
 
 
 class _Recorder:
-    """Knows the first test that failed, and its tier. Runs tests that kill for minutes only where they are named."""
+    """Records the first test that failed, and its tier. Runs the tests marked kills or team only if named."""
 
     def __init__(self, named: Sequence[str]) -> None:
         self.test, self.tier = "", ""
@@ -214,7 +214,7 @@ class _Recorder:
 
 
 def _become(trial: Trial, tree: Path, copy: Path, folder: Path) -> NoReturn:
-    """The child: everything ours is imported anew, from the copy."""
+    """Turn this child into the trial: import all our code anew, from the copy."""
     status = 1
     try:
         os.setpgid(0, 0)
@@ -238,7 +238,7 @@ def _become(trial: Trial, tree: Path, copy: Path, folder: Path) -> NoReturn:
         recorder = _Recorder(trial.tests)
         words = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", str(folder / "tmp/pytest")]
         words += ["--timeout", str(TEST_SECONDS)]
-        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that are loaded here already
+        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # about plugins that are already loaded here
         words += ["-x"] if trial.stop_at_first else []
         words += ["-m", trial.markers] if trial.markers else []
         ended = pytest.main([*words, *trial.tests], plugins=[recorder])

@@ -1,4 +1,4 @@
-"""Processes of this machine, found by where they work and what they were given."""
+"""Processes of this machine, found by their working folder and environment."""
 
 import os
 import time
@@ -11,8 +11,8 @@ import psutil
 GONE_SECONDS = 20.0
 
 
-def of(folder: Path) -> list[psutil.Process]:
-    """Who works in the folder, or has it in its environment."""
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The processes that work in the folder or have it in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -26,8 +26,8 @@ def of(folder: Path) -> list[psutil.Process]:
 
 
 def left(folder: Path, seconds: float = GONE_SECONDS) -> list[list[str]]:
-    """The commands of those that are still there after a moment, which who was killed just now may take."""
-    return alive(lambda: of(folder), seconds)
+    """The commands of the processes that are left after some seconds: a killed process may need a moment to end."""
+    return alive(lambda: processes_of(folder), seconds)
 
 
 def left_of(family: Sequence[psutil.Process]) -> list[list[str]]:
@@ -36,13 +36,13 @@ def left_of(family: Sequence[psutil.Process]) -> list[list[str]]:
 
 def alive(processes: Callable[[], Iterable[psutil.Process]], seconds: float) -> list[list[str]]:
     deadline = time.monotonic() + seconds
-    while (commands := [command for one in processes() if (command := cmdline(one))]) and time.monotonic() < deadline:
+    while (commands := list(filter(None, map(cmdline, processes())))) and time.monotonic() < deadline:
         time.sleep(0.05)
     return commands
 
 
 def cmdline(process: psutil.Process) -> list[str]:
-    """Nothing if it has ended, whether or not somebody has asked how."""
+    """The process's command line; empty if it has ended, reaped or not."""
     try:
         return process.cmdline() if process.is_running() else []
     except psutil.NoSuchProcess:
@@ -50,6 +50,6 @@ def cmdline(process: psutil.Process) -> list[str]:
 
 
 def kill_all(folder: Path) -> None:
-    for process in of(folder):
+    for process in processes_of(folder):
         with suppress(psutil.NoSuchProcess):
             process.kill()

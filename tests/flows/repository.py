@@ -1,4 +1,4 @@
-"""DVC in this process: much quicker than its command, for tests that are not about the command."""
+"""DVC called in this process: much faster than its command, for tests that are not about the command."""
 
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -12,6 +12,6 @@ tqdm.monitor_interval = 0  # no thread that later tests would fork
 
 @contextmanager
 def dvc(folder: Path) -> Iterator[Repo]:
-    """The repository, while this process works in the folder: DVC names files as seen from there."""
+    """Yield the repository, with the folder as the working directory: DVC names files relative to it."""
     with chdir(folder), Repo(str(folder)) as repo:
         yield repo

@@ -1,6 +1,6 @@
-"""One Prefect server for all tests of a process: they are told apart by their own flows, deployments and runs.
+"""One Prefect server for all tests of a process. Each test has its own flows, deployments and runs.
 
-Prefect takes five seconds to make its tables: they are made once.
+Prefect takes five seconds to create its tables, so they are created once and copied.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows import server
+from flows.laptop import server
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class PrefectServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """By which a process uses it."""
+        """Environment variables with which a process uses the server."""
         return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.password}
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """By this process."""
+        """Within the block, this process uses the server."""
         with temporary_settings({PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self.password}):
             yield
 
@@ -38,7 +38,7 @@ def make_tables(home: Path) -> None:
     with prefect_server(home) as server:
         pass
     with closing(sqlite3.connect(server.database)) as database:
-        database.execute("pragma wal_checkpoint(truncate)")  # the server leaves most of it in another file
+        database.execute("pragma wal_checkpoint(truncate)")  # the server leaves most of the data in another file
 
 
 def copy_tables(source: Path, home: Path) -> None:
@@ -48,13 +48,13 @@ def copy_tables(source: Path, home: Path) -> None:
 
 @contextmanager
 def prefect_server(home: Path) -> Iterator[PrefectServer]:
-    """A process of its own: Prefect's test harness leaves a thread in ours that breaks every process forked later."""
+    """Run a server in its own process: Prefect's test harness would leave a thread that breaks later forks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):  # `start` sets them
             patch.setenv(name, "")
         password = server.new_password()
-        process = server.start(home, 0, password, server.BRIEF)
+        process = server.start(home, 0, password, server.ONE_RUN)
     try:
         yield PrefectServer(f"{process.address}/api", password, home / "prefect.db")
     finally:

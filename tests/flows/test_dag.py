@@ -13,7 +13,7 @@ from tests.e2e.pipeline import checkout, run
 from tests.flows.repository import dvc
 from tests.parameters import ROOT
 
-# DVC asks pygtrie in a way of before.
+# DVC uses pygtrie in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 MADE_UP = """
@@ -51,11 +51,11 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)  # as a flow does: DVC names stages as seen from there
+    monkeypatch.chdir(tmp_path)  # as a flow does: DVC names stages relative to the working folder
     return tmp_path
 
 
-def test_ours_has_the_stages_that_dvc_has_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_dag_has_dvcs_stages_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dag = read_dag(checkout(tmp_path, prepare__parts=3))
     with dvc(ROOT) as repo:  # as `dvc stage list` does
@@ -73,13 +73,13 @@ def test_ours_has_the_stages_that_dvc_has_and_the_raw_data(tmp_path: Path, monke
     ]
 
 
-def test_another_has_what_its_author_has_written(project: Path) -> None:
+def test_a_made_up_dag_is_read_as_written(project: Path) -> None:
     dag = read_dag(project)
     assert dag.stages == (
         Stage("middle", "gpu", 2 * 86400, 3, ("kept",), "cat kept > middle", 4),
         Stage("last", None, 90 * 60, 0, ("middle", "raw/a"), "cat middle raw/a > last", 1),
     )
-    # What git ignores and no stage makes is data, though nobody has added it yet; code.py is git's.
+    # A dependency that git ignores and no stage makes is data, even before `dvc add`; git tracks code.py.
     assert set(dag.sources) == {Source("kept"), Source("raw/a")}
     assert not dag.has_remote
     assert dag.sources_of(dag.named("last")) == [Source("raw/a")]
@@ -87,13 +87,13 @@ def test_another_has_what_its_author_has_written(project: Path) -> None:
         dag.named("first")
 
 
-def test_raw_data_that_are_not_there_yet_are_a_source_too(project: Path) -> None:
+def test_missing_raw_data_is_a_source_too(project: Path) -> None:
     (project / "raw/a").unlink()
     (project / "raw").rmdir()
     assert Source("raw/a") in read_dag(project).sources
 
 
-def test_what_was_imported_is_known_as_such(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_imports_are_recognized(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other") / "images"
     other.write_text("i")
     with dvc(project) as repo:
@@ -112,13 +112,13 @@ def test_what_was_imported_is_known_as_such(project: Path, tmp_path_factory: pyt
     ],
     ids=["no-yaml", "unknown-key", "no-value", "circle", "two-makers"],
 )
-def test_what_is_wrong_with_dvc_yaml_is_told_as_a_persons_mistake(project: Path, text: str, message: str) -> None:
+def test_mistakes_in_dvc_yaml_are_user_errors(project: Path, text: str, message: str) -> None:
     (project / "dvc.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_dag(project)
 
 
-def test_all_that_is_wrong_with_meta_is_told_at_once(project: Path) -> None:
+def test_all_mistakes_in_meta_are_reported_at_once(project: Path) -> None:
     metas = {
         "a": {"timeout": "6 hours", "retries": -1, "parts": "sizes.prats"},
         "b": {"gpu": 1, "retries": "two", "parts": "sizes.name"},
@@ -144,12 +144,12 @@ def test_all_that_is_wrong_with_meta_is_told_at_once(project: Path) -> None:
     ]
 
 
-def test_changed_are_the_stages_that_have_not_made_what_they_would_make(project: Path) -> None:
+def test_changed_stages_are_those_that_are_not_up_to_date(project: Path) -> None:
     assert {"middle", "last"} <= changed_stages(project)
     (project / "middle").write_text("k")
     (project / "last").write_text("ka")
     with dvc(project) as repo:
-        repo.commit(force=True)  # what `dvc repro` writes down, without running anything
+        repo.commit(force=True)  # writes dvc.lock like `dvc repro`, without running anything
     assert changed_stages(project) == set()
     (project / "raw/a").write_text("another")
     assert changed_stages(project) == {"last"}
@@ -158,7 +158,7 @@ def test_changed_are_the_stages_that_have_not_made_what_they_would_make(project:
     assert changed_stages(project) == {"last"}
 
 
-def test_a_project_in_a_folder_of_its_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_may_be_a_subfolder_of_its_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sub = project / "sub"
     sub.mkdir()
     (sub / "raw").write_text("r")

@@ -1,4 +1,4 @@
-"""What Prefect's pages would make of names that people gave; markdown-it plays the page."""
+"""How Prefect's pages would render names chosen by users. markdown-it stands in for the page."""
 
 import json
 from html import unescape
@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from flows import predict, summary
 from flows.markdown import escaped
-from flows.stages import Outcome
+from flows.tasks import StageResult
 
 EVIL = [
     "<img src=x onerror=alert(1)>", "[sign in](http://evil.example)", "![](http://evil.example/seen.png)",
@@ -41,29 +41,27 @@ def test_a_name_is_shown_as_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["http://evil.example", "see www.evil.example", "x@evil.example"])
-def test_an_address_is_no_link(name: str) -> None:
-    """As a page makes of what it finds in the source, marked's does."""
+def test_an_address_does_not_become_a_link(name: str) -> None:
+    """A page may turn bare addresses in the source into links, as marked does."""
     assert name not in escaped(name)
     assert shown(PAGE.render(escaped(name))) == name
 
 
 def tags(text: str) -> set[str]:
-    """What there is on the page beside its own."""
+    """The HTML tags that a name has brought onto the page."""
     html = PAGE.render(text)
     return {tag for tag in ("<img", "<a ", "<script", "<code", "<del", "<em") if tag in html}
 
 
-def test_the_summary_of_a_retraining_shows_the_names_of_classes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_retrain_summary_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[Any] = []
     monkeypatch.setattr(summary, "create_markdown_artifact", lambda *arguments: made.append(arguments))
     monkeypatch.setattr(summary, "create_table_artifact", lambda *arguments: made.append(arguments))
     reasons = [{"passed": False, "rule": name, "text": f"class {name} lost 0.1"} for name in EVIL]
     for name in EVIL:
         made.clear()
-        found = summary.Summary(tmp_path)
-        found.add(Outcome("finetune", "ran", 1.0, where=name))
+        found = summary.RetrainSummary(tmp_path)
+        found.add(StageResult("finetune", "ran", 1.0, where=name))
         found.registered = {
             "headline": f"{name}: version 1", "pages": {}, "report": "none.html", "test_mean_iou": 0.5,
             "promotion": {"decision": {"reasons": reasons}},
@@ -75,7 +73,7 @@ def test_the_summary_of_a_retraining_shows_the_names_of_classes(
         assert PAGE.render(text).count("<td>") == 3 * len(EVIL) + 5
 
 
-def test_the_summary_of_predictions_shows_the_names_of_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_prediction_summary_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[Any] = []
     monkeypatch.setattr(predict, "create_markdown_artifact", lambda *arguments: made.append(arguments))
     shares = {f"share_{name}": [0.5] for name in EVIL}
@@ -84,7 +82,7 @@ def test_the_summary_of_predictions_shows_the_names_of_classes(monkeypatch: pyte
     out = tmp_path / "<img src=x>`"
     out.mkdir()
     pq.write_table(table, out / "predictions.parquet")
-    predict.Summary(predict.Said(model="<b>`x`</b> version 1"), out).publish()
+    predict.PredictionSummary(predict.PrintedFacts(model="<b>`x`</b> version 1"), out).publish()
     ((text, _, description),) = made
     assert tags(text) == tags(description) == set()
     assert PAGE.render(text).count("<td") == 2 * len(EVIL)

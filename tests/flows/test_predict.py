@@ -14,16 +14,16 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pspnet.commands.register import Results, register
-from pspnet.commands.workshop import open_workshop
 from pspnet.config.params import load_params
-from tests.dataset.rawdata import encoded, noise, write
+from pspnet.registry.model_registry import open_registry
+from pspnet.registry.registration import Results, register
 from tests.e2e.pipeline import checkout, environment, run
 from tests.flows.server import PrefectServer
+from tests.raw.rawdata import encoded, noise, write
 from tests.registry.registrar import make
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]  # what registers a version loads may warn
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]  # packages loaded to register a version may warn
 
 IMAGES, OTHERS = 60, 23
 CLASSES = ("sky", "road", "car")
@@ -31,9 +31,9 @@ CLASSES = ("sky", "road", "car")
 FLOW = """
 import json, sys
 from pathlib import Path
-from pspnet.offline import go_offline, prefect_here
+from pspnet.machine.offline import go_offline, configure_prefect
 go_offline()
-prefect_here(Path(sys.argv[1]))
+configure_prefect(Path(sys.argv[1]))
 from flows.predict import predict
 for model in ("champion", "9"):
     state = predict("photos", "predictions", model, return_state=True)
@@ -48,9 +48,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     made, params = Path(".pspnet/made"), load_params(Path("params.yaml"))
     make(made, 1, CLASSES, params.predict)
-    shop = open_workshop(Path(".pspnet"), params)
-    register(shop, Results(made / "bundle", made / "report", made / "nothing", made / "nothing"))
-    shop.versions.set_alias("champion", 1)
+    registry = open_registry(Path(".pspnet"), params)
+    register(registry, Results(made / "bundle", made / "report", made / "nothing", made / "nothing"))
+    registry.versions.set_alias("champion", 1)
     for number in range(IMAGES):
         write(folder / f"photos/{number:02}.png", encoded(noise(80, 100, seed=number)))
     for number in range(OTHERS):
@@ -60,7 +60,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def worktree(place: Path) -> Path:
-    """Where a worker lays out what it runs."""
+    """The worktree that a worker would lay out for the run."""
     return place / ".pspnet/runs/the-run"
 
 
@@ -70,7 +70,7 @@ def asked(prefect: PrefectServer, query: str, runs: list[str]) -> list[Any]:
 
 
 def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, int]:
-    """The version's own process; returns when each mask was written that was done by then."""
+    """Kill the version's own process. Returns the time of each mask written by then."""
     masks = place / "predictions/masks"
     wait_until(lambda: len(list(masks.glob("*.png"))) >= 5 or flow.poll() is not None)
     assert flow.poll() is None
@@ -80,12 +80,10 @@ def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, in
     command.wait(10)
     written = sorted(masks.glob("*.png"))
     assert len(written) < IMAGES
-    return {path: path.stat().st_mtime_ns for path in written[:-1]}  # it may have been at work on the last
+    return {path: path.stat().st_mtime_ns for path in written[:-1]}  # the last one may be incomplete
 
 
-def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake_is_told(
-    place: Path, prefect: PrefectServer
-) -> None:
+def test_a_killed_prediction_is_retried_and_a_mistake_is_reported(place: Path, prefect: PrefectServer) -> None:
     log = place.parent / "log"
     with (
         log.open("w") as errors,
@@ -106,7 +104,7 @@ def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake
         ["Completed", f"{IMAGES} images by pspnet-demo version 1, {OTHERS} skipped"],
         ["Failed", "predict: pspnet-demo: has no version '9'; expected 1 (challenger) (champion)"],
     ]
-    assert "predict: It was killed, as the system does when memory runs out." in said
+    assert "predict: It was killed. The system does this when memory runs out." in said
     assert "Traceback" not in said
     assert said.count("predict: skipped ") == 20
     assert {path: path.stat().st_mtime_ns for path in early} == early
@@ -128,6 +126,6 @@ def test_a_folder_is_predicted_by_the_champion_though_it_is_killed_and_a_mistake
     for name in CLASSES:
         assert f"| {name} | {np.float64(table[f'share_{name}'].mean()):.2%} |" in text
     assert text.count("data:image/jpeg;base64,") == 4
-    assert f"    {place}/photos/words/00.txt: cannot be recognised as an image" in text
-    assert text.count(": cannot be recognised as an image") == 20
+    assert f"    {place}/photos/words/00.txt: cannot be recognized as an image" in text
+    assert text.count(": cannot be recognized as an image") == 20
     assert "    and 3 more" in text

@@ -5,35 +5,37 @@ import pytest
 from rich.console import Console
 
 from flows import progress
-from flows.progress import Progress, Said, key, parsed
-from pspnet import terminal
+from flows.progress import Progress, ProgressLine, artifact_key, parse_line
+from pspnet.machine import terminal
 
 
-def test_a_line_of_ours_is_read() -> None:
+def test_a_progress_line_is_parsed() -> None:
     line = "finetune: 1,200/4,800, 35/s, 103 s left, epoch 3/12, loss 0.412, val mIoU 0.61"
-    assert parsed("finetune", line) == Said(25.0, "epoch 3/12, loss 0.412, val mIoU 0.61, 35 images/s, 103 s left")
-    assert parsed("prepare", "prepare: 7/28, checked") == Said(25.0, "checked")
-    assert parsed("prepare", "prepare: 0/0, ") == Said(0.0, "")
+    assert parse_line("finetune", line) == ProgressLine(
+        25.0, "epoch 3/12, loss 0.412, val mIoU 0.61, 35 images/s, 103 s left"
+    )
+    assert parse_line("prepare", "prepare: 7/28, checked") == ProgressLine(25.0, "checked")
+    assert parse_line("prepare", "prepare: 0/0, ") == ProgressLine(0.0, "")
 
 
 @pytest.mark.parametrize(
     "line",
     ["finetune: done in 3 s", "Running stage 'finetune':", "pretrain: 1/2, epoch 1/2", "x finetune: 1/2, y", ""],
 )
-def test_what_is_no_progress_of_this_stage_is_not(line: str) -> None:
-    assert parsed("finetune", line) is None
+def test_other_lines_are_ignored(line: str) -> None:
+    assert parse_line("finetune", line) is None
 
 
-def test_what_a_stage_prints_where_there_is_no_terminal_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two ends of the pipe know the same line."""
+def test_the_lines_that_a_stage_prints_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends of the pipe agree on the format of the line."""
     printed = io.StringIO()
     monkeypatch.setattr(terminal, "err", Console(file=printed, width=500, soft_wrap=True))
     monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
     with terminal.progress("pretrain") as tick:
         tick(10, 4000, "epoch 1/4, loss 2.000")
         tick(1000, 4000, "epoch 2/4, loss 1.000")
-    first, second = [parsed("pretrain", line) for line in printed.getvalue().splitlines()]
-    assert first == Said(0.25, "epoch 1/4, loss 2.000")
+    first, second = [parse_line("pretrain", line) for line in printed.getvalue().splitlines()]
+    assert first == ProgressLine(0.25, "epoch 1/4, loss 2.000")
     assert second is not None
     assert second.percent == 25.0
     assert second.text.startswith("epoch 2/4, loss 1.000, ")
@@ -41,7 +43,7 @@ def test_what_a_stage_prints_where_there_is_no_terminal_is_read(monkeypatch: pyt
 
 
 class Api:
-    """Prefect's, which is away now and then."""
+    """Prefect's API, which is down now and then."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.away = False
@@ -67,7 +69,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     return Api(monkeypatch)
 
 
-def test_it_moves_and_is_full_at_the_end(api: Api) -> None:
+def test_progress_moves_and_ends_at_100_percent(api: Api) -> None:
     shown = Progress("fine-tune-b")
     for line in ("fine-tune-b: 1/4, a", "noise", "fine-tune-b: 3/4, b"):
         shown.read(line)
@@ -75,7 +77,7 @@ def test_it_moves_and_is_full_at_the_end(api: Api) -> None:
     assert api.shown == [(25.0, "a"), (75.0, "b"), (100.0, "b")]
 
 
-def test_who_was_too_quick_to_say_anything_is_full_too(api: Api) -> None:
+def test_a_stage_without_progress_lines_ends_at_100_percent_too(api: Api) -> None:
     shown = Progress("fine-tune@b")
     shown.read("Running stage")
     assert api.shown == []
@@ -83,7 +85,7 @@ def test_who_was_too_quick_to_say_anything_is_full_too(api: Api) -> None:
     assert api.shown == [(100.0, "")]
 
 
-def test_it_does_not_ask_the_server_at_every_line(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_is_not_called_for_every_line(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "BETWEEN_SECONDS", 60.0)
     shown = Progress("fine-tune-b")
     for number in range(1, 5):
@@ -91,7 +93,7 @@ def test_it_does_not_ask_the_server_at_every_line(api: Api, monkeypatch: pytest.
     assert len(api.shown) == 1
 
 
-def test_a_server_that_is_away_fails_nothing(api: Api) -> None:
+def test_a_server_that_is_away_does_not_fail_the_stage(api: Api) -> None:
     shown = Progress("fine-tune-b")
     api.away = True
     shown.read("fine-tune-b: 1/4, a")
@@ -102,5 +104,5 @@ def test_a_server_that_is_away_fails_nothing(api: Api) -> None:
     assert api.shown == [(50.0, "b")]
 
 
-def test_keys_are_what_prefect_allows() -> None:
-    assert key("progress", "train@Resnet_18") == "progress-train-resnet-18"
+def test_keys_are_valid_for_prefect() -> None:
+    assert artifact_key("progress", "train@Resnet_18") == "progress-train-resnet-18"

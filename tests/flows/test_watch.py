@@ -1,4 +1,4 @@
-"""What a look at the data finds. Only the server that is asked for a retraining is played."""
+"""How new data is found. Only the server that starts the retraining is a fake."""
 
 import os
 import shutil
@@ -13,16 +13,16 @@ from prefect.logging import disable_run_logger
 
 from flows import watch
 from flows.dag import Source, read_dag
-from flows.ending import NETWORK, Trouble
+from flows.failure import NETWORK, Failure
 from flows.workplace import Workplace
 from tests.e2e.pipeline import checkout
 from tests.flows.repository import dvc
 from tests.waiting import wait_until
 
-# DVC asks pygtrie in a way of before.
+# DVC uses pygtrie in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
-AWAY = Trouble(NETWORK, "Connection refused")
-STARTED = "New data in data/raw: brave-bat retrains."
+AWAY = Failure(NETWORK, "Connection refused")
+STARTED = "New data in data/raw: started brave-bat."
 
 
 @dataclass
@@ -52,14 +52,14 @@ def project(tmp_path: Path) -> Path:
     return checkout(tmp_path)
 
 
-def look(project: Path, settled_seconds: int = 0, found: Trouble | None = None) -> str | Trouble:
-    """As the flow does, with DVC in this process. `found`: why DVC cannot push."""
+def check(project: Path, settled_seconds: int = 0, found: Failure | None = None) -> str | Failure:
+    """Check for new data like the flow, with DVC in this process. `found`: why DVC cannot push."""
 
     def bring_in(source: Source) -> None:
         with dvc(project) as repo:
             repo.add(source.name)
 
-    def push(sources: list[Source]) -> Trouble | None:
+    def push(sources: list[Source]) -> Failure | None:
         with dvc(project) as repo:
             repo.push([source.file for source in sources])
         return found
@@ -69,7 +69,7 @@ def look(project: Path, settled_seconds: int = 0, found: Trouble | None = None) 
 
     with chdir(project):
         dag = read_dag(project)
-    return watch.look(Workplace(project, project), dag, settled_seconds, bring_in, push, start)
+    return watch.check_for_new_data(Workplace(project, project), dag, settled_seconds, bring_in, push, start)
 
 
 def not_in_remote(project: Path) -> object:
@@ -77,41 +77,41 @@ def not_in_remote(project: Path) -> object:
         return repo.data_status(not_in_remote=True, remote_refresh=True)["not_in_remote"]
 
 
-def test_new_data_start_one_retraining_once_they_have_come_to_rest(project: Path, server: Server) -> None:
+def test_new_data_starts_one_retraining_once_settled(project: Path, server: Server) -> None:
     raw = project / "data/raw"
-    assert look(project) == "Nothing new."
+    assert check(project) == "No new data."
 
     raw.mkdir()
     (raw / "a.png").write_bytes(b"a")
-    assert look(project, 3600) == "data/raw changed less than 3600 s ago."
+    assert check(project, 3600) == "data/raw changed less than 3600 s ago."
     assert not (project / "data/raw.dvc").exists()
 
     server.is_away = True
     with pytest.raises(ConnectionError):
-        look(project)
+        check(project)
     server.is_away = False
-    assert look(project, found=AWAY) == AWAY
+    assert check(project, found=AWAY) == AWAY
     assert server.asked == []
-    assert look(project) == STARTED  # it was not forgotten
+    assert check(project) == STARTED  # the new data was not forgotten
     [(key, files)] = server.asked
     assert files == {"data/raw.dvc": (project / "data/raw.dvc").read_text()}
     assert not not_in_remote(project)
 
-    assert look(project) == "Nothing new."
+    assert check(project) == "No new data."
     os.utime(raw / "a.png", (0, 0))
-    assert look(project) == "Nothing new."  # the same content
+    assert check(project) == "No new data."  # the same content
     (raw / "b.png").write_bytes(b"b")
-    assert look(project) == STARTED
+    assert check(project) == STARTED
     (raw / "b.png").unlink()
-    assert look(project) == STARTED
+    assert check(project) == STARTED
     keys = [key for key, _ in server.asked]
     assert len(keys) == 3
-    assert keys[0] == keys[2] == key  # of a content that was had before the server knows the run
+    assert keys[0] == keys[2] == key  # for known content, the server returns the earlier run
     assert keys[1] != key
 
 
 @pytest.mark.e2e
-def test_the_flow_adds_the_data_and_pushes_them_before_it_starts_a_retraining(
+def test_the_flow_adds_and_pushes_the_data_before_it_starts_a_retraining(
     project: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "data/raw").mkdir()
@@ -119,7 +119,7 @@ def test_the_flow_adds_the_data_and_pushes_them_before_it_starts_a_retraining(
     with chdir(project):
         dag = read_dag(project)
     place = Workplace(project, project)
-    assert watch._look(place, place.environment(), dag, 0, watch.RETRAIN) == STARTED
+    assert watch._check_checkout(place, place.environment(), dag, 0, watch.RETRAIN) == STARTED
     [(_, files)] = server.asked
     assert files == {"data/raw.dvc": (project / "data/raw.dvc").read_text()}
     assert not not_in_remote(project)
@@ -133,7 +133,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "raw"
 
 
-def test_every_change_of_a_file_is_another_listing(folder: Path) -> None:
+def test_every_change_of_a_file_changes_the_listing(folder: Path) -> None:
     listings = [watch._listing(folder)[0]]
 
     def now() -> str:
@@ -151,22 +151,22 @@ def test_every_change_of_a_file_is_another_listing(folder: Path) -> None:
     assert now() not in listings[:-1]
 
 
-def test_when_something_changed_is_not_when_a_copy_says_so(folder: Path) -> None:
+def test_the_time_of_a_change_is_not_the_mtime_of_a_copy(folder: Path) -> None:
     _, before = watch._listing(folder)
 
     def copied() -> float:
-        os.utime(folder / "a.png", (0, 0))  # as `cp -p` of an old file
+        os.utime(folder / "a.png", (0, 0))  # like `cp -p` of an old file
         return watch._listing(folder)[1]
 
     assert before > 0
-    wait_until(lambda: copied() > before)  # a clock of files ticks slowly
+    wait_until(lambda: copied() > before)  # file timestamps are coarse
     changed_at = copied()
     assert changed_at == (folder / "a.png").stat().st_ctime
     (folder / "sub/b.png").unlink()
-    assert watch._listing(folder)[1] == (folder / "sub").stat().st_ctime  # also what has gone
+    assert watch._listing(folder)[1] == (folder / "sub").stat().st_ctime  # a removed file counts too
 
 
-def test_data_in_one_file_are_looked_at_too(folder: Path) -> None:
+def test_data_may_be_a_single_file(folder: Path) -> None:
     archive = folder / "a.png"
     first, changed_at = watch._listing(archive)
     assert first
@@ -175,6 +175,6 @@ def test_data_in_one_file_are_looked_at_too(folder: Path) -> None:
     assert watch._listing(archive)[0] != first
 
 
-def test_what_is_not_there_has_no_listing(folder: Path) -> None:
+def test_missing_data_has_no_listing(folder: Path) -> None:
     shutil.rmtree(folder)
     assert watch._listing(folder) == ("", 0.0)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from flows import workplace
-from flows.commands import marked
+from flows.command import marked
 from flows.workplace import KEPT, MARK, Workplace, lay_out, state_of
 from pspnet.config.reading import read_yaml
 from pspnet.errors import UserError
@@ -36,13 +36,14 @@ with Workplace(Path(sys.argv[1]), Path(sys.argv[2])).claimed(print):
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC asks pygtrie so
+# DVC uses pygtrie in a deprecated way.
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
 def _of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.delenv("PSPNET_STATE", raising=False)
-    monkeypatch.setattr(workplace, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(workplace, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(workplace, "FETCH_AFTER_SECONDS", (0,))
     yield
     kill_all(tmp_path)
@@ -50,7 +51,7 @@ def _of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
-    """The params of the demo, with their comments, in a worktree that is none of git's."""
+    """A workplace with the demo's params.yaml, in a folder that is not a git worktree."""
     folder = tmp_path / "checkout/.pspnet/runs/one"
     folder.mkdir(parents=True)
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
@@ -59,7 +60,7 @@ def place(tmp_path: Path) -> Workplace:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A checkout with no more than a worktree needs."""
+    """A checkout with only the files that a worktree needs."""
     folder = tmp_path / "project"
     for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ class TestLayingOut:
             assert repo.config["remote"]["folder"]["url"] == str(project / "shared")
             assert repo.config["core"]["autostage"]
 
-    def test_what_the_checkouts_settings_say_of_themselves_is_the_same_place_in_a_worktree(self, project: Path) -> None:
+    def test_relative_paths_in_the_checkouts_settings_keep_their_meaning(self, project: Path) -> None:
         (project / ".dvc/config.local").write_text(
             "[cache]\ndir = ../../cache\n['remote \"my.own\"']\nurl = ../../own\n"
         )
@@ -107,7 +108,7 @@ class TestLayingOut:
             assert repo.config["remote"]["my.own"]["url"] == str(project.parent / "own")
             assert repo.config["remote"]["folder"]["url"] == str(project / ".pspnet/dvc-remote")
 
-    def test_a_project_in_a_folder_of_its_repository_is_one_there_too(self, project: Path) -> None:
+    def test_a_project_in_a_subfolder_of_its_repository_stays_one(self, project: Path) -> None:
         sub = project / "sub"
         for name in ("dvc.yaml", ".dvc/config"):
             (sub / name).parent.mkdir(parents=True, exist_ok=True)
@@ -120,12 +121,12 @@ class TestLayingOut:
             assert repo.root_dir == str(place.folder)
             assert repo.config["cache"]["dir"] == str(sub / ".dvc/cache")
 
-    def test_a_checkout_without_dvc_is_a_mistake(self, project: Path) -> None:
+    def test_a_checkout_without_dvc_is_refused(self, project: Path) -> None:
         shutil.rmtree(project / ".dvc")
         with pytest.raises(UserError, match="not inside of a DVC repository"):
             lay_out(project, "first", "HEAD")
 
-    def test_a_process_there_knows_where_it_is(
+    def test_a_process_finds_its_workplace(
         self, project: Path, laid_out: Workplace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(laid_out.folder)
@@ -134,26 +135,26 @@ class TestLayingOut:
         assert Workplace.here() == Workplace(project, project)
         assert not Workplace.here().is_worktree
 
-    def test_a_worktree_that_a_person_has_made_is_a_checkout(
+    def test_a_worktree_made_by_a_person_is_a_checkout(
         self, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run(project, "git", "worktree", "add", "--quiet", "--detach", str(tmp_path / "persons"), "HEAD")
         monkeypatch.chdir(tmp_path / "persons")
         assert not Workplace.here().is_worktree
 
-    def test_a_run_that_goes_on_finds_it_as_it_was_left(self, project: Path, laid_out: Workplace) -> None:
+    def test_a_resumed_run_finds_its_worktree_as_it_was_left(self, project: Path, laid_out: Workplace) -> None:
         (laid_out.folder / "params.yaml").write_text("of this run\n")
         assert lay_out(project, "first", head(project)) == laid_out
         assert (laid_out.folder / "params.yaml").read_text() == "of this run\n"
 
-    def test_what_was_killed_while_it_was_laid_out_is_laid_out_again(self, project: Path, laid_out: Workplace) -> None:
+    def test_a_partly_laid_out_worktree_is_laid_out_again(self, project: Path, laid_out: Workplace) -> None:
         (laid_out.folder / workplace.LAID_OUT).unlink()
         (laid_out.folder / "dvc.yaml").unlink()
         lay_out(project, "first", head(project))
         assert (laid_out.folder / "dvc.yaml").exists()
 
-    def test_a_commit_that_nobody_has_is_a_mistake(self, project: Path) -> None:
-        with pytest.raises(UserError, match="cannot be made a git worktree"):
+    def test_an_unknown_commit_is_refused(self, project: Path) -> None:
+        with pytest.raises(UserError, match="cannot become a git worktree"):
             lay_out(project, "none", "0123456789" * 4)
 
     def test_a_commit_that_only_the_remote_has_is_fetched(self, project: Path, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ class TestLayingOut:
         run(project, *GIT, "commit", "--quiet", "--message", "new", "--allow-empty")
         assert lay_out(other, "new", head(project)).commit() == head(project)
 
-    def test_only_the_last_are_kept_and_none_that_is_worked_in(self, project: Path, laid_out: Workplace) -> None:
+    def test_old_worktrees_are_removed_unless_they_are_in_use(self, project: Path, laid_out: Workplace) -> None:
         runs = project / ".pspnet/runs"
         for number in range(KEPT + 2):
             (runs / f"run-{number}").mkdir()
@@ -177,7 +178,7 @@ class TestLayingOut:
         trees = {Path(line.split()[1]).name for line in listed if line.startswith("worktree ")}
         assert trees == {project.name, "last", "first"}
 
-    def test_however_many_are_laid_out_at_once_all_are_kept_until_they_are_claimed(self, project: Path) -> None:
+    def test_worktrees_are_kept_until_they_are_claimed(self, project: Path) -> None:
         begun = [project / f".pspnet/runs/begun-{number}" for number in range(KEPT + 2)]
         for tree in begun:
             tree.mkdir(parents=True)
@@ -190,10 +191,12 @@ class TestLayingOut:
 
 
 class TestParams:
-    def test_are_set_and_all_else_stays_as_it_was(self, place: Workplace) -> None:
+    def test_are_set_and_everything_else_stays(self, place: Workplace) -> None:
         path = place.folder / "params.yaml"
         before = path.read_text()
-        place.set_params({"finetune.learning_rate": 0.01, "pretrain.method": "none", "dataset.ignore_values": [7]})
+        place.set_params(
+            {"finetune.optimizer.learning_rate": 0.01, "pretrain.method": "none", "dataset.ignore_values": [7]}
+        )
         after = path.read_text()
         changes = difflib.ndiff(before.splitlines(), after.splitlines())
         assert [" ".join(line.split()) for line in changes if line[0] in "+-"] == [
@@ -204,7 +207,7 @@ class TestParams:
         ]  # fmt: skip
         assert read_yaml(path)["pretrain"]["method"] == "none"
 
-    def test_nothing_to_set_touches_nothing(self, place: Workplace) -> None:
+    def test_are_not_touched_without_overrides(self, place: Workplace) -> None:
         before = (place.folder / "params.yaml").stat().st_mtime_ns
         place.set_params({})
         assert (place.folder / "params.yaml").stat().st_mtime_ns == before
@@ -212,18 +215,18 @@ class TestParams:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("finetune.lerning_rate", 0.01, "did you mean 'finetune.learning_rate'"),
-            ("finetune.learning_rate", "fast", "expected a number"),
+            ("finetune.lerning_rate", 0.01, "did you mean 'finetune.optimizer.learning_rate'"),
+            ("finetune.optimizer.learning_rate", "fast", "expected a number"),
             ("finetune", 3, "finetune is 3"),
             ("finetune.epochs.first", 3, "'epochs' has no keys"),
             ("nothing.at.all", 3, "unknown key 'nothing'"),
         ],
     )
-    def test_mistakes_are_told(self, place: Workplace, name: str, value: object, message: str) -> None:
+    def test_mistakes_are_reported(self, place: Workplace, name: str, value: object, message: str) -> None:
         with pytest.raises(UserError, match=message):
             place.set_params({name: value})
 
-    def test_the_checkouts_own_are_not_changed(self, tmp_path: Path) -> None:
+    def test_of_a_checkout_are_not_changed(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="would change the checkout's params"):
             Workplace(tmp_path, tmp_path).set_params({"finetune.epochs": 1})
 
@@ -234,14 +237,14 @@ def data_file(path: str, **more: Any) -> str:
 
 
 class TestFiles:
-    """A run's parameters carry them, and whoever reaches Prefect may write those."""
+    """Files in a run's parameters, which anyone with access to Prefect can set."""
 
     def test_are_written_and_read(self, place: Workplace) -> None:
         files = {"params.yaml": "{}", "data/raw.dvc": data_file("raw"), "dvc.lock": "schema: '2.0'\n"}
         place.write(files)
         assert place.read(*files, "none") == files
 
-    def test_that_are_the_same_are_not_touched(self, place: Workplace) -> None:
+    def test_that_are_unchanged_are_not_touched(self, place: Workplace) -> None:
         place.write({"dvc.lock": "a"})
         before = (place.folder / "dvc.lock").stat().st_mtime_ns
         place.write({"dvc.lock": "a"})
@@ -257,7 +260,9 @@ class TestFiles:
     )  # fmt: skip
     def test_that_could_be_code_are_refused(self, place: Workplace, tmp_path: Path, name: str) -> None:
         before = contents(tmp_path)
-        with pytest.raises(UserError, match=r"is not for a run to write; expected params\.yaml, dvc\.lock or \*\.dvc"):
+        with pytest.raises(
+            UserError, match=r"may not be written by a run; expected params\.yaml, dvc\.lock or \*\.dvc"
+        ):
             place.write({"dvc.lock": "a", name: data_file("outside")})
         assert contents(tmp_path) == before
 
@@ -282,23 +287,23 @@ class TestFiles:
             (data_file("../pspnet"), r"names \.\./pspnet"),
             (data_file("/etc"), "names /etc"),
             ("outs: []", "names nothing"),
-            ("[1]", "is no .dvc file"),
-            ("outs: [", "is no .dvc file"),
-            ("!!python/object/apply:os.getpid []", "is no .dvc file"),
+            ("[1]", "is not a .dvc file"),
+            ("outs: [", "is not a .dvc file"),
+            ("!!python/object/apply:os.getpid []", "is not a .dvc file"),
         ],
     )
-    def test_of_data_that_say_more_are_refused(self, place: Workplace, content: str, found: str) -> None:
+    def test_for_dvc_that_say_more_than_data_are_refused(self, place: Workplace, content: str, found: str) -> None:
         with pytest.raises(UserError, match=f"^data/raw.dvc: {found}; expected what `dvc add data/raw` writes"):
             place.write({"data/raw.dvc": content})
 
-    def test_of_data_in_the_place_of_code_are_refused(self, project: Path) -> None:
+    def test_for_dvc_that_would_replace_code_are_refused(self, project: Path) -> None:
         (project / "pspnet").mkdir()
         (project / "pspnet/cli.py").touch()
         run(project, "git", "add", "pspnet")
-        with pytest.raises(UserError, match=r"^pspnet\.dvc: would replace pspnet/cli\.py, which git keeps"):
+        with pytest.raises(UserError, match=r"^pspnet\.dvc: would replace pspnet/cli\.py, which git tracks"):
             Workplace(project, project).write({"pspnet.dvc": data_file("pspnet")})
 
-    def test_a_dvc_file_as_dvc_writes_it_is_taken(self, project: Path, laid_out: Workplace) -> None:
+    def test_written_by_dvc_are_accepted(self, project: Path, laid_out: Workplace) -> None:
         (project / "data/raw").mkdir(parents=True)
         (project / "data/raw/image.png").write_bytes(b"bytes")
         with dvc(project) as repo:
@@ -310,8 +315,8 @@ class TestFiles:
 
 
 class TestClaiming:
-    def test_what_lives_is_waited_for(self, place: Workplace) -> None:
-        told: list[str] = []
+    def test_a_live_run_is_waited_for(self, place: Workplace) -> None:
+        lines: list[str] = []
         held, over = Event(), Event()
 
         def hold() -> None:
@@ -320,7 +325,7 @@ class TestClaiming:
                 over.wait(60)
 
         def tell(line: str) -> None:
-            told.append(line)
+            lines.append(line)
             over.set()
 
         other = Thread(target=hold)
@@ -329,13 +334,13 @@ class TestClaiming:
         with place.claimed(tell):
             assert over.is_set()
         other.join()
-        assert told == [f"Another run is at work in {place.folder}; waiting for it."]
+        assert lines == [f"Another run is working in {place.folder}; waiting for it."]
 
-    def test_the_checkout_and_a_worktree_are_two_places(self, place: Workplace) -> None:
-        told: list[str] = []
-        with place.claimed(told.append), Workplace(place.checkout, place.checkout).claimed(told.append):
+    def test_a_checkout_and_its_worktree_are_claimed_separately(self, place: Workplace) -> None:
+        lines: list[str] = []
+        with place.claimed(lines.append), Workplace(place.checkout, place.checkout).claimed(lines.append):
             pass
-        assert told == []
+        assert lines == []
 
     @contextmanager
     def holder(self, place: Workplace) -> Iterator[subprocess.Popen[str]]:
@@ -357,33 +362,33 @@ class TestClaiming:
         wait_until(lambda: len(marked(MARK, str(place.folder))) == 1)
 
     @pytest.mark.e2e
-    def test_what_was_killed_holds_nothing(self, place: Workplace) -> None:
-        told: list[str] = []
+    def test_a_killed_run_holds_no_claim(self, place: Workplace) -> None:
+        lines: list[str] = []
         with self.holder(place) as holder:
             holder.kill()
-        with place.claimed(told.append):
+        with place.claimed(lines.append):
             pass
-        assert told == []
+        assert lines == []
 
     @pytest.mark.e2e
-    def test_what_is_frozen_is_ended_with_its_stage(self, place: Workplace, tmp_path: Path) -> None:
-        told: list[str] = []
+    def test_a_frozen_run_is_ended_with_its_stage(self, place: Workplace, tmp_path: Path) -> None:
+        lines: list[str] = []
         with self.holder(place) as holder:
             self.orphan(place)
             holder.send_signal(signal.SIGSTOP)
-            with place.claimed(told.append):
+            with place.claimed(lines.append):
                 assert holder.wait(60) == -signal.SIGKILL
-        # who is killed may be seen once more before it is gone, and said to be left
-        assert told[1] == f"It is frozen (process {holder.pid}), and is ended."
+        # A killed process may be seen once more before it is gone, and be reported as left.
+        assert lines[1] == f"Process {holder.pid} of that run is frozen; ending it."
         assert left(tmp_path) == []
 
     @pytest.mark.e2e
-    def test_orphans_of_this_place_are_ended_and_no_others(self, place: Workplace) -> None:
-        told: list[str] = []
+    def test_only_orphans_of_this_workplace_are_ended(self, place: Workplace) -> None:
+        lines: list[str] = []
         other = Workplace(place.folder.with_name("two"), place.checkout)
         self.orphan(place)
         self.orphan(other)
-        with place.claimed(told.append):
+        with place.claimed(lines.append):
             assert marked(MARK, str(place.folder)) == []
             assert len(marked(MARK, str(other.folder))) == 1
-        assert told == ["Ending 1 processes that an earlier run has left."]
+        assert lines == ["Ending 1 processes left by an earlier run."]

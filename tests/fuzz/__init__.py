@@ -1,7 +1,7 @@
-"""Inputs that nobody would write: each target is a module here, `python -m tests.fuzz NAME --minutes N` runs it.
+"""Fuzzing: each target is a module here, and `python -m tests.fuzz NAME --minutes N` runs it.
 
-A target has `INPUTS`, a hypothesis strategy of bytes, and `one(data, folder)`, which raises on an input that is handled
-badly; `folder` is empty and its own. Inputs that were handled badly once lie in `seeds/NAME` and are tests.
+A target has `INPUTS`, a hypothesis strategy of bytes, and `one(data, folder)`, which raises if it handles the input
+badly; `folder` is empty and used only for this input. Inputs that once failed are in `seeds/NAME` and run as tests.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """`python -m tests.fuzz NAME --minutes N`: no crash, no hang over 10 s, memory under 1 GB.
 
-The input under way is always in FOLDER/NAME.input, so it is there after a crash too. One that fails ends the run with
-status 1 and stays as FOLDER/NAME-DIGEST: copy it to tests/fuzz/seeds/NAME, which makes it a test.
+The current input is always in FOLDER/NAME.input, so it survives a crash. A failing input ends the run with status 1 and
+is kept as FOLDER/NAME-DIGEST: copy it to tests/fuzz/seeds/NAME to make it a test.
 """
 
 import argparse
@@ -24,27 +24,27 @@ MOST_MB = 1000
 ROUND = 300  # hypothesis keeps every input of a round in memory
 
 
-class Over(Exception):
-    """The time has come to an end, not a fault."""
+class TimeUp(Exception):
+    """Time is up, which is not a failure."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("name", choices=names())
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: another each time")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: a new one each time")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "pspnet-fuzz"))
     arguments = parser.parse_args()
     aim = target(arguments.name)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    under_way = arguments.folder / f"{aim.name}.input"
+    current = arguments.folder / f"{aim.name}.input"
     memory, began = psutil.Process().memory_info, time.monotonic()
     counted, slowest, peak = 0, 0.0, 0.0
 
     def run(data: bytes) -> None:
         nonlocal counted, slowest, peak
-        under_way.write_bytes(data)
-        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # ends a loop in C too
+        current.write_bytes(data)
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # also ends an endless loop in C
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             aim.one(data, Path(folder))
@@ -54,8 +54,8 @@ def main() -> int:
         if peak > MOST_MB:
             raise MemoryError(f"The process has {peak:,.0f} MB; expected at most {MOST_MB:,}.")
 
-    def go_on(number: int) -> None:
-        # No shrinking and no replay: the first failure ends the run, and its input is kept as it is.
+    def run_round(number: int) -> None:
+        # No shrinking and no replay: the first failure ends the run, and its input is kept unchanged.
         @seed(number)
         @settings(
             max_examples=ROUND, deadline=None, database=None, derandomize=False, phases=[Phase.generate],
@@ -64,7 +64,7 @@ def main() -> int:
         @given(aim.inputs)
         def fuzz(data: bytes) -> None:
             if time.monotonic() - began > 60 * arguments.minutes:
-                raise Over
+                raise TimeUp
             run(data)
 
         fuzz()
@@ -76,17 +76,17 @@ def main() -> int:
         for path in aim.seeds:
             run(path.read_bytes())
         for number in itertools.count(arguments.seed):
-            go_on(number)
-    except Over:
+            run_round(number)
+    except TimeUp:
         pass
     except BaseException:
         traceback.print_exc()
         failed = True
-        data = under_way.read_bytes()
+        data = current.read_bytes()
         kept = arguments.folder / f"{aim.name}-{hashlib.sha256(data).hexdigest()[:12]}"
         kept.write_bytes(data)
         print(f"Kept: {kept} ({len(data):,} bytes)")
-    under_way.unlink(missing_ok=True)
+    current.unlink(missing_ok=True)
     found = "1 failed" if failed else "none failed"
     print(f"{counted:,} inputs, the slowest {slowest:.1f} s, {peak:,.0f} MB at most; {found}.")
     return int(failed)

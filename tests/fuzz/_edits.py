@@ -27,5 +27,5 @@ def edited(data: bytes, changes: list[tuple[float, str, bytes]]) -> bytes:
 
 
 def nearly(examples: list[bytes]) -> st.SearchStrategy[bytes]:
-    """One of these, edited now and then."""
+    """One of the examples, sometimes with a few edits."""
     return st.builds(edited, st.sampled_from(examples), st.lists(edits, max_size=4))

@@ -1,4 +1,4 @@
-"""A file of annotations in each of the formats that are read: COCO, panoptic COCO, labelme, CVAT."""
+"""An annotation file in each supported format: COCO, panoptic COCO, labelme, CVAT."""
 
 import json
 from contextlib import suppress
@@ -7,14 +7,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pspnet.dataset.adapters import LAYOUTS
-from pspnet.dataset.adapters.pairs import Found
-from pspnet.dataset.images import Refused
-from pspnet.dataset.raw import RawFiles
 from pspnet.errors import Problem, UserError
-from tests.dataset.layouts import params
-from tests.dataset.rawdata import encoded, noise, write
+from pspnet.raw.files import RawFiles
+from pspnet.raw.images import Refused
+from pspnet.raw.layouts import LAYOUTS
+from pspnet.raw.layouts.pairs import FoundImage
 from tests.fuzz._edits import nearly
+from tests.raw.layouts import params
+from tests.raw.rawdata import encoded, noise, write
 
 MOST_PIXELS, MOST_BYTES = 10**6, 10**7
 PHOTO, SEGMENTS = encoded(noise(4, 6), "JPEG"), encoded(noise(4, 6))
@@ -28,14 +28,14 @@ SOURCES: dict[bytes, tuple[dict[str, Any], str]] = {
 
 
 def one(data: bytes, folder: Path) -> None:
-    """The first byte names the format. Masks or problems, and all of it can be printed."""
+    """The first byte names the format. The result is masks or problems, all of them printable."""
     source, name = SOURCES.get(data[:1], SOURCES[b"c"])
     write(folder / "a.jpg", PHOTO)
     write(folder / "segments/a.png", SEGMENTS)
     write(folder / name, data[1:])
     dataset, files = params(source), RawFiles(folder)
     layout = LAYOUTS[dataset.source.layout]
-    items: list[Found | Problem] = []
+    items: list[FoundImage | Problem] = []
     try:
         items += layout.find(dataset.source, files)
         layout.classes(dataset.source, files)
@@ -62,7 +62,7 @@ odd: st.SearchStrategy[Any] = st.recursive(
 
 
 def seldom(usual: Any) -> st.SearchStrategy[Any]:
-    """Mostly as it should be."""
+    """Mostly the usual value, sometimes an odd one."""
     return st.integers(0, 11).flatmap(lambda draw: st.just(usual) if draw else odd)
 
 

@@ -1,4 +1,4 @@
-"""An archive among the raw data: what it is told to hold, and what can be read of it."""
+"""An archive in the raw data: listing and reading its members."""
 
 import io
 import tarfile
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from pspnet.dataset.images import Refused
-from pspnet.dataset.raw import RawFile, RawFiles
+from pspnet.raw.files import RawFile, RawFiles
+from pspnet.raw.images import Refused
 from tests.fuzz._edits import nearly
 
 MOST_BYTES = 10**6
@@ -16,7 +16,7 @@ NAMES = ("images/1.png", "images/2.png", "../out.png", "/abs.png", "a\\b.png", "
 
 
 def one(data: bytes, folder: Path) -> None:
-    """Each member is a file that can be read or a problem that can be printed; nothing is written."""
+    """Each member is a readable file or a printable problem; nothing is written."""
     path = folder / ("a.zip" if data[:2] == b"PK" else "a.tar")
     path.write_bytes(data)
     files = RawFiles(folder)

@@ -9,16 +9,17 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from pspnet.dataset.images import Refused, decode_image, read_image
-from pspnet.dataset.masks import colors_in, levels_in, numbers_in
-from tests.dataset.rawdata import encoded, noise, png_claiming
+from pspnet.dataset.store.pixels import decode_image
+from pspnet.raw.images import Refused, read_image
+from pspnet.raw.masks import colors_in, levels_in, numbers_in
 from tests.fuzz._edits import nearly
+from tests.raw.rawdata import encoded, noise, png_claiming
 
 MOST_PIXELS = 4 * 10**6
 
 
 def one(data: bytes, folder: Path) -> None:
-    """Pixels, or a refusal with a reason; no warning, and nothing is written."""
+    """The result is pixels or a refusal with a reason, without a warning; nothing is written."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with suppress(Refused):
@@ -38,7 +39,7 @@ def _examples() -> list[bytes]:
     examples = [png_claiming(60_000, 60_000), png_claiming(2_000, 2_000)]
     for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"):
         for image in modes.values():
-            with suppress(OSError, ValueError):  # some kinds know only some modes
+            with suppress(OSError, ValueError):  # some formats support only some modes
                 examples.append(encoded(image, kind))
     examples += [encoded(color, "JPEG", orientation=6), encoded(color, "JPEG", progressive=True)]
     examples += [encoded(color, "PNG", orientation=6), encoded(color, "WEBP", lossless=True)]

@@ -1,4 +1,4 @@
-"""The body of a request to `pspnet serve`: its server in this process, over MLflow's app and a small network."""
+"""The body of a request to `pspnet serve`, with its server in this process, over MLflow's app and a small network."""
 
 import asyncio
 import json
@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pspnet.serving.server import FORMATS, Bounded, Message
-from tests.dataset.rawdata import encoded, noise
 from tests.fuzz._edits import edited, edits
 from tests.parameters import demo_params
+from tests.raw.rawdata import encoded, noise
 from tests.serving.conftest import make_bundle
 from tests.serving.processes import png_of_zeros, without_code
 
 HEADERS = [(b"content-type", b"application/json")]
-# Small ones: a few large images take longer or more memory than an input may, and that would be no fault. The process
-# has 750 MB before the first input, an image of 1 megapixel needs 220 MB, and torch keeps some for each new size.
+# Small limits: a few large images take more time or memory than an input may, which is not a fault. The process has
+# 750 MB before the first input, an image of 1 megapixel needs 220 MB, and torch keeps some memory for each new size.
 LIMITS = demo_params(serve__max_images=4, serve__max_image_mb=1.0, serve__max_megapixels=0.25)
 EXPECTED = (200, 400, 413, 415)
 
@@ -66,7 +66,7 @@ async def _ask(data: bytes) -> tuple[int, bytes]:
 
 @cache
 def _loop() -> asyncio.Runner:
-    """One for all inputs, as in the server: its threads, and torch's memory for each of them, stay."""
+    """One runner for all inputs, as in the server: it keeps its threads, and torch's memory for each of them."""
     return asyncio.Runner()
 
 
@@ -75,10 +75,10 @@ def _app() -> Any:
     import mlflow.pyfunc
     from mlflow.pyfunc import scoring_server
 
-    from pspnet.packaging import save_version
+    from pspnet.registry.packaging import save_version
 
     logging.disable(logging.CRITICAL)  # it would log every refusal
-    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(action="ignore"):  # MLflow's, of its code
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(action="ignore"):  # from MLflow's code
         bundle, version, own = (Path(temporary, name) for name in ("bundle", "version", "own"))
         bundle.mkdir()
         make_bundle(bundle)
@@ -93,7 +93,7 @@ def _images() -> dict[str, bytes]:
     images = {}
     for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"):
         for mode, image in modes.items():
-            with suppress(OSError, ValueError):  # some kinds know only some modes
+            with suppress(OSError, ValueError):  # some formats support only some modes
                 images[f"{kind} {mode}"] = encoded(image, kind)
     images["JPEG turned"] = encoded(color, "JPEG", orientation=6)
     images["JPEG progressive"] = encoded(color, "JPEG", progressive=True)

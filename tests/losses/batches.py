@@ -1,4 +1,4 @@
-"""Losses for tests and small random batches, with the same losses written straightforwardly."""
+"""Losses and small random batches for tests, and a straightforward implementation of each loss."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pspnet.losses import SegmentationLoss, build_loss
+from pspnet.losses.segmentation import SegmentationLoss, build_loss
 from tests.parameters import demo_params
 
 IGNORE = 255
@@ -32,7 +32,7 @@ def batch(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Logits to be learnt, and masks of which about a fifth is ignored."""
+    """Logits with gradients, and masks with about a fifth of the pixels ignored."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(2, len(CLASSES), *coarse, generator=generator, dtype=torch.float64)
     masks = torch.randint(0, len(CLASSES), (2, *size), generator=generator, dtype=torch.uint8)

@@ -25,8 +25,8 @@ def test_without_weights_all_classes_count_the_same() -> None:
     [
         ([100, 400, 1600, 400], [4, 1, 0.25, 1], [2, 1, 0.5, 1]),
         ([100, 200, 400, 800], [3, 1.5, 0.75, 0.375], [3**0.5, 1.5**0.5, 0.75**0.5, 0.375**0.5]),  # the median is 300
-        ([10, 10_000, 10_000, 10_000], [5, 1, 1, 1], [5, 1, 1, 1]),  # 1000 and 31.6, if there were no limit
-        ([100, 0, 400, 1600], [4, 5, 1, 0.25], [2, 5, 1, 0.5]),  # of a class without a pixel nothing is known
+        ([10, 10_000, 10_000, 10_000], [5, 1, 1, 1], [5, 1, 1, 1]),  # without the limit 1000 and 31.6
+        ([100, 0, 400, 1600], [4, 5, 1, 0.25], [2, 5, 1, 0.5]),  # a class without pixels gets the limit
     ],
 )
 def test_weights_from_pixels(pixels: list[int], median_frequency: list[float], inverse_sqrt: list[float]) -> None:
@@ -47,7 +47,7 @@ def test_given_weights_are_taken_as_they_are_in_the_order_of_the_classes() -> No
 
 
 UNKNOWN = "names cat; expected the classes of the data: sky, road, tree, car"
-MISSING = "says nothing of {}; expected a weight for each class. 1.0 changes nothing."
+MISSING = "has no weight for {}; expected a weight for each class. 1.0 is neutral."
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,6 @@ def test_given_weights_that_do_not_fit_the_classes_are_refused(given: dict[str, 
     assert found == [f"finetune.loss.given_weights: {message}" for message in messages]
 
 
-def test_no_weights_come_from_masks_that_are_ignored_throughout() -> None:
+def test_masks_that_are_ignored_throughout_give_no_class_weights() -> None:
     with pytest.raises(UserError, match="train: has no annotated pixel"):
         weights([0, 0, 0, 0], class_weights="median_frequency")

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pspnet.losses import likelihood, supervised_loss
+from pspnet.losses import likelihood
+from pspnet.losses.segmentation import supervised_loss
 from tests.losses.batches import CLASSES, IGNORE, KINDS, WEIGHTS, batch, build, straightforward, weighted
 
 SIZES = [((5, 7), (23, 31)), ((3, 3), (24, 24)), ((6, 5), (6, 5)), ((1, 1), (9, 4)), ((4, 9), (3, 2))]
@@ -18,7 +19,7 @@ SIZES = [((5, 7), (23, 31)), ((3, 3), (24, 24)), ((6, 5), (6, 5)), ((1, 1), (9, 
 
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that small images too are taken in several parts."""
+    """Makes small images span several strips."""
     monkeypatch.setattr(likelihood, "CPU_VALUES", 600)
 
 
@@ -26,7 +27,7 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("coarse", "size"), SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_value_and_gradient_are_those_of_the_straightforward_loss(
+def test_value_and_gradient_equal_those_of_the_straightforward_loss(
     kind: str, coarse: tuple[int, int], size: tuple[int, int], align_corners: bool
 ) -> None:
     logits, masks = batch(coarse, size)
@@ -63,7 +64,7 @@ def test_a_batch_without_annotation_gives_zero_and_a_zero_gradient(kind: str, bu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_of_classes_that_do_not_count_gives_zero(kind: str) -> None:
+def test_a_batch_of_classes_with_weight_zero_gives_zero(kind: str) -> None:
     logits, masks = batch(dtype=torch.float32)
     loss = build(kind, class_weights="given", given_weights={**WEIGHTS, "sky": 0.0})(logits, torch.zeros_like(masks))
     assert loss.item() == 0
@@ -108,10 +109,10 @@ def test_equal_class_weights_change_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("class_weights", ["none", "given"])
 @pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
-def test_parts_of_a_batch_counted_by_their_weights_are_the_whole(kind: str, class_weights: str) -> None:
+def test_the_weighted_losses_of_parts_add_up_to_the_loss_of_the_batch(kind: str, class_weights: str) -> None:
     logits, masks = batch()
-    masks[0] = IGNORE  # one part has nothing to say,
-    masks[1, :15] = 3  # and in the others are other classes
+    masks[0] = IGNORE  # one part has nothing annotated,
+    masks[1, :15] = 3  # and the others show other classes
     loss = build(kind, class_weights=class_weights, given_weights=WEIGHTS)
     whole = torch.autograd.grad(loss(logits, masks), logits)[0]
     total = loss.weight(masks)
@@ -120,14 +121,14 @@ def test_parts_of_a_batch_counted_by_their_weights_are_the_whole(kind: str, clas
     assert loss.weight(masks[:1]).item() == 0
 
 
-def test_the_weight_of_masks_is_what_their_annotated_pixels_weigh() -> None:
+def test_the_weight_of_masks_is_the_sum_over_their_annotated_pixels() -> None:
     masks = torch.tensor([[[0, 1, 3], [3, IGNORE, IGNORE]]], dtype=torch.uint8)
     assert build("dice").weight(masks).item() == 4
     assert weighted("dice").weight(masks).item() == 0.5 + 2 + 3 + 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_value_that_is_no_class_makes_the_loss_not_a_number(kind: str) -> None:
+def test_a_value_that_is_no_class_makes_the_loss_nan(kind: str) -> None:
     logits, masks = batch()
     masks[0, 0, 0] = len(CLASSES)
     assert math.isnan(build(kind)(logits, masks).item())
@@ -135,7 +136,7 @@ def test_a_value_that_is_no_class_makes_the_loss_not_a_number(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_logit_that_is_not_finite_makes_the_loss_not_finite(kind: str) -> None:
+def test_an_infinite_logit_makes_the_loss_not_finite(kind: str) -> None:
     logits, masks = batch()
     with torch.no_grad():
         logits[0, 0, 0, 0] = torch.nan
@@ -143,7 +144,7 @@ def test_a_logit_that_is_not_finite_makes_the_loss_not_finite(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_in_bfloat16_are_read_as_they_are_and_computed_with_in_float32(kind: str) -> None:
+def test_losses_of_bfloat16_logits_are_computed_in_float32(kind: str) -> None:
     logits, masks = batch(dtype=torch.bfloat16)
     exact = logits.detach().double().requires_grad_()
     loss = build(kind)(logits, masks)
@@ -165,7 +166,7 @@ def test_autocast_does_not_round_the_loss(kind: str) -> None:
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The number of values of the largest tensor that is made."""
+    """Records the number of values in the largest tensor created."""
 
     values = 0
 
@@ -177,7 +178,7 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_of_the_size_of_the_enlarged_logits_is_made(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tensor_has_the_size_of_the_enlarged_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "CPU_VALUES", 4000)
     logits, masks = batch((13, 13), (100, 100), torch.bfloat16)
     loss = build(kind)
@@ -187,12 +188,12 @@ def test_nothing_of_the_size_of_the_enlarged_logits_is_made(kind: str, monkeypat
     assert logits.grad is not None
 
 
-def test_cross_entropy_of_uniform_logits_is_log_of_the_classes() -> None:
+def test_cross_entropy_of_uniform_logits_is_the_log_of_the_number_of_classes() -> None:
     masks = torch.zeros(1, 2, 2, dtype=torch.uint8)
     assert build("cross_entropy")(torch.zeros(1, 4, 2, 2), masks).item() == pytest.approx(math.log(4))
 
 
-def test_cross_entropy_is_torchs_of_the_same_weights_and_ignored_value() -> None:
+def test_cross_entropy_equals_torchs_with_weights_and_ignored_value() -> None:
     logits, masks = batch((6, 5), (6, 5))
     of_class = torch.tensor(list(WEIGHTS.values()), dtype=logits.dtype)
     expected = F.cross_entropy(logits, masks.long(), of_class, ignore_index=IGNORE)
@@ -222,19 +223,19 @@ NLL = math.log(2), math.log(4), math.log(8)
         ("ohem", {"ohem_threshold": 0.01, "ohem_least_share": 0.01}, NLL[2]),
         ("ohem", {"ohem_threshold": 0.01, "ohem_least_share": 0.5}, (NLL[1] + NLL[2]) / 2),
         ("ohem", {"ohem_threshold": 1.0, "ohem_least_share": 0.01}, sum(NLL) / 3),
-        # road: 1 - 2 * 0.75 / (1 + 2), car: 1 - 2 * 0.125 / (0.375 + 1); sky and tree are not there
+        # road: 1 - 2 * 0.75 / (1 + 2), car: 1 - 2 * 0.125 / (0.375 + 1); sky and tree are absent
         ("dice", {}, (0.5 + 1 - 0.25 / 1.375) / 2),
         ("dice", {"class_weights": "given"}, (2 * 0.5 + 3 * (1 - 0.25 / 1.375)) / 5),
         ("cross_entropy_dice", {"cross_entropy_share": 0.25},
          0.25 * sum(NLL) / 3 + 0.75 * (0.5 + 1 - 0.25 / 1.375) / 2),
     ],
 )  # fmt: skip
-def test_losses_are_those_of_arithmetic(kind: str, changes: dict[str, Any], expected: float) -> None:
+def test_losses_equal_those_computed_by_hand(kind: str, changes: dict[str, Any], expected: float) -> None:
     assert build(kind, given_weights=WEIGHTS, **changes)(LOGITS, MASKS).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
-def test_focal_loss_has_a_gradient_where_nothing_is_in_doubt(gamma: float) -> None:
+def test_focal_loss_has_a_finite_gradient_at_probability_one(gamma: float) -> None:
     logits = torch.zeros(1, 4, 1, 1)
     logits[0, 2] = 200
     logits.requires_grad_()
@@ -248,7 +249,7 @@ def test_focal_loss_has_a_gradient_where_nothing_is_in_doubt(gamma: float) -> No
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     coarse=st.tuples(st.integers(1, 6), st.integers(1, 6)),
 )
-def test_losses_stay_within_each_others_bounds(seed: int, size: tuple[int, int], coarse: tuple[int, int]) -> None:
+def test_losses_keep_their_order(seed: int, size: tuple[int, int], coarse: tuple[int, int]) -> None:
     logits, masks = batch(coarse, size, torch.float32, seed)
     losses = {kind: build(kind)(logits, masks).item() for kind in KINDS}
     assert 0 <= losses["dice"] <= 1
@@ -259,7 +260,7 @@ def test_losses_stay_within_each_others_bounds(seed: int, size: tuple[int, int],
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_a_loss_has_the_same_bits_again_and_the_cpus_value(kind: str) -> None:
+def test_on_a_gpu_a_loss_is_reproducible_and_equals_the_cpus(kind: str) -> None:
     device = torch.device("cuda")
     logits, masks = batch((30, 30), (240, 240), torch.float32)
     loss = build(kind, device=device)

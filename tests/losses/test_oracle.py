@@ -1,4 +1,4 @@
-"""Agreement with segmentation_models_pytorch where its definitions meet ours, and in what the others differ."""
+"""Agreement with segmentation_models_pytorch where its definitions equal ours, and the differences elsewhere."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from segmentation_models_pytorch import losses as smp
 from tests.losses.batches import CLASSES, IGNORE, WEIGHTS, batch, build, weighted
 
 
-def test_dice_is_theirs_where_every_class_is_present() -> None:
+def test_dice_equals_theirs_if_every_class_is_present() -> None:
     logits, masks = batch((23, 31))
     theirs = smp.DiceLoss("multiclass", from_logits=True, ignore_index=IGNORE)
     torch.testing.assert_close(build("dice")(logits, masks), theirs(logits, masks.long()), rtol=1e-9, atol=0)
@@ -15,21 +15,21 @@ def test_dice_is_theirs_where_every_class_is_present() -> None:
     torch.testing.assert_close(weighted("dice")(logits, masks), with_weights(logits, masks.long()), rtol=1e-6, atol=0)
 
 
-def test_dice_gradients_are_theirs() -> None:
+def test_dice_gradients_equal_theirs() -> None:
     logits, masks = batch((23, 31))
     theirs = smp.DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks.long())
     (gradient,) = torch.autograd.grad(build("dice")(logits, masks), logits)
     torch.testing.assert_close(gradient, torch.autograd.grad(theirs, logits)[0])
 
 
-def test_their_dice_counts_an_absent_class_as_learnt_and_ours_does_not_count_it() -> None:
+def test_their_dice_counts_absent_classes_as_learned_and_ours_leaves_them_out() -> None:
     logits, masks = batch((23, 31))
     masks[masks == 3] = 2
     theirs = smp.DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks.long())
     assert theirs.item() == pytest.approx(build("dice")(logits, masks).item() * 3 / 4)
 
 
-def test_cross_entropy_is_theirs_where_nothing_is_ignored() -> None:
+def test_cross_entropy_equals_theirs_if_nothing_is_ignored() -> None:
     logits, masks = batch((23, 31))
     masks[masks == IGNORE] = 0
     theirs = smp.SoftCrossEntropyLoss(smooth_factor=0.0, ignore_index=IGNORE)
@@ -44,11 +44,11 @@ def test_their_cross_entropy_divides_by_ignored_pixels_too_and_ours_does_not() -
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
-def test_focal_loss_of_two_classes_is_their_binary_one(gamma: float) -> None:
-    """Theirs is of one class against the rest; a softmax over two classes is the sigmoid of the difference."""
+def test_focal_loss_of_two_classes_equals_their_binary_loss(gamma: float) -> None:
+    """Theirs compares one class with the rest; a softmax over two classes is the sigmoid of their difference."""
     logits, masks = batch((23, 31))
     with torch.no_grad():
-        logits[:, 2:] = -1000  # two of the four classes are out of the question
+        logits[:, 2:] = -1000  # rules out two of the four classes
     masks[(masks != IGNORE) & (masks > 1)] = 1
     theirs = smp.FocalLoss("binary", gamma=gamma, ignore_index=IGNORE)
     expected = theirs(logits[:, 1] - logits[:, 0], masks.long())
@@ -56,7 +56,7 @@ def test_focal_loss_of_two_classes_is_their_binary_one(gamma: float) -> None:
 
 
 def test_their_multiclass_focal_loss_is_another_function() -> None:
-    """Each class against the rest by sigmoids, which softmax's shares are not: 4 of them have no common gradient."""
+    """Theirs compares each class with the rest by sigmoids, ours is a softmax: for 4 classes the gradients differ."""
     logits, masks = batch((23, 31))
     theirs = smp.FocalLoss("multiclass", gamma=2.0, ignore_index=IGNORE)(logits, masks.long())
     assert len(CLASSES) > 2

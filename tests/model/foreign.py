@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 FORMATS = Path(__file__).with_name("formats")
-FEWEST_CHANNELS = 32  # classes, colours and kernels are fewer
+FEWEST_CHANNELS = 32  # smaller sizes are those of classes, colors and kernels
 
 
 class Trap:
-    """Pickled, it makes a file where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -23,7 +23,7 @@ class Trap:
 
 
 def random_tensors(name: str, seed: int = 0, narrow: int = 1) -> dict[str, Tensor]:
-    """So large that features neither vanish nor explode. `narrow`: a network with fewer channels by that factor."""
+    """Scaled so that features neither vanish nor explode. `narrow`: the factor by which channels are reduced."""
     return dict(_random_tensors(name, seed, narrow))
 
 

@@ -1,4 +1,4 @@
-"""Ours is the published function: against a second network, torchvision's features and the published counts."""
+"""Our network is the published function: it agrees with a second one, torchvision's features and published counts."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pspnet.losses import build_loss, supervised_loss
-from pspnet.model.backbone import Depth, Dilation, OutputStride, ResNet, Stem
+from pspnet.losses.segmentation import build_loss, supervised_loss
+from pspnet.model.backbone.normalization import BatchNorm
+from pspnet.model.backbone.resnet import Depth, Dilation, OutputStride, ResNet, Stem
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
-from pspnet.model.normalisation import BatchNorm
 from tests.oracles.pspnet import OURS, Mode, Oracle
 from tests.parameters import demo_params
 
@@ -21,7 +21,7 @@ PLAIN = Architecture(depth=50, width=0.125, output_stride=8, classes=5, dropout=
 
 
 def supervised(architecture: Architecture) -> SupervisedPSPNet:
-    """With statistics and factors as a training leaves them, or BatchNorm would hide mistakes."""
+    """Gives BatchNorm statistics and factors as after training; initial ones would hide mistakes."""
     torch.manual_seed(0)
     network = SupervisedPSPNet(PSPNet(architecture))
     for module in network.modules():
@@ -40,7 +40,7 @@ def oracle(network: SupervisedPSPNet, tensors: dict[str, Tensor], training: bool
 
 
 def logits(network: SupervisedPSPNet, images: Tensor) -> Iterator[Tensor]:
-    """Main and auxiliary, of the images' size."""
+    """Main and auxiliary logits at the images' size."""
     for coarse in network(images):
         align_corners = network.network.architecture.align_corners
         yield nn.functional.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=align_corners)
@@ -55,7 +55,7 @@ def agree(ours: Tensor, theirs: Tensor) -> None:
 @pytest.mark.parametrize("dilation", DILATIONS)
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("depth", [18, 50])
-def test_logits_are_those_of_the_second_network(
+def test_logits_equal_those_of_the_second_network(
     stem: Stem, dilation: Dilation, align_corners: bool, depth: Depth
 ) -> None:
     ours = supervised(replace(PLAIN, depth=depth, stem=stem, dilation=dilation, align_corners=align_corners)).eval()
@@ -90,10 +90,10 @@ def test_coarser_strides_agree_too(output_stride: OutputStride, dilation: Dilati
 @pytest.mark.parametrize("dilation", DILATIONS)
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_a_training_step_sees_the_same_loss_and_gradients(stem: Stem, dilation: Dilation, align_corners: bool) -> None:
-    """In double precision: what the two sum in another order is then no matter."""
+    """In double precision, so that the order of sums does not matter."""
     ours = supervised(replace(PLAIN, stem=stem, dilation=dilation, align_corners=align_corners)).double().train()
     tensors = {name: tensor.detach().clone() for name, tensor in ours.state_dict().items()}
-    learnt = {name: tensors[name].requires_grad_() for name, _ in ours.named_parameters()}
+    learned = {name: tensors[name].requires_grad_() for name, _ in ours.named_parameters()}
     images, masks = torch.randn(2, 3, 65, 65, dtype=torch.float64), torch.randint(5, (2, 65, 65), dtype=torch.uint8)
     params = demo_params().finetune.loss
     loss = build_loss(params, tuple("abcde"), [1] * 5, 255, align_corners, torch.device("cpu"))
@@ -107,7 +107,7 @@ def test_a_training_step_sees_the_same_loss_and_gradients(stem: Stem, dilation: 
     other.backward()  # type: ignore[no-untyped-call]
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None
-        gradient = learnt[name].grad
+        gradient = learned[name].grad
         assert gradient is not None
         agree(parameter.grad, gradient)
     for name, buffer in ours.named_buffers():
@@ -147,8 +147,8 @@ def count(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("depth", [50, 101])
 @pytest.mark.parametrize("output_stride", [8, 16])
-def test_contracted_features_are_those_of_torchvision(depth: Depth, output_stride: OutputStride) -> None:
-    """Of bottlenecks: torchvision refuses to dilate the blocks of ResNet-18 and 34."""
+def test_features_with_contract_equal_those_of_torchvision(depth: Depth, output_stride: OutputStride) -> None:
+    """Bottlenecks only: torchvision refuses to dilate the blocks of ResNet-18 and 34."""
     from torchvision import models
 
     replaced = [False, output_stride == 8, True]
@@ -174,7 +174,9 @@ def test_contracted_features_are_those_of_torchvision(depth: Depth, output_strid
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 200), (7, 7), (33, 57)])
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("decoder", ["plain", "low_level"])
-def test_images_of_any_size_train_even_one_at_a_time(size: tuple[int, int], align_corners: bool, decoder: str) -> None:
+def test_images_of_any_size_train_even_in_batches_of_one(
+    size: tuple[int, int], align_corners: bool, decoder: str
+) -> None:
     architecture = replace(PLAIN, depth=18, align_corners=align_corners, decoder=decoder)  # type: ignore[arg-type]
     ours = supervised(architecture).train()
     for batch in (1, 2):
@@ -184,7 +186,7 @@ def test_images_of_any_size_train_even_one_at_a_time(size: tuple[int, int], alig
         (main.square().mean() + auxiliary.square().mean()).backward()  # type: ignore[no-untyped-call]
 
 
-def test_one_value_of_a_channel_is_normalised_by_the_running_statistics_and_leaves_them() -> None:
+def test_a_single_value_is_normalized_by_the_running_statistics_and_leaves_them_unchanged() -> None:
     norm = BatchNorm(4)
     norm.get_buffer("running_mean").uniform_()
     norm.get_buffer("running_var").uniform_(1, 2)
@@ -199,7 +201,7 @@ def test_one_value_of_a_channel_is_normalised_by_the_running_statistics_and_leav
     assert torch.equal(norm.get_buffer("running_mean"), expected.get_buffer("running_mean"))
 
 
-def test_learned_pyramid_weights_begin_as_the_published_network_and_scale_their_branch() -> None:
+def test_learned_pyramid_weights_start_as_the_published_network_and_scale_their_branch() -> None:
     plain = supervised(PLAIN).network.eval()
     learned = PSPNet(replace(PLAIN, pyramid_weights="learned")).eval()
     missing = learned.load_state_dict(plain.state_dict(), strict=False).missing_keys

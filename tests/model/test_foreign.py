@@ -1,4 +1,4 @@
-"""Weights from elsewhere: all of them arrive, and the network is the function that it was there."""
+"""Imported weights are complete, and the network computes the same function as in its project."""
 
 import argparse
 import pickle
@@ -11,20 +11,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pspnet.errors import UserError
-from pspnet.model.backbone import Depth
-from pspnet.model.foreign.checkpoints import Checkpoint, read_checkpoint
-from pspnet.model.foreign.formats import FORMATS
-from pspnet.model.foreign.importing import (
+from pspnet.checkout.foreign.checkpoints import Checkpoint, read_checkpoint
+from pspnet.checkout.foreign.formats import FORMATS
+from pspnet.checkout.foreign.translation import (
     ForeignWeights,
     adapt_first_convolution,
     adapt_preprocessing,
     import_weights,
 )
+from pspnet.errors import UserError
+from pspnet.model.backbone.resnet import Depth
 from tests.model.foreign import Trap, random_tensors
 from tests.oracles.pspnet import HSZHAO, MMSEG, Mode, Names, Oracle, Pair
 
-NARROW = 8  # times fewer channels compute the same function of the same names
+NARROW = 8  # a network with so many times fewer channels has the same names and functions
 Change = Callable[[dict[str, Tensor]], Any]
 
 
@@ -38,7 +38,7 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def names_of(prefix: str, stem: Callable[[int], Pair] | None = None) -> Names:
-    """For the features alone."""
+    """Only the features are compared."""
 
     def seven(number: int) -> Pair:
         return f"{prefix}conv{number + 1}", f"{prefix}bn{number + 1}"
@@ -83,7 +83,7 @@ def test_every_project_has_a_format_here() -> None:
 
 
 @pytest.mark.parametrize(("name", "project", "stem", "names", "mode"), WHOLE, ids=[own[0] for own in WHOLE])
-def test_a_whole_network_arrives_in_full_and_computes_what_its_project_does(
+def test_an_imported_network_is_complete_and_computes_what_its_project_computes(
     name: str, project: str, stem: str, names: Names, mode: Mode
 ) -> None:
     tensors = random_tensors(name, narrow=NARROW)
@@ -98,14 +98,16 @@ def test_a_whole_network_arrives_in_full_and_computes_what_its_project_does(
     with torch.no_grad():
         expected, _ = Oracle(tensors, names, mode)(images)
         assert close(network(images), expected)
-        # The same shapes in another mode are another function.
+        # The same weights in another mode compute another function.
         assert not close(other_mode(images), expected)
         other_dilation = Mode(50, contract=not mode.contract, align_corners=mode.align_corners)
         assert not close(network(images), Oracle(tensors, names, other_dilation)(images)[0])
 
 
 @pytest.mark.parametrize(("name", "project", "stem", "names"), BACKBONES, ids=[own[0] for own in BACKBONES])
-def test_a_backbone_arrives_in_full_with_the_features_it_had(name: str, project: str, stem: str, names: Names) -> None:
+def test_an_imported_backbone_is_complete_and_keeps_its_features(
+    name: str, project: str, stem: str, names: Names
+) -> None:
     tensors = random_tensors(name, narrow=NARROW)
     weights = imported(tensors, project)
     assert weights.coverage.share == 1
@@ -120,7 +122,7 @@ def test_a_backbone_arrives_in_full_with_the_features_it_had(name: str, project:
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
-def test_what_wraps_a_network_does_not_hide_it(wrapper: str) -> None:
+def test_wrapper_prefixes_are_removed(wrapper: str) -> None:
     tensors = {f"{wrapper}{name}": tensor for name, tensor in random_tensors("torchvision_resnet50").items()}
     assert imported(tensors, "torchvision").coverage.share == 1
 
@@ -141,12 +143,12 @@ def put(name: str, *size: int) -> Change:
         ("hszhao_pspnet50_voc", "hszhao", drop("module.ppm.features.2.1.weight"),
          "1 missing: pyramid.branches.2.1.weight"),
         ("hszhao_pspnet50_voc", "hszhao", drop("module.aux.1.bias"), "1 missing: auxiliary_head.1.bias"),
-        ("timm_resnet50", "timm", put("layer1.0.se.fc1.weight", 4, 256, 1, 1), "1 not known: layer1.0.se.fc1.weight"),
+        ("timm_resnet50", "timm", put("layer1.0.se.fc1.weight", 4, 256, 1, 1), "1 unknown: layer1.0.se.fc1.weight"),
         ("torchvision_resnet50", "torchvision", put("layer2.0.conv2.weight", 128, 4, 3, 3),
          "1 of another shape: backbone.layer2.0.conv2.weight is (128, 4, 3, 3) and should be (128, 128, 3, 3)"),
     ],
 )  # fmt: skip
-def test_what_does_not_arrive_is_named(name: str, project: str, change: Change, fault: str) -> None:
+def test_missing_tensors_are_named(name: str, project: str, change: Change, fault: str) -> None:
     tensors = random_tensors(name)
     change(tensors)
     coverage = imported(tensors, project).coverage
@@ -157,10 +159,10 @@ def test_what_does_not_arrive_is_named(name: str, project: str, change: Change, 
 @pytest.mark.parametrize(
     ("name", "project", "change", "message"),
     [
-        ("timm_resnet50d", "timm", dict, "is another function than ours: it averages before it downsamples"),
+        ("timm_resnet50d", "timm", dict, "computes another function: it averages before it downsamples"),
         ("torchvision_resnet50", "moco", dict,
-         r"has no names of moco \(conv1.weight, .*\); expected one such as encoder_q.*These are names as of --from"),
-        ("hszhao_pspnet50_voc", "mmseg", dict, "These are names as of --from hszhao"),
+         r"has no names of moco \(conv1.weight, .*\); expected a name such as encoder_q.*These names fit --from"),
+        ("hszhao_pspnet50_voc", "mmseg", dict, "These names fit --from hszhao"),
         ("torchvision_resnet50", "torchvision", drop("layer1.0.conv1.weight"), "lacks backbone.layer1.0.conv1.weight"),
         ("torchvision_resnet50", "torchvision", put("layer3.6.conv1.weight", 256, 1024, 1, 1),
          "has 3, 4, 7, 3 bottlenecks in its stages; expected those of a ResNet-18, 34, 50, 101 or 152"),
@@ -169,21 +171,21 @@ def test_what_does_not_arrive_is_named(name: str, project: str, change: Change, 
         ("torchvision_resnet50", "torchvision", put("module.conv1.weight", 64, 3, 7, 7), "holds two networks"),
     ],
 )  # fmt: skip
-def test_what_is_another_network_is_refused(name: str, project: str, change: Change, message: str) -> None:
+def test_another_network_is_refused(name: str, project: str, change: Change, message: str) -> None:
     tensors = random_tensors(name)
     change(tensors)
     with pytest.raises(UserError, match=message):
         imported(tensors, project)
 
 
-def test_files_from_before_batches_were_counted_are_whole_too() -> None:
+def test_older_files_without_batch_counts_are_complete() -> None:
     tensors = random_tensors("torchvision_resnet50")
     older = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     weights = imported(older, "torchvision")
     assert (weights.coverage.share, weights.width) == (1, 1)
 
 
-def test_a_network_saved_without_its_auxiliary_head_is_whole() -> None:
+def test_a_network_saved_without_its_auxiliary_head_is_complete() -> None:
     tensors = random_tensors("hszhao_pspnet50_voc")
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("module.aux.")}
     weights = imported(tensors, "hszhao")
@@ -198,18 +200,16 @@ def test_another_number_of_classes_drops_the_last_convolution_only() -> None:
     assert other["head.4.weight"].shape == (5, 512 // NARROW, 1, 1)
 
 
-def test_mmsegmentations_small_networks_are_refused_whole_and_not_as_backbones() -> None:
-    """Their blocks dilate one convolution of two."""
+def test_mmsegmentations_small_networks_are_refused_but_their_backbones_are_not() -> None:
+    """Their blocks dilate one of two convolutions."""
     weights = imported(random_tensors("mmseg_pspnet_r50-d8_cityscapes", narrow=NARROW), "mmseg")
     small = ForeignWeights("mmseg", weights.format, 18, 1 / NARROW, "seven", 19, {}, weights.coverage)
-    with pytest.raises(
-        UserError, match="is a ResNet-18 of mmseg, which dilates the first convolution of a block alone"
-    ):
+    with pytest.raises(UserError, match="is a ResNet-18 of mmseg, which dilates only the first convolution of a block"):
         small.network(19, 3, 8, None)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
-def test_an_image_of_equal_channels_gives_what_it_gave(channels: int) -> None:
+def test_an_image_of_equal_channels_keeps_its_features(channels: int) -> None:
     weight = torch.randn(8, 3, 7, 7)
     gray = torch.randn(1, 1, 20, 20)
     before = torch.nn.functional.conv2d(gray.expand(-1, 3, -1, -1), weight)
@@ -218,7 +218,7 @@ def test_an_image_of_equal_channels_gives_what_it_gave(channels: int) -> None:
     assert torch.allclose(torch.nn.functional.conv2d(gray.expand(-1, channels, -1, -1), adapted), before, atol=1e-4)
 
 
-def test_colours_keep_their_filters_among_more_channels() -> None:
+def test_colors_keep_their_filters_if_channels_are_added() -> None:
     weight = torch.randn(8, 3, 7, 7)
     assert torch.equal(adapt_first_convolution(weight, 3), weight)
     four = adapt_first_convolution(weight, 4)
@@ -229,7 +229,7 @@ def test_colours_keep_their_filters_among_more_channels() -> None:
     assert torch.equal(adapt_first_convolution(gray, 3), gray.repeat(1, 3, 1, 1) / 3)
 
 
-def test_normalisation_has_a_number_for_each_channel() -> None:
+def test_normalization_has_a_number_for_each_channel() -> None:
     assert adapt_preprocessing(3).mean == (0.485, 0.456, 0.406)
     assert adapt_preprocessing(1).mean == pytest.approx((0.449,))
     assert adapt_preprocessing(4).std == (0.229, 0.224, 0.225, 0.229)
@@ -238,7 +238,7 @@ def test_normalisation_has_a_number_for_each_channel() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_an_imported_network_takes_the_channels_it_is_asked_for(channels: int) -> None:
+def test_an_imported_network_takes_the_requested_number_of_channels(channels: int) -> None:
     weights = imported(random_tensors("hszhao_pspnet50_voc", narrow=NARROW), "hszhao")
     images = torch.randn(1, 1, 33, 33)
     with torch.no_grad():
@@ -261,7 +261,7 @@ def small() -> dict[str, Tensor]:
         {"student": {"a": torch.zeros(9)}, "teacher": small(), "args": argparse.Namespace(arch="resnet50")},
         {"meta": {"env": "x"}, "state_dict": small()},
     ],
-    ids=["plain", "with its optimiser", "teacher before student", "with meta"],
+    ids=["plain", "with its optimizer", "teacher before student", "with meta"],
 )
 def test_tensors_are_found_where_trainings_put_them(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file.pth")
@@ -303,7 +303,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         (pickle.dumps([1, 2], protocol=2), "holds more than tensors|cannot be read"),
     ],
 )
-def test_what_is_no_file_of_tensors_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_tensors_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / "file.pth")
@@ -313,5 +313,5 @@ def test_what_is_no_file_of_tensors_is_named(content: bytes, message: str, tmp_p
 
 def test_a_file_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "file.pth")
-    with pytest.raises(UserError, match=r"holds no tensors \(epoch, lr\)"):
+    with pytest.raises(UserError, match=r"has no tensors \(epoch, lr\)"):
         read_checkpoint(tmp_path / "file.pth")

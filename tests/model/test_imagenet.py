@@ -1,4 +1,4 @@
-"""torchvision's weights: from its cache, and a message where there is neither cache nor network."""
+"""torchvision's weights come from its cache; without cache and network there is a message."""
 
 from pathlib import Path
 
@@ -6,25 +6,25 @@ import pytest
 import torch
 
 from pspnet.errors import Busy, UserError
-from pspnet.model.backbone import ResNet
-from pspnet.model.imagenet import load_imagenet
+from pspnet.model.backbone.imagenet import load_imagenet
+from pspnet.model.backbone.resnet import ResNet
 from tests.model.foreign import Trap, random_tensors
 
-CACHED = "checkpoints/resnet18-f37072fd.pth"  # as torchvision calls it
+CACHED = "checkpoints/resnet18-f37072fd.pth"  # torchvision's name for it
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     return tmp_path / "hub"
 
 
-def test_what_is_in_the_cache_is_loaded_with_and_without_batch_counts(hub: Path) -> None:
+def test_cached_weights_load_with_and_without_batch_counts(hub: Path) -> None:
     tensors = random_tensors("torchvision_resnet18")
     older = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     for held in (tensors, older):
@@ -50,7 +50,7 @@ def test_code_in_a_cached_file_is_not_run(hub: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_offline_the_message_says_what_was_tried_and_what_else_there_is(hub: Path) -> None:
+def test_the_offline_message_names_the_url_and_the_alternatives(hub: Path) -> None:
     with pytest.raises(Busy) as caught:
         load_imagenet(ResNet(18, 1.0, 8))
     message = str(caught.value)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from pspnet.model.backbone import Depth, OutputStride, ResNet
+from pspnet.model.backbone.pyramid import AverageBins, PyramidPooling
+from pspnet.model.backbone.resnet import Depth, OutputStride, ResNet
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
-from pspnet.model.pyramid import AverageBins, PyramidPooling
 
 
 def network(depth: Depth = 18, width: float = 0.125, output_stride: OutputStride = 8, classes: int = 5) -> PSPNet:
@@ -66,7 +66,7 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
     assert network().eval()(torch.randn(1, 3, *size)).shape == (1, 5, *size)
 
 
-def test_auxiliary_head_leaves_the_main_logits_alone() -> None:
+def test_the_auxiliary_head_does_not_change_the_main_logits() -> None:
     main = network().eval()
     images = torch.randn(2, 3, 64, 64)
     logits, auxiliary = SupervisedPSPNet(main).eval()(images)
@@ -87,7 +87,7 @@ def test_pyramid_puts_the_features_first_and_the_whole_image_next() -> None:
 
 @pytest.mark.parametrize("size", [(12, 16), (7, 5), (1, 1), (6, 60), (13, 3)])
 @pytest.mark.parametrize("bins", [1, 2, 3, 6])
-def test_average_bins_are_those_of_adaptive_pooling(size: tuple[int, int], bins: int) -> None:
+def test_average_bins_equal_adaptive_pooling(size: tuple[int, int], bins: int) -> None:
     features = torch.randn(2, 4, *size)
     expected = nn.functional.adaptive_avg_pool2d(features, bins)
     assert torch.allclose(AverageBins(bins)(features), expected, atol=1e-6)

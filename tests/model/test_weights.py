@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from pspnet.errors import UserError
-from pspnet.model.backbone import ResNet
+from pspnet.model.backbone.digest import digest
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone
+from pspnet.model.backbone.resnet import ResNet
+from pspnet.model.backbone.weights import load_weights, save_weights
 from pspnet.model.bundle import Bundle
-from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from pspnet.model.weights import load_weights, save_weights
 
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -42,7 +42,7 @@ def test_the_same_weights_are_the_same_bundle(tmp_path: Path) -> None:
     assert digest(tmp_path / "one") != digest(tmp_path / "other")
 
 
-def test_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_weights_load_completely_or_not_at_all(tmp_path: Path) -> None:
     save_weights(ResNet(18, 0.125, 8), tmp_path / "small")
     save_weights(ResNet(34, 0.125, 8), tmp_path / "deep")
     target = ResNet(18, 0.25, 8)

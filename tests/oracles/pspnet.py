@@ -1,6 +1,6 @@
 """PSPNet a second time, as plain as can be, from section 1 of the reference alone: nothing of ours is imported.
 
-A function of named tensors. Which project's names they bear says `Names`, so the same few lines are the authors'
+A function of named tensors. `Names` says which project named them, so the same few lines serve as the authors'
 network, mmsegmentation's and ours.
 """
 

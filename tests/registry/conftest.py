@@ -8,7 +8,7 @@ from tests.files import made_once
 from tests.registry import databases
 from tests.sharing import shared_server
 
-EMPTY = "mlflow"  # a database in which MLflow has made its tables, and nothing else
+EMPTY = "mlflow"  # a database with MLflow's tables and nothing else
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def postgresql(shared: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.e2e)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a database for MLflow; each test has its own."""
+    """The address of a new MLflow database for each test."""
     if request.param == "postgresql":
         return databases.copy(request.getfixturevalue("postgresql"), EMPTY)
     shutil.copyfile(request.getfixturevalue("sqlite") / f"{EMPTY}.db", tmp_path / "mlflow.db")

@@ -1,4 +1,4 @@
-"""The databases MLflow is used with, as the tests start them: SQLite in a file, PostgreSQL as a server of its own."""
+"""Databases for MLflow: SQLite in a file, PostgreSQL as a separate server."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ from sqlalchemy import NullPool, create_engine, text
 
 from tests.network import free_port
 
-ACCOUNT = "postgres"  # its server refuses to be run by root
+ACCOUNT = "postgres"  # the server refuses to run as root
 USER = "pspnet"
-FOLDER, PORT = "postgresql", "port"  # files that say where the server is
+FOLDER, PORT = "postgresql", "port"  # files that name the server's folder and port
 
 
 @contextmanager
 def postgresql(name: str = "mlflow", driver: str = "pg8000") -> Iterator[str]:
-    """The address of an empty database on a server of its own; skips where PostgreSQL is not installed."""
+    """Yield the address of an empty database on a new server; skip where PostgreSQL is not installed."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         start(folder)
@@ -33,10 +33,10 @@ def postgresql(name: str = "mlflow", driver: str = "pg8000") -> Iterator[str]:
 
 
 def start(folder: Path) -> None:
-    """A PostgreSQL server; `folder` says where it is."""
+    """Start a PostgreSQL server and note in `folder` where it is."""
     if _programs() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    own = Path(tempfile.mkdtemp(prefix="pspnet-postgresql-"))  # the account may not look into every folder
+    own = Path(tempfile.mkdtemp(prefix="pspnet-postgresql-"))  # the account cannot read every folder
     if os.getuid() == 0:
         shutil.chown(own, ACCOUNT)
     port = free_port()
@@ -54,24 +54,24 @@ def stop(folder: Path) -> None:
 
 
 def create(folder: Path, name: str, template: str = "template1") -> None:
-    """A database that is a copy of `template`."""
+    """Create a database as a copy of `template`."""
     engine = create_engine(address(folder, "postgres"), isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with engine.connect() as connection:
-        # Nobody may be connected to a database while it is copied.
+        # PostgreSQL copies a database only while nobody is connected to it.
         others = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
         connection.execute(others, {"name": template})
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
 
 
 def prepare(uri: str) -> None:
-    """Let MLflow make its tables, which takes it a second."""
+    """Let MLflow create its tables, which takes a second."""
     from mlflow.tracking import MlflowClient
 
     MlflowClient(uri, registry_uri=uri).search_experiments(max_results=1)
 
 
 def copy(folder: Path, template: str) -> str:
-    """The address of a new copy of a database."""
+    """Return the address of a new copy of a database."""
     name = f"copy_{uuid4().hex}"
     create(folder, name, template)
     return address(folder, name)
@@ -82,7 +82,7 @@ def address(folder: Path, name: str, driver: str = "pg8000") -> str:
 
 
 def _programs() -> Path | None:
-    if found := sorted(Path("/usr/lib/postgresql").glob("*/bin")):  # Debian keeps them off the PATH
+    if found := sorted(Path("/usr/lib/postgresql").glob("*/bin")):  # Debian does not put them on the PATH
         return found[-1]
     path = shutil.which("initdb")
     return Path(path).parent if path else None

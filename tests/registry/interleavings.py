@@ -1,13 +1,13 @@
-"""The shipped audit, run by two or three processes at once over a registry in memory, in every order up to a bound.
+"""Runs the audit in two or three processes at once, over a registry in memory, in every order up to a bound.
 
-Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which one goes on, which write
-is lost or late, which process dies, and when a person sets the alias. Where it comes to a state that an earlier one has
-been in (the registry, what each process has read so far, what may still happen), it is cut short. At its end all that
-is late arrives, one more process settles what is left, and then the audit must tell the truth.
+Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process goes on, which
+write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short where it reaches a
+state that an earlier one has been in (the registry, what each process has read so far, what may still happen). At its
+end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
 
     python -m tests.registry.interleavings                 # all schedules within the bounds of CASES
     git show COMMIT:pspnet/registry/audit.py > old.py
-    python -m tests.registry.interleavings --audit old.py  # the same of an older audit
+    python -m tests.registry.interleavings --audit old.py  # the same with a different audit, such as an older one
 """
 
 import argparse
@@ -37,20 +37,20 @@ from tests.registry.memory import WRITES, Registry
 
 MODEL = "streets"
 WRITE_ALIAS = "set_registered_model_alias"
-SLOW = 100.0  # who sleeps for a second wakes up after so many: no schedule waits for long
-LONGEST = 1500  # calls of a schedule; one that makes more will never end
+SLOW = 100.0  # seconds that pass in a second of sleep, so that no schedule waits for long
+LONGEST = 1500  # calls in a schedule; a longer one never ends
 NAMES = "ABC"
 
 
 class Process:
-    """It promotes a version, or (None) settles what others have left. To the audit it is the client of MLflow."""
+    """Promotes a version, or settles what others left (None). The audit takes it for MLflow's client."""
 
     def __init__(self, world: "World", name: str, version: int | None) -> None:
         self.world, self.name, self.version = world, name, version
-        self.read = 0  # a digest of all it was answered
-        self.pending = ""  # the call it is about to make
+        self.read = 0  # a digest of all answers so far
+        self.pending = ""  # its next call
         self.moved: Any = None
-        self._retries = ""  # each process has an environment of its own
+        self._retries = ""  # each process has its own environment
         self._body = greenlet(self._work)
         self._body.name = name
         self._resume()
@@ -60,14 +60,14 @@ class Process:
         return bool(self._body.dead)
 
     def step(self, fate: str = "ok") -> None:
-        """Make the pending call, and go on to the next."""
+        """Make the pending call and go on to the next."""
         self._resume(fate)
 
     def die(self) -> None:
         self._body.throw(GreenletExit)
 
     def until(self, call: str) -> None:
-        """Go on to just before this call."""
+        """Go on until just before this call."""
         while self.pending != call:
             assert not self.ended, f"{self.name} never comes to {call}"
             self.step()
@@ -92,8 +92,7 @@ class Process:
             if self.version is None:
                 audit.settle()
             else:
-                wish = module.Wish("promotion", self.version, "")
-                self.moved = audit.move(lambda _: wish, lambda _: None)
+                self.moved = _promote(module, audit, self.version)
 
     def _resume(self, *fate: str) -> None:
         ours = os.environ.get(RETRIES, "")
@@ -120,7 +119,7 @@ class Process:
                 self.world.repeated |= fate == "twice"
             if fate in ("late", "lost") and os.environ.get(RETRIES) == "0":
                 raise MlflowException(f"{call}: no answer")
-            result = act()  # the first time, or MLflow's client asks again
+            result = act()  # the first attempt, or a retry of MLflow's client
         except MlflowException as error:
             self.read = hash((self.read, call, error.error_code))
             raise
@@ -129,7 +128,7 @@ class Process:
 
 
 class World:
-    """Version 1 is champion, and the processes begin."""
+    """A registry whose champion is version 1, and the processes that work on it."""
 
     def __init__(self, versions: Sequence[int | None], module: ModuleType = shipped) -> None:
         self.module, self.seconds = module, 0.0
@@ -137,7 +136,7 @@ class World:
         self.in_flight: list[partial[Any]] = []
         self.repeated = False  # a write, by the network
         self.set_by_persons: list[int] = []
-        self.told: list[str] = []
+        self.warnings: list[str] = []
         self.processes = [Process(self, name, version) for name, version in zip(NAMES, versions, strict=False)]
 
     @property
@@ -156,7 +155,7 @@ class World:
         self.registry.aliases[CHAMPION] = version
 
     def end(self) -> list[str]:
-        """Settle what is left; what is wrong then."""
+        """Settle what is left and return what is wrong then."""
         while self.in_flight:
             self.land()
         last = Process(self, "last", None)
@@ -172,9 +171,10 @@ class World:
             process.die()
 
     def moves(self) -> list[Any]:
-        """As the audit shows them."""
+        """Return the moves as the audit shows them."""
         found: dict[int, Any] = {}
-        for move in (self.module._move(run.tags) for run in self.registry.runs if run.stage == "active"):
+        read = self.module._move if hasattr(self.module, "_move") else self.module.Move.from_tags
+        for move in (read(run.tags) for run in self.registry.runs if run.stage == "active"):
             if move.number and (move.number not in found or found[move.number].state == "pending"):
                 found[move.number] = move
         return [found[number] for number in sorted(found)]
@@ -193,12 +193,12 @@ class World:
         if [move.number for move in moves] != list(range(1, len(moves) + 1)):
             yield "a number is missing"
         if [move.from_version for move in done] != [0, *(move.to_version for move in done)][: len(done)]:
-            yield "a move does not begin where the one before it ended"
+            yield "a move does not start where the one before it ended"
         if self.champion != done[-1].to_version:
-            yield "the champion is not the last that the audit names"
+            yield "the champion is not the last version on record"
         for move in done:
             if move.kind == "outside" and move.to_version not in self.set_by_persons and not self._warned(move):
-                yield "a late write is taken for a person's"
+                yield "a late write counts as a person's"
         for process in self.processes:
             if process.moved and process.moved.number not in [
                 m.number for m in done if m.to_version == process.version
@@ -206,9 +206,9 @@ class World:
                 yield "a process was told that its version is champion, but by the audit it never was"
 
     def _warned(self, move: Any) -> bool:
-        """Of a write that the network repeats nobody knows, but that it sets an earlier version is seen and told."""
+        """A write repeated by the network goes unnoticed, but if it sets an earlier version, the audit warns."""
         text = f"went from version {move.from_version} to version {move.to_version} by other means"
-        return self.repeated and any(text in told for told in self.told)
+        return self.repeated and any(text in warning for warning in self.warnings)
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ class Bounds:
     """How much may happen in one schedule."""
 
     switches: int  # away from a process that could go on
-    deaths: int = 0  # before a write, or (a process that was left and is never gone back to) anywhere
-    faults: int = 0  # writes that are lost, late, or (the alias's) repeated by the network
+    deaths: int = 0  # before a write; never resuming a process amounts to a death anywhere
+    faults: int = 0  # writes lost or late; the network may also repeat writes of the alias
     persons: int = 0
 
     def covers(self, other: "Bounds") -> bool:
@@ -228,7 +228,7 @@ class Bounds:
 @dataclass(frozen=True)
 class Case:
     name: str
-    versions: tuple[int | None, ...]  # which each process promotes; None: it settles
+    versions: tuple[int | None, ...]  # the version each process promotes; None: it settles
     bounds: Bounds
     person: int = 5  # the version that a person sets
 
@@ -241,20 +241,20 @@ CASES = (
     Case("two promote, one settles", (2, 3, None), Bounds(switches=1, deaths=1)),
 )
 
-Choice = tuple[str, int]  # what happens, to which process
+Choice = tuple[str, int]  # (what happens, to which process)
 
 
 @dataclass
 class Found:
     schedules: int = 0
     states: int = 0
-    all: bool = True  # that there are within the bounds
+    all: bool = True  # within the bounds
     wrong: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Choice]] = field(default_factory=dict)
 
 
 def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) -> Found:
-    """All schedules; or so many of them, spread by chance, the same in each run."""
+    """Run all schedules, or `limit` of them in a random order that is the same in each run."""
     found, chance = Found(), random.Random(0)
     seen: dict[int, list[Bounds]] = {}
     todo: list[list[Choice]] = [[]]
@@ -279,7 +279,7 @@ def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) 
 def _follow(
     world: World, case: Case, prefix: list[Choice], todo: list[list[Choice]], seen: dict[int, list[Bounds]]
 ) -> tuple[list[Choice], bool]:
-    """Take the choices of `prefix`, then always the first; the others are put down as `todo`. Whether it was new."""
+    """Take the choices in `prefix`, then always the first, adding the others to `todo`; return whether it was new."""
     left, current = case.bounds, 0
     taken: list[Choice] = []
     while not all(process.ended for process in world.processes) and len(taken) < LONGEST:
@@ -300,7 +300,7 @@ def _follow(
 
 
 def _choices(world: World, current: int, left: Bounds) -> Iterator[tuple[Choice, Bounds]]:
-    """What may happen next, the least remarkable first, and what may happen after that."""
+    """Yield what may happen next, the most ordinary first, with what may happen after that."""
     alive = [number for number, process in enumerate(world.processes) if not process.ended]
     process = world.processes[current]
     if current in alive:
@@ -323,25 +323,37 @@ def _choices(world: World, current: int, left: Bounds) -> Iterator[tuple[Choice,
 
 
 def _perform(world: World, case: Case, choice: Choice) -> None:
-    what, number = choice
-    if what == "land":
+    event, number = choice
+    if event == "land":
         world.land()
-    elif what == "person":
+    elif event == "person":
         world.set_by_person(case.person)
-    elif what == "die":
+    elif event == "die":
         world.processes[number].die()
     else:
-        world.processes[number].step(what)
+        world.processes[number].step(event)
 
 
 @cache
 def _start(module: ModuleType) -> Registry:
     world = World.__new__(World)
-    world.module, world.seconds, world.in_flight, world.told = module, 0.0, [], []
+    world.module, world.seconds, world.in_flight, world.warnings = module, 0.0, [], []
     world.registry = Registry(MODEL, versions={number: {} for number in range(1, 8)})
     Process(world, "first", 1).finish()
     assert world.champion == 1
     return world.registry
+
+
+def _promote(module: Any, audit: Any, version: int) -> Any:
+    """Return the move; None if the audit gave up."""
+    if hasattr(audit, "move"):  # an older audit
+        proposed = module.Wish("promotion", version, "")
+        return audit.move(lambda _: proposed, lambda _: None)
+    for position in audit.attempts():
+        applied = audit.apply(module.ProposedMove("promotion", version, ""), position)
+        if isinstance(applied, module.Move):
+            return applied
+    return None
 
 
 def _audit(process: Process) -> Any:
@@ -350,11 +362,11 @@ def _audit(process: Process) -> Any:
     if not hasattr(world.module, "Clock"):
         return _old_audit(process, versions)
     clock = world.module.Clock(lambda: world.seconds, process.sleep, world.now)
-    return world.module.Audit(client, Path(), versions, world.told.append, clock, process.name)
+    return world.module.Audit(client, Path(), versions, world.warnings.append, clock, process.name)
 
 
 def _old_audit(process: Process, versions: Versions) -> Any:
-    """One that takes no clock: its module's is replaced. Its processes are on hosts of their own."""
+    """Return an audit from before `Clock`: its module's time is replaced. Its processes are on separate hosts."""
     module: Any = process.world.module
 
     class Time:
@@ -387,8 +399,8 @@ def _set_retries(value: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--audit", type=Path, help="another audit.py, such as an older one")
-    parser.add_argument("--case", default="", help="only cases whose name holds this")
-    parser.add_argument("--limit", type=int, help="so many schedules of each case, spread by chance")
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--limit", type=int, help="run only so many schedules of each case, chosen at random")
     options = parser.parse_args()
     module = _load(options.audit) if options.audit else shipped
     schedules, wrong = 0, False

@@ -1,4 +1,4 @@
-"""What the audit uses of an MLflow server, in memory: the same calls, answers and refusals, each at once and whole."""
+"""The part of an MLflow server that the audit uses, in memory: the same calls, answers and errors, each atomic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,8 +17,8 @@ WRITES = frozenset({
 
 
 @dataclass
-class Thing:
-    """An experiment, or a run in one."""
+class Item:
+    """An experiment or a run."""
 
     number: int
     name: str
@@ -29,17 +29,17 @@ class Thing:
 
 @dataclass
 class Registry:
-    """One model; the calls are those of MLflow's client."""
+    """One model, with the methods of MLflow's client."""
 
     model: str
-    experiments: list[Thing] = field(default_factory=list)
-    runs: list[Thing] = field(default_factory=list)
+    experiments: list[Item] = field(default_factory=list)
+    runs: list[Item] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
-    versions: dict[int, dict[str, str]] = field(default_factory=dict)  # the tags of each
+    versions: dict[int, dict[str, str]] = field(default_factory=dict)  # number -> tags
     tags: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> "Registry":
-        experiments, runs = ([replace(t, tags={**t.tags}) for t in things] for things in (self.experiments, self.runs))
+        experiments, runs = ([replace(t, tags={**t.tags}) for t in items] for items in (self.experiments, self.runs))
         versions = {number: {**tags} for number, tags in self.versions.items()}
         return Registry(self.model, experiments, runs, {**self.aliases}, versions, {**self.tags})
 
@@ -50,7 +50,7 @@ class Registry:
     def create_experiment(self, name: str, location: str | None = None, tags: Mapping[str, str] | None = None) -> str:
         if any(experiment.name == name for experiment in self.experiments):
             raise MlflowException(f"Experiment(name={name}) already exists.", RESOURCE_ALREADY_EXISTS)
-        self.experiments.append(Thing(len(self.experiments), name, {**(tags or {})}))
+        self.experiments.append(Item(len(self.experiments), name, {**(tags or {})}))
         return str(len(self.experiments) - 1)
 
     def get_experiment(self, experiment_id: str) -> Any:
@@ -76,7 +76,7 @@ class Registry:
         return [self.get_experiment(str(number)) for number in reversed(found)][:max_results]
 
     def create_run(self, home: str, tags: Mapping[str, str], run_name: str) -> Any:
-        self.runs.append(Thing(len(self.runs), run_name, {**tags}, home=home))
+        self.runs.append(Item(len(self.runs), run_name, {**tags}, home=home))
         return self.get_run(str(len(self.runs) - 1))
 
     def get_run(self, run_id: str) -> Any:
@@ -127,7 +127,7 @@ class Registry:
     def set_model_version_tag(self, name: str, number: str, key: str, value: str) -> None:
         self.versions[int(number)][key] = value
 
-    def _active(self, run_id: str) -> Thing:
+    def _active(self, run_id: str) -> Item:
         found = self.runs[int(run_id)]
         if found.stage == DELETED:
             raise MlflowException(f"The run {run_id} must be in the 'active' state.", INVALID_PARAMETER_VALUE)

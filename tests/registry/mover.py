@@ -1,4 +1,4 @@
-"""A process that moves the champion alias, in which the power may fail."""
+"""A process that moves the champion alias and can fail at any call."""
 
 import os
 from multiprocessing.connection import Connection
@@ -10,15 +10,16 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from sqlalchemy.orm import configure_mappers
 
 from pspnet.errors import PspnetError, UserError
-from pspnet.registry.audit import Audit, Wish
+from pspnet.registry.audit import Audit
+from pspnet.registry.records import Move, ProposedMove
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
 
-configure_mappers()  # it takes a second, which processes that are forked from this one save
+configure_mappers()  # takes a second, which forked processes save
 
 
 class Failing:
-    """An MLflow client that sends its own process a signal after a call. What is done between calls leaves nothing."""
+    """An MLflow client that sends its own process a signal after a call; between calls nothing is written."""
 
     def __init__(self, client: Any, moment: int | None, signal: int) -> None:
         self._client, self._left, self._signal = client, moment, signal
@@ -41,22 +42,27 @@ def move(
     uri: str, state: Path, model: str, version: int, expected: int | None, moment: int | None, signal: int,
     talk: Connection,
 ) -> None:  # fmt: skip
-    """Wait for a word, then make `version` champion instead of `expected` (None: of whatever there is)."""
+    """Wait for a message, then make `version` champion in place of `expected` (None: any champion)."""
     os.environ["MLFLOW_TRACKING_URI"] = uri
     client: Any = Failing(connect(state), moment, signal)
-    told: list[str] = []
-    audit = Audit(client, state, Versions(client, state, model), told.append)
-
-    def decide(champion: int) -> Wish:
-        if expected not in (None, champion):
-            raise UserError([], f"stopped: the champion is {champion}")
-        return Wish("promotion", version, f"it beat {champion}")
+    output: list[str] = []
+    audit = Audit(client, state, Versions(client, state, model), output.append)
 
     talk.send("ready")
     talk.recv()
     try:
-        made = audit.move(decide, told.append)
-        told.append(f"moved {made.number} from {made.from_version} to {made.to_version}")
+        output.append(promote(audit, version, expected, output))
     except PspnetError as error:
-        told.append(str(error))
-    talk.send("\n".join(told))
+        output.append(str(error))
+    talk.send("\n".join(output))
+
+
+def promote(audit: Audit, version: int, expected: int | None, output: list[str]) -> str:
+    for position in audit.attempts():
+        if expected not in (None, position.champion):
+            raise UserError([], f"stopped: the champion is {position.champion}")
+        applied = audit.apply(ProposedMove("promotion", version, f"it beat {position.champion}"), position)
+        if isinstance(applied, Move):
+            return f"moved {applied.number} from {applied.from_version} to {applied.to_version}"
+        output.append(applied.why)
+    raise audit.busy()

@@ -1,16 +1,16 @@
-"""Files as `pspnet register` packs them, without a network in them."""
+"""Versions as `pspnet register` packs them, but without a network."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pspnet.model.digest import digest
+from pspnet.model.backbone.digest import digest
 from pspnet.registry.seal import content_digest
 from pspnet.registry.versions import Version, Versions
 
 
 def packed(folder: Path, weights: str, others: Sequence[str] = ()) -> str:
-    """The digest of the bundle in it. `others`: artifacts that are in the folder already."""
+    """Pack a bundle and return its digest. `others`: names of artifacts already in the folder."""
     bundle = folder / "artifacts/bundle"
     bundle.mkdir(parents=True)
     (bundle / "model.safetensors").write_text(weights)

@@ -1,7 +1,7 @@
 """`python -m tests.registry.registrar STATE FOLDER`: eight versions, each better than the one before.
 
-The networks have learnt nothing; the reports are of predictions that are wrong ever less often. A ninth version knows
-another class.
+The networks are untrained; each report measures predictions that are wrong less often than the last. A ninth version
+has another class.
 """
 
 import sys
@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pspnet.commands.register import Results, register
-from pspnet.commands.workshop import open_workshop
 from pspnet.config.params import load_params
 from pspnet.config.predict import PredictParams
 from pspnet.dataset.annotated import Annotated
-from pspnet.dataset.classes import default_color
-from pspnet.evaluation import measure
+from pspnet.evaluation.measuring import measure
+from pspnet.evaluation.report import EvaluationReport, write_report
+from pspnet.machine.offline import go_offline
+from pspnet.model.backbone.digest import digest
+from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
-from pspnet.model.digest import digest
 from pspnet.model.network import Architecture, PSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.offline import go_offline
-from pspnet.prediction import Prediction
-from pspnet.protocol import PredictionProtocol
-from pspnet.report import EvaluationReport, write_report
+from pspnet.prediction.image.predictor import Prediction
+from pspnet.prediction.image.protocol import PredictionProtocol
+from pspnet.raw.classes import default_color
+from pspnet.registry.model_registry import open_registry
+from pspnet.registry.registration import Results, register
 
 CLASSES = ("sky", "road", "car")
 COLORS = tuple(default_color(number) for number in range(len(CLASSES)))
@@ -34,7 +34,7 @@ SAMPLES = [Annotated(f"image{n}", f"scene{n // 2}", np.zeros((24, 32, 3), np.uin
 
 
 class Careless:
-    """Predicts the mask, but for a share of the pixels."""
+    """Predicts the mask, except for a share of the pixels."""
 
     def __init__(self, wrong: float) -> None:
         self._wrong, self._rng = wrong, np.random.default_rng(0)
@@ -48,7 +48,7 @@ class Careless:
 
 
 def make(folder: Path, number: int, classes: tuple[str, ...], predict: PredictParams) -> None:
-    """A bundle and its report."""
+    """Make a bundle and its report."""
     torch.manual_seed(number)
     network = PSPNet(Architecture(18, 0.125, 8, len(classes), dropout=0.1))
     bundle = folder / "bundle"
@@ -62,12 +62,14 @@ def make(folder: Path, number: int, classes: tuple[str, ...], predict: PredictPa
 
 def main(state: Path, folder: Path) -> None:
     go_offline()
-    shop = open_workshop(state, load_params(folder / "params.yaml"))
+    registry = open_registry(state, load_params(folder / "params.yaml"))
     for number in range(1, 10):
         own = folder / str(number)
-        make(own, number, CLASSES if number < 9 else ("sky", "road", "bus"), shop.params.predict)
+        make(own, number, CLASSES if number < 9 else ("sky", "road", "bus"), registry.params.predict)
         results = Results(own / "bundle", own / "report", folder / "nothing", folder / "nothing")
-        assert [(version.number, new) for version, new in (register(shop, results), register(shop, results))] == [
+        assert [
+            (version.number, new) for version, new in (register(registry, results), register(registry, results))
+        ] == [
             (number, True),
             (number, False),
         ]

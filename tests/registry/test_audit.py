@@ -1,7 +1,6 @@
 import signal
 import socket
 from dataclasses import dataclass, replace
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing.connection import Connection
@@ -16,25 +15,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pspnet.errors import UserError
-from pspnet.registry.audit import (
-    OTHER_HOST_SECONDS,
-    Audit,
-    Clock,
-    Move,
-    Wish,
-    _system,
-    previous_champion,
-    withdrawal,
-)
+from pspnet.registry.audit import OTHER_HOST_SECONDS, Audit, Clock, Overtaken
+from pspnet.registry.claimant import system
+from pspnet.registry.records import Move, ProposedMove, previous_champion, withdrawal
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
 from tests.forked import FORKED
 from tests.registry.mover import move
+from tests.registry.moves import make_move
 from tests.waiting import wait_until
 
 SECONDS = 60
-MOMENTS = 8  # to each history: longer ones are slow to read
-killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # neither is e2e
+MOMENTS = 8  # in each history: longer histories are slow to read
+killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # without e2e
 
 
 @dataclass
@@ -43,17 +36,17 @@ class Mover:
     talk: Connection
 
     def wait(self) -> str | None:
-        """What it told; None if it was killed."""
+        """Return what it printed; None if it was killed."""
         try:
-            told: str | None = self.talk.recv() if self.talk.poll(SECONDS) else None
+            output: str | None = self.talk.recv() if self.talk.poll(SECONDS) else None
         except EOFError:
-            told = None
+            output = None
         self.process.join(SECONDS)
-        return told
+        return output
 
 
 class Fast:
-    """Whoever sleeps for a second wakes up after a hundred, at once."""
+    """A clock on which sleeping for a second takes no time and passes a hundred."""
 
     seconds = 0.0
 
@@ -64,7 +57,7 @@ class Fast:
         return Clock(lambda: self.seconds, self.sleep)
 
 
-class Shop:
+class AuditedRegistry:
     """A registry with eight empty versions."""
 
     def __init__(self, uri: str, state: Path, name: str) -> None:
@@ -73,18 +66,18 @@ class Shop:
         self.versions = Versions(self.client, state, name)
         for number in range(1, 9):
             self.versions.add(f"file:///nowhere/{number}", "", f"digest {number}", "", {})
-        self.told: list[str] = []
+        self.warnings: list[str] = []
         self.time = Fast()
-        self.audit = Audit(self.client, state, self.versions, self.told.append, self.time.clock())
+        self.audit = Audit(self.client, state, self.versions, self.warnings.append, self.time.clock())
 
-    def another(self, number: int) -> "Shop":
-        """Of the same database, with a history of its own, which every move reads."""
-        return Shop(self.uri, self.state, f"{self.name}-{number}")
+    def another(self, number: int) -> "AuditedRegistry":
+        """Return a registry in the same database with a new history, since every move reads the whole history."""
+        return AuditedRegistry(self.uri, self.state, f"{self.name}-{number}")
 
     def ready(
         self, version: int, expected: int | None = None, moment: int | None = None, fails: int = signal.SIGKILL
     ) -> Mover:
-        """A process that has connected and waits for `go`."""
+        """Start a process that has connected and waits for `go`."""
         ours, theirs = FORKED.Pipe()
         state = self.state.parent / f"host-{version}"  # hosts share nothing but the database
         arguments: tuple[Any, ...] = (self.uri, state, self.name, version, expected, moment, int(fails), theirs)
@@ -99,8 +92,11 @@ class Shop:
     def champion(self) -> int:
         return self.versions.alias("champion") or 0
 
+    def promote(self, version: int, contended: bool = False) -> Move:
+        return make_move(self.audit, ProposedMove("promotion", version, ""), contended)
+
     def assert_in_order(self) -> list[Move]:
-        """Every number once, each move starting where the last one ended, and the alias where the last one went."""
+        """Check that numbers are complete, each move starts where the last ended, and the alias agrees."""
         moves = self.audit.moves()
         assert [move.number for move in moves] == list(range(1, len(moves) + 1))
         done = [move for move in moves if move.state == "done"]
@@ -111,13 +107,9 @@ class Shop:
 
 
 @pytest.fixture
-def shop(database: str, state: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def registry(database: str, state: Path, monkeypatch: pytest.MonkeyPatch) -> AuditedRegistry:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    return Shop(database, state, "streets")
-
-
-def promote(version: int, _: int) -> Wish:
-    return Wish("promotion", version, "")
+    return AuditedRegistry(database, state, "streets")
 
 
 def race(movers: list[Mover]) -> list[str]:
@@ -127,48 +119,48 @@ def race(movers: list[Mover]) -> list[str]:
 
 
 @pytest.mark.e2e
-def test_of_eight_processes_one_wins_each_number(shop: Shop) -> None:
-    told = race([shop.ready(version) for version in range(1, 9)])
-    moves = shop.assert_in_order()
+def test_each_number_is_won_by_one_of_eight_processes(registry: AuditedRegistry) -> None:
+    outputs = race([registry.ready(version) for version in range(1, 9)])
+    moves = registry.assert_in_order()
     assert [move.state for move in moves] == ["done"] * 8
     assert sorted(move.to_version for move in moves) == list(range(1, 9))
-    assert all("moved" in text for text in told)
-    assert any("was won by" in text for text in told)  # else they did not meet
+    assert all("moved" in text for text in outputs)
+    assert any("was won by" in text for text in outputs)  # otherwise they never competed
 
 
 @pytest.mark.e2e
-def test_who_expected_another_champion_stops(shop: Shop) -> None:
-    told = race([shop.ready(version, expected=0) for version in range(1, 9)])
-    (move,) = shop.assert_in_order()
-    assert sum("stopped: the champion is" in text for text in told) == 7
-    assert move.to_version == shop.champion
+def test_a_process_that_expected_another_champion_stops(registry: AuditedRegistry) -> None:
+    outputs = race([registry.ready(version, expected=0) for version in range(1, 9)])
+    (move,) = registry.assert_in_order()
+    assert sum("stopped: the champion is" in text for text in outputs) == 7
+    assert move.to_version == registry.champion
 
 
 @pytest.mark.kills
 @pytest.mark.timeout(900)
 @killed_in_both
-def test_a_move_killed_at_any_step_is_mended_by_the_next(shop: Shop) -> None:
+def test_a_move_killed_at_any_step_is_finished_by_the_next(registry: AuditedRegistry) -> None:
     moment = 0
     while True:
         if moment % MOMENTS == 0:
-            shop = shop.another(moment)
-            shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
-        before, version = shop.champion, 2 + moment % 7
-        mover = shop.ready(version, moment=moment)
-        (told,) = race([mover])
-        shop.audit.settle()
-        shop.assert_in_order()
-        assert shop.champion in (before, version)
-        if told:
+            registry = registry.another(moment)
+            registry.promote(1)
+        before, version = registry.champion, 2 + moment % 7
+        mover = registry.ready(version, moment=moment)
+        (output,) = race([mover])
+        registry.audit.settle()
+        registry.assert_in_order()
+        assert registry.champion in (before, version)
+        if output:
             break
         assert mover.process.exitcode == -signal.SIGKILL
         moment += 1
-    assert moment > 15, "a move consists of more calls than were hit"
-    assert shop.champion == version
+    assert moment > 15, "a move makes more calls than were tried"
+    assert registry.champion == version
 
 
 def falls_asleep(mover: Mover) -> bool:
-    """Else it comes to its end."""
+    """Return whether the process is suspended; otherwise it has ended."""
 
     def found() -> str:
         try:
@@ -183,35 +175,35 @@ def falls_asleep(mover: Mover) -> bool:
 @pytest.mark.kills
 @pytest.mark.timeout(900)
 @killed_in_both
-def test_a_sleeper_undoes_nothing_that_came_later(shop: Shop) -> None:
-    """A process is stopped at any step, taken for dead, and wakes up when another version is champion."""
+def test_a_process_that_wakes_up_late_undoes_no_later_move(registry: AuditedRegistry) -> None:
+    """A process is suspended at any step, taken for dead, and wakes up when another version is champion."""
     moment = 0
     while True:
         if moment % MOMENTS == 0:
-            shop = shop.another(moment)
-        sleeper = shop.ready(1 + moment % 4, moment=moment, fails=signal.SIGSTOP)
+            registry = registry.another(moment)
+        sleeper = registry.ready(1 + moment % 4, moment=moment, fails=signal.SIGSTOP)
         sleeper.talk.send("go")
         asleep = falls_asleep(sleeper)
-        shop.audit.move(partial(promote, 5 + moment % 4), lost=print)
+        registry.promote(5 + moment % 4, contended=True)
         if not asleep:
             break
         psutil.Process(sleeper.process.pid).send_signal(signal.SIGCONT)
         assert sleeper.wait() is not None
-        shop.audit.settle()
-        assert [move.state for move in shop.assert_in_order()].count("abandoned") == 0
+        registry.audit.settle()
+        assert [move.state for move in registry.assert_in_order()].count("abandoned") == 0
         moment += 1
     assert moment > 15
 
 
-def test_an_alias_moved_by_other_means_is_recorded_and_kept(shop: Shop) -> None:
-    shop.audit.move(lambda _: Wish("promotion", 1, "the first"), lost=pytest.fail)
-    shop.versions.set_alias("champion", 5)
-    shop.audit.settle()
-    moves = shop.assert_in_order()
+def test_an_alias_moved_by_other_means_is_recorded_and_kept(registry: AuditedRegistry) -> None:
+    registry.promote(1)
+    registry.versions.set_alias("champion", 5)
+    registry.audit.settle()
+    moves = registry.assert_in_order()
     assert (moves[-1].kind, moves[-1].from_version, moves[-1].to_version) == ("outside", 1, 5)
-    shop.versions.remove_alias("champion")
-    shop.audit.settle()
-    assert shop.assert_in_order()[-1].to_version == 0
+    registry.versions.remove_alias("champion")
+    registry.audit.settle()
+    assert registry.assert_in_order()[-1].to_version == 0
 
 
 def history(*steps: tuple[str, int]) -> list[Move]:
@@ -222,59 +214,58 @@ def history(*steps: tuple[str, int]) -> list[Move]:
     return moves
 
 
-def killed_after_its_claim(shop: Shop, move: Move) -> None:
-    """What a process leaves that dies between its claim and its record."""
-    gone = replace(move, pid="1@0.0", system=move.system or _system())
-    assert shop.audit._claim(gone)
+def killed_after_its_claim(registry: AuditedRegistry, move: Move) -> None:
+    """Leave the traces of a process that dies between its claim and its record."""
+    gone = replace(move, pid="1@0.0", system=move.system or system())
+    assert registry.audit.ledger.claim(gone)
 
 
-def wanted(shop: Shop, kind: str, start: int, to: int) -> Move:
-    number = len(shop.audit.moves()) + 1
+def wanted(registry: AuditedRegistry, kind: str, start: int, to: int) -> Move:
+    number = len(registry.audit.moves()) + 1
     (move,) = history((kind, to))
     return replace(move, number=number, from_version=start, host=socket.gethostname(), state="pending")
 
 
-def test_a_champion_moved_by_other_means_meanwhile_is_decided_about_again(shop: Shop) -> None:
-    asked: list[int] = []
-
-    def decide(champion: int) -> Wish:
-        asked.append(champion)
-        if len(asked) == 1:
-            shop.versions.set_alias("champion", 5)
-        return Wish("promotion", 2, "")
-
-    told: list[str] = []
-    done = shop.audit.move(decide, told.append)
-    assert (asked, done.from_version, done.state) == ([0, 5], 5, "done")
-    assert "was abandoned, since the champion was 5 by then" in told[0]
-    assert [move.state for move in shop.audit.moves()] == ["abandoned", "done", "done"]
-
-
-def test_an_unfinished_record_of_an_outside_move_writes_nothing(shop: Shop) -> None:
-    shop.audit.move(partial(promote, 1), lost=pytest.fail)
-    killed_after_its_claim(shop, wanted(shop, "outside", 1, 5))
-    shop.audit.settle()
-    assert shop.champion == 1
-    assert shop.assert_in_order()[-1].state == "abandoned"
+def test_a_champion_moved_by_other_means_meanwhile_abandons_the_move(registry: AuditedRegistry) -> None:
+    attempts = registry.audit.attempts()
+    position = next(attempts)
+    registry.versions.set_alias("champion", 5)
+    overtaken = registry.audit.apply(ProposedMove("promotion", 2, ""), position)
+    assert isinstance(overtaken, Overtaken)
+    assert "was abandoned, since the champion was 5 by then" in overtaken.why
+    again = next(attempts)
+    assert (position.champion, again.champion) == (0, 5)
+    done = registry.audit.apply(ProposedMove("promotion", 2, ""), again)
+    assert isinstance(done, Move)
+    assert (done.from_version, done.state) == (5, "done")
+    assert [move.state for move in registry.audit.moves()] == ["abandoned", "done", "done"]
 
 
-def test_a_process_on_a_host_of_the_same_name_is_waited_for(shop: Shop) -> None:
-    """Such as in another container: that its number is free here says nothing."""
-    elsewhere = replace(wanted(shop, "promotion", 0, 3), system="another kernel pid:[1]")
-    killed_after_its_claim(shop, elsewhere)
-    shop.audit.settle()
-    assert shop.time.seconds > OTHER_HOST_SECONDS
-    assert shop.champion == 3
+def test_an_unfinished_record_of_an_outside_move_writes_nothing(registry: AuditedRegistry) -> None:
+    registry.promote(1)
+    killed_after_its_claim(registry, wanted(registry, "outside", 1, 5))
+    registry.audit.settle()
+    assert registry.champion == 1
+    assert registry.assert_in_order()[-1].state == "abandoned"
 
 
-def test_a_process_that_is_gone_from_here_is_not_waited_for(shop: Shop) -> None:
-    killed_after_its_claim(shop, wanted(shop, "promotion", 0, 3))
-    shop.audit.settle()
-    assert (shop.time.seconds, shop.champion) == (0, 3)
+def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedRegistry) -> None:
+    """It may be in another container, so a free pid here proves nothing."""
+    elsewhere = replace(wanted(registry, "promotion", 0, 3), system="another kernel pid:[1]")
+    killed_after_its_claim(registry, elsewhere)
+    registry.audit.settle()
+    assert registry.time.seconds > OTHER_HOST_SECONDS
+    assert registry.champion == 3
+
+
+def test_a_process_that_is_gone_from_here_is_not_waited_for(registry: AuditedRegistry) -> None:
+    killed_after_its_claim(registry, wanted(registry, "promotion", 0, 3))
+    registry.audit.settle()
+    assert (registry.time.seconds, registry.champion) == (0, 3)
 
 
 def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other requests it repeats when a server says that it is busy."""
+    """The client repeats other requests when a server is busy."""
     for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     asked: list[str] = []
@@ -304,7 +295,7 @@ def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.Mon
         versions = Versions(MlflowClient(uri, registry_uri=uri), state, "streets")
         audit = Audit(versions.client, state, versions, pytest.fail)
         with pytest.raises(MlflowException):
-            audit._write(3)
+            audit.alias.write(3)
         with pytest.raises(MlflowException):
             versions.set_tags(3, {"a": "b"})
         server.shutdown()
@@ -312,35 +303,35 @@ def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.Mon
     assert asked == ["registered-models/set-tag", "registered-models/alias", *["model-versions/set-tag"] * 3]
 
 
-def test_a_version_set_back_by_other_means_stays_and_is_told(shop: Shop) -> None:
+def test_a_version_set_back_by_other_means_stays_with_a_warning(registry: AuditedRegistry) -> None:
     for version in (1, 2):
-        shop.audit.move(partial(promote, version), lost=pytest.fail)
-    shop.versions.set_alias("champion", 1)
-    shop.audit.settle()
-    assert shop.assert_in_order()[-1].to_version == 1
-    (told,) = shop.told
-    assert "went from version 2 to version 1 by other means than pspnet, and stays there" in told
-    assert "`pspnet rollback --to 2` undoes it" in told
+        registry.promote(version)
+    registry.versions.set_alias("champion", 1)
+    registry.audit.settle()
+    assert registry.assert_in_order()[-1].to_version == 1
+    (warning,) = registry.warnings
+    assert "went from version 2 to version 1 by other means than pspnet, and stays there" in warning
+    assert "`pspnet rollback --to 2` undoes it" in warning
 
 
-def test_a_move_to_a_version_that_was_deleted_is_abandoned(shop: Shop) -> None:
-    shop.audit.move(partial(promote, 1), lost=pytest.fail)
-    killed_after_its_claim(shop, wanted(shop, "promotion", 1, 3))
-    shop.client.delete_model_version(shop.name, "3")
-    shop.audit.settle()
-    assert shop.assert_in_order()[-1].note == "version 3 was gone by then"
+def test_a_move_to_a_version_that_was_deleted_is_abandoned(registry: AuditedRegistry) -> None:
+    registry.promote(1)
+    killed_after_its_claim(registry, wanted(registry, "promotion", 1, 3))
+    registry.client.delete_model_version(registry.name, "3")
+    registry.audit.settle()
+    assert registry.assert_in_order()[-1].note == "version 3 was gone by then"
 
 
-def test_a_claim_or_the_audit_deleted_by_a_person_stops_nothing(shop: Shop) -> None:
-    shop.audit.move(partial(promote, 1), lost=pytest.fail)
-    killed_after_its_claim(shop, wanted(shop, "promotion", 1, 3))
-    (claim, _), *_ = shop.audit._claims()
-    shop.client.delete_experiment(claim.experiment_id)
-    home = shop.client.get_experiment_by_name(f"{shop.name}.promotions")
+def test_a_claim_or_the_audit_deleted_by_a_person_stops_nothing(registry: AuditedRegistry) -> None:
+    registry.promote(1)
+    killed_after_its_claim(registry, wanted(registry, "promotion", 1, 3))
+    (claim, _), *_ = registry.audit.ledger.claims()
+    registry.client.delete_experiment(claim.experiment_id)
+    home = registry.client.get_experiment_by_name(f"{registry.name}.promotions")
     assert home
-    shop.client.delete_experiment(home.experiment_id)
-    done = shop.audit.move(partial(promote, 2), lost=pytest.fail)
-    assert (done.from_version, done.state, shop.champion) == (1, "done", 2)
+    registry.client.delete_experiment(home.experiment_id)
+    done = registry.promote(2)
+    assert (done.from_version, done.state, registry.champion) == (1, "done", 2)
 
 
 def test_rollbacks_in_a_row_go_back_further() -> None:
@@ -355,7 +346,7 @@ def test_rollbacks_in_a_row_go_back_further() -> None:
         previous_champion(history(("promotion", 1)), [1])
 
 
-def test_what_was_rolled_back_is_withdrawn_until_it_is_champion_again() -> None:
+def test_a_rolled_back_version_is_withdrawn_until_it_is_champion_again() -> None:
     moves = history(("promotion", 1), ("promotion", 2), ("rollback", 1))
     assert withdrawal(moves, 2) == "version 2 was rolled back by ann at noon"
     assert withdrawal(moves, 1) is None

@@ -1,11 +1,11 @@
-"""Three ways in which a champion was lost, and a sample of the schedules that `tests.registry.interleavings` runs."""
+"""Three schedules that once lost a champion, and a sample of the schedules that `tests.registry.interleavings` runs."""
 
 import pytest
 
 from tests.registry.interleavings import CASES, WRITE_ALIAS, Case, World, explore
 
 
-def test_a_process_that_sleeps_before_its_write_and_before_it_mends_it_changes_nothing() -> None:
+def test_a_process_suspended_before_its_write_and_before_its_repair_changes_nothing() -> None:
     world = World([2, 3])
     sleeper, other = world.processes
     sleeper.until(WRITE_ALIAS)
@@ -14,18 +14,18 @@ def test_a_process_that_sleeps_before_its_write_and_before_it_mends_it_changes_n
     assert world.champion == 2  # and the sleeper is suspended again
     assert world.end() == []
     assert world.champion == 3
-    assert "was set to version 2 by a late write; it is put back to version 3" in world.told[0]
+    assert "was set to version 2 by a late write; it is put back to version 3" in world.warnings[0]
     sleeper.finish()
     assert (world.end(), world.champion) == ([], 3)
 
 
-def test_a_process_that_has_slept_mends_its_write_itself() -> None:
+def test_a_process_that_was_suspended_repairs_its_write_itself() -> None:
     world = World([2, 3])
     sleeper, other = world.processes
     sleeper.until(WRITE_ALIAS)
     other.finish()
     sleeper.finish()
-    assert (world.champion, world.told) == (3, [])
+    assert (world.champion, world.warnings) == (3, [])
     assert world.end() == []
 
 
@@ -54,8 +54,8 @@ def test_an_abandoned_move_does_not_replace_what_a_person_set() -> None:
     assert [(move.kind, move.state) for move in world.moves()[1:]] == [("promotion", "abandoned"), ("outside", "done")]
 
 
-def test_an_abandoned_move_that_comes_late_does_not_hide_what_a_person_set() -> None:
-    """It is written after another process has seen what the person set, and before that is on record."""
+def test_a_late_abandoned_move_does_not_hide_what_a_person_set() -> None:
+    """The move writes after another process has seen the person's version and before it has recorded it."""
     world = World([2, None])
     sleeper, other = world.processes
     sleeper.until(WRITE_ALIAS)

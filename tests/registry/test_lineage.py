@@ -9,19 +9,20 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pspnet import terminal
-from pspnet.commands.lineage import lineage
-from pspnet.commands.workshop import Workshop, open_workshop
 from pspnet.config.params import load_params
 from pspnet.config.reading import read_yaml
 from pspnet.errors import UserError
-from pspnet.outputs import whole_file
-from pspnet.promotion import Decision, Reason, Side
-from pspnet.registry.audit import Wish
+from pspnet.machine import terminal
+from pspnet.machine.outputs import whole_file
+from pspnet.registry.gate import Decision, Reason, Side
+from pspnet.registry.lineage import lineage
+from pspnet.registry.model_registry import ModelRegistry, open_registry
 from pspnet.registry.provenance import collect, run_page, stage_runs
+from pspnet.registry.records import ProposedMove
 from pspnet.registry.seal import CONTENT, content_digest
 from pspnet.registry.versions import Version
 from tests.parameters import ROOT
+from tests.registry.moves import make_move
 from tests.registry.packed import add_packed, packed
 
 WEIGHTS = "weights"
@@ -67,8 +68,8 @@ def write(path: str, content: object) -> None:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, sqlite: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
-    """A project whose version 1 was registered from a changed tree, promoted, and followed by version 2."""
+def registry(tmp_path: Path, sqlite: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRegistry]:
+    """A project whose version 1 was registered from a changed tree and promoted, and then version 2."""
     shutil.copyfile(sqlite / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
@@ -90,47 +91,47 @@ def shop(tmp_path: Path, sqlite: Path, state: Path, monkeypatch: pytest.MonkeyPa
         {"who": "ada", "when": "2026-01-02T03:04:05+00:00", "changed": ["pspnet/old.py"], **one} for one in ACCEPTED
     ]
     write("accepted.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
-    shop = open_workshop(state, load_params(Path("params.yaml")))
-    experiment = shop.client.create_experiment("stages")
-    known = shop.client.create_run(experiment, tags={"pspnet.journal": "known"}).info.run_id
+    registry = open_registry(state, load_params(Path("params.yaml")))
+    experiment = registry.client.create_experiment("stages")
+    known = registry.client.create_run(experiment, tags={"pspnet.journal": "known"}).info.run_id
     machine = {"host": "lab", "gpu": "H200"}
     for stage, journal in {"prepare": "known", "pretrain": "unknown", "finetune": None}.items():
         record = {"run_id": "ab12" if journal else None, "journal": journal, "seconds": 12.3, "machine": machine}
         write(f"reports/runs/{stage}.json", json.dumps(record))
-    first = add(shop, experiment)
+    first = add(registry, experiment)
     assert first.tags["run.prepare"] == known
-    add(shop, experiment, weights="others")
-    shop.decisions.record("question", DECISION, first)
+    add(registry, experiment, weights="others")
+    registry.decisions.record("question", DECISION, first)
     for version, why in ((1, "looks [red]good[/]"), (2, "better")):
-        shop.audit.move(lambda _, to=version, why=why: Wish("promotion", to, why), lost=lambda text: None)  # type: ignore[misc]
-    yield shop
+        make_move(registry.audit, ProposedMove("promotion", version, why))
+    yield registry
 
 
-def add(shop: Workshop, experiment: str, weights: str = WEIGHTS) -> Version:
+def add(registry: ModelRegistry, experiment: str, weights: str = WEIGHTS) -> Version:
     folder = Path(f"registered/{weights}")
     tags = collect(
         folder / "artifacts/provenance", [Path("data/raw.dvc"), Path("masks/extra.dvc")], Path("reports/runs")
     )
-    tags |= stage_runs(shop.client, [experiment], Path("reports/runs"))
+    tags |= stage_runs(registry.client, [experiment], Path("reports/runs"))
     tags |= {"fingerprint.train": "e" * 64, "fingerprint.test": "f" * 64, "test_mean_iou": "0.61", "pipeline": "cd34"}
     write(f"{folder}/artifacts/report/report.json", json.dumps(REPORT))
     bundle = packed(folder, weights, ("report", "provenance"))
-    return shop.versions.add(folder.resolve().as_uri(), "", bundle, content_digest(folder), tags)
+    return registry.versions.add(folder.resolve().as_uri(), "", bundle, content_digest(folder), tags)
 
 
 @pytest.fixture
-def facts(shop: Workshop, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    lineage(shop, "1", as_json=True)
+def facts(registry: ModelRegistry, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    lineage(registry, "1", as_json=True)
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
-def test_raw_data_are_told_by_place_digest_number_and_size(facts: dict[str, Any]) -> None:
+def test_raw_data_has_path_digest_file_count_and_size(facts: dict[str, Any]) -> None:
     raw = {"path": "data/raw", "md5": "1234567890abcdef.dir", "files": 7, "bytes": 2_500_000}
     assert facts["raw_data"] == [raw, {**raw, "path": "masks/extra"}]
 
 
-def test_code_is_a_commit_and_what_differed_from_it(facts: dict[str, Any]) -> None:
+def test_code_is_a_commit_and_the_changes_to_it(facts: dict[str, Any]) -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     assert (facts["code"]["commit"], facts["code"]["dirty"]) == (head, True)
     assert facts["code"]["changes"] == [
@@ -140,7 +141,7 @@ def test_code_is_a_commit_and_what_differed_from_it(facts: dict[str, Any]) -> No
     ]
 
 
-def test_a_run_is_known_here_or_elsewhere_or_was_not_tracked(facts: dict[str, Any]) -> None:
+def test_a_run_is_known_here_or_elsewhere_or_not_tracked(facts: dict[str, Any]) -> None:
     runs = facts["runs"]
     assert list(runs) == ["prepare", "pretrain", "finetune"]
     assert [(run["run_id"] is None, run["elsewhere"]) for run in runs.values()] == [
@@ -152,11 +153,11 @@ def test_a_run_is_known_here_or_elsewhere_or_was_not_tracked(facts: dict[str, An
     assert {run["machine"]["gpu"] for run in runs.values()} == {"H200"}
 
 
-def test_only_accepted_words_about_these_results_count(facts: dict[str, Any]) -> None:
+def test_only_acceptances_of_these_results_count(facts: dict[str, Any]) -> None:
     assert [entry["why"] for entry in facts["accepted"]] == ["a [bold]comment[/]"]
 
 
-def test_decisions_and_moves_are_those_of_this_version(facts: dict[str, Any], shop: Workshop) -> None:
+def test_decisions_and_moves_are_those_of_this_version(facts: dict[str, Any], registry: ModelRegistry) -> None:
     assert [(one["outcome"], one["champion"]) for one in facts["decisions"]] == [("passed", "none")]
     assert [(move["number"], move["from_version"], move["to_version"]) for move in facts["moves"]] == [
         (1, 0, 1),
@@ -165,20 +166,22 @@ def test_decisions_and_moves_are_those_of_this_version(facts: dict[str, Any], sh
     assert facts["moves"][0]["why"] == "looks [red]good[/]"
 
 
-def test_params_and_packages_that_are_others_today_are_told(shop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_params_and_packages_that_differ_today_are_listed(
+    registry: ModelRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
     params = read_yaml(Path("params.yaml"))
     epochs, params["finetune"]["epochs"] = params["finetune"]["epochs"], 99
     del params["serve"]["max_images"]
     write("params.yaml", params)
-    packages = next(shop.state.parent.glob(f"registered/{WEIGHTS}")) / "artifacts/provenance/packages.txt"
+    packages = next(registry.state.parent.glob(f"registered/{WEIGHTS}")) / "artifacts/provenance/packages.txt"
     installed = dict(line.split("==") for line in packages.read_text().split())
     assert {"python", "torch", "numpy"} <= installed.keys()
     then = {name: version for name, version in installed.items() if name != "torch"} | {"Torch": "1.0", "gone": "2"}
     packages.write_text("".join(f"{name}=={version}\n" for name, version in then.items()))
-    shop.versions.set_tags(1, {CONTENT: content_digest(Path(f"registered/{WEIGHTS}"))})
-    lineage(shop, "champion", as_json=True)
+    registry.versions.set_tags(1, {CONTENT: content_digest(Path(f"registered/{WEIGHTS}"))})
+    lineage(registry, "champion", as_json=True)
     assert json.loads(capsys.readouterr().out)["version"] == 2
-    lineage(shop, "1", as_json=True)
+    lineage(registry, "1", as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["params"]["differ_today"] == {
         "finetune.epochs": {"then": epochs, "today": 99},
@@ -191,11 +194,11 @@ def test_params_and_packages_that_are_others_today_are_told(shop: Workshop, caps
 
 
 @pytest.mark.parametrize("width", [40, 100])
-def test_the_tree_fits_the_terminal_and_takes_words_as_they_are(
-    shop: Workshop, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_tree_fits_the_terminal_and_shows_brackets_as_they_are(
+    registry: ModelRegistry, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(terminal, "out", Console(width=width, highlight=False, soft_wrap=True))
-    lineage(shop, "1", as_json=False)
+    lineage(registry, "1", as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     text = " ".join(" ".join(lines).replace("│", " ").split())
@@ -203,7 +206,7 @@ def test_the_tree_fits_the_terminal_and_takes_words_as_they_are(
         "pspnet-demo version 1",
         "data/raw 1234567890ab, 7 files, 2.5 MB",
         "test ffffffffffff",
-        "pretrain (jigsaw): run ab12 of another tracking server, 12 s on lab on H200",
+        "pretrain (jigsaw): run ab12 on another tracking server, 12 s on lab on H200",
         "finetune: not tracked",
         "3 changed files (5 lines of diff)",
         "pspnet/old.py +2 -1",
@@ -218,25 +221,25 @@ def test_the_tree_fits_the_terminal_and_takes_words_as_they_are(
         assert words in text
 
 
-def test_a_version_of_no_provenance_is_told_so(shop: Workshop) -> None:
-    add_packed(shop.versions, Path("elsewhere"), "third")
+def test_a_version_without_provenance_is_refused(registry: ModelRegistry) -> None:
+    add_packed(registry.versions, Path("elsewhere"), "third")
     with pytest.raises(UserError, match="holds no provenance"):
-        lineage(shop, "3", as_json=False)
-    shop.versions.add(Path("nowhere").resolve().as_uri(), "", "e" * 64, "", {})
+        lineage(registry, "3", as_json=False)
+    registry.versions.add(Path("nowhere").resolve().as_uri(), "", "e" * 64, "", {})
     with pytest.raises(UserError, match=r"version 4: cannot be downloaded from .*nowhere"):
-        lineage(shop, "4", as_json=False)
+        lineage(registry, "4", as_json=False)
 
 
-def test_a_run_has_a_page_where_there_is_a_server(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = shop.client.get_run(shop.versions.get("1").tags["run.prepare"]).info
-    assert run_page(shop.client, shop.state, run.run_id) is None
+def test_a_run_has_a_page_where_there_is_a_server(registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = registry.client.get_run(registry.versions.get("1").tags["run.prepare"]).info
+    assert run_page(registry.client, registry.state, run.run_id) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example.org/")
     page = f"https://mlflow.example.org/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-    assert run_page(shop.client, shop.state, run.run_id) == page
-    assert run_page(shop.client, shop.state, "0" * 32) is None  # deleted for good
+    assert run_page(registry.client, registry.state, run.run_id) == page
+    assert run_page(registry.client, registry.state, "0" * 32) is None  # deleted for good
 
 
-def test_new_files_that_no_stage_reads_stay_private(shop: Workshop) -> None:
+def test_new_files_that_no_stage_uses_stay_private(registry: ModelRegistry) -> None:
     (diff, _) = Path("registered").rglob("changes.diff")
     assert b"scripts/split.py" in diff.read_bytes()
     assert b"scripts/other.py" not in diff.read_bytes()

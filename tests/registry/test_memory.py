@@ -20,15 +20,15 @@ RUNS: dict[str, Any] = {
 
 
 def answers(client: Any) -> list[Any]:
-    """To calls of each kind, those too that are refused."""
-    told: list[Any] = []
+    """Return the client's answers to calls of each kind, including calls that fail."""
+    seen: list[Any] = []
 
     def ask(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         try:
             answer = call(*arguments, **named)
         except MlflowException as error:
             answer = None
-            told.append((call.__name__, error.error_code))
+            seen.append((call.__name__, error.error_code))
         return answer
 
     home = ask(client.create_experiment, "m.promotions", None, tags={"a": "b"})
@@ -36,18 +36,18 @@ def answers(client: Any) -> list[Any]:
     ask(client.create_experiment, "m.promotion.1", tags={"number": "2"})
     run, other = (ask(client.create_run, home, tags={"number": number}, run_name="r").info.run_id for number in "12")
 
-    def look() -> None:
+    def read_all() -> None:
         found = client.search_experiments(filter_string="name LIKE 'm.promotion.%'", max_results=9)
-        told.append([(one.name, one.tags["number"], one.lifecycle_stage) for one in found])
+        seen.append([(item.name, item.tags["number"], item.lifecycle_stage) for item in found])
         named = client.get_experiment_by_name("m.promotion.1")
-        told.append((named.lifecycle_stage, client.get_experiment(claim).lifecycle_stage))
+        seen.append((named.lifecycle_stage, client.get_experiment(claim).lifecycle_stage))
         for text in ("", "tags.number = '2'"):
             runs = client.search_runs([home], **{**RUNS, "filter_string": text})
-            told.append([(one.data.tags["number"], one.data.tags.get("state")) for one in runs])
+            seen.append([(item.data.tags["number"], item.data.tags.get("state")) for item in runs])
         model = client.get_registered_model("m")
-        told.append((dict(model.aliases), dict(model.tags)))
+        seen.append((dict(model.aliases), dict(model.tags)))
 
-    look()
+    read_all()
     ask(client.set_registered_model_alias, "m", "champion", "2")
     ask(client.set_registered_model_alias, "m", "champion", "3")
     ask(client.set_registered_model_tag, "m", "x", "1")
@@ -60,13 +60,13 @@ def answers(client: Any) -> list[Any]:
     ask(client.delete_experiment, claim)
     ask(client.delete_experiment, claim)
     ask(client.create_experiment, "m.promotion.1", tags={"number": "3"})
-    told.append(client.get_experiment_by_name("nothing"))
-    look()
+    seen.append(client.get_experiment_by_name("nothing"))
+    read_all()
     ask(client.delete_registered_model_tag, "m", "x")
     ask(client.delete_registered_model_alias, "m", "champion")
     ask(client.delete_registered_model_alias, "m", "champion")
-    look()
-    return told
+    read_all()
+    return seen
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

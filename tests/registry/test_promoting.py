@@ -1,4 +1,4 @@
-"""The commands, each a process, on eight versions, each better than the one before, and a ninth of other classes."""
+"""The commands as processes, on eight versions, each better than the one before, and a ninth with other classes."""
 
 import json
 import os
@@ -56,7 +56,7 @@ class Team:
 
 @pytest.fixture(scope="session")
 def registered(shared: Path, warm_python: str) -> Path:
-    """A registry in which the registrar has registered its nine versions."""
+    """A registry with the registrar's nine versions."""
 
     def register(folder: Path) -> None:
         team = Team(warm_python, f"sqlite:///{folder}/mlflow.db", folder)
@@ -70,7 +70,7 @@ def registered(shared: Path, warm_python: str) -> Path:
 
 @pytest.fixture
 def team(database: str, registered: Path, warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
-    """The nine versions, in a database and in folders of this test's own."""
+    """The nine versions, in a database and folders used by this test alone."""
     team = Team(warm_python, database, tmp_path)
     shutil.copytree(registered / "mlartifacts", tmp_path / "mlartifacts", copy_function=linked)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/mlflow.db")
@@ -88,47 +88,47 @@ def team(database: str, registered: Path, warm_python: str, tmp_path: Path, monk
 @pytest.mark.kills
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 def test_eight_hosts_promote_eight_versions_at_once(team: Team) -> None:
-    """Each is decided on against the champion there is when its turn comes; who is no better by then stops."""
+    """Each is compared with the champion at its turn; one that is no better by then stops."""
     hosts = {number: team.start(f"host{number}", "promote", str(number)) for number in range(1, 9)}
-    told = {number: "".join(host.communicate(timeout=300)) for number, host in hosts.items()}
+    outputs = {number: "".join(host.communicate(timeout=300)) for number, host in hosts.items()}
     champions = team.champions()
-    assert champions == sorted(set(champions)), "a better one was replaced by a worse"
+    assert champions == sorted(set(champions)), "a better version was replaced by a worse one"
     assert champions[-1] == 8
     for number, host in hosts.items():
         won = number in champions
-        assert host.returncode == (0 if won else 1), told[number]
-        assert ("is now champion" in told[number]) is won
-        assert won or "not passed  gain: gain -" in told[number]
+        assert host.returncode == (0 if won else 1), outputs[number]
+        assert ("is now champion" in outputs[number]) is won
+        assert won or "not passed  gain: gain -" in outputs[number]
     aliases = {item["version"]: item["aliases"] for item in json.loads(team.call("models", "--json"))}
     assert [number for number, names in aliases.items() if "champion" in names] == [8]
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_other_classes_are_held_until_a_person_forces_them(team: Team) -> None:
+def test_a_version_with_other_classes_is_held_until_a_person_forces_it(team: Team) -> None:
     team.call("promote", "1")
-    said = team.call("promote", "9", status=1)
-    assert "version 9 is held" in said
-    assert "new bus; gone car" in said
+    output = team.call("promote", "9", status=1)
+    assert "version 9 is held" in output
+    assert "new bus; gone car" in output
     assert "is now champion" in team.call("promote", "9", "--force", "--why", "buses matter more")
     assert team.champions()[-1] == 9
-    said = team.call("rollback")
-    assert "9 no longer" in said
+    output = team.call("rollback")
+    assert "replaces 9 as champion" in output
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_version_that_does_not_predict_what_its_bundle_did_is_refused(team: Team) -> None:
-    """Its process would answer with the masks of another version: packages, hardware or a fault of ours."""
+def test_a_version_that_predicts_otherwise_than_its_bundle_is_refused(team: Team) -> None:
+    """Its process would answer with other masks: because of packages, hardware or a bug of ours."""
     bundles = {item["version"]: item["bundle"][:16] for item in json.loads(team.call("models", "--json"))}
     store = Path(team.database.removeprefix("sqlite:///")).parent
     version, other = (next(store.rglob(f"versions/{bundles[number]}-*")) for number in (2, 3))
     for mask in version.glob("artifacts/expected/*.png"):
-        mask.unlink()  # it is a link to a file that other tests use
+        mask.unlink()  # a link to a file that other tests use
         shutil.copyfile(other / mask.relative_to(version), mask)
     versions = Versions(connect(team.folder / "here"), team.folder, "team")
     versions.set_tags(2, {CONTENT: content_digest(version)})
-    said = team.call("promote", "2", "--force", "--why", "try", status=1)
-    assert "not passed  loads and predicts: the registered version does not predict what the bundle predicts" in said
-    assert "of the pixels of image 1 differ" in said
-    assert "version 2 is not promoted" in said
+    output = team.call("promote", "2", "--force", "--why", "try", status=1)
+    assert "not passed  loads and predicts: the registered version does not predict what the bundle predicts" in output
+    assert "of the pixels of image 1 differ" in output
+    assert "version 2 is not promoted" in output

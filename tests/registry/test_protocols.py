@@ -1,4 +1,4 @@
-"""What was measured is what is served: reports of other settings than a version's count for nothing."""
+"""A version serves with the settings it was measured with: reports made with other settings do not count."""
 
 import dataclasses
 import shutil
@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pspnet.commands.gate import Data, judge
-from pspnet.commands.register import Results, register
-from pspnet.commands.workshop import open_workshop
 from pspnet.config.params import Params
 from pspnet.errors import UserError
-from pspnet.report import load_report, write_report
+from pspnet.evaluation.report import load_report, write_report
+from pspnet.registry.evidence import LocalData, decide_on
+from pspnet.registry.model_registry import open_registry
+from pspnet.registry.registration import Results, register
 from tests.parameters import demo_params
 from tests.registry.registrar import CLASSES, make
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns about its own code
 
 
 @pytest.fixture
@@ -37,28 +37,28 @@ def mirrored() -> Params:
     return demo_params(predict__flip=True)
 
 
-def test_a_model_that_was_measured_in_another_way_is_not_registered(results: Results, state: Path) -> None:
+def test_a_model_measured_with_other_settings_is_not_registered(results: Results, state: Path) -> None:
     with pytest.raises(UserError) as refusal:
-        register(open_workshop(state, mirrored()), results)
-    assert "was measured in another way than params.yaml says" in str(refusal.value)
+        register(open_registry(state, mirrored()), results)
+    assert "was measured with other settings than params.yaml has" in str(refusal.value)
     assert "`dvc repro` evaluates it again" in str(refusal.value)
 
 
 @pytest.mark.e2e
-def test_the_gate_takes_no_report_of_other_settings_than_the_version_serves_with(
+def test_the_gate_ignores_a_report_made_with_other_settings(
     results: Results, state: Path, tmp_path: Path, warm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as the one that `dvc repro` has just made, after predict.flip was switched on."""
+    """`dvc repro` makes such a report after predict.flip was switched on."""
     monkeypatch.setattr(sys, "executable", warm_python)
-    shop = open_workshop(state, demo_params())
-    version, _ = register(shop, results)
+    registry = open_registry(state, demo_params())
+    version, _ = register(registry, results)
     registered = load_report(results.report)
     perfect = dataclasses.replace(registered, confusion=np.diag(registered.confusion.sum(axis=1)))
     same, other = tmp_path / "same", tmp_path / "other"
     write_report(perfect, [], [], {}, same)
     write_report(dataclasses.replace(perfect, protocol="mirrored too"), [], [], {}, other)
-    judged = judge(shop, version, None, Data(tmp_path / "none", other), forced=False)
-    assert judged.candidate.mean_iou == pytest.approx(registered.mean_iou)
-    # It can be: of the same settings the newer one counts. Forced, so that it is another question.
-    judged = judge(shop, version, None, Data(tmp_path / "none", same), forced=True)
-    assert judged.candidate.mean_iou == 1
+    decision = decide_on(registry, version, None, LocalData(tmp_path / "none", other), forced=False)
+    assert decision.candidate.mean_iou == pytest.approx(registered.mean_iou)
+    # With the same settings the newer report counts. It is forced, which makes it a different question.
+    decision = decide_on(registry, version, None, LocalData(tmp_path / "none", same), forced=True)
+    assert decision.candidate.mean_iou == 1

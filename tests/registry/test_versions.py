@@ -6,10 +6,10 @@ from pspnet.registry.versions import BUNDLE, Versions, has_folder
 from pspnet.tracking.connection import connect
 from tests.registry.packed import add_packed
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns about its own code
 
 
-def test_of_two_versions_of_a_bundle_the_first_stays(state: Path) -> None:
+def test_the_first_of_two_versions_of_a_bundle_stays(state: Path) -> None:
     """Two hosts may add the same bundle at the same time."""
     client = connect(state)
     versions = Versions(client, state, "streets")
@@ -21,7 +21,7 @@ def test_of_two_versions_of_a_bundle_the_first_stays(state: Path) -> None:
     assert [version.number for version in versions.all()] == [first.number]
 
 
-def test_a_bundle_whose_version_was_downloaded_here_is_known_without_mlflow(state: Path, tmp_path: Path) -> None:
+def test_a_downloaded_version_is_known_without_mlflow(state: Path, tmp_path: Path) -> None:
     client = connect(state)
     versions = Versions(client, state, "streets")
     version = add_packed(versions, tmp_path / "made")

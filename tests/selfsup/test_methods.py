@@ -1,4 +1,4 @@
-"""Facts that hold for every method, and what each one asks."""
+"""Facts that hold for every method, and the task of each one."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from pspnet.config.pretrain import PretrainParams
-from pspnet.model.backbone import ResNet
-from pspnet.model.preprocessing import Preprocessing
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.resnet import ResNet
 from pspnet.selfsup import METHODS
 from pspnet.selfsup.inpainting import Inpainting
 from pspnet.selfsup.jigsaw import Jigsaw
@@ -59,7 +59,7 @@ def test_the_loss_teaches_the_whole_backbone(name: str, image: NDArray[np.uint8]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_few_images_can_be_learnt_by_heart(name: str, image: NDArray[np.uint8], params: PretrainParams) -> None:
+def test_a_few_images_can_be_learned_by_heart(name: str, image: NDArray[np.uint8], params: PretrainParams) -> None:
     pretext, views = build(METHODS[name], params), batch(METHODS[name], image, params)
     optimizer = torch.optim.AdamW(pretext.parameters(), lr=3e-3)
     losses = []
@@ -72,7 +72,7 @@ def test_a_few_images_can_be_learnt_by_heart(name: str, image: NDArray[np.uint8]
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_rotation_turns_by_what_it_asks(image: NDArray[np.uint8], params: PretrainParams) -> None:
+def test_rotation_turns_the_view_by_its_answer(image: NDArray[np.uint8], params: PretrainParams) -> None:
     seen = set()
     for seed in range(20):
         views = Rotation.views(lambda: image, params, np.random.default_rng(seed))
@@ -82,7 +82,7 @@ def test_rotation_turns_by_what_it_asks(image: NDArray[np.uint8], params: Pretra
     assert seen == {0, 1, 2, 3}
 
 
-def test_jigsaw_patches_lie_where_their_answers_say(image: NDArray[np.uint8], params: PretrainParams) -> None:
+def test_jigsaw_patches_lie_where_the_answers_say(image: NDArray[np.uint8], params: PretrainParams) -> None:
     views = Jigsaw.views(lambda: image, params, np.random.default_rng(0))
     grid, gap, side = params.jigsaw.grid, params.jigsaw.gap_px, 96 // params.jigsaw.grid
     assert sorted(views["origins"].ravel().tolist()) == list(range(grid**2))
@@ -95,7 +95,7 @@ def test_jigsaw_patches_lie_where_their_answers_say(image: NDArray[np.uint8], pa
             for picture, number in ((views["image"], place), (image, int(origin)))
         ]
         shift = inner[0] - inner[1]
-        assert shift.min() == shift.max()  # one shift in brightness for the whole patch
+        assert shift.min() == shift.max()  # one brightness shift for the whole patch
         assert abs(shift.max()) <= 16
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from pspnet.config.params import load_params
-from pspnet.dataset.classes import default_color
+from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.packaging import save_version
+from pspnet.raw.classes import default_color
+from pspnet.registry.packaging import save_version
 from tests.files import made_once
 from tests.parameters import ROOT
 
@@ -21,7 +21,7 @@ EXTRA = {"params.yaml": PARAMS, "decisions": ROOT / "docs/decisions"}
 
 @pytest.fixture(scope="session")
 def bundle(shared: Path) -> Path:
-    """A network that has learnt nothing, but whose predictions show several classes."""
+    """An untrained network whose predictions show several classes."""
     return made_once(shared / "serving/segmenter", make_bundle)
 
 
@@ -38,7 +38,7 @@ def version(bundle: Path, shared: Path) -> Path:
     """A version of the bundle, saved by this process."""
 
     def save(folder: Path) -> None:
-        with warnings.catch_warnings(action="ignore"):  # MLflow's, of its own code
+        with warnings.catch_warnings(action="ignore"):  # MLflow warns about its own code
             save_version(bundle, load_params(PARAMS), EXTRA, folder)
 
     return made_once(shared / "serving/version", save)
@@ -46,7 +46,7 @@ def version(bundle: Path, shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def newer_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Today's package, in which the network has since been changed: it would say the opposite."""
+    """Today's package with a changed network, which would predict the opposite."""
     folder = tmp_path_factory.mktemp("newer")
     shutil.copytree(ROOT / "pspnet", folder / "pspnet", ignore=shutil.ignore_patterns("__pycache__"))
     network = folder / "pspnet/model/network.py"

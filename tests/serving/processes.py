@@ -20,7 +20,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from pspnet.dataset.images import decode_mask
+from pspnet.dataset.store.pixels import decode_mask
 from pspnet.model.bundle import Bundle
 from tests.parameters import ROOT
 from tests.predicting import predictor
@@ -51,7 +51,7 @@ class Response(NamedTuple):
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """One thread, nothing of MLflow's set, and the programs beside this Python found first."""
+    """Return an environment with one thread, no MLflow variables, and this Python's programs first on the path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **settings}
@@ -59,7 +59,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 @contextmanager
 def process(command: Sequence[object], folder: Path, **settings: str) -> Iterator[Process]:
-    """What it prints goes to `folder`/log. Everything it has started ends with it."""
+    """Start a process that logs to `folder`/log; at the end, kill it and everything it has started."""
     with (folder / "log").open("wb") as log:
         started = subprocess.Popen(
             list(map(str, command)),
@@ -82,13 +82,13 @@ def process(command: Sequence[object], folder: Path, **settings: str) -> Iterato
 
 @contextmanager
 def server(python: str, version: Path, folder: Path, *options: str, **settings: str) -> Iterator[tuple[Process, int]]:
-    """Our server on a free port, once it answers."""
-    with process([python, "-P", SERVER, *asked(version), *options], folder, **settings) as started:
-        yield started, port_told(started, folder)
+    """Start our server on a free port; yield once it answers."""
+    with process([python, "-P", SERVER, *options_for(version), *options], folder, **settings) as started:
+        yield started, port_of(started, folder)
 
 
 def without_code(version: Path, folder: Path) -> Path:
-    """A copy that a process with this checkout's pspnet can load: it answers with that."""
+    """Return a copy without code, which a process with this checkout's pspnet can load."""
     shutil.copytree(version, folder, ignore=shutil.ignore_patterns("code"))
     content = yaml.safe_load((folder / "MLmodel").read_text())
     del content["flavors"]["python_function"]["code"]
@@ -96,11 +96,11 @@ def without_code(version: Path, folder: Path) -> Path:
     return folder
 
 
-def asked(version: Path) -> list[object]:
+def options_for(version: Path) -> list[object]:
     return ["--model", version, "--title", "models:/x/3", "--port", "0"]
 
 
-def port_told(started: Process, folder: Path) -> int:
+def port_of(started: Process, folder: Path) -> int:
     def told() -> str:
         text = (folder / "log").read_text()
         assert started.poll() is None, text
@@ -128,7 +128,7 @@ def get(port: int, path: str) -> Response:
 def post(
     port: int, content: Any, kind: str | None = "application/json", headers: dict[str, str] | None = None
 ) -> Response:
-    """Bytes, and what yields bytes, are sent as they are; anything else as JSON."""
+    """Post bytes or an iterator of bytes as they are, anything else as JSON."""
     body = content if isinstance(content, bytes | Iterator) else json.dumps(content).encode()
     return _request(port, "POST", URL, body, {**({"content-type": kind} if kind else {}), **(headers or {})})
 
@@ -146,7 +146,7 @@ def _request(
 
 
 def split(*images: Any) -> dict[str, Any]:
-    """A request for these images; bytes become base64."""
+    """Return a request for these images; bytes become base64."""
     return {"dataframe_split": {"columns": ["image"], "data": [[text(image)] for image in images]}}
 
 
@@ -155,7 +155,7 @@ def text(image: Any) -> Any:
 
 
 def predicted(bundle: Path, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What the bundle says by the code of this checkout, as params.yaml wants it."""
+    """Return the bundle's mask as computed by this checkout's code and params.yaml."""
     model = Bundle.load(bundle)
     torch.set_num_threads(1)
     [prediction] = predictor(model).predict(image[None])
@@ -164,7 +164,7 @@ def predicted(bundle: Path, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def png_of_zeros(width: int, height: int, data: bytes | None = None) -> bytes:
-    """Black, 1 bit a pixel; `data` instead of the pixels."""
+    """Return a black PNG with 1 bit a pixel; `data` replaces the pixels."""
     if data is None:
         data = bytes((width + 7) // 8 + 1) * height
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""A version served by MLflow's own command, in an environment where another pspnet stands first in line."""
+"""A version served by MLflow's own command, where another pspnet is first on the path."""
 
 import json
 import subprocess
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.dataset.rawdata import encoded, noise
 from tests.network import free_port
+from tests.raw.rawdata import encoded, noise
 from tests.serving.processes import (
     BIN,
     environment,
@@ -47,7 +47,7 @@ def test_an_old_version_answers_with_its_own_code_in_a_newer_checkout(
     assert np.array_equal(answered, predicted(bundle, image))
     code = (
         "import sys, numpy, torch; from pathlib import Path; from pspnet.model.bundle import Bundle\n"
-        "from tests.predicting import predictor; from tests.dataset.rawdata import noise\n"
+        "from tests.predicting import predictor; from tests.raw.rawdata import noise\n"
         "p = predictor(Bundle.load(Path(sys.argv[1])))\n"
         "print(p.predict(noise(30, 50)[None])[0].mask.tolist())"
     )
@@ -56,11 +56,11 @@ def test_an_old_version_answers_with_its_own_code_in_a_newer_checkout(
         [warm_python, "-P", "-c", code, str(bundle)],
         env=environment(PYTHONPATH=python_path), capture_output=True, text=True, check=True, timeout=200,
     )  # fmt: skip
-    assert not np.array_equal(answered, json.loads(newer.stdout))  # or this test could not fail
+    assert not np.array_equal(answered, json.loads(newer.stdout))  # otherwise this test could not fail
 
 
 @pytest.mark.e2e
-def test_every_way_of_mlflow_to_write_a_request_is_understood(port: int, bundle: Path) -> None:
+def test_every_request_format_of_mlflow_is_accepted(port: int, bundle: Path) -> None:
     image = noise(30, 50)
     expected = predicted(bundle, image)
     [[sent]] = split(encoded(image))["dataframe_split"]["data"]
@@ -85,7 +85,7 @@ def test_a_bad_request_is_400_with_a_short_message_and_without_a_traceback(port:
     assert refused.content == {
         "error_code": "INVALID_PARAMETER_VALUE",
         "message": "6 problems:\n"
-        "  image 2: cannot be recognised as an image; expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
+        "  image 2: cannot be recognized as an image; expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
         "Export it again or remove it: it is another kind of file, or its beginning is damaged.\n"
         "  image 3: is null; expected base64 of an image file\n"
         "  image 4: is empty (0 bytes); expected an image\n"
@@ -108,11 +108,11 @@ def test_a_request_without_images_or_with_too_many_is_400(port: int) -> None:
     wrong = post(port, {"dataframe_split": {"columns": ["picture"], "data": [["a"]]}})
     assert wrong.status == 400
     assert "Model is missing inputs ['image']. Note that there were extra inputs: ['picture']." in wrong.message
-    assert post(port, split(encoded(noise(8, 8)))).status == 200  # still there
+    assert post(port, split(encoded(noise(8, 8)))).status == 200  # the server still answers
 
 
 @pytest.mark.e2e
-def test_a_process_that_has_another_pspnet_in_use_cannot_load_a_version(
+def test_a_process_that_uses_another_pspnet_cannot_load_a_version(
     version: Path, tmp_path: Path, warm_python: str
 ) -> None:
     code = "import pspnet.errors, mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1])"
@@ -124,18 +124,18 @@ def test_a_process_that_has_another_pspnet_in_use_cannot_load_a_version(
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         f"RuntimeError: {version}: this process uses the pspnet of {package}; expected the version's own in "
-        f"{version}/code. Load the version in a process that has not imported pspnet (pspnet.served does)."
+        f"{version}/code. Load the version in a process that has not imported pspnet (pspnet.serving.client does)."
     )
 
 
 @pytest.fixture
 def own_code(version: Path, tmp_path: Path) -> Path:
-    """The version without the code in it, which this process can load: it is then this checkout's."""
+    """The version without its code, so that this process can load it with this checkout's."""
     return without_code(version, tmp_path / "own")
 
 
-@pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
-def test_limits_can_be_changed_at_load_and_failures_are_told_without_their_traceback(
+@pytest.mark.filterwarnings("ignore")  # MLflow warns about its own code
+def test_limits_can_be_changed_at_load_and_failures_hide_their_traceback(
     own_code: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import mlflow.pyfunc
@@ -156,11 +156,11 @@ def test_limits_can_be_changed_at_load_and_failures_are_told_without_their_trace
 
         return fail
 
-    told = "request: holds 2 images; expected at most 1 (serve.max_images). Send them in several requests."
-    assert answer() == (400, told)
+    message = "request: holds 2 images; expected at most 1 (serve.max_images). Send them in several requests."
+    assert answer() == (400, message)
     monkeypatch.setattr(service, "answer", failing(MemoryError()))
-    told = "The request needs more memory than there is now. Try again, or send fewer or smaller images."
-    assert answer() == (503, told)
+    message = "The request needs more memory than is free now. Try again, or send fewer or smaller images."
+    assert answer() == (503, message)
     monkeypatch.setattr(service, "answer", failing(ZeroDivisionError("a bug")))
     assert answer() == (500, "The server failed; its log says why.")
     assert "ZeroDivisionError: a bug" in caplog.text

@@ -10,20 +10,20 @@ import pytest
 import yaml
 
 from pspnet.config.params import load_params
-from pspnet.model.digest import digest
-from pspnet.packaging import requirements, save_version
-from tests.dataset.rawdata import encoded, noise
+from pspnet.model.backbone.digest import digest
+from pspnet.registry.packaging import requirements, save_version
 from tests.parameters import ROOT
+from tests.raw.rawdata import encoded, noise
 from tests.serving.conftest import EXTRA, PARAMS
 from tests.serving.processes import environment, predicted, text
 
 SAVE = """
 import json, sys
 from pathlib import Path
-from pspnet.offline import go_offline
+from pspnet.machine.offline import go_offline
 go_offline()
 from pspnet.config.params import load_params
-from pspnet.packaging import save_version
+from pspnet.registry.packaging import save_version
 bundle, params, extra, folder = sys.argv[1:]
 extra = {name: Path(path) for name, path in json.loads(extra).items()}
 save_version(Path(bundle), load_params(Path(params)), extra, Path(folder))
@@ -44,7 +44,7 @@ def mlmodel(version: Path) -> Any:
 
 
 @pytest.mark.e2e
-def test_saving_says_nothing(bundle: Path, version: Path, tmp_path: Path) -> None:
+def test_saving_prints_nothing(bundle: Path, version: Path, tmp_path: Path) -> None:
     extra = json.dumps({name: str(path) for name, path in EXTRA.items()})
     saving = subprocess.run(
         [sys.executable, "-c", SAVE, bundle, PARAMS, extra, tmp_path / "version"],
@@ -67,7 +67,7 @@ def test_nothing_in_a_version_is_pickled(version: Path) -> None:
     files = [path for path in version.rglob("*") if path.is_file()]
     assert len(files) > 50
     assert not [path for path in files if path.suffix in pickled]
-    assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]  # how a pickle begins
+    assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]  # the first byte of a pickle
     assert "python_model" not in mlmodel(version)["flavors"]["python_function"]
 
 
@@ -79,7 +79,7 @@ def test_a_version_carries_the_package_and_nothing_else_of_the_checkout(version:
     assert (version / "model.py").read_bytes() == (ROOT / "pspnet/serving/model.py").read_bytes()
 
 
-def test_artifacts_bear_the_names_they_were_given(version: Path, bundle: Path) -> None:
+def test_artifacts_keep_their_names(version: Path, bundle: Path) -> None:
     artifacts = mlmodel(version)["flavors"]["python_function"]["artifacts"]
     expected = {name: f"artifacts/{name}" for name in ("bundle", "params.yaml", "decisions")}
     assert {name: facts["path"] for name, facts in artifacts.items()} == expected
@@ -89,9 +89,9 @@ def test_artifacts_bear_the_names_they_were_given(version: Path, bundle: Path) -
     assert decisions == {path.name for path in (ROOT / "docs/decisions").iterdir()}
 
 
-@pytest.mark.filterwarnings("ignore")  # MLflow's, of its own code
-def test_a_bundle_of_links_becomes_a_version_of_files(version: Path, bundle: Path, tmp_path: Path) -> None:
-    """As DVC checks it out where its cache is shared."""
+@pytest.mark.filterwarnings("ignore")  # MLflow warns about its own code
+def test_links_in_a_bundle_become_files_in_the_version(version: Path, bundle: Path, tmp_path: Path) -> None:
+    """DVC checks out links where its cache is shared."""
     linked = tmp_path / "linked"
     linked.mkdir()
     for path in bundle.iterdir():
@@ -103,13 +103,13 @@ def test_a_bundle_of_links_becomes_a_version_of_files(version: Path, bundle: Pat
     assert digest(tmp_path / "version/artifacts/bundle") == digest(bundle)
 
 
-def test_the_params_that_shape_an_answer_are_the_versions_own(version: Path) -> None:
+def test_a_version_keeps_the_params_that_shape_its_answers(version: Path) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     expected = {**params["predict"], **params["serve"], "precision": "fp32", "threads": 1}
     assert mlmodel(version)["flavors"]["python_function"]["config"] == expected
 
 
-def test_a_version_says_what_goes_in_and_out_and_shows_an_example(version: Path) -> None:
+def test_a_version_declares_its_inputs_and_outputs_and_has_an_example(version: Path) -> None:
     signature = {name: json.loads(columns) for name, columns in mlmodel(version)["signature"].items() if columns}
     assert signature["inputs"] == [{"name": "image", "type": "string", "required": True}]
     assert {column["name"]: column["type"] for column in signature["outputs"]} == {
@@ -119,7 +119,7 @@ def test_a_version_says_what_goes_in_and_out_and_shows_an_example(version: Path)
     assert example["dataframe_split"]["columns"] == ["image"]
 
 
-def test_requirements_are_pinned_to_what_is_installed_and_leave_the_engines_out(version: Path) -> None:
+def test_requirements_are_pinned_to_installed_versions_without_the_engines(version: Path) -> None:
     pins = dict(line.split("==") for line in (version / "requirements.txt").read_text().splitlines())
     assert sorted(pins) == sorted(line.partition("==")[0] for line in requirements())
     assert {"torch", "torchvision", "mlflow", "pillow", "pydantic", "safetensors", "filelock"} <= set(pins)
@@ -148,12 +148,12 @@ def test_a_fresh_process_answers_with_the_bundles_masks_and_unpickles_nothing(
     assert Path(answer["code"]) == version / "code/pspnet/__init__.py"
     for image, row in zip(images, answer["rows"], strict=True):
         assert np.array_equal(mask_of(row), predicted(bundle, image))
-    assert not any(tmp_path.iterdir())  # no database of MLflow's, no mlruns
+    assert not any(tmp_path.iterdir())  # no MLflow database, no mlruns
 
 
 def mask_of(row: dict[str, Any]) -> Any:
     from base64 import b64decode
 
-    from pspnet.dataset.images import decode_mask
+    from pspnet.dataset.store.pixels import decode_mask
 
     return decode_mask(b64decode(row["mask"]))

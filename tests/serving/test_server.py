@@ -1,4 +1,4 @@
-"""Our server: first what stands before MLflow's app, over a small app of the test; then a process over a version."""
+"""The server: first its limits in front of a small app, then a whole process that serves a version."""
 
 import asyncio
 import contextlib
@@ -19,15 +19,15 @@ import uvicorn
 
 from pspnet.serving import server as module
 from pspnet.serving.server import App, Bounded, Message, Receive, Scope, Send, given_up
-from tests.dataset.rawdata import encoded, noise
+from tests.raw.rawdata import encoded, noise
 from tests.serving.processes import (
     SERVER,
     URL,
     Response,
-    asked,
     get,
+    options_for,
     png_of_zeros,
-    port_told,
+    port_of,
     post,
     predicted,
     process,
@@ -47,7 +47,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Client:
-    """One connection: what it sends, in parts, and what comes back. It hangs up when `parts` end early."""
+    """One connection: the parts it sends and the answer it gets. If not `complete`, it never sends the rest."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Client:
             {"type": "http.request", "body": part, "more_body": n < last or not complete}
             for n, part in enumerate(parts)
         ]
-        self.waits = asyncio.Event()  # for more than it has sent, or for its answer
+        self.waits = asyncio.Event()  # set once all parts are sent
         self.leave = asyncio.Event()
         self.answer: list[Message] = []
 
@@ -127,7 +127,7 @@ def test_a_body_over_the_limit_is_413(client: Callable[[], Client]) -> None:
         assert response.status == 413
         assert response.content == {
             "error_code": "REQUEST_TOO_LARGE",
-            "message": "The request has more than 0.0 MB. Send fewer images at once, or smaller ones.",
+            "message": "The request has more than 0.0 MB. Send fewer or smaller images.",
         }
 
     run(test)
@@ -146,7 +146,7 @@ def test_a_body_that_never_ends_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
-def test_a_body_that_comes_too_slowly_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_arrives_too_slowly_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.2)
     monkeypatch.setattr(module, "PROGRESS_BYTES", 100)
 
@@ -161,7 +161,7 @@ def test_a_body_that_comes_too_slowly_is_408(monkeypatch: pytest.MonkeyPatch) ->
     run(test)
 
 
-def test_more_requests_than_may_wait_are_told_to_come_back() -> None:
+def test_requests_beyond_those_that_may_wait_are_503() -> None:
     async def test() -> None:
         goes_on = asyncio.Event()
 
@@ -193,7 +193,7 @@ def declared(size: int) -> list[tuple[bytes, bytes]]:
 
 
 async def begun(app: Bounded, clients: list[Client]) -> list["asyncio.Future[Client]"]:
-    """Each has sent what it has, in this order."""
+    """Start the clients' requests; each has sent all its parts before the next starts."""
     asked: list[asyncio.Future[Client]] = []
     for client in clients:
         asked.append(asyncio.ensure_future(client.ask(app)))
@@ -208,8 +208,8 @@ async def left(clients: list[Client], asked: list["asyncio.Future[Client]"]) -> 
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_bodies_held_at_once_are_four_of_the_largest_at_most(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever they declare: `Content-Length: 1` counts for nothing where a body comes in chunks."""
+def test_all_bodies_together_take_at_most_four_times_the_largest(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The declared size does not matter: `Content-Length: 1` means nothing for a body in chunks."""
     monkeypatch.setattr(module, "DRAIN_SECONDS", 0.1)
 
     async def test() -> None:
@@ -225,7 +225,7 @@ def test_bodies_held_at_once_are_four_of_the_largest_at_most(size: int, monkeypa
     run(test)
 
 
-def test_clients_that_declare_much_and_send_a_byte_take_no_place() -> None:
+def test_clients_that_declare_much_and_send_one_byte_take_no_room() -> None:
     async def test() -> None:
         app = Bounded(echo, 1000, waiting=1, working=1)
         slow = [Client(b" ", headers=declared(1000), complete=False) for _ in range(20)]
@@ -236,7 +236,7 @@ def test_clients_that_declare_much_and_send_a_byte_take_no_place() -> None:
     run(test)
 
 
-def test_the_client_that_holds_most_loses_the_body_that_lags_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_that_holds_most_loses_its_most_stalled_body(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DRAIN_SECONDS", 0.1)
 
     async def test() -> None:
@@ -274,7 +274,7 @@ def test_the_clients_take_turns_and_one_with_many_requests_makes_room() -> None:
     run(test)
 
 
-def test_the_request_of_a_client_that_has_left_is_not_worked_on() -> None:
+def test_a_waiting_request_is_dropped_when_its_client_leaves() -> None:
     async def test() -> None:
         goes_on, worked_on = asyncio.Event(), []
 
@@ -296,7 +296,7 @@ def test_the_request_of_a_client_that_has_left_is_not_worked_on() -> None:
     run(test)
 
 
-def test_work_whose_client_has_left_is_told_so_and_keeps_its_place_until_it_ends() -> None:
+def test_work_for_a_client_that_left_is_told_to_stop_and_keeps_its_place_until_it_ends() -> None:
     async def test() -> None:
         loop, threads = asyncio.get_running_loop(), threading.Semaphore(0)
         told: asyncio.Future[bool] = loop.create_future()
@@ -329,7 +329,7 @@ def test_work_whose_client_has_left_is_told_so_and_keeps_its_place_until_it_ends
 @pytest.mark.parametrize(
     "address", ["/invocations%0A", "/invocations%0a", "/invocations/", "//invocations", "/%69nvocations", "/ping", "*"]
 )
-def test_a_body_goes_to_the_address_itself_and_nowhere_else(method: str, address: str) -> None:
+def test_a_body_is_accepted_at_one_address_only(method: str, address: str) -> None:
     async def test() -> None:
         reached = []
 
@@ -353,13 +353,13 @@ def authorized(value: bytes) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("sent", [b"", b"Bearer ", b"Bearer s3cre", b"Bearer s3cret2", b"Basic s3cret", b"\xff"])
-def test_with_a_token_only_who_knows_it_is_let_in(sent: bytes) -> None:
+def test_only_requests_with_the_token_are_let_in(sent: bytes) -> None:
     async def test() -> None:
         app = Bounded(echo, 1000, 1, 1, token="s3cret")
         headers = authorized(sent) if sent else JSON
         for method, address in (("POST", URL), ("GET", "/version"), ("POST", "/ping")):
             client = await Client(GOOD, headers=headers, method=method, address=address).ask(app)
-            found = "not the right one" if sent else "missing"
+            found = "wrong" if sent else "missing"
             assert client.response.status == 401
             assert client.response.headers["www-authenticate"] == "Bearer"
             assert client.response.message == f"The token is {found}; expected Authorization: Bearer TOKEN."
@@ -374,16 +374,16 @@ def test_with_a_token_only_who_knows_it_is_let_in(sent: bytes) -> None:
     [
         ("", "is empty"),
         (" ", "is empty"),
-        ("s3cret\n", "has spaces, line breaks or other characters than ASCII"),
-        ("s3crét", "has spaces, line breaks or other characters than ASCII"),
+        ("s3cret\n", "has spaces, line breaks or non-ASCII characters"),
+        ("s3crét", "has spaces, line breaks or non-ASCII characters"),
     ],
 )
-def test_a_token_that_cannot_be_sent_is_told(token: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_cannot_be_sent_is_refused(token: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_SERVE_TOKEN", token)
     with pytest.raises(SystemExit) as error:
         module._token()
     assert error.value.code == (
-        f"PSPNET_SERVE_TOKEN: {found}; expected one word. Set another, or unset it to serve without a token."
+        f"PSPNET_SERVE_TOKEN: {found}; expected one word. Set another token, or unset it to serve without a token."
     )
 
 
@@ -405,7 +405,7 @@ class Visitor:
         await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
     async def hears(self) -> bytes:
-        """Nothing once the server has ended the connection."""
+        """Return received bytes; none once the server has closed the connection."""
         with contextlib.suppress(ConnectionResetError):
             return await asyncio.get_running_loop().sock_recv(self.socket, 65536)
         return b""
@@ -420,7 +420,7 @@ Enter = Callable[..., Awaitable[Visitor]]
 
 @asynccontextmanager
 async def listening(app: App) -> AsyncIterator[Enter]:
-    """The server without a model; each visitor sends something as it enters."""
+    """Run the server without a model; yield a function that connects and sends something."""
     with contextlib.ExitStack() as opened:
         listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
         server = uvicorn.Server(module.settings(app))
@@ -445,14 +445,14 @@ HALVES = {
     "nothing": b"",
     "half a line": b"POST /invo",
     "half of the headers": HEAD,
-    "of the second request": PING + b"GET",
+    "half of the second request": PING + b"GET",
     "a body after its refusal": HEAD.replace(b"/json", b"/xml") + b"content-length: 10\r\n\r\n1",
 }
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_a_request_that_is_half_sent_ends_its_connection(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HEADER_SECONDS", "LOOK_SECONDS", "DRAIN_SECONDS"):
+def test_a_half_sent_request_closes_its_connection(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HEADER_SECONDS", "CHECK_SECONDS", "DRAIN_SECONDS"):
         monkeypatch.setattr(module, name, 0.1)
 
     async def test() -> None:
@@ -468,7 +468,7 @@ async def echo_nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("limit", ["MOST_OF_A_CLIENT", "MOST_CONNECTIONS"])
-def test_of_too_many_connections_the_oldest_that_is_idle_gives_way(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_idle_connection_gives_way_to_a_new_one(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, limit, 3)
 
     async def test() -> None:
@@ -500,9 +500,9 @@ def test_of_too_many_connections_the_oldest_that_is_idle_gives_way(limit: str, m
     run(test)
 
 
-def test_an_answer_that_is_not_taken_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_not_read_closes_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.1)
 
     async def test() -> None:
         ends = asyncio.Event()
@@ -537,7 +537,7 @@ def test_an_answer_that_is_not_taken_ends_its_connection(monkeypatch: pytest.Mon
         ("/a/socket", ""),
     ],
 )
-def test_a_client_is_an_address_or_a_network_of_ipv6(address: str, client: str) -> None:
+def test_a_client_is_an_ipv4_address_or_an_ipv6_network(address: str, client: str) -> None:
     assert module.client_of((address, 1)) == client
 
 
@@ -567,7 +567,7 @@ def test_a_failure_is_500_without_its_traceback(caplog: pytest.LogCaptureFixture
     ],
     ids=["traceback", "repeated request", "both", "endless"],
 )
-def test_an_error_of_the_app_is_told_in_short(told: dict[str, str], message: str) -> None:
+def test_an_error_of_the_app_is_shortened(told: dict[str, str], message: str) -> None:
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"1")]})
         await send({"type": "http.response.body", "body": json.dumps({"error_code": "BAD_REQUEST", **told}).encode()})
@@ -590,19 +590,19 @@ ONE_OF = "expected exactly one of dataframe_split, dataframe_records, inputs, in
     [
         (b"", "The request is not valid JSON (Expecting value: line 1 column 1 (char 0))."),
         (b"{} {}", "The request is not valid JSON (Extra data: line 1 column 4 (char 3))."),
-        (b'["a"]', f"The request is JSON, but no object; expected one, {EXPECTED}"),
+        (b'["a"]', f"The request is JSON, but not an object; expected an object, {EXPECTED}"),
         (b'{"image": "a"}', f"The request has the keys 'image'; {ONE_OF}{EXPECTED}"),
         (b"{}", f"The request has the keys none; {ONE_OF}{EXPECTED}"),
         (b'{"inputs": 1, "instances": 2}', f"The request has the keys 'inputs', 'instances'; {ONE_OF}{EXPECTED}"),
-        (b"[" * 20_000, "The request holds some 20,001 values; expected at most 10,000."),
+        (b"[" * 20_000, "The request holds about 20,001 values; expected at most 10,000."),
         (
             json.dumps({"inputs": ["A" * 20_000, *["A"] * 10]}).encode(),
-            f"inputs of very different lengths cost too much memory; expected dataframe_split, {EXPECTED}",
+            f"inputs of very different lengths take too much memory; expected dataframe_split, {EXPECTED}",
         ),
     ],
     ids=["empty", "extra", "list", "key", "no key", "two keys", "values", "lengths"],
 )
-def test_a_request_that_would_cost_much_or_say_nothing_is_400(body: bytes, message: str) -> None:
+def test_a_request_that_is_costly_or_malformed_is_400(body: bytes, message: str) -> None:
     async def test() -> None:
         response = (await Client(body).ask(Bounded(echo, 100_000, 1, 1))).response
         assert (response.status, response.message) == (400, message)
@@ -610,7 +610,7 @@ def test_a_request_that_would_cost_much_or_say_nothing_is_400(body: bytes, messa
     run(test)
 
 
-def test_deep_json_is_no_crash() -> None:
+def test_deeply_nested_json_is_400() -> None:
     async def test() -> None:
         response = (await Client(b"[" * 9_000 + b"]" * 9_000).ask(Bounded(echo, 100_000, 1, 1))).response
         assert response.status == 400
@@ -619,8 +619,8 @@ def test_deep_json_is_no_crash() -> None:
 
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet", "missing"])
-def test_only_json_is_understood(kind: str) -> None:
-    """A small Parquet file can become gigabytes when it is read."""
+def test_only_json_is_accepted(kind: str) -> None:
+    """A small Parquet file can take gigabytes when read."""
 
     async def test() -> None:
         headers = [] if kind == "missing" else [(b"content-type", kind.encode())]
@@ -635,7 +635,7 @@ def test_only_json_is_understood(kind: str) -> None:
 def port(
     version: Path, newer_checkout: Path, warm_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
-    """One server for all tests that leave it running."""
+    """One server, shared by the tests that leave it running."""
     folder, options = tmp_path_factory.mktemp("server"), ("--max-body-mb", "2", "--working", "1", "--waiting", "0")
     with server(warm_python, version, folder, *options, PYTHONPATH=str(newer_checkout)) as (_, port):
         assert (folder / "log").read_text() == f"models:/x/3 on http://127.0.0.1:{port}, Ctrl-C stops it\n"
@@ -673,23 +673,23 @@ def test_a_wrong_column_is_named(port: int) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_client_that_sends_too_much_is_told_so(port: int, streamed: bool) -> None:
+def test_a_client_that_sends_too_much_gets_an_answer(port: int, streamed: bool) -> None:
     body = (b"A" * 100_000 for _ in range(60)) if streamed else b"A" * 6_000_000
     refused = post(port, body)
     assert (refused.status, refused.content["error_code"]) == (413, "REQUEST_TOO_LARGE")
-    assert refused.message == "The request has more than 2.0 MB. Send fewer images at once, or smaller ones."
+    assert refused.message == "The request has more than 2.0 MB. Send fewer or smaller images."
     assert post(port, split(encoded(noise(8, 8)))).status == 200
 
 
 @pytest.mark.e2e
-def test_the_other_addresses_of_mlflow_are_there(port: int) -> None:
+def test_mlflows_other_addresses_answer(port: int) -> None:
     assert (get(port, "/ping").status, get(port, "/health").status) == (200, 200)
     assert get(port, "/version").text.count(".") == 2
     assert (get(port, "/nothing").status, get(port, URL).status) == (404, 405)
 
 
 @pytest.mark.e2e
-def test_a_newline_in_the_address_goes_nowhere(port: int) -> None:
+def test_a_newline_in_the_address_is_404(port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request("POST", f"{URL}%0A", GOOD, {"content-type": "text/csv"})
@@ -700,7 +700,7 @@ LONG = [png_of_zeros(4000, 5000)] * 16
 
 
 @pytest.mark.e2e
-def test_a_busy_server_says_so_and_answers_when_the_client_it_works_for_has_left(port: int) -> None:
+def test_a_busy_server_is_free_again_once_its_client_has_left(port: int) -> None:
     with working_on(port, LONG):
         busy = post(port, split(encoded(noise(8, 8))))
         assert busy.status == 503
@@ -715,7 +715,7 @@ def test_a_busy_server_says_so_and_answers_when_the_client_it_works_for_has_left
 
 @contextlib.contextmanager
 def working_on(port: int, images: list[bytes]) -> Iterator[socket.socket]:
-    """A request that takes minutes, once the server works on it and has no other place."""
+    """Send a request that takes minutes; enter once the server works on it and is full."""
     body = json.dumps(split(*images)).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
         client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)
@@ -737,8 +737,8 @@ server.main()
 @pytest.mark.e2e
 def test_a_stop_does_not_wait_for_a_long_prediction(version: Path, warm_python: str, tmp_path: Path) -> None:
     options = "--working", "1", "--waiting", "0"
-    with process([warm_python, "-P", "-c", HURRIED, SERVER, *asked(version), *options], tmp_path) as started:
-        port = port_told(started, tmp_path)
+    with process([warm_python, "-P", "-c", HURRIED, SERVER, *options_for(version), *options], tmp_path) as started:
+        port = port_of(started, tmp_path)
         with working_on(port, LONG) as client:
             started.send_signal(signal.SIGINT)
             assert started.wait(120) == 0
@@ -747,18 +747,18 @@ def test_a_stop_does_not_wait_for_a_long_prediction(version: Path, warm_python: 
 
 
 @pytest.mark.e2e
-def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(
+def test_a_taken_port_is_reported_before_the_model_is_loaded(
     port: int, version: Path, warm_python: str, tmp_path: Path
 ) -> None:
     taken = server(warm_python, version, tmp_path, "--port", str(port))
     with pytest.raises(AssertionError) as error, taken:
         pass
-    told = f"127.0.0.1:{port}: cannot be listened on (Address already in use). Give another --port or --host."
+    told = f"127.0.0.1:{port}: cannot listen there (Address already in use). Choose another --port or --host."
     assert told in str(error.value)
 
 
 @pytest.mark.e2e
-def test_a_model_that_cannot_be_loaded_is_told(warm_python: str, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported(warm_python: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as error, server(warm_python, tmp_path / "nowhere", tmp_path):
         pass
     assert "models:/x/3: the model cannot be loaded: " in str(error.value)

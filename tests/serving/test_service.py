@@ -1,4 +1,4 @@
-"""One request, without MLflow and HTTP around it."""
+"""One request, without MLflow or HTTP around it."""
 
 import io
 import threading
@@ -14,11 +14,11 @@ from PIL import Image
 
 from pspnet.errors import UserError
 from pspnet.model.bundle import Bundle
-from pspnet.packaging import settings
-from pspnet.serving.service import NobodyWaits, Service
-from tests.dataset.rawdata import Pixels, encoded, noise
+from pspnet.registry.packaging import settings
+from pspnet.serving.service import Abandoned, Service
 from tests.parameters import demo_params
 from tests.predicting import predictor
+from tests.raw.rawdata import Pixels, encoded, noise
 from tests.serving.conftest import CLASSES
 from tests.serving.processes import png_of_zeros, predicted, text
 
@@ -45,7 +45,7 @@ def shown(mask: str) -> Image.Image:
     return Image.open(io.BytesIO(b64decode(mask)))
 
 
-def test_a_version_predicts_at_the_scales_and_in_the_windows_it_was_measured_with(bundle: Path) -> None:
+def test_a_version_predicts_with_the_scales_and_windows_of_its_measurement(bundle: Path) -> None:
     image = noise(50, 70)
     whole = demo_params(predict__scales=[0.5, 1.0], predict__flip=True)
     tiled = demo_params(predict__window_px=32, predict__window_overlap_px=12)
@@ -60,7 +60,7 @@ def test_a_version_predicts_at_the_scales_and_in_the_windows_it_was_measured_wit
     assert not np.array_equal(masks[0], masks[1])
 
 
-def test_a_mask_is_an_8_bit_palette_png_of_class_indices_in_the_bundles_colours(service: Service, bundle: Path) -> None:
+def test_a_mask_is_an_8_bit_palette_png_of_class_indices_in_the_bundles_colors(service: Service, bundle: Path) -> None:
     image = noise(30, 50)
     row = service.answer(table(encoded(image))).iloc[0]
     mask = shown(row["mask"])
@@ -71,7 +71,7 @@ def test_a_mask_is_an_8_bit_palette_png_of_class_indices_in_the_bundles_colours(
     assert np.array_equal(np.array(mask.convert("RGB")), colors[np.array(mask)])
 
 
-def test_a_row_tells_size_confidence_and_share_of_each_class(service: Service) -> None:
+def test_a_row_has_size_confidence_and_the_share_of_each_class(service: Service) -> None:
     rows = service.answer(table(encoded(noise(30, 50)), encoded(noise(20, 10, seed=1)))).to_dict("records")
     assert [(row["height"], row["width"]) for row in rows] == [(30, 50), (20, 10)]
     for row in rows:
@@ -90,12 +90,12 @@ def wrapped(text: str) -> str:
     [wrapped, lambda t: f"data:image/png;base64,{t}", lambda t: f"  data:image/png;charset=x;base64,\n{wrapped(t)}"],
     ids=["line breaks", "data URL", "both"],
 )
-def test_base64_may_come_as_people_have_it(service: Service, wrap: Callable[[str], str]) -> None:
+def test_base64_may_have_line_breaks_or_a_data_url(service: Service, wrap: Callable[[str], str]) -> None:
     sent = text(encoded(noise(30, 50)))
     assert service.answer(table(wrap(sent))).equals(service.answer(table(sent)))
 
 
-def test_images_of_any_kind_go_the_way_that_training_images_went(service: Service, bundle: Path) -> None:
+def test_images_are_read_like_training_images(service: Service, bundle: Path) -> None:
     image = noise(30, 50)
     turned = encoded(image, "JPEG", orientation=6, quality=95)
     upright = np.ascontiguousarray(np.rot90(np.array(Image.open(io.BytesIO(turned))), -1))
@@ -123,7 +123,7 @@ def test_images_of_any_kind_go_the_way_that_training_images_went(service: Servic
         ("AAA", f"is not base64 (it begins with 'AAA'); {NOT_BASE64}"),
         (
             b"These are words.",
-            (f"cannot be recognised as an image; expected one of {FORMATS}. "
+            (f"cannot be recognized as an image; expected one of {FORMATS}. "
             "Export it again or remove it: it is another kind of file, or its beginning is damaged."),
         ),
         (
@@ -148,7 +148,7 @@ def test_images_of_any_kind_go_the_way_that_training_images_went(service: Servic
     ],
     ids=lambda value: str(value)[:20] if not isinstance(value, bytes) else "bytes",
 )  # fmt: skip
-def test_what_is_no_image_is_refused_with_what_to_do(service: Service, value: Any, message: str) -> None:
+def test_a_value_that_is_not_an_image_is_refused_with_a_fix(service: Service, value: Any, message: str) -> None:
     assert refusal(service, table(value)) == f"image 1: {message}"
 
 
@@ -183,7 +183,7 @@ def test_every_bad_image_of_a_request_is_named_and_none_is_predicted(
     ],
     ids=["too many", "none", "wrong column", "two columns", "no column"],
 )
-def test_a_request_that_is_no_column_of_images_is_refused(
+def test_a_request_that_is_not_one_column_of_images_is_refused(
     service: Service, request_: pd.DataFrame, message: str
 ) -> None:
     assert refusal(service, request_) == f"request: {message}"
@@ -194,7 +194,7 @@ def test_an_image_at_the_limit_is_answered(service: Service) -> None:
     assert (row["height"], row["width"]) == (1000, 1000)
 
 
-def test_many_threads_at_once_get_the_answers_of_one(service: Service) -> None:
+def test_threads_at_once_get_the_same_answers_as_one_thread(service: Service) -> None:
     images = [encoded(noise(20 + 5 * number, 30, seed=number)) for number in range(4)]
     expected = [service.answer(table(image)) for image in images]
     wrong: list[int] = []
@@ -210,7 +210,7 @@ def test_many_threads_at_once_get_the_answers_of_one(service: Service) -> None:
     assert wrong == []
 
 
-def test_settings_that_make_no_sense_are_told_when_the_model_is_loaded(bundle: Path) -> None:
+def test_invalid_settings_are_refused_when_the_model_is_loaded(bundle: Path) -> None:
     with pytest.raises(UserError) as error:
         Service(bundle, {**settings(demo_params()), "threads": 0})
     assert str(error.value) == "model_config: threads is 0; expected greater than or equal to 1"
@@ -219,9 +219,7 @@ def test_settings_that_make_no_sense_are_told_when_the_model_is_loaded(bundle: P
 
 
 @pytest.mark.parametrize(("questions", "windows"), [(1, 0), (2, 0), (3, 0), (4, 0), (6, 2)])
-def test_a_request_that_nobody_waits_for_is_given_up_between_images_and_windows(
-    bundle: Path, questions: int, windows: int
-) -> None:
+def test_an_abandoned_request_stops_between_images_and_windows(bundle: Path, questions: int, windows: int) -> None:
     service = Service(bundle, settings(demo_params(predict__window_px=32, predict__window_overlap_px=12)))
     asked: list[int] = []
     seen: list[str] = []
@@ -232,7 +230,7 @@ def test_a_request_that_nobody_waits_for_is_given_up_between_images_and_windows(
 
     with (
         service._network.register_forward_hook(lambda *_: seen.append("window")),
-        pytest.raises(NobodyWaits),
+        pytest.raises(Abandoned),
     ):
         service.answer(table(encoded(noise(64, 96)), encoded(noise(64, 96))), given_up)
     assert (len(asked), len(seen)) == (questions, windows)

@@ -1,4 +1,4 @@
-from pspnet.packaging import settings
+from pspnet.registry.packaging import settings
 from tests.parameters import demo_params
 
 

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from pspnet.config.params import Params
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.synthetic import synthesize
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.demo.streets import synthesize
+from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet
-from pspnet.model.preprocessing import Preprocessing
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
@@ -22,7 +22,7 @@ from tests.training.conftest import quiet
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty street scenes with masks, each with a corner that is not annotated."""
     folder = tmp_path_factory.mktemp("stages")
-    synthesize(folder / "raw", images=30, labelled=30, seed=0, tick=quiet)
+    synthesize(folder / "raw", images=30, labeled=30, seed=0, tick=quiet)
     for path in (folder / "raw/masks").iterdir():
         mask = np.array(Image.open(path))
         mask[:20, :30] = 255
@@ -37,7 +37,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bundle(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that has learnt nothing, but whose predictions show several classes."""
+    """An untrained network whose predictions show several classes."""
     dataset = PreparedDataset.open(prepared)
     torch.manual_seed(0)
     network = PSPNet(Architecture(18, 0.125, 8, len(dataset.classes), dropout=0.1))
@@ -49,7 +49,7 @@ def bundle(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def foreign_bundle(bundle: Path, tmp_path: Path) -> Path:
-    """The same network, which calls its classes otherwise."""
+    """The same network with other class names."""
     model = Bundle.load(bundle)
     folder = tmp_path / "foreign"
     folder.mkdir()

@@ -1,9 +1,8 @@
 """`python -m tests.stages.killed IMAGES BUNDLE BEFORE EXPECTED WORK MODE`: predictions killed at every moment.
 
-A moment is the one before a file of the folder is opened for writing, renamed or removed. `once`: from BEFORE on,
-killed at one moment, and started again. `again and again`: at the first moment, then at the second of what goes on,
-and so on.
-Prints how many kills there were.
+A moment comes just before a file of the folder is opened for writing, renamed or removed. `once`: each run begins with
+BEFORE, is killed at one moment and started again. `again and again`: the run is killed at its first moment, its
+continuation at the second, and so on. Prints the number of kills.
 """
 
 import itertools
@@ -42,7 +41,7 @@ def main(images: Path, bundle: Path, before: Path, expected: Path, work: Path, m
 
 
 def run(images: Path, bundle: Path, out: Path, moment: int | None) -> int:
-    """0: it has ended by itself. In a copy of this process, as its imports take longer than all the rest."""
+    """The exit status; 0: not killed. Runs in a fork of this process, because imports take longer than all the rest."""
     child = os.fork()
     if child == 0:
         if moment is not None:
@@ -72,7 +71,7 @@ def kill_at(moment: int, out: Path) -> None:
 
 
 def assert_whole(out: Path) -> None:
-    """What a reader finds: a table in which every row has its pictures, and no half of a picture."""
+    """Check that every row of the table has its pictures, and that each picture is complete."""
     for path in out.rglob("*.png"):
         with Image.open(path) as picture:
             picture.load()

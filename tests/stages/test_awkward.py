@@ -1,4 +1,4 @@
-"""Files that break decoders, turned photos and bombs: each is prepared as it should be, or named with its reason."""
+"""Files that break decoders, rotated photos and bombs: each is prepared correctly, or named with the reason."""
 
 import csv
 import shutil
@@ -9,11 +9,12 @@ import psutil
 import pytest
 from PIL import Image, ImageOps
 
-from pspnet.dataset.images import decode_image, read_image
-from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.store.pixels import decode_image
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.raw.images import read_image
 from tests.command import PSPNET
-from tests.dataset.rawdata import encoded, noise, shared_data, write
 from tests.parameters import ROOT
+from tests.raw.rawdata import encoded, noise, shared_data, write
 
 MOST_MEMORY = 10**9
 MASKED = ("train", "val", "test")
@@ -21,7 +22,7 @@ MASKED = ("train", "val", "test")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """All of them as images without masks, beside three sound pairs."""
+    """All awkward files as images without masks, beside three sound pairs."""
     for number, name in enumerate(MASKED):
         write(tmp_path / f"data/raw/images/{name}.png", encoded(noise(32, 32, number)))
         write(tmp_path / f"data/raw/masks/{name}.png", encoded(np.eye(32, dtype=np.uint8)))
@@ -44,7 +45,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("processes", [1, 2])
-def test_no_crash_no_hang_no_gigabyte_and_no_file_without_a_word(project: Path, processes: int) -> None:
+def test_awkward_files_neither_crash_nor_hang_nor_take_gigabytes_nor_vanish(project: Path, processes: int) -> None:
     command = [PSPNET, "prepare", "--raw", "data/raw", "--out", "out"]
     environment = {"PSPNET_TRACKING": "off", "PSPNET_PREPARE_PROCESSES": str(processes)}
     process = psutil.Popen(command, cwd=project, env={**psutil.Process().environ(), **environment})

@@ -12,14 +12,14 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from pspnet.config.params import Params
-from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import UserError
+from pspnet.evaluation.report import load_report
+from pspnet.model.backbone.digest import digest
 from pspnet.model.bundle import Bundle
-from pspnet.model.digest import digest
-from pspnet.report import load_report
 from pspnet.stages import evaluate as stage
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import write
+from tests.raw.rawdata import write
 from tests.training.conftest import quiet
 
 Tick = Callable[[int, int, str], None]
@@ -45,7 +45,7 @@ def run(params: Params, prepared: Path, bundle: Path, folder: Path, tick: Tick =
 
 
 def measured_by_hand(prepared: Path, bundle: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Id -> the annotated pixels of a test image and what the network says of them; nothing of ours but the network."""
+    """Id -> the annotated pixels of a test image and their prediction, computed without our code except the network."""
     dataset, model = PreparedDataset.open(prepared), Bundle.load(bundle)
     mean, std = (np.array(values) for values in (dataset.mean, dataset.std))
     pairs = {}
@@ -59,7 +59,7 @@ def measured_by_hand(prepared: Path, bundle: Path) -> dict[str, tuple[NDArray[np
     return pairs
 
 
-def test_the_numbers_are_those_that_another_library_finds_image_by_image(
+def test_the_numbers_equal_those_of_another_library_image_by_image(
     params: Params, prepared: Path, bundle: Path, tmp_path: Path
 ) -> None:
     summary = run(params, prepared, bundle, tmp_path)
@@ -67,7 +67,7 @@ def test_the_numbers_are_those_that_another_library_finds_image_by_image(
     masks, predictions = (np.concatenate(pixels) for pixels in zip(*pairs.values(), strict=True))
     ious = jaccard_score(masks, predictions, average=None, labels=range(6), zero_division=0)
     assert len(np.unique(predictions)) > 2
-    assert summary["mean_iou"] == pytest.approx(ious.mean(), abs=1e-5)  # every class is in a mask: none is absent
+    assert summary["mean_iou"] == pytest.approx(ious.mean(), abs=1e-5)  # every class is in a mask, so none is absent
     assert list(summary["class_iou"].values()) == pytest.approx(ious.tolist(), abs=1e-5)
     assert summary["pixel_accuracy"] == pytest.approx(accuracy_score(masks, predictions), abs=1e-5)
     assert (summary["images"], summary["pixels"]) == (len(pairs), len(masks))
@@ -101,7 +101,7 @@ def test_the_report_is_a_page_a_file_for_programs_and_tables(
     assert seen == [(done, images, "images") for done in range(1, images + 1)]
 
 
-def test_pixels_of_the_images_add_up_to_the_numbers_of_the_whole_split(
+def test_pixels_of_the_images_add_up_to_those_of_the_split(
     params: Params, prepared: Path, bundle: Path, tmp_path: Path
 ) -> None:
     run(params, prepared, bundle, tmp_path)
@@ -112,14 +112,14 @@ def test_pixels_of_the_images_add_up_to_the_numbers_of_the_whole_split(
         assert set(counts.dtypes) == {np.dtype(np.int64)}
         for image, (mask, prediction) in pairs.items():
             by_hand = [((mask == k) & (prediction == k)).sum(), ((mask == k) | (prediction == k)).sum()]
-            assert counts.loc[image].tolist() == pytest.approx(by_hand, abs=2)  # a pixel between two classes may tip
+            assert counts.loc[image].tolist() == pytest.approx(by_hand, abs=2)  # a pixel between two classes may flip
         both, either = counts.sum()
         assert both == report.confusion[k, k]
         assert both / either == report.class_iou[k]
 
 
 @pytest.mark.parametrize("asked", [0, 2, 1000])
-def test_the_page_shows_the_best_and_the_worst_images_and_none_twice(
+def test_the_page_shows_best_and_worst_images_and_none_twice(
     params: Params, prepared: Path, bundle: Path, tmp_path: Path, asked: int
 ) -> None:
     evaluate = params.evaluate.model_copy(update={"pictures": asked})
@@ -142,7 +142,7 @@ def test_the_same_inputs_make_the_same_bytes(params: Params, prepared: Path, bun
     assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
 
 
-def test_a_bundle_that_knows_other_classes_is_refused(
+def test_a_bundle_with_other_classes_is_refused(
     params: Params, prepared: Path, foreign_bundle: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -154,7 +154,7 @@ def test_a_bundle_that_knows_other_classes_is_refused(
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_missing_inputs_are_told_with_what_makes_them(
+def test_missing_inputs_are_reported_with_the_command_that_makes_them(
     params: Params, prepared: Path, bundle: Path, tmp_path: Path
 ) -> None:
     nowhere = tmp_path / "nowhere"

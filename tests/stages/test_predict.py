@@ -18,22 +18,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pspnet import cli, submission
+from pspnet.cli import prediction
 from pspnet.config.params import Params
-from pspnet.dataset.adapters.cityscapes import LABEL_IDS
-from pspnet.dataset.classes import some
 from pspnet.errors import Busy, Interrupted, Problem, UserError
+from pspnet.machine.process import exclusive
+from pspnet.model.backbone.digest import digest
+from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
-from pspnet.model.digest import digest
 from pspnet.model.network import PSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.process import exclusive
+from pspnet.prediction import submission
+from pspnet.raw.classes import first_few
+from pspnet.raw.layouts.cityscapes import LABEL_IDS
 from pspnet.stages import predict as stage
 from tests.command import PSPNET, pspnet
-from tests.dataset.rawdata import Pixels, encoded, noise, png_claiming, write
 from tests.files import contents
 from tests.parameters import ROOT
 from tests.predicting import predictor
+from tests.raw.rawdata import Pixels, encoded, noise, png_claiming, write
 from tests.training.conftest import quiet
 from tests.waiting import wait_until
 
@@ -42,7 +43,7 @@ Tick = Callable[[int, int, str], None]
 
 @pytest.fixture
 def images(prepared: Path, tmp_path: Path) -> Path:
-    """Pictures of every kind that people have, and two files that are none."""
+    """Images of every kind that people have, and two files that are not images."""
     folder = tmp_path / "images"
     street = np.array(Image.open(prepared.parent / "raw/images/street00000_0.png"))
     gray = street[..., 0]
@@ -94,7 +95,7 @@ def read_table(out: Path) -> pd.DataFrame:
 
 
 def times(folder: Path) -> dict[Path, int]:
-    """When each file was written; a lock is opened for writing each time."""
+    """Each file's modification time, without the lock, which each run opens for writing."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
@@ -114,7 +115,7 @@ def test_every_sound_image_becomes_a_mask_an_overlay_and_a_row(
     assert seen == [(done, 8, "images") for done in range(1, 9)]
 
 
-def test_masks_hold_class_indices_in_the_bundles_colours(
+def test_masks_hold_class_indices_in_the_bundles_colors(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     run(params, images, bundle, tmp_path / "out")
@@ -160,7 +161,7 @@ def test_a_row_tells_size_confidence_and_share_of_each_class(
     assert table["confidence"].between(1 / len(classes), 1).all()
 
 
-def test_the_table_has_the_types_of_what_it_holds(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+def test_the_table_has_typed_columns(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     run(params, images, bundle, tmp_path / "out")
     schema = pq.read_schema(tmp_path / "out/predictions.parquet")
     shares = {f"share_{name}": "float" for name in Bundle.load(bundle).classes}
@@ -169,13 +170,13 @@ def test_the_table_has_the_types_of_what_it_holds(params: Params, images: Path, 
     }  # fmt: skip
 
 
-def test_a_file_that_is_no_image_is_named_and_the_rest_is_done(
+def test_a_file_that_is_not_an_image_is_named_and_the_rest_is_predicted(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     refused = [str(problem) for problem in run(params, images, bundle, tmp_path / "out")]
     formats = "expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. Export it again or remove it: it is another kind of "
     assert refused == [
-        f"{images}/no image.png: cannot be recognised as an image; {formats}file, or its beginning is damaged.",
+        f"{images}/no image.png: cannot be recognized as an image; {formats}file, or its beginning is damaged.",
         f"{images}/notes.txt: is empty (0 bytes); expected an image",
     ]
     assert len(read_table(tmp_path / "out")) == len(SOUND)
@@ -191,7 +192,7 @@ def test_an_image_with_more_pixels_than_allowed_is_skipped(
 
 
 @pytest.mark.parametrize("ticks", [1, 4, 8])
-def test_a_run_that_is_stopped_and_started_again_ends_the_same_and_predicts_nothing_twice(
+def test_a_stopped_and_resumed_run_ends_the_same_and_predicts_nothing_twice(
     params: Params, images: Path, bundle: Path, tmp_path: Path, ticks: int
 ) -> None:
     run(params, images, bundle, tmp_path / "whole")
@@ -208,7 +209,7 @@ def test_a_run_that_is_stopped_and_started_again_ends_the_same_and_predicts_noth
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_the_last_of_the_rows_may_be_cut_short(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+def test_an_incomplete_last_row_is_dropped(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     run(params, images, bundle, tmp_path / "whole")
     whole = contents(tmp_path / "whole")
     with pytest.raises(Interrupted):
@@ -234,7 +235,7 @@ def kill_at_every_moment(images: Path, bundle: Path, before: Path, expected: Pat
 
 @pytest.fixture
 def few(images: Path, tmp_path: Path) -> Path:
-    """Three images, one of them in folders of its own, and something else."""
+    """Three images, one of them in its own folders, and a file that is not an image."""
     folder = tmp_path / "few"
     for name in ("straße.png", "deep/er/turned.jpg", "gray.png", "no image.png"):
         write(folder / name, (images / name).read_bytes())
@@ -242,7 +243,7 @@ def few(images: Path, tmp_path: Path) -> Path:
 
 
 def change(few: Path) -> None:
-    """One is new, one another, one cannot be read any more, one is gone with its folders."""
+    """One image is new, one is changed, one has become unreadable, one is removed with its folders."""
     write(few / "new/one.png", encoded(noise(20, 30)))
     write(few / "gray.png", encoded(noise(30, 20)))
     write(few / "straße.png", b"These are words.\n")
@@ -252,10 +253,10 @@ def change(few: Path) -> None:
 @pytest.mark.kills
 @pytest.mark.parametrize(("mode", "least"), [("once", 30), ("again and again", 15)])
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
-def test_whenever_it_is_killed_the_next_run_ends_as_if_it_had_not_been(
+def test_a_run_after_a_kill_ends_as_if_nothing_was_killed(
     params: Params, few: Path, bundle: Path, tmp_path: Path, is_first: bool, mode: str, least: int
 ) -> None:
-    """Before each change to a file of the folder, one after the other; what a reader finds then is whole."""
+    """The run is killed before each change it makes to the folder; readers always find complete data."""
     before, expected = tmp_path / "before", tmp_path / "expected"
     if not is_first:
         run(params, few, bundle, before)
@@ -265,8 +266,8 @@ def test_whenever_it_is_killed_the_next_run_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.e2e
-def test_the_command_is_killed_and_goes_on(images: Path, bundle: Path, tmp_path: Path) -> None:
-    """From outside, in the midst of its work."""
+def test_the_killed_command_resumes(images: Path, bundle: Path, tmp_path: Path) -> None:
+    """SIGKILL comes from outside while the command works."""
     for number in range(60):
         write(images / f"many/{number:02}.png", encoded(noise(200, 150, seed=number)))
 
@@ -299,7 +300,7 @@ def test_a_second_run_has_nothing_to_do(params: Params, images: Path, bundle: Pa
     assert [Path(problem.where).name for problem in refused] == ["no image.png", "notes.txt"]
 
 
-def test_a_file_of_the_size_and_time_it_had_is_not_read_again(
+def test_a_file_of_unchanged_size_and_time_is_not_read_again(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     run(params, images, bundle, tmp_path / "out")
@@ -332,7 +333,7 @@ def test_an_image_that_was_only_touched_keeps_its_mask(
 
 
 def test_the_folder_follows_the_images(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
-    """New, changed, removed, not to be read any more: it becomes what a new folder would be."""
+    """After new, changed, removed and unreadable images it equals a new folder."""
     out = tmp_path / "out"
     run(params, images, bundle, out)
     masks = {name: (out / f"masks/{name}.png").stat().st_mtime_ns for name in SOUND}
@@ -356,9 +357,7 @@ def test_the_folder_follows_the_images(params: Params, images: Path, bundle: Pat
 
 
 @pytest.mark.parametrize("lost", ["masks/gray.png.png", "overlays/gray.png.png", "predictions.parquet", "masks"])
-def test_what_was_removed_from_the_folder_is_made_again(
-    params: Params, images: Path, bundle: Path, tmp_path: Path, lost: str
-) -> None:
+def test_removed_pictures_are_made_again(params: Params, images: Path, bundle: Path, tmp_path: Path, lost: str) -> None:
     out = tmp_path / "out"
     run(params, images, bundle, out)
     before = contents(out)
@@ -367,9 +366,7 @@ def test_what_was_removed_from_the_folder_is_made_again(
     assert contents(out) == before
 
 
-def test_what_somebody_has_put_beside_the_masks_stays(
-    params: Params, images: Path, bundle: Path, tmp_path: Path
-) -> None:
+def test_other_files_beside_the_masks_stay(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(params, images, bundle, out)
     corrected = write(out / "masks/deep/er/turned.corrected.png", encoded(noise(2, 2)))
@@ -378,7 +375,7 @@ def test_what_somebody_has_put_beside_the_masks_stays(
     assert [path for path in (out / "masks/deep").rglob("*") if path.is_file()] == [corrected]
 
 
-def test_masks_of_one_folder_do_not_make_room_for_those_of_another(
+def test_masks_of_one_image_folder_are_not_replaced_by_those_of_another(
     params: Params, images: Path, few: Path, bundle: Path, tmp_path: Path
 ) -> None:
     run(params, images, bundle, tmp_path / "out")
@@ -388,13 +385,13 @@ def test_masks_of_one_folder_do_not_make_room_for_those_of_another(
     for path in images.rglob("*"):
         if path.is_file():
             path.unlink()
-    with pytest.raises(UserError, match="holds no file"):  # it may not be mounted
+    with pytest.raises(UserError, match="holds no file"):  # it may be unmounted
         run(params, images, bundle, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may list every folder")
-def test_images_in_a_folder_that_cannot_be_listed_are_not_taken_for_removed(
+def test_images_in_an_unreadable_folder_do_not_count_as_removed(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     run(params, images, bundle, tmp_path / "out")
@@ -406,7 +403,7 @@ def test_images_in_a_folder_that_cannot_be_listed_are_not_taken_for_removed(
     assert contents(tmp_path / "out") == before
 
 
-def test_of_two_runs_on_one_folder_the_second_says_so(
+def test_the_second_of_two_runs_on_one_folder_is_refused(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -419,7 +416,7 @@ def test_of_two_runs_on_one_folder_the_second_says_so(
     assert contents(out) == before
 
 
-def test_a_name_that_is_no_text_is_told(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_is_reported(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     for name in (b"caf\xe9.png", b"two\nlines.png"):
         Path(os.fsdecode(bytes(images) + b"/" + name)).write_bytes(encoded(noise(5, 5)))
     refused = [str(problem) for problem in run(params, images, bundle, tmp_path / "out")]
@@ -430,7 +427,7 @@ def test_a_name_that_is_no_text_is_told(params: Params, images: Path, bundle: Pa
     assert read_table(tmp_path / "out")["image"].tolist() == SOUND
 
 
-def test_names_as_long_as_names_may_be(params: Params, bundle: Path, tmp_path: Path) -> None:
+def test_names_may_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
     """NAME.png may have 255 bytes; NAME.png.partial may not."""
     for letter, length in (("a", 247), ("b", 251), ("c", 252), ("é", 255)):
         write(tmp_path / f"images/{letter * (length // len(letter.encode()))}", encoded(noise(20, 20)))
@@ -442,7 +439,7 @@ def test_names_as_long_as_names_may_be(params: Params, bundle: Path, tmp_path: P
 
 
 def test_an_image_for_which_the_memory_is_not_enough_is_named(params: Params, bundle: Path, tmp_path: Path) -> None:
-    """A few bytes that claim 3,000 megapixels, which Pillow refuses to make room for."""
+    """A few bytes that claim 3,000 megapixels, for which Pillow cannot allocate memory."""
     write(tmp_path / "images/huge.png", png_claiming(1_000_000_000, 3))
     write(tmp_path / "images/small.png", encoded(noise(20, 20)))
     large = params.model_copy(update={"prepare": params.prepare.model_copy(update={"max_megapixels": 3000.0})})
@@ -451,7 +448,7 @@ def test_an_image_for_which_the_memory_is_not_enough_is_named(params: Params, bu
     assert read_table(tmp_path / "out")["image"].tolist() == ["small.png"]
 
 
-def test_a_name_that_pandas_reads_as_nothing_is_a_name(params: Params, bundle: Path, tmp_path: Path) -> None:
+def test_a_name_that_pandas_reads_as_missing_is_a_name(params: Params, bundle: Path, tmp_path: Path) -> None:
     write(tmp_path / "images/NA", encoded(noise(20, 20)))
     for _ in range(2):
         run(params, tmp_path / "images", bundle, tmp_path / "out")
@@ -475,7 +472,7 @@ def test_predictions_of_two_bundles_are_not_mixed(
     assert contents(out) == before
 
 
-def test_a_folder_of_other_things_is_not_written_into(
+def test_a_folder_with_other_content_is_not_written_to(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "out/precious.txt", "mine")
@@ -486,7 +483,7 @@ def test_a_folder_of_other_things_is_not_written_into(
         run(params, images, bundle, tmp_path / "out/precious.txt")
 
 
-def test_predictions_beside_the_images_they_are_of_are_refused(params: Params, images: Path, bundle: Path) -> None:
+def test_predictions_inside_the_folder_of_images_are_refused(params: Params, images: Path, bundle: Path) -> None:
     """The next run would take the masks for images."""
     with pytest.raises(UserError, match="lies in the folder of the images"):
         run(params, images, bundle, images / "predictions")
@@ -495,7 +492,7 @@ def test_predictions_beside_the_images_they_are_of_are_refused(params: Params, i
         run(params, images, bundle, images.parent)
 
 
-def test_a_missing_or_empty_folder_of_images_is_told(params: Params, bundle: Path, tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_of_images_is_reported(params: Params, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a folder. Name the folder of the images"):
         run(params, tmp_path / "nowhere", bundle, tmp_path / "out")
     (tmp_path / "empty").mkdir()
@@ -517,7 +514,7 @@ def test_a_large_image_is_predicted_in_windows(params: Params, bundle: Path, tmp
 
 
 def another(bundle: Path, folder: Path) -> Path:
-    """A network of other weights, for images that look otherwise."""
+    """A network with other weights and other preprocessing."""
     model = Bundle.load(bundle)
     torch.manual_seed(1)
     folder.mkdir()
@@ -527,7 +524,7 @@ def another(bundle: Path, folder: Path) -> Path:
     return folder
 
 
-def test_several_bundles_predict_the_class_that_is_likeliest_in_their_mean(
+def test_several_bundles_predict_the_likeliest_class_of_their_mean(
     params: Params, bundle: Path, tmp_path: Path
 ) -> None:
     image = noise(60, 80)
@@ -542,7 +539,7 @@ def test_several_bundles_predict_the_class_that_is_likeliest_in_their_mean(
         run(params, tmp_path / "images", bundle, tmp_path / "out")
 
 
-def test_bundles_of_other_classes_are_not_averaged(
+def test_bundles_with_other_classes_are_not_averaged(
     params: Params, images: Path, bundle: Path, foreign_bundle: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as error:
@@ -554,9 +551,7 @@ def test_bundles_of_other_classes_are_not_averaged(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_large_image_leaves_a_picture_without_a_seam_between_its_strips(
-    params: Params, bundle: Path, tmp_path: Path
-) -> None:
+def test_the_overlay_of_a_large_image_has_no_seam_between_strips(params: Params, bundle: Path, tmp_path: Path) -> None:
     image = noise(600, 20)
     write(tmp_path / "images/tall.png", encoded(image))
     run(params, tmp_path / "images", bundle, tmp_path / "out")
@@ -628,7 +623,7 @@ VOC_COLORS = dict(enumerate([
 ]))  # fmt: skip
 
 
-def test_what_cannot_be_submitted_is_told_before_anything_is_predicted(
+def test_obstacles_to_a_submission_are_reported_before_anything_is_predicted(
     params: Params, bundle: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "images/a/berlin_000001_000019_leftImg8bit.png", encoded(noise(20, 30)))
@@ -639,13 +634,15 @@ def test_what_cannot_be_submitted_is_told_before_anything_is_predicted(
     first, classes, names, twice = str(error.value).splitlines()
     assert first == "3 problems:"
     assert classes.strip() == (
-        f"{bundle}: knows 1 classes that cityscapes has not: tree; expected names of {some(LABEL_IDS)}"
+        f"{bundle}: knows classes that cityscapes lacks (1): tree; expected names of {first_few(LABEL_IDS)}"
     )
     assert names.strip() == (
-        "berlin.png: is not named as an image of cityscapes is (as are 1 files); "
+        "berlin.png: is not named like an image of cityscapes (files: 1); "
         r"expected names that match (.*)_leftImg8bit\.\w+"
     )
-    assert re.search("^  [ab]/berlin_000001_000019_leftImg8bit.png: has the submitted mask berlin_000001_000019", twice)
+    assert re.search(
+        "^  [ab]/berlin_000001_000019_leftImg8bit.png: has the same submitted mask as [ab]/berlin_000001_000019", twice
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -664,5 +661,5 @@ def test_the_command_takes_several_bundles_and_a_layout(bundle: Path, tmp_path: 
     assert (refused.returncode, "'kitti' is not one of 'cityscapes', 'voc', 'ade20k'" in refused.stderr) == (2, True)
 
 
-def test_the_command_offers_the_layouts_that_there_are() -> None:
-    assert tuple(submission.BENCHMARKS) == get_args(cli.Benchmark)
+def test_the_command_offers_every_submission_layout() -> None:
+    assert tuple(submission.BENCHMARKS) == get_args(prediction.Benchmark)

@@ -15,13 +15,15 @@ import pytest
 from PIL import Image
 
 from pspnet.config.prepare import PrepareParams
-from pspnet.dataset import pieces
-from pspnet.dataset.classes import IGNORE
-from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import UserError
+from pspnet.raw import pieces
+from pspnet.raw.classes import IGNORE
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import (
+from tests.files import contents
+from tests.limits import files_up_to
+from tests.raw.rawdata import (
     dataset_params,
     encoded,
     noise,
@@ -31,8 +33,6 @@ from tests.dataset.rawdata import (
     write,
     write_pair,
 )
-from tests.files import contents
-from tests.limits import files_up_to
 
 SCENES = 24  # with seed 0 and the demo's shares, some of them in each split
 
@@ -42,7 +42,7 @@ def quiet(done: int, total: int, note: str) -> None:
 
 
 def run(raw: Path, out: Path, tick: Callable[[int, int, str], None] = quiet, **changes: Any) -> PreparedDataset:
-    """`merge`: folders of parts; other names are those of the sections `dataset` and `prepare`."""
+    """`merge`: folders of parts; other names are keys of the sections `dataset` and `prepare`."""
     own = {key: value for key, value in changes.items() if key.partition("__")[0] in PrepareParams.model_fields}
     dataset = {key: value for key, value in changes.items() if key not in own and key != "merge"}
     prepare.run(
@@ -59,7 +59,7 @@ def mask_of(name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Of each scene an image with a mask and one without; one scene has no mask."""
+    """Each scene has an image with a mask and one without; one scene has no masks."""
     folder = tmp_path / "raw"
     for scene in range(SCENES):
         write_pair(folder, f"scene{scene:02d}/1", mask_of(f"scene{scene:02d}"))
@@ -91,7 +91,7 @@ def test_packed_into_an_archive_the_same_data_have_the_same_fingerprint(raw: Pat
     assert set(packed.index()["source"]) == {f"batch.{kind}/{source}" for source in loose.index()["source"]}
 
 
-def test_masks_in_colours_make_the_same_dataset(raw: Path, tmp_path: Path) -> None:
+def test_masks_in_colors_make_the_same_dataset(raw: Path, tmp_path: Path) -> None:
     numbered = run(raw, tmp_path / "numbers")
     colors = {0: (128, 64, 128), 1: (220, 20, 60), 255: (0, 0, 0)}
     table = np.array([colors.get(value, (1, 1, 1)) for value in range(256)], np.uint8)
@@ -147,7 +147,7 @@ def test_the_same_data_makes_the_same_bytes_wherever_it_lies(raw: Path, tmp_path
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_an_output_from_before_and_what_a_killed_run_left_are_replaced(raw: Path, tmp_path: Path) -> None:
+def test_old_output_and_the_remains_of_a_killed_run_are_replaced(raw: Path, tmp_path: Path) -> None:
     write(tmp_path / "out/old.txt", "old")
     write(tmp_path / "out.partial/shards/00000.arrow", "half")
     run(raw, tmp_path / "out")
@@ -166,7 +166,7 @@ def test_an_interrupted_run_leaves_no_output(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path / "out")
 
 
-def test_a_full_disk_is_told_with_the_folder_and_what_is_needed(raw: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_folder_and_the_space_needed(raw: Path, tmp_path: Path) -> None:
     with files_up_to(1000), pytest.raises(UserError) as error:
         run(raw, tmp_path / "out")
     (problem,) = error.value.problems
@@ -175,10 +175,10 @@ def test_a_full_disk_is_told_with_the_folder_and_what_is_needed(raw: Path, tmp_p
     assert re.fullmatch(r"about [\d.]+ kB of free space", problem.expected)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.rglob("*.partial"))
-    assert run(raw, tmp_path / "out").images  # once there is room
+    assert run(raw, tmp_path / "out").images  # now there is space
 
 
-def test_after_a_mistake_is_mended_only_its_piece_is_checked_again(
+def test_after_a_fix_only_its_piece_is_checked_again(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pieces, "PIECE", 7)
@@ -208,7 +208,7 @@ def problems(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_found_is_prepared_quarantined_and_duplicates(raw: Path, tmp_path: Path) -> None:
+def test_images_found_are_prepared_quarantined_or_duplicates(raw: Path, tmp_path: Path) -> None:
     write(raw / "images/scene00/broken.png", b"no image")
     write(raw / "images/scene00/notes.txt", "no image")
     write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))
@@ -229,7 +229,7 @@ def test_found_is_prepared_quarantined_and_duplicates(raw: Path, tmp_path: Path)
     assert all(row["file"] in page and row["found"].split(" (")[0] in page for row in problems(tmp_path / "out"))
 
 
-def test_files_that_are_no_images_may_be_left_out_and_are_counted(raw: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_images_may_be_left_out_and_are_counted(raw: Path, tmp_path: Path) -> None:
     for number in range(40):
         write(raw / f"images/scene00/{number}.txt", "no image")
     write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))
@@ -238,7 +238,7 @@ def test_files_that_are_no_images_may_be_left_out_and_are_counted(raw: Path, tmp
 
 
 @pytest.mark.parametrize("kind", ["unreadable", "mask_values", "duplicate"])
-def test_a_policy_of_error_stops_with_every_problem_of_that_kind(raw: Path, tmp_path: Path, kind: str) -> None:
+def test_the_policy_error_stops_with_every_problem_of_that_kind(raw: Path, tmp_path: Path, kind: str) -> None:
     for number in range(2):
         write(raw / f"images/scene00/broken{number}.png", b"no image")
         write_pair(raw, f"scene00/other{number}", np.full((8, 12), 77, np.uint8))
@@ -249,11 +249,11 @@ def test_a_policy_of_error_stops_with_every_problem_of_that_kind(raw: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_of_copies_the_one_with_a_mask_is_kept_and_then_that_of_test(raw: Path, tmp_path: Path) -> None:
+def test_the_copy_with_a_mask_is_kept_else_the_one_in_test(raw: Path, tmp_path: Path) -> None:
     index = run(raw, tmp_path / "before").index().set_index("id")
     groups = {split: index.index[index["split"] == split][0].split("/")[0] for split in ("train", "val", "test")}
     first = sorted(groups.values())[0]
-    shutil.copyfile(raw / f"images/{groups['val']}/1.png", raw / f"images/{first}/0.png")  # without mask: it goes
+    shutil.copyfile(raw / f"images/{groups['val']}/1.png", raw / f"images/{first}/0.png")  # without a mask: removed
     for split in ("train", "val"):
         for kind in ("images", "masks"):
             shutil.copyfile(raw / f"{kind}/{groups['test']}/1.png", raw / f"{kind}/{groups[split]}/3.png")
@@ -284,14 +284,14 @@ def test_a_smaller_copy_in_another_split_is_found(tmp_path: Path, policy: str, d
     assert dataset.duplicates == duplicates
     [row] = problems(tmp_path / "out")
     assert (row["file"], row["kind"]) == ("images/a.jpg", "near_duplicate")
-    assert row["found"] == "looks like images/07.png; it is in train, the other in test"
-    assert "2 of 2 images in test look like another of them" in (tmp_path / "out/data_report.html").read_text()
+    assert row["found"] == "looks like images/07.png (this one is in train, the other in test)"
+    assert "2 of 2 images in test look like another one in the split" in (tmp_path / "out/data_report.html").read_text()
 
 
-def test_a_smaller_labelled_fraction_keeps_all_images_and_some_masks_of_train(raw: Path, tmp_path: Path) -> None:
+def test_a_smaller_labeled_fraction_keeps_all_images_and_some_masks_of_train(raw: Path, tmp_path: Path) -> None:
     whole = run(raw, tmp_path / "whole")
-    half = run(raw, tmp_path / "half", labelled_fraction=0.5)
-    quarter = run(raw, tmp_path / "quarter", labelled_fraction=0.25)
+    half = run(raw, tmp_path / "half", labeled_fraction=0.5)
+    quarter = run(raw, tmp_path / "quarter", labeled_fraction=0.25)
     assert whole.images == half.images == quarter.images
     assert half.fingerprints["test"] == whole.fingerprints["test"]
     ids = [set(dataset.annotated("train")["id"]) for dataset in (quarter, half, whole)]
@@ -319,7 +319,7 @@ def test_many_refused_files_are_counted(raw: Path, tmp_path: Path) -> None:
         run(raw, tmp_path / "out")
 
 
-def test_splits_without_masks_are_told_before_anything_is_read(tmp_path: Path) -> None:
+def test_splits_without_masks_are_reported_before_anything_is_read(tmp_path: Path) -> None:
     write_pair(tmp_path / "raw", "only/1", mask_of(""))
     write_pair(tmp_path / "raw", "only/2", mask_of(""))
     ticks: list[int] = []
@@ -353,7 +353,7 @@ def test_official_splits_are_kept(raw: Path, tmp_path: Path) -> None:
     assert dataset.masks == {"train": 6, "val": 6, "test": 6, "unlabeled": 0}
 
 
-def test_official_splits_that_contradict_themselves_stop_the_stage_or_are_mended(tmp_path: Path) -> None:
+def test_contradicting_official_splits_stop_the_stage_or_are_fixed(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for name in ("a/1", "a/2", "b/1", "c/1"):
         write_pair(raw, name, mask_of(name))
@@ -372,7 +372,7 @@ def test_official_splits_that_contradict_themselves_stop_the_stage_or_are_mended
     assert (row["file"], row["outcome"]) == ("group 'a'", "fixed")
 
 
-def test_lists_of_a_layout_that_contradict_themselves_are_mended_and_counted_for_nothing(tmp_path: Path) -> None:
+def test_contradicting_lists_of_a_layout_are_fixed_and_not_counted(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for number in range(4):
         write(raw / f"JPEGImages/{number}.jpg", encoded(noise(4, 4, number), "JPEG"))
@@ -383,7 +383,7 @@ def test_lists_of_a_layout_that_contradict_themselves_are_mended_and_counted_for
         "layout": "voc", "images": "JPEGImages", "masks": "SegmentationClass", "splits": "ImageSets/Segmentation",
     }  # fmt: skip
     own = {"source": source, "classes": {}, "ignore_values": [], "group_pattern": "(.*)"}
-    with pytest.raises(UserError, match=r"names 2, which stands in ImageSets/Segmentation/val\.txt too"):
+    with pytest.raises(UserError, match=r"names 2, which is also in ImageSets/Segmentation/val\.txt"):
         run(raw, tmp_path / "out", **own)  # type: ignore[arg-type]
     dataset = run(raw, tmp_path / "out", problems__contradicting_splits="fix", **own)  # type: ignore[arg-type]
     assert dataset.index()["split"].tolist() == ["train", "train", "val", "test"]
@@ -422,7 +422,7 @@ def test_real_masks_of_road_scenes_are_prepared(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_from_their_archive_are_named_in_the_report(raw: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(raw / "batch.zip", "w") as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the second name
+        warnings.simplefilter("ignore")  # about the second name
         for seed in range(2):
             archive.writestr("images/scene00/twice.png", encoded(noise(8, 12, seed)))
     run(raw, tmp_path / "out", tolerated_share=0.1)
@@ -430,8 +430,8 @@ def test_files_that_cannot_be_read_from_their_archive_are_named_in_the_report(ra
     assert (row["file"], row["kind"]) == ("batch.zip/images/scene00/twice.png", "unreadable")
 
 
-def test_names_that_no_text_can_hold_are_told_and_no_cell_is_a_formula(raw: Path, tmp_path: Path) -> None:
-    """Of links, which are told of under the names that they have."""
+def test_names_that_are_not_text_are_reported_and_no_cell_is_a_formula(raw: Path, tmp_path: Path) -> None:
+    """Links are reported under their own names."""
     no_text = os.fsdecode(b"caf\xe9\x1b[2J")
     with tarfile.open(raw / "day.tar", "w") as file:
         link = tarfile.TarInfo(f"images/{no_text}.png")
@@ -442,8 +442,8 @@ def test_names_that_no_text_can_hold_are_told_and_no_cell_is_a_formula(raw: Path
     write(raw / "=1+1.tar", b"no archive")
     run(raw, tmp_path / "out", tolerated_share=1.0)
     with (tmp_path / "out/problems.csv").open(encoding="utf-8", newline="") as file:
-        told = {row["file"]: row["found"] for row in csv.DictReader(file)}
-    assert sorted(told) == [
+        reported = {row["file"]: row["found"] for row in csv.DictReader(file)}
+    assert sorted(reported) == [
         "'=1+1.tar",
         r"day.tar/images/caf\udce9\x1b[2J.png",
         r"images/caf\udce9\x1b[2J",
@@ -454,9 +454,9 @@ def test_names_that_no_text_can_hold_are_told_and_no_cell_is_a_formula(raw: Path
 
 @pytest.mark.e2e
 def test_an_image_for_which_the_memory_is_not_enough_is_named(raw: Path, tmp_path: Path) -> None:
-    """A few bytes that claim 3,000 megapixels, which Pillow refuses to make room for."""
+    """A few bytes that claim 3,000 megapixels, for which Pillow cannot allocate memory."""
     write(raw / "images/scene00/3.png", png_claiming(1_000_000_000, 3))
     run(raw, tmp_path / "out", tolerated_share=1.0, max_megapixels=3000)
     with (tmp_path / "out/problems.csv").open(encoding="utf-8", newline="") as file:
-        [told] = csv.DictReader(file)
-    assert (told["file"], told["found"]) == ("images/scene00/3.png", "needs more memory than there is")
+        [reported] = csv.DictReader(file)
+    assert (reported["file"], reported["found"]) == ("images/scene00/3.png", "needs more memory than there is")

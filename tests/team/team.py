@@ -31,8 +31,8 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows import server
-from flows.commands import marked
+from flows.command import marked
+from flows.laptop import server
 from tests.command import pspnet
 from tests.e2e.pipeline import BIN, checkout, clone, digests, run, warmed, write_params
 from tests.network import free_port
@@ -41,12 +41,12 @@ from tests.tracking.server import Server, answers
 from tests.waiting import wait_until
 
 STARTS_SECONDS = 240
-SOON_SECONDS = 180  # for what takes moments, on a slow and busy machine
-DUE_SECONDS = 8  # from a schedule to its first run; the server looks for new schedules every two
+SOON_SECONDS = 180  # for things that take moments, on a slow and busy machine
+DUE_SECONDS = 8  # from a schedule to its first run; the server checks for new schedules every two seconds
 RETRAIN = "retrain/retrain"
 POOLS = ("cpu", "gpu")
-TEAM = "PSPNET_TEST_TEAM"  # in the environment of every process of the team
-HURRIED = {  # all that only waits is short; a heartbeat every 30 s is as often as Prefect allows
+TEAM = "PSPNET_TEST_TEAM"  # environment variable of every process of the team
+HURRIED = {  # short waits; a heartbeat every 30 s is as often as Prefect allows
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 class Team:
     def __init__(self, folder: Path, warm: str, **params: Any) -> None:
-        """`warm`: a Python with Prefect loaded; in it runs what people start, and what nothing disturbs."""
+        """`warm`: a Python with Prefect loaded, for commands of people and for runs that nothing disturbs."""
         self.folder, self.warm = folder, warm
         self.person, self.cpu, self.gpu = folder / "person", folder / "cpu", folder / "gpu"
         self.mlflow = Server(folder / "mlflow")
@@ -96,7 +96,7 @@ class Team:
         }
 
     def start(self) -> None:
-        """The servers, a person's checkout with new data, and a worker for each pool."""
+        """Start the servers, a person's checkout with new data, and a worker for each pool."""
         address = self._open.enter_context(postgresql("prefect", "asyncpg"))
         self._start(
             "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
@@ -108,7 +108,7 @@ class Team:
             origin = str(self.folder / "origin.git")
             for pool in POOLS:
                 run(self.folder, "git", "clone", "--quiet", "--branch", "main", origin, str(self.folder / pool))
-            pspnet("synthesize", "data/raw", "--images", "60", "--labelled", "40", cwd=self.cpu)
+            pspnet("synthesize", "data/raw", "--images", "60", "--labeled", "40", cwd=self.cpu)
             mlflow.result()
         self.until(lambda: answers(f"{self.api}/health"), STARTS_SECONDS, "the Prefect server does not start")
         with temporary_settings({PREFECT_API_URL: self.api, PREFECT_API_AUTH_STRING: self._password}):
@@ -160,12 +160,12 @@ class Team:
         return process
 
     def until(self, met: Callable[[], T], seconds: float, otherwise: str | Callable[[], str]) -> T:
-        return wait_until(met, seconds, otherwise, pause=0.2)  # a look may scan all processes or ask a server
+        return wait_until(met, seconds, otherwise, pause=0.2)  # a check may scan all processes or ask a server
 
     # What a person does on the server
 
     def deploy(self) -> None:
-        """The tests say what is due when: what prefect.yaml says of it is looked at, and dropped."""
+        """Deploy, check the schedules of prefect.yaml, and remove them: the tests decide when a run is due."""
         self.call(self.person, "pspnet", "deploy")
         for name, when in ((RETRAIN, {"cron": "0 3 * * 0"}), ("watch/watch", {"interval": timedelta(minutes=5)})):
             (deployed,) = self.unschedule(name)
@@ -173,9 +173,9 @@ class Team:
 
     @contextmanager
     def undisturbed(self, *names: str) -> Iterator[None]:
-        """Runs of these deployments, or of all, start warm, and so do their commands: they are beside their Python.
+        """Within the block, runs of these deployments, by default of all, and their commands start warm.
 
-        Their flows are the worker's own, where Prefect would otherwise load those of the worktree.
+        Their flows are loaded from the worker's clone instead of the worktree.
         """
         deployments = [self.client.read_deployment_by_name(name) for name in names] or self.client.read_deployments()
         for one in deployments:
@@ -188,14 +188,14 @@ class Team:
                 self.client.update_deployment(one.id, DeploymentUpdate(job_variables=one.job_variables))
 
     def schedule(self, name: str = RETRAIN) -> None:
-        """It is due soon, and then every minute."""
+        """Schedule the deployment: first due soon, then every minute."""
         due = datetime.now(UTC) + timedelta(seconds=DUE_SECONDS)
         found = self.client.read_deployment_by_name(name)
         every_minute = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=due)
         self.client.create_deployment_schedules(found.id, [DeploymentScheduleCreate(schedule=every_minute)])
 
     def unschedule(self, name: str = RETRAIN) -> list[dict[str, Any]]:
-        """What the schedules were."""
+        """Remove the schedules. Returns them."""
         found = self.client.read_deployment_by_name(name)
         for one in found.schedules:
             self.client.delete_deployment_schedule(found.id, one.id)
@@ -211,7 +211,7 @@ class Team:
     # What a person sees on the server
 
     def retrainings(self) -> list[FlowRun]:
-        """All there have been, and those that are due, by time."""
+        """All retraining runs that have started or are due, by time."""
         deployment = self.client.read_deployment_by_name(RETRAIN)
         return self.client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
@@ -222,7 +222,7 @@ class Team:
         )
 
     def finished(self, run: FlowRun, seconds: float = 600) -> FlowRun:
-        """As it ended, once it has for good: a crashed run is scheduled again."""
+        """Wait for the run's final state. A crashed run is scheduled again, so it is not final."""
 
         def over() -> FlowRun | None:
             now = self.client.read_flow_run(run.id)
@@ -238,13 +238,13 @@ class Team:
         return run
 
     def log(self, run: FlowRun) -> str:
-        """With the runs it waited for."""
+        """The log of the run and of the runs it waited for."""
         ids = [run.id, *(child.id for child in self.children(run))]
         logs = self.client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), limit=200)
         return "\n".join(entry.message for entry in sorted(logs, key=lambda entry: entry.timestamp))
 
     def children(self, run: FlowRun) -> list[FlowRun]:
-        """The runs of its stages in another pool."""
+        """The run's stage runs in another pool."""
         parents = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
         tasks = {task.id for task in self.client.read_task_runs(task_run_filter=parents)}
         runs = self.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["stage"])))
@@ -253,7 +253,7 @@ class Team:
     # What runs on the machines
 
     def processes(self, *pools: str) -> list[psutil.Process]:
-        """All that work in a worktree of a clone."""
+        """All processes that work in a worktree of a clone."""
         folders = [self.folder / pool / ".pspnet/runs" for pool in pools or POOLS]
         return [one for one in marked(TEAM, str(self.folder)) if any(works_in(one, folder) for folder in folders)]
 
@@ -263,7 +263,7 @@ class Team:
         return found
 
     def training(self, seconds: float = 400) -> psutil.Process:
-        """The process that trains, stopped once it has saved something: what disturbs it comes in its midst."""
+        """The training process, suspended once it has saved a checkpoint: a disturbance then hits it in the middle."""
 
         def begun() -> list[psutil.Process]:
             return [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
@@ -275,7 +275,7 @@ class Team:
         return training
 
     def saved_at(self) -> float:
-        """When a training has saved something last."""
+        """The time of the latest checkpoint of any training."""
         latest = 0.0
         for path in (self.gpu / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"):
             with suppress(FileNotFoundError):  # old ones are removed
@@ -284,7 +284,7 @@ class Team:
 
 
 class Plain:
-    """A clone that shares nothing with the team, in which plain DVC makes what the team should make of the same."""
+    """A clone that shares nothing with the team. Plain DVC makes the results that the team should make too."""
 
     def __init__(self, team: Team, folder: Path) -> None:
         self._team = team
@@ -293,7 +293,7 @@ class Plain:
         run(self.folder, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"), **self._warm)
 
     def made(self, *targets: str, **params: Any) -> dict[str, str]:
-        """The digests of all results, of the raw data as they are now. What no param has changed is not made again."""
+        """Run DVC on the current raw data. Returns the digests of all results."""
         raw = self.folder / "data/raw"
         shutil.rmtree(raw, ignore_errors=True)
         shutil.copytree(self._team.cpu / "data/raw", raw)
@@ -319,7 +319,7 @@ def works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def kill(*processes: psutil.Process) -> None:
-    """All at once, as far as that is possible: none gets the time to tell another."""
+    """Kill the processes all at once, as far as possible, so that none can react to the end of another."""
     for one in processes:
         one.send_signal(signal.SIGSTOP)
     for one in processes:

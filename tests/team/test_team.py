@@ -17,15 +17,15 @@ from prefect.states import Cancelling
 from tests.e2e.pipeline import digests
 from tests.flows.processes import left_of
 from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, kill
-from tests.tracking.told import history, runs
+from tests.tracking.runs import history, runs
 from tests.waiting import wait_until
 
 # Pytest's two processes begin with half of the folder's tests each, which in this order take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
-LONG = 30  # epochs, of a training that is disturbed: it must go on when its first checkpoint has been seen
+LONG = 30  # epochs of disturbed training, which must still be running when its first checkpoint is seen
 ON_TIME_SECONDS = 25  # the worker may begin a moment early, and the machine is busy
-PAUSE_SECONDS = 3  # of a person between two commands
+PAUSE_SECONDS = 3  # a person's pause between two commands
 MODEL = "pspnet-demo"
 
 
@@ -35,7 +35,7 @@ def trainings(mlflow: MlflowClient, flow_run: FlowRun) -> list[Run]:
 
 
 def versions(mlflow: MlflowClient) -> dict[str, list[str]]:
-    """Of each flow run."""
+    """The versions of each flow run."""
     found: dict[str, list[str]] = {}
     for version in mlflow.search_model_versions(f"name = '{MODEL}'"):
         found.setdefault(version.tags["prefect.flow_run"], []).append(version.version)
@@ -47,7 +47,7 @@ def made(team: Team, flow_run: FlowRun) -> dict[str, str]:
 
 
 def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int) -> None:
-    """One training in MLflow with each epoch once, one version, and nobody left at work."""
+    """The run completed, with one training run in MLflow that has each epoch once, one version, and no process left."""
     team.completed(flow_run)
     (training,) = trainings(mlflow, flow_run)
     assert training.info.status == "FINISHED"
@@ -87,10 +87,8 @@ def test_a_scheduled_retraining_prepares_on_cpu_trains_on_gpu_and_the_next_one_r
         assert abs((one.start_time - one.expected_start_time).total_seconds()) < ON_TIME_SECONDS
 
 
-def test_after_the_power_has_gone_on_both_machines_and_one_has_frozen_the_same_run_goes_on(
-    team: Team, mlflow: MlflowClient, plain: Plain
-) -> None:
-    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.013}
+def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: MlflowClient, plain: Plain) -> None:
+    changes = {"finetune__epochs": LONG, "finetune__optimizer__learning_rate": 0.013}
     flow_run = team.retrain(**changes)
     training = team.training()
     kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
@@ -116,17 +114,17 @@ def test_after_the_power_has_gone_on_both_machines_and_one_has_frozen_the_same_r
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_mistake_in_params_fails_at_once_and_is_told_whole(team: Team) -> None:
-    mistake = team.finished(team.retrain(finetune__learning_rate="fast"))
+def test_a_mistake_in_params_fails_at_once_with_its_message(team: Team) -> None:
+    mistake = team.finished(team.retrain(finetune__optimizer__learning_rate="fast"))
     assert mistake.state and mistake.state.is_failed() and mistake.state.message
-    assert "params.yaml" in mistake.state.message and "finetune.learning_rate" in mistake.state.message
+    assert "params.yaml" in mistake.state.message and "finetune.optimizer.learning_rate" in mistake.state.message
     assert mistake.run_count == 1
     assert "Traceback" not in team.log(mistake)
 
 
 @contextmanager
 def somebody_at_work(team: Team) -> Iterator[None]:
-    """In the very checkout whose worktrees the cpu worker uses."""
+    """Within the block, a person uses DVC in the checkout whose worktrees the cpu worker uses."""
     over, failed = Event(), []
 
     def work() -> None:
@@ -155,24 +153,24 @@ def somebody_at_work(team: Team) -> Iterator[None]:
 def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
     team: Team, mlflow: MlflowClient
 ) -> None:
-    def look() -> list[FlowRun]:
+    def watch() -> list[FlowRun]:
         before = {one.id for one in team.retrainings()}
         team.completed(team.ask_for("watch/watch", settled_seconds=1))
         return [one for one in team.retrainings() if one.id not in before]
 
     raw = team.cpu / "data/raw"
-    if found := look():  # unless it has been trained on
+    if found := watch():  # empty if the data has been trained on already
         team.completed(found[0])
-        assert look() == []
+        assert watch() == []
     for kind, suffix in (("images", "jpg"), ("masks", "png")):
         source = sorted((raw / kind).iterdir())[0]
         (raw / kind / f"new.{suffix}").write_bytes(source.read_bytes())
     with somebody_at_work(team):
-        (first,) = look()
-        second = team.retrain(finetune__learning_rate=0.02)
+        (first,) = watch()
+        second = team.retrain(finetune__optimizer__learning_rate=0.02)
         for path in raw.rglob("*.jpg"):
             os.utime(path)
-        assert look() == []
+        assert watch() == []
         for one in (first, second):
             team.completed(one)
     assert {len(trainings(mlflow, one)) for one in (first, second)} == {1}
@@ -184,10 +182,10 @@ def dvc_of(training: psutil.Process) -> psutil.Process:
     return found
 
 
-def test_a_cancelled_run_leaves_nobody_at_work_and_the_next_goes_on_without_workers_mlflow_and_its_first_training(
+def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_and_mlflow(
     team: Team, mlflow: MlflowClient, plain: Plain
 ) -> None:
-    changes = {"finetune__epochs": LONG, "finetune__learning_rate": 0.011}
+    changes = {"finetune__epochs": LONG, "finetune__optimizer__learning_rate": 0.011}
     cancelled = team.retrain(**changes)
     training = team.training()
     dvc = dvc_of(training)

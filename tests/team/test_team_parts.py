@@ -1,4 +1,4 @@
-"""The raw data checked in parts by a pool, whose runs are killed meanwhile."""
+"""A pool checks the raw data in parts while its runs are killed."""
 
 import psutil
 import pytest
@@ -6,7 +6,7 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFi
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from pspnet.dataset.pieces import PIECE
+from pspnet.raw.pieces import PIECE
 from tests.command import pspnet
 from tests.e2e.pipeline import digests, run
 from tests.team.team import SOON_SECONDS, Plain, Team, command, kill, works_in
@@ -14,11 +14,11 @@ from tests.team.team import SOON_SECONDS, Plain, Team, command, kill, works_in
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1200)]
 
 PARTS = 3
-IMAGES = PARTS * PIECE  # a piece for each
+IMAGES = PARTS * PIECE  # a piece for each part
 
 
 def parts(team: Team) -> dict[str, FlowRun]:
-    """'1/3' -> its run."""
+    """The run of each part, by its name such as '1/3'."""
     runs = team.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["part"])))
     return {one.name.split()[1]: one for one in runs}
 
@@ -31,7 +31,7 @@ def prepared(team: Team, flow_run: FlowRun) -> bool:
 
 
 def at_work_on(team: Team, part: str) -> psutil.Process:
-    """Prefect's process of the run that makes this part, once the part has been begun."""
+    """Prefect's process of the run that makes this part, once it has begun."""
     found: list[psutil.Process] = []
 
     def begun() -> bool:
@@ -47,11 +47,9 @@ def is_engine(process: psutil.Process) -> bool:
     return any(word.startswith("prefect.") for word in command(process))
 
 
-def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_and_who_waits_for_them_are_killed(
-    team: Team, plain: Plain
-) -> None:
+def test_parts_survive_the_kill_of_a_part_and_of_the_waiting_run(team: Team, plain: Plain) -> None:
     run(team.cpu, "rm", "-r", "data/raw")
-    pspnet("synthesize", "data/raw", "--images", str(IMAGES), "--labelled", "40", cwd=team.cpu)
+    pspnet("synthesize", "data/raw", "--images", str(IMAGES), "--labeled", "40", cwd=team.cpu)
     flow_run = team.retrain(prepare__parts=PARTS)
     kill(at_work_on(team, "2/3"))
     team.until(
@@ -71,6 +69,6 @@ def test_machines_of_the_pool_check_the_raw_data_in_parts_though_one_and_who_wai
     assert team.client.read_flow_run(flow_run.id).run_count == 2
     assert digests(place)["data/prepared"] == alone["data/prepared"]
     assert not (place / "data/parts").exists()
-    team.client.set_flow_run_state(flow_run.id, Cancelling())  # the rest is as without parts
+    team.client.set_flow_run_state(flow_run.id, Cancelling())  # the rest is the same as without parts
     team.finished(flow_run, SOON_SECONDS)
     team.until(lambda: not team.processes(), SOON_SECONDS, "processes are left")

@@ -1,6 +1,6 @@
-"""Children that send or make a database, each killed and started again until one comes through.
+"""Child processes that send a journal or create a database, each killed and started again until one succeeds.
 
-Run in a process forked from one with MLflow loaded, so that the kills hit the work and not the loading.
+They are forked from a process with MLflow loaded, so that the kills hit the work and not the imports.
 """
 
 import os
@@ -12,13 +12,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from pspnet.tracking.backlog import unsent
 from pspnet.tracking.connection import connect
-from pspnet.tracking.delivery import unsent
 from tests.forked import FORKED
 
 
 def in_child(work: Callable[..., object], uri: str, *arguments: Any) -> Any:
-    """What `work` returned in a process whose tracking server is at `uri`."""
+    """Call `work` in a process whose tracking server is at `uri`. Returns its result."""
     ours, theirs = FORKED.Pipe()
     process = FORKED.Process(target=_call, args=(theirs, work, uri, arguments), daemon=True)
     process.start()
@@ -26,18 +26,18 @@ def in_child(work: Callable[..., object], uri: str, *arguments: Any) -> Any:
     try:
         return ours.recv()
     except EOFError:
-        raise AssertionError("the process has failed; its error is on its standard error") from None
+        raise AssertionError("the process failed; see its standard error") from None
     finally:
         process.join()
 
 
-def _call(told: Connection, work: Callable[..., object], uri: str, arguments: tuple[Any, ...]) -> None:
+def _call(results: Connection, work: Callable[..., object], uri: str, arguments: tuple[Any, ...]) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    told.send(work(*arguments))
+    results.send(work(*arguments))
 
 
 def send(state: Path, folder: Path, seed: int) -> int:
-    """Deliver a journal by senders killed ever later. Returns how many were killed."""
+    """Deliver a journal with senders that are killed later and later. Returns how many were killed."""
     rng = random.Random(seed)
     tries = kills = 0
     while delivery := unsent(state, folder):
@@ -52,7 +52,7 @@ def send(state: Path, folder: Path, seed: int) -> int:
 
 
 def make(state: Path, database: Path) -> int:
-    """Make a database, killed when it has 1, 20 and 40 tables. Returns how many times it was killed."""
+    """Create a database, killed when it has 1, 20 and 40 tables. Returns the number of kills."""
     kills = 0
     for tables in (1, 20, 40):
         child = os.fork()

@@ -1,9 +1,9 @@
-"""A sender without a process: it delivers when the stage is over, with MLflow in pytest's process."""
+"""A sender without a process: it delivers when the stage has ended, with MLflow in pytest's process."""
 
 import time
 from pathlib import Path
 
-from pspnet.tracking.connection import impatience
+from pspnet.tracking.connection import short_timeouts
 from pspnet.tracking.delivery import Delivery
 from pspnet.tracking.sender import Limits, Sending, Watch
 
@@ -22,7 +22,7 @@ class Inline:
         if watch.folder is None:
             return 0
         watch.end()
-        with impatience():
+        with short_timeouts():
             sending = Sending(self._state, Delivery(self._state, watch.folder), watch)
             while not sending.step():
                 if (status := watch.verdict(time.monotonic(), time.process_time())) is not None:

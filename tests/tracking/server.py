@@ -1,4 +1,4 @@
-"""A tracking server as a process of its own, which can be stopped and started again."""
+"""A tracking server in its own process, which can be stopped and started again."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ class Server:
         return (self._folder / "server.log").read_text()
 
     def stop(self) -> None:
-        """As a power cut would."""
+        """Kill the server, as a power cut would."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(10)

@@ -1,6 +1,6 @@
 """A stage that trains nothing, as a process: python -m tests.tracking.stage FOLDER MODEL EPOCHS SECONDS PYTHON
 
-It goes on where it was killed, up to two epochs earlier, as a training with a checkpoint does. PYTHON runs its sender.
+It resumes up to two epochs before it was killed, like training with a checkpoint. PYTHON runs its sender.
 """
 
 import sys
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pspnet.terminal import progress
+from pspnet.machine.terminal import progress
 from pspnet.tracking.attempt import stage_run
 from tests.parameters import demo_params
 

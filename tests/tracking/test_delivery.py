@@ -1,4 +1,4 @@
-"""Journals against a real database and a real server, with everything that may come between."""
+"""Journals delivered to a real database and a real server, with every kind of interruption."""
 
 import os
 import random
@@ -11,20 +11,22 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pspnet.tracking.backlog import journals, prune, replay
 from pspnet.tracking.connection import connect
-from pspnet.tracking.delivery import RECEIPT, Delivery, Receipt, journals, lock, prune, replay
+from pspnet.tracking.delivery import Delivery, lock
 from pspnet.tracking.journal import JOURNAL, Journal, append
-from tests.dataset.rawdata import write
+from pspnet.tracking.receipt import RECEIPT, Receipt
+from tests.raw.rawdata import write
 from tests.tracking.killer import in_child, make, send
-from tests.tracking.told import artifacts, begun, history, inputs, runs, the_run
+from tests.tracking.runs import artifacts, history, inputs, new_journal, runs, the_run
 
 EPOCHS = 30
 LOSSES = [(step, 1 / step) for step in range(1, EPOCHS + 1)]
 
 
 def finished(state: Path, model: str, epochs: int = EPOCHS, pipeline: str | None = "p") -> Journal:
-    """The journal of a stage that is over."""
-    journal = begun(state / "tracking/finetune-1", model, pipeline)
+    """The journal of a stage that has ended."""
+    journal = new_journal(state / "tracking/finetune-1", model, pipeline)
     for step in range(1, epochs + 1):
         journal.add("epoch", step=step, values={"loss": 1 / step, "val_mean_iou": step / 100})
     journal.add("headline", values={"val_mean_iou": epochs / 100}, pipeline=pipeline)
@@ -35,7 +37,7 @@ def finished(state: Path, model: str, epochs: int = EPOCHS, pipeline: str | None
     return journal
 
 
-def test_a_run_holds_all_that_was_told(client: MlflowClient, state: Path) -> None:
+def test_a_run_holds_everything_in_the_journal(client: MlflowClient, state: Path) -> None:
     journal = finished(state, "all")
     assert replay(state) == []
     run = the_run(client, "all")
@@ -53,29 +55,31 @@ def test_a_run_holds_all_that_was_told(client: MlflowClient, state: Path) -> Non
     assert not (journal.folder / "artifacts").exists()
 
 
-def test_nothing_is_sent_where_all_has_been(client: MlflowClient, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delivered_journal_is_not_sent_again(
+    client: MlflowClient, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finished(state, "quick")
     replay(state)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert replay(state) == []  # it does not even ask
+    assert replay(state) == []  # it does not even connect
 
 
 @pytest.mark.e2e
 def test_replay_of_nothing_loads_no_mlflow(state: Path, tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from pspnet.tracking.delivery import replay;"
+    code = "import sys; from pathlib import Path; from pspnet.tracking.backlog import replay;"
     code += f"assert replay(Path({str(state)!r})) == []; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("lost", [(RECEIPT,), ()])
-def test_what_is_sent_again_is_there_once(client: MlflowClient, state: Path, lost: tuple[str, ...]) -> None:
+def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, lost: tuple[str, ...]) -> None:
     model = f"again-{len(lost)}"
     journal = finished(state, model)
     replay(state)
     for name in lost:
         (journal.folder / name).unlink()
-    again = begun(journal.folder, model, "p")
-    again.add("epoch", step=EPOCHS, values={"loss": 99.0})  # told before
+    again = new_journal(journal.folder, model, "p")
+    again.add("epoch", step=EPOCHS, values={"loss": 99.0})  # recorded before
     again.add("epoch", step=EPOCHS + 1, values={"loss": 0.0})
     assert replay(state) == []
     run = the_run(client, model)
@@ -86,10 +90,10 @@ def test_what_is_sent_again_is_there_once(client: MlflowClient, state: Path, los
     assert len(runs(client, model, "pipeline")) == 1
 
 
-def test_two_processes_at_the_same_work_tell_each_epoch_once(client: MlflowClient, state: Path) -> None:
-    """A new start beside an orphan: neither knows what the other writes."""
+def test_two_processes_at_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
+    """A new process works beside an orphan; neither knows what the other writes."""
     folder = state / "tracking/finetune-1"
-    orphan, new = begun(folder, "orphan"), begun(folder, "orphan")
+    orphan, new = new_journal(folder, "orphan"), new_journal(folder, "orphan")
     for journal in (orphan, new):
         for step in (1, 2, 3):
             journal.add("epoch", step=step, values={"loss": 1 / step})
@@ -100,8 +104,8 @@ def test_two_processes_at_the_same_work_tell_each_epoch_once(client: MlflowClien
     assert run.info.status == "RUNNING"
 
 
-def test_numbers_that_are_none_are_kept_and_names_may_be_of_any_language(client: MlflowClient, state: Path) -> None:
-    journal = begun(state / "tracking/finetune-1", "numbers")
+def test_nan_infinity_and_unicode_names_are_kept(client: MlflowClient, state: Path) -> None:
+    journal = new_journal(state / "tracking/finetune-1", "numbers")
     values = {"nan": float("nan"), "inf": float("inf"), "test_iou/Straße 道路": 0.5}
     journal.add("figures", values=values)
     assert replay(state) == []
@@ -112,8 +116,8 @@ def test_numbers_that_are_none_are_kept_and_names_may_be_of_any_language(client:
     assert found["test_iou/Straße 道路"] == 0.5
 
 
-def test_a_record_that_the_server_refuses_holds_up_no_other(client: MlflowClient, state: Path) -> None:
-    journal = begun(state / "tracking/finetune-1", "refused")
+def test_a_refused_entry_does_not_block_the_others(client: MlflowClient, state: Path) -> None:
+    journal = new_journal(state / "tracking/finetune-1", "refused")
     for step in (1, 2, 3):
         bad = {"../loss": 1.0} if step == 2 else {}
         journal.add("epoch", step=step, values={"loss": 1 / step, **bad})
@@ -124,13 +128,13 @@ def test_a_record_that_the_server_refuses_holds_up_no_other(client: MlflowClient
     assert run.info.status == "FINISHED"
 
 
-def test_a_run_that_somebody_deleted_is_made_again(client: MlflowClient, state: Path) -> None:
+def test_a_deleted_run_is_created_again(client: MlflowClient, state: Path) -> None:
     journal = finished(state, "deleted")
     replay(state)
     deleted = the_run(client, "deleted")
     client.delete_run(deleted.info.run_id)
     client.delete_run(the_run(client, "deleted", "pipeline").info.run_id)
-    again = begun(journal.folder, "deleted", "p")
+    again = new_journal(journal.folder, "deleted", "p")
     again.add("epoch", step=EPOCHS + 1, values={"loss": 0.0})
     assert replay(state) == []
     run = the_run(client, "deleted")
@@ -139,14 +143,14 @@ def test_a_run_that_somebody_deleted_is_made_again(client: MlflowClient, state: 
     assert run.data.tags["mlflow.parentRunId"] == the_run(client, "deleted", "pipeline").info.run_id
 
 
-def test_a_run_that_is_deleted_while_it_is_sent_to_is_made_again(client: MlflowClient, state: Path) -> None:
-    journal = begun(state / "tracking/finetune-1", "gone")
+def test_a_run_deleted_during_delivery_is_created_again(client: MlflowClient, state: Path) -> None:
+    journal = new_journal(state / "tracking/finetune-1", "gone")
     journal.add("epoch", step=1, values={"loss": 1.0})
     delivery = Delivery(state, journal.folder)
     delivery.send(connect(state))
     client.delete_run(the_run(client, "gone").info.run_id)
     journal.add("epoch", step=2, values={"loss": 0.5})
-    delivery.look()
+    delivery.read_journal()
     with pytest.raises(Exception, match="must be in the 'active' state"):
         delivery.send(client)
     delivery.send(client)
@@ -161,8 +165,8 @@ def test_another_database_gets_everything(
     replay(state)
     there = the_run(client, "moved").info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
-    assert replay(state) == []  # what is over and delivered stays where it is
-    again = begun(journal.folder, "moved", "p")
+    assert replay(state) == []  # a delivered journal of an ended stage is left where it is
+    again = new_journal(journal.folder, "moved", "p")
     again.add("epoch", step=EPOCHS + 1, values={"loss": 0.0})
     assert replay(state) == []
     other = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -172,14 +176,14 @@ def test_another_database_gets_everything(
     assert history(client, the_run(client, "moved"), "loss") == LOSSES
 
 
-def test_a_dead_process_is_told_to_be_killed_and_a_living_one_is_not(client: MlflowClient, state: Path) -> None:
+def test_a_run_counts_as_killed_only_if_its_process_is_dead(client: MlflowClient, state: Path) -> None:
     me = psutil.Process()
     host = os.uname().nodename
-    dead = {"host": host, "pid": me.pid, "created": me.create_time() - 1000}  # its number was given away again
+    dead = {"host": host, "pid": me.pid, "created": me.create_time() - 1000}  # its id was reused
     living = {"host": host, "pid": me.pid, "created": me.create_time()}
-    begun(state / "tracking/finetune-1", "dead", "p", **dead)
-    begun(state / "tracking/finetune-2", "living", "p", **living)
-    begun(state / "tracking/finetune-3", "elsewhere")
+    new_journal(state / "tracking/finetune-1", "dead", "p", **dead)
+    new_journal(state / "tracking/finetune-2", "living", "p", **living)
+    new_journal(state / "tracking/finetune-3", "elsewhere")
     assert replay(state) == []
     assert [the_run(client, name).info.status for name in ("dead", "living", "elsewhere")] == [
         "KILLED",
@@ -190,8 +194,10 @@ def test_a_dead_process_is_told_to_be_killed_and_a_living_one_is_not(client: Mlf
     assert the_run(client, "dead", "pipeline").info.status == "KILLED"
 
 
-def test_a_pipeline_is_in_the_state_of_its_last_stage_whatever_is_sent_last(client: MlflowClient, state: Path) -> None:
-    first, last = begun(state / "tracking/b-1", "state", "p"), begun(state / "tracking/a-1", "state", "p")
+def test_a_pipeline_has_the_status_of_its_latest_stage_in_any_order_of_delivery(
+    client: MlflowClient, state: Path
+) -> None:
+    first, last = new_journal(state / "tracking/b-1", "state", "p"), new_journal(state / "tracking/a-1", "state", "p")
     path = first.folder / JOURNAL
     append(path, {"kind": "end", "time": 4_000_000_000_001, "attempt": 1, "status": "FINISHED", "message": ""})
     path = last.folder / JOURNAL  # sent first, ended last
@@ -200,11 +206,11 @@ def test_a_pipeline_is_in_the_state_of_its_last_stage_whatever_is_sent_last(clie
     assert the_run(client, "state", "pipeline").info.status == "FAILED"
 
 
-def test_work_that_another_pipeline_takes_up_moves_there(client: MlflowClient, state: Path) -> None:
-    """Killed, params of a later stage changed, started again."""
-    begun(state / "tracking/finetune-1", "moves", "old").add("epoch", step=1, values={"loss": 1.0})
+def test_work_continued_by_another_pipeline_moves_there(client: MlflowClient, state: Path) -> None:
+    """The stage is killed, params of a later stage change, and it starts again."""
+    new_journal(state / "tracking/finetune-1", "moves", "old").add("epoch", step=1, values={"loss": 1.0})
     replay(state)
-    begun(state / "tracking/finetune-1", "moves", "new").add("epoch", step=2, values={"loss": 0.5})
+    new_journal(state / "tracking/finetune-1", "moves", "new").add("epoch", step=2, values={"loss": 0.5})
     replay(state)
     parents = {parent.data.tags["pspnet.pipeline"]: parent.info for parent in runs(client, "moves", "pipeline")}
     run = the_run(client, "moves")
@@ -213,14 +219,14 @@ def test_work_that_another_pipeline_takes_up_moves_there(client: MlflowClient, s
     assert {key: parent.status for key, parent in parents.items()} == {"old": "KILLED", "new": "RUNNING"}
 
 
-def test_a_journal_that_its_sender_is_at_is_left_alone(client: MlflowClient, state: Path) -> None:
+def test_a_locked_journal_is_left_alone(client: MlflowClient, state: Path) -> None:
     journal = finished(state, "locked")
     with lock(journal.folder):
         assert replay(state) == []
     assert runs(client, "locked") == []
 
 
-def test_without_a_server_it_is_told_and_kept(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_entries_are_kept_and_reported(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     journal = finished(state, "nowhere")
     (failure,) = replay(state)
@@ -232,7 +238,7 @@ def test_without_a_server_it_is_told_and_kept(state: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.e2e
-def test_a_database_is_made_anew_when_its_making_was_killed(
+def test_a_partly_created_database_is_created_again(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = tmp_path / "own/mlflow.db"
@@ -262,10 +268,10 @@ def test_a_sender_killed_at_random_moments_makes_one_run_and_each_row_once(clien
     assert (run.info.status, parent.info.status) == ("FINISHED", "FINISHED")
 
 
-def test_only_delivered_journals_are_forgotten_the_oldest_first(state: Path) -> None:
+def test_only_the_oldest_delivered_journals_are_removed(state: Path) -> None:
     for number in range(60):
         folder = state / f"tracking/finetune-{number:02}"
-        begun(folder, "m")
+        new_journal(folder, "m")
         os.utime(folder / JOURNAL, (number, number))
         if number != 3:
             Receipt(journal="j", ended=True).write(folder)

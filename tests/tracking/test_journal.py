@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pspnet.tracking.journal import JOURNAL, append, read
-from tests.tracking.told import begun
+from tests.tracking.runs import new_journal
 from tests.waiting import wait_until
 
 
@@ -13,11 +13,11 @@ def kinds(folder: Path) -> list[str]:
 
 
 def test_a_line_torn_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> None:
-    begun(tmp_path, "m").add("epoch", step=1, values={"loss": 1.0})
+    new_journal(tmp_path, "m").add("epoch", step=1, values={"loss": 1.0})
     whole = (tmp_path / JOURNAL).read_bytes()
     (tmp_path / JOURNAL).write_bytes(whole + b'{"kind": "epoch", "time": 5, "st')
     assert kinds(tmp_path) == ["journal", "begin", "epoch"]
-    again = begun(tmp_path, "m")
+    again = new_journal(tmp_path, "m")
     again.add("epoch", step=2, values={"loss": 0.5})
     assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
     assert kinds(tmp_path) == ["journal", "begin", "epoch", "end", "begin", "epoch"]
@@ -26,41 +26,41 @@ def test_a_line_torn_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path: Pa
 @pytest.mark.parametrize("left", [b"", b'{"kind": "journ', b"\x00\x00\n"])
 def test_a_process_killed_in_its_first_line_leaves_no_journal(tmp_path: Path, left: bytes) -> None:
     (tmp_path / JOURNAL).write_bytes(left)
-    begun(tmp_path, "m")
+    new_journal(tmp_path, "m")
     assert kinds(tmp_path) == ["journal", "begin"]
 
 
 def test_all_attempts_at_the_same_work_share_an_id(tmp_path: Path) -> None:
-    begun(tmp_path / "one", "m")
-    begun(tmp_path / "one", "m")
-    begun(tmp_path / "two", "m")
+    new_journal(tmp_path / "one", "m")
+    new_journal(tmp_path / "one", "m")
+    new_journal(tmp_path / "two", "m")
     entries = [entry for folder in ("one", "two") for entry, _ in read(tmp_path / folder / JOURNAL)]
     ids = [entry["id"] for entry in entries if entry["kind"] == "journal"]
     assert len(ids) == len(set(ids)) == 2
     assert [entry["attempt"] for entry in entries if entry["kind"] == "begin"] == [1, 2, 1]
 
 
-def test_what_was_told_before_a_resume_is_not_told_again(tmp_path: Path) -> None:
-    first = begun(tmp_path, "m")
+def test_entries_from_before_a_resume_are_not_written_again(tmp_path: Path) -> None:
+    first = new_journal(tmp_path, "m")
     assert first.add("epoch", step=1, values={"loss": 1.0})
     assert first.add("figures", values={"refused": 0.0})
-    again = begun(tmp_path, "m")
+    again = new_journal(tmp_path, "m")
     assert not again.add("epoch", step=1, values={"loss": 1.0})
     assert not again.add("figures", values={"refused": 0.0})
     assert again.add("epoch", step=2, values={"loss": 1.0})
     assert again.add("figures", values={"refused": 1.0})
 
 
-def test_an_attempt_that_told_no_end_was_killed(tmp_path: Path) -> None:
-    begun(tmp_path, "m")
-    second = begun(tmp_path, "m")
+def test_an_attempt_without_an_end_was_killed(tmp_path: Path) -> None:
+    new_journal(tmp_path, "m")
+    second = new_journal(tmp_path, "m")
     second.add("end", attempt=second.attempt, status="FINISHED", message="")
-    begun(tmp_path, "m")
+    new_journal(tmp_path, "m")
     ends = [entry for entry, _ in read(tmp_path / JOURNAL) if entry["kind"] == "end"]
     assert [(end["attempt"], end["status"]) for end in ends] == [(1, "KILLED"), (2, "FINISHED")]
 
 
-def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
+def test_invalid_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL
     append(path, {"kind": "a", "time": 1})
     with path.open("ab") as file:
@@ -72,9 +72,9 @@ def test_lines_that_are_no_entries_are_passed_over(tmp_path: Path) -> None:
     assert [entry["kind"] for entry, _ in read(path, found[0][1])] == ["b"]
 
 
-def test_the_time_at_which_something_is_told_makes_nothing_new_of_it(tmp_path: Path) -> None:
-    journal = begun(tmp_path, "m")
+def test_another_time_does_not_make_an_entry_new(tmp_path: Path) -> None:
+    journal = new_journal(tmp_path, "m")
     journal.add("figures", values={"refused": 0.0})
-    told_at = read(tmp_path / JOURNAL)[-1][0]["time"]
-    wait_until(lambda: time.time_ns() // 1_000_000 > told_at)
+    recorded_at = read(tmp_path / JOURNAL)[-1][0]["time"]
+    wait_until(lambda: time.time_ns() // 1_000_000 > recorded_at)
     assert not journal.add("figures", values={"refused": 0.0})

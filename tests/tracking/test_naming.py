@@ -9,7 +9,7 @@ CLASSES = [
 ]  # fmt: skip
 
 
-def test_every_name_of_a_class_becomes_one_that_mlflow_takes() -> None:
+def test_every_class_name_becomes_valid_for_mlflow() -> None:
     names = metrics({"test_iou": dict.fromkeys(CLASSES, 0.5)})
     assert len(names) == len(CLASSES)
     assert len({name.casefold() for name in names}) == len(CLASSES)
@@ -17,12 +17,12 @@ def test_every_name_of_a_class_becomes_one_that_mlflow_takes() -> None:
         _validate_metric(name, 0.5, 0, 0)  # type: ignore[no-untyped-call]
 
 
-def test_names_that_are_fine_stay_as_they_are() -> None:
+def test_valid_names_stay_as_they_are() -> None:
     fine = ["sky", "Straße", "道路", "traffic-light", "a.b", "two words"]
     assert distinct(dict.fromkeys(fine)) == {name: name for name in fine}
 
 
-def test_a_name_changes_the_same_way_each_time() -> None:
+def test_a_name_always_changes_in_the_same_way() -> None:
     assert distinct(dict.fromkeys(CLASSES)) == distinct(dict.fromkeys(reversed(CLASSES)))
 
 
@@ -30,12 +30,12 @@ def test_a_figure_without_a_value_is_left_out() -> None:
     assert metrics({"mean": 0.5, "none": None, "iou": {"sky": 1, "gone": None}}) == {"mean": 0.5, "iou/sky": 1.0}
 
 
-def test_params_have_their_full_names_and_what_a_person_names_is_one_value() -> None:
+def test_params_have_full_names_and_a_mapping_is_one_value() -> None:
     params = demo_params(dataset__classes={"Straße / x": [1, 2]})
     found = flat(params.dataset, "dataset") | flat(params.pretrain, "pretrain")
     assert found["dataset.classes"] == '{"Straße / x": [1, 2]}'
     assert found["pretrain.jigsaw.grid"] == "3"
-    assert found["pretrain.learning_rate"] == "0.001"
+    assert found["pretrain.optimizer.learning_rate"] == "0.001"
     assert found["pretrain.method"] == "jigsaw"
     for name, value in found.items():
         _validate_param(name, value)  # type: ignore[no-untyped-call]

@@ -6,9 +6,9 @@ from mlflow.tracking import MlflowClient
 
 from pspnet.errors import UserError
 from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_params, pipeline_run
-from tests.dataset.rawdata import write
 from tests.parameters import demo_params
-from tests.tracking.told import the_run
+from tests.raw.rawdata import write
+from tests.tracking.runs import the_run
 
 STAGES = """
 stages:
@@ -32,7 +32,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_same_params_data_and_code_are_the_same_pipeline(checkout: Path) -> None:
     key = pipeline_key(demo_params())
     assert pipeline_key(demo_params()) == key
-    assert pipeline_key(demo_params(finetune__learning_rate=0.5)) != key
+    assert pipeline_key(demo_params(finetune__optimizer__learning_rate=0.5)) != key
     assert pipeline_key(demo_params(registry__model="another")) == key  # no stage reads it
     write(checkout / "data/raw.dvc", "outs: [{md5: abd.dir, path: raw}]")
     other_data = pipeline_key(demo_params())
@@ -40,13 +40,13 @@ def test_the_same_params_data_and_code_are_the_same_pipeline(checkout: Path) -> 
     assert len({key, other_data, pipeline_key(demo_params())}) == 3
 
 
-def test_its_params_are_those_that_stages_read() -> None:
+def test_pipeline_params_are_those_that_stages_read() -> None:
     params = pipeline_params(demo_params())
-    assert params["finetune.learning_rate"] == "0.002"
+    assert params["finetune.optimizer.learning_rate"] == "0.002"
     assert {name.partition(".")[0] for name in params} == {"dataset", "prepare", "finetune", "runtime"}
 
 
-def test_a_flow_may_say_which_pipeline_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_may_name_its_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_PIPELINE", "flow-run-7")
     assert pipeline_key(demo_params()) == "flow-run-7"
     monkeypatch.setenv("PSPNET_PIPELINE", "it's")
@@ -54,7 +54,7 @@ def test_a_flow_may_say_which_pipeline_it_is(monkeypatch: pytest.MonkeyPatch) ->
         pipeline_key(demo_params())
 
 
-def test_a_run_says_where_it_comes_from(checkout: Path) -> None:
+def test_a_run_names_its_commit_and_host(checkout: Path) -> None:
     assert "mlflow.source.git.commit" not in circumstances()
 
     def git(*arguments: str) -> str:
@@ -73,7 +73,7 @@ def test_a_run_says_where_it_comes_from(checkout: Path) -> None:
     assert circumstances()["mlflow.source.git.dirty"] == "true"
 
 
-def test_the_run_of_a_pipeline_is_made_once(client: MlflowClient, state: Path) -> None:
+def test_a_pipeline_run_is_created_once(client: MlflowClient, state: Path) -> None:
     params = demo_params(registry__model="pipeline-once")
     key = pipeline_key(params)
     first = pipeline_run(client, state, params, key)

@@ -1,4 +1,4 @@
-"""Stages beside a real sender and a real server, with what may happen to any of the three."""
+"""Stages with a real sender and a real server, and what may happen to any of the three."""
 
 import json
 import os
@@ -17,23 +17,25 @@ from mlflow.tracking import MlflowClient
 
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.tracking.attempt import PATIENCE_SECONDS, stage_run
-from pspnet.tracking.delivery import Delivery, Receipt, journals, replay
+from pspnet.tracking.backlog import journals, replay
+from pspnet.tracking.delivery import Delivery
+from pspnet.tracking.receipt import Receipt
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import write
 from tests.parameters import ROOT, demo_params
+from tests.raw.rawdata import write
+from tests.tracking.runs import artifacts, history, losses, record_epochs, runs, the_run
 from tests.tracking.server import Server
-from tests.tracking.told import artifacts, epochs, history, losses, runs, the_run
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
-PYTHON = sys.executable  # which the fixture `warm` replaces
+PYTHON = sys.executable  # before the fixture `warm` replaces it
 NOT_WAITED = PATIENCE_SECONDS / 2  # a stage that waits for its sender takes at least this long
 
 
 @pytest.fixture
 def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Senders that start at once: for tests that suspend none."""
+    """Have senders start at once, for tests that suspend none."""
     monkeypatch.setattr(sys, "executable", warm_python)
 
 
@@ -43,10 +45,10 @@ def client(server: Server) -> MlflowClient:
 
 
 @contextmanager
-def stage(state: Path, model: str, told: list[str], out: Path | None = None) -> Iterator[StageRun]:
-    """A stage that has said which work it does."""
+def stage(state: Path, model: str, warnings: list[str], out: Path | None = None) -> Iterator[StageRun]:
+    """A stage that has identified its work."""
     params = demo_params(registry__model=model)
-    with stage_run(state, "finetune", params, ("finetune", "runtime"), out, told.append) as run:
+    with stage_run(state, "finetune", params, ("finetune", "runtime"), out, warnings.append) as run:
         run.identify(training="digest")
         yield run
 
@@ -62,11 +64,11 @@ def senders() -> list[psutil.Process]:
 
 @pytest.mark.usefixtures("warm")
 def test_a_stage_and_its_sender_leave_a_run_and_no_process(client: MlflowClient, state: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    with stage(state, "whole-process", told, tmp_path / "record.json") as run:
-        epochs(run, 1, 3)
+    warnings: list[str] = []
+    with stage(state, "whole-process", warnings, tmp_path / "record.json") as run:
+        record_epochs(run, 1, 3)
         run.artifacts(write(tmp_path / "history.csv", "epoch,loss\n"))
-    assert (told, senders()) == ([], [])
+    assert (warnings, senders()) == ([], [])
     found = the_run(client, "whole-process")
     assert (history(client, found, "loss"), found.info.status) == (losses(3), "FINISHED")
     assert artifacts(client, found) == {"history.csv"}
@@ -75,41 +77,41 @@ def test_a_stage_and_its_sender_leave_a_run_and_no_process(client: MlflowClient,
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_database_that_is_missing_is_made(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_database_is_created(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    told: list[str] = []
-    with stage(state, "new", told) as run:
-        epochs(run, 1, 3)
-    assert told == []
+    warnings: list[str] = []
+    with stage(state, "new", warnings) as run:
+        record_epochs(run, 1, 3)
+    assert warnings == []
     client = MlflowClient(f"sqlite:///{state}/mlflow.db")
     assert history(client, the_run(client, "new"), "loss") == losses(3)
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_stage_that_fails_before_it_knows_its_work_is_no_run(client: MlflowClient, state: Path) -> None:
-    told: list[str] = []
+def test_a_stage_that_fails_before_identify_has_no_run(client: MlflowClient, state: Path) -> None:
+    warnings: list[str] = []
     started = time.monotonic()
     params = demo_params(registry__model="early")
-    with pytest.raises(UserError), stage_run(state, "prepare", params, ("prepare",), None, told.append):
+    with pytest.raises(UserError), stage_run(state, "prepare", params, ("prepare",), None, warnings.append):
         raise UserError(Problem("data/raw", "is missing"))
     assert time.monotonic() - started < NOT_WAITED
-    assert (told, runs(client, "early"), journals(state), senders()) == ([], [], [], [])
+    assert (warnings, runs(client, "early"), journals(state), senders()) == ([], [], [], [])
 
 
 @pytest.mark.usefixtures("warm")
 def test_a_server_that_is_away_for_a_while_misses_nothing(client: MlflowClient, server: Server, state: Path) -> None:
-    told: list[str] = []
-    with stage(state, "away", told) as run:
-        epochs(run, 1, 2)
+    warnings: list[str] = []
+    with stage(state, "away", warnings) as run:
+        record_epochs(run, 1, 2)
         wait_until(lambda: arrived(client, "away") == 2)
         server.stop()
-        epochs(run, 3, 4)
+        record_epochs(run, 3, 4)
         (folder,) = journals(state)
         wait_until(lambda: Receipt.of(folder).trouble)
         server.start()
         wait_until(lambda: arrived(client, "away") == 4)
-        epochs(run, 5, 5)
-    assert told == []
+        record_epochs(run, 5, 5)
+    assert warnings == []
     found = the_run(client, "away")
     assert (history(client, found, "loss"), found.info.status) == (losses(5), "FINISHED")
 
@@ -118,17 +120,17 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(client: MlflowClient, 
 def test_a_server_that_is_away_at_the_end_gets_the_rest_later(
     client: MlflowClient, server: Server, state: Path, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    with stage(state, "later", told, tmp_path / "record.json") as run:
-        epochs(run, 1, 2)
+    warnings: list[str] = []
+    with stage(state, "later", warnings, tmp_path / "record.json") as run:
+        record_epochs(run, 1, 2)
         wait_until(lambda: runs(client, "later"))
         server.stop()
-        epochs(run, 3, 4)
+        record_epochs(run, 3, 4)
         run.artifacts(write(tmp_path / "history.csv", "epoch,loss\n"))
         (tmp_path / "history.csv").unlink()
         ended = time.monotonic()
     assert time.monotonic() - ended < NOT_WAITED
-    (line,) = told
+    (line,) = warnings
     assert line.startswith("finetune: finetune-")
     assert "not reached MLflow at" in line
     assert line.endswith("and sent with the next run.")
@@ -144,60 +146,60 @@ def test_a_server_that_is_away_at_the_end_gets_the_rest_later(
 @pytest.mark.usefixtures("warm")
 def test_a_server_that_was_never_there_is_not_waited_for(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    told: list[str] = []
-    with stage(state, "never", told) as run:
-        epochs(run, 1, 2)
+    warnings: list[str] = []
+    with stage(state, "never", warnings) as run:
+        record_epochs(run, 1, 2)
         ended = time.monotonic()
     assert time.monotonic() - ended < NOT_WAITED
-    (line,) = told
+    (line,) = warnings
     assert "Connection refused" in line
     assert senders() == []
 
 
 @pytest.mark.usefixtures("warm")
 def test_a_sender_that_dies_does_not_disturb_the_stage(client: MlflowClient, state: Path) -> None:
-    told: list[str] = []
-    with stage(state, "dies", told) as run:
-        epochs(run, 1, 2)
+    warnings: list[str] = []
+    with stage(state, "dies", warnings) as run:
+        record_epochs(run, 1, 2)
         wait_until(lambda: runs(client, "dies"))
         (sender,) = senders()
         sender.kill()
-        epochs(run, 3, 4)
-    (line,) = told
-    assert "the process that sends ended with -9" in line
-    with stage(state, "dies", told) as run:
-        epochs(run, 1, 5)
-    assert len(told) == 1
+        record_epochs(run, 3, 4)
+    (line,) = warnings
+    assert "the sender ended with exit status -9" in line
+    with stage(state, "dies", warnings) as run:
+        record_epochs(run, 1, 5)
+    assert len(warnings) == 1
     assert history(client, the_run(client, "dies"), "loss") == losses(5)
 
 
 def test_a_sender_that_hangs_does_not_hold_up_the_stage_for_long(client: MlflowClient, state: Path) -> None:
-    told: list[str] = []
-    with pytest.raises(Interrupted), stage(state, "hangs", told) as run:
-        epochs(run, 1, 2)
+    warnings: list[str] = []
+    with pytest.raises(Interrupted), stage(state, "hangs", warnings) as run:
+        record_epochs(run, 1, 2)
         wait_until(lambda: runs(client, "hangs"))
         (sender,) = senders()
         sender.suspend()
-        epochs(run, 3, 4)
+        record_epochs(run, 3, 4)
         ended = time.monotonic()
         raise Interrupted(130)
     assert time.monotonic() - ended < NOT_WAITED
-    assert "there was no time left" in told[0]
+    assert "there was no time left" in warnings[0]
     assert senders() == []
     assert replay(state) == []
     assert history(client, the_run(client, "hangs"), "loss") == losses(4)
 
 
 @pytest.mark.usefixtures("warm")
-def test_ctrl_c_and_the_end_of_the_terminal_do_not_stop_the_sender(client: MlflowClient, state: Path) -> None:
-    told: list[str] = []
-    with stage(state, "signals", told) as run:
-        epochs(run, 1, 1)
+def test_stop_signals_do_not_stop_the_sender(client: MlflowClient, state: Path) -> None:
+    warnings: list[str] = []
+    with stage(state, "signals", warnings) as run:
+        record_epochs(run, 1, 1)
         wait_until(lambda: runs(client, "signals"))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             senders()[0].send_signal(number)
-        epochs(run, 2, 2)
-    assert told == []
+        record_epochs(run, 2, 2)
+    assert warnings == []
     assert history(client, the_run(client, "signals"), "loss") == losses(2)
 
 
@@ -213,7 +215,7 @@ def sender_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: int) -> None:
-    """It is over and its outputs are whole: it only stops waiting."""
+    """The stage has ended and its outputs are whole, so it only stops waiting."""
     with started(state.parent, "waits", 3, 0.2) as process:
         assert process.stdout
         assert process.stdout.readline() == "epoch 1\n"
@@ -222,7 +224,7 @@ def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: i
         wait_until(lambda: journals(state) and Delivery(state, journals(state)[0]).ended)
         asked = time.monotonic()
         while process.poll() is None and time.monotonic() < asked + NOT_WAITED:
-            process.send_signal(number)  # the first may come just before it waits
+            process.send_signal(number)  # the first may come just before the stage begins to wait
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
@@ -235,7 +237,7 @@ def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: i
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_stage_that_is_killed_is_said_to_be_and_its_sender_goes(client: MlflowClient, tmp_path: Path) -> None:
+def test_the_sender_of_a_killed_stage_records_the_kill_and_ends(client: MlflowClient, tmp_path: Path) -> None:
     with started(tmp_path, "killed-process", 1000, 0.2) as process:
         wait_until(lambda: arrived(client, "killed-process") > 2)
         (sender,) = sender_of(process)
@@ -252,7 +254,7 @@ def test_a_stage_that_is_killed_is_said_to_be_and_its_sender_goes(client: Mlflow
 def test_a_stage_killed_at_random_moments_is_one_run_with_every_epoch_once(
     client: MlflowClient, tmp_path: Path
 ) -> None:
-    """Sometimes with its sender, sometimes alone, and started again at once."""
+    """It is killed with or without its sender, and started again at once."""
     seed = int(os.environ.get("PSPNET_KILL_SEED", random.randrange(10_000)))
     rng = random.Random(seed)
     last = 40

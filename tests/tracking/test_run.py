@@ -6,8 +6,8 @@ import pytest
 from pspnet.config.params import Params
 from pspnet.tracking.journal import JOURNAL, read
 from pspnet.tracking.run import StageRun
-from tests.dataset.rawdata import write
 from tests.parameters import demo_params
+from tests.raw.rawdata import write
 
 RECORDS = [{"epoch": 1.0, "loss": 2.5}, {"epoch": 2.0, "loss": 1.5}]
 
@@ -17,7 +17,7 @@ def open_run(root: Path, params: Params | None = None, stage: str = "finetune", 
     sections = {"finetune": params.finetune, "runtime": params.runtime}
     run = StageRun(root, stage, sections, {"experiment": "m", "started": 1}, {"tags": {}, "started": 1})
     run.identify(**(facts or {"training": "abc"}))
-    assert run.trouble is None
+    assert run.error is None
     return run
 
 
@@ -26,14 +26,14 @@ def folder(run: StageRun) -> Path:
     return run.journal.folder
 
 
-def test_the_same_work_goes_on_in_the_same_journal(tmp_path: Path) -> None:
+def test_the_same_work_continues_its_journal(tmp_path: Path) -> None:
     assert folder(open_run(tmp_path)) == folder(open_run(tmp_path))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"params": demo_params(finetune__learning_rate=0.5)},
+        {"params": demo_params(finetune__optimizer__learning_rate=0.5)},
         {"params": demo_params(runtime__seed=1)},
         {"training": "abd"},
         {"stage": "pretrain"},
@@ -47,7 +47,7 @@ def test_params_of_other_stages_make_no_difference(tmp_path: Path) -> None:
     assert folder(open_run(tmp_path)) == folder(open_run(tmp_path, demo_params(pretrain__epochs=1)))
 
 
-def test_of_a_folder_names_sizes_and_times_count(tmp_path: Path) -> None:
+def test_a_folder_counts_by_names_sizes_and_times(tmp_path: Path) -> None:
     raw, root = tmp_path / "raw", tmp_path / "tracking"
     write(raw / "images/a.png", "one")
     (raw / "nowhere").symlink_to(tmp_path / "missing")
@@ -102,18 +102,18 @@ def everything(run: StageRun, out: Path) -> None:
 def test_without_a_root_nothing_is_recorded(tmp_path: Path) -> None:
     run = StageRun()
     everything(run, tmp_path)
-    assert run.trouble is None
+    assert run.error is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trouble_is_kept_and_the_stage_goes_on(tmp_path: Path) -> None:
+def test_an_error_is_kept_and_the_stage_goes_on(tmp_path: Path) -> None:
     params = demo_params()
     everywhere = StageRun(write(tmp_path / "file", "no folder"), "prepare", {"prepare": params.prepare})
     everything(everywhere, tmp_path / "out")
-    assert isinstance(everywhere.trouble, OSError)
+    assert isinstance(everywhere.error, OSError)
 
     missing_file = open_run(tmp_path / "tracking")
     everything(missing_file, tmp_path / "out")
-    assert isinstance(missing_file.trouble, FileNotFoundError)
+    assert isinstance(missing_file.error, FileNotFoundError)
     kinds = [entry["kind"] for entry, _ in read(folder(missing_file) / JOURNAL)]
     assert kinds[-2:] == ["dataset", "end"]

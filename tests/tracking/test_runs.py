@@ -1,4 +1,4 @@
-"""`pspnet runs` as a person meets it."""
+"""`pspnet runs` as a person uses it."""
 
 import json
 import shutil
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pspnet.tracking.delivery import replay
+from pspnet.tracking.backlog import replay
 from pspnet.tracking.journal import Journal
 from tests.command import pspnet
 from tests.parameters import ROOT
-from tests.tracking.told import the_run
+from tests.tracking.runs import the_run
 
 MODEL = "pspnet-demo"
 
@@ -40,33 +40,31 @@ def two(project: Path, empty_database: Path) -> Path:
     (project / ".pspnet").mkdir()
     shutil.copy(empty_database, project / ".pspnet")
     scores = {"val_mean_iou": 0.5, "test_mean_iou": 0.25, "test_iou/road": 0.125, "test_iou/sky": 0.75}
-    pipeline(project, "first", 1_700_000_000_000, scores, **{"finetune.learning_rate": "0.002"})
-    pipeline(project, "second", 1_700_000_600_000, None, **{"finetune.learning_rate": "0.001"})
+    pipeline(project, "first", 1_700_000_000_000, scores, **{"finetune.optimizer.learning_rate": "0.002"})
+    pipeline(project, "second", 1_700_000_600_000, None, **{"finetune.optimizer.learning_rate": "0.001"})
     return project
 
 
-def test_before_the_first_run_it_says_how_to_make_one(project: Path) -> None:
+def test_without_runs_the_command_says_how_to_start_one(project: Path) -> None:
     done = pspnet("runs", cwd=project)
     assert (done.stdout, done.returncode) == ("", 0)
-    assert (
-        done.stderr
-        == f"No run of pspnet-demo yet in sqlite:///{project}/.pspnet/mlflow.db: `make retrain` makes one.\n"
-    )
+    where = f"sqlite:///{project}/.pspnet/mlflow.db"
+    assert done.stderr == f"{where} has no run of pspnet-demo yet. Start one with `make retrain`.\n"
     assert json.loads(pspnet("runs", "--json", cwd=project).stdout) == []
     assert not (project / ".pspnet").exists()
 
 
-def test_runs_are_shown_newest_first_with_what_differs(two: Path) -> None:
+def test_runs_are_listed_newest_first_with_the_params_that_differ(two: Path) -> None:
     done = pspnet("runs", cwd=two)
     assert (done.stderr, done.returncode) == ("", 0)
     title, _, second, first = ([cell.strip() for cell in line.split("│")] for line in done.stdout.splitlines()[-4:])
     assert "what differs" in title[-1]
-    assert first[2:] == ["done", "0.500", "0.250", "finetune.learning_rate: 0.002"]
-    assert second[2:] == ["running", "", "", "finetune.learning_rate: 0.001"]
+    assert first[2:] == ["done", "0.500", "0.250", "finetune.optimizer.learning_rate: 0.002"]
+    assert second[2:] == ["running", "", "", "finetune.optimizer.learning_rate: 0.001"]
     assert "seed" not in done.stdout
 
 
-def test_a_registered_run_shows_its_version_and_classes_are_shown_if_asked_for(two: Path) -> None:
+def test_runs_show_their_version_and_every_class_on_request(two: Path) -> None:
     replay(two / ".pspnet")
     client = MlflowClient(f"sqlite:///{two}/.pspnet/mlflow.db")
     experiment = client.get_experiment_by_name(MODEL)
@@ -87,15 +85,15 @@ def test_a_narrow_terminal_gets_lines_instead_of_a_table(two: Path) -> None:
     assert "│" not in done.stdout
     assert "  test mIoU: 0.250\n" in done.stdout
     assert "  sky: 0.750\n" in done.stdout
-    assert "  finetune.learning_rate: 0.002\n" in done.stdout
+    assert "  finetune.optimizer.learning_rate: 0.002\n" in done.stdout
 
 
-def test_programs_get_everything(two: Path) -> None:
+def test_json_has_everything(two: Path) -> None:
     second, first = json.loads(pspnet("runs", "--json", cwd=two).stdout)
     assert (first["status"], second["status"]) == ("FINISHED", "RUNNING")
     assert first["started"] == "2023-11-14T22:13:20+00:00"
     assert first["metrics"]["test_iou/road"] == 0.125
-    assert first["params"] == {"runtime.seed": "0", "finetune.learning_rate": "0.002"}
+    assert first["params"] == {"runtime.seed": "0", "finetune.optimizer.learning_rate": "0.002"}
     assert first["version"] is None
     client = MlflowClient(f"sqlite:///{two}/.pspnet/mlflow.db")
     assert {stage["stage"] for stage in first["stages"]} == {"evaluate"}
@@ -105,7 +103,7 @@ def test_programs_get_everything(two: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:9", "rubbish://me:secret@nowhere"])
-def test_a_server_that_cannot_be_reached_is_told_without_the_password(project: Path, uri: str) -> None:
+def test_an_unreachable_server_is_reported_without_the_password(project: Path, uri: str) -> None:
     pipeline(project, "key", 1_700_000_000_000, None)
     done = pspnet("runs", cwd=project, MLFLOW_TRACKING_URI=uri)
     assert (done.stdout, done.returncode) == ("", 75 if uri.startswith("http") else 1)  # a server may come back

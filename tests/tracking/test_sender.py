@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pspnet.tracking.delivery import TOO_LATE, Delivery, Receipt
+from pspnet.tracking.delivery import TOO_LATE, Delivery
+from pspnet.tracking.receipt import Receipt
 from pspnet.tracking.sender import Limits, Sending, Watch
-from tests.tracking.told import begun, history, the_run
+from tests.tracking.runs import history, new_journal, the_run
 
 LIMITS = Limits(last=110, still=20, away=3, others=5)
 
@@ -22,7 +23,7 @@ def watch() -> Watch:
 
 
 def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
-    """After how many seconds the sender ends, and with which status."""
+    """The seconds after which the sender ends, and its exit status."""
     end = time.monotonic()
     for tick in range(2000):
         seconds = tick / 10
@@ -31,7 +32,7 @@ def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
     raise AssertionError("never")
 
 
-def test_a_sender_that_works_has_nearly_two_minutes(watch: Watch) -> None:
+def test_a_busy_sender_has_nearly_two_minutes(watch: Watch) -> None:
     seconds, status = first_verdict(watch, cpu_share=0.1)  # MLflow loads on a very busy machine
     assert (round(seconds), status) == (110, TOO_LATE)
 
@@ -56,17 +57,17 @@ def test_other_journals_get_some_seconds_after_our_own(watch: Watch, done_at: fl
 
 
 class EndsMeanwhile(threading.Event):
-    """Not set at the first look, and ever after."""
+    """An event that is not set at the first check, and is set from the second on."""
 
-    looks = 0
+    checks = 0
 
     def is_set(self) -> bool:
-        self.looks += 1
-        return self.looks > 1
+        self.checks += 1
+        return self.checks > 1
 
 
 def test_the_end_of_our_own_journal_goes_before_other_journals(database: str, state: Path) -> None:
-    other, journal = begun(state / "tracking/other-1", "other"), begun(state / "tracking/own-1", "own")
+    other, journal = new_journal(state / "tracking/other-1", "other"), new_journal(state / "tracking/own-1", "own")
     other.add("end", attempt=1, status="FINISHED", message="")
     watch = Watch(LIMITS)
     sending = Sending(state, Delivery(state, journal.folder), watch)
@@ -82,6 +83,6 @@ def test_the_end_of_our_own_journal_goes_before_other_journals(database: str, st
 
 
 def test_a_long_stage_sends_other_journals_at_once(database: str, state: Path) -> None:
-    other, journal = begun(state / "tracking/other-1", "other"), begun(state / "tracking/own-1", "own")
+    other, journal = new_journal(state / "tracking/other-1", "other"), new_journal(state / "tracking/own-1", "own")
     assert not Sending(state, Delivery(state, journal.folder), Watch(LIMITS)).step()
     assert Receipt.of(other.folder).run_id

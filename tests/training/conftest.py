@@ -5,22 +5,22 @@ from pathlib import Path
 import pytest
 
 from pspnet.config.params import Params
-from pspnet.dataset.synthetic import synthesize
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.pretrained import PretrainedBackbone, random_backbone
+from pspnet.demo.streets import synthesize
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.files import made_once
 from tests.parameters import demo_params
 from tests.training.trainings import Finished, quiet, run_finetune, run_pretrain
 
-__all__ = ["quiet"]  # the tests of other rooms take it from here
+__all__ = ["quiet"]  # imported by tests of other rooms
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.fixture(autouse=True)
 def _no_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting them takes longer than most of these trainings."""
+    """Starting loader processes takes longer than most of these training runs."""
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", "0")
 
 
@@ -29,7 +29,7 @@ def prepared(shared: Path) -> Path:
     """Forty images, twenty-eight of them with masks."""
 
     def make(folder: Path) -> None:
-        synthesize(folder / "raw", images=40, labelled=28, seed=0, tick=quiet)
+        synthesize(folder / "raw", images=40, labeled=28, seed=0, tick=quiet)
         params = demo_params(dataset__group_pattern="(.*)", prepare__val_share=0.2, prepare__test_share=0.2)
         prepare.run(
             params.dataset, params.prepare, raw=folder / "raw", out=folder / "prepared",
@@ -55,12 +55,12 @@ def params() -> Params:
         pretrain__epochs=2,
         pretrain__batch_size=8,
         pretrain__crop_px=48,
-        pretrain__warmup_steps=2,
+        pretrain__optimizer__warmup_steps=2,
         finetune__epochs=2,
         finetune__batch_size=4,
         finetune__crop_height_px=32,
         finetune__crop_width_px=40,
-        finetune__warmup_steps=2,
+        finetune__optimizer__warmup_steps=2,
         runtime__threads=1,
     )
 
@@ -72,7 +72,7 @@ def _name(params: Params, *sections: str) -> str:
 
 @pytest.fixture(scope="session")
 def finetuned(shared: Path, prepared: Path, backbone: Path) -> Callable[[Params], Finished]:
-    """What `finetune` makes of these params: trained once, for all tests that ask."""
+    """The result of `finetune` with these params, trained once for all tests."""
 
     def finished(params: Params) -> Finished:
         name = _name(params, "backbone", "runtime", "finetune")
@@ -89,7 +89,7 @@ def finetuned(shared: Path, prepared: Path, backbone: Path) -> Callable[[Params]
 
 @pytest.fixture(scope="session")
 def pretrained(shared: Path, prepared: Path) -> Callable[[Params], Finished]:
-    """What `pretrain` makes of these params: trained once, for all tests that ask."""
+    """The result of `pretrain` with these params, trained once for all tests."""
 
     def finished(params: Params) -> Finished:
         name = _name(params, "backbone", "runtime", "pretrain")

@@ -1,4 +1,4 @@
-"""A training that SIGKILL hits again and again, each time in a process of its own."""
+"""Training that is killed again and again, each time in its own process."""
 
 import os
 import random
@@ -20,12 +20,12 @@ ENVIRONMENT = {"PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"}
 def digest_after_kills(
     whole: Finished, params: Params, prepared: Path, backbone: Path, folder: Path, kills: int, seed: int
 ) -> str:
-    """Of the bundle: killed at so many places of the `whole` training, then trained to its end."""
+    """The bundle's digest after kills at random places of the `whole` training run and a run to its end."""
     rng = random.Random(seed)
     places = [BEGINNING, *whole.places]
     for place in sorted(rng.sample(places, kills)):
         while not _killed_at(place, rng.uniform(0, whole.seconds / len(places)), params, prepared, backbone, folder):
-            shutil.rmtree(folder)  # it was over before the kill came
+            shutil.rmtree(folder)  # it ended before the kill
     process, talk = _started(params, prepared, backbone, folder)
     assert _last(talk) == "done"
     process.join()
@@ -48,9 +48,9 @@ def _train(params: Params, prepared: Path, backbone: Path, folder: Path, talk: C
 
 
 def _killed_at(place: Place, seconds: float, params: Params, prepared: Path, backbone: Path, folder: Path) -> bool:
-    """Killed once it has come so far and gone on for some seconds; or it was over by then."""
+    """Kill the training process some seconds after it reaches the place, unless it has ended by then."""
     process, talk = _started(params, prepared, backbone, folder)
-    while (said := talk.recv()) != "done" and said < place:
+    while (reached := talk.recv()) != "done" and reached < place:
         pass
     time.sleep(seconds)
     process.kill()
@@ -62,9 +62,9 @@ def _killed_at(place: Place, seconds: float, params: Params, prepared: Path, bac
 
 
 def _last(talk: Connection) -> object:
-    said: object = None
+    reached: object = None
     while True:
         try:
-            said = talk.recv()
+            reached = talk.recv()
         except EOFError:
-            return said
+            return reached

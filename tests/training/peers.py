@@ -1,7 +1,7 @@
-"""Short trainings on images drawn here, shared by all processes that train together.
+"""Short training runs on images drawn here, shared by all processes that train together.
 
 Checkpoints and records go to a folder for each case in OUT. BatchNorm keeps its statistics, so that
-no batch decides alone. At the end each process claims to have read another checkpoint; what it is told is in OUT too.
+no batch decides alone. At the end each process claims to have read a different checkpoint; the refusal is in OUT too.
 """
 
 import json
@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from pspnet.config.finetune import FinetuneParams
 from pspnet.dataset.annotated import Annotated, AnnotatedImages
-from pspnet.dataset.segmentation import TrainingCrops
+from pspnet.dataset.crops import TrainingCrops
 from pspnet.errors import UserError
-from pspnet.losses import build_loss
+from pspnet.losses.segmentation import build_loss
+from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.training.checkpoint import Checkpoint, Record
-from pspnet.training.distributed import Peers, joined
-from pspnet.training.finetune import finetune
-from pspnet.training.loading import keys_of
-from pspnet.training.runtime import configure
+from pspnet.training.finetune import AnnotatedSplits, finetune
+from pspnet.training.shared.checkpoint import Checkpoint, Record
+from pspnet.training.shared.distributed import Peers, joined
+from pspnet.training.shared.loading import keys_of
+from pspnet.training.shared.runtime import configure
+from pspnet.training.shared.steps import Session
 from tests.parameters import demo_params
 from tests.training.trainings import quiet
 
@@ -42,7 +43,7 @@ class Fixed(SupervisedPSPNet):
 
 
 class Drawn(TrainingCrops):
-    """In the first half of every batch, which two processes leave to the first of them, less is annotated."""
+    """Less is annotated in the first half of every batch, which the first of two processes gets."""
 
     def __init__(self, case: str, seed: int) -> None:
         self._case = case
@@ -65,7 +66,7 @@ class Drawn(TrainingCrops):
 
 
 class DrawnVal(AnnotatedImages):
-    """Five images, which no two processes can share out evenly."""
+    """Five images, which two processes cannot share evenly."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(99)
@@ -80,11 +81,11 @@ class DrawnVal(AnnotatedImages):
 
 
 def parameters(**changes: Any) -> FinetuneParams:
-    """Two epochs of plain descent: AdamW would make much of the smallest difference."""
+    """Two epochs of plain gradient descent: AdamW would amplify the smallest difference."""
     return demo_params(
         finetune__epochs=2, finetune__batch_size=BATCH, finetune__crop_height_px=32, finetune__crop_width_px=40,
-        finetune__optimizer="sgd", finetune__learning_rate=0.1, finetune__warmup_steps=0, finetune__dropout=0.0,
-        finetune__gradient_clip_norm=1.0, finetune__ema_decay=0.9, **changes,
+        finetune__optimizer__kind="sgd", finetune__optimizer__learning_rate=0.1, finetune__optimizer__warmup_steps=0,
+        finetune__optimizer__gradient_clip_norm=1.0, finetune__dropout=0.0, finetune__ema_decay=0.9, **changes,
     ).finetune  # fmt: skip
 
 
@@ -93,21 +94,21 @@ def train(case: str, folder: Path, peers: Peers, params: FinetuneParams) -> list
     supervised = Fixed(PSPNet(Architecture(18, 0.125, 8, len(CLASSES), dropout=0.0)))
     loss_of = build_loss(params.loss, CLASSES, [1, 1, 1], IGNORE, align_corners=False, device=peers.device)
     training = finetune(
-        supervised, Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)), Drawn(case, RUNTIME.seed), DrawnVal(),
-        CLASSES, IGNORE, loss_of, params, RUNTIME, peers,
-        Checkpoint(folder, writes=peers.rank == 0), quiet,
+        supervised, Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        AnnotatedSplits(Drawn(case, RUNTIME.seed), DrawnVal(), CLASSES, IGNORE), loss_of, params,
+        Session(RUNTIME, peers, Checkpoint(folder, writes=peers.rank == 0), quiet),
     )  # fmt: skip
     return list(training)
 
 
 def main(out: Path) -> None:
-    """In one process, or in each of several that torchrun or a test has told of each other."""
+    """Train in one process, or in each of several that torchrun or a test has connected."""
     with joined(configure(RUNTIME)) as peers:
         for case in CASES:
             folder = out / case
             folder.mkdir(parents=True, exist_ok=True)
             records = train(
-                case, folder, peers, parameters(finetune__accumulation_steps=2 if case == "in parts" else 1)
+                case, folder, peers, parameters(finetune__optimizer__accumulation_steps=2 if case == "in parts" else 1)
             )
             (folder / f"records-{peers.rank}.json").write_text(json.dumps(records))
         try:

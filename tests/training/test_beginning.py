@@ -1,4 +1,4 @@
-"""What pretrain begins with: `backbone.weights`."""
+"""The weights that `pretrain` starts from: `backbone.weights`."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ import torch
 
 from pspnet.config.params import Params
 from pspnet.errors import UserError
+from pspnet.model.backbone.preprocessing import IMAGENET
+from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone
+from pspnet.model.backbone.weights import read_safetensors
 from pspnet.model.bundle import Bundle
-from pspnet.model.preprocessing import IMAGENET
-from pspnet.model.pretrained import PretrainedBackbone, random_backbone
-from pspnet.model.weights import read_safetensors
 from tests.training.trainings import changed, run_finetune, run_pretrain
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """As `pspnet weights import` leaves them."""
+    """Weights as `pspnet weights import` writes them."""
     folder = tmp_path / "weights/imported"
     folder.mkdir(parents=True)
     facts = PretrainedBackbone("none", 18, 0.125, IMAGENET, {}, weights="moco")
@@ -28,7 +28,7 @@ def first_convolution(folder: Path) -> torch.Tensor:
     return read_safetensors(folder / "backbone.safetensors")["conv1.weight"]
 
 
-def test_without_a_method_imported_weights_are_handed_on(
+def test_without_a_method_imported_weights_are_passed_on(
     params: Params, prepared: Path, weights: Path, tmp_path: Path
 ) -> None:
     params = changed(params, backbone={"weights": "imported"}, pretrain={"method": "none"}, finetune={"epochs": 1})
@@ -42,7 +42,7 @@ def test_without_a_method_imported_weights_are_handed_on(
 
 
 def test_a_method_trains_them_further(params: Params, prepared: Path, weights: Path, tmp_path: Path) -> None:
-    slow = {"method": "rotation", "epochs": 1, "learning_rate": 1e-6}
+    slow = {"method": "rotation", "epochs": 1, "optimizer": {"learning_rate": 1e-6}}
     params = changed(params, backbone={"weights": "imported"}, pretrain=slow)
     run_pretrain(params, prepared, tmp_path, weights=weights)
     before, after = first_convolution(weights / "imported"), first_convolution(tmp_path / "backbone")
@@ -54,7 +54,7 @@ def test_a_method_trains_them_further(params: Params, prepared: Path, weights: P
 def test_other_imported_weights_are_another_training(
     params: Params, prepared: Path, weights: Path, tmp_path: Path
 ) -> None:
-    """A checkpoint of the old ones must not be gone on with."""
+    """Training must not resume from a checkpoint of the old weights."""
     params = changed(params, backbone={"weights": "imported"}, pretrain={"epochs": 1})
     first = run_pretrain(params, prepared, tmp_path, weights=weights)
     PretrainedBackbone("none", 18, 0.125, IMAGENET, {}, weights="moco").save(
@@ -63,7 +63,7 @@ def test_other_imported_weights_are_another_training(
     assert run_pretrain(params, prepared, tmp_path, weights=weights) != first
 
 
-def test_weights_that_were_not_imported_are_missed(params: Params, prepared: Path, tmp_path: Path) -> None:
+def test_missing_imported_weights_are_reported(params: Params, prepared: Path, tmp_path: Path) -> None:
     params = changed(params, backbone={"weights": "imported"})
     with pytest.raises(
         UserError, match=r"imported is missing; expected imported weights\. `pspnet weights import FILE"

@@ -1,4 +1,4 @@
-"""Several processes train as one would; over gloo, since that needs no GPU."""
+"""Several processes train like one; over gloo, which needs no GPU."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pspnet.errors import UserError
-from pspnet.training.distributed import Peers, check_shares
+from pspnet.training.shared.distributed import Peers, check_shares
 from tests.files import made_once
 from tests.training.commands import started_together, statuses
 from tests.training.peers import CASES, main
@@ -24,7 +24,7 @@ def alone(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def together(shared: Path) -> Path:
-    """Trained by two processes."""
+    """The folder of a training run by two processes."""
 
     def make(folder: Path) -> None:
         assert statuses(started_together(2, main, folder)) == [0, 0]
@@ -33,7 +33,7 @@ def together(shared: Path) -> Path:
 
 
 def differences(left: Path, right: Path) -> Iterator[float]:
-    """Of everything that a checkpoint holds: weights, their average, the best ones, what the optimiser remembers."""
+    """The largest difference in each tensor of a checkpoint: weights, average, best weights, optimizer state."""
     one, other = load_file(left / "state.safetensors"), load_file(right / "state.safetensors")
     assert one.keys() == other.keys()
     return ((one[name].float() - other[name].float()).abs().max().item() for name in one)
@@ -58,27 +58,27 @@ def test_a_batch_in_parts_is_the_whole_batch(alone: Path) -> None:
 
 
 def test_the_cases_differ(alone: Path) -> None:
-    """Or those above would prove little."""
+    """Otherwise the tests above would prove little."""
     for case in CASES[1:4]:
         assert max(differences(alone / CASES[0], alone / case)) > 1e-3
 
 
 @pytest.mark.e2e
-def test_processes_that_have_read_different_checkpoints_do_not_go_on(alone: Path, together: Path) -> None:
-    """As hosts do whose state is not on a shared disk."""
-    told = "checkpoint: is at step 0 and 7 on different hosts; expected one folder for all. Put PSPNET_STATE on a"
-    assert [(together / f"refusal-{rank}").read_text() for rank in range(2)] == [f"{told} shared disk."] * 2
+def test_processes_with_different_checkpoints_stop(alone: Path, together: Path) -> None:
+    """This happens on hosts whose state is not on a shared disk."""
+    message = "checkpoint: is at step 0 and 7 on different hosts; expected one folder for all. Put PSPNET_STATE on a"
+    assert [(together / f"refusal-{rank}").read_text() for rank in range(2)] == [f"{message} shared disk."] * 2
     assert not (alone / "refusal-0").exists()
 
 
-def test_a_batch_that_cannot_be_shared_out_is_told_with_ones_that_can() -> None:
+def test_a_batch_that_does_not_split_is_reported_with_sizes_that_do() -> None:
     check_shares("finetune", 8, 2, Peers(0, 2, CPU))
     with pytest.raises(UserError) as error:
         check_shares("finetune", 8, 1, Peers(0, 3, CPU))
     assert str(error.value) == (
-        "finetune.batch_size: is 8, for 3 devices and finetune.accumulation_steps 1; "
-        "expected a multiple of 3, at least 6. Take 6 or 9, or set PSPNET_DEVICES to another number."
+        "finetune.batch_size: is 8, for 3 devices and optimizer.accumulation_steps 1; "
+        "expected a multiple of 3, at least 6. Use 6 or 9, or change PSPNET_DEVICES."
     )
-    with pytest.raises(UserError, match=r"is 2, for 4 devices .* a multiple of 4, at least 8. Take 8, or set"):
+    with pytest.raises(UserError, match=r"is 2, for 4 devices .* a multiple of 4, at least 8. Use 8, or change"):
         check_shares("finetune", 2, 1, Peers(0, 4, CPU))
-    check_shares("finetune", 4, 1, Peers(0, 4, torch.device("cuda", 0)))  # whose BatchNorm sees the images of all
+    check_shares("finetune", 4, 1, Peers(0, 4, torch.device("cuda", 0)))  # GPUs, whose BatchNorm sees all images

@@ -10,13 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pspnet.config.params import Params
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.dataset.segmentation import TrainingCrops
+from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import Interrupted, UserError
+from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.stages import finetune as stage
 from pspnet.tracking.run import StageRun
 from pspnet.training.finetune import freeze, train_mode
 from tests.parameters import demo_params
@@ -25,12 +24,12 @@ from tests.training.trainings import Finished, changed, quiet, run_finetune, sto
 Finetuned = Callable[[Params], Finished]
 
 
-def test_a_run_that_is_stopped_anywhere_and_started_again_ends_the_same(
+def test_a_training_stopped_anywhere_and_resumed_ends_the_same(
     params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
     whole = finetuned(params)
     in_validation = whole.places.index((16, 1))
-    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # the last: nothing is left to do
+    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # -1: nothing is left to do
     for place in [whole.places[moment] for moment in moments]:
         with pytest.raises(Interrupted):
             run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
@@ -43,14 +42,21 @@ def test_a_run_that_is_stopped_anywhere_and_started_again_ends_the_same(
     "changes",
     [
         {"ema_decay": 0.9},
-        {"accumulation_steps": 2, "gradient_clip_norm": 0.5},
-        {"optimizer": "rmsprop", "learning_rate": 0.0005, "schedule": "cosine", "learning_rate_floor": 0.1},
-        {"optimizer": "sgd", "head_learning_rate_factor": 10.0, "decay_norms_and_biases": False, "frozen_layers": 2},
-        {"patience_epochs": 1, "learning_rate": 1.0, "epochs": 6},
+        {"optimizer": {"accumulation_steps": 2, "gradient_clip_norm": 0.5}},
+        {
+            "optimizer": {
+                "kind": "rmsprop", "learning_rate": 0.0005, "schedule": "cosine", "learning_rate_floor": 0.1
+            }
+        },
+        {
+            "optimizer": {"kind": "sgd", "decay_norms_and_biases": False},
+            "head_learning_rate_factor": 10.0, "frozen_layers": 2,
+        },
+        {"patience_epochs": 1, "optimizer": {"learning_rate": 1.0}, "epochs": 6},
     ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_every_way_to_train_resumes_as_exactly(
+    ids=["average", "in parts", "rmsprop", "sgd", "patience"],
+)  # fmt: skip
+def test_every_way_to_train_resumes_exactly(
     changes: dict[str, Any], params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
     params = changed(params, finetune=changes)
@@ -79,7 +85,7 @@ def test_the_averaged_weights_are_measured_and_kept(
 def test_frozen_statistics_are_those_of_the_pretrained_backbone(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    """In the average of the weights too, which moves with what is not frozen."""
+    """The same holds in the average of the weights, which follows the parts that are not frozen."""
     finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "frozen_layers": 1})
     run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
@@ -90,18 +96,18 @@ def test_frozen_statistics_are_those_of_the_pretrained_backbone(
 
 
 class Poisoned(TrainingCrops):
-    """One image is no number; which one, the loader does not know either."""
+    """Crops in which one image is NaN."""
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         sample = super().__getitem__(key)
-        image = sample["image"].permute(2, 0, 1).float()  # what is not uint8 the loader leaves as it is
+        image = sample["image"].permute(2, 0, 1).float()  # the loader changes only uint8
         return {**sample, "image": torch.full_like(image, torch.nan) if key[1] == 5 else image}
 
 
-def test_a_loss_that_is_no_number_names_the_files_and_keeps_the_batch(
+def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_batch(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "TrainingCrops", Poisoned)
+    monkeypatch.setattr("pspnet.training.finetune.TrainingCrops", Poisoned)
     with pytest.raises(UserError) as error:
         run_finetune(params, prepared, backbone, tmp_path)
     message = str(error.value)
@@ -119,7 +125,7 @@ def test_a_loss_that_is_no_number_names_the_files_and_keeps_the_batch(
 
 
 class Misnamed(TrainingCrops):
-    """A mask with a value that is no class."""
+    """Crops whose masks have a value that is no class."""
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         sample = super().__getitem__(key)
@@ -127,10 +133,10 @@ class Misnamed(TrainingCrops):
         return sample
 
 
-def test_a_value_that_is_no_class_is_told_as_such(
+def test_a_mask_value_that_is_no_class_is_reported(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "TrainingCrops", Misnamed)
+    monkeypatch.setattr("pspnet.training.finetune.TrainingCrops", Misnamed)
     with pytest.raises(UserError, match="A mask holds a value that is neither a class nor ignored: prepare"):
         run_finetune(params, prepared, backbone, tmp_path)
 
@@ -143,7 +149,7 @@ def test_a_value_that_is_no_class_is_told_as_such(
         pytest.param("cuda", "bf16", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
     ],
 )
-def test_other_devices_and_precisions_resume_as_exactly(
+def test_other_devices_and_precisions_resume_exactly(
     device: str, precision: str, params: Params, prepared: Path, backbone: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -185,9 +191,9 @@ def test_another_seed_gives_other_weights(params: Params, finetuned: Finetuned) 
 
 
 def test_the_best_epoch_on_val_is_kept(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    """Under a learning rate so high that the network gets worse again."""
-    finetune = params.finetune.model_copy(update={"learning_rate": 1.0, "epochs": 6})
-    run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+    """The learning rate is so high that the network gets worse again."""
+    params = changed(params, finetune={"optimizer": {"learning_rate": 1.0}, "epochs": 6})
+    run_finetune(params, prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
     best = int(history["val_mean_iou"].idxmax())
     assert best < len(history) - 1, "choose a learning rate under which the last epoch is not the best"
@@ -206,7 +212,7 @@ def test_history_has_a_line_for_each_epoch(params: Params, finetuned: Finetuned)
 
 
 def with_loss(params: Params, **changes: Any) -> Params:
-    """Of a single epoch."""
+    """The params for a single epoch."""
     loss = params.finetune.loss.model_copy(update=changes)
     return params.model_copy(update={"finetune": params.finetune.model_copy(update={"loss": loss, "epochs": 1})})
 
@@ -223,16 +229,18 @@ def test_each_kind_of_loss_resumes_exactly_and_makes_other_weights(
     assert finetuned(with_loss(params, class_weights="none")).digest != whole
 
 
-def test_class_weights_are_told_with_the_run(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
+def test_class_weights_are_recorded_with_the_run(
+    params: Params, prepared: Path, backbone: Path, tmp_path: Path
+) -> None:
     from pspnet.tracking.journal import JOURNAL, read
 
     def figures(chosen: Params, folder: Path) -> list[dict[str, float]]:
         sections = {"backbone": chosen.backbone, "finetune": chosen.finetune, "runtime": chosen.runtime}
-        told = StageRun(folder, "finetune", sections, {"experiment": "m", "started": 1}, {"tags": {}, "started": 1})
-        run_finetune(chosen, prepared, backbone, folder, told=told)
-        assert told.trouble is None
-        assert told.journal
-        return [entry["values"] for entry, _ in read(told.journal.folder / JOURNAL) if entry["kind"] == "figures"]
+        run = StageRun(folder, "finetune", sections, {"experiment": "m", "started": 1}, {"tags": {}, "started": 1})
+        run_finetune(chosen, prepared, backbone, folder, run=run)
+        assert run.error is None
+        assert run.journal
+        return [entry["values"] for entry, _ in read(run.journal.folder / JOURNAL) if entry["kind"] == "figures"]
 
     [values] = figures(with_loss(params, class_weights="inverse_sqrt"), tmp_path / "weighted")
     dataset = PreparedDataset.open(prepared)
@@ -251,19 +259,20 @@ def test_weights_given_for_other_classes_are_refused_before_training(
         run_finetune(given, prepared, backbone, tmp_path)
 
 
-def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
+def test_four_images_can_be_learned_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """Trained and measured on the same four images, the network gets nearly every pixel right."""
     from pspnet.dataset.annotated import AnnotatedImages
     from pspnet.dataset.transforms import Augmentation
-    from pspnet.losses import build_loss
-    from pspnet.training.checkpoint import Checkpoint
-    from pspnet.training.distributed import Peers
-    from pspnet.training.finetune import finetune
-    from pspnet.training.runtime import configure
+    from pspnet.losses.segmentation import build_loss
+    from pspnet.training.finetune import AnnotatedSplits, finetune
+    from pspnet.training.shared.checkpoint import Checkpoint
+    from pspnet.training.shared.distributed import Peers
+    from pspnet.training.shared.runtime import configure
+    from pspnet.training.shared.steps import Session
 
     params = demo_params(
-        backbone__width=0.25, finetune__epochs=10, finetune__batch_size=4, finetune__learning_rate=0.006,
-        finetune__warmup_steps=5, finetune__dropout=0.0, runtime__threads=1,
+        backbone__width=0.25, finetune__epochs=10, finetune__batch_size=4, finetune__optimizer__learning_rate=0.006,
+        finetune__optimizer__warmup_steps=5, finetune__dropout=0.0, runtime__threads=1,
     )  # fmt: skip
     dataset = PreparedDataset.open(prepared)
     four = dataset.annotated("train").head(4)
@@ -276,11 +285,11 @@ def test_four_images_can_be_learnt_by_heart(prepared: Path, backbone: Path, tmp_
     architecture = Architecture(18, 0.25, 8, len(dataset.classes), dropout=0.0)
     training = finetune(
         SupervisedPSPNet(PSPNet(architecture)), Preprocessing(dataset.mean, dataset.std),
-        TrainingCrops(dataset.reader(), often, plain, seed=0), AnnotatedImages(dataset.reader(), four),
-        dataset.classes, dataset.ignore, loss_of, params.finetune, params.runtime, Peers(0, 1, device),
-        Checkpoint(tmp_path), quiet,
+        AnnotatedSplits(TrainingCrops(dataset.reader(), often, plain, seed=0), AnnotatedImages(dataset.reader(), four),
+                        dataset.classes, dataset.ignore),
+        loss_of, params.finetune, Session(params.runtime, Peers(0, 1, device), Checkpoint(tmp_path), quiet),
     )  # fmt: skip
-    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # the rest need not be trained
+    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # later epochs need not run
 
 
 def test_frozen_layers_keep_weights_and_statistics(
@@ -306,13 +315,15 @@ def test_freezing_turns_off_gradients_and_batch_statistics() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 1000}, r"finetune.batch_size: is 1000; expected at most the \d+ training images there are"),
-        ({"learning_rate": 1e30, "warmup_steps": 0}, "the loss became .*; expected a finite number. Lower finetune"),
+        ({"batch_size": 1000}, r"finetune.batch_size: is 1000; expected at most \d+, the number of training images"),
+        (
+            {"optimizer": {"learning_rate": 1e30, "warmup_steps": 0}},
+            "the loss became .*; expected a finite number. In finetune.optimizer, lower learning_rate",
+        ),
     ],
 )
-def test_a_training_that_cannot_work_says_why(
+def test_a_training_that_cannot_work_is_refused_with_the_reason(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    finetune = params.finetune.model_copy(update=changes)
     with pytest.raises(UserError, match=message):
-        run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
+        run_finetune(changed(params, finetune=changes), prepared, backbone, tmp_path)

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a training ends with the same weights."""
+"""Killed at any moment and started again, training ends with the same weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pspnet.config.params import Params
-from tests.kills import SEED
+from tests.kills import kill_seed
 from tests.training.killed import digest_after_kills
 from tests.training.trainings import Finished, changed
 
@@ -20,7 +20,7 @@ def check(
 ) -> None:  # fmt: skip
     params = changed(params, finetune={"epochs": 3, **changes})
     whole = finetuned(params)
-    assert digest_after_kills(whole, params, prepared, backbone, folder, kills, SEED) == whole.digest
+    assert digest_after_kills(whole, params, prepared, backbone, folder, kills, kill_seed()) == whole.digest
     assert (folder / "history.csv").read_text() == whole.history
 
 
@@ -28,14 +28,14 @@ def check(
 def test_a_training_that_is_killed_ends_with_the_same_weights(
     params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
-    changes = {"ema_decay": 0.9, "accumulation_steps": 2}
+    changes = {"ema_decay": 0.9, "optimizer": {"accumulation_steps": 2}}
     check(changes, 3, params, prepared, backbone, finetuned, tmp_path / "killed")
 
 
 @pytest.mark.kills
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"ema_decay": 0.9}, {"accumulation_steps": 2}],
+    [{}, {"ema_decay": 0.9}, {"optimizer": {"accumulation_steps": 2}}],
     ids=["as it is", "average", "in parts"],
 )
 def test_a_training_killed_ten_times_ends_with_the_same_weights(

@@ -16,10 +16,10 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from pspnet.model.digest import digest
+from pspnet.model.backbone.digest import digest
 from pspnet.training.launch import SHUTDOWN_SECONDS, blame, exit_file
 from tests.command import PSPNET, pspnet, pspnet_process
-from tests.kills import SEED
+from tests.kills import kill_seed
 from tests.parameters import demo_params
 from tests.training.commands import command, started_together, statuses
 from tests.waiting import wait_until
@@ -52,14 +52,14 @@ def project(prepared: Path, backbone: Path, tmp_path: Path) -> Path:
 def write_params(project: Path, epochs: int, batch_size: int = 6) -> None:
     params = demo_params(
         backbone__width=0.125, finetune__epochs=epochs, finetune__batch_size=batch_size,
-        finetune__crop_height_px=32, finetune__crop_width_px=40, finetune__warmup_steps=2, finetune__ema_decay=0.9,
-        runtime__threads=1,
+        finetune__crop_height_px=32, finetune__crop_width_px=40, finetune__optimizer__warmup_steps=2,
+        finetune__ema_decay=0.9, runtime__threads=1,
     )  # fmt: skip
     (project / "params.yaml").write_text(yaml.safe_dump(params.model_dump()))
 
 
 def trained_by(devices: int, project: Path, *words: str) -> None:
-    """To the end, without torchrun."""
+    """Run to the end, without torchrun."""
     processes = started_together(devices, command, words or COMMAND, project, ENVIRONMENT)
     assert statuses(processes) == [0] * devices, (project / "log-0").read_text()
 
@@ -69,7 +69,7 @@ def exit_class(project: Path) -> str:
 
 
 def processes(project: Path) -> list[psutil.Process]:
-    """Whoever works there: the launcher, the processes of the devices, those of their loaders."""
+    """All processes in the project: the launcher, the devices' processes, and their loaders."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -95,7 +95,7 @@ def checkpoint(project: Path) -> Path | None:
 
 @contextmanager
 def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str]]:
-    """The command, from its first checkpoint on."""
+    """The running command after its first checkpoint."""
     environment = {**os.environ, **ENVIRONMENT, "PSPNET_DEVICES": devices, "PSPNET_CHECKPOINT_SECONDS": "0"}
     with subprocess.Popen(
         [PSPNET, *COMMAND], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -109,39 +109,40 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("devices", ["2", "3"])  # the order of a sum shows from three on: decision 0020
-def test_a_stage_on_several_devices_goes_on_where_it_was_stopped(devices: str, project: Path) -> None:
+@pytest.mark.parametrize("devices", ["2", "3"])  # from three on the order of a sum shows: decision 0020
+def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
-    write_params(project, epochs=6)  # not over before it is stopped
+    write_params(project, epochs=6)  # long enough to be stopped
     shutil.copytree(project, alone, symlinks=True)
     trained_by(int(devices), alone)
     with training(project, devices) as launcher:
         asked = time.monotonic()
         launcher.send_signal(signal.SIGTERM)
-        said, _ = launcher.communicate(timeout=PATIENCE)
+        output, _ = launcher.communicate(timeout=PATIENCE)
         assert time.monotonic() - asked < SHUTDOWN_SECONDS, "one had to be killed by torchrun"
-        assert launcher.returncode == 75, said
-        assert "which is saved: the same command goes on from there" in said
-        assert "Traceback" not in said
+        assert launcher.returncode == 75, output
+        assert "which is saved: the same command continues from there" in output
+        assert "Traceback" not in output
         assert exit_class(project) == "interrupted"
         assert not processes(project)
     assert not (project / "bundle").exists()
     if devices == "2":
         done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES=devices)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("finetune: done in") == 1  # one process speaks
+        assert done.stderr.count("finetune: done in") == 1  # only one process reports
         assert "unused parameters" not in done.stderr
         assert exit_class(project) == "done"
-    else:  # the processes are as many, and load torch no more
+    else:  # forked: as many processes, without loading torch again
         trained_by(int(devices), project)
     assert digest(project / "bundle") == digest(alone / "bundle")
     assert (project / "history.csv").read_text() == (alone / "history.csv").read_text()
 
 
 @pytest.mark.e2e
-def test_pretraining_too_is_shared_by_two_devices(project: Path) -> None:
+def test_pretraining_runs_on_two_devices(project: Path) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["pretrain"] |= {"method": "rotation", "epochs": 1, "batch_size": 8, "crop_px": 48, "accumulation_steps": 2}
+    params["pretrain"] |= {"method": "rotation", "epochs": 1, "batch_size": 8, "crop_px": 48}
+    params["pretrain"]["optimizer"]["accumulation_steps"] = 2
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     inputs, outputs = ("--prepared", "prepared", "--weights", "weights"), ("--out", "pretrained")
     trained_by(2, project, "pretrain", *inputs, *outputs, "--history", "pretrain.csv")
@@ -150,7 +151,7 @@ def test_pretraining_too_is_shared_by_two_devices(project: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_nobody_is_left_behind_by_a_launcher_that_is_killed(project: Path) -> None:
+def test_a_killed_launcher_leaves_no_process_behind(project: Path) -> None:
     write_params(project, epochs=1000)
     with training(project) as launcher:
         assert len(processes(project)) >= 3
@@ -160,19 +161,19 @@ def test_nobody_is_left_behind_by_a_launcher_that_is_killed(project: Path) -> No
 
 @pytest.mark.e2e
 def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> None:
-    """So that the flow tries it again."""
+    """The flow then tries it again."""
     write_params(project, epochs=1000)
     with training(project) as launcher:
         trainer(project, 1).kill()
-        said, _ = launcher.communicate(timeout=PATIENCE)
-        assert launcher.returncode == 128 + signal.SIGKILL, said
+        output, _ = launcher.communicate(timeout=PATIENCE)
+        assert launcher.returncode == 128 + signal.SIGKILL, output
         assert not (project / ".pspnet/exit/finetune.json").exists()
         wait_until(lambda: not processes(project))
 
 
 @pytest.mark.parametrize(("asked", "status"), [(True, 75), (False, 128 + signal.SIGKILL)])
-def test_who_is_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status: int, tmp_path: Path) -> None:
-    """torchrun kills it in the end; the first process has long saved the checkpoint."""
+def test_a_process_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status: int, tmp_path: Path) -> None:
+    """torchrun kills it in the end, once the first process has saved the checkpoint."""
     saved = {"class": "interrupted", "exit": 75, "message": "saved"}
     exit_file(tmp_path, "finetune", 0).write_text(json.dumps(saved))
     assert blame("finetune", 2, tmp_path, tmp_path, asked) == status
@@ -180,16 +181,16 @@ def test_who_is_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status
 
 
 @pytest.mark.e2e
-def test_devices_that_do_not_share_a_batch_are_told_once(project: Path) -> None:
+def test_a_batch_that_does_not_split_over_the_devices_is_reported_once(project: Path) -> None:
     write_params(project, epochs=2, batch_size=5)
     done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES="2")
     assert done.returncode == 1
-    message = "finetune.batch_size: is 5, for 2 devices and finetune.accumulation_steps 1; expected a multiple of 2"
+    message = "finetune.batch_size: is 5, for 2 devices and optimizer.accumulation_steps 1; expected a multiple of 2"
     assert done.stderr.count(message) == 1
     assert "Traceback" not in done.stderr
 
 
-def test_devices_that_are_no_number_are_told(project: Path) -> None:
+def test_a_number_of_devices_that_is_not_a_number_is_reported(project: Path) -> None:
     done = pspnet(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES="many")
     assert done.returncode == 1
     assert done.stderr.count("PSPNET_DEVICES: is 'many'; expected a whole number, 1 or more") == 1
@@ -206,15 +207,15 @@ def saved_step(project: Path) -> int:
 
 @pytest.mark.kills
 def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -> None:
-    """Thrice below torchrun, whose process is hit too; else, as torch loads for seconds there, forked."""
+    """Three kills are under torchrun and may hit it too; the others are forked, because loading torch takes seconds."""
     alone = project / "alone"
     write_params(project, epochs=6)
     shutil.copytree(project, alone, symlinks=True)
     trained_by(2, alone)
-    rng = random.Random(SEED)
+    rng = random.Random(kill_seed())
     for kill, step in enumerate(sorted(rng.choices(range(STEPS), k=10))):
         hit = hit_below_torchrun if kill % 4 == 1 else hit_forked
-        while not hit(project, step, rng):  # it was over before the kill came
+        while not hit(project, step, rng):  # it ended before the kill
             shutil.rmtree(project / "bundle")
             shutil.rmtree(project / ".pspnet")
     trained_by(2, project)
@@ -222,13 +223,13 @@ def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -
 
 
 def hit_forked(project: Path, step: int, rng: random.Random) -> bool:
-    """Kill a device's process or its loader's soon after the step; whether it was in time."""
+    """Kill a device's process or its loader's soon after the step; returns whether it still ran."""
     environment = {**ENVIRONMENT, "PSPNET_CHECKPOINT_SECONDS": "0"}
     pair = started_together(2, command, COMMAND, project, environment)
     wait_until(lambda: saved_step(project) >= step or not all(process.is_alive() for process in pair))
     hit = kill_one(project, rng)
     wait_until(lambda: not all(process.is_alive() for process in pair))
-    ends = statuses(pair, 0 if hit else 60)  # those that wait for a killed one are ended, as torchrun does
+    ends = statuses(pair, 0 if hit else 60)  # like torchrun, end processes that wait for a killed one
     wait_until(lambda: not processes(project))
     assert hit or ends == [0, 0], ends
     return not (project / "bundle").exists()

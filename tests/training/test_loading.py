@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pspnet.dataset.transforms import Augmentation
-from pspnet.training.distributed import Peers
-from pspnet.training.loading import Batches, load_batches
+from pspnet.training.shared.distributed import Peers
+from pspnet.training.shared.loading import Batches, load_batches
 from tests.waiting import Clock
 
 Sample = dict[str, Tensor]
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Pictures(Dataset[Sample]):
-    """Twelve, each of one brightness, which is its position; with what else a sample may hold."""
+    """Twelve images whose brightness is their position, with the other tensors that a sample may hold."""
 
     def __len__(self) -> int:
         return 12
@@ -53,7 +53,7 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(workers: str, mo
 
 
 @pytest.mark.parametrize(("waiting", "working"), [(0.03, 0.0), (0.03, 0.03), (0.0, 0.03)])
-def test_the_share_of_time_that_went_into_waiting_for_data_is_measured(waiting: float, working: float) -> None:
+def test_the_share_of_time_spent_waiting_for_data_is_measured(waiting: float, working: float) -> None:
     clock = Clock()
 
     def slow() -> Iterator[Sample]:
@@ -63,8 +63,8 @@ def test_the_share_of_time_that_went_into_waiting_for_data_is_measured(waiting: 
 
     waited = Batches(slow(), clock.monotonic)
     for step, _ in enumerate(waited):
-        if waiting or step:  # or no time has passed yet
-            # The last step's work is not over when the share is taken.
+        if waiting or step:  # otherwise no time has passed
+            # The last step is still working when the share is read.
             expected = (step + 1) * waiting / ((step + 1) * waiting + step * working)
             assert waited.waited_share == pytest.approx(expected)
         clock.sleep(working)
@@ -89,7 +89,7 @@ def test_only_the_last_steps_are_measured() -> None:
     assert shares[50:] == [0] * 10
 
 
-def test_real_time_is_measured_unless_told_otherwise() -> None:
+def test_the_default_clock_measures_real_time() -> None:
     def slow() -> Iterator[Sample]:
         time.sleep(0.01)
         yield {}

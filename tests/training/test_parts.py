@@ -1,4 +1,4 @@
-"""What the two loops share: schedule, optimiser, order of the images, checkpoints, locks."""
+"""Shared by both loops: schedule, optimizer, order of the images, checkpoints, locks."""
 
 import itertools
 import math
@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from pspnet.code import code_digest
+from pspnet.config.optimizer import OptimizerParams
 from pspnet.errors import Busy, UserError
-from pspnet.process import exclusive
-from pspnet.training import runtime
+from pspnet.machine.code import code_digest
+from pspnet.machine.process import exclusive
 from pspnet.training.averaging import move_average, start_average
-from pspnet.training.checkpoint import KEPT, Checkpoint, TrainingState, open_checkpoint, training_digest
-from pspnet.training.distributed import Peers
 from pspnet.training.finetune import is_over
-from pspnet.training.loading import _Steps
-from pspnet.training.optimizer import (
+from pspnet.training.shared import runtime
+from pspnet.training.shared.checkpoint import KEPT, Checkpoint, TrainingState, open_checkpoint, training_digest
+from pspnet.training.shared.distributed import Peers
+from pspnet.training.shared.loading import _Steps
+from pspnet.training.shared.optimizer import (
     build_optimizer,
     clip_gradient,
     gradient_norm,
@@ -36,21 +37,31 @@ from tests.parameters import ROOT, demo_params
 ALONE = Peers(0, 1, torch.device("cpu"))
 
 
+def of(**changes: Any) -> OptimizerParams:
+    """SGD with a learning rate of 1 and everything else off, except for these changes."""
+    plain: dict[str, Any] = {
+        "kind": "sgd", "learning_rate": 1.0, "momentum": 0.9, "weight_decay": 0.0, "decay_norms_and_biases": True,
+        "schedule": "poly", "warmup_steps": 0, "poly_power": 0.9, "learning_rate_floor": 0.0,
+        "gradient_clip_norm": 0.0, "accumulation_steps": 1,
+    }  # fmt: skip
+    return OptimizerParams(**plain | changes)
+
+
 def test_learning_rate_rises_in_a_line_and_falls_by_the_poly_rule() -> None:
-    rates = [learning_rate_at(step, 100, 1.0, "poly", 3, 0.9, 0.0) for step in range(100)]
+    rates = [learning_rate_at(step, 100, of(warmup_steps=3)) for step in range(100)]
     assert rates[:4] == pytest.approx([0.25, 0.5 * 0.99**0.9, 0.75 * 0.98**0.9, 0.97**0.9])
     assert rates[50] == pytest.approx(0.5**0.9)
     assert rates[99] == pytest.approx(0.01**0.9)
-    assert learning_rate_at(0, 100, 1.0, "poly", 0, 0.9, 0.0) == 1
+    assert learning_rate_at(0, 100, of()) == 1
 
 
 def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> None:
-    rates = [learning_rate_at(step, 100, 2.0, "cosine", 0, 0.9, 0.0) for step in range(101)]
+    rates = [learning_rate_at(step, 100, of(learning_rate=2.0, schedule="cosine")) for step in range(101)]
     assert rates[0] == 2
     assert rates[25] == pytest.approx(1 + math.sqrt(0.5))
     assert rates[50] == pytest.approx(1)
     assert rates[100] == pytest.approx(0)
-    floored = [learning_rate_at(step, 100, 2.0, "poly", 0, 0.9, 0.1) for step in range(101)]
+    floored = [learning_rate_at(step, 100, of(learning_rate=2.0, learning_rate_floor=0.1)) for step in range(101)]
     assert floored[0] == 2
     assert floored[50] == pytest.approx(0.2 + 1.8 * 0.5**0.9)  # eta_min 0.2 of other projects
     assert floored[100] == pytest.approx(0.2)
@@ -58,22 +69,23 @@ def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> No
 
 def test_the_backbone_may_learn_at_another_rate_than_the_head() -> None:
     backbone, head = nn.Linear(2, 2), nn.Linear(2, 2)
-    optimizer = build_optimizer("sgd", [(backbone.parameters(), 0.1), (head.parameters(), 1.0)], 1.0, 0.9, 0.0, True)
+    optimizer = build_optimizer(of(), [(backbone.parameters(), 0.1), (head.parameters(), 1.0)])
     set_learning_rate(optimizer, 0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]
 
 
 def test_frozen_parameters_are_left_out() -> None:
     frozen, free = nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2)
-    optimizer = build_optimizer("adamw", [(frozen.parameters(), 1.0), (free.parameters(), 1.0)], 1.0, 0.9, 0.0, True)
+    optimizer = build_optimizer(of(kind="adamw"), [(frozen.parameters(), 1.0), (free.parameters(), 1.0)])
     assert len(optimizer.param_groups) == 1
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
-def test_norms_and_biases_may_be_spared_the_decay(name: Any) -> None:
+def test_norms_and_biases_may_be_exempt_from_weight_decay(name: Any) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    optimizer = build_optimizer(name, [(module.parameters(), 1.0)], 0.1, 0.9, 0.5, decay_norms_and_biases=False)
+    params = of(kind=name, learning_rate=0.1, weight_decay=0.5, decay_norms_and_biases=False)
+    optimizer = build_optimizer(params, [(module.parameters(), 1.0)])
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -81,7 +93,7 @@ def test_norms_and_biases_may_be_spared_the_decay(name: Any) -> None:
     assert changed == [True, False, False, False]
 
 
-def test_a_long_gradient_is_shortened_and_its_length_known() -> None:
+def test_a_long_gradient_is_shortened_and_its_length_reported() -> None:
     module = nn.Linear(2, 1, bias=False)
     module.weight.grad = torch.tensor([[3.0, 4.0]])
     norm = gradient_norm(module)
@@ -94,7 +106,7 @@ def test_a_long_gradient_is_shortened_and_its_length_known() -> None:
     assert module.weight.grad.flatten().tolist() == pytest.approx([0.6, 0.8], rel=1e-5)
 
 
-def test_the_average_moves_towards_the_weights_and_counts_as_they_do() -> None:
+def test_the_average_moves_toward_the_weights_and_copies_their_counts() -> None:
     module = nn.BatchNorm1d(2)
     average = start_average(module)
     with torch.no_grad():
@@ -115,7 +127,7 @@ def test_the_average_moves_towards_the_weights_and_counts_as_they_do() -> None:
     [
         ([], 2, False),
         ([0.1, 0.5, 0.4], 2, False),
-        ([0.1, 0.5, 0.4, 0.5], 2, True),  # as good is not better
+        ([0.1, 0.5, 0.4, 0.5], 2, True),  # equal is not better
         ([0.1, 0.5, 0.4, 0.5], 0, False),
         ([0.1, 0.5, 0.4, 0.6], 2, False),
         ([0.1] * 6, 0, True),
@@ -140,7 +152,7 @@ def test_the_order_does_not_depend_on_where_it_starts() -> None:
     assert list(_Steps(images=13, batch_size=4, seed=0, first_step=5, steps=9, peers=ALONE)) == whole[5:]
 
 
-def test_devices_share_each_step_out_among_them() -> None:
+def test_devices_share_the_images_of_each_step() -> None:
     whole = list(_Steps(13, 4, 0, 0, 9, ALONE))
     shares = [list(_Steps(13, 4, 0, 0, 9, Peers(rank, 2, torch.device("cpu")))) for rank in range(2)]
     assert [first + second for first, second in zip(*shares, strict=True)] == whole
@@ -148,9 +160,11 @@ def test_devices_share_each_step_out_among_them() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
 def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: Path) -> None:
+    params = of(kind=optimizer, learning_rate=0.1, weight_decay=0.01, decay_norms_and_biases=False)
+
     def state() -> TrainingState:
         module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
-        built = build_optimizer(optimizer, [(module.parameters(), 1.0)], 0.1, 0.9, 0.01, False)  # type: ignore[arg-type]
+        built = build_optimizer(params, [(module.parameters(), 1.0)])
         return TrainingState(module, built, average=start_average(module))
 
     torch.manual_seed(0)
@@ -172,7 +186,7 @@ def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: P
     for weight, values in after.optimizer.state.items():
         moments = [value for value in values.values() if value.shape == weight.shape]
         assert moments
-        assert all(moment.stride() == weight.stride() for moment in moments)  # else GPUs take another, slower path
+        assert all(moment.stride() == weight.stride() for moment in moments)  # otherwise GPUs take a slower path
     images = torch.randn(2, 3, 8, 8)
     for one in (before, after):
         one.optimizer.zero_grad()
@@ -184,7 +198,7 @@ def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: P
 
 def test_a_half_written_checkpoint_is_never_read(tmp_path: Path) -> None:
     module = nn.Linear(2, 2)
-    state = TrainingState(module, build_optimizer("sgd", [(module.parameters(), 1.0)], 0.1, 0.9, 0.0, True), step=7)
+    state = TrainingState(module, build_optimizer(of(), [(module.parameters(), 1.0)]), step=7)
     Checkpoint(tmp_path).save(state)
     (tmp_path / "state.safetensors.partial").write_bytes(b"half")
     Checkpoint(tmp_path).restore(state)
@@ -214,9 +228,9 @@ def test_other_params_data_or_code_have_another_checkpoint() -> None:
 
 
 def test_other_code_of_a_stage_has_another_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished checkpoint must not pass for the result of later code."""
+    """A finished checkpoint must not count as the result of later code."""
     shutil.copytree(ROOT / "pspnet", tmp_path / "pspnet")
-    monkeypatch.setattr("pspnet.code.PACKAGE", tmp_path / "pspnet")
+    monkeypatch.setattr("pspnet.machine.code.PACKAGE", tmp_path / "pspnet")
 
     def change(name: str) -> str:
         with (tmp_path / "pspnet" / name).open("a") as file:
@@ -224,9 +238,10 @@ def test_other_code_of_a_stage_has_another_checkpoint(tmp_path: Path, monkeypatc
         return training_digest("finetune", {}, {})
 
     digests = [training_digest("finetune", {}, {})]
-    digests += [change(name) for name in ("stages/finetune.py", "losses/terms.py", "windows.py", "losses/new.py")]
+    parts = ("stages/finetune.py", "losses/terms.py", "prediction/image/windows.py", "losses/new.py")
+    digests += [change(name) for name in parts]
     assert len(set(digests)) == 5
-    assert {change(name) for name in ("terminal.py", "stages/pretrain.py", "losses/notes.txt")} == {digests[-1]}
+    assert {change(name) for name in ("machine/terminal.py", "stages/pretrain.py", "losses/notes.txt")} == {digests[-1]}
 
 
 def test_the_digest_of_code_does_not_depend_on_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +256,7 @@ def test_a_room_that_does_not_exist_has_no_digest() -> None:
         code_digest(["losses", "loses"])
 
 
-def test_a_second_training_of_the_same_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_training_with_the_same_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusive.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
     with open_checkpoint(tmp_path, "finetune", "a"):
         with open_checkpoint(tmp_path, "finetune", "b"):
@@ -273,7 +288,7 @@ def test_the_checkpoint_of_a_killed_training_is_free(tmp_path: Path, monkeypatch
         pass
     holder.kill()
     holder.join()
-    with open_checkpoint(tmp_path, "finetune", "a"):  # the system has let go of it
+    with open_checkpoint(tmp_path, "finetune", "a"):  # the system has released the lock
         pass
 
 
@@ -287,7 +302,7 @@ def test_every_step_has_randomness_of_its_own() -> None:
     assert len({tuple(draw(*place)) for place in places}) == len(places)
 
 
-def test_a_wrong_setting_of_the_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_of_the_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_DEVICE", "abacus")
     with pytest.raises(UserError, match=r"PSPNET_DEVICE: 'abacus' cannot be used .*; expected cpu, cuda or cuda:N"):
         runtime.configure(demo_params().runtime)

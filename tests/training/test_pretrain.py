@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from pspnet.config.params import Params
-from pspnet.dataset.prepared import PreparedDataset
+from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import Interrupted, UserError
 from pspnet.selfsup import METHODS
 from tests.training.trainings import Finished, changed, run_pretrain, stopping_at
@@ -33,12 +33,12 @@ def test_a_run_that_is_stopped_and_started_again_ends_the_same(
     assert pd.read_csv(tmp_path / "history.csv")["loss"].notna().all()
 
 
-def test_every_way_to_train_resumes_as_exactly(
+def test_every_way_to_train_resumes_exactly(
     params: Params, prepared: Path, pretrained: Pretrained, tmp_path: Path
 ) -> None:
-    changes = {"accumulation_steps": 2, "gradient_clip_norm": 0.5, "optimizer": "rmsprop", "schedule": "cosine",
-               "learning_rate": 0.0005, "decay_norms_and_biases": False}  # fmt: skip
-    params = changed(params, pretrain={"method": "rotation", **changes})
+    optimizer = {"accumulation_steps": 2, "gradient_clip_norm": 0.5, "kind": "rmsprop", "schedule": "cosine",
+                 "learning_rate": 0.0005, "decay_norms_and_biases": False}  # fmt: skip
+    params = changed(params, pretrain={"method": "rotation", "optimizer": optimizer})
     whole = pretrained(params)
     with pytest.raises(Interrupted):
         run_pretrain(params, prepared, tmp_path, stopping_at(STOP))
@@ -46,9 +46,9 @@ def test_every_way_to_train_resumes_as_exactly(
     assert pd.read_csv(tmp_path / "history.csv")["gradient_norm"].gt(0).all()
 
 
-def test_a_loss_that_is_no_number_names_the_files(params: Params, prepared: Path, tmp_path: Path) -> None:
-    pretrain = params.pretrain.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0, "optimizer": "sgd"})
-    params = with_method(params.model_copy(update={"pretrain": pretrain}), "rotation")
+def test_a_loss_that_is_not_finite_names_the_files(params: Params, prepared: Path, tmp_path: Path) -> None:
+    optimizer = {"learning_rate": 1e30, "warmup_steps": 0, "kind": "sgd"}
+    params = changed(params, pretrain={"method": "rotation", "optimizer": optimizer})
     with pytest.raises(UserError, match=r"pretrain: the .* became .* in step \d+; .*: images/street\d+_\d+\.\w+, "):
         run_pretrain(params, prepared, tmp_path)
     assert len(list((tmp_path / "checkpoints").glob("pretrain-*/not-finite-0.safetensors"))) == 1
@@ -60,18 +60,18 @@ def test_no_method_writes_no_weights_and_an_empty_history(params: Params, prepar
     assert pd.read_csv(tmp_path / "history.csv").empty
 
 
-def test_only_train_and_unlabelled_images_are_seen(params: Params, prepared: Path, pretrained: Pretrained) -> None:
+def test_only_train_and_unlabeled_images_are_seen(params: Params, prepared: Path, pretrained: Pretrained) -> None:
     totals = {total for _, total, _ in pretrained(with_method(params, "rotation")).ticks}
     images = PreparedDataset.open(prepared).images
     seen = images["train"] + images["unlabeled"]
     batch = params.pretrain.batch_size
     assert totals == {params.pretrain.epochs * (seen // batch) * batch}
     assert images["val"] and images["test"]
-    assert seen // batch != sum(images.values()) // batch  # or the line above would prove nothing
+    assert seen // batch != sum(images.values()) // batch  # otherwise the line above would prove nothing
 
 
 def test_pretraining_changes_the_backbone(params: Params, pretrained: Pretrained) -> None:
-    from pspnet.model.pretrained import random_backbone
+    from pspnet.model.backbone.pretrained import random_backbone
 
     start = random_backbone(18, 0.125, 16, params.runtime.seed).state_dict()
     trained = load_file(pretrained(with_method(params, "rotation")).folder / "backbone/backbone.safetensors")
@@ -79,7 +79,7 @@ def test_pretraining_changes_the_backbone(params: Params, pretrained: Pretrained
     assert not torch.equal(trained["conv1.weight"], start["conv1.weight"])
 
 
-def test_too_few_images_for_a_batch_are_told(params: Params, prepared: Path, tmp_path: Path) -> None:
+def test_too_few_images_for_a_batch_are_reported(params: Params, prepared: Path, tmp_path: Path) -> None:
     pretrain = params.pretrain.model_copy(update={"batch_size": 1000})
-    with pytest.raises(UserError, match=r"pretrain.batch_size: is 1000; expected at most the \d+ images there are"):
+    with pytest.raises(UserError, match=r"pretrain.batch_size: is 1000; expected at most \d+, the number of training"):
         run_pretrain(params.model_copy(update={"pretrain": pretrain}), prepared, tmp_path)

@@ -5,8 +5,8 @@ import pytest
 
 from pspnet.config.params import Params
 from pspnet.dataset.annotated import AnnotatedImages
-from pspnet.dataset.prepared import PreparedDataset
-from pspnet.evaluation import measure
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.evaluation.measuring import measure
 from pspnet.metrics import mean_iou
 from pspnet.model.bundle import Bundle
 from pspnet.stages import finetune as stage
@@ -26,5 +26,5 @@ def test_an_epoch_is_measured_on_val(params: Params, prepared: Path, backbone: P
     window_px = 2 * max(finetune.crop_height_px, finetune.crop_width_px)
     asked = predictor(bundle, window_px=window_px)
     confusion, _ = measure(asked, val, dataset.classes, dataset.ignore, lambda done: None)
-    told = pd.read_csv(tmp_path / "history.csv")["val_mean_iou"]
-    assert told.tolist() == [pytest.approx(mean_iou(confusion))]
+    recorded = pd.read_csv(tmp_path / "history.csv")["val_mean_iou"]
+    assert recorded.tolist() == [pytest.approx(mean_iou(confusion))]

@@ -1,4 +1,4 @@
-"""The network's variants through the stage: every weight of them is trained."""
+"""Every weight of each variant of the network is trained."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 
 from pspnet.config.params import Params
 from pspnet.errors import UserError
+from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import PSPNet
-from pspnet.model.preprocessing import Preprocessing
-from pspnet.model.pretrained import PretrainedBackbone, random_backbone
 from tests.training.trainings import changed, run_finetune
 
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -1,16 +1,17 @@
-"""The two stages as tests run them: to their end, or up to a place."""
+"""The two training stages as tests run them: to the end, or up to a place."""
 
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pspnet.config.params import Params
+from pspnet.config.section import Section
 from pspnet.errors import Interrupted
-from pspnet.model.digest import digest
+from pspnet.model.backbone.digest import digest
 from pspnet.stages import finetune, pretrain
 from pspnet.tracking.run import StageRun
 
@@ -28,7 +29,7 @@ def place_of(done: int, note: str) -> Place:
 
 
 def stopping_at(place: Place) -> Tick:
-    """Ctrl-C at this place; where a training began does not matter."""
+    """A tick that interrupts at this place, wherever training began."""
 
     def tick(done: int, total: int, note: str) -> None:
         if place_of(done, note) >= place:
@@ -39,24 +40,34 @@ def stopping_at(place: Place) -> Tick:
 
 def changed(params: Params, **sections: dict[str, Any]) -> Params:
     return params.model_copy(
-        update={name: getattr(params, name).model_copy(update=changes) for name, changes in sections.items()}
+        update={name: _changed(getattr(params, name), changes) for name, changes in sections.items()}
     )
 
 
+def _changed(section: Section, changes: Mapping[str, Any]) -> Section:
+    """The section with changes; changes to an inner section may name only some of its keys."""
+    inner = {name: getattr(section, name) for name in changes}
+    update = {
+        name: _changed(inner[name], change) if isinstance(inner[name], Section) else change
+        for name, change in changes.items()
+    }
+    return section.model_copy(update=update)
+
+
 def run_finetune(
-    params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick = quiet, told: StageRun | None = None
+    params: Params, prepared: Path, backbone: Path, folder: Path, tick: Tick = quiet, run: StageRun | None = None
 ) -> str:
-    """The bundle's digest."""
+    """Run `finetune`; returns the bundle's digest."""
     finetune.run(
         params.backbone, params.finetune, params.runtime, prepared=prepared, pretrained=backbone,
         out=folder / "bundle", history=folder / "history.csv", checkpoints=folder / "checkpoints",
-        run=told or StageRun(), tick=tick,
+        run=run or StageRun(), tick=tick,
     )  # fmt: skip
     return digest(folder / "bundle")
 
 
 def run_pretrain(params: Params, prepared: Path, folder: Path, tick: Tick = quiet, weights: Path = Path("none")) -> str:
-    """The backbone's digest."""
+    """Run `pretrain`; returns the backbone's digest."""
     pretrain.run(
         params.backbone, params.pretrain, params.runtime, prepared=prepared, weights=weights,
         out=folder / "backbone", history=folder / "history.csv", checkpoints=folder / "checkpoints",
@@ -67,7 +78,7 @@ def run_pretrain(params: Params, prepared: Path, folder: Path, tick: Tick = quie
 
 @dataclass(frozen=True)
 class Finished:
-    """A training that nothing disturbed. Tests only read its folder."""
+    """An undisturbed training run. Tests only read its folder."""
 
     folder: Path
 

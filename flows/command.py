@@ -1,0 +1,137 @@
+"""Runs a command: reads its lines as they come, and leaves no process behind when it ends."""
+
+import os
+import queue
+import re
+import subprocess
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import psutil
+
+from pspnet.machine.credentials import hidden
+from pspnet.machine.process import end_all
+
+MARK = "PSPNET_COMMAND"  # environment variable: finds every process of the command, even after its parent died
+# DVC's hints about what to type next. --quiet would hide its errors too.
+ADVICE = re.compile(r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core|Use `dvc push`")
+LAST_LINES = 200
+POLL_SECONDS = 0.5
+DRAIN_SECONDS = 2.0
+STOP_SECONDS = 60.0  # training saves its checkpoint first
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    status: int
+    seconds: float
+    timed_out: bool
+    output: str  # the last lines
+
+
+def run(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    on_line: Callable[[str], object],
+    timeout_seconds: float | None = None,
+) -> CommandResult:
+    """Run the command in our process group, so that ending this process ends the command too."""
+    started = time.monotonic()
+    mark = uuid.uuid4().hex
+    kept: deque[str] = deque(maxlen=LAST_LINES)
+    timed_out = False
+    with _ended_with_all(mark, command, folder, environment) as process:
+        for line in _lines(process):
+            if line:
+                kept.append(line)
+                on_line(line)
+            late = timeout_seconds is not None and time.monotonic() - started > timeout_seconds
+            if late and process.poll() is None:
+                timed_out = True
+                break
+    return CommandResult(process.returncode, time.monotonic() - started, timed_out, "\n".join(kept))
+
+
+@contextmanager
+def _ended_with_all(
+    mark: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+) -> Iterator[psutil.Popen]:
+    # psutil.Popen: psutil.wait_procs would take the exit status away from a subprocess.Popen.
+    process = psutil.Popen(
+        command, cwd=folder, env={**environment, MARK: mark}, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        try:
+            _end(process, mark, STOP_SECONDS)
+        except BaseException:  # a second Ctrl-C: kill without waiting
+            _end(process, mark, 0)
+            raise
+
+
+def _end(process: psutil.Popen, mark: str, seconds: float) -> None:
+    if process.poll() is None:
+        others = {*process.children(recursive=True), *marked(MARK, mark)} - {process}
+        end_all([process, *others], seconds)
+        process.wait()
+    # Processes left behind, and those they started meanwhile. Look twice: a starting process has no environment yet.
+    while left := marked(MARK, mark) or marked(MARK, mark):
+        end_all(left, min(seconds, DRAIN_SECONDS))
+
+
+def _lines(process: psutil.Popen) -> Iterator[str]:
+    """Yield the lines as they come, and an empty line now and then, until the process ends.
+
+    The process may outlive its end of the pipe, and processes that it leaves behind may keep writing to the pipe.
+    """
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        with process.stdout as stream:
+            for line in stream:
+                lines.put(hidden(line.rstrip()))
+        lines.put(None)
+
+    Thread(target=read, daemon=True).start()
+    ended_at: float | None = None
+    while ended_at is None or time.monotonic() - ended_at < DRAIN_SECONDS:
+        try:
+            line = lines.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            line = ""
+        if line is None:
+            break
+        yield line
+        if ended_at is None and process.poll() is not None:
+            ended_at = time.monotonic()
+    yield from filter(None, [lines.get() for _ in range(lines.qsize())])
+    while process.poll() is None:
+        with suppress(psutil.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+        yield ""
+
+
+def without_advice(on_line: Callable[[str], object]) -> Callable[[str], object]:
+    return lambda line: None if ADVICE.match(line) else on_line(line)
+
+
+def marked(name: str, value: str) -> list[psutil.Process]:
+    """Every other live process on this machine with this variable in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.pid != os.getpid() and process.environ().get(name) == value
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found

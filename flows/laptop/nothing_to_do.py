@@ -1,0 +1,100 @@
+"""Whether retraining would change nothing. If so, `pspnet retrain` starts no flow.
+
+Each check here mirrors a task of flows.retrain. If a check cannot be made, the flow runs: it waits for locks, retries
+when a server is down, and reports what is wrong.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+
+from dvc.repo import Repo, lock_repo
+
+from flows.dag import Source, dag_of, open_repo
+from flows.seen_data import mark_seen
+from flows.workplace import Workplace
+from pspnet.machine import terminal
+from pspnet.machine.worktree import environment
+
+Answer = Callable[[], str | None]
+COMMAND = ["pspnet", "standing"]
+
+
+@contextmanager
+def ask_registry(workplace: Workplace) -> Iterator[Answer]:
+    """Ask the registry about the results here.
+
+    The answer is a headline, or None if registering would change something or the registry cannot be asked. The
+    process loads MLflow while DVC checks the rest, and is killed if the answer is not needed.
+    """
+    with subprocess.Popen(
+        COMMAND, cwd=workplace.folder, env=environment(workplace.folder), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+
+        def answer() -> str | None:
+            printed, notes = process.communicate()
+            if process.returncode:
+                return None
+            terminal.err.print(notes, style="yellow", markup=False, end="")
+            return str(json.loads(printed)["headline"] or "") or None
+
+        try:
+            yield answer
+        finally:
+            process.kill()
+
+
+def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = ask_registry) -> str | None:
+    """The headline if retraining would change nothing, otherwise None."""
+    if os.environ.get("PREFECT_API_URL"):  # that server shows every run, so the flow always runs
+        return None
+    with suppress(Exception):  # any error from a lock, a remote or a server: the flow runs and handles it
+        workplace = Workplace.here()
+        if workplace.is_worktree:
+            return None
+        with workplace.quiet() as quiet:
+            if quiet:
+                with ask(workplace) as answer:
+                    return answer() if _is_unchanged(workplace) else None
+    return None
+
+
+def _is_unchanged(workplace: Workplace) -> bool:
+    """Whether data, stages and remote are all up to date. Opens DVC once for all of it."""
+    with open_repo(workplace.folder) as repo, lock_repo(repo):
+        dag = dag_of(repo, workplace.folder)
+        unchanged = (
+            all(_is_here(workplace, source) for source in dag.sources)
+            and not repo.status()
+            and all(repo.scm.is_ignored(out.fspath) for out in repo.index.outs if out.stage.is_data_source)
+            and (not dag.has_remote or _is_shared(repo))
+        )
+    if unchanged:
+        for source in dag.sources:
+            mark_seen(workplace.state, workplace.folder, source)
+    return unchanged
+
+
+def _is_here(workplace: Workplace, source: Source) -> bool:
+    """Whether the data and its .dvc file are here. False for imports: only `dvc update` sees changes at the origin."""
+    paths = (workplace.folder / source.name, workplace.folder / source.file)
+    return not source.is_import and all(path.exists() for path in paths)
+
+
+def _is_shared(repo: Repo) -> bool:
+    """Whether `dvc push --run-cache` would have nothing to push."""
+    if any(out.remote for out in repo.index.outs):  # `status` skips outputs that have their own remote
+        return False
+    remote = repo.cloud.get_remote_odb(command="push --run-cache", hash_name="md5-dos2unix")
+    return not repo.status(cloud=True) and _runs(repo.cache.legacy) <= _runs(remote)
+
+
+def _runs(store: Any) -> set[str]:
+    """The entries of a run-cache. Their names are digests, and each appears whole or not at all."""
+    folder = store.fs.join(store.path, "runs")
+    found = store.fs.find(folder) if store.fs.exists(folder) else []
+    return {store.fs.as_posix(store.fs.relpath(path, folder)) for path in found}

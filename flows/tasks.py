@@ -1,0 +1,90 @@
+"""Prefect tasks, and `dvc repro` of one stage."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+from prefect.tasks import Task
+
+from flows.command import run, without_advice
+from flows.dag import Stage
+from flows.failure import TEMPORARY, Failure, failure_of
+from flows.progress import Progress
+from flows.workplace import Workplace
+from pspnet.machine.worktree import dvc_command
+
+EXITS = Path(".pspnet/exit")
+RETRY_SECONDS = [5.0, 30.0, 120.0]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    stage: str
+    how: str  # ran | cached | unchanged
+    seconds: float
+    where: str = "here"
+
+
+def is_temporary(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    return state.name in TEMPORARY
+
+
+def as_task(name: str, function: Callable[..., Any], retries: int = 0) -> Callable[..., State[Any]]:
+    """The function as a task. Prefect caches nothing: DVC is the cache.
+
+    A Failure that the function returns fails the task with its message and without a traceback.
+    """
+
+    @task(
+        name=name,
+        task_run_name=name,
+        retries=retries,
+        retry_delay_seconds=RETRY_SECONDS,
+        retry_condition_fn=is_temporary,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    def work(*arguments: Any) -> Any:
+        result = function(*arguments)
+        if isinstance(result, Failure):
+            return Failed(name=result.name, message=f"{name}: {result.message}")
+        return result
+
+    def run(*arguments: Any, wait_for: Sequence[State[Any]] = ()) -> State[Any]:
+        state: State[Any] = work(*arguments, wait_for=wait_for, return_state=True)
+        return state
+
+    return run
+
+
+def reproduce(workplace: Workplace, stage: Stage, environment: Mapping[str, str], pull: bool) -> StageResult | Failure:
+    """Run the stage with `dvc repro`, or restore its results if any machine has run it on the same inputs."""
+    exit_file = workplace.folder / EXITS / f"{stage.name}.json"
+    exit_file.unlink(missing_ok=True)
+    options = ["--single-item", *(["--pull"] if pull else [])]
+    command = dvc_command("--wait-for-lock", "repro", *options, stage.name)
+    progress, log = Progress(stage.name), without_advice(get_run_logger().info)
+    ran = False
+
+    def on_line(line: str) -> None:
+        nonlocal ran
+        ran = ran or line == f"Running stage '{stage.name}':"
+        log(line)
+        progress.read(line)
+
+    ended = run(command, workplace.folder, environment, on_line, stage.timeout_seconds)
+    if failure := failure_of(ended, stage.timeout_seconds, exit_file):
+        return failure
+    if ran:
+        progress.finish()
+    return StageResult(stage.name, "ran" if ran else "cached", ended.seconds)
+
+
+def unchanged(stage: Stage) -> StageResult:
+    get_run_logger().info("Unchanged; skipped.")
+    return StageResult(stage.name, "unchanged", 0.0)

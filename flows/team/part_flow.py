@@ -1,0 +1,68 @@
+"""The flow that makes one part of a stage. The run waiting for it (flows.team.parts) pulls it from the DVC remote."""
+
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from flows.command import run
+from flows.dag import Stage, read_dag
+from flows.failure import Failure, failure_of
+from flows.flow_attempt import attempt, result_of
+from flows.progress import Progress
+from flows.sources import bring_up_to_date, dvc
+from flows.tasks import EXITS, as_task
+from flows.team.parts import part_folder
+from flows.workplace import Workplace
+
+
+@flow(name="part", persist_result=False)
+def part(name: str, number: int, of: int, files: dict[str, str]) -> State[Any]:
+    """`files`: params.yaml, dvc.lock and .dvc files of the waiting run. Returns the part's .dvc file as its message."""
+
+    def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:
+        workplace.write(files)
+        dag = read_dag(workplace.folder)
+        stage = dag.named(name)
+        sources, folder = dag.sources_of(stage), part_folder(number, of)
+        for source in sources:
+            update = as_task(source.name, bring_up_to_date, retries=5)
+            result_of(update(workplace, source, environment, files, dag.has_remote))
+        make = as_task(f"part {number}/{of}", make_part, stage.retries)
+        result_of(make(workplace, stage, f"{number}/{of}", folder, environment))
+        result_of(as_task("push", share, retries=3)(workplace, folder, environment))
+        for path in (folder, *(Path(source.name) for source in sources)):  # a machine may hold many of these worktrees
+            shutil.rmtree(workplace.folder / path, ignore_errors=True)
+        return Completed(message=(workplace.folder / f"{folder}.dvc").read_text(encoding="utf-8"))
+
+    return attempt(work)
+
+
+def make_part(
+    workplace: Workplace, stage: Stage, which: str, folder: Path, environment: Mapping[str, str]
+) -> Failure | None:
+    """Run the stage's command for one part; its last --out counts. A killed attempt is resumed."""
+    exit_file = workplace.folder / EXITS / f"{stage.name}-part.json"
+    exit_file.unlink(missing_ok=True)
+    command = [*shlex.split(stage.command), "--part", which, "--out", str(folder)]
+    progress, log = Progress(stage.name), get_run_logger().info
+
+    def on_line(line: str) -> None:
+        log(line)
+        progress.read(line)
+
+    ended = run(command, workplace.folder, environment, on_line, stage.timeout_seconds)
+    failure = failure_of(ended, stage.timeout_seconds, exit_file)
+    if not failure:
+        progress.finish()
+    return failure
+
+
+def share(workplace: Workplace, folder: Path, environment: Mapping[str, str]) -> Failure | None:
+    failure = dvc(workplace.folder, environment, "add", str(folder))
+    return failure or dvc(workplace.folder, environment, "push", f"{folder}.dvc")

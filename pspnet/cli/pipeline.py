@@ -1,0 +1,78 @@
+"""Panel "Pipeline": the flows, on this machine or on a server's machines."""
+
+from typing import Annotated
+
+import typer
+
+from pspnet.cli.app import PIPELINE, app, state
+from pspnet.machine.offline import configure_prefect
+
+
+@app.command(rich_help_panel=PIPELINE)
+def retrain(
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Set a parameter for this run only. Repeat for several.", metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Run the changed stages, register the model, promote it if it passes the gate, and push the results.
+
+    With --set, the run works in a git worktree and leaves this checkout as it is.
+
+    Example: pspnet retrain --set finetune.optimizer.learning_rate=0.01
+    """
+    configure_prefect(state())
+    from flows.laptop.retrain_command import retrain as run
+
+    run(state(), changes or [])
+
+
+@app.command(rich_help_panel=PIPELINE)
+def schedule(
+    cron: Annotated[str, typer.Option(help="When to retrain, in UTC: minute, hour, day of month, month, day of week.")],
+    watch: Annotated[
+        int, typer.Option(min=0, help="Seconds between checks for new data; 0 turns the checks off.")
+    ] = 300,
+    port: Annotated[int, typer.Option(help="The port of Prefect's pages on this machine.")] = 4200,
+) -> None:
+    """Retrain on a schedule and when there is new data, as long as this command runs.
+
+    Example: pspnet schedule --cron "0 3 * * 0"
+    """
+    configure_prefect(state())
+    from flows.laptop import schedule as flow
+
+    flow.schedule(state(), cron, watch, port)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def deploy() -> None:
+    """Deploy this commit to a Prefect server: pools, flows, schedules, and recovery when a machine dies.
+
+    PREFECT_API_URL names the server, such as http://prefect.example:4200/api.
+
+    Example: pspnet deploy
+    """
+    from flows.team import deploy as team
+
+    team.deploy()
+
+
+@app.command(rich_help_panel=PIPELINE)
+def worker(
+    pool: Annotated[str, typer.Argument(help="A pool in prefect.yaml: cpu or gpu.")],
+    limit: Annotated[
+        int, typer.Option(min=1, help="The number of concurrent runs, including a retraining that waits for a GPU.")
+    ] = 4,
+    name: Annotated[str | None, typer.Option(help="The worker's name on Prefect's pages.")] = None,
+) -> None:
+    """Run flows from a Prefect server's pool on this machine, from this clone.
+
+    PREFECT_API_URL names the server, such as http://prefect.example:4200/api.
+
+    Example: pspnet worker gpu --limit 1
+    """
+    configure_prefect(state())
+    from flows.team import deploy as team
+
+    team.worker(pool, limit, name)

@@ -1,0 +1,96 @@
+"""Panel "Predictions": predict a folder, serve images over HTTP, export the model for other runtimes."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pspnet.cli.app import BUNDLE, CHAMPION, EXITS, PARAMS, PREDICTIONS, app, registry_here
+from pspnet.machine import terminal
+
+# Repeated here because the modules that define them load torch; tests keep both in sync.
+Benchmark = Literal["cityscapes", "voc", "ade20k"]
+ExportFormat = Literal["onnx", "pt2"]
+
+
+@app.command(rich_help_panel=PREDICTIONS)
+def predict(
+    images: Annotated[Path, typer.Argument(help="The folder of images; subfolders are included.")],
+    out: Annotated[Path, typer.Option(help="The folder to write masks, overlays and predictions.parquet to.")],
+    model: Annotated[str, typer.Option(help="The version to use: champion, challenger or a number.")] = CHAMPION,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(help="Use this bundle instead of a version. Repeat to average the predictions of several."),
+    ] = None,
+    params: Annotated[Path, typer.Option(help="The params file for --bundle; a version has its own.")] = PARAMS,
+    layout: Annotated[Benchmark | None, typer.Option(help="Also write the masks for a benchmark's server.")] = None,
+) -> None:
+    """Predict masks for a folder of images, with the champion by default.
+
+    A second run resumes where the first stopped, and updates images that are new, changed or removed.
+
+    Example: pspnet predict photos --out predictions
+    """
+    if not bundle:
+        from pspnet.registry.predicting import predict_with_version
+
+        registry = registry_here()
+        predict_with_version(registry, registry.versions.get(model), images, out, layout)
+        return
+    with terminal.stage("predict", EXITS / "predict.json") as tick:
+        from pspnet.config.params import load_params
+        from pspnet.stages.predict import run
+
+        own = load_params(params)
+        refused = run(
+            own.prepare, own.predict, own.runtime, images=images, bundles=bundle, out=out, layout=layout, tick=tick
+        )
+    for problem in refused:
+        terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
+    skipped = f", {len(refused)} images skipped" if refused else ""
+    terminal.out.print(f"{out / 'predictions.parquet'}{skipped}", markup=False)
+
+
+@app.command(rich_help_panel=PREDICTIONS)
+def serve(
+    model: Annotated[str, typer.Option(help="The version to serve: champion, challenger or a number.")] = CHAMPION,
+    host: Annotated[str, typer.Option(help="The address to listen on. 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 5001,
+) -> None:
+    """Serve masks over HTTP with a version's own code: POST /invocations, GET /ping.
+
+    Example: pspnet serve --port 5001
+    """
+    from pspnet.serving import process as command
+
+    registry = registry_here()
+    version = registry.versions.get(model)
+    command.serve(registry.folder(version), f"{registry.versions.model} version {version.number}", host, port)
+
+
+@app.command(rich_help_panel=PREDICTIONS)
+def export(
+    bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")] = BUNDLE,
+    form: Annotated[ExportFormat, typer.Option("--format", help="The format of the file.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. Defaults to the bundle's name with .onnx or .pt2.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="The largest allowed difference of logits, relative to the largest logit.")
+    ] = 1e-4,
+) -> None:
+    """Export a bundle for other runtimes, after checking that it computes the same at five sizes.
+
+    Example: pspnet export models/segmenter --format onnx --out segmenter.onnx
+    """
+    from pspnet.prediction.export import export as write
+
+    out = out or Path(f"{bundle.resolve().name}.{form}")
+    for parity in write(bundle, form, out, tolerance):
+        images, height, width = parity.size
+        terminal.err.print(
+            f"{images} x {height} x {width} px: logits differ by at most {parity.difference:.1e}, "
+            f"classes in {parity.other_class:.2%} of the pixels",
+            markup=False,
+        )
+    terminal.out.print(str(out), markup=False)

@@ -1,0 +1,136 @@
+"""Panel "Stages": each command checks params.yaml and runs its stage with its sections and paths, as DVC expects."""
+
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pspnet.cli.app import EXITS, STAGES, app, params_here, state
+from pspnet.machine import terminal
+from pspnet.machine.process import rank, ranks
+
+Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
+History = Annotated[Path, typer.Option(help="The CSV to write, with a line per epoch.")]
+RunRecord = Annotated[
+    Path | None, typer.Option(help="The JSON to write, with the MLflow run, the duration and the machine.")
+]
+
+
+def checkpoints() -> Path:
+    return state() / "checkpoints"
+
+
+def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> Any:
+    """Check all of params.yaml, then run the stage with its own sections."""
+    from pspnet.training.launch import exit_file
+
+    with terminal.stage(name, exit_file(EXITS, name, rank())) as tick:
+        params = params_here()
+        from pspnet.tracking.attempt import stage_run
+        from pspnet.tracking.run import StageRun
+
+        tracked = (
+            stage_run(state(), name, params, sections, run_record, _note) if rank() == 0 else nullcontext(StageRun())
+        )
+        with tracked as run:
+            stage = import_module(f"pspnet.stages.{name}")  # takes seconds, during which a parent may die
+            own = {section: getattr(params, section) for section in sections}
+            return stage.run(**own, **paths, run=run, tick=tick)
+
+
+def _training(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> None:
+    """Run a training stage. PSPNET_DEVICES may spread it over several processes, each of which calls this again."""
+    from pspnet.training.launch import devices, exit_file, launch
+
+    if ranks() == 1:
+        exit_file(EXITS, name, 0).unlink(missing_ok=True)
+        if (count := devices()) > 1:
+            raise typer.Exit(launch(name, count, EXITS))
+    _stage(name, sections, run_record, **paths)
+
+
+def _note(text: str) -> None:
+    terminal.err.print(text, style="yellow", markup=False)
+
+
+@app.command(rich_help_panel=STAGES)
+def prepare(
+    raw: Annotated[Path, typer.Option(help="The folder of raw data.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder to write shards, dataset.json, data_report.html and problems.csv to.")
+    ],
+    run_record: RunRecord = None,
+    part: Annotated[str, typer.Option(help="Check only a part of the data, such as 2/4, for --merge.")] = "",
+    merge: Annotated[
+        list[Path] | None, typer.Option(help="Merge the part in this folder instead of checking. Repeat for each part.")
+    ] = None,
+) -> None:
+    """Turn raw images and masks into a checked, split and sharded dataset.
+
+    Example: pspnet prepare --raw data/raw --out data/prepared --run-record reports/runs/prepare.json
+    """
+    if part:
+        with terminal.stage("prepare", EXITS / "prepare-part.json") as tick:
+            own = params_here()
+            from pspnet.stages.prepare import run_part
+
+            run_part(own.dataset, own.prepare, raw=raw, out=out, part=part, tick=tick)
+        return
+    summary = _stage("prepare", ("dataset", "prepare"), run_record,
+                     raw=raw, out=out, checkpoints=checkpoints(), merge=merge or [])  # fmt: skip
+    terminal.out.print(f"{summary}  {out / 'data_report.html'}", markup=False)
+
+
+@app.command(rich_help_panel=STAGES)
+def pretrain(
+    prepared: Prepared,
+    weights: Annotated[Path, typer.Option(help="The folder of imported weights, for `backbone.weights: imported`.")],
+    out: Annotated[Path, typer.Option(help="The folder to write the backbone to.")],
+    history: History,
+    run_record: RunRecord = None,
+) -> None:
+    """Pretrain the backbone without masks, with `pretrain.method` and `backbone.weights` from params.yaml.
+
+    Example: pspnet pretrain --prepared data/prepared --weights data/weights --out models/backbone --history
+    reports/pretrain.csv --run-record reports/runs/pretrain.json
+    """
+    _training("pretrain", ("backbone", "pretrain", "runtime"), run_record,
+              prepared=prepared, weights=weights, out=out, history=history, checkpoints=checkpoints())  # fmt: skip
+
+
+@app.command(rich_help_panel=STAGES)
+def finetune(
+    prepared: Prepared,
+    backbone: Annotated[Path, typer.Option(help="The backbone, made by `pretrain`.")],
+    out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
+    history: History,
+    run_record: RunRecord = None,
+) -> None:
+    """Train the whole network on images with masks. The epoch that scores best on val becomes the bundle.
+
+    Example: pspnet finetune --prepared data/prepared --backbone models/backbone --out models/segmenter --history
+    reports/finetune.csv --run-record reports/runs/finetune.json
+    """
+    _training("finetune", ("backbone", "finetune", "runtime"), run_record,
+              prepared=prepared, pretrained=backbone, out=out, history=history, checkpoints=checkpoints())  # fmt: skip
+
+
+@app.command(rich_help_panel=STAGES)
+def evaluate(
+    prepared: Prepared,
+    bundle: Annotated[Path, typer.Option(help="The bundle, made by `finetune`.")],
+    history: Annotated[list[Path], typer.Option(help="The CSV of a training, to plot. Repeat for several.")],
+    out: Annotated[Path, typer.Option(help="The folder to write report.html, report.json and tables to.")],
+    metrics: Annotated[Path, typer.Option(help="The JSON to write the headline numbers to.")],
+    run_record: RunRecord = None,
+) -> None:
+    """Measure a bundle on the test split and write the report.
+
+    Example: pspnet evaluate --prepared data/prepared --bundle models/segmenter --history reports/pretrain.csv --history
+    reports/finetune.csv --out reports/evaluation --metrics reports/metrics.json --run-record reports/runs/evaluate.json
+    """
+    summary = _stage("evaluate", ("evaluate", "predict", "runtime"), run_record,
+                     prepared=prepared, bundle=bundle, histories=history, out=out, metrics=metrics)  # fmt: skip
+    terminal.out.print(f"[bold]test mIoU {summary['mean_iou']:.3f}[/]  {out / 'report.html'}")

@@ -1,0 +1,32 @@
+"""`pretrain.optimizer` and `finetune.optimizer`: how training turns gradients into weights."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pspnet.config.section import AtLeastOne, Count, NotNegative, Positive, Section, Share
+
+
+class OptimizerParams(Section):
+    kind: Literal["adamw", "sgd", "rmsprop"]
+    """AdamW suits short runs, SGD long ones. The published PSPNet was trained with SGD."""
+    learning_rate: Positive
+    """Learning rate at the start of the schedule; the warm-up rises to it."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    """For SGD and RMSprop; AdamW has its own."""
+    weight_decay: NotNegative
+    """Decoupled in AdamW, added to the gradient in SGD and RMSprop."""
+    decay_norms_and_biases: bool
+    """Whether the scales and shifts of BatchNorm and the biases decay too, as published; many projects exempt them."""
+    schedule: Literal["poly", "cosine"]
+    """How the learning rate falls: with poly_power, or along half a cosine wave."""
+    warmup_steps: Count
+    """Steps over which the learning rate rises from 0."""
+    poly_power: Positive
+    """For the schedule `poly`: learning rate = learning_rate * (1 - step / steps) ** poly_power."""
+    learning_rate_floor: Share
+    """The schedule ends at this share of learning_rate; 0 as published."""
+    gradient_clip_norm: NotNegative
+    """Longer gradients are shortened to this length; 0: never."""
+    accumulation_steps: AtLeastOne
+    """Parts that each device splits its share of a step into, to save memory. BatchNorm sees one part at a time."""

@@ -1,0 +1,5 @@
+"""`pspnet data inspect`: which layout a folder has, what its masks hold, and the params that fit.
+
+Turns a folder into an `Inspection`, which `console.py` prints. May import `raw` and everything below. Start at
+`inspecting.py`. Safe to change: guesses and remarks; nothing else depends on them.
+"""

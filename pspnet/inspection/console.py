@@ -1,0 +1,177 @@
+"""`pspnet data inspect`: print what a folder of raw data holds, and the params to paste."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pspnet.errors import Problem, UserError
+from pspnet.inspection.findings import Inspection
+from pspnet.inspection.inspecting import inspect_folder
+from pspnet.machine import terminal
+from pspnet.machine.outputs import whole_file
+from pspnet.raw.masks import spelled
+
+MOST_ROWS = 20
+BEGIN = "# ---- params.yaml, if this folder is data/raw: replace these keys ----"
+END = "# ---- end ----"
+
+
+def inspect(folder: Path, sheet: Path, most_masks: int, as_json: bool) -> None:
+    if sheet.resolve().is_relative_to(folder.resolve()):
+        found = "is inside the inspected folder"
+        raise UserError(Problem(str(sheet), found, "a path outside it", "Choose one: --sheet PATH"))
+    with terminal.progress("inspect") as tick:
+        inspection = inspect_folder(folder, tick, most_masks)
+    if inspection.sheet:
+        _write(sheet, inspection.sheet)
+    if as_json:
+        print(json.dumps(_facts(inspection, sheet), indent=2))  # noqa: T201
+    else:
+        _print(folder, inspection, sheet)
+    if not inspection.dataset:
+        raise typer.Exit(1)
+
+
+def _write(sheet: Path, data: bytes) -> None:
+    try:
+        with whole_file(sheet) as partial:
+            partial.write_bytes(data)
+    except OSError as error:
+        found = f"cannot be written ({error.strerror})"
+        raise UserError(Problem(str(sheet), found, "a writable path", "Choose another: --sheet PATH")) from None
+
+
+def _print(folder: Path, inspection: Inspection, sheet: Path) -> None:
+    _print_layout(folder, inspection)
+    _print_files(inspection)
+    _print_values(inspection)
+    for remark in inspection.remarks:
+        terminal.out.print(f"[bold]•[/] {escape(_sentence(remark.found))}\n  [dim]{escape(remark.advice)}[/]")
+    if inspection.sheet:
+        terminal.out.print(f"\nLook at {sheet}: are these the masks of these images?", markup=False)
+    if inspection.dataset:
+        terminal.out.print(f"\n{BEGIN}\n{inspection.section}{END}", markup=False)
+
+
+def _print_layout(folder: Path, inspection: Inspection) -> None:
+    layout = inspection.layout
+    if layout:
+        terminal.out.print(f"[bold]{escape(str(folder))}: layout {layout.layout}[/] ({escape(layout.reason)})")
+    elif inspection.others:
+        terminal.out.print(f"[bold]{escape(str(folder))}: a layout that cannot be read[/]")
+    else:
+        terminal.out.print(f"[bold]{escape(str(folder))}: {escape(inspection.missing)}[/]")
+    for other in inspection.others:
+        guess = "It cannot be read as" if other.obstacle else "It also looks like"
+        ending = f": {other.obstacle}" if other.obstacle else ""
+        terminal.out.print(f"{guess} layout {other.layout} ({other.reason}){ending}", markup=False)
+
+
+def _print_files(inspection: Inspection) -> None:
+    table = Table("folder", "files", "suffix", show_edge=False, pad_edge=False)
+    rows = sorted(inspection.listing.folders().items(), key=lambda item: (-item[1], item[0]))
+    for (folder, suffix), count in rows[:MOST_ROWS]:
+        table.add_row(escape(folder), f"{count:,}", escape(suffix) or "(none)")
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"{len(rows) - MOST_ROWS:,} more", f"{sum(count for _, count in rows[MOST_ROWS:]):,}", "")
+    if rows:
+        terminal.out.print(table)
+    archives = inspection.listing.archives()
+    if archives:
+        terminal.out.print(f"{len(archives)} archives, read without unpacking: {_first_few(archives)}", markup=False)
+    problems = [*inspection.listing.problems, *inspection.problems]
+    if problems:
+        terminal.out.print(f"{len(problems):,} files cannot be used, such as:", markup=False)
+        for problem in problems[:3]:
+            terminal.out.print(f"  {problem}", markup=False)
+    if inspection.layout:
+        count, labeled = len(inspection.images), len(inspection.labeled)
+        terminal.out.print(f"{count:,} images, {labeled:,} with a mask, {count - labeled:,} without", markup=False)
+    if looked := inspection.image_facts.looked_at:
+        facts = inspection.image_facts
+        kinds = f"{_counted(facts.formats)}; {_counted(facts.kinds)}"
+        terminal.out.print(f"{looked:,} opened, {facts.decoded:,} of them decoded: {kinds}", markup=False)
+        if facts.sizes:
+            terminal.out.print(f"sizes: {_sizes([*facts.sizes.values()])}", markup=False)
+
+
+def _print_values(inspection: Inspection) -> None:
+    values = inspection.values
+    if values is None or values.empty:
+        return
+    table = Table("value", "class", "pixels", "at a border", "masks", show_edge=False, pad_edge=False,
+                  title=f"in {len(inspection.mask_facts.looked_at):,} of {len(inspection.labeled):,} masks",
+                  title_justify="left")  # fmt: skip
+    for row in values.head(MOST_ROWS).itertuples():
+        name = inspection.class_name(int(row.value))
+        table.add_row(
+            spelled(int(row.value)).strip("'"),
+            escape(name),
+            f"{row.share:.2%}",
+            f"{row.at_border:.0%}",
+            f"{row.masks:,.0f}",
+        )
+    if len(values) > MOST_ROWS:
+        rest = values.iloc[MOST_ROWS:]
+        table.add_row(f"{len(rest):,} more", "", f"{rest['share'].sum():.2%}", "", "")
+    terminal.out.print(table)
+
+
+def _facts(inspection: Inspection, sheet: Path) -> dict[str, object]:
+    facts, layout = inspection.image_facts, inspection.layout
+    values = inspection.values
+    return {
+        "layout": layout.layout if layout else None,
+        "reason": layout.reason if layout else inspection.missing,
+        "others": [other._asdict() for other in inspection.others],
+        "folders": [
+            {"folder": folder, "suffix": suffix, "files": count}
+            for (folder, suffix), count in sorted(inspection.listing.folders().items())
+        ],
+        "archives": inspection.listing.archives(),
+        "images": len(inspection.images),
+        "masks": len(inspection.labeled),
+        "looked_at": {
+            "images": facts.looked_at,
+            "decoded": facts.decoded,
+            "masks": len(inspection.mask_facts.looked_at),
+        },
+        "formats": dict(facts.formats),
+        "kinds": dict(facts.kinds),
+        "unusable": facts.unusable,
+        "problems": [str(problem) for problem in (*inspection.listing.problems, *inspection.problems)],
+        "values": [] if values is None else json.loads(values.to_json(orient="records")),
+        "group_patterns": [grouping._asdict() for grouping in inspection.groupings],
+        "remarks": [remark._asdict() for remark in inspection.remarks],
+        "dataset": inspection.dataset,
+        "prepare": {key: value for key, (value, _) in inspection.prepare.items()},
+        "sheet": str(sheet) if inspection.sheet else None,
+    }
+
+
+def _sizes(sizes: list[tuple[int, int]]) -> str:
+    if len({*sizes}) == 1:
+        return f"all {sizes[0][0]} x {sizes[0][1]}"
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    (small_w, small_h), (large_w, large_h) = by_area[0], by_area[-1]
+    middle = f"{median(w for w, _ in sizes):.0f} x {median(h for _, h in sizes):.0f}"
+    return f"from {small_w} x {small_h} to {large_w} x {large_h}, median {middle}"
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
+
+
+def _first_few(names: Iterable[str]) -> str:
+    every = list(names)
+    return ", ".join(every[:5]) + (", ..." if len(every) > 5 else "")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

@@ -1,0 +1,293 @@
+"""Recognize the layout of a folder: one small function per layout looks at file names and texts."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from pspnet.inspection.facts import MAX_BYTES, MAX_PIXELS
+from pspnet.inspection.listing import Listing
+from pspnet.inspection.meaning import MIDDLE
+from pspnet.inspection.partners import DERIVED_WORDS, MASK_WORDS, words
+from pspnet.raw.files import RawFile
+from pspnet.raw.images import Refused
+from pspnet.raw.layouts.pairs import SPLIT_FOLDERS
+from pspnet.raw.layouts.voc import OWN_NAMES
+from pspnet.raw.masks import levels_in
+
+MOST_TEXTS = 50  # opened
+MOST_NAMES = 20  # images looked up or opened
+LABELME_WIDTH_PX = 10  # of lines and points, as labelme draws them
+CVATS_XML = re.compile(r"<annotations>\s*<version>.*<image\s", re.DOTALL)
+MOST_CLASSES = 50
+MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label", "_seg")
+WITHOUT_DEFECTS = {"good", "ok", "normal"}
+
+
+class LayoutGuess(NamedTuple):
+    layout: str
+    reason: str
+    source: dict[str, Any]  # known fields of dataset.source
+    obstacle: str = ""  # why it cannot be read as it is
+    note: str = ""  # a way to read it better
+
+
+def recognize_layouts(listing: Listing) -> Iterator[LayoutGuess]:
+    """Every layout whose signature the folder has, the most certain first."""
+    for recognize in RECOGNIZERS.values():
+        if found := recognize(listing):
+            yield found
+
+
+def cityscapes(listing: Listing) -> LayoutGuess | None:
+    split = r"(?:(.+)/)?(?:train|val|test|train_extra)/[^/]+/[^/]+"
+    images = _first_groups(listing, split + r"_leftImg8bit\.\w+")
+    if not images:
+        return None
+    source = {"images": images[0], "masks": "", "labels": "labelIds"}
+    for labels in ("labelIds", "labelTrainIds"):
+        if masks := _first_groups(listing, split + rf"_gtFine_{labels}\.png"):
+            reason = f"names that end in _leftImg8bit and _gtFine_{labels}.png, in folders of cities"
+            beside = [folder for folder in images if _parent_of(folder) == _parent_of(masks[0])]
+            found = {"images": (beside or images)[0], "masks": masks[0], "labels": labels}
+            return LayoutGuess("cityscapes", reason, found)
+    obstacle = (
+        "there is no *_gtFine_labelIds.png and no *_gtFine_labelTrainIds.png. "
+        "Download gtFine, or make them from the polygons with createTrainIdLabelImgs.py from cityscapesscripts."
+    )
+    return LayoutGuess("cityscapes", "names that end in _leftImg8bit, in folders of cities", source, obstacle)
+
+
+def cvat(listing: Listing) -> LayoutGuess | None:
+    files = [file for file in _texts(listing, ".xml") if CVATS_XML.search(listing.ends(file))]
+    if not files:
+        return None
+    folder = _parent(files[0])
+    images = _below(folder, "images") if _any_below(listing, _below(folder, "images")) else folder
+    source = {"images": images, "annotations": _any_of(files), "line_width_px": 0}
+    return LayoutGuess("cvat", f"{files[0].name} begins like CVAT's XML for images", source)
+
+
+def cvat_masks(listing: Listing) -> LayoutGuess | None:
+    for file in _texts(listing, "labelmap.txt"):
+        if listing.ends(file).startswith("# label:color_rgb"):
+            root = _parent(file)
+            masks = _below(root, "SegmentationClass")
+            ids = {PurePosixPath(one.name).stem for one in listing.images if _parent(one) == masks}
+            exported = [_below(root, folder) for folder in ("SegmentationClass", "SegmentationObject")]
+            images = (one for one in listing.images if PurePosixPath(one.name).stem in ids)
+            folders = [_parent(one) for one in images if _parent(one) not in exported]
+            reason = f"{file.name} has a color for each label, as in CVAT's export of segmentation masks"
+            obstacle = "" if folders else "the images of the masks are missing: CVAT exports them if asked to"
+            return LayoutGuess("cvat_masks", reason, {"images": _common(folders), "masks": masks}, obstacle)
+    return None
+
+
+def voc(listing: Listing) -> LayoutGuess | None:
+    roots = _first_groups(listing, r"(?:(.+)/)?SegmentationClass/[^/]+\.png")
+    with_images = [root for root in roots if _any_below(listing, _below(root, "JPEGImages"))]
+    if not with_images:
+        return None
+    root = with_images[0]
+    source = {
+        "images": _below(root, "JPEGImages"),
+        "masks": _below(root, "SegmentationClass"),
+        "splits": _below(root, "ImageSets/Segmentation"),
+    }
+    names = _below(root, OWN_NAMES)
+    hidden = root != "." and any(file.name == names for file in listing.others)
+    note = (
+        f"{names} names the classes, but is read only at the top of the raw folder: use {root} as the raw folder"
+        if hidden
+        else ""
+    )
+    return LayoutGuess("voc", "folders JPEGImages and SegmentationClass", source, note=note)
+
+
+def ade20k(listing: Listing) -> LayoutGuess | None:
+    images = _first_groups(listing, r"(?:(.+)/)?(?:(?:training|validation)/)?ADE_\w+\.jpg")
+    for masks in _first_groups(listing, r"(?:(.+)/)?(?:(?:training|validation)/)?ADE_\w+\.png"):
+        if images and not words(masks) & DERIVED_WORDS:
+            return LayoutGuess("ade20k", "names that begin with ADE_", {"images": images[0], "masks": masks})
+    if all(_first_groups(listing, rf"(?:(.+)/)?[^/]+_{kind}\.png") for kind in (r"parts_\d+", "seg")):
+        obstacle = "this is the full release, with parts and instances. Use the one for scene parsing, SceneParse150."
+        return LayoutGuess("ade20k", "names that end in _seg.png and _parts_1.png", {}, obstacle)
+    return None
+
+
+def camvid(listing: Listing) -> LayoutGuess | None:
+    """CamVid's drives have unique names."""
+    drive = r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+"
+    folders = _first_groups(listing, rf"(?:(.+?)/)?(?:(?:train|val|test)/)?{drive}(?:_L)?\.\w+")
+    masks = [folder for folder in folders if words(folder) & MASK_WORDS]
+    images = [folder for folder in folders if folder not in masks]
+    if not images or not masks:
+        return None
+    source = {"images": images[0], "masks": masks[0]}
+    return LayoutGuess("camvid", "names of CamVid's drives, such as 0016E5", source)
+
+
+def coco(listing: Listing) -> LayoutGuess | None:
+    files = _coco_files(listing, '"segmentation"')
+    if not files:
+        return None
+    reason = f"{files[0].name} lists images, categories and objects with their outlines"
+    source = {"images": _images_of(listing, files), "annotations": _any_of(files)}
+    return LayoutGuess("coco", reason, source)
+
+
+def coco_panoptic(listing: Listing) -> LayoutGuess | None:
+    files = _coco_files(listing, '"segments_info"')
+    if not files:
+        return None
+    first = files[0]
+    folder = _below(_parent(first), PurePosixPath(first.name).stem)
+    masks = folder if _any_below(listing, folder) else _parent(first)
+    reason = f"{first.name} lists images, categories and panoptic segments"
+    source = {"images": _images_of(listing, files), "masks": masks, "annotations": _any_of(files)}
+    return LayoutGuess("coco_panoptic", reason, source)
+
+
+def _coco_files(listing: Listing, key: str) -> list[RawFile]:
+    needed = ('"images"', '"annotations"', '"categories"', key)
+    return [file for file in _texts(listing, ".json") if all(word in listing.ends(file) for word in needed)]
+
+
+def _any_of(files: Sequence[RawFile]) -> str:
+    """A regular expression that matches exactly these files."""
+    return "|".join(re.escape(file.name) for file in files)
+
+
+def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
+    """The folder of the images that the COCO files list."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for image in listing.images:
+        by_name[PurePosixPath(image.name).name].append(image.name)
+    folders = []
+    for file in files:
+        for name in _listed_images(listing, file)[:MOST_NAMES]:
+            same = by_name[PurePosixPath(name).name]
+            folders += [_parent_of(path) for path in same if PurePosixPath(path).match(name)][:1]
+    return _common(folders)
+
+
+def _listed_images(listing: Listing, file: RawFile) -> list[str]:
+    try:
+        return [str(image["file_name"]) for image in json.loads(listing.text(file))["images"]]
+    except (ValueError, LookupError, TypeError, RecursionError):  # only the ends of a large file are read
+        return re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))
+
+
+def labelme(listing: Listing) -> LayoutGuess | None:
+    folders: Counter[str] = Counter()
+    for file in _texts(listing, ".json"):
+        text = listing.ends(file)
+        if '"shapes"' in text and '"imagePath"' in text:
+            folders[_parent(file)] += 1
+    if not folders:
+        return None
+    folder = _common(folders)
+    files = r".*\.json" if folder == "." else rf"{re.escape(folder)}/.*\.json"
+    source = {"images": folder, "annotations": files, "line_width_px": LABELME_WIDTH_PX}
+    return LayoutGuess("labelme", "a JSON file with `shapes` and `imagePath` for each image", source)
+
+
+def class_folders(listing: Listing) -> LayoutGuess | None:
+    """The masks folder has a folder for each class. Images with the same names are in one folder, or in class folders
+    too, with one more folder for images without defects.
+    """
+    folders: dict[str, set[str]] = defaultdict(set)
+    for file in listing.images:
+        folders[_parent(file)].add(PurePosixPath(file.name).stem)
+    for masks in sorted({_parent_of(folder) for folder in folders}):
+        below = [folder for folder in folders if _parent_of(folder) == masks]
+        classes = sorted(PurePosixPath(folder).name for folder in below)
+        known = words(PurePosixPath(masks).name) & MASK_WORDS and 1 <= len(classes) <= MOST_CLASSES
+        if not known or {name.lower() for name in classes} <= SPLIT_FOLDERS.keys():
+            continue
+        stems = {stem for folder in below for stem in folders[folder]}
+        suffix = next((end for end in MASK_ENDINGS if end and all(stem.endswith(end) for stem in stems)), "")
+        ids = {stem.removesuffix(suffix) for stem in stems}
+        others = [folder for folder in folders if folder not in below]
+        flat = [folder for folder in others if folders[folder] >= ids and PurePosixPath(folder).name not in classes]
+        without = sorted({PurePosixPath(folder).name for folder in others} & WITHOUT_DEFECTS)
+        same = [folder for folder in others if PurePosixPath(folder).name in classes]
+        source = {"masks": masks, "mask_suffix": suffix, "mask_threshold": _threshold(listing, masks)}
+        reason = f"{masks} holds a folder for each of {', '.join(classes)}"
+        if flat and len(classes) > 1:
+            found = {"images": min(flat), "paired_by": "id", "background_folders": []}
+            return LayoutGuess("class_folders", f"{reason}, with masks named like the images", source | found)
+        if same and without:
+            images = _common(folder for folder in others if PurePosixPath(folder).name in (*classes, *without))
+            found = {"images": images, "paired_by": "class_and_id", "background_folders": without}
+            reason += f", as the images have, which also have one for {', '.join(without)}"
+            return LayoutGuess("class_folders", reason, source | found)
+    return None
+
+
+def _threshold(listing: Listing, masks: str) -> int:
+    """The value from which the masks count as bright."""
+    some = [file.path for file in listing.images if PurePosixPath(file.name).is_relative_to(masks)][:MOST_NAMES]
+    brightest = 0
+    for path in some:
+        try:
+            brightest = max(brightest, int(levels_in(listing.raw.read(path, MAX_BYTES), MAX_PIXELS).max()))
+        except Refused:
+            continue
+    return 1 if brightest == 1 else MIDDLE
+
+
+RECOGNIZERS: dict[str, Callable[[Listing], LayoutGuess | None]] = {
+    "cityscapes": cityscapes,
+    "cvat_masks": cvat_masks,
+    "cvat": cvat,
+    "voc": voc,
+    "camvid": camvid,
+    "ade20k": ade20k,
+    "coco_panoptic": coco_panoptic,
+    "coco": coco,
+    "labelme": labelme,
+    "class_folders": class_folders,
+}
+
+
+def _first_groups(listing: Listing, pattern: str) -> list[str]:
+    """The texts that the first parentheses capture, most frequent first."""
+    compiled = re.compile(pattern)
+    found = (compiled.fullmatch(file.name) for file in listing.images)
+    counts = Counter(match[1] or "." for match in found if match)
+    return [text for text, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _texts(listing: Listing, suffix: str) -> list[RawFile]:
+    """The files nearest to the top, at most MOST_TEXTS."""
+    files = sorted(listing.ending(suffix), key=lambda file: (file.name.count("/"), file.name))
+    return files[:MOST_TEXTS]
+
+
+def _any_below(listing: Listing, folder: str) -> bool:
+    return any(PurePosixPath(file.name).is_relative_to(folder) for file in listing.images)
+
+
+def _below(root: str, folder: str) -> str:
+    return str(PurePosixPath(root, folder))
+
+
+def _parent(file: RawFile) -> str:
+    return _parent_of(file.name)
+
+
+def _parent_of(path: str) -> str:
+    return str(PurePosixPath(path).parent)
+
+
+def _common(folders: Iterable[str]) -> str:
+    several = [PurePosixPath(folder).parts for folder in folders]
+    same = []
+    for level in zip(*several, strict=False):
+        if len({*level}) > 1:
+            break
+        same.append(level[0])
+    return str(PurePosixPath(*same))

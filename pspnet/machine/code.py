@@ -1,0 +1,48 @@
+"""The code that a stage's results depend on, and its digest: one answer for DVC, checkpoints, runs and pieces.
+
+`dvc.yaml` lists the same files and folders; a test keeps both in sync. `errors`, `machine`, `printable` and `tracking`
+are not listed because they change no result. The types of `backbone`, `optimizer` and `runtime` in `config` are not
+listed either: their values are dependencies already.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+CODE: dict[str, tuple[str, ...]] = {
+    "prepare": ("config/dataset.py", "config/prepare.py", "dataset/store", "raw", "stages/prepare.py"),
+    "pretrain": (
+        "config/pretrain.py", "dataset", "model/backbone", "selfsup", "stages/pretrain.py", "training/pretrain.py",
+        "training/shared",
+    ),
+    "finetune": (
+        "config/finetune.py", "dataset", "evaluation/measuring.py", "losses", "metrics.py", "model", "prediction/image",
+        "stages/finetune.py", "training",
+    ),
+    "evaluate": (
+        "config/evaluate.py", "config/predict.py", "dataset", "evaluation", "metrics.py", "model", "prediction/image",
+        "stages/evaluate.py", "training/shared",
+    ),
+}  # fmt: skip
+
+
+def source_files(paths: Iterable[str]) -> list[Path]:
+    """Every module and template in these files and folders of the package, each once."""
+    found: set[Path] = set()
+    for path in (PACKAGE / name for name in paths):
+        files = [path] if path.is_file() else path.rglob("*")
+        code = {file for file in files if file.suffix in (".py", ".j2")}
+        if not code:
+            raise FileNotFoundError(f"{path}: no code there")
+        found |= code
+    return sorted(found)
+
+
+def code_digest(paths: Iterable[str]) -> str:
+    """The digest of the source files' names and bytes, whether or not Python has loaded them."""
+    digest = hashlib.sha256()
+    for path in source_files(paths):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()

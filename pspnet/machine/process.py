@@ -1,0 +1,214 @@
+"""Processes: parents and children, signals, locks, ranks and garbage collection."""
+
+import atexit
+import ctypes
+import errno
+import gc
+import getpass
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import filelock
+
+from pspnet.errors import Busy, Problem, UserError
+
+if TYPE_CHECKING:
+    import psutil  # a machine that only trains may lack it
+
+_PR_SET_PDEATHSIG = 1
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable of processes that torchrun starts
+LAUNCHER = "PSPNET_LAUNCHER"  # environment variable of the same processes: the id of our process that runs torchrun
+LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
+STOP_SECONDS = 60  # training saves its checkpoint first
+WATCH_SECONDS = 0.5
+POLL_SECONDS = 0.05
+CLOCK_SECONDS = 5.0  # the clock may have been adjusted by this much
+GARBAGE = 20_000  # objects; Python's default is 700
+
+
+def collect_less_garbage() -> None:
+    """Collect garbage rarely, and not at exit.
+
+    MLflow and torch create a million permanent objects. Scanning them repeatedly while they load, and three times at
+    exit, takes as long as loading them.
+    """
+    gc.set_threshold(GARBAGE)
+    atexit.register(gc.freeze)
+
+
+def is_alive(number: int, created: float) -> bool:
+    """Whether the process that had this id at this creation time is still alive. Ids are reused."""
+    import psutil
+
+    try:
+        process = psutil.Process(number)
+        same = abs(process.create_time() - created) < CLOCK_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def family(number: int) -> "list[psutil.Process]":
+    """The process with this id and its descendants. Misses descendants whose parent has ended."""
+    import psutil
+
+    try:
+        first = psutil.Process(number)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end_all(processes: "Sequence[psutil.Process]", seconds: float = STOP_SECONDS) -> None:
+    """Terminate the roots of the process trees, which pass the signal on. Kill whatever survives."""
+    import psutil
+
+    numbers = {process.pid for process in processes}
+    for process in [process for process in processes if _parent(process) not in numbers]:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, seconds)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _parent(process: "psutil.Process") -> int | None:
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return process.ppid()
+    return None
+
+
+def rank() -> int:
+    """The rank of this process among those that torchrun started. Rank 0 alone does everything but training."""
+    return int(os.environ["RANK"]) if _TORCHRUN in os.environ else 0
+
+
+def ranks() -> int:
+    """The number of processes that torchrun started."""
+    return int(os.environ["WORLD_SIZE"]) if _TORCHRUN in os.environ else 1
+
+
+def user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"
+
+
+def die_with_parent(death_signal: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send us `death_signal` when our parent ends, for whatever reason. Linux only.
+
+    `parent`: the id of the parent that started us, if known; it may have ended already.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid() if parent is None else parent
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
+    if os.getppid() != parent:  # it died before the request took effect
+        os.kill(os.getpid(), death_signal)
+
+
+def end_with_dvc() -> None:
+    """Send SIGTERM to this process, which runs a stage, when DVC ends for whatever reason. Linux only.
+
+    A shell between DVC and us would hide that DVC has ended (dash, if SHELL is not set, as in a service).
+    """
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    parent = os.getppid()
+    dvc = _outside_of_stage(parent)
+    if dvc == parent:
+        die_with_parent(signal.SIGTERM, parent)
+        return
+
+    def watch() -> None:
+        while dvc and _outside_of_stage(parent) == dvc:
+            time.sleep(WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=watch, name="watches DVC", daemon=True).start()
+
+
+def _outside_of_stage(process: int) -> int:
+    """The id of the nearest process, from this one upwards, that does not belong to a stage; 0 if it has ended.
+
+    Processes of a stage have DVC_STAGE in their environment. A process gets a new parent as soon as its own ends.
+    """
+    try:
+        while b"DVC_STAGE=" in Path(f"/proc/{process}/environ").read_bytes():
+            status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+            process = int(re.findall(r"^PPid:\s*(\d+)", status, re.MULTILINE)[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except PermissionError:  # another user's process
+        pass
+    return process
+
+
+def die_with_launcher() -> None:
+    """Kill this training process when its launcher ends. A process that waits for its peers would ignore SIGTERM."""
+    launcher = os.environ.get(LAUNCHER)
+    die_with_parent(signal.SIGKILL, int(launcher) if launcher else None)
+
+
+@contextmanager
+def on_stop_request(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Within the block, Ctrl-C and SIGTERM call the handler."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
+def exclusive(path: Path, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
+    """Hold a lock file. The system releases the lock when this process ends, for whatever reason."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except PermissionError:
+        fix = "Ask its owner, or work in a checkout of your own."
+        raise UserError(Problem(str(path), "is not writable by this user", "our own lock file", fix)) from None
+    except filelock.Timeout:
+        raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def exclusive_on_machine(name: str, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
+    """Hold a lock that all users of this machine share: a socket name, which Linux frees when the process ends.
+
+    A lock file would be left behind, and belong to the user who created it.
+    """
+    with socket.socket(socket.AF_UNIX) as holder:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                holder.bind(f"\0{name}")
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            if time.monotonic() >= until:
+                raise Busy(f"Another process is using {what}. Wait for it or stop it, then try again.")
+            time.sleep(POLL_SECONDS)
+        yield

@@ -1,0 +1,1 @@
+"""The backbone and its files: `pretrain` trains it, and every network contains one."""

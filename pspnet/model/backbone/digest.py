@@ -1,0 +1,13 @@
+"""The digest that identifies a bundle or a backbone. Needs no torch, because every registry command computes it."""
+
+import hashlib
+from pathlib import Path
+
+
+def digest(folder: Path) -> str:
+    """The digest of a folder of weights and facts, computed from its files' names and bytes alone."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,40 @@
+"""The ImageNet weights of torchvision."""
+
+from pickle import UnpicklingError
+
+from torch import Tensor, hub
+
+from pspnet.errors import Busy, Problem, UserError, is_network
+from pspnet.model.backbone.resnet import ResNet
+from pspnet.model.backbone.weights import load_tensors
+
+
+def load_imagenet(backbone: ResNet) -> None:
+    """Load the weights into a backbone of width 1 and stem seven; downloaded once, then read from torch's cache."""
+    from torchvision.models import get_weight  # takes a second, which most training runs can save
+
+    weights = get_weight(f"ResNet{backbone.depth}_Weights.IMAGENET1K_V1")  # V2 exists for some depths only
+    try:
+        tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (UnpicklingError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        fix = "Remove it: it is downloaded again."
+        raise UserError(Problem(f"{hub.get_dir()}/checkpoints", f"holds no tensors ({reason})", fix=fix)) from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: the hash differs from the one in the name
+        problem = Problem(
+            "backbone.weights: imagenet",
+            f"{weights.url} could not be fetched ({error}), and is not in {hub.get_dir()}/checkpoints",
+            "a connection, or the file there",
+            "With the file itself: `pspnet weights import FILE --from torchvision`, and backbone.weights: imported.",
+        )
+        if is_network(error):
+            raise Busy(str(problem)) from None
+        raise UserError(problem) from None
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+    load_tensors(backbone, with_counts(backbone, own), weights.url)
+
+
+def with_counts(backbone: ResNet, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with BatchNorm's batch counts added: older files lack them, and nothing here reads them."""
+    counts = {name: own for name, own in backbone.state_dict().items() if name.endswith("num_batches_tracked")}
+    return counts | tensors

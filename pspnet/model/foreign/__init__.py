@@ -1,1 +1,0 @@
-"""Weights that other projects have trained, under their names for the same tensors."""

@@ -1,0 +1,1 @@
+"""One image -> class probabilities of its size. Every result is computed here."""

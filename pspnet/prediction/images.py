@@ -1,0 +1,97 @@
+"""A folder of images: its files, and their predictions. A killed run resumes where it stopped."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from pspnet.dataset.store.pixels import decode_image
+from pspnet.errors import Problem, UserError
+from pspnet.machine.outputs import LONGEST_NAME
+from pspnet.prediction.folder import PredictionFolder, Stamp, has_room
+from pspnet.prediction.image.predictor import Predictor
+from pspnet.printable import UNPRINTABLE
+from pspnet.raw.files import read_file
+from pspnet.raw.images import Refused, read_image
+from pspnet.raw.validation import max_bytes
+
+
+def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem]]:
+    """The files in the folder by name, with a Problem for each unusable name."""
+    if not images.is_dir():
+        raise UserError(Problem(str(images), "is not a folder", fix="Name the folder of the images."))
+    if out.resolve().is_relative_to(images.resolve()):
+        found = "lies in the folder of the images, where its masks would be taken for images"
+        raise UserError(Problem(str(out), found, fix="Give another folder with --out."))
+    if images.resolve().is_relative_to(out.resolve()):
+        raise UserError(Problem(str(images), "lies in the folder to write", fix="Give another folder with --out."))
+    files, refused = {}, []
+    for parent, _, names in os.walk(images, onerror=_unlisted):
+        below = Path(parent).relative_to(images).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        for name in names:
+            path = f"{parent}/{name}"
+            if name.startswith(".") or (stamp := _stamp(path)) is None:
+                continue
+            if UNPRINTABLE.search(prefix + name):
+                found = "has control characters or no UTF-8 in its name"
+                refused.append(Problem(path, found, "text", "Rename it."))
+                continue
+            files[prefix + name] = stamp
+    # An empty folder may be an unmounted one: its predictions must not be removed.
+    if not files and not refused:
+        raise UserError(Problem(str(images), "holds no file"))
+    return files, sorted(refused, key=str)
+
+
+def _stamp(path: str) -> Stamp | None:
+    """The file's size and time, or None if it is not a file."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 (for a million files, creating Paths would take longer than stat)
+    except FileNotFoundError:  # a broken link, or just removed
+        return None
+    except OSError as error:
+        _unlisted(error)
+    return Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _unlisted(error: OSError) -> NoReturn:
+    """Stop: images in an unlisted folder would count as removed."""
+    raise UserError(Problem(str(error.filename), f"cannot be listed ({error.strerror})", "a readable folder"))
+
+
+def predict_images(
+    folder: PredictionFolder,
+    images: Path,
+    files: Mapping[str, Stamp],
+    predictor: Predictor,
+    max_pixels: int,
+    tick: Callable[[int, int, str], None],
+) -> list[Problem]:
+    """Predict those of `files` that `folder` lacks; returns a Problem for each image that cannot be read."""
+    refused = []
+    unfinished = folder.unfinished(files)
+    finished = len(files) - len(unfinished)
+    if finished:
+        tick(finished, len(files), "images")
+    for done, name in enumerate(unfinished, start=finished + 1):
+        try:
+            if not has_room(name):
+                expected = f"at most {LONGEST_NAME - len('.png')}, as its mask is called NAME.png"
+                raise Refused(f"has a name of {len(os.fsencode(Path(name).name))} bytes", expected, "Rename it.")
+            data = read_file(images / name, max_bytes(max_pixels))
+            sha256 = hashlib.sha256(data).hexdigest()
+            if not folder.is_finished(name, sha256, files[name]):
+                image = decode_image(read_image(data, max_pixels).data)
+                [prediction] = predictor.predict(image[None])
+                folder.add(name, sha256, files[name], image, prediction)
+        except Refused as error:  # tried again each time: perhaps only permission is missing
+            folder.refuse(name)
+            refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
+        except MemoryError:
+            folder.refuse(name)
+            refused.append(Problem(str(images / name), "needs more memory than there is", fix="Cut it into tiles."))
+        tick(done, len(files), "images")
+    return refused

@@ -1,0 +1,97 @@
+"""Duplicate images: the same bytes anywhere, or pictures in two splits that look the same at a glance."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pspnet.dataset.store.splits import Split
+from pspnet.raw.images import GLANCE_PX
+
+# Of two images, the one in the higher split is kept. Losing a training image is better than losing a test image.
+RANK: dict[Split, int] = {"test": 3, "val": 2, "train": 1, "unlabeled": 0}
+HELD_OUT = RANK["val"]
+FLAT = 24  # gray levels between the darkest and the brightest part; with less contrast nothing is recognizable
+MOST_BITS = 15  # of 256 that may differ; there are 16 bands, so at least one is always equal
+MOST_LEVELS = 2.5  # mean difference of two glances, in gray levels
+WINDOW = 24  # neighbors compared in each band; this keeps the time linear
+
+Pairs = dict[int, int]  # place of the image to drop -> place of the one to keep
+
+
+def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(place of a copy, place of the image that is kept), sorted. `digests`: (N, 32).
+
+    Among equal images, the one with the highest worth is kept; on a tie, the first. Negative worth leaves an image out.
+    """
+    candidates = np.flatnonzero(worth >= 0)
+    parts = digests[candidates].view(np.uint64).T  # (4, N)
+    order = candidates[np.lexsort([candidates, -worth[candidates], *parts])]
+    same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    pairs, kept = [], -1
+    for place in np.flatnonzero(same).tolist():
+        if not (place and same[place - 1]):
+            kept = int(order[place])
+        pairs.append((int(order[place + 1]), kept))
+    return sorted(pairs)
+
+
+def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, GLANCE_PX, GLANCE_PX) -> (N, 32): a bit is set where a picture gets brighter; all 0 for a flat picture."""
+    bits = glances[:, : GLANCE_PX - 1, 1:] > glances[:, : GLANCE_PX - 1, :-1]
+    hashes = np.packbits(bits.reshape(len(glances), -1), axis=1)
+    hashes[np.ptp(glances.reshape(len(glances), -1), axis=1) < FLAT] = 0
+    return hashes
+
+
+def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Pairs from two splits, at least one held out, that may look the same; the lower rank first. `hashes`: (N, 32)."""
+    found: set[tuple[int, int]] = set()
+    for one, other in _neighbors(hashes, np.flatnonzero(ranks >= 0)):
+        leaks = (ranks[one] != ranks[other]) & (np.maximum(ranks[one], ranks[other]) >= HELD_OUT)
+        own, others = one[leaks], other[leaks]
+        alike = _are_alike(hashes, own, others)
+        for a, b in zip(own[alike].tolist(), others[alike].tolist(), strict=True):
+            found.add((a, b) if ranks[a] < ranks[b] else (b, a))
+    return sorted(found)
+
+
+def repeated(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N,) whether a held-out picture looks like another one in its split, as frames of a video do."""
+    marks = np.zeros(len(hashes), bool)
+    for one, other in _neighbors(hashes, np.flatnonzero(ranks >= HELD_OUT)):
+        alike = (ranks[one] == ranks[other]) & _are_alike(hashes, one, other)
+        marks[one[alike]] = marks[other[alike]] = True
+    return marks
+
+
+def _neighbors(
+    hashes: NDArray[np.uint8], candidates: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yields arrays of pairs to compare. A hash is cut into 16 bands; only pictures that share a band are compared."""
+    candidates = candidates[hashes[candidates].any(axis=1)]
+    bands = hashes.view(np.uint16)
+    for band in bands.T:
+        order = candidates[np.lexsort([*bands[candidates].T, band[candidates]])]
+        for step in range(1, min(WINDOW, len(order))):
+            one, other = order[:-step], order[step:]
+            same = band[one] == band[other]
+            if not same.any():
+                break
+            yield one[same], other[same]
+
+
+def _are_alike(hashes: NDArray[np.uint8], one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return _ONES[hashes[one] ^ hashes[other]].sum(axis=1, dtype=np.int64) <= MOST_BITS  # type: ignore[no-any-return]
+
+
+def really_alike(pairs: Sequence[tuple[int, int]], glances: Mapping[int, NDArray[np.uint8]]) -> Pairs:
+    alike: Pairs = {}
+    for less, more in pairs:
+        levels = np.abs(glances[less].astype(np.int64) - glances[more]).mean()
+        if levels <= MOST_LEVELS and less not in alike:
+            alike[less] = more
+    return alike
+
+
+_ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)

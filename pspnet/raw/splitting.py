@@ -1,0 +1,125 @@
+"""Which group goes into which split. A group is never divided, and adding more data never moves it, unless
+`prepare.split_by` is `stratified`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from pspnet.config.prepare import PrepareParams
+from pspnet.dataset.store.splits import ANNOTATED, FIRST, Split, stable_uniform
+from pspnet.errors import Problem
+from pspnet.raw.problems import Verdict, judge
+from pspnet.raw.sample import RawSample
+
+Shares = dict[Split, float]
+
+
+def assign_splits(
+    samples: Iterable[RawSample], prepare: PrepareParams, classes_in: Mapping[str, Counter[int]] | None = None
+) -> tuple[dict[str, Split], list[Verdict]]:
+    """Group -> split, and verdicts on groups whose official splits conflict.
+
+    A group takes its official split. Without one, it takes `unlabeled` if it has no mask, otherwise a split by a hash
+    of its name. With `classes_in` (group -> class -> images with it), each split gets its share of each class instead.
+
+    An image without a mask goes where its group goes, so that pretraining never sees the scenes of val and test.
+    """
+    official: dict[str, dict[Split, str]] = defaultdict(dict)  # group -> split -> the first id with that split
+    labeled: dict[str, bool] = defaultdict(bool)
+    for sample in samples:
+        labeled[sample.group] |= sample.mask is not None
+        if sample.split and prepare.official_splits != "ignored":
+            official[sample.group].setdefault(sample.split, sample.id)
+    verdicts = [judge(_torn(group, splits), prepare.problems, True) for group, splits in sorted(official.items())
+            if len(splits) > 1]  # fmt: skip
+    val_is_test = prepare.official_splits == "val_is_test"
+    of_all: Shares = {
+        "test": prepare.test_share, "val": prepare.val_share, "train": 1 - prepare.test_share - prepare.val_share,
+    }  # fmt: skip
+    of_train: Shares = {"val": prepare.val_share, "train": 1 - prepare.val_share}
+    splits: dict[str, Split] = {}
+    to_deal: list[tuple[Shares, list[str]]] = [(of_all, []), (of_train, [])]
+    for group, has_masks in labeled.items():
+        named = next((split for split in FIRST if split in official[group]), None) if group in official else None
+        if named == "train" and val_is_test:
+            to_deal[1][1].append(group)
+        elif named:
+            splits[group] = "test" if named == "val" and val_is_test else named
+        elif has_masks:
+            to_deal[0][1].append(group)
+        else:
+            splits[group] = "unlabeled"
+
+    def position(group: str) -> float:
+        return stable_uniform(f"{prepare.split_seed}\0{group}")
+
+    for shares, groups in to_deal:
+        if classes_in is None:
+            splits |= ((group, _at(position(group), shares)) for group in groups)
+        else:
+            groups.sort(key=position)
+            splits |= _stratified(groups, [classes_in.get(group, Counter()) for group in groups], shares)
+    return splits, verdicts
+
+
+def _torn(group: str, splits: Mapping[Split, str]) -> Problem:
+    found = "has two splits: " + ", ".join(f"{split} ({name})" for split, name in splits.items())
+    fix = (
+        "Give the whole group one split, or name smaller groups (dataset.group_pattern), or let the whole group go to "
+        "the first of test, val, train (prepare.problems.contradicting_splits: fix)."
+    )
+    return Problem(f"group '{group}'", found, "one split", fix, "contradicting_splits")
+
+
+def _at(position: float, shares: Shares) -> Split:
+    """The split that a number in [0, 1) falls into when the shares are laid side by side."""
+    end = 0.0
+    for split, share in shares.items():
+        end += share
+        if position < end:
+            return split
+    return split
+
+
+def _stratified(groups: Sequence[str], classes_in: Sequence[Counter[int]], shares: Shares) -> dict[str, Split]:
+    """Iterative stratification. The rarest class comes first: each group that shows it goes to the split that lacks
+    most of its share of that class, then most of its share of all images.
+    """
+    splits = list(shares)
+    images = np.zeros((len(groups), 1 + max((k for own in classes_in for k in own), default=0) + 1))
+    for row, own in zip(images, classes_in, strict=True):
+        row[list(own)] = list(own.values())
+        row[-1] = 1  # counts the group, so that the number of groups is shared out too
+    lacking = np.outer(list(shares.values()), images.sum(axis=0))  # (splits, classes and the groups)
+    left, dealt = set(range(len(groups))), {}
+    while left:
+        open_ = images[sorted(left)]
+        shown = (open_ > 0).sum(axis=0)
+        rarest = min(np.flatnonzero(shown), key=lambda k: (shown[k], k))
+        showing = [place for place in sorted(left) if images[place, rarest]]
+        for place in sorted(showing, key=lambda place: -images[place, rarest]):
+            split = max(range(len(splits)), key=lambda s: (lacking[s, rarest], lacking[s, -1], -s))
+            dealt[groups[place]] = splits[split]
+            lacking[split] -= images[place]
+            left.remove(place)
+    return dealt
+
+
+def chosen_masks(ids: Iterable[str], fraction: float) -> set[str]:
+    """The ids that keep their masks, at least one; a smaller fraction gives a subset of a larger one."""
+    ordered = sorted(ids, key=lambda name: (stable_uniform(f"labeled\0{name}"), name))
+    return set(ordered[: max(1, round(fraction * len(ordered)))])
+
+
+def missing_masks(masks: Mapping[Split, int], groups: Mapping[Split, int]) -> list[Problem]:
+    """A problem if train, val or test has no mask; `groups` counts the groups with masks."""
+    if all(masks.get(split) for split in ANNOTATED):
+        return []
+    found = ", ".join(f"{masks.get(split, 0):,} in {split} ({groups.get(split, 0):,} groups)" for split in ANNOTATED)
+    fix = (
+        "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, set "
+        "prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share."
+    )
+    return [Problem("splits", f"masks: {found}", "at least one in each split, with no group divided", fix)]

@@ -1,0 +1,66 @@
+"""The paired bootstrap: how far the difference in mean IoU between two models depends on the test images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pspnet.metrics import iou, mean_over_classes
+
+Interval = tuple[float, float]
+CONFIDENCE = 0.95
+DRAWN_AT_ONCE = 2**21  # numbers: 16 MB, however many groups there are
+
+
+def paired_bootstrap(
+    candidate_images: pd.DataFrame,
+    champion_images: pd.DataFrame,
+    classes: Sequence[str],
+    resamples: int,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """Return the difference in mean IoU, candidate - champion, and its 95 % percentile interval.
+
+    Groups are drawn with replacement, not images, since errors on images of one scene are correlated. Both models get
+    the same groups, since a scene that is hard for one is hard for both. Each draw's IoUs come from its summed pixels.
+    """
+    sums = _sums_of_groups(candidate_images, champion_images, classes)  # (G, 4, K)
+    groups = len(sums)
+    rows = max(1, DRAWN_AT_ONCE // groups)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        picked = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
+        times = np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups)
+        # Floats for speed, but whole numbers far below 2**53: the order of addition cannot change a bit.
+        totals = times.astype(np.float64) @ sums.reshape(groups, -1)
+        drawn.append(_difference(totals.reshape(count, *sums.shape[1:])))
+    differences = np.concatenate(drawn)
+    differences = differences[~np.isnan(differences)]  # NaN: draws without a labeled pixel
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(differences, (tail, 1 - tail))
+    return float(_difference(sums.sum(axis=0))), (float(low), float(high))
+
+
+def _sums_of_groups(
+    candidate_images: pd.DataFrame, champion_images: pd.DataFrame, classes: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return (G, 4, K): each group's pixels, intersection and union for the candidate, then for the champion."""
+    candidate, champion = (images.set_index("id").sort_index() for images in (candidate_images, champion_images))
+    if not candidate.index.is_unique or not candidate.index.equals(champion.index):
+        raise ValueError("the two reports are not of the same images")
+    columns = [f"{count}_{name}" for count in ("intersection", "union") for name in classes]
+    pixels = np.hstack([images[columns].to_numpy(np.float64) for images in (candidate, champion)])
+    # The candidate's groups for both: images may have been grouped differently when the champion was measured.
+    _, group = np.unique(candidate["group"].to_numpy(str), return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    return np.add.reduceat(pixels[order], starts, axis=0).reshape(len(starts), 4, len(classes))
+
+
+def _difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return candidate - champion in mean IoU: (..., 4, K) -> (...)."""
+    candidate, champion = (mean_over_classes(iou(sums[..., at, :], sums[..., at + 1, :])) for at in (0, 2))
+    return candidate - champion

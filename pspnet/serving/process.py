@@ -1,0 +1,41 @@
+"""`pspnet serve`: a version behind HTTP, in a separate process where the only pspnet is the version's."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+from pspnet.errors import Problem, UserError
+from pspnet.serving.client import own_code_environment
+
+TOKEN = "PSPNET_SERVE_TOKEN"  # noqa: S105  the name of a variable
+SERVER = Path(__file__).with_name("server.py")
+
+
+def serve(model_folder: Path, title: str, host: str, port: int) -> None:
+    """Serve a version until this process is stopped."""
+    if not (model_folder / "MLmodel").is_file():
+        raise UserError(Problem(str(model_folder), "holds no MLmodel", "the folder of a registered version"))
+    command = [sys.executable, "-P", str(SERVER), "--until-stdin-ends", "--model", str(model_folder.resolve()),
+               "--title", title, "--host", host, "--port", str(port)]  # fmt: skip
+    # A version's process may see no other secret; the server removes this one before it loads the version.
+    token = {TOKEN: os.environ[TOKEN]} if TOKEN in os.environ else {}
+    # Our end of the pipe closes when this process ends, however it ends.
+    with subprocess.Popen(command, env={**own_code_environment(), **token}, stdin=subprocess.PIPE) as server:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            # The terminal sends a Ctrl-C to the server too; a second SIGINT would make it drop requests under way.
+            server.terminate()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            status = server.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if status:
+        raise typer.Exit(status if status > 0 else 128 - status)

@@ -1,0 +1,80 @@
+"""The journals of earlier stages: sends what has not reached MLflow, and removes the oldest delivered ones."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import filelock
+
+from pspnet.machine.credentials import hidden
+from pspnet.tracking.connection import connect, reason, short_timeouts, tracking_uri
+from pspnet.tracking.delivery import Delivery, lock
+from pspnet.tracking.journal import JOURNAL
+from pspnet.tracking.receipt import Receipt
+
+KEPT = 50  # delivered journals kept for each stage, so that repeated work continues the same run
+
+
+def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:
+    """Deliver the pending entries of all journals, until `stop` returns true. Returns a message for each failure.
+
+    Does not load MLflow if there is nothing to send.
+    """
+    deliveries = [delivery for folder in journals(state) if (delivery := unsent(state, folder))]
+    if not deliveries:
+        return []
+    failures = []
+    with short_timeouts():
+        try:
+            client = connect(state)
+        except Exception as error:
+            return [failure(state, delivery, error) for delivery in deliveries]
+        for delivery in deliveries:
+            if stop():
+                break
+            try:
+                with lock(delivery.folder):
+                    delivery.send(client)
+            except filelock.Timeout:
+                continue  # its own sender is delivering it
+            except Exception as error:
+                delivery.record_failure(error)
+                failures.append(failure(state, delivery, error))
+    return failures
+
+
+def failure(state: Path, delivery: Delivery, error: Exception) -> str:
+    return undelivered(state, delivery.folder, len(delivery.pending), reason(error))
+
+
+def undelivered(state: Path, folder: Path, records: int, why: str) -> str:
+    what = "1 record has" if records == 1 else f"{records} records have"
+    where = hidden(tracking_uri(state))
+    return f"{folder.name}: {what} not reached MLflow at {where} ({why}); kept in {folder} and sent with the next run."
+
+
+def journals(state: Path) -> list[Path]:
+    return sorted(path.parent for path in (state / "tracking").glob(f"*/{JOURNAL}"))
+
+
+def unsent(state: Path, folder: Path) -> Delivery | None:
+    """The delivery of the journal, or None if nothing is pending."""
+    receipt = Receipt.of(folder)
+    if receipt.ended and receipt.offset == (folder / JOURNAL).stat().st_size:
+        return None
+    delivery = Delivery(state, folder)
+    delivery.end_if_dead()
+    return delivery if delivery.pending else None
+
+
+def prune(state: Path) -> None:
+    """Remove the oldest delivered journals of each stage."""
+    kept: Counter[str] = Counter()
+    newest_first = sorted(journals(state), key=lambda folder: (folder / JOURNAL).stat().st_mtime, reverse=True)
+    for folder in newest_first:
+        if Receipt.of(folder).ended:
+            stage = folder.name.rpartition("-")[0]
+            kept[stage] += 1
+            if kept[stage] > KEPT:
+                shutil.rmtree(folder, ignore_errors=True)

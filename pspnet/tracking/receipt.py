@@ -1,0 +1,32 @@
+"""How far a journal has been delivered, kept beside it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pspnet.machine.outputs import whole_file
+
+RECEIPT = "receipt.json"
+
+
+@dataclass
+class Receipt:
+    """How far a journal has been delivered, and to which server."""
+
+    journal: str = ""
+    server: str = ""  # see connection.server_identity
+    run_id: str = ""
+    offset: int = 0
+    ended: bool = False  # the whole journal is delivered and the latest attempt has ended
+    trouble: str = ""  # why delivery is stuck
+
+    @classmethod
+    def of(cls, folder: Path) -> "Receipt":
+        try:
+            return cls(**json.loads((folder / RECEIPT).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return cls()
+
+    def write(self, folder: Path) -> None:
+        with whole_file(folder / RECEIPT) as partial:
+            partial.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Code shared by both training loops: batches, optimizer, checkpoint, several devices, reproducible bits."""

@@ -1,0 +1,120 @@
+"""Batches in an order that depends only on the seed and the epoch, from loader processes without state."""
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from pspnet.machine.process import die_with_parent, ranks
+from pspnet.training.shared.distributed import Peers
+from pspnet.training.shared.runtime import loader_workers
+
+RECENT_STEPS = 50
+
+Batch = dict[str, Tensor]
+Key = tuple[int, int]  # (epoch, position): with the seed, they determine a sample's randomness
+
+
+def keys_of(step: int, images: int, batch_size: int, seed: int) -> list[Key]:
+    """The keys of a step's images, on all devices. An incomplete last batch of an epoch is left out."""
+    epoch, turn = divmod(step, images // batch_size)
+    chosen = _order(images, seed, epoch)[turn * batch_size : (turn + 1) * batch_size]
+    return [(epoch, int(position)) for position in chosen]
+
+
+@lru_cache(maxsize=1)
+def _order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+class _Steps(Sampler[list[Key]]):
+    """The keys of every step from `first_step` on; each process takes its share."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, first_step: int, steps: int, peers: Peers) -> None:
+        self._images, self._batch_size, self._seed, self._peers = images, batch_size, seed, peers
+        self._steps = range(first_step, steps)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        share = self._batch_size // self._peers.count
+        first = self._peers.rank * share
+        for step in self._steps:
+            yield keys_of(step, self._images, self._batch_size, self._seed)[first : first + share]
+
+
+class Batches(Iterator[Batch]):
+    """The batches of a training run, and the share of its time spent waiting for them."""
+
+    def __init__(self, batches: Iterator[Batch], clock: Callable[[], float] = time.perf_counter) -> None:
+        self._batches, self._clock = batches, clock
+        self._last = clock()
+        self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT_STEPS)  # (seconds of waiting, seconds in all)
+
+    def __next__(self) -> Batch:
+        asked = self._clock()
+        batch = next(self._batches)
+        got = self._clock()
+        self._steps.append((got - asked, got - self._last))
+        self._last = got
+        return batch
+
+    def close(self) -> None:
+        """End the loader's processes now, not with the last reference, which an error's traceback may hold.
+
+        At exit Python waits for them, and on several devices they ignore the signal that it sends.
+        """
+        self._batches = iter(())
+
+    @property
+    def waited_share(self) -> float:
+        """The share over the last steps; at first it is mostly the startup of the loader's processes."""
+        return sum(waited for waited, _ in self._steps) / sum(whole for _, whole in self._steps)
+
+
+def load_batches(
+    dataset: Dataset[Batch],
+    images: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    steps: int,
+    peers: Peers,
+) -> Batches:
+    """Batches with images as (N, 3, H, W) in `channels_last`: decoders write it and convolutions run fastest on it."""
+    workers = loader_workers()
+    loader: DataLoader[Batch] = DataLoader(
+        dataset,
+        batch_sampler=_Steps(images, batch_size, seed, first_step, steps, peers),
+        collate_fn=_collate,
+        num_workers=workers,
+        worker_init_fn=_start_worker if workers else None,
+        pin_memory=peers.device.type == "cuda",
+    )
+    return Batches(iter(loader))
+
+
+def _collate(samples: list[Batch]) -> Batch:
+    batch: Batch = default_collate(samples)
+    return {name: tensor.permute(0, 3, 1, 2) if _is_image(tensor) else tensor for name, tensor in batch.items()}
+
+
+def _is_image(batch: Tensor) -> bool:
+    return batch.dtype == torch.uint8 and batch.ndim == 4
+
+
+def parts_of(batch: Batch, parts: int) -> Iterator[Batch]:
+    """The batch in `parts` equal parts, in order."""
+    chunks = {name: tensor.chunk(parts) for name, tensor in batch.items()}
+    return ({name: tensors[part] for name, tensors in chunks.items()} for part in range(parts))
+
+
+def _start_worker(_: int) -> None:
+    die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if ranks() == 1 else signal.SIG_IGN)  # torchrun signals the group too

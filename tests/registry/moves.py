@@ -1,0 +1,14 @@
+"""Moves of the champion as tests make them, without the gate."""
+
+from pspnet.registry.audit import Audit
+from pspnet.registry.records import Move, ProposedMove
+
+
+def make_move(audit: Audit, proposed: ProposedMove, contended: bool = False) -> Move:
+    """Make the move; only where the alias is `contended` may another process be quicker."""
+    for position in audit.attempts():
+        applied = audit.apply(proposed, position)
+        if isinstance(applied, Move):
+            return applied
+        assert contended, applied.why
+    raise audit.busy()
