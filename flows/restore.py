@@ -11,6 +11,7 @@ from dvc.repo import Repo
 from dvc.stage.cache import RunCacheNotFoundError
 
 from flows.failure import NOT_KNOWN
+from pspnet.errors import EXIT_TEMPORARY
 from pspnet.machine.process import die_with_parent
 
 
@@ -25,6 +26,9 @@ def main() -> int:
                 stage.repo.stage_cache.restore(stage, pull=bool(repo.config["core"].get("remote")))
         except RunCacheNotFoundError:
             return NOT_KNOWN
+        except FileNotFoundError as error:  # such as by a `dvc gc` at the same time: the next try fetches it again
+            print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
+            return EXIT_TEMPORARY
         except DvcException as error:
             print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
             return 255
