@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Some container images set it. Then every process of a pipeline compiles torch again, which takes longer than loading it.
+# Some container images set it, which makes every process compile torch again; that takes longer than loading it.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo retrain test test-e2e coverage test-kills test-team faults mutants check bench lock
@@ -23,7 +23,7 @@ retrain: $(INSTALLED)  ## run what changed on the data in data/raw, up to the ch
 
 TESTS = python -m pytest -n 2 --dist worksteal --durations 15
 
-test: $(INSTALLED)  ## run the tests that need no process of their own: after each change
+test: $(INSTALLED)  ## run the tests that start no process, after each change
 	$(TESTS) -m "not e2e and not kills and not team"
 
 test-e2e: $(INSTALLED)  ## test with real commands, DVC, servers, PostgreSQL
@@ -35,7 +35,7 @@ coverage: $(INSTALLED)  ## run test and test-e2e and show which lines they run; 
 test-kills: $(INSTALLED)  ## kill processes at random moments; the results must be the same
 	$(TESTS) tests/e2e tests/flows tests/registry tests/stages tests/training -m kills --timeout 1500
 
-test-team: $(INSTALLED)  ## a server, workers and MLflow on this machine, disturbed in every way
+test-team: $(INSTALLED)  ## disturb servers and workers on this machine in every way
 	python -m pytest tests/team -n 2 --dist worksteal -m team --durations 0
 
 faults: $(INSTALLED)  ## make small wrong changes to copies of the code: does a test notice each?

@@ -2,8 +2,9 @@
 
 python benchmarks/confusion.py                  300 pairs of 360 x 480, 11 classes, void ignored
 
-All get the same uint8 arrays, in turn, and must give the same counts; the times are medians of CPU time. Exits with 1
-if they do not or if a bar is missed: 15 times faster than torchmetrics by default, 5 times without its checks.
+All implementations get the same uint8 arrays in turn and must give the same counts; times are medians of CPU time.
+Exits with 1 if they do not or if a bar is missed: 15 times faster than torchmetrics by default, 5 times without its
+checks.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 python benchmarks/losses.py                                          two images of 473 x 473 px, 21 classes
 python benchmarks/losses.py --device cuda --batch 16 --classes 150   a batch of ADE20K
 
-Each is measured from one head's coarse logits in bf16 to their gradient. Memory is the most that was allocated at once
-besides logits and masks. The losses take turns in one process.
+Each loss is measured from one head's coarse logits in bf16 to their gradient. Memory is the peak allocation besides
+logits and masks. The losses take turns in one process.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """What DVC, the flow and a team's workers add to the demo: the same work four ways, each in clones of this checkout.
 
-Then everything is repeated with nothing changed. Servers and workers run on this machine and start before the clock.
+Then everything is repeated with nothing changed. Servers and workers run on this machine and start before the clock
+does.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Times the whole pipeline from scratch, stage by stage, in a clone of this checkout, and prints a table.
 
-Without arguments, that is the demo as `make demo` runs it. To time a recipe on other data:
+Without arguments, it times the demo as `make demo` runs it. To time a recipe on other data:
 python benchmarks/pipeline.py --recipe recipes/steel-defects.yaml --data FOLDER
 """
 

@@ -1,4 +1,4 @@
-"""What `prepare` costs: against bare decoding of the same pairs, as sets grow, and what a small new batch sends.
+"""What `prepare` costs compared with bare decoding and as sets grow, and what a small new batch sends.
 
 python benchmarks/prepare.py speed --data FOLDER --recipe recipes/camvid.yaml   against bare decoding
 python benchmarks/prepare.py scale                                              10,000, 50,000 and 200,000 images
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
-    """Medians over several turns of one process, with `prepare` timed from finding the files to the report. The shares
+    """Medians over several turns in one process, with `prepare` timed from finding the files to the report. The shares
     are medians of each turn's shares: if the machine's speed changes, it does so for all three.
     """
     print("| set | pairs | decoded a second | checked | share | prepared | share |\n|---|--:|--:|--:|--:|--:|--:|")
@@ -142,7 +142,7 @@ def batch(folder: Path) -> None:
         splits.append(PreparedDataset.open(project / "data/prepared").index().set_index("id")["split"])
     moved = int((splits[1][splits[0].index] != splits[0]).sum())
     print(f"{count:,} images: {sent[0] / 1e6:,.1f} MB pushed, raw and prepared.")
-    print(f"{more:,} more in a folder of their own: {sent[1] / 1e6:,.1f} MB, {sent[1] / sent[0]:.1%}.")
+    print(f"{more:,} more in a separate folder: {sent[1] / 1e6:,.1f} MB, {sent[1] / sent[0]:.1%}.")
     print(f"{moved} of the old images changed split.")
 
 

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="runtime.compile")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="runtime.threads")
-    parser.add_argument("--steps", type=int, default=3, help="timed, of each turn, after one that is not")
+    parser.add_argument("--steps", type=int, default=3, help="timed in each turn, after one that is not")
     parser.add_argument("--no-straightforward", action="store_true", help="ours alone")
     parser.add_argument("--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS)  # in its own process
     arguments = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
     ways = ["ours"] if arguments.no_straightforward else ["straightforward", "ours"]
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(TURNS):
-        for way in ways:  # alternating: if the machine gets slower, both do
+        for way in ways:  # alternating: if the machine gets slower, it does so for both
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
             turns[way].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
     tell(arguments, turns)

@@ -1,7 +1,7 @@
 """The errors, and the exit status of each.
 
 PspnetError
-├── UserError      params, data or a command line are wrong   exit 1    retrying cannot help
+├── UserError      params, data or a command line is wrong    exit 1    retrying cannot help
 ├── Busy           another process holds a lock we need,      exit 75   a later try may succeed
 │                  or a server is down
 └── Interrupted    asked to stop; the work so far is kept

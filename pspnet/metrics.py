@@ -28,7 +28,7 @@ def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], cla
 
 
 def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The pixels with distant ones side by side: equal neighbors would make a counter wait for its last write."""
+    """Interleave the pixels with distant ones: equal neighbors would make a counter wait for its last write."""
     whole = len(pixels) - len(pixels) % 4
     if not whole:
         return pixels
@@ -36,7 +36,7 @@ def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def intersection_and_union(confusion: Confusion) -> tuple[Counts, Counts]:
-    """For each class the pixels in both mask and prediction, and in either. They may be summed over images."""
+    """Count for each class the pixels in both mask and prediction, and in either. They may be summed over images."""
     both = np.diag(confusion).copy()  # a view would keep the whole matrix alive
     return both, confusion.sum(axis=0) + confusion.sum(axis=1) - both
 

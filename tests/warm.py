@@ -6,7 +6,7 @@ loaded pspnet: it imports the package from its own path, like any Python. If the
 with everything that it started. The program ends with the process's status. `os.getppid()` returns the program's
 parent. `pspnet` and `dvc` are beside the program.
 
-Tests of the start itself, of signals and of process trees use `sys.executable`.
+Tests of startup itself, of signals and of process trees use `sys.executable`.
 
 `python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, with these modules loaded too, and returns.
 """

@@ -1,4 +1,4 @@
-"""`pspnet data export`: write a prepared set as a folder of files that prepares to the same set."""
+"""`pspnet data export`: write a prepared set as a folder of files; preparing it gives the same set."""
 
 import csv
 from collections.abc import Collection, Iterator

@@ -1,4 +1,4 @@
-"""`pspnet use`: replace params.yaml by a recipe and show the difference."""
+"""`pspnet use`: replace params.yaml with a recipe and show the difference."""
 
 from pathlib import Path
 

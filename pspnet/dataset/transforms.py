@@ -21,11 +21,11 @@ cv2.setNumThreads(0)
 
 
 class AffineCrop(A.DualTransform):
-    """Scale, turn, mirror and crop (or pad) in one affine warp from the image into the crop.
+    """Scale, rotate, mirror and crop (or pad) in one affine warp from the image into the crop.
 
     Pixels are interpolated once, and only those that the crop shows are computed. The scale is drawn uniformly. As
-    published, half of the images are turned, by an angle drawn uniformly. Outside the picture, the crop shows the fill,
-    and the outermost pixels blend into it.
+    published, half of the images are rotated, by an angle drawn uniformly. Outside the picture, the crop shows the
+    fill, and the outermost pixels blend into it.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK)
@@ -96,9 +96,10 @@ def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
 def _crop_to_image(
     left: int, top: int, middle: tuple[float, float], steps: tuple[float, float], radians: float, mirrored: bool
 ) -> Matrix:
-    """The matrix from a pixel (x, y) of the crop to a place in the image, via the scaled image turned about its center.
+    """The matrix from a pixel (x, y) of the crop to a place in the image, via the scaled image rotated about its
+    center.
 
-    Without scaling or turning, all numbers are integers or halves, and the crop is exact.
+    Without scaling or rotation, all numbers are integers or halves, and the crop is exact.
     """
     cosine, sine = math.cos(radians), math.sin(radians)
     direction = -1 if mirrored else 1
@@ -154,7 +155,7 @@ class AugmentationParams(Protocol):
 
 
 class Augmentation:
-    """Scale, turn, crop (or pad), mirror, blur and recolor. All randomness comes from the seed of each call."""
+    """Scale, rotate, crop (or pad), mirror, blur and recolor. All randomness comes from the seed of each call."""
 
     def __init__(
         self,

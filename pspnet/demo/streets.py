@@ -97,7 +97,7 @@ def _png(pixels: _Pixels) -> bytes:
 
 @dataclass(frozen=True)
 class _Thing:
-    """A thing on the street: center and foot in world pixels, three random numbers, pixels moved per frame."""
+    """An object on the street: center and foot in world pixels, three random numbers, pixels moved per frame."""
 
     kind: int
     x: int

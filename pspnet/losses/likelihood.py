@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CPU_VALUES = 2**19  # logits at a time: they fit the cores' caches
+CPU_VALUES = 2**19  # logits at a time: few enough for the cores' caches
 GPU_VALUES = 2**23  # enough to keep a GPU busy
 
 

@@ -158,7 +158,7 @@ def _write_exit(path: Path, kind: str, status: int, message: str) -> None:
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command and exit with its status. A user's mistake prints a message, a bug a traceback."""
+    """Run a command and exit with its status. A user's mistake prints a message; a bug prints a traceback."""
     try:
         command()
     except PspnetError as error:

@@ -31,7 +31,7 @@ TABLE, DIGESTS, ROWS = "predictions.parquet", ".digests.parquet", ".rows.jsonl"
 SETTINGS, LOCK = "settings.json", ".lock"
 MASKS = "masks"
 PICTURES = (MASKS, "overlays")
-STRIP_ROWS = 256  # rows of an overlay made at a time
+STRIP_ROWS = 256  # rows of an overlay made at once
 
 Color = tuple[int, int, int]
 
@@ -44,7 +44,7 @@ class Stamp(NamedTuple):
 
 
 class PredictionFolder:
-    """Its state is the table plus the rows that an interrupted run left; the last row of an image counts.
+    """The folder's state is the table plus the rows that an interrupted run left; an image's last row counts.
 
     A row without figures says that the image's pictures may be invalid, and is written before any change that makes
     them so. Only pictures that a row has named are removed: a person may have put other files beside them.
@@ -218,7 +218,7 @@ def _check(folder: Path, settings: dict[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(Problem(str(folder), "is not a folder", fix=fix))
     if path.exists() and (known := json.loads(path.read_text(encoding="utf-8"))) != settings:
-        found = "holds predictions of another model, with other params or in another format"
+        found = "holds predictions of a different model, with different params or in a different format"
         if known | {"images": settings["images"]} == settings:
             found = f"holds predictions of the images in {known['images']}"
         raise UserError(Problem(str(folder), found, fix=fix))

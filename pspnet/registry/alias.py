@@ -30,7 +30,7 @@ class ChampionAlias:
         self._answered[tag] = version
 
     def wrote(self, version: int) -> bool:
-        """Return whether this process has set the alias to this version and not forgotten it yet."""
+        """Return whether this process has set the alias to this version since it last forgot its writes."""
         return version in self._answered.values()
 
     def has_answered_writes(self) -> bool:

@@ -21,8 +21,8 @@ sent once, without the retries of MLflow's client, and before that the model get
 `pspnet.writing.PROCESS.COUNT` with the version to be written. The tag is removed once the write has been answered and
 either its process was the first to close the move, so the write was in time, or the alias agrees with the audit: with
 the last move that is done, while none is unfinished. Until then its process puts the alias back to what the audit
-says. If that process dies, the tag stays. Any process that finds an alias that disagrees with the audit looks for such
-a tag: if there is one, the write was late, and the alias is put back. Otherwise somebody moved it by other means,
+says. If that process dies, its tag remains. Any process that finds an alias that disagrees with the audit looks for
+such a tag: if there is one, the write was late, and the alias is put back. Otherwise somebody moved it by other means,
 which is recorded and kept.
 """
 
@@ -67,8 +67,8 @@ class Position:
     """Where the audit stands. A move claims `number`, so it fails if another process has moved the alias since."""
 
     number: int  # of the next move
-    recorded: int  # champion by the audit
-    champion: int  # by the alias
+    recorded: int  # champion according to the audit
+    champion: int  # champion according to the alias
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Audit:
         return False
 
     def _warn_of_outside(self, found: Position) -> None:
-        """A person who set an earlier version with MLflow had a reason, but a repeated request looks the same."""
+        """Warn about an earlier version: a person may have set it on purpose, or a request may have been repeated."""
         earlier = [move.number for move in self.moves() if move.to_version == found.champion and move.kind != "outside"]
         if earlier and found.champion:
             self._warn(
@@ -205,7 +205,7 @@ class Audit:
         self._repair()
 
     def _repair(self) -> None:
-        """Put the alias back as long as it is what this process wrote and not what the audit says."""
+        """Put the alias back as long as it holds this process's write and disagrees with the audit."""
         for _ in range(ATTEMPTS):
             if not self.alias.wrote(self.alias.read()):
                 return self.alias.forget_writes()
@@ -232,7 +232,7 @@ class Audit:
         return closed
 
     def _carry_out(self, move: Move) -> Move:
-        """Write the alias, unless it was moved by other means meanwhile, and close the record."""
+        """Write the alias, unless it has been moved by other means since, and close the record."""
         target = move.to_version
         for _ in range(ATTEMPTS):
             champion = self.alias.read()

@@ -16,7 +16,7 @@ def pid() -> str:
 
 
 def system() -> str:
-    """Return an id that two processes share if they see each other: one boot of one kernel, and one container in it.
+    """Return an id that two processes share if they see each other: same boot of the same kernel, same container.
 
     Host names would not do: two containers may share one.
     """

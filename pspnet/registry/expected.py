@@ -1,4 +1,4 @@
-"""What a bundle predicts, kept in its version: loaded anywhere and at any time, the version must predict the same."""
+"""A version keeps what its bundle predicted: wherever and whenever it is loaded, it must predict the same."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def examples(bundle: str, prepared: str, settings: Mapping[str, Any]) -> Example
 def examples_later(
     call: Call | None, bundle: Path, prepared: Path, settings: Mapping[str, Any]
 ) -> Callable[[], Examples]:
-    """Return a function for the examples. With `call`, another process makes them now, otherwise this one later."""
+    """Return a function that returns the examples, made by another process now if `call` is given, or by us later."""
     arguments: dict[str, Any] = {"bundle": str(bundle), "prepared": str(prepared), "settings": settings}
     if call is None:
         return partial(examples, **arguments)

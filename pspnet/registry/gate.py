@@ -188,7 +188,7 @@ def _same_classes(candidate: EvaluationReport, champion: EvaluationReport) -> Re
     new = [name for name in candidate.classes if name not in champion.classes]
     gone = [name for name in champion.classes if name not in candidate.classes]
     changes = [f"{word} {', '.join(names)}" for word, names in (("new", new), ("gone", gone)) if names]
-    found = "; ".join(changes) or "the same names in another order"
+    found = "; ".join(changes) or "the same names in a different order"
     text = f"the classes are not the champion's ({found}): gain, its interval and loss by class were not computed"
     return Reason("same classes", False, text)
 

@@ -40,7 +40,7 @@ def _report_of(results: Results, key: str, predict: PredictParams) -> Evaluation
         raise UserError(Problem(str(results.report), found, "the report on this bundle", "`dvc repro` evaluates it."))
     served = str(PredictionProtocol(**predict.model_dump()))
     if report.protocol != served:
-        found = f"was measured with other settings than params.yaml has: {report.protocol}"
+        found = f"was measured with different settings than params.yaml has: {report.protocol}"
         raise UserError(Problem(str(results.report), found, served, "`dvc repro` evaluates it again."))
     return report
 

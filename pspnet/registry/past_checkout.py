@@ -1,4 +1,4 @@
-"""A worktree with the checkout as it was when a version was registered, and DVC in it."""
+"""A worktree with the checkout as it was when a version was registered. DVC can run in it."""
 
 import shutil
 import signal

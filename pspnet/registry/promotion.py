@@ -1,4 +1,4 @@
-"""`pspnet promote`, `rollback` and `models seal`: the champion moves, or a person reads why not."""
+"""`pspnet promote`, `rollback` and `models seal`: the champion moves, or a message says why not."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""`pspnet reproduce`: a version made again in a worktree from what it keeps, and compared with the original."""
+"""`pspnet reproduce`: makes a version again in a worktree, from the files it keeps, and compares the two."""
 
 import json
 import shlex

@@ -189,7 +189,8 @@ class Versions:
 
     def _check_content(self, version: Version, content: str) -> None:
         if content != version.content:
-            problem = f"has other files than when it was registered (digest {content[:SHORT]}, from {version.source})"
+            digest = f"digest {content[:SHORT]}, from {version.source}"
+            problem = f"has different files than when it was registered ({digest})"
             raise UserError(Problem(self._name(version), problem, f"the digest {version.content[:SHORT]}", CHANGED))
 
     def _name(self, version: Version) -> str:

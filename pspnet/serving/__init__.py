@@ -1,4 +1,4 @@
-"""A version that answers requests with the code it was saved with, and the client that asks it.
+"""A version that answers requests with the code it was saved with, and the client that queries it.
 
 `server.py`, `service.py`, `worker.py` and `model.py` run inside a version; `client.py` and `process.py` start them. May
 import `training` and everything below it. Start at `service.py`, where a request becomes rows. Careful: today's

@@ -154,7 +154,7 @@ def _worker() -> Iterator[Worker]:
 def _free() -> Worker:
     """Return the warm process, once its child has answered."""
     worker, result = _warm.pop()
-    with suppress(UserError):  # the error of a call whose result nobody asked for
+    with suppress(UserError):  # the error of a call whose result was never requested
         result()
     return worker
 

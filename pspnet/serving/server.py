@@ -3,8 +3,8 @@
 python -P server.py --model FOLDER --port 5001
 
 Memory stays bounded whatever arrives: the bytes of all bodies are counted as they come in, few requests are worked on
-at once, and the others are asked to come back. Where something is scarce, the client that has the most of it gives way.
-A refused or failed request gets a short JSON response.
+at once, and the others are asked to try again later. Where something is scarce, the client that has the most of it
+gives way. A refused or failed request gets a short JSON response.
 
 This is one long file on purpose: it runs in the process that loads the version, where the only pspnet must be the
 version's, so it cannot import helper modules.
@@ -125,7 +125,7 @@ class Memory:
 
 
 class Turns:
-    """The clients take turns at being worked on; the requests of one client keep their order."""
+    """Clients take turns; the requests of one client keep their order."""
 
     def __init__(self, working: int, waiting: int) -> None:
         self._free = working
@@ -186,7 +186,7 @@ _given_up: ContextVar[threading.Event | None] = ContextVar("_given_up", default=
 
 
 def given_up() -> bool:
-    """Return whether nobody waits for this thread's work anymore."""
+    """Return whether nobody is waiting for this thread's work anymore."""
     event = _given_up.get()
     return event is not None and event.is_set()
 
@@ -293,7 +293,7 @@ class Bounded:
     async def _work(
         self, scope: Scope, receive: Receive, body: bytes, client: str
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Return the answer of MLflow's app. If the client leaves, its request loses its turn or is given up."""
+        """Return the answer of MLflow's app. If the client leaves, its request loses its turn or is abandoned."""
         question = [{"type": "http.request", "body": body, "more_body": False}]
         answer: list[Message] = []
         nobody_waits, begun = threading.Event(), asyncio.Event()

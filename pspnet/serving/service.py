@@ -33,11 +33,11 @@ DATA_URL = re.compile(rb"data:[^,]{0,100},")
 EXPECTED = "base64 of an image file"
 
 
-GivenUp = Callable[[], bool]  # returns whether nobody waits for the answer anymore
+GivenUp = Callable[[], bool]  # returns whether nobody is waiting for the answer anymore
 
 
 class Abandoned(Exception):
-    """The work on a request stopped early, since nobody waits for the answer."""
+    """Work on a request stopped early, because nobody is waiting for the answer."""
 
 
 class Service:

@@ -120,7 +120,7 @@ class Delivery:
         return begin is not None and begin["attempt"] == entry["attempt"]
 
     def _find_run(self, client: "MlflowClient") -> "Run":
-        """The run named by the receipt. If the server does not know it, a different run, given the whole journal."""
+        """The run named by the receipt. If the server does not know that run, a new one is given the whole journal."""
         header = self._header
         experiment_id = experiment(client, self._state, header["experiment"])
         server = server_identity(client, experiment_id)

@@ -1,4 +1,4 @@
-"""The pipeline run, parent of its stages' runs. The same params, data and code are the same pipeline."""
+"""The pipeline run, parent of its stages' runs. The same params, data and code mean the same pipeline."""
 
 import getpass
 import hashlib

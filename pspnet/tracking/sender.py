@@ -37,7 +37,7 @@ UNUSED = ("pandas", "scipy")  # optional for MLflow's client, and a quarter of i
 
 @dataclass(frozen=True)
 class Limits:
-    """All in seconds."""
+    """All values are in seconds."""
 
     poll: float = 0.5
     longest_pause: float = 2.0  # between attempts to reach a server that is down

@@ -330,7 +330,7 @@ def test_killed_while_joining_it_is_finished_by_the_next_call(project: Path, may
 
 
 @pytest.mark.e2e
-def test_a_batch_is_refused_while_the_tracked_data_are_missing(project: Path, may: Path) -> None:
+def test_a_batch_is_refused_while_the_tracked_data_is_missing(project: Path, may: Path) -> None:
     write(project / "data/raw.dvc", "outs:\n- md5: 4f45a724a8b178a4df0c785c80b3d1b6.dir\n  path: raw\n")
     done = pspnet("data", "add", may, cwd=project)
     assert done.stderr == (

@@ -37,7 +37,7 @@ def made(shared: Path) -> Path:
 
 
 def make(folder: Path) -> None:
-    """First commit: four images, three masks. Now: e added, d gone, b with another mask, c moved to train."""
+    """First commit: four images, three masks. Now: e added, d gone, b with a different mask, c moved to train."""
     repository, project = folder / "repository", folder / "repository/project"
     write(project / "dvc.yaml", DVC_YAML)
     shutil.copy(ROOT / "params.yaml", project)

@@ -78,10 +78,10 @@ OWN = {
 }
 
 
-# No choices of a recipe: how the data lie and what becomes of bad files depends on the data, and the rest is for
+# Not choices of a recipe: the layout of the data and the policy for bad files depend on the data, and the rest is for
 # experiments (`--set`) and machines.
 LEFT_OUT = ("dataset.", "prepare.problems.", "prepare.split_seed", "runtime.seed", "runtime.threads")
-# A number that a recipe sets to its neutral value is a switch: 0 where 0 is allowed, else 1.
+# A number that a recipe sets to its neutral value is a switch: 0 where 0 is allowed, otherwise 1.
 NEUTRAL = {"finetune.backbone_learning_rate_factor": 1, "predict.scales": [1.0]}
 
 # Each choice, and a recipe that uses it. Both optimizers share their choices.

@@ -261,7 +261,7 @@ def test_one_warp_equals_scaling_turning_mirroring_and_cropping_in_turn(
         other += int((here[1] != crops[1])[inside].sum())
         compared += int(inside.sum())
     assert compared > 60 * 48 * 64 / 2
-    assert other < compared / 50  # a mask scaled and then turned is rounded twice
+    assert other < compared / 50  # a mask scaled and then rotated is rounded twice
 
 
 def test_half_of_the_images_are_turned_by_up_to_the_given_angle() -> None:

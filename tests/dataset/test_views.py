@@ -88,7 +88,7 @@ def test_every_epoch_position_and_seed_has_its_own_view(
 
 
 def test_the_crop_and_the_question_are_random_independently(dataset: PreparedDataset, params: PretrainParams) -> None:
-    """Over many epochs, a picture gets every question: the crop does not decide the question."""
+    """Over many epochs, a picture gets every question, because the crop does not determine it."""
     samples = views(dataset, "rotation", params)
     asked = [[value for name, value in samples[epoch, 0].items() if name != "image"] for epoch in range(40)]
     turns = [int(value.item()) for (value,) in asked]

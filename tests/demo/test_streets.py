@@ -48,7 +48,7 @@ def test_the_same_arguments_draw_the_same_bytes_on_every_machine(tmp_path: Path)
     )  # if the drawing changed on purpose, also raise "format"
 
 
-def test_another_seed_draws_other_streets(tmp_path: Path) -> None:
+def test_a_different_seed_draws_different_streets(tmp_path: Path) -> None:
     synthesize(tmp_path / "one", 1, 0, 1, quiet)
     synthesize(tmp_path / "two", 1, 0, 2, quiet)
     assert np.abs(load(tmp_path / "one/images") - load(tmp_path / "two/images").astype(int)).mean() > 10

@@ -172,7 +172,7 @@ def test_a_killed_stage_is_retried_with_the_same_result(place: Path, undisturbed
 
 @pytest.mark.kills
 def test_killing_single_processes_does_not_change_the_result(place: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Kill the command, each server and any working process. A command that failed is repeated."""
+    """Kill the command, each server and any working process. If the command fails, it is repeated."""
     rng = random.Random(kill_seed())
     mlflow = Server(tmp_path / "mlflow")
     mlflow.start()

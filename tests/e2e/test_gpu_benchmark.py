@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` at its toy size: every part runs, and a part that fails does not lose the others."""
+"""`benchmarks/gpu.py` at its toy size: every part runs, and a failing part does not affect the others."""
 
 import json
 import os

@@ -141,7 +141,7 @@ def forget(folder: Path, step: str) -> None:
 
 
 def share(number: int) -> float:
-    """The share of the step's duration within which this kill of the plan falls."""
+    """The share of the step's duration within which this planned kill happens."""
     step = PLAN[number].step
     earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
     if step in TRAININGS:  # training resumes where it was killed

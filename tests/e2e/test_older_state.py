@@ -1,4 +1,4 @@
-"""Today's code on what commit 47d5f51 left: a bundle, a prepared set, two versions, the audit and MLflow's database.
+"""Today's code on the state that commit 47d5f51 left: bundle, prepared set, two versions, audit, MLflow's database.
 
 `older-47d5f51.tar.xz` was made there, in /before, from twelve synthetic images: `pspnet retrain` with a tiny network,
 then again with a different learning rate. Version 1 became champion, then version 2.
@@ -33,7 +33,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(before: Path, finished: Path) -> Path:
-    """A checkout of today's code with the older registry, and a bundle that is no version yet."""
+    """A checkout of today's code with the older registry, and a bundle that is not a version yet."""
     shutil.rmtree(finished / ".pspnet/mlartifacts", ignore_errors=True)
     (finished / ".pspnet/mlflow.db").unlink(missing_ok=True)
     shutil.copytree(before / ".pspnet", finished / ".pspnet", dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""What MLflow has of a pipeline run by `pspnet retrain`, with a database in a file."""
+"""What MLflow holds after `pspnet retrain` has run the pipeline, with a database in a file."""
 
 import json
 import shlex
@@ -138,7 +138,7 @@ def test_records_of_another_pipeline_are_sent_once_the_server_is_back(
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
+def test_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
     client = client_of(retrained)
     epochs = 100  # long enough to be still running when its first epochs have reached MLflow
     write_params(retrained, finetune__epochs=epochs)

@@ -178,7 +178,7 @@ def test_page_needs_nothing_but_itself(report: EvaluationReport, tmp_path: Path)
     page = write(report, tmp_path)
     assert not re.search(r"https?://|@import|<link|<script|<iframe", page)
     references = re.findall(r"""(?:href|src)=["']?([^"'\s>]{5})|url\(([^)]{5})""", page)
-    assert len(references) > 4  # or the test no longer sees the pictures
+    assert len(references) > 4  # otherwise the test would not see the pictures
     assert all((one or other).startswith(("data:", "#")) for one, other in references)
 
 

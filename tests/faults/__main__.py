@@ -56,7 +56,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mutants", action="store_true", help="random changes, each against its package's tests")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=2)
-    parser.add_argument("--tree", type=Path, default=Path(__file__).parents[2], help="the checkout to change copies of")
+    parser.add_argument("--tree", type=Path, default=Path(__file__).parents[2], help="the checkout to copy and change")
     parser.add_argument("--results", type=Path, help="CSV file in which to replace the rows of this suite")
     parser.add_argument("--suite", default="now", help="what these rows are called in the CSV file")
     parser.add_argument("--table", type=Path, metavar="RESULTS", help="print such a file as Markdown, and run nothing")
@@ -110,7 +110,7 @@ def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[
 def _tried(
     trials: Trials, wanted: Sequence[Trial], kind: str, what: Mapping[str, str], arguments: argparse.Namespace
 ) -> dict[str, dict[str, str]]:
-    """Run the trials. Returns rows by name, each saved as its trial ends. A change without tests is missed."""
+    """Run the trials. Returns rows by name, each saved as its trial ends. A change without tests counts as missed."""
     rows: dict[str, dict[str, str]] = {}
     results = chain(
         ((trial, Result(passed=True)) for trial in wanted if not trial.tests),

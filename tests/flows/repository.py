@@ -7,7 +7,7 @@ from pathlib import Path
 from dvc.repo import Repo
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-tqdm.monitor_interval = 0  # no thread that later tests would fork
+tqdm.monitor_interval = 0  # otherwise tqdm starts a thread, which makes later forks unsafe
 
 
 @contextmanager

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 TEST = "PSPNET_TEST"
 FOREVER = 60
-LIMIT = 3600.0  # only the clock below passes it
+LIMIT = 3600.0  # reached only by the clock below
 READY = "ready"
 
 
@@ -36,7 +36,7 @@ def _nothing_left(tmp_path: Path) -> Iterator[None]:
 
 
 class Clock:
-    """The clock of `flows.command`. It runs like the real one until a test makes it pass the limit."""
+    """The clock of `flows.command`. It runs like the real one until a test advances it past the limit."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ahead = 0.0
@@ -161,7 +161,7 @@ def test_a_command_that_ended_in_time_has_not_timed_out(bash: Bash, clock: Clock
     others = psutil.Process().children()
 
     def has_ended() -> bool:
-        """Whether every child is a zombie. A process that is about to end cannot be found by its folder any more."""
+        """Whether every child is a zombie. A process that is about to end can no longer be found by its folder."""
         own = [one for one in psutil.Process().children() if one not in others]
         return all(one.status() == psutil.STATUS_ZOMBIE for one in own)
 

@@ -48,7 +48,7 @@ def test_an_address_does_not_become_a_link(name: str) -> None:
 
 
 def tags(text: str) -> set[str]:
-    """The HTML tags that a name has brought onto the page."""
+    """The HTML tags that a name has added to the page."""
     html = PAGE.render(text)
     return {tag for tag in ("<img", "<a ", "<script", "<code", "<del", "<em") if tag in html}
 

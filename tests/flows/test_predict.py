@@ -60,7 +60,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def worktree(place: Path) -> Path:
-    """The worktree that a worker would lay out for the run."""
+    """The worktree that a worker would create for the run."""
     return place / ".pspnet/runs/the-run"
 
 

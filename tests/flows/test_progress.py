@@ -93,7 +93,7 @@ def test_the_server_is_not_called_for_every_line(api: Api, monkeypatch: pytest.M
     assert len(api.shown) == 1
 
 
-def test_a_server_that_is_away_does_not_fail_the_stage(api: Api) -> None:
+def test_a_server_that_is_down_does_not_fail_the_stage(api: Api) -> None:
     shown = Progress("fine-tune-b")
     api.away = True
     shown.read("fine-tune-b: 1/4, a")

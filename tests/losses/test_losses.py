@@ -200,7 +200,7 @@ def test_cross_entropy_equals_torchs_with_weights_and_ignored_value() -> None:
     torch.testing.assert_close(weighted("cross_entropy")(logits, masks), expected)
 
 
-# Two pixels of road and one of car, to which shares of 0.5, 0.25 and 0.125 are given. One is ignored.
+# Two pixels of road and one of car, predicted with probabilities 0.5, 0.25 and 0.125. One pixel is ignored.
 SHARES = torch.tensor(
     [[0.25, 0.50, 0.125, 0.125], [0.5, 0.25, 0.125, 0.125], [0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25]]
 )

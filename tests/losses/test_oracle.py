@@ -55,8 +55,8 @@ def test_focal_loss_of_two_classes_equals_their_binary_loss(gamma: float) -> Non
     torch.testing.assert_close(build("focal", focal_gamma=gamma)(logits, masks), expected, rtol=1e-6, atol=0)
 
 
-def test_their_multiclass_focal_loss_is_another_function() -> None:
-    """Theirs compares each class with the rest by sigmoids, ours is a softmax: for 4 classes the gradients differ."""
+def test_their_multiclass_focal_loss_is_a_different_function() -> None:
+    """Theirs compares each class with the rest by sigmoids; ours is a softmax: for 4 classes the gradients differ."""
     logits, masks = batch((23, 31))
     theirs = smp.FocalLoss("multiclass", gamma=2.0, ignore_index=IGNORE)(logits, masks.long())
     assert len(CLASSES) > 2

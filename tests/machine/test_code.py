@@ -66,7 +66,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RUN_AGAIN)
-def test_an_edit_runs_again_what_it_can_change(package: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_reruns_what_it_can_change(package: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code, "PACKAGE", package)
     before = {stage: code_digest(parts) for stage, parts in CODE.items()}
     text = (package / name).read_text(encoding="utf-8")

@@ -106,7 +106,7 @@ def test_a_stage_writes_why_it_ended(
         body(tick)
 
     done = run(checks_first, tmp_path)
-    assert done.stdout == "False\n"  # else a killed run would seem to have ended like the run before
+    assert done.stdout == "False\n"  # otherwise a killed run would seem to have ended like the run before
     assert done.returncode == status
     assert json.loads((tmp_path / EXIT_FILE).read_text()) == {"class": kind, "exit": status, "message": message}
     assert ("Traceback" in done.stderr) == (kind in ("bug", "memory"))

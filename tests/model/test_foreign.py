@@ -24,7 +24,7 @@ from pspnet.model.backbone.resnet import Depth
 from tests.model.foreign import Trap, random_tensors
 from tests.oracles.pspnet import HSZHAO, MMSEG, Mode, Names, Oracle, Pair
 
-NARROW = 8  # a network with so many times fewer channels has the same names and functions
+NARROW = 8  # a network with this many times fewer channels has the same names and functions
 Change = Callable[[dict[str, Tensor]], Any]
 
 
@@ -98,7 +98,7 @@ def test_an_imported_network_is_complete_and_computes_what_its_project_computes(
     with torch.no_grad():
         expected, _ = Oracle(tensors, names, mode)(images)
         assert close(network(images), expected)
-        # The same weights in another mode compute another function.
+        # The same weights compute a different function in a different mode.
         assert not close(other_mode(images), expected)
         other_dilation = Mode(50, contract=not mode.contract, align_corners=mode.align_corners)
         assert not close(network(images), Oracle(tensors, names, other_dilation)(images)[0])
@@ -145,7 +145,7 @@ def put(name: str, *size: int) -> Change:
         ("hszhao_pspnet50_voc", "hszhao", drop("module.aux.1.bias"), "1 missing: auxiliary_head.1.bias"),
         ("timm_resnet50", "timm", put("layer1.0.se.fc1.weight", 4, 256, 1, 1), "1 unknown: layer1.0.se.fc1.weight"),
         ("torchvision_resnet50", "torchvision", put("layer2.0.conv2.weight", 128, 4, 3, 3),
-         "1 of another shape: backbone.layer2.0.conv2.weight is (128, 4, 3, 3) and should be (128, 128, 3, 3)"),
+         "1 of a different shape: backbone.layer2.0.conv2.weight is (128, 4, 3, 3) and should be (128, 128, 3, 3)"),
     ],
 )  # fmt: skip
 def test_missing_tensors_are_named(name: str, project: str, change: Change, fault: str) -> None:
@@ -159,7 +159,7 @@ def test_missing_tensors_are_named(name: str, project: str, change: Change, faul
 @pytest.mark.parametrize(
     ("name", "project", "change", "message"),
     [
-        ("timm_resnet50d", "timm", dict, "computes another function: it averages before it downsamples"),
+        ("timm_resnet50d", "timm", dict, "computes a different function: it averages before it downsamples"),
         ("torchvision_resnet50", "moco", dict,
          r"has no names of moco \(conv1.weight, .*\); expected a name such as encoder_q.*These names fit --from"),
         ("hszhao_pspnet50_voc", "mmseg", dict, "These names fit --from hszhao"),
@@ -201,7 +201,7 @@ def test_another_number_of_classes_drops_the_last_convolution_only() -> None:
 
 
 def test_mmsegmentations_small_networks_are_refused_but_their_backbones_are_not() -> None:
-    """Their blocks dilate one of two convolutions."""
+    """mmsegmentation's blocks dilate one of two convolutions."""
     weights = imported(random_tensors("mmseg_pspnet_r50-d8_cityscapes", narrow=NARROW), "mmseg")
     small = ForeignWeights("mmseg", weights.format, 18, 1 / NARROW, "seven", 19, {}, weights.coverage)
     with pytest.raises(UserError, match="is a ResNet-18 of mmseg, which dilates only the first convolution of a block"):
@@ -263,7 +263,7 @@ def small() -> dict[str, Tensor]:
     ],
     ids=["plain", "with its optimizer", "teacher before student", "with meta"],
 )
-def test_tensors_are_found_where_trainings_put_them(content: Any, tmp_path: Path) -> None:
+def test_tensors_are_found_where_training_puts_them(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file.pth")
     found = read_checkpoint(tmp_path / "file.pth").tensors
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": [1, 1], "b": [0, 0, 0]}

@@ -46,7 +46,7 @@ def test_weights_load_completely_or_not_at_all(tmp_path: Path) -> None:
     save_weights(ResNet(18, 0.125, 8), tmp_path / "small")
     save_weights(ResNet(34, 0.125, 8), tmp_path / "deep")
     target = ResNet(18, 0.25, 8)
-    with pytest.raises(UserError, match=r"of another shape \(bn1.bias is \(8,\) and should be \(16,\)"):
+    with pytest.raises(UserError, match=r"of a different shape \(bn1.bias is \(8,\) and should be \(16,\)"):
         load_weights(target, tmp_path / "small")
     with pytest.raises(UserError, match="not known"):
         load_weights(ResNet(18, 0.125, 8), tmp_path / "deep")

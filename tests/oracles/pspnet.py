@@ -1,4 +1,4 @@
-"""PSPNet a second time, as plain as can be, from section 1 of the reference alone: nothing of ours is imported.
+"""A second PSPNet, as plain as possible, written from section 1 of the reference alone. It imports none of our code.
 
 A function of named tensors. `Names` says which project named them, so the same few lines serve as the authors'
 network, mmsegmentation's and ours.
@@ -59,13 +59,13 @@ MMSEG = Names(
 @dataclass(frozen=True)
 class Mode:
     depth: int
-    contract: bool  # the first block of a dilated stage takes the dilation of the stage before
+    contract: bool  # the first block of a dilated stage keeps the previous stage's dilation
     align_corners: bool
     output_stride: int = 8
 
 
 class Oracle:
-    """Without dropout. In training BatchNorm takes the batch's statistics and moves the named ones."""
+    """Without dropout. In training, BatchNorm uses the batch's statistics and updates the named ones."""
 
     def __init__(self, tensors: Mapping[str, Tensor], names: Names, mode: Mode, training: bool = False) -> None:
         self.tensors, self.names, self.mode, self.training = tensors, names, mode, training

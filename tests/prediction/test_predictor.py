@@ -113,7 +113,7 @@ def test_neighbors_are_blended_by_their_shares() -> None:
 
 
 def test_no_seam_shows_where_a_window_begins_or_ends() -> None:
-    """The neighbor's share starts near zero. With plain averages half of it would start at once."""
+    """The neighbor's share starts near zero. With plain averaging, half of it would appear at once."""
     one = member()
     images = noise(64, 112)
     tiled = probabilities(predictor(one, window_px=64, window_overlap_px=16), images)

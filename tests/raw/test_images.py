@@ -450,7 +450,7 @@ def test_photos_of_all_orientations_show_the_same_picture() -> None:
     folder = shared_data("awkward") / "pillow"
     turned = [decoded((folder / f"hopper_orientation_{orientation}.jpg").read_bytes()) for orientation in range(2, 9)]
     for picture in turned:  # all compressed from one photo
-        assert np.abs(picture.astype(int) - turned[0]).mean() < 5  # a wrong turn gives 62
+        assert np.abs(picture.astype(int) - turned[0]).mean() < 5  # a wrong rotation gives 62
 
 
 def gray_png(values: list[int], bits: int) -> bytes:

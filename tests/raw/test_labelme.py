@@ -226,7 +226,7 @@ def test_a_photo_turned_by_exif_may_be_annotated_upright_or_as_stored(tmp_path: 
     assert upright[0] == "1..." and len(upright) == 6
     write_photo(tmp_path, shape("rectangle", [[0, 0], [1, 1]]))
     write(tmp_path / "a.jpg", encoded(pixels, "JPEG", orientation=6))
-    assert drawn(tmp_path)[0] == "...1"  # a quarter turn to the right
+    assert drawn(tmp_path)[0] == "...1"  # a quarter turn clockwise
     write_photo(tmp_path, shape("rectangle", [[0, 0], [1, 1]]), imageHeight=None, imageWidth=None)
     write(tmp_path / "a.jpg", encoded(pixels, "JPEG", orientation=6))
     assert drawn(tmp_path) == upright

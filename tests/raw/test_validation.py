@@ -120,7 +120,7 @@ def test_a_mask_of_another_size_may_be_scaled_by_nearest_neighbor(tmp_path: Path
     assert mask_of(result).tolist() == [[0, 0, 1, 1]] * 2 + [[IGNORE, IGNORE, 0, 0]] * 2
 
 
-def test_a_mask_of_another_shape_cannot_be_mended(tmp_path: Path) -> None:
+def test_a_mask_of_a_different_shape_cannot_be_fixed(tmp_path: Path) -> None:
     result = checked(tmp_path, encoded(noise(4, 4)), encoded(MASK), mask_size="fix")
     assert outcomes(result) == [("mask_size", "quarantined")]
 

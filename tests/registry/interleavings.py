@@ -231,7 +231,7 @@ class Case:
     versions: tuple[int | None, ...]  # the version each process promotes; None: it settles
     bounds: Bounds
     person: int = 5  # the version that a person sets
-    most: int | None = None  # schedules, spread by chance, where all would take days
+    most: int | None = None  # schedules, chosen at random, where running all would take days
 
 
 CASES = (
@@ -399,9 +399,9 @@ def _set_retries(value: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--audit", type=Path, help="another audit.py, such as an older one")
+    parser.add_argument("--audit", type=Path, help="a different audit.py, such as an older one")
     parser.add_argument("--case", default="", help="only cases whose name contains this")
-    parser.add_argument("--limit", type=int, help="run only so many schedules of each case, chosen at random")
+    parser.add_argument("--limit", type=int, help="run only this many schedules of each case, chosen at random")
     options = parser.parse_args()
     module = _load(options.audit) if options.audit else shipped
     schedules, wrong = 0, False

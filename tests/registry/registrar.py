@@ -1,7 +1,7 @@
 """`python -m tests.registry.registrar STATE FOLDER`: eight versions, each better than the one before.
 
 The networks are untrained; each report measures predictions that are wrong less often than the last. A ninth version
-has another class.
+has a different class.
 """
 
 import sys

@@ -176,7 +176,7 @@ def falls_asleep(mover: Mover) -> bool:
 @pytest.mark.timeout(900)
 @killed_in_both
 def test_a_process_that_wakes_up_late_undoes_no_later_move(registry: AuditedRegistry) -> None:
-    """A process is suspended at any step, taken for dead, and wakes up when another version is champion."""
+    """A process is suspended at any step, presumed dead, and wakes up when a different version is champion."""
     moment = 0
     while True:
         if moment % MOMENTS == 0:
@@ -250,7 +250,7 @@ def test_an_unfinished_record_of_an_outside_move_writes_nothing(registry: Audite
 
 
 def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedRegistry) -> None:
-    """It may be in another container, so a free pid here proves nothing."""
+    """It may be in another container, so an unused pid here proves nothing."""
     elsewhere = replace(wanted(registry, "promotion", 0, 3), system="another kernel pid:[1]")
     killed_after_its_claim(registry, elsewhere)
     registry.audit.settle()

@@ -150,7 +150,7 @@ def text(decision: Decision, rule: str) -> str:
         ),
         pytest.param(
             GOOD, report(found(99), bundle="b", classes=SHUFFLED), {}, "held", ["same classes"],
-            "the same names in another order", id="other order of classes",
+            "the same names in a different order", id="other order of classes",
         ),
         pytest.param(GOOD, OLD, {"forced": True}, "passed", [], "though nothing held it", id="forced without need"),
     ],

@@ -88,7 +88,7 @@ def team(database: str, registered: Path, warm_python: str, tmp_path: Path, monk
 @pytest.mark.kills
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 def test_eight_hosts_promote_eight_versions_at_once(team: Team) -> None:
-    """Each is compared with the champion at its turn; one that is no better by then stops."""
+    """Each version is compared with the current champion; one that is no better by then is rejected."""
     hosts = {number: team.start(f"host{number}", "promote", str(number)) for number in range(1, 9)}
     outputs = {number: "".join(host.communicate(timeout=300)) for number, host in hosts.items()}
     champions = team.champions()
@@ -119,7 +119,7 @@ def test_a_version_with_other_classes_is_held_until_a_person_forces_it(team: Tea
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_version_that_predicts_otherwise_than_its_bundle_is_refused(team: Team) -> None:
-    """Its process would answer with other masks: because of packages, hardware or a bug of ours."""
+    """Its process would answer with different masks, because of packages, hardware or a bug of ours."""
     bundles = {item["version"]: item["bundle"][:16] for item in json.loads(team.call("models", "--json"))}
     store = Path(team.database.removeprefix("sqlite:///")).parent
     version, other = (next(store.rglob(f"versions/{bundles[number]}-*")) for number in (2, 3))

@@ -1,4 +1,4 @@
-"""Ask a version in its own process, from the process of a newer checkout."""
+"""A version in its own process is queried from the process of a newer checkout."""
 
 import json
 import os

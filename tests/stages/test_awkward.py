@@ -1,4 +1,5 @@
-"""Files that break decoders, rotated photos and bombs: each is prepared correctly, or named with the reason."""
+"""Files that break decoders, rotated photos and decompression bombs: each is prepared correctly, or named with the
+reason."""
 
 import csv
 import shutil

@@ -95,7 +95,7 @@ def read_table(out: Path) -> pd.DataFrame:
 
 
 def times(folder: Path) -> dict[Path, int]:
-    """Each file's modification time, without the lock, which each run opens for writing."""
+    """Each file's modification time, except the lock's, which each run opens for writing."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
@@ -145,7 +145,7 @@ def test_images_are_seen_upright_with_8_bits_and_without_alpha(
     assert np.array_equal(masks["transparent.png"], masks["a street.png"])
 
 
-def test_a_row_tells_size_confidence_and_share_of_each_class(
+def test_a_row_states_size_confidence_and_share_of_each_class(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     run(params, images, bundle, tmp_path / "out")
@@ -333,7 +333,7 @@ def test_an_image_that_was_only_touched_keeps_its_mask(
 
 
 def test_the_folder_follows_the_images(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
-    """After new, changed, removed and unreadable images it equals a new folder."""
+    """After images were added, changed, removed or damaged, the folder equals a new one."""
     out = tmp_path / "out"
     run(params, images, bundle, out)
     masks = {name: (out / f"masks/{name}.png").stat().st_mtime_ns for name in SOUND}
@@ -466,7 +466,7 @@ def test_predictions_of_two_bundles_are_not_mixed(
         with pytest.raises(UserError) as error:
             run(settings, images, model, out)
         assert str(error.value) == (
-            f"{out}: holds predictions of another model, with other params or in another format. "
+            f"{out}: holds predictions of a different model, with different params or in a different format. "
             "Give another folder with --out, or remove this one."
         )
     assert contents(out) == before
@@ -514,7 +514,7 @@ def test_a_large_image_is_predicted_in_windows(params: Params, bundle: Path, tmp
 
 
 def another(bundle: Path, folder: Path) -> Path:
-    """A network with other weights and other preprocessing."""
+    """A network with different weights and different preprocessing."""
     model = Bundle.load(bundle)
     torch.manual_seed(1)
     folder.mkdir()
@@ -535,7 +535,7 @@ def test_several_bundles_predict_the_likeliest_class_of_their_mean(
     [(_, first)], [(_, second)] = (predictor(Bundle.load(one)).bands(image[None]) for one in (bundle, other))
     assert np.array_equal(mask, (first + second)[0].argmax(dim=0).numpy())
     assert not np.array_equal(mask, predicted(bundle, image)) and not np.array_equal(mask, predicted(other, image))
-    with pytest.raises(UserError, match="holds predictions of another model"):
+    with pytest.raises(UserError, match="holds predictions of a different model"):
         run(params, tmp_path / "images", bundle, tmp_path / "out")
 
 

@@ -34,7 +34,7 @@ from tests.raw.rawdata import (
     write_pair,
 )
 
-SCENES = 24  # with seed 0 and the demo's shares, some of them in each split
+SCENES = 24  # with seed 0 and the demo's shares, each split gets some of them
 
 
 def quiet(done: int, total: int, note: str) -> None:
@@ -81,7 +81,7 @@ def test_every_image_and_mask_is_found_again(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_packed_into_an_archive_the_same_data_have_the_same_fingerprint(raw: Path, tmp_path: Path, kind: str) -> None:
+def test_packed_into_an_archive_the_same_data_has_the_same_fingerprint(raw: Path, tmp_path: Path, kind: str) -> None:
     loose = run(raw, tmp_path / "loose")
     shutil.make_archive(str(tmp_path / "packed/batch"), kind, raw)
     packed = run(tmp_path / "packed", tmp_path / "out")
@@ -249,7 +249,7 @@ def test_the_policy_error_stops_with_every_problem_of_that_kind(raw: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_the_copy_with_a_mask_is_kept_else_the_one_in_test(raw: Path, tmp_path: Path) -> None:
+def test_the_copy_with_a_mask_is_kept_otherwise_the_one_in_test(raw: Path, tmp_path: Path) -> None:
     index = run(raw, tmp_path / "before").index().set_index("id")
     groups = {split: index.index[index["split"] == split][0].split("/")[0] for split in ("train", "val", "test")}
     first = sorted(groups.values())[0]

@@ -268,14 +268,14 @@ class Team:
         def begun() -> list[psutil.Process]:
             return [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
 
-        training = min(self.until(begun, seconds, "no training has begun"), key=lambda one: one.create_time())
+        training = min(self.until(begun, seconds, "no training run has begun"), key=lambda one: one.create_time())
         wait_until(lambda: self.saved_at() > training.create_time(), seconds, "it saves nothing")
         training.suspend()
         assert training.is_running() and training.status() != psutil.STATUS_ZOMBIE, "it was over too soon"
         return training
 
     def saved_at(self) -> float:
-        """The time of the latest checkpoint of any training."""
+        """The time of the latest checkpoint of any training run."""
         latest = 0.0
         for path in (self.gpu / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"):
             with suppress(FileNotFoundError):  # old ones are removed
@@ -319,7 +319,7 @@ def works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def kill(*processes: psutil.Process) -> None:
-    """Kill the processes all at once, as far as possible, so that none can react to the end of another."""
+    """Kill all processes at once, as far as possible, so that none can react to the death of another."""
     for one in processes:
         one.send_signal(signal.SIGSTOP)
     for one in processes:

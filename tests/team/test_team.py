@@ -93,7 +93,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
     training = team.training()
     kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
     training.resume()
-    team.until(lambda: not team.processes(), SOON_SECONDS, "processes go on without those who have started them")
+    team.until(lambda: not team.processes(), SOON_SECONDS, "processes outlive those that started them")
     team.deploy()  # the server still knows which heartbeats it waits for
     for pool in POOLS:
         team.start_worker(pool)
@@ -104,7 +104,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
         for one in frozen:
             one.suspend()
         team.start_worker("gpu")
-        team.until(lambda: not command(training), 300, "who is frozen is not ended")
+        team.until(lambda: not command(training), 300, "a frozen process is not ended")
         with team.undisturbed():
             assert_ended_well(team, mlflow, flow_run, LONG)
         expected = made_by_dvc.result()
@@ -194,7 +194,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
     training.resume()
     ended = team.finished(cancelled, SOON_SECONDS)
     assert ended.state and ended.state.is_cancelled()
-    team.until(lambda: not team.processes(), SOON_SECONDS, "processes are left of a cancelled run")
+    team.until(lambda: not team.processes(), SOON_SECONDS, "a cancelled run leaves processes behind")
 
     flow_run = team.retrain(**changes)
     training = team.training()
@@ -203,7 +203,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.start_worker(pool)
     saved = team.saved_at()
     training.resume()
-    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it does not go on without workers")
+    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it did not go on without workers")
     kill(training)
     team.mlflow.stop()
     try:
@@ -214,7 +214,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.until(
             lambda: team.saved_at() > saved or not training.is_running(),
             SOON_SECONDS,
-            "it does not go on without MLflow",
+            "it did not go on without MLflow",
         )
     finally:
         team.mlflow.start()

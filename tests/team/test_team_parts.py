@@ -39,7 +39,7 @@ def at_work_on(team: Team, part: str) -> psutil.Process:
         found[:] = [parent for one in own for parent in one.parents() if is_engine(parent)]
         return bool(found)
 
-    team.until(begun, SOON_SECONDS, f"part {part} is not begun")
+    team.until(begun, SOON_SECONDS, f"part {part} has not begun")
     return found[0]
 
 
@@ -59,7 +59,7 @@ def test_parts_survive_the_kill_of_a_part_and_of_the_waiting_run(team: Team, pla
     kill(*(one for one in team.processes("cpu") if is_engine(one) and works_in(one, place)))
 
     alone = plain.made("prepare", prepare__parts=1)
-    team.until(lambda: prepared(team, flow_run), 400, lambda: f"it is not prepared:\n{team.log(flow_run)}")
+    team.until(lambda: prepared(team, flow_run), 400, lambda: f"it was not prepared:\n{team.log(flow_run)}")
     made = parts(team)
     assert {name: (one.state_name, one.run_count, one.work_pool_name) for name, one in made.items()} == {
         "1/3": ("Completed", 1, "cpu"),

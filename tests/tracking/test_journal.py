@@ -72,7 +72,7 @@ def test_invalid_lines_are_skipped(tmp_path: Path) -> None:
     assert [entry["kind"] for entry, _ in read(path, found[0][1])] == ["b"]
 
 
-def test_another_time_does_not_make_an_entry_new(tmp_path: Path) -> None:
+def test_a_different_time_does_not_make_an_entry_new(tmp_path: Path) -> None:
     journal = new_journal(tmp_path, "m")
     journal.add("figures", values={"refused": 0.0})
     recorded_at = read(tmp_path / JOURNAL)[-1][0]["time"]

@@ -99,7 +99,7 @@ def test_a_stage_that_fails_before_identify_has_no_run(client: MlflowClient, sta
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_server_that_is_away_for_a_while_misses_nothing(client: MlflowClient, server: Server, state: Path) -> None:
+def test_a_server_that_is_down_for_a_while_misses_nothing(client: MlflowClient, server: Server, state: Path) -> None:
     warnings: list[str] = []
     with stage(state, "away", warnings) as run:
         record_epochs(run, 1, 2)
@@ -117,7 +117,7 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(client: MlflowClient, 
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_server_that_is_away_at_the_end_gets_the_rest_later(
+def test_a_server_that_is_down_at_the_end_gets_the_rest_later(
     client: MlflowClient, server: Server, state: Path, tmp_path: Path
 ) -> None:
     warnings: list[str] = []

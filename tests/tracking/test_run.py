@@ -39,7 +39,7 @@ def test_the_same_work_continues_its_journal(tmp_path: Path) -> None:
         {"stage": "pretrain"},
     ],
 )
-def test_other_work_has_another_journal(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_different_work_has_a_different_journal(tmp_path: Path, other: dict[str, Any]) -> None:
     assert folder(open_run(tmp_path)) != folder(open_run(tmp_path, **other))
 
 
@@ -62,7 +62,7 @@ def test_a_folder_counts_by_names_sizes_and_times(tmp_path: Path) -> None:
     assert len(set(found)) == 4
 
 
-def test_the_records_of_a_training_pass_through_unchanged(tmp_path: Path) -> None:
+def test_the_records_of_a_training_run_pass_through_unchanged(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     assert list(run.epochs(RECORDS)) == RECORDS
     assert list(run.epochs(RECORDS)) == RECORDS  # after a resume they come again

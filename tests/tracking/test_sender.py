@@ -43,7 +43,7 @@ def test_a_sender_that_gets_no_answer_gives_up_earlier(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize(("away_since", "expected"), [(-100, 3), (0, 3), (30, 33)])
-def test_a_server_that_is_away_is_not_waited_for(watch: Watch, away_since: float, expected: int) -> None:
+def test_a_server_that_is_down_is_not_waited_for(watch: Watch, away_since: float, expected: int) -> None:
     watch.away_since = time.monotonic() + away_since
     seconds, status = first_verdict(watch, cpu_share=0.5)
     assert (round(seconds), status) == (expected, TOO_LATE)

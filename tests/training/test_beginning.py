@@ -51,7 +51,7 @@ def test_a_method_trains_them_further(params: Params, prepared: Path, weights: P
     assert PretrainedBackbone.open(tmp_path / "backbone").pretraining == "moco, rotation"
 
 
-def test_other_imported_weights_are_another_training(
+def test_different_imported_weights_start_a_different_training_run(
     params: Params, prepared: Path, weights: Path, tmp_path: Path
 ) -> None:
     """Training must not resume from a checkpoint of the old weights."""

@@ -24,7 +24,7 @@ from tests.training.trainings import Finished, changed, quiet, run_finetune, sto
 Finetuned = Callable[[Params], Finished]
 
 
-def test_a_training_stopped_anywhere_and_resumed_ends_the_same(
+def test_training_stopped_anywhere_and_resumed_ends_the_same(
     params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
     whole = finetuned(params)
@@ -186,7 +186,7 @@ def test_the_number_of_loader_processes_changes_nothing(
     assert run_finetune(params, prepared, backbone, tmp_path) == alone.digest
 
 
-def test_another_seed_gives_other_weights(params: Params, finetuned: Finetuned) -> None:
+def test_a_different_seed_gives_different_weights(params: Params, finetuned: Finetuned) -> None:
     assert finetuned(changed(params, runtime={"seed": 1})).digest != finetuned(params).digest
 
 
@@ -196,7 +196,7 @@ def test_the_best_epoch_on_val_is_kept(params: Params, prepared: Path, backbone:
     run_finetune(params, prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
     best = int(history["val_mean_iou"].idxmax())
-    assert best < len(history) - 1, "choose a learning rate under which the last epoch is not the best"
+    assert best < len(history) - 1, "choose a learning rate with which the last epoch is not the best"
     (state,) = (tmp_path / "checkpoints").glob("finetune-*/state.safetensors")
     tensors = load_file(state)
     kept = Bundle.load(tmp_path / "bundle").network.state_dict()
@@ -322,7 +322,7 @@ def test_freezing_turns_off_gradients_and_batch_statistics() -> None:
         ),
     ],
 )
-def test_a_training_that_cannot_work_is_refused_with_the_reason(
+def test_training_that_cannot_work_is_refused_with_the_reason(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -109,7 +109,7 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("devices", ["2", "3"])  # from three on the order of a sum shows: decision 0020
+@pytest.mark.parametrize("devices", ["2", "3"])  # from three on, the order of a sum matters: decision 0022
 def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
     write_params(project, epochs=6)  # long enough to be stopped
@@ -207,7 +207,7 @@ def saved_step(project: Path) -> int:
 
 @pytest.mark.kills
 def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -> None:
-    """Three kills are under torchrun and may hit it too; the others are forked, because loading torch takes seconds."""
+    """Three kills hit runs under torchrun, or torchrun itself; the other runs are forked to save loading torch."""
     alone = project / "alone"
     write_params(project, epochs=6)
     shutil.copytree(project, alone, symlinks=True)
@@ -223,7 +223,7 @@ def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -
 
 
 def hit_forked(project: Path, step: int, rng: random.Random) -> bool:
-    """Kill a device's process or its loader's soon after the step; returns whether it still ran."""
+    """Kill a device's process or its loader's soon after the step; returns whether it was still running."""
     environment = {**ENVIRONMENT, "PSPNET_CHECKPOINT_SECONDS": "0"}
     pair = started_together(2, command, COMMAND, project, environment)
     wait_until(lambda: saved_step(project) >= step or not all(process.is_alive() for process in pair))

@@ -63,7 +63,7 @@ def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> No
     assert rates[100] == pytest.approx(0)
     floored = [learning_rate_at(step, 100, of(learning_rate=2.0, learning_rate_floor=0.1)) for step in range(101)]
     assert floored[0] == 2
-    assert floored[50] == pytest.approx(0.2 + 1.8 * 0.5**0.9)  # eta_min 0.2 of other projects
+    assert floored[50] == pytest.approx(0.2 + 1.8 * 0.5**0.9)  # other projects' eta_min 0.2
     assert floored[100] == pytest.approx(0.2)
 
 
@@ -133,7 +133,7 @@ def test_the_average_moves_toward_the_weights_and_copies_their_counts() -> None:
         ([0.1] * 6, 0, True),
     ],
 )
-def test_a_training_ends_early_when_val_gets_no_better(ious: list[float], patience: int, over: bool) -> None:
+def test_training_ends_early_when_val_gets_no_better(ious: list[float], patience: int, over: bool) -> None:
     params = demo_params(finetune__epochs=6, finetune__patience_epochs=patience).finetune
     assert is_over([{"val_mean_iou": iou} for iou in ious], params) == over
 
@@ -159,7 +159,7 @@ def test_devices_share_the_images_of_each_step() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
-def test_a_checkpoint_restores_everything_bit_by_bit(optimizer: str, tmp_path: Path) -> None:
+def test_a_checkpoint_restores_everything_bit_for_bit(optimizer: str, tmp_path: Path) -> None:
     params = of(kind=optimizer, learning_rate=0.1, weight_decay=0.01, decay_norms_and_biases=False)
 
     def state() -> TrainingState:
@@ -215,7 +215,7 @@ def test_only_the_newest_checkpoints_of_a_stage_are_kept(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"finetune-2", "finetune-3", "finetune-4", "pretrain-other"}
 
 
-def test_other_params_data_or_code_have_another_checkpoint() -> None:
+def test_changed_params_data_or_code_have_a_different_checkpoint() -> None:
     params = demo_params()
     digests = {
         training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}),
@@ -227,7 +227,7 @@ def test_other_params_data_or_code_have_another_checkpoint() -> None:
     assert training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}) in digests
 
 
-def test_other_code_of_a_stage_has_another_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_of_a_stage_has_a_different_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished checkpoint must not count as the result of later code."""
     shutil.copytree(ROOT / "pspnet", tmp_path / "pspnet")
     monkeypatch.setattr("pspnet.machine.code.PACKAGE", tmp_path / "pspnet")
@@ -278,7 +278,7 @@ def hold(folder: Path, talk: Connection) -> None:
 
 
 @pytest.mark.e2e
-def test_the_checkpoint_of_a_killed_training_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkpoint_of_a_killed_training_run_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exclusive.__wrapped__, "__defaults__", (0.2,))  # type: ignore[attr-defined]
     ours, theirs = FORKED.Pipe()
     holder = FORKED.Process(target=hold, args=(tmp_path, theirs), daemon=True)
@@ -292,7 +292,7 @@ def test_the_checkpoint_of_a_killed_training_is_free(tmp_path: Path, monkeypatch
         pass
 
 
-def test_every_step_has_randomness_of_its_own() -> None:
+def test_every_step_has_its_own_randomness() -> None:
     def draw(*place: int) -> list[float]:
         runtime.seed_step(*place)
         return [float(x) for x in torch.rand(3)]

@@ -45,7 +45,7 @@ class Coverage:
     def faults(self) -> Iterator[str]:
         for kind, names in (
             ("missing", self.missing),
-            ("of another shape", self.misshapen),
+            ("of a different shape", self.misshapen),
             ("unknown", self.unknown),
         ):
             if names:
@@ -119,7 +119,7 @@ def import_weights(checkpoint: Checkpoint, project: str, where: str) -> ForeignW
         raise UserError(Problem(where, found, "one network"))
     own = _format(plain, project, where)
     if own.refused and any(re.fullmatch(own.refused.recognized_by, name) for name in plain):
-        raise UserError(Problem(where, f"computes another function: {own.refused.because}", "a plain ResNet"))
+        raise UserError(Problem(where, f"computes a different function: {own.refused.because}", "a plain ResNet"))
     tensors, unknown = _translate(plain, own)
     depth, width, stem = _shape(tensors, where)
     classes = tensors["head.4.weight"].shape[0] if own.whole else 0

@@ -43,7 +43,7 @@ def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> l
     groups = [
         ("missing", sorted(wanted.keys() - common)),
         ("not known", sorted(found.keys() - common)),
-        ("of another shape", shapes),
+        ("of a different shape", shapes),
     ]
     return [
         f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if names[3:] else ''})" for kind, names in groups if names

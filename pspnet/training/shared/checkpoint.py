@@ -45,7 +45,7 @@ class TrainingState:
 
 
 def training_digest(stage: str, sections: Mapping[str, BaseModel], dependencies: Mapping[str, str]) -> str:
-    """The digest of everything that decides the weights: params, data, backbone, libraries, and the stage's code."""
+    """The digest of everything that determines the weights: params, data, backbone, libraries, and the stage's code."""
     facts = {
         "params": {name: section.model_dump() for name, section in sections.items()},
         "dependencies": dict(dependencies),
@@ -107,7 +107,7 @@ class Checkpoint:
         self._took = self._saved - started
 
     def save_if_due(self, state: TrainingState) -> None:
-        """Save if the interval is over. A slow disk makes it longer: saving takes at most a twentieth of the time."""
+        """Save if the interval has passed. A slow disk lengthens it: saving takes at most a twentieth of the time."""
         if time.monotonic() - self._saved > max(self._seconds, 20 * self._took):
             self.save(state)
 

@@ -54,7 +54,7 @@ class Batches(Iterator[Batch]):
     def __init__(self, batches: Iterator[Batch], clock: Callable[[], float] = time.perf_counter) -> None:
         self._batches, self._clock = batches, clock
         self._last = clock()
-        self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT_STEPS)  # (seconds of waiting, seconds in all)
+        self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT_STEPS)  # (seconds of waiting, seconds in total)
 
     def __next__(self) -> Batch:
         asked = self._clock()

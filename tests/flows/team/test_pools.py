@@ -81,7 +81,7 @@ def test_without_a_limit_runs_wait_for_a_worker(monkeypatch: pytest.MonkeyPatch)
     assert wait(monkeypatch, Server([*[Scheduled()] * POLLS, Completed()])) == ["Completed"]
 
 
-def test_no_run_is_withdrawn_while_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_run_is_withdrawn_while_the_server_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server([Scheduled(), *[AWAY] * POLLS, Scheduled(), Completed()])
     assert wait(monkeypatch, server, idle_seconds=IDLE_SECONDS) == ["Completed"]
 
