@@ -44,13 +44,14 @@ from pspnet.demo.streets import synthesize  # noqa: E402
 from pspnet.model.backbone.digest import digest  # noqa: E402
 from pspnet.model.backbone.preprocessing import IMAGENET, Preprocessing  # noqa: E402
 from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
+from pspnet.model.device import configure  # noqa: E402
 from pspnet.prediction.image.predictor import Member, Predictor  # noqa: E402
 from pspnet.prediction.image.protocol import PredictionProtocol  # noqa: E402
 from pspnet.stages import evaluate, finetune, prepare  # noqa: E402
 from pspnet.tracking.run import StageRun  # noqa: E402
 from pspnet.training.shared.distributed import Peers  # noqa: E402
 from pspnet.training.shared.loading import load_batches  # noqa: E402
-from pspnet.training.shared.runtime import autocast, configure, loader_workers  # noqa: E402
+from pspnet.training.shared.runtime import autocast, loader_workers  # noqa: E402
 
 ALL_SECONDS = 480.0
 TOY_SECONDS = 600.0  # a test's machine may be slow and busy

@@ -34,9 +34,10 @@ from pspnet.config.optimizer import OptimizerParams  # noqa: E402
 from pspnet.config.runtime import RuntimeParams  # noqa: E402
 from pspnet.losses.segmentation import build_loss, supervised_loss  # noqa: E402
 from pspnet.model.backbone.preprocessing import IMAGENET  # noqa: E402
+from pspnet.model.device import configure  # noqa: E402
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet  # noqa: E402
 from pspnet.training.shared.optimizer import build_optimizer, gradient_norm  # noqa: E402
-from pspnet.training.shared.runtime import autocast, compiled, configure  # noqa: E402
+from pspnet.training.shared.runtime import autocast, compiled  # noqa: E402
 
 TURNS = 3
 IGNORE = 255

@@ -129,7 +129,7 @@ def _processes_state() -> Iterator[None]:
 
 @contextmanager
 def _torchs_state() -> Iterator[None]:
-    """Restore the seed and everything that `pspnet.training.shared.runtime.configure` sets."""
+    """Restore the seed and everything that `pspnet.model.device.configure` sets."""
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     benchmark, allow_tf32 = cudnn.benchmark, cudnn.allow_tf32
     deterministic = _determinism()

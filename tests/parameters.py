@@ -1,17 +1,28 @@
-"""Parameters for tests: the committed demo, with a few numbers changed."""
+"""Parameters for tests: the committed demo, with a few numbers changed; each method with its example settings."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pspnet.config.params import Params
+from pspnet.config.pretrain import MethodParams
 from pspnet.config.reading import read_yaml, validate
 
 ROOT = Path(__file__).parents[1]
+METHOD_PARAMS: dict[str, type[MethodParams]] = {
+    get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(MethodParams)
+}
 
 
 def demo_params(**changes: Any) -> Params:
     """`demo_params(finetune__epochs=1)` is the demo with finetune.epochs 1."""
     return validate(Params, changed(read_yaml(ROOT / "params.yaml"), changes), "params.yaml")
+
+
+def method_params(kind: str, **changes: Any) -> MethodParams:
+    """The method's settings, each as in the example beside it."""
+    fields = METHOD_PARAMS[kind].model_fields
+    examples = {name: field.examples[0] for name, field in fields.items() if field.examples}
+    return METHOD_PARAMS[kind].model_validate({"kind": kind, **examples, **changes})
 
 
 def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

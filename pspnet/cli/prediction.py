@@ -34,15 +34,14 @@ def predict(
     if not bundle:
         from pspnet.registry.predicting import predict_with_version
 
-        registry = registry_here()
-        predict_with_version(registry, registry.versions.get(model), images, out, layout)
+        predict_with_version(registry_here(), model, images, out, layout)
         return
     with terminal.stage("predict", EXITS / "predict.json") as tick:
         from pspnet.config.params import load_params
-        from pspnet.stages.predict import run
+        from pspnet.prediction.images import predict_folder
 
         own = load_params(params)
-        refused = run(
+        refused = predict_folder(
             own.prepare, own.predict, own.runtime, images=images, bundles=bundle, out=out, layout=layout, tick=tick
         )
     for problem in refused:

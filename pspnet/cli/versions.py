@@ -1,7 +1,6 @@
 """Panel "Model versions": register, promote, trace and serve versions."""
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +18,6 @@ from pspnet.cli.app import (
     REPORT,
     Json,
     app,
-    params_here,
     registry_here,
     state,
 )
@@ -46,32 +44,9 @@ def register(
 
     Example: pspnet register --promote
     """
-    from pspnet.model.backbone.digest import digest
-    from pspnet.registry.versions import has_folder
-    from pspnet.serving.client import warm_process
+    from pspnet.registry import register_command as command
 
-    will_ask = promote and bundle.is_dir() and not has_folder(state(), digest(bundle))
-    with warm_process() if will_ask else nullcontext() as call:
-        from pspnet.registry import promotion
-        from pspnet.registry import registration as command
-        from pspnet.registry.evidence import LocalData
-        from pspnet.registry.model_registry import open_registry
-
-        params = params_here()
-        results = command.Results(bundle, report, prepared, records)
-        examples = command.examples_of(results, params, call)
-        registry = open_registry(state(), params)
-        version, new = command.register(registry, results, examples)
-        done = promotion.promote(registry, version, LocalData(prepared, report)) if promote else None
-    terminal.out.stderr = as_json
-    command.show(registry, version, new)
-    if done:
-        from pspnet.registry import tables as models
-
-        promotion.show(registry, done)
-        models.overview(registry)
-    if as_json:
-        print(command.as_json(registry, results, version, new, done))  # noqa: T201
+    command.register(state(), PARAMS, bundle, report, prepared, records, promote=promote, as_json=as_json)
 
 
 @app.command(hidden=True)

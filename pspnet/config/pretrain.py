@@ -17,25 +17,59 @@ from pspnet.config.section import (
 )
 
 
-class JigsawParams(Section):
-    grid: Annotated[int, Field(ge=2, le=7)]
+class _Method(Section):
+    def check_views(self, crop_px: int) -> None:
+        """Raise a ValueError if views of this side do not suit the settings."""
+
+
+class NoMethodParams(_Method):
+    """Keep the weights that `backbone.weights` names."""
+
+    kind: Literal["none"]
+
+
+class RotationParams(_Method):
+    """Which way is up?"""
+
+    kind: Literal["rotation"]
+
+
+class JigsawParams(_Method):
+    """Where in the view does each of its shuffled patches belong?"""
+
+    kind: Literal["jigsaw"]
+    grid: Annotated[int, Field(ge=2, le=7, examples=[3])]
     """The view is cut into grid x grid patches."""
-    gap_px: Count
+    gap_px: Annotated[Count, Field(examples=[6])]
     """Border cut off each patch, so that edges cannot be matched."""
-    gray_probability: Share
+    gray_probability: Annotated[Share, Field(examples=[0.3])]
     """Share of the views in gray, so that color fringes cannot be matched."""
 
+    def check_views(self, crop_px: int) -> None:
+        if crop_px // self.grid <= 2 * self.gap_px:
+            raise ValueError("method.gap_px of less than half a patch (crop_px / method.grid)")
 
-class InpaintingParams(Section):
-    block_px: Annotated[int, Field(ge=2)]
+
+class InpaintingParams(_Method):
+    """What do the hidden blocks show?"""
+
+    kind: Literal["inpainting"]
+    block_px: Annotated[int, Field(ge=2, examples=[32])]
     """Side of the hidden square blocks."""
-    hidden_share: Annotated[float, Field(gt=0, lt=1)]
+    hidden_share: Annotated[float, Field(gt=0, lt=1, examples=[0.4])]
     """Share of the blocks that are hidden."""
+
+    def check_views(self, crop_px: int) -> None:
+        if self.block_px > crop_px // 2:
+            raise ValueError("method.block_px of at most half of crop_px")
+
+
+MethodParams = NoMethodParams | RotationParams | JigsawParams | InpaintingParams
 
 
 class PretrainParams(Section):
-    method: Literal["none", "rotation", "jigsaw", "inpainting"]
-    """The task that trains the backbone without masks. `none`: keep the weights that `backbone.weights` names."""
+    method: Annotated[MethodParams, Field(discriminator="kind")]
+    """The task that trains the backbone without masks, and its own settings."""
     epochs: AtLeastOne
     """Passes over the images."""
     batch_size: Annotated[int, Field(ge=2)]
@@ -58,19 +92,12 @@ class PretrainParams(Section):
     """Pixels per feature. More than in finetune is cheaper, and the weights still fit: dilation changes no shape."""
     optimizer: OptimizerParams
     """How gradients change the weights."""
-    jigsaw: JigsawParams
-    """Used by the jigsaw method."""
-    inpainting: InpaintingParams
-    """Used by the inpainting method."""
 
     @model_validator(mode="after")
     def _views_show_something(self) -> Self:
         if self.scale_min > self.scale_max:
             raise ValueError("scale_min of at most scale_max")
-        if self.crop_px // self.jigsaw.grid <= 2 * self.jigsaw.gap_px:
-            raise ValueError("jigsaw.gap_px of less than half a patch (crop_px / jigsaw.grid)")
-        if self.inpainting.block_px > self.crop_px // 2:
-            raise ValueError("inpainting.block_px of at most half of crop_px")
+        self.method.check_views(self.crop_px)
         return self
 
     @model_validator(mode="after")

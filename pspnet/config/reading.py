@@ -65,12 +65,17 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
 
 def _problems(model: type[BaseModel], error: ValidationError, source: str) -> Iterator[Problem]:
     details = [(detail, _place(model, detail["loc"])) for detail in error.errors(include_url=False)]
+    unknown = {
+        place.name: _unknown(model, place.path, detail["input"])
+        for detail, place in details
+        if detail["type"] == "extra_forbidden"
+    }
     # A misspelled key is also a missing one: report it once.
-    reported = {_closest(model, place.path) for detail, place in details if detail["type"] == "extra_forbidden"}
+    reported = {guess for guesses in unknown.values() for guess in guesses.values()}
     for detail, place in details:
         if detail["type"] == "extra_forbidden":
-            guess, name = _closest(model, place.path), ".".join(place.path)
-            yield Problem(source, f"unknown key '{name}'" + (f"; did you mean '{guess}'?" if guess else ""))
+            for name, guess in unknown[place.name].items():
+                yield Problem(source, f"unknown key '{name}'{_advice(model, name, guess, place.kind)}")
             continue
         # After a declared field, pydantic adds the entry, then its own words: ('dataset', 'classes', 'sky', 'int').
         key = ".".join(place.path[: place.declared + 1])
@@ -79,22 +84,47 @@ def _problems(model: type[BaseModel], error: ValidationError, source: str) -> It
         reported.add(key)
         if detail["type"] == "missing":
             yield Problem(source, f"'{key}' is missing", fix=place.meaning)
-        elif detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            yield from _no_kind(detail, key, source)
+        elif place.kinds:
+            yield _no_kind(detail, place, key, source)
         else:
             found = "does not fit together" if _is_whole_section(detail) else f"is {_name(detail['input'])}"
             keys = f": {', '.join(place.keys)}" if detail["type"] == "model_type" and place.keys else ""
             yield Problem(source, f"{key} {found}", _reason(detail["msg"]) + keys)
 
 
-def _no_kind(detail: ErrorDetails, key: str, source: str) -> Iterator[Problem]:
-    """The problem with a section whose discriminating key is missing or wrong."""
-    name = detail["ctx"]["discriminator"].strip("'")
+def _no_kind(detail: ErrorDetails, place: "_Place", key: str, source: str) -> Problem:
+    """The problem with a section of several kinds that does not say which kind it is."""
+    *others, last = (f"'{kind}'" for kind in place.kinds)
+    kinds = f"{', '.join(others)} or {last}"
     if detail["type"] == "union_tag_not_found":
-        yield Problem(source, f"'{key}.{name}' is missing")
-    else:
-        expected = re.sub(r", (?='[^']*'$)", " or ", detail["ctx"]["expected_tags"])
-        yield Problem(source, f"{key}.{name} is {_name(detail['ctx']['tag'])}", expected)
+        return Problem(source, f"'{key}.{place.discriminator}' is missing", kinds)
+    if detail["type"] == "union_tag_invalid":
+        return Problem(source, f"{key}.{place.discriminator} is {_name(detail['ctx']['tag'])}", kinds)
+    found = detail["input"]
+    own = [name for name in _fields(place.kinds.get(str(found))) if name != place.discriminator]
+    keys = ", ".join([f"{place.discriminator}: {found if str(found) in place.kinds else kinds}", *own])
+    return Problem(source, f"{key} is {_name(found)}", f"`key: value` lines: {keys}")
+
+
+def _unknown(model: type[BaseModel], path: list[str], value: Any) -> dict[str, str | None]:
+    """An unknown key -> the closest known one. A section is taken apart if only its keys resemble known ones."""
+    guess = _closest(model, path)
+    if guess is None and isinstance(value, dict):
+        parts = [_unknown(model, [*path, str(key)], inner) for key, inner in value.items()]
+        inside = {name: closest for part in parts for name, closest in part.items()}
+        if any(inside.values()):
+            return inside
+    return {".".join(path): guess}
+
+
+def _advice(model: type[BaseModel], name: str, guess: str | None, kind: str) -> str:
+    if guess is None:
+        return ""
+    kinds = [one for key, one in _keys(model) if key == guess]
+    other = "" if kind in kinds or not all(kinds) else " or ".join(kinds)
+    if name == guess:
+        return f"; it belongs to {other}"
+    return f"; did you mean '{guess}'" + (f", with {other}?" if other else "?")
 
 
 def _is_whole_section(detail: ErrorDetails) -> bool:
@@ -130,43 +160,59 @@ def _name(value: Any) -> str:
 class _Place(NamedTuple):
     path: list[str]  # keys as in the file
     declared: int  # how many leading keys are declared fields
-    meaning: str  # description of the last declared field
+    meaning: str  # description of the last declared field, and an example
     keys: list[str]  # of the section in the last declared field
+    discriminator: str  # the key that tells that section's kind, if it has several
+    kinds: dict[str, type[BaseModel]]  # the sections it may be, unless the file says which
+    kind: str  # the kind that the file says, as in `layout: voc`
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
 
 
 def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
     path: list[str] = []
-    declared, meaning = 0, ""
+    declared, meaning, discriminator, kind = 0, "", "", ""
     section: type[BaseModel] | None = model
     kinds: dict[str, type[BaseModel]] = {}
     for part in map(str, location):
         if kinds:  # pydantic inserts the section's kind
-            section, kinds = kinds[part], {}
+            section, kinds, kind = kinds[part], {}, f"{discriminator}: {part}"
             continue
         path.append(part)
         field = section.model_fields.get(part) if section and declared == len(path) - 1 else None
         if field:
-            declared, meaning = declared + 1, " ".join((field.description or "").split())
-            kinds = _kinds(field)
+            declared, meaning = declared + 1, _meaning(field)
+            discriminator, kinds = _kinds(field)
             section = _section(field.annotation)
-    return _Place(path, declared, meaning, list(section.model_fields) if section else [])
+    return _Place(path, declared, meaning, _fields(section), discriminator, kinds, kind)
+
+
+def _meaning(field: FieldInfo) -> str:
+    words = (field.description or "").split()
+    return " ".join(words + [f"For example: {example}" for example in field.examples or []])
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def _kinds(field: FieldInfo) -> dict[str, type[BaseModel]]:
-    """The sections that a discriminated field may hold, by the value of the discriminating key."""
+def _fields(section: type[BaseModel] | None) -> list[str]:
+    return list(section.model_fields) if section else []
+
+
+def _kinds(field: FieldInfo) -> tuple[str, dict[str, type[BaseModel]]]:
+    """The key that tells the kind of a section, and the sections that it may be, by kind."""
     if not isinstance(field.discriminator, str):
-        return {}
+        return "", {}
     sections = filter(None, map(_section, get_args(field.annotation)))
-    return {get_args(one.model_fields[field.discriminator].annotation)[0]: one for one in sections}
+    return field.discriminator, {get_args(one.model_fields[field.discriminator].annotation)[0]: one for one in sections}
 
 
 def _closest(model: type[BaseModel], path: list[str]) -> str | None:
     """The known key closest to an unknown one: the same name first, then the same section."""
-    known = list(_keys(model))
+    known = list(dict.fromkeys(key for key, _ in _keys(model)))
     same_name = [key for key in known if key.rpartition(".")[2] == path[-1]]
     deeper = [key for key in same_name if key.startswith(".".join([*path[:-1], ""]))]
     for candidates in (same_name, deeper):
@@ -180,8 +226,14 @@ def _closest(model: type[BaseModel], path: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(".".join(path), known, n=1, cutoff=0.75)), None)
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every known key, with a kind of section that has it if others lack it: (dataset.source.splits, layout: voc)."""
     for name, field in model.model_fields.items():
-        yield prefix + name
-        sections = [_section(field.annotation), *_kinds(field).values()]
-        yield from dict.fromkeys(key for one in sections if one for key in _keys(one, f"{prefix}{name}."))
+        yield prefix + name, ""
+        if section := _section(field.annotation):
+            yield from _keys(section, f"{prefix}{name}.")
+        discriminator, kinds = _kinds(field)
+        for own, one in kinds.items():
+            for key, _ in _keys(one):
+                everywhere = all(key.partition(".")[0] in _fields(other) for other in kinds.values())
+                yield f"{prefix}{name}.{key}", "" if everywhere else f"{discriminator}: {own}"

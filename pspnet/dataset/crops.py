@@ -1,30 +1,13 @@
 """Images with masks for training: augmented crops of one size."""
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from pspnet.dataset.store.shards import ShardReader
-from pspnet.dataset.transforms import Augmentation
+from pspnet.dataset.samples import Samples
 
 
-class TrainingCrops(Dataset[dict[str, Tensor]]):
-    """Sample (epoch, position) is the same in any process, in any order."""
-
-    def __init__(self, reader: ShardReader, index: pd.DataFrame, augmentation: Augmentation, seed: int) -> None:
-        self._reader = reader
-        self._places = index[["shard", "row"]].to_numpy(np.int32)
-        self._augmentation, self._seed = augmentation, seed
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def source(self, position: int) -> str:
-        """The image's path in the raw data."""
-        return self._reader.source(*self._places[position])
-
+class TrainingCrops(Samples):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, position = key
         shard, row = self._places[position]

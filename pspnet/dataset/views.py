@@ -8,17 +8,15 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from pspnet.dataset.samples import Samples
 from pspnet.dataset.store.shards import ShardReader
 from pspnet.dataset.transforms import Augmentation
 
 MakeViews = Callable[[Callable[[], NDArray[np.uint8]], Any, np.random.Generator], Mapping[str, NDArray[np.generic]]]
 
 
-class UnlabeledViews(Dataset[dict[str, Tensor]]):
-    """Sample (epoch, position) is the same in any process, in any order."""
-
+class UnlabeledViews(Samples):
     def __init__(
         self,
         reader: ShardReader,
@@ -28,16 +26,8 @@ class UnlabeledViews(Dataset[dict[str, Tensor]]):
         params: Any,
         seed: int,
     ) -> None:
-        self._reader = reader
-        self._places = index[["shard", "row"]].to_numpy(np.int32)
-        self._augmentation, self._views, self._params, self._seed = augmentation, views, params, seed
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def source(self, position: int) -> str:
-        """The image's path in the raw data."""
-        return self._reader.source(*self._places[position])
+        super().__init__(reader, index, augmentation, seed)
+        self._views, self._params = views, params
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         epoch, position = key

@@ -1,6 +1,7 @@
 """A bundle and a split of the prepared set -> the report, and pictures of the best and the worst images."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,6 +14,13 @@ from pspnet.evaluation.pictures import Picture
 from pspnet.evaluation.report import EvaluationReport
 from pspnet.model.bundle import Bundle
 from pspnet.prediction.image.predictor import Predictor
+
+
+def check_classes(model: Bundle, bundle: Path, dataset: PreparedDataset, prepared: Path) -> None:
+    if model.classes != dataset.classes:
+        found, expected = f"knows the classes {', '.join(model.classes)}", ", ".join(dataset.classes)
+        fix = "Run the finetune stage again."
+        raise UserError(Problem(str(bundle), found, f"those of {prepared}: {expected}", fix))
 
 
 def evaluate_bundle(

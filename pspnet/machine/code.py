@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1]
 CODE: dict[str, tuple[str, ...]] = {
     "prepare": ("config/dataset.py", "config/prepare.py", "dataset/store", "raw", "stages/prepare.py"),
     "pretrain": (
-        "config/pretrain.py", "dataset", "model/backbone", "selfsup", "stages/pretrain.py", "training/pretrain.py",
-        "training/shared",
+        "config/pretrain.py", "dataset", "model/backbone", "model/device.py", "selfsup", "stages/pretrain.py",
+        "training/pretrain.py", "training/shared",
     ),
     "finetune": (
         "config/finetune.py", "dataset", "evaluation/measuring.py", "losses", "metrics.py", "model", "prediction/image",
@@ -22,7 +22,7 @@ CODE: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": (
         "config/evaluate.py", "config/predict.py", "dataset", "evaluation", "metrics.py", "model", "prediction/image",
-        "stages/evaluate.py", "training/shared",
+        "stages/evaluate.py",
     ),
 }  # fmt: skip
 

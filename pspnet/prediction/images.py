@@ -1,21 +1,72 @@
-"""A folder of images: its files, and their predictions. A killed run resumes where it stopped."""
+"""A folder of images and one or more bundles -> masks, overlays and a table. A killed run resumes where it stopped."""
 
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from pspnet.config.predict import PredictParams
+from pspnet.config.prepare import PrepareParams
+from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.store.pixels import decode_image
 from pspnet.errors import Problem, UserError
 from pspnet.machine.outputs import LONGEST_NAME
-from pspnet.prediction.folder import PredictionFolder, Stamp, has_room
-from pspnet.prediction.image.predictor import Predictor
+from pspnet.model.backbone.digest import digest
+from pspnet.model.bundle import Bundle
+from pspnet.model.device import configure
+from pspnet.prediction import submission
+from pspnet.prediction.folder import MASKS, PredictionFolder, Stamp, has_room, opened
+from pspnet.prediction.image.predictor import Member, Predictor
+from pspnet.prediction.image.protocol import PredictionProtocol
 from pspnet.printable import UNPRINTABLE
 from pspnet.raw.files import read_file
 from pspnet.raw.images import Refused, read_image
 from pspnet.raw.validation import max_bytes
+
+SUBMISSION = "submission"  # folder in that of the predictions
+
+
+def predict_folder(
+    prepare: PrepareParams,
+    predict: PredictParams,
+    runtime: RuntimeParams,
+    *,
+    images: Path,
+    bundles: Sequence[Path],
+    out: Path,
+    layout: str | None,
+    tick: Callable[[int, int, str], None],
+) -> list[Problem]:
+    """Predict the images; returns a Problem for each unreadable one. `layout`: the benchmark of a submission."""
+    files, refused = list_images(images, out)
+    models = _of_one_kind(bundles)
+    classes = models[0].classes
+    submitted = submission.mask_names(layout, files, classes, bundles[0]) if layout else {}
+    device = configure(runtime)
+    members = [Member(model.network.to(device), model.preprocessing) for model in models]
+    predictor = Predictor(members, PredictionProtocol(**predict.model_dump()), device, runtime.precision)
+    digests = [digest(bundle) for bundle in bundles]
+    settings = {"bundles": digests, "precision": runtime.precision, **predict.model_dump()}
+    max_pixels = round(prepare.max_megapixels * 1e6)
+    with opened(out, images, settings, classes, models[0].colors) as folder:
+        refused += predict_images(folder, images, files, predictor, max_pixels, tick)
+        folder.finish()
+        if layout:
+            names = {image: submitted[image] for image in folder.finished}
+            submission.write(layout, out / MASKS, names, classes, out / SUBMISSION)
+    return refused
+
+
+def _of_one_kind(bundles: Sequence[Path]) -> list[Bundle]:
+    """The bundles, which must have the same classes: probabilities are averaged class by class."""
+    models = [Bundle.load(bundle) for bundle in bundles]
+    for bundle, model in zip(bundles, models, strict=True):
+        if model.classes != models[0].classes:
+            found = f"knows the classes {', '.join(model.classes)}"
+            raise UserError(Problem(str(bundle), found, f"those of {bundles[0]}: {', '.join(models[0].classes)}"))
+    return models
 
 
 def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem]]:

@@ -62,7 +62,7 @@ def _facts(registry: ModelRegistry, version: Version, folder: Path) -> Facts:
             for name, value in sorted(version.tags.items())
             if name.startswith("fingerprint.")
         },
-        "pretraining": params.get("pretrain", {}).get("method"),
+        "pretraining": _method(params),
         "pipeline": _run(registry, version.tags.get("pipeline")),
         "runs": _runs(registry, version, kept, list(stages)),
         "code": {
@@ -174,6 +174,12 @@ def _branch(tree: Tree, title: str, lines: Iterable[str], empty: str = "none") -
         branch.add(Text(line, overflow="fold"))
     if len(shown) > SHOWN:
         branch.add(Text(f"and {len(shown) - SHOWN} more: --json shows all", style="dim"))
+
+
+def _method(params: Facts) -> str | None:
+    """Return the self-supervised method. Params of older versions name it alone, without its settings."""
+    method: Facts | str | None = params.get("pretrain", {}).get("method")
+    return method["kind"] if isinstance(method, dict) else method
 
 
 def _source(source: Facts) -> str:

@@ -8,16 +8,15 @@ from typing import NoReturn
 from pspnet.machine import terminal
 from pspnet.registry.model_registry import ModelRegistry
 from pspnet.registry.provenance import PARAMS
-from pspnet.registry.versions import Version, part
+from pspnet.registry.versions import part
 from pspnet.serving.client import own_code_environment
 
 COMMAND = "from pspnet.cli import main; main()"
 
 
-def predict_with_version(
-    registry: ModelRegistry, version: Version, images: Path, out: Path, layout: str | None
-) -> NoReturn:
+def predict_with_version(registry: ModelRegistry, which: str, images: Path, out: Path, layout: str | None) -> NoReturn:
     """Replace this process by the version's own `pspnet predict`, so signals and exit status are its own."""
+    version = registry.versions.get(which)
     folder = registry.folder(version).resolve()
     # flows.predict reads this line and none of the version's own: older code may print something else.
     terminal.err.print(f"by {registry.versions.model} version {version.number}", markup=False)

@@ -1,13 +1,15 @@
 """Self-supervised methods: tasks that train a backbone on images without masks.
 
 A method turns images into views and a loss; `training/pretrain.py` does the rest. May import `model` and everything
-below. Start at `pretext.py`. A new method needs a module, its params in `config/pretrain.py`, an entry in `METHODS` and
-tests.
+below. Start at `pretext.py`. A new method needs a module, its settings in `config/pretrain.py`, an entry in `METHODS`
+and a test.
 """
+
+from typing import Any
 
 from pspnet.selfsup.inpainting import Inpainting
 from pspnet.selfsup.jigsaw import Jigsaw
 from pspnet.selfsup.pretext import Pretext
 from pspnet.selfsup.rotation import Rotation
 
-METHODS: dict[str, type[Pretext]] = {"rotation": Rotation, "jigsaw": Jigsaw, "inpainting": Inpainting}
+METHODS: dict[str, type[Pretext[Any]]] = {"rotation": Rotation, "jigsaw": Jigsaw, "inpainting": Inpainting}

@@ -4,14 +4,14 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pspnet.config.pretrain import PretrainParams
+from pspnet.config.pretrain import InpaintingParams
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.backbone.resnet import ResNet
 from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 
-class Inpainting(Pretext):
-    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: PretrainParams) -> None:
+class Inpainting(Pretext[InpaintingParams]):
+    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: InpaintingParams) -> None:
         super().__init__(backbone, preprocessing, params)
         deepest = backbone.channels[-1]
         hidden = max(16, deepest // 4)
@@ -23,11 +23,11 @@ class Inpainting(Pretext):
         )
 
     @staticmethod
-    def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
-        block, image = params.inpainting.block_px, crop()
+    def views(crop: Crop, params: InpaintingParams, rng: np.random.Generator) -> Views:
+        block, image = params.block_px, crop()
         side = len(image)
         blocks = -(-side // block)  # per side; the last may extend past the edge
-        count = min(blocks**2 - 1, max(1, round(params.inpainting.hidden_share * blocks**2)))
+        count = min(blocks**2 - 1, max(1, round(params.hidden_share * blocks**2)))
         hidden = np.zeros(blocks**2, bool)
         hidden[rng.choice(blocks**2, count, replace=False)] = True
         plane = hidden.reshape(blocks, blocks).repeat(block, axis=0).repeat(block, axis=1)

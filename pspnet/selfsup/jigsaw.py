@@ -8,25 +8,25 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pspnet.config.pretrain import PretrainParams
+from pspnet.config.pretrain import JigsawParams
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.backbone.pyramid import AverageBins
 from pspnet.model.backbone.resnet import ResNet
 from pspnet.selfsup.pretext import Crop, Pretext, Views
 
 
-class Jigsaw(Pretext):
-    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: PretrainParams) -> None:
+class Jigsaw(Pretext[JigsawParams]):
+    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: JigsawParams) -> None:
         super().__init__(backbone, preprocessing, params)
-        grid = params.jigsaw.grid
+        grid = params.grid
         self.average = AverageBins(grid)
         self.classifier = nn.Conv2d(backbone.channels[-1], grid**2, 1)
 
     @staticmethod
-    def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
-        grid, gap, image = params.jigsaw.grid, params.jigsaw.gap_px, crop()
+    def views(crop: Crop, params: JigsawParams, rng: np.random.Generator) -> Views:
+        grid, gap, image = params.grid, params.gap_px, crop()
         side = len(image) // grid  # of a patch
-        if rng.random() < params.jigsaw.gray_probability:
+        if rng.random() < params.gray_probability:
             image = image.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
         middle = np.uint8(image.mean())
         shown = np.full((grid * side, grid * side, 3), middle, np.uint8)

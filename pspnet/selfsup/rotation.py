@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pspnet.config.pretrain import PretrainParams
+from pspnet.config.pretrain import RotationParams
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.backbone.resnet import ResNet
 from pspnet.selfsup.pretext import Crop, Pretext, Views
@@ -12,13 +12,13 @@ from pspnet.selfsup.pretext import Crop, Pretext, Views
 TURNS = 4
 
 
-class Rotation(Pretext):
-    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: PretrainParams) -> None:
+class Rotation(Pretext[RotationParams]):
+    def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: RotationParams) -> None:
         super().__init__(backbone, preprocessing, params)
         self.classifier = nn.Linear(backbone.channels[-1], TURNS)
 
     @staticmethod
-    def views(crop: Crop, params: PretrainParams, rng: np.random.Generator) -> Views:
+    def views(crop: Crop, params: RotationParams, rng: np.random.Generator) -> Views:
         # Views are square and cut out before they are turned: neither shape nor borders reveal the angle.
         turns = rng.integers(TURNS)
         return {"image": np.rot90(crop(), int(turns)), "turns": np.array(turns)}

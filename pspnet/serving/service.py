@@ -21,11 +21,11 @@ from pspnet.config.serve import ServeParams
 from pspnet.dataset.store.pixels import decode_image
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
+from pspnet.model.device import configure
 from pspnet.prediction.folder import palette_image
 from pspnet.prediction.image.predictor import Member, Prediction, Predictor
 from pspnet.prediction.image.protocol import PredictionProtocol
 from pspnet.raw.images import Refused, TooLarge, read_image
-from pspnet.training.shared.runtime import configure
 
 COLUMN = "image"
 WHITESPACE = b" \t\r\n\f\v"

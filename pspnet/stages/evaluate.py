@@ -13,17 +13,16 @@ from pspnet.config.predict import PredictParams
 from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.splits import Split
-from pspnet.errors import Problem, UserError
-from pspnet.evaluation.evaluating import best_and_worst, best_val_mean_iou, evaluate_bundle
+from pspnet.evaluation.evaluating import best_and_worst, best_val_mean_iou, check_classes, evaluate_bundle
 from pspnet.evaluation.pictures import save_panel
 from pspnet.evaluation.report import write_report
 from pspnet.machine.outputs import whole_file, whole_folder
 from pspnet.model.backbone.digest import digest
 from pspnet.model.bundle import Bundle
+from pspnet.model.device import configure
 from pspnet.prediction.image.predictor import Member, Predictor
 from pspnet.prediction.image.protocol import PredictionProtocol
 from pspnet.tracking.run import StageRun
-from pspnet.training.shared.runtime import configure
 
 SPLIT: Split = "test"
 
@@ -43,11 +42,7 @@ def run(
 ) -> dict[str, Any]:
     """Evaluate the bundle and write the report; returns the report's summary."""
     dataset, model = PreparedDataset.open(prepared), Bundle.load(bundle)
-    if model.classes != dataset.classes:
-        found, expected = f"knows the classes {', '.join(model.classes)}", ", ".join(dataset.classes)
-        raise UserError(
-            Problem(str(bundle), found, f"those of {prepared}: {expected}", "Run the finetune stage again.")
-        )
+    check_classes(model, bundle, dataset, prepared)
     device = configure(runtime)
     bundle_digest = digest(bundle)
     run.identify(fingerprint=dataset.fingerprints[SPLIT], bundle=bundle_digest, device=device.type)

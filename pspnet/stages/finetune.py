@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.finetune import FinetuneParams
@@ -14,16 +13,15 @@ from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.splits import Split
 from pspnet.losses.segmentation import build_loss
 from pspnet.machine.outputs import whole_file, whole_folder
-from pspnet.machine.process import rank, ranks
+from pspnet.machine.process import rank
 from pspnet.model.backbone.digest import digest
 from pspnet.model.backbone.pretrained import PretrainedBackbone
 from pspnet.model.bundle import Bundle
-from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
+from pspnet.model.device import configure
 from pspnet.tracking.run import StageRun
-from pspnet.training.finetune import AnnotatedSplits
+from pspnet.training.finetune import AnnotatedSplits, build_network
 from pspnet.training.finetune import finetune as train
 from pspnet.training.shared.checkpoint import training_digest
-from pspnet.training.shared.runtime import configure
 from pspnet.training.shared.steps import open_session
 
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -45,13 +43,7 @@ def run(
     dataset = PreparedDataset.open(prepared)
     start = PretrainedBackbone.open(pretrained)
     device = configure(runtime)
-    torch.manual_seed(runtime.seed)
-    architecture = Architecture(
-        classes=len(dataset.classes),
-        **backbone.model_dump(include={"depth", "width", "stem", "dilation"}),
-        **finetune.model_dump(include={"output_stride", "dropout", "align_corners", "decoder", "pyramid_weights"}),
-    )
-    supervised = SupervisedPSPNet(PSPNet(architecture))
+    supervised = build_network(backbone, finetune, len(dataset.classes), runtime.seed)
     start.load_into(supervised.network.backbone, pretrained)
     splits = AnnotatedSplits.open(dataset, finetune, start.preprocessing.mean_color, runtime.seed)
     loss = build_loss(
@@ -60,8 +52,7 @@ def run(
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
     fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
     backbone_digest = digest(pretrained)
-    dependencies = {**fingerprints, "backbone": backbone_digest, "device": device.type, "devices": str(ranks())}
-    key = training_digest("finetune", sections, dependencies)
+    key = training_digest("finetune", sections, {**fingerprints, "backbone": backbone_digest}, device)
     run.identify(training=key)
     for split in SPLITS:
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])

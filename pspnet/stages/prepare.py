@@ -8,16 +8,12 @@ import pyarrow
 
 from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
-from pspnet.errors import UserError
 from pspnet.machine.outputs import whole_folder
 from pspnet.machine.process import exclusive
-from pspnet.raw.assembly import Pieces, assemble, decide
-from pspnet.raw.data_report import absent_classes, write_data_report
 from pspnet.raw.inventory import take_inventory
 from pspnet.raw.parts import join, parse_part, take, write_part
 from pspnet.raw.pieces import discard, folder_of, take_over
-from pspnet.raw.problems import judge, located, shortened, stop_for
-from pspnet.raw.splitting import missing_masks
+from pspnet.raw.preparation import write_prepared
 from pspnet.raw.workers import check_pieces
 from pspnet.tracking.run import StageRun
 
@@ -47,27 +43,14 @@ def run(
             join(merge, found, folder, tick)
         take(found, folder, tick)
         check_pieces(found.pieces, folder, found.files, found.rules, tick)
-        pieces = Pieces(folder, found.pieces)
-        decisions = decide(found, pieces, prepare, dataset.labeled_fraction)
-        told = [*found.verdicts, *decisions.verdicts]
-        stop_for(told, found.found, prepare, raw)
-        outcomes = Counter(one.outcome for one in told)
-        prepared = assemble(found, pieces, decisions, outcomes, prepare, partial)
-        if problems := missing_masks(prepared.masks, prepared.groups):
-            left_out = located((one.problem for one in told if one.outcome == "quarantined"), raw)
-            raise UserError(shortened([*problems, *left_out]))
-        absent = [judge(problem, prepare.problems) for problem in absent_classes(prepared)]
-        stop_for(absent, found.found, prepare, raw)
-        assert found.found == prepared.found  # no image is lost unreported
-        prepared.write()
-        write_data_report(prepared, [*told, *absent], decisions.repeated, found.files, found.rules, partial)
+        prepared, told = write_prepared(found, folder, dataset, prepare, raw, partial)
         discard(folder)
     for split, images in prepared.images.items():
         run.dataset(split, prepared.fingerprints[split], out, images)
     counts = {"quarantined": prepared.quarantined, "duplicates": prepared.duplicates}
     run.figures({"images": prepared.images, "masks": prepared.masks, **counts})
     run.artifacts(out / "dataset.json", out / "data_report.html", out / "problems.csv")
-    kinds = Counter(f"{one.problem.kind} {one.outcome}" for one in (*told, *absent))
+    kinds = Counter(f"{one.problem.kind} {one.outcome}" for one in told)
     return f"{prepared.in_words()}" + "".join(f"; {count:,} x {kind}" for kind, count in sorted(kinds.items()))
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pspnet.config.backbone import BackboneParams
 from pspnet.config.finetune import FinetuneParams
 from pspnet.dataset.annotated import AnnotatedImages
 from pspnet.dataset.crops import TrainingCrops
@@ -19,7 +20,7 @@ from pspnet.losses.segmentation import SegmentationLoss, supervised_loss
 from pspnet.metrics import mean_iou, pixel_accuracy
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.backbone.resnet import ResNet
-from pspnet.model.network import SupervisedPSPNet
+from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.prediction.image.predictor import Member, Predictor
 from pspnet.prediction.image.protocol import PredictionProtocol
 from pspnet.training.averaging import move_average, start_average
@@ -47,6 +48,14 @@ class AnnotatedSplits:
         crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, seed)
         val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
         return cls(crops, val, dataset.classes, dataset.ignore)
+
+
+def build_network(backbone: BackboneParams, finetune: FinetuneParams, classes: int, seed: int) -> SupervisedPSPNet:
+    """The network with random weights."""
+    own = backbone.model_dump(include={"depth", "width", "stem", "dilation"})
+    own |= finetune.model_dump(include={"output_stride", "dropout", "align_corners", "decoder", "pyramid_weights"})
+    torch.manual_seed(seed)
+    return SupervisedPSPNet(PSPNet(Architecture(classes=classes, **own)))
 
 
 def finetune(

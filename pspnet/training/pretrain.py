@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from pspnet.training.shared.steps import Session, Steps
 def open_views(
     dataset: PreparedDataset,
     splits: Sequence[str],
-    method: type[Pretext],
+    method: type[Pretext[Any]],
     params: PretrainParams,
     fill: tuple[int, int, int],
     seed: int,
@@ -29,10 +30,12 @@ def open_views(
     index, size = dataset.index(), (params.crop_px, params.crop_px)
     augmentation = Augmentation.from_params(params, *size, fill=fill, ignore=dataset.ignore)
     own = index[index["split"].isin(splits)]
-    return UnlabeledViews(dataset.reader(), own, augmentation, method.views, params, seed)
+    return UnlabeledViews(dataset.reader(), own, augmentation, method.views, params.method, seed)
 
 
-def pretrain(pretext: Pretext, views: UnlabeledViews, params: PretrainParams, session: Session) -> Iterator[Record]:
+def pretrain(
+    pretext: Pretext[Any], views: UnlabeledViews, params: PretrainParams, session: Session
+) -> Iterator[Record]:
     """Train `pretext` with its backbone in place; yields a record per epoch, including earlier ones after a resume."""
     peers, runtime = session.peers, session.runtime
     pretext.to(peers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

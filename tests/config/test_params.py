@@ -7,7 +7,10 @@ from pspnet.config.optimizer import OptimizerParams
 from pspnet.config.params import Params, differences, load_params
 from pspnet.config.reading import read_yaml, validate
 from pspnet.errors import UserError
-from tests.parameters import ROOT, changed, demo_params
+from tests.parameters import METHOD_PARAMS, ROOT, changed, demo_params
+
+*FIRST, LAST = map(repr, METHOD_PARAMS)
+METHODS = f"{', '.join(FIRST)} or {LAST}"
 
 
 def problems(**changes: Any) -> list[str]:
@@ -21,8 +24,8 @@ def test_an_unknown_key_is_reported_with_the_closest_known_key() -> None:
         "params.yaml: unknown key 'finetune.optimizer.lerning_rate'; did you mean 'finetune.optimizer.learning_rate'?"
     ]
     assert problems(finetun={}) == ["params.yaml: unknown key 'finetun'; did you mean 'finetune'?"]
-    assert problems(pretrain__jigsaw__grit=3) == [
-        "params.yaml: unknown key 'pretrain.jigsaw.grit'; did you mean 'pretrain.jigsaw.grid'?"
+    assert problems(pretrain__method__grit=3) == [
+        "params.yaml: unknown key 'pretrain.method.grit'; did you mean 'pretrain.method.grid'?"
     ]
     assert problems(colour=3) == ["params.yaml: unknown key 'colour'"]
 
@@ -38,6 +41,51 @@ def test_keys_from_before_the_optimizer_section_are_reported_with_their_new_plac
             for name in (key.removeprefix("finetune__") for key in old)
         ),
     ]
+
+
+def test_keys_from_before_the_method_section_are_reported_with_their_new_place() -> None:
+    jigsaw, inpainting = {"grid": 3, "gap_px": 2, "gray_probability": 0.3}, {"block_px": 16, "hidden_share": 0.4}
+    assert problems(pretrain__method="jigsaw", pretrain__jigsaw=jigsaw, pretrain__inpainting=inpainting) == [
+        (
+            "params.yaml: pretrain.method is 'jigsaw' (text); "
+            "expected `key: value` lines: kind: jigsaw, grid, gap_px, gray_probability"
+        ),
+        *(
+            (
+                f"params.yaml: unknown key 'pretrain.{kind}.{key}'; "
+                f"did you mean 'pretrain.method.{key}', with kind: {kind}?"
+            )
+            for kind, keys in {"jigsaw": jigsaw, "inpainting": inpainting}.items()
+            for key in keys
+        ),
+    ]
+    assert problems(pretrain__method="none") == [
+        "params.yaml: pretrain.method is 'none' (text); expected `key: value` lines: kind: none"
+    ]
+
+
+def test_another_kind_is_reported_with_the_keys_it_needs_and_those_of_the_old_kind() -> None:
+    assert problems(pretrain__method__kind="inpainting") == [
+        "params.yaml: 'pretrain.method.block_px' is missing. Side of the hidden square blocks. For example: 32",
+        "params.yaml: 'pretrain.method.hidden_share' is missing. Share of the blocks that are hidden. For example: 0.4",
+        *(
+            f"params.yaml: unknown key 'pretrain.method.{key}'; it belongs to kind: jigsaw"
+            for key in ("grid", "gap_px", "gray_probability")
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("puzzle", f"pretrain.method is 'puzzle' (text); expected `key: value` lines: kind: {METHODS}"),
+        (None, f"pretrain.method is nothing; expected `key: value` lines: kind: {METHODS}"),
+        ({}, f"'pretrain.method.kind' is missing; expected {METHODS}"),
+        ({"kind": "puzzle"}, f"pretrain.method.kind is 'puzzle' (text); expected {METHODS}"),
+    ],
+)
+def test_a_section_that_does_not_say_its_kind_is_reported_with_the_kinds(value: object, told: str) -> None:
+    assert problems(pretrain__method=value) == [f"params.yaml: {told}"]
 
 
 def test_a_key_in_the_wrong_section_is_reported_with_its_place() -> None:
@@ -87,12 +135,12 @@ MASK_VALUE = "a whole number from 0 to 65535, a color such as '#dc143c', a label
             ),
         ),
         (
-            {"pretrain__jigsaw__gap_px": 16},
-            "pretrain does not fit together; expected jigsaw.gap_px of less than half a patch (crop_px / jigsaw.grid)",
+            {"pretrain__method__gap_px": 16},
+            "pretrain does not fit together; expected method.gap_px of less than half a patch (crop_px / method.grid)",
         ),
         (
-            {"pretrain__inpainting__block_px": 50},
-            "pretrain does not fit together; expected inpainting.block_px of at most half of crop_px",
+            {"pretrain__method": {"kind": "inpainting", "block_px": 50, "hidden_share": 0.4}},
+            "pretrain does not fit together; expected method.block_px of at most half of crop_px",
         ),
         ({"prepare__max_megapixels": float("inf")}, "prepare.max_megapixels is inf; expected a finite number"),
         (

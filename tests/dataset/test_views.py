@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pspnet.config.pretrain import PretrainParams
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.transforms import Augmentation
 from pspnet.dataset.views import UnlabeledViews
@@ -14,11 +13,11 @@ from pspnet.demo.streets import synthesize
 from pspnet.selfsup import METHODS
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
-from tests.parameters import demo_params
+from tests.parameters import demo_params, method_params
 from tests.training.conftest import quiet
 
 Sample = dict[str, Tensor]
-SIDE_PX = 48
+SIDE_PX = 72
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +32,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return PreparedDataset.open(folder / "prepared")
 
 
-@pytest.fixture
-def params() -> PretrainParams:
-    return demo_params(pretrain__crop_px=SIDE_PX).pretrain
-
-
 def augmentation() -> Augmentation:
     return Augmentation(SIDE_PX, SIDE_PX, 0.5, 2.0, 10.0, 0.5, 0.5, 0.2, (1, 2, 3), 255)
 
 
-def views(dataset: PreparedDataset, method: str, params: PretrainParams, seed: int = 0) -> UnlabeledViews:
-    index = dataset.index()
+def views(dataset: PreparedDataset, method: str, seed: int = 0) -> UnlabeledViews:
+    index, params = dataset.index(), method_params(method)
     return UnlabeledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed)
 
 
@@ -52,10 +46,8 @@ def same(one: Sample, other: Sample) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_view_is_an_image_with_the_answers_to_its_question(
-    dataset: PreparedDataset, params: PretrainParams, method: str
-) -> None:
-    samples = views(dataset, method, params)
+def test_a_view_is_an_image_with_the_answers_to_its_question(dataset: PreparedDataset, method: str) -> None:
+    samples = views(dataset, method)
     assert len(samples) == sum(dataset.images.values())
     sample = samples[0, 0]
     assert sample["image"].dtype == torch.uint8
@@ -65,10 +57,8 @@ def test_a_view_is_an_image_with_the_answers_to_its_question(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_view_depends_only_on_seed_epoch_and_position(
-    dataset: PreparedDataset, params: PretrainParams, method: str
-) -> None:
-    one, two = views(dataset, method, params), views(dataset, method, params)
+def test_a_view_depends_only_on_seed_epoch_and_position(dataset: PreparedDataset, method: str) -> None:
+    one, two = views(dataset, method), views(dataset, method)
     copy: UnlabeledViews = pickle.loads(pickle.dumps(one))
     keys = [(epoch, position) for epoch in range(3) for position in range(len(one))]
     first = {key: one[key] for key in keys}
@@ -78,27 +68,25 @@ def test_a_view_depends_only_on_seed_epoch_and_position(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_epoch_position_and_seed_has_its_own_view(
-    dataset: PreparedDataset, params: PretrainParams, method: str
-) -> None:
-    samples = views(dataset, method, params)
+def test_every_epoch_position_and_seed_has_its_own_view(dataset: PreparedDataset, method: str) -> None:
+    samples = views(dataset, method)
     images = [samples[epoch, position]["image"] for epoch in range(4) for position in range(len(samples))]
-    images += [views(dataset, method, params, seed=1)[0, position]["image"] for position in range(len(samples))]
+    images += [views(dataset, method, seed=1)[0, position]["image"] for position in range(len(samples))]
     assert len({image.numpy().tobytes() for image in images}) == len(images)
 
 
-def test_the_crop_and_the_question_are_random_independently(dataset: PreparedDataset, params: PretrainParams) -> None:
+def test_the_crop_and_the_question_are_random_independently(dataset: PreparedDataset) -> None:
     """Over many epochs, a picture gets every question, because the crop does not determine it."""
-    samples = views(dataset, "rotation", params)
+    samples = views(dataset, "rotation")
     asked = [[value for name, value in samples[epoch, 0].items() if name != "image"] for epoch in range(40)]
     turns = [int(value.item()) for (value,) in asked]
     assert np.bincount(turns, minlength=4).min() >= 3
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_used_dataset_pickles_small(dataset: PreparedDataset, params: PretrainParams, method: str) -> None:
+def test_a_used_dataset_pickles_small(dataset: PreparedDataset, method: str) -> None:
     index = pd.concat([dataset.index()] * 1000)
-    many = UnlabeledViews(dataset.reader(), index, augmentation(), METHODS[method].views, params, seed=0)
+    many = UnlabeledViews(dataset.reader(), index, augmentation(), METHODS[method].views, method_params(method), seed=0)
     for position in range(sum(dataset.images.values())):
         many[0, position]
     assert len(pickle.dumps(many)) < 10_000 + 8 * len(index)  # albumentations takes 5 kB; shard and row take 8 bytes

@@ -63,6 +63,9 @@ def test_a_prepared_set_still_opens(before: Path) -> None:
 @pytest.mark.usefixtures("warm")
 def test_versions_and_audit_go_on_where_the_older_code_ended(place: Path, tmp_path: Path) -> None:
     assert champions(place) == [("promotion", 0, 1), ("promotion", 1, 2)]
+    lineage = json.loads(run(place, "pspnet", "lineage", "1", "--json"))
+    assert lineage["pretraining"] == "jigsaw"  # whose settings the older params kept elsewhere
+    assert lineage["params"]["differ_today"]["pretrain.method"] == {"then": "jigsaw", "today": None}
     done = json.loads(run(place, "pspnet", "register", "models/segmenter", "--promote", "--json").splitlines()[-1])
     reasons = {reason["rule"]: reason["passed"] for reason in done["promotion"]["decision"]["reasons"]}
     assert reasons["same test split"]  # the older champion was measured on today's split, by its own code

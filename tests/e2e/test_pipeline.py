@@ -86,7 +86,7 @@ class TestWhatAChangeRuns:
         ]
 
     def test_pretraining_can_be_skipped(self, finished: Path) -> None:
-        write_params(finished, pretrain__method="none")
+        write_params(finished, pretrain__method={"kind": "none"})
         assert reproduce(finished) == ["pretrain", "finetune", "evaluate"]
         assert (finished / "reports/pretrain.csv").read_text() == "epoch,loss\n"
         assert "Skipped" in (finished / "reports/evaluation/report.html").read_text()

@@ -23,7 +23,7 @@ def first_convolution(project: Path) -> torch.Tensor:
 def test_imported_weights_start_training_here_and_on_another_machine(finished: Path, tmp_path: Path) -> None:
     """Pretrain has run before, without weights."""
     one = import_weights(finished, seed=1)
-    write_params(finished, backbone__weights="imported", pretrain__method="none")
+    write_params(finished, backbone__weights="imported", pretrain__method={"kind": "none"})
     assert up_to_pretrain(finished) == ["pretrain"]
     assert torch.equal(first_convolution(finished), one)
     (finished / "data/weights/README.md").write_text("another page\n")

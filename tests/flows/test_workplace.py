@@ -195,17 +195,20 @@ class TestParams:
         path = place.folder / "params.yaml"
         before = path.read_text()
         place.set_params(
-            {"finetune.optimizer.learning_rate": 0.01, "pretrain.method": "none", "dataset.ignore_values": [7]}
+            {"finetune.optimizer.learning_rate": 0.01, "backbone.stem": "deep", "dataset.ignore_values": [7]}
         )
         after = path.read_text()
         changes = difflib.ndiff(before.splitlines(), after.splitlines())
         assert [" ".join(line.split()) for line in changes if line[0] in "+-"] == [
             "- ignore_values: []", "+ ignore_values:", "+ - 7",
-            "- method: jigsaw # none | rotation | jigsaw | inpainting",
-            "+ method: none # none | rotation | jigsaw | inpainting",
+            "- stem: seven # seven | deep | deep_narrow", "+ stem: deep # seven | deep | deep_narrow",
             "- learning_rate: 0.002", "+ learning_rate: 0.01",
         ]  # fmt: skip
-        assert read_yaml(path)["pretrain"]["method"] == "none"
+        assert read_yaml(path)["backbone"]["stem"] == "deep"
+
+    def test_a_section_of_another_kind_replaces_the_whole_section(self, place: Workplace) -> None:
+        place.set_params({"pretrain.method": {"kind": "none"}})
+        assert read_yaml(place.folder / "params.yaml")["pretrain"]["method"] == {"kind": "none"}
 
     def test_are_not_touched_without_overrides(self, place: Workplace) -> None:
         before = (place.folder / "params.yaml").stat().st_mtime_ns

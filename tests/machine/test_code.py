@@ -38,9 +38,11 @@ RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "machine/worktree.py": (),
     "metrics.py": ("finetune", "evaluate"),
     "model/backbone/resnet.py": TRAIN_AND_MEASURE,
+    "model/device.py": TRAIN_AND_MEASURE,
     "model/network.py": ("finetune", "evaluate"),
     "prediction/export.py": (),
     "prediction/folder.py": (),
+    "prediction/images.py": (),
     "prediction/image/windows.py": ("finetune", "evaluate"),
     "prediction/submission.py": (),
     "printable.py": (),
@@ -50,12 +52,11 @@ RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "selfsup/jigsaw.py": ("pretrain",),
     "serving/service.py": (),
     "stages/finetune.py": ("finetune",),
-    "stages/predict.py": (),
     "tracking/journal.py": (),
     "training/finetune.py": ("finetune",),
     "training/launch.py": ("finetune",),
     "training/pretrain.py": ("pretrain", "finetune"),
-    "training/shared/optimizer.py": TRAIN_AND_MEASURE,
+    "training/shared/optimizer.py": ("pretrain", "finetune"),
 }
 
 

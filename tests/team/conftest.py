@@ -9,7 +9,9 @@ from tests import warm
 from tests.sharing import shared_server
 from tests.team.team import Plain, Team
 
-PARAMS: dict[str, Any] = {"promotion__min_mean_iou": 0.0, "pretrain__method": "none", "finetune__epochs": 3}
+PARAMS: dict[str, Any] = {
+    "promotion__min_mean_iou": 0.0, "pretrain__method": {"kind": "none"}, "finetune__epochs": 3,
+}  # fmt: skip
 PREFECT = ("prefect.artifacts", "prefect.cli.deploy", "prefect.deployments", "prefect.task_engine")  # not its logging
 
 

@@ -34,8 +34,8 @@ def test_params_have_full_names_and_a_mapping_is_one_value() -> None:
     params = demo_params(dataset__classes={"Straße / x": [1, 2]})
     found = flat(params.dataset, "dataset") | flat(params.pretrain, "pretrain")
     assert found["dataset.classes"] == '{"Straße / x": [1, 2]}'
-    assert found["pretrain.jigsaw.grid"] == "3"
+    assert found["pretrain.method.grid"] == "3"
     assert found["pretrain.optimizer.learning_rate"] == "0.001"
-    assert found["pretrain.method"] == "jigsaw"
+    assert found["pretrain.method.kind"] == "jigsaw"
     for name, value in found.items():
         _validate_param(name, value)  # type: ignore[no-untyped-call]

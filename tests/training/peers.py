@@ -18,12 +18,12 @@ from pspnet.dataset.crops import TrainingCrops
 from pspnet.errors import UserError
 from pspnet.losses.segmentation import build_loss
 from pspnet.model.backbone.preprocessing import Preprocessing
+from pspnet.model.device import configure
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.training.finetune import AnnotatedSplits, finetune
 from pspnet.training.shared.checkpoint import Checkpoint, Record
 from pspnet.training.shared.distributed import Peers, joined
 from pspnet.training.shared.loading import keys_of
-from pspnet.training.shared.runtime import configure
 from pspnet.training.shared.steps import Session
 from tests.parameters import demo_params
 from tests.training.trainings import quiet

@@ -11,6 +11,7 @@ from pspnet.model.backbone.preprocessing import IMAGENET
 from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone
 from pspnet.model.backbone.weights import read_safetensors
 from pspnet.model.bundle import Bundle
+from tests.parameters import method_params
 from tests.training.trainings import changed, run_finetune, run_pretrain
 
 
@@ -31,7 +32,8 @@ def first_convolution(folder: Path) -> torch.Tensor:
 def test_without_a_method_imported_weights_are_passed_on(
     params: Params, prepared: Path, weights: Path, tmp_path: Path
 ) -> None:
-    params = changed(params, backbone={"weights": "imported"}, pretrain={"method": "none"}, finetune={"epochs": 1})
+    none = {"method": method_params("none")}
+    params = changed(params, backbone={"weights": "imported"}, pretrain=none, finetune={"epochs": 1})
     run_pretrain(params, prepared, tmp_path, weights=weights)
     assert torch.equal(first_convolution(tmp_path / "backbone"), first_convolution(weights / "imported"))
     facts = PretrainedBackbone.open(tmp_path / "backbone")
@@ -42,7 +44,7 @@ def test_without_a_method_imported_weights_are_passed_on(
 
 
 def test_a_method_trains_them_further(params: Params, prepared: Path, weights: Path, tmp_path: Path) -> None:
-    slow = {"method": "rotation", "epochs": 1, "optimizer": {"learning_rate": 1e-6}}
+    slow = {"method": method_params("rotation"), "epochs": 1, "optimizer": {"learning_rate": 1e-6}}
     params = changed(params, backbone={"weights": "imported"}, pretrain=slow)
     run_pretrain(params, prepared, tmp_path, weights=weights)
     before, after = first_convolution(weights / "imported"), first_convolution(tmp_path / "backbone")

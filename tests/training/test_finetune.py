@@ -264,10 +264,10 @@ def test_four_images_can_be_learned_by_heart(prepared: Path, backbone: Path, tmp
     from pspnet.dataset.annotated import AnnotatedImages
     from pspnet.dataset.transforms import Augmentation
     from pspnet.losses.segmentation import build_loss
+    from pspnet.model.device import configure
     from pspnet.training.finetune import AnnotatedSplits, finetune
     from pspnet.training.shared.checkpoint import Checkpoint
     from pspnet.training.shared.distributed import Peers
-    from pspnet.training.shared.runtime import configure
     from pspnet.training.shared.steps import Session
 
     params = demo_params(

@@ -141,7 +141,7 @@ def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, p
 @pytest.mark.e2e
 def test_pretraining_runs_on_two_devices(project: Path) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["pretrain"] |= {"method": "rotation", "epochs": 1, "batch_size": 8, "crop_px": 48}
+    params["pretrain"] |= {"method": {"kind": "rotation"}, "epochs": 1, "batch_size": 8, "crop_px": 48}
     params["pretrain"]["optimizer"]["accumulation_steps"] = 2
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     inputs, outputs = ("--prepared", "prepared", "--weights", "weights"), ("--out", "pretrained")

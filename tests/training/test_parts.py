@@ -18,6 +18,7 @@ from pspnet.config.optimizer import OptimizerParams
 from pspnet.errors import Busy, UserError
 from pspnet.machine.code import code_digest
 from pspnet.machine.process import exclusive
+from pspnet.model.device import configure
 from pspnet.training.averaging import move_average, start_average
 from pspnet.training.finetune import is_over
 from pspnet.training.shared import runtime
@@ -34,7 +35,8 @@ from pspnet.training.shared.optimizer import (
 from tests.forked import FORKED
 from tests.parameters import ROOT, demo_params
 
-ALONE = Peers(0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
+ALONE = Peers(0, 1, CPU)
 
 
 def of(**changes: Any) -> OptimizerParams:
@@ -215,16 +217,18 @@ def test_only_the_newest_checkpoints_of_a_stage_are_kept(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"finetune-2", "finetune-3", "finetune-4", "pretrain-other"}
 
 
-def test_changed_params_data_or_code_have_a_different_checkpoint() -> None:
+def test_changed_params_data_code_or_device_have_a_different_checkpoint() -> None:
     params = demo_params()
+    shorter = params.finetune.model_copy(update={"epochs": 1})
     digests = {
-        training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}),
-        training_digest("finetune", {"finetune": params.finetune.model_copy(update={"epochs": 1})}, {"dataset": "a"}),
-        training_digest("finetune", {"finetune": params.finetune}, {"dataset": "b"}),
-        training_digest("pretrain", {"finetune": params.finetune}, {"dataset": "a"}),
+        training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}, CPU),
+        training_digest("finetune", {"finetune": shorter}, {"dataset": "a"}, CPU),
+        training_digest("finetune", {"finetune": params.finetune}, {"dataset": "b"}, CPU),
+        training_digest("pretrain", {"finetune": params.finetune}, {"dataset": "a"}, CPU),
+        training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}, torch.device("cuda")),
     }
-    assert len(digests) == 4
-    assert training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}) in digests
+    assert len(digests) == 5
+    assert training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}, CPU) in digests
 
 
 def test_changed_code_of_a_stage_has_a_different_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,9 +239,9 @@ def test_changed_code_of_a_stage_has_a_different_checkpoint(tmp_path: Path, monk
     def change(name: str) -> str:
         with (tmp_path / "pspnet" / name).open("a") as file:
             file.write("# changed\n")
-        return training_digest("finetune", {}, {})
+        return training_digest("finetune", {}, {}, CPU)
 
-    digests = [training_digest("finetune", {}, {})]
+    digests = [training_digest("finetune", {}, {}, CPU)]
     parts = ("stages/finetune.py", "losses/terms.py", "prediction/image/windows.py", "losses/new.py")
     digests += [change(name) for name in parts]
     assert len(set(digests)) == 5
@@ -245,10 +249,10 @@ def test_changed_code_of_a_stage_has_a_different_checkpoint(tmp_path: Path, monk
 
 
 def test_the_digest_of_code_does_not_depend_on_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = training_digest("finetune", {}, {})
+    before = training_digest("finetune", {}, {}, CPU)
     for name in [name for name in sys.modules if name.startswith("pspnet.losses")]:
         monkeypatch.delitem(sys.modules, name)
-    assert training_digest("finetune", {}, {}) == before
+    assert training_digest("finetune", {}, {}, CPU) == before
 
 
 def test_a_room_that_does_not_exist_has_no_digest() -> None:
@@ -305,7 +309,7 @@ def test_every_step_has_its_own_randomness() -> None:
 def test_a_wrong_setting_of_the_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_DEVICE", "abacus")
     with pytest.raises(UserError, match=r"PSPNET_DEVICE: 'abacus' cannot be used .*; expected cpu, cuda or cuda:N"):
-        runtime.configure(demo_params().runtime)
+        configure(demo_params().runtime)
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", "-1")
     with pytest.raises(UserError, match="PSPNET_LOADER_WORKERS: is '-1'; expected a whole number, 0 or more"):
         runtime.loader_workers()

@@ -10,6 +10,7 @@ from pspnet.config.params import Params
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import Interrupted, UserError
 from pspnet.selfsup import METHODS
+from tests.parameters import method_params
 from tests.training.trainings import Finished, changed, run_pretrain, stopping_at
 
 Pretrained = Callable[[Params], Finished]
@@ -17,7 +18,7 @@ STOP = (32, 0)  # in the second epoch
 
 
 def with_method(params: Params, method: str) -> Params:
-    return changed(params, pretrain={"method": method})
+    return changed(params, pretrain={"method": method_params(method), "crop_px": 72})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -38,7 +39,7 @@ def test_every_way_to_train_resumes_exactly(
 ) -> None:
     optimizer = {"accumulation_steps": 2, "gradient_clip_norm": 0.5, "kind": "rmsprop", "schedule": "cosine",
                  "learning_rate": 0.0005, "decay_norms_and_biases": False}  # fmt: skip
-    params = changed(params, pretrain={"method": "rotation", "optimizer": optimizer})
+    params = changed(params, pretrain={"method": method_params("rotation"), "optimizer": optimizer})
     whole = pretrained(params)
     with pytest.raises(Interrupted):
         run_pretrain(params, prepared, tmp_path, stopping_at(STOP))
@@ -48,7 +49,7 @@ def test_every_way_to_train_resumes_exactly(
 
 def test_a_loss_that_is_not_finite_names_the_files(params: Params, prepared: Path, tmp_path: Path) -> None:
     optimizer = {"learning_rate": 1e30, "warmup_steps": 0, "kind": "sgd"}
-    params = changed(params, pretrain={"method": "rotation", "optimizer": optimizer})
+    params = changed(params, pretrain={"method": method_params("rotation"), "optimizer": optimizer})
     with pytest.raises(UserError, match=r"pretrain: the .* became .* in step \d+; .*: images/street\d+_\d+\.\w+, "):
         run_pretrain(params, prepared, tmp_path)
     assert len(list((tmp_path / "checkpoints").glob("pretrain-*/not-finite-0.safetensors"))) == 1

@@ -48,7 +48,7 @@ def _changed(section: Section, changes: Mapping[str, Any]) -> Section:
     """The section with changes; changes to an inner section may name only some of its keys."""
     inner = {name: getattr(section, name) for name in changes}
     update = {
-        name: _changed(inner[name], change) if isinstance(inner[name], Section) else change
+        name: _changed(inner[name], change) if isinstance(change, dict) and isinstance(inner[name], Section) else change
         for name, change in changes.items()
     }
     return section.model_copy(update=update)

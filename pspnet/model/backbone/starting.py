@@ -3,17 +3,25 @@
 from pathlib import Path
 from typing import Literal
 
+from pspnet.config.backbone import BackboneParams
 from pspnet.errors import Problem, UserError
 from pspnet.model.backbone.imagenet import load_imagenet
 from pspnet.model.backbone.preprocessing import IMAGENET, Preprocessing
-from pspnet.model.backbone.pretrained import PretrainedBackbone
-from pspnet.model.backbone.resnet import ResNet
+from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone
+from pspnet.model.backbone.resnet import OutputStride, ResNet
 
 Weights = Literal["random", "imagenet", "imported"]
 
 
-def fill(network: ResNet, weights: Weights, imported: Path, of_dataset: Preprocessing) -> tuple[str, Preprocessing]:
-    """Load `weights` into a random network; returns their origin and the preprocessing they expect."""
+def starting_backbone(
+    params: BackboneParams, output_stride: OutputStride, seed: int, imported: Path, of_dataset: Preprocessing
+) -> tuple[ResNet, str, Preprocessing]:
+    """The backbone with the weights that `params` name, their origin and the preprocessing they expect."""
+    network = random_backbone(params.depth, params.width, output_stride, seed, params.stem, params.dilation)
+    return network, *_fill(network, params.weights, imported, of_dataset)
+
+
+def _fill(network: ResNet, weights: Weights, imported: Path, of_dataset: Preprocessing) -> tuple[str, Preprocessing]:
     if weights == "random":
         return "random", of_dataset
     if weights == "imagenet":

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.machine.code import CODE, code_digest
 from pspnet.machine.outputs import whole_file
-from pspnet.machine.process import exclusive, rank
+from pspnet.machine.process import exclusive, rank, ranks
 
 KEPT = 3  # newest checkpoints of a stage: going back to the last params is common, going further back is not
 PACKAGES = ("torch", "numpy", "albumentations", "opencv-python-headless", "pillow")
@@ -44,11 +44,13 @@ class TrainingState:
     average: nn.Module | None = None  # moving average of the weights, if one is kept
 
 
-def training_digest(stage: str, sections: Mapping[str, BaseModel], dependencies: Mapping[str, str]) -> str:
+def training_digest(
+    stage: str, sections: Mapping[str, BaseModel], dependencies: Mapping[str, str], device: torch.device
+) -> str:
     """The digest of everything that determines the weights: params, data, backbone, libraries, and the stage's code."""
     facts = {
         "params": {name: section.model_dump() for name, section in sections.items()},
-        "dependencies": dict(dependencies),
+        "dependencies": {**dependencies, "device": device.type, "devices": str(ranks())},
         "packages": {name: version(name) for name in PACKAGES},
         "code": code_digest(CODE[stage]),
     }

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from pspnet.config.optimizer import OptimizerParams
 from pspnet.config.runtime import RuntimeParams
-from pspnet.dataset.crops import TrainingCrops
-from pspnet.dataset.views import UnlabeledViews
+from pspnet.dataset.samples import Samples
 from pspnet.errors import Problem, UserError
 from pspnet.training.shared.checkpoint import Checkpoint, TrainingState, open_checkpoint
 from pspnet.training.shared.distributed import Peers, Tick, check_shares, joined
@@ -29,7 +28,6 @@ from pspnet.training.shared.optimizer import (
 from pspnet.training.shared.runtime import device_lock, seed_step
 
 Figures = dict[str, float]
-Images = TrainingCrops | UnlabeledViews
 Work = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]
 
 
@@ -76,7 +74,7 @@ class Steps:
         session: Session,
         module: nn.Module,
         groups: Groups,
-        images: Images,
+        images: Samples,
         params: StepParams,
         average: nn.Module | None = None,
     ) -> None:

@@ -27,17 +27,19 @@ from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import PSPNet
 from pspnet.prediction import submission
+from pspnet.prediction.images import predict_folder
 from pspnet.raw.classes import first_few
 from pspnet.raw.layouts.cityscapes import LABEL_IDS
-from pspnet.stages import predict as stage
 from tests.command import PSPNET, pspnet
 from tests.files import contents
 from tests.parameters import ROOT
 from tests.predicting import predictor
 from tests.raw.rawdata import Pixels, encoded, noise, png_claiming, write
+from tests.stages.conftest import bundle, foreign_bundle, params, prepared
 from tests.training.conftest import quiet
 from tests.waiting import wait_until
 
+__all__ = ["bundle", "foreign_bundle", "params", "prepared"]
 Tick = Callable[[int, int, str], None]
 
 
@@ -70,7 +72,7 @@ def run(params: Params, images: Path, bundle: Path, out: Path, tick: Tick = quie
 def run_all(
     params: Params, images: Path, bundles: list[Path], out: Path, layout: str | None = None, tick: Tick = quiet
 ) -> list[Problem]:
-    return stage.run(
+    return predict_folder(
         params.prepare, params.predict, params.runtime,
         images=images, bundles=bundles, out=out, layout=layout, tick=tick,
     )  # fmt: skip
@@ -226,7 +228,7 @@ def test_an_incomplete_last_row_is_dropped(params: Params, images: Path, bundle:
 
 def kill_at_every_moment(images: Path, bundle: Path, before: Path, expected: Path, work: Path, mode: str) -> int:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stages.killed", images, bundle, before, expected, work, mode], cwd=ROOT,
+        [sys.executable, "-m", "tests.prediction.killed", images, bundle, before, expected, work, mode], cwd=ROOT,
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""`python -m tests.stages.killed IMAGES BUNDLE BEFORE EXPECTED WORK MODE`: predictions killed at every moment.
+"""`python -m tests.prediction.killed IMAGES BUNDLE BEFORE EXPECTED WORK MODE`: predictions killed at every moment.
 
 A moment comes just before a file of the folder is opened for writing, renamed or removed. `once`: each run begins with
 BEFORE, is killed at one moment and started again. `again and again`: the run is killed at its first moment, its
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pspnet.stages import predict
+from pspnet.prediction.images import predict_folder
 from tests.files import contents
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
@@ -48,7 +48,7 @@ def run(images: Path, bundle: Path, out: Path, moment: int | None) -> int:
             kill_at(moment, out)
         params = demo_params(runtime__threads=1)
         own = (params.prepare, params.predict, params.runtime)
-        predict.run(*own, images=images, bundles=[bundle], out=out, layout=None, tick=quiet)
+        predict_folder(*own, images=images, bundles=[bundle], out=out, layout=None, tick=quiet)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     ended = os.waitstatus_to_exitcode(status)
