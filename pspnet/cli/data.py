@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pspnet.cli.app import HELP_NAMES, PREPARED, RAW, TOOLS, Json, app, params_here, state
+from pspnet.cli.app import HELP_NAMES, PARAMS, PREPARED, RAW, TOOLS, Json, app, params_here, state
 from pspnet.machine import terminal
 
 data_app = typer.Typer(no_args_is_help=True, context_settings=HELP_NAMES)
@@ -19,15 +19,24 @@ def data_inspect(
         "inspect.png"
     ),
     masks: Annotated[int, typer.Option(min=1, help="The largest number of masks to read.")] = 200,
+    use: Annotated[
+        int | None,
+        typer.Option(min=1, help="The reading to use, if the folder can be read in several ways.", metavar="N"),
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the section `dataset` into params.yaml.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Detect the layout of a folder and the values in its masks, and print params that fit.
+    """Detect the layout of a folder and the values in its masks, and print params that fit or write them.
 
-    Example: pspnet data inspect data/raw --sheet inspect.png
+    Example: pspnet data inspect data/raw --write
     """
     from pspnet.inspection import console as command
+    from pspnet.inspection.writing import Target
 
-    command.inspect(folder, sheet, masks, as_json)
+    if write and as_json:
+        raise typer.BadParameter("give one of --write and --json", param_hint="OPTIONS")
+    target = Target(PARAMS, RAW, backup=state() / "params.before.yaml") if write else None
+    command.inspect(folder, sheet, masks, as_json, use, command.asked_for(PARAMS), target)
 
 
 @data_app.command("add")

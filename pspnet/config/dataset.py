@@ -104,13 +104,14 @@ class ClassFoldersParams(_Folders):
     layout: Literal["class_folders"]
     paired_by: Literal["id", "class_and_id"]
     """`id`: MASKS/CLASS/ID.png belongs to IMAGES/ID.jpg. `class_and_id`: it belongs to the image ID in a folder CLASS
-    anywhere below IMAGES, as in MVTec AD."""
+    anywhere below IMAGES, as in MVTec AD; IMAGES and MASKS may be the same folder."""
     mask_suffix: str
-    """The part of a mask's name after ID, such as `_mask`."""
+    """The part of a mask's name after ID, such as `_mask`. A number may follow it: 1_mask.png and 1_mask_1.png are both
+    masks of image 1, and are merged."""
     mask_threshold: Annotated[int, Field(ge=1, le=65535)]
     """The lowest gray value that counts as bright; 128 is the middle of the 8-bit range."""
     background_folders: list[str]
-    """Folders of images that have no masks because they show no class, such as `good`: all background."""
+    """Folders of images that show no class, such as `good`: all background. They need no masks."""
 
 
 class CamvidParams(_Folders):

@@ -147,6 +147,10 @@ class MaskFacts:
     unusable: dict[str, Refused] = field(default_factory=dict)
     left_out: int = 0  # masks too large to open here
 
+    @property
+    def values(self) -> set[int]:
+        return {value for mask in self.looked_at for value in mask.values.tolist()}
+
     def table(self, kind: str) -> pd.DataFrame:
         """A row for each value: value, pixels, share, masks, at_border (share of its pixels), largest first."""
         masks = [mask for mask in self.looked_at if mask.kind == kind]

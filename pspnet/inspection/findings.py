@@ -1,5 +1,6 @@
 """The result of inspecting a folder."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,22 +8,27 @@ import pandas as pd
 
 from pspnet.errors import Problem
 from pspnet.inspection.facts import ImageFacts, MaskFacts
+from pspnet.inspection.guess import LayoutGuess
 from pspnet.inspection.listing import Listing
-from pspnet.inspection.meaning import Remark
-from pspnet.inspection.recognition import LayoutGuess
+from pspnet.inspection.meaning import Remark, brightness
 from pspnet.inspection.section import as_yaml
-from pspnet.inspection.sequences import EVERY_IMAGE, Grouping, Neighbors, SplitList
+from pspnet.inspection.sequences import EVERY_IMAGE, Grouping, Neighbors
+from pspnet.inspection.split_lists import SplitList
 from pspnet.raw.layouts.pairs import FoundImage
 from pspnet.raw.masks import COLOR, spelled
 
 IGNORED = "(ignored)"
+MOST_TABLES = 20  # opened
 
 
 @dataclass
 class Inspection:
     listing: Listing
     layout: LayoutGuess | None = None  # the layout of the proposed section
-    others: list[LayoutGuess] = field(default_factory=list)  # other guesses, readable or not
+    number: int = 1  # of this reading among the readings
+    readings: list[LayoutGuess] = field(default_factory=list)  # every way to read the folder, the most likely first
+    others: list[LayoutGuess] = field(default_factory=list)  # guesses that cannot be read
+    choices: list["Inspection"] = field(default_factory=list)  # one for each reading, if a person has to choose
     images: list[FoundImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     image_facts: ImageFacts = field(default_factory=ImageFacts)
@@ -36,6 +42,7 @@ class Inspection:
     remarks: list[Remark] = field(default_factory=list)
     dataset: dict[str, Any] | None = None
     prepare: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    unclear: bool = False  # which values are classes
     only_masks: bool = False
     sheet: bytes | None = None
 
@@ -50,19 +57,33 @@ class Inspection:
             return "no files with the suffix of an image, and no known annotations"
         if self.only_masks:
             return "pictures that look like masks, but no images that belong to them"
+        if table := self._table_of_runs():
+            return f"images, and {table} with masks as run lengths, which no layout reads: save the masks as PNG files"
         return (
             "images but no masks. That is enough only for pretraining: finetuning needs masks in train, and evaluation "
             "needs masks in val and test"
         )
 
+    def _table_of_runs(self) -> str:
+        """A CSV file such as Kaggle's, with a column EncodedPixels or rle."""
+        for file in self.listing.ending(".csv")[:MOST_TABLES]:
+            columns = self.listing.text(file).partition("\n")[0].lower()
+            if re.search(r"encodedpixels|\brle\b", columns):
+                return file.name
+        return ""
+
     def class_name(self, value: int) -> str:
         """The value's name in the layout, in a list beside the data, or in the proposed section."""
         if value in self.class_names:
             return self.class_names[value]
-        classes = self.dataset["classes"] if self.dataset else {}
-        ignored = self.dataset["ignore_values"] if self.dataset else []
+        if not self.dataset:
+            return ""
+        source, classes = self.dataset["source"], self.dataset["classes"]
+        if source.get("mask_kind") in ("levels", "instances"):
+            value = int(brightness(value) >= source["mask_threshold"])
         written = spelled(value).strip("'") if value >= COLOR else value
-        return next((name for name, own in classes.items() if own == written), IGNORED if written in ignored else "")
+        found = (name for name, own in classes.items() if written in (own if isinstance(own, list) else [own]))
+        return next(found, IGNORED if written in self.dataset["ignore_values"] else "")
 
     @property
     def section(self) -> str:

@@ -1,10 +1,10 @@
 """Inspect a folder of raw data: the likely layout, its images and masks, and the params that fit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pspnet.dataset.store.splits import ANNOTATED
+from pspnet.config.prepare import PrepareParams
 from pspnet.errors import Problem, UserError
 from pspnet.inspection.class_names import names_beside
 from pspnet.inspection.facts import (
@@ -14,123 +14,121 @@ from pspnet.inspection.facts import (
     stable_sample,
 )
 from pspnet.inspection.findings import IGNORED, Inspection
+from pspnet.inspection.fixed_classes import OWNERS, differ, foreign_name
 from pspnet.inspection.listing import Listing, list_files
-from pspnet.inspection.meaning import MIDDLE, Remark, interpret
-from pspnet.inspection.partners import candidates, is_derived
-from pspnet.inspection.patterns import patterns_for
-from pspnet.inspection.recognition import LayoutGuess, recognize_layouts
+from pspnet.inspection.meaning import Remark, interpret
+from pspnet.inspection.readings import Reading, Readings, find_readings, read, section_of
 from pspnet.inspection.remarks import (
     USUAL_MEGAPIXELS,
     about_groups,
     about_images,
     about_masks,
+    about_other_files,
+    about_shares,
     about_splits,
 )
 from pspnet.inspection.section import dataset_params, source_section
 from pspnet.inspection.sequences import (
     EVERY_IMAGE,
+    USUAL,
     choose_grouping,
     compare_neighbors,
     deal_masks,
     groupings,
     official_splits,
-    split_lists,
 )
-from pspnet.inspection.sheet import contact_sheet
+from pspnet.inspection.sheet import MOST_SHOWN, contact_sheet
+from pspnet.inspection.spelling import counted
+from pspnet.inspection.split_lists import split_lists
 from pspnet.raw.classes import Classes, Declared, declared_classes
 from pspnet.raw.layouts import LAYOUTS
+from pspnet.raw.layouts.voc import OWN_NAMES
 from pspnet.raw.masks import spelled
 from pspnet.raw.sample import RawSample
 
 Tick = Callable[[int, int, str], None]
+Step = Callable[[int], None]
 
 MOST_MASKS = 200
 FEW_MASKS = 30
+MASKS_FOR_CHOICE, SHOWN_FOR_CHOICE = 20, 6
 STEPS = ("names", "layout", "images", "masks", "groups", "contact sheet")
 
 
-def inspect_folder(folder: Path, tick: Tick, most_masks: int = MOST_MASKS) -> Inspection:
+def inspect_folder(
+    folder: Path, tick: Tick, most_masks: int = MOST_MASKS, use: int | None = None, asked: PrepareParams = USUAL
+) -> Inspection:
+    """Inspects the folder as its best reading has it, or as reading number `use`. If several readings are as good, the
+    inspection holds a short one of each instead.
+    """
+
     def step(place: int) -> None:
         tick(place, len(STEPS), STEPS[place])
 
     step(0)
-    inspection = Inspection(list_files(folder))
+    listing = list_files(folder)
     step(1)
-    _recognize(inspection)
+    readings = find_readings(listing)
+    if use and use > len(readings.found):
+        found = f"is {use}, and {folder} has {counted(len(readings.found), 'reading')}"
+        raise UserError(Problem("--use", found, "the number of a reading", f"List them: pspnet data inspect {folder}"))
+    if not readings.found:
+        return _without_layout(listing, readings, step)
+    if not readings.sure and not use:
+        return _choices(listing, readings, step)
+    number = use or 1
+    inspection = _inspected(listing, readings.found[number - 1], step, most_masks, asked)
+    inspection.number = number
+    inspection.readings = [reading.guess for reading in readings.found]
+    inspection.others = readings.unreadable
+    return inspection
+
+
+def _without_layout(listing: Listing, readings: Readings, step: Step) -> Inspection:
+    inspection = Inspection(listing, others=readings.unreadable)
     step(2)
-    paths = [item.image for item in inspection.images] or [file.path for file in inspection.listing.images]
-    inspection.image_facts = open_images(paths, inspection.listing.raw)
+    inspection.image_facts = open_images((file.path for file in listing.images), listing.raw)
     about_images(inspection)
-    if inspection.layout:
-        if inspection.layout.note:
-            inspection.remarks.append(Remark(inspection.layout.note, "Or name the classes in params.yaml."))
-        step(3)
-        source, classes = _masks(inspection, most_masks)
-        step(4)
-        _groups(inspection)
-        _write_section(inspection, source, classes)
-    else:
-        some = stable_sample((file.path for file in inspection.listing.images), FEW_MASKS)
-        inspection.only_masks = bool(some) and all(is_mask(path, inspection.listing.raw) for path in some)
+    some = stable_sample((file.path for file in listing.images), FEW_MASKS)
+    inspection.only_masks = bool(some) and all(is_mask(path, listing.raw) for path in some)
     step(5)
     inspection.sheet = _sheet(inspection)
     return inspection
 
 
-def _recognize(inspection: Inspection) -> None:
-    """Tries the layouts with a signature first; pairs of names are weaker evidence, since most layouts have them."""
-    for guess in recognize_layouts(inspection.listing):
-        tried = guess
-        if guess.layout not in LAYOUTS:
-            tried = guess._replace(obstacle=guess.obstacle or "this version cannot read this layout")
-        elif not guess.obstacle and not inspection.layout:
-            tried = _try_layout(guess, inspection)
-        if tried.obstacle or inspection.layout:
-            inspection.others.append(tried)
-        else:
-            inspection.layout = tried
-    if not inspection.layout and not inspection.others:
-        attempts = (_try_layout(guess, inspection) for guess in _pairs(inspection.listing))
-        inspection.layout = next((tried for tried in attempts if not tried.obstacle), None)
+def _choices(listing: Listing, readings: Readings, step: Step) -> Inspection:
+    """A short inspection of each reading: a person needs the picture, not the details."""
+    inspection = Inspection(listing, readings=[reading.guess for reading in readings.found])
+    for number, reading in enumerate(readings.found, start=1):
+        step(min(number + 1, len(STEPS) - 1))
+        choice = Inspection(listing, reading.guess, number, images=reading.images, problems=reading.problems)
+        choice.dataset = _section_of_masks(choice, MASKS_FOR_CHOICE)
+        choice.sheet = _sheet(choice, SHOWN_FOR_CHOICE)
+        inspection.choices.append(choice)
+    return inspection
 
 
-def _pairs(listing: Listing) -> Iterator[LayoutGuess]:
-    files = {file.name: file.path for file in listing.images}
-    names = [name for name in files if not is_derived(name)]
-    for partners in candidates(names, lambda name: is_mask(files[name], listing.raw)):
-        found = patterns_for(partners, names)
-        kind = "instances" if partners.several else "numbers"
-        source = {**found._asdict(), "mask_kind": kind, "mask_threshold": MIDDLE}
-        yield LayoutGuess("folder", "images and masks have matching names", source)
+def _section_of_masks(inspection: Inspection, most: int) -> dict[str, Any]:
+    source, classes = _masks(inspection, most)
+    return section_of(source, **classes)
 
 
-def _try_layout(guess: LayoutGuess, inspection: Inspection) -> LayoutGuess:
-    """Reads the folder by the guessed layout; returns the guess, with the obstacle if it failed."""
-    images, problems = [], []
-    try:
-        source = dataset_params(_section(source_section(guess.layout, guess.source))).source
-        for item in LAYOUTS[guess.layout].find(source, inspection.listing.raw):
-            if isinstance(item, Problem):
-                problems.append(item)
-            elif item.problem:
-                problems.append(item.problem)
-            else:
-                images.append(item)
-    except UserError as error:
-        return guess._replace(obstacle=str(error))
-    if not any(item.mask for item in images):
-        shown = "; ".join(str(problem) for problem in problems[:3])
-        return guess._replace(obstacle=f"no image has a usable mask{f': {shown}' if shown else ''}")
-    inspection.images, inspection.problems = images, problems
-    if guess.layout == "folder":
-        first = inspection.labeled[0]
-        return guess._replace(reason=f"names: {first.image} has the mask {first.mask.path}" if first.mask else "")
-    return guess
-
-
-def _section(source: dict[str, Any], **known: Any) -> dict[str, Any]:
-    usual = {"classes": {}, "colors": {}, "ignore_values": [], "group_pattern": EVERY_IMAGE, "labeled_fraction": 1.0}
-    return {"source": source, **usual, **known}
+def _inspected(listing: Listing, reading: Reading, step: Step, most_masks: int, asked: PrepareParams) -> Inspection:
+    guess = reading.guess
+    inspection = Inspection(listing, guess, images=reading.images, problems=reading.problems)
+    step(2)
+    inspection.image_facts = open_images((item.image for item in inspection.images), listing.raw)
+    about_images(inspection)
+    if guess.note:
+        inspection.remarks.append(Remark(guess.note, "Look at the contact sheet."))
+    step(3)
+    source, classes = _masks(inspection, most_masks)
+    step(4)
+    _groups(inspection, asked)
+    _write_section(inspection, source, classes, asked)
+    step(5)
+    inspection.sheet = _sheet(inspection)
+    return inspection
 
 
 def _masks(inspection: Inspection, most: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -144,17 +142,23 @@ def _masks(inspection: Inspection, most: int) -> tuple[dict[str, Any], dict[str,
         inspection.values = inspection.mask_facts.table("numbers")
         source = source_section(layout.layout, layout.source)
         about_masks(inspection)
-        _classes_of_layout(inspection, source)
+        declared = _classes(inspection, section_of(source))
+        if declared:
+            inspection.class_names = {value: declared.names[place] for value, place in declared.values.items()}
+        if own := _own_classes(inspection):
+            return source, own
+        _about_unknown(inspection, source, declared)
         return source, {}
     inspection.mask_facts = open_masks(masks, listing.raw, False, most)
-    values = {value for mask in inspection.mask_facts.looked_at for value in mask.values.tolist()}
-    names, file = names_beside(listing, values)
+    names, file = names_beside(listing, inspection.mask_facts.values)
     several = any(len(mask.paths) > 1 for mask in masks)
     found = interpret(inspection.mask_facts, several, names)
     inspection.values, inspection.class_names = found.table, names
     inspection.remarks += found.remarks
     if names:
-        inspection.remarks.append(Remark(f"{file} names the values", "The classes below take their names from it."))
+        inspection.remarks.append(
+            Remark(f"the values are named in {file}", "The classes below take their names from it.")
+        )
     source = source_section("folder", {**layout.source, "mask_kind": found.kind, "mask_threshold": found.threshold})
     about_masks(inspection)
     if (listing.raw.root / "classes.yaml").is_file():
@@ -163,11 +167,30 @@ def _masks(inspection: Inspection, most: int) -> tuple[dict[str, Any], dict[str,
     return source, {"classes": found.classes, "ignore_values": found.ignore_values}
 
 
-def _classes_of_layout(inspection: Inspection, source: dict[str, Any]) -> None:
-    classes = _classes(inspection, _section(source))
+def _own_classes(inspection: Inspection) -> dict[str, Any] | None:
+    """The classes of a set in the folders of a public one, if they are probably not the public set's."""
+    layout, root = inspection.layout, inspection.listing.raw.root
+    assert layout
+    owner = OWNERS.get(layout.layout)
+    if not owner or any((root / name).is_file() for name in ("classes.yaml", OWN_NAMES)):
+        return None
+    names, file = names_beside(inspection.listing, inspection.mask_facts.values)
+    foreign = foreign_name(layout.layout, inspection.images)
+    if not foreign and not differ(names, inspection.class_names):
+        return None
+    found = interpret(inspection.mask_facts, False, names)
+    said = f"the folders are those of {owner}, but "
+    said += f"{foreign} is not one of its images" if foreign else f"{file} names other classes"
+    named = f"The classes below take their names from {file}." if names else "Name the classes in the section below."
+    advice = f"{named} If these are the classes of {owner}, set classes: {{}} and ignore_values: []."
+    inspection.class_names = names
+    inspection.remarks += [Remark(said, advice), *found.remarks]
+    return {"classes": found.classes, "ignore_values": found.ignore_values}
+
+
+def _about_unknown(inspection: Inspection, source: dict[str, Any], classes: Classes | None) -> None:
     if not classes or inspection.values is None:
         return
-    inspection.class_names = {value: classes.names[place] for value, place in classes.values.items()}
     inspection.class_names |= dict.fromkeys(classes.ignore_values, IGNORED)
     known = {*classes.values, *classes.ignore_values}
     unknown = inspection.values[~inspection.values["value"].isin(known)]
@@ -175,13 +198,13 @@ def _classes_of_layout(inspection: Inspection, source: dict[str, Any]) -> None:
         listed = ", ".join(spelled(int(value)) for value in unknown["value"].head(8))
         found = (
             f"unknown values {listed} ({unknown['share'].sum():.1%} of the pixels): layout {source['layout']} has "
-            f"{len(classes.names)} classes without them"
+            f"{counted(len(classes.names), 'class')} without them"
         )
         advice = "`prepare` refuses masks with unknown values: name the classes and ignore_values yourself."
         inspection.remarks.append(Remark(found, advice))
 
 
-def _groups(inspection: Inspection) -> None:
+def _groups(inspection: Inspection, asked: PrepareParams) -> None:
     found, ids = inspection.images, [item.id for item in inspection.images]
     inspection.groupings = groupings(ids)
     inspection.neighbors = compare_neighbors(found, inspection.listing.raw)
@@ -190,32 +213,29 @@ def _groups(inspection: Inspection) -> None:
     if official:
         inspection.prepare["official_splits"] = official
     mode = official[0] if official else "kept"
-    best = choose_grouping(inspection.groupings, found, inspection.neighbors, mode)
+    best = choose_grouping(inspection.groupings, found, inspection.neighbors, mode, asked)
     inspection.group_pattern = best.pattern if best else EVERY_IMAGE
     about_groups(inspection, best)
     about_splits(inspection)
-    masks = len(inspection.labeled)
-    splits = deal_masks(found, inspection.group_pattern, mode)
-    if not all(splits.get(split) for split in ANNOTATED):
-        shown = ", ".join(f"{splits.get(split, 0)} in {split}" for split in ANNOTATED)
-        advice = "Each split needs at least one: add masks, or assign images to splits in splits.csv."
-        inspection.remarks.append(Remark(f"a random split of {masks} masks gives {shown}", advice))
-    elif masks < FEW_MASKS:
-        found_few = f"there are only {masks} masks"
-        advice = "The test split will be tiny, so its numbers mean little; let pretraining use every image."
-        inspection.remarks.append(Remark(found_few, advice))
+    about_shares(inspection, deal_masks(found, inspection.group_pattern, mode, asked), asked)
 
 
-def _write_section(inspection: Inspection, source: dict[str, Any], classes: dict[str, Any]) -> None:
-    section = _section(source, group_pattern=inspection.group_pattern, **classes)
-    if not _classes(inspection, section):
+def _write_section(
+    inspection: Inspection, source: dict[str, Any], classes: dict[str, Any], asked: PrepareParams
+) -> None:
+    section = section_of(source, group_pattern=inspection.group_pattern, **classes)
+    inspection.unclear = not _classes(inspection, section)
+    if inspection.unclear:
         inspection.remarks.append(
             Remark("it is unclear which values are classes", "Name them under `classes` in the section below.")
         )
     dataset_params(section)
     inspection.dataset = section
-    if inspection.layout and inspection.layout.layout == "folder":
-        _try_layout(inspection.layout._replace(source=source), inspection)  # again, with the right kind of masks
+    if inspection.layout and inspection.layout.layout == "folder":  # again, with the right kind of masks
+        again = read(inspection.layout._replace(source=source), inspection.listing)
+        if isinstance(again, Reading):
+            inspection.images, inspection.problems = again.images, again.problems
+    about_other_files(inspection, asked)
     most = max((w * h for w, h in inspection.image_facts.sizes.values()), default=0)
     if most > USUAL_MEGAPIXELS * 10**6:
         inspection.prepare["max_megapixels"] = (-(-most // 10**6), "the largest image that was decoded")
@@ -230,13 +250,15 @@ def _classes(inspection: Inspection, section: dict[str, Any]) -> Classes | None:
         return None
 
 
-def _sheet(inspection: Inspection) -> bytes | None:
+def _sheet(inspection: Inspection, most: int = MOST_SHOWN) -> bytes | None:
     files = inspection.listing.raw
     if inspection.layout and inspection.dataset:
         classes = _classes(inspection, inspection.dataset)
         samples = [RawSample(item.id, item.image, item.mask, "", None) for item in inspection.labeled]
-        title = f"{files.root}: {inspection.layout.layout}, {len(inspection.images):,} images, {len(samples):,} masks"
+        title = f"{files.root}: {inspection.layout.layout}, {counted(len(inspection.images), 'image')}, " + counted(
+            len(samples), "mask"
+        )
     else:
         classes, samples = None, [RawSample(file.name, file.path, None, "", None) for file in inspection.listing.images]
-        title = f"{files.root}: {len(samples):,} images, no masks found"
-    return contact_sheet(samples, files, classes, title)
+        title = f"{files.root}: {counted(len(samples), 'image')}, no masks found"
+    return contact_sheet(samples, files, classes, title, most)

@@ -1,7 +1,7 @@
 """Guess the meaning of the values in masks; each guess comes with its evidence."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,10 +10,14 @@ import pandas as pd
 
 from pspnet.config.dataset import MaskValue
 from pspnet.inspection.facts import MaskFacts, OpenedMask
+from pspnet.inspection.spelling import counted
 from pspnet.raw.classes import MOST_CLASSES
 from pspnet.raw.masks import COLOR, spelled
 
 MOST_COLORS = 64  # that a person would assign to classes
+VOID_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unannotated", "not annotated"}
+TWINS = 3  # values this near to each other and far from all others may mean the same
+FAR = 60  # from the next value
 FEW = 0.002  # share of the pixels; a value of a blurred edge between classes has less
 MIDDLE = 128
 
@@ -80,9 +84,9 @@ def _colors(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, s
     dominant = table[table["share"] >= FEW]
     covered = dominant["share"].sum()
     if len(table) <= MOST_COLORS and not _is_blurred(table, dominant):
-        found = f"the masks are RGB pictures of {len(table)} colors in all: each color is a class"
+        found = f"the masks are RGB pictures of {counted(len(table), 'color')} in all: each color is a class"
         remarks.append(Remark(found, "mask_kind: colors reads them; name the class of each color."))
-        return Meaning("colors", MIDDLE, _named(table["value"], names), [], table, tuple(remarks))
+        return _classes("colors", sorted(map(int, table["value"])), [], names, table, remarks)
     per_mask = int(np.median([len(mask.values) for mask in opened]))
     if len(dominant) <= MOST_COLORS and covered >= 0.9:
         found = (
@@ -91,7 +95,7 @@ def _colors(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, s
             "another color: the edges were smoothed"
         )
         if len(dominant) == 2:
-            dark, bright = sorted(_brightness(int(value)) for value in dominant["value"])
+            dark, bright = sorted(brightness(int(value)) for value in dominant["value"])
             if bright - dark > 30:
                 threshold = (dark + bright + 1) // 2
                 advice = (
@@ -100,7 +104,7 @@ def _colors(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, s
                 )
                 return _two_classes("levels", threshold, table, [*remarks, Remark(found, advice)])
         remarks.append(Remark(found, "Export the masks again without smoothing: `prepare` refuses unknown colors."))
-        return Meaning("colors", MIDDLE, _named(dominant["value"], names), [], table, tuple(remarks))
+        return _classes("colors", sorted(map(int, dominant["value"])), [], names, table, remarks)
     found = f"the masks are RGB pictures of {per_mask:,} colors each (median), {len(table):,} in total"
     advice = (
         "They may have a color for each object, or be photographs or masks laid over images: not classes. "
@@ -113,7 +117,7 @@ def _numbers(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, 
     values = sorted(int(value) for value in table["value"])
     palettes = sum(mask.palette for mask in opened)
     if palettes:
-        found = f"{palettes} of {len(opened)} masks have a palette"
+        found = f"{palettes} of {counted(len(opened), 'mask')} have a palette"
         remarks.append(Remark(found, "Nothing to do: the palette index is the number."))
     if blurred := _blurred(table):
         return _two_classes("levels", blurred[0], table, [*remarks, blurred[1]])
@@ -122,20 +126,42 @@ def _numbers(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, 
         advice = "They may number objects, or be classes times 1000: save masks of class numbers."
         remarks.append(Remark(found, advice))
         return Meaning("numbers", MIDDLE, {}, [], table, tuple(remarks))
-    ignored, about = _ignored(table, values)
-    remarks += about
+    twins = [] if names else _twins(values)
+    ignored, about = _ignored(table, values, twins)
+    ignored = [*twins] if ignored and twins else ignored
+    remarks += [*_about_twins(twins, values, table, ignored), *about]
     kept = [value for value in values if value not in ignored]
-    remarks += _about_numbers(table, kept, ignored, len(opened))
-    return Meaning("numbers", MIDDLE, _named(kept, names), list(ignored), table, tuple(remarks))
+    remarks += _about_numbers(table, kept, ignored, len(opened), bool(names))
+    return _classes("numbers", kept, ignored, names, table, remarks, twins)
 
 
-def _ignored(table: pd.DataFrame, values: list[int]) -> tuple[list[int], list[Remark]]:
+def _twins(values: list[int]) -> list[int]:
+    """The bright values at the end of a scale that lie next to each other and far from all others."""
+    last = [value for value in values if values[-1] - value <= TWINS]
+    others = [value for value in values if value not in last]
+    return last if len(last) > 1 and others and last[0] - others[-1] >= FAR else []
+
+
+def _about_twins(twins: list[int], values: list[int], table: pd.DataFrame, ignored: list[int]) -> Iterator[Remark]:
+    if twins:
+        shares = table.set_index("value")["share"]
+        listed = f"{', '.join(map(str, twins[:-1]))} and {twins[-1]}"
+        parts = ", ".join(f"{shares[value]:.2%}" for value in twins)
+        found = (
+            f"{listed} ({parts} of the pixels) lie next to each other, far from {values[-len(twins) - 1]}: they "
+            "probably mean the same"
+        )
+        advice = "All are in ignore_values." if ignored else "They are one class below."
+        yield Remark(found, f"{advice} If they differ, give each a class of its own.")
+
+
+def _ignored(table: pd.DataFrame, values: list[int], twins: list[int]) -> tuple[list[int], list[Remark]]:
     if 255 not in values:
         return [], []
     row = table[table["value"] == 255].iloc[0]
     numbers = f"{row['share']:.1%} of the pixels, {row['at_border']:.0%} of them beside another value"
-    others = [value for value in values if value != 255]
-    if not others:
+    others = [value for value in values if value != 255 and value not in twins]
+    if not others or (twins and len(others) == 1):
         return [], []
     if len(others) == 1:
         found = f"255 is a class: the only other number is {others[0]}, and 255 has {numbers}"
@@ -148,24 +174,26 @@ def _ignored(table: pd.DataFrame, values: list[int]) -> tuple[list[int], list[Re
     return [255], [Remark(found, advice)]
 
 
-def _about_numbers(table: pd.DataFrame, kept: list[int], ignored: list[int], masks: int) -> Iterator[Remark]:
+def _about_numbers(
+    table: pd.DataFrame, kept: list[int], ignored: list[int], masks: int, named: bool
+) -> Iterator[Remark]:
     if len(kept) == 1:
         found = f"every mask that was opened holds only {kept[0]}"
         yield Remark(found, "There is nothing to learn from them: are these the masks, and are the files complete?")
         return
     if kept and kept[0] > 0 and not ignored:
-        found = f"the numbers begin at {kept[0]}: no pixel of {masks} masks is 0"
+        found = f"the numbers begin at {kept[0]}: no pixel of {counted(masks, 'mask')} is 0"
         yield Remark(found, "Nothing to do: any number can be a class; they need not begin at 0.")
     zero = table[table["value"] == 0]
     if len(zero) and len(kept) > 2 and (share := zero.iloc[0]["share"]) < 0.1:
         found = (
             f"0 may mean not annotated: it has {share:.1%} of the pixels, {zero.iloc[0]['at_border']:.0%} of them "
-            f"beside another value, and occurs in {int(zero.iloc[0]['masks'])} of {masks} masks"
+            f"beside another value, and occurs in {int(zero.iloc[0]['masks'])} of {counted(masks, 'mask')}"
         )
         yield Remark(found, "It is taken for a class. If it is not one, move it to ignore_values.")
     missing = sorted({*range(kept[0], kept[-1])} - {*kept})
-    if 0 < len(missing) < len(kept):
-        found = f"{', '.join(map(str, missing[:8]))} occur in none of {masks} masks, but greater numbers do"
+    if not named and 0 < len(missing) < len(kept):
+        found = f"{', '.join(map(str, missing[:8]))} occur in none of {counted(masks, 'mask')}, but greater numbers do"
         yield Remark(found, "If they are rare classes, name them too.")
 
 
@@ -215,18 +243,41 @@ def _two_classes(kind: str, threshold: int, table: pd.DataFrame, remarks: list[R
     return Meaning(kind, threshold, {"background": 0, "object": 1}, [], table, tuple(remarks))
 
 
-def _named(values: "pd.Series[int] | list[int]", names: Mapping[int, str]) -> dict[str, MaskValue | list[MaskValue]]:
-    ordered = sorted(int(value) for value in values)[:MOST_CLASSES]
-    numbered = {value: value if value < COLOR else place for place, value in enumerate(ordered)}
-    return {names.get(value, f"class_{numbered[value]}"): _as_written(value) for value in ordered}
+def _classes(
+    kind: str,
+    values: list[int],
+    ignored: list[int],
+    names: Mapping[int, str],
+    table: pd.DataFrame,
+    remarks: list[Remark],
+    twins: Sequence[int] = (),
+) -> Meaning:
+    """A class for each value, but one for twins and none for a value that a list calls void."""
+    values = sorted({*values, *names} - {*ignored})  # a list names rare classes too
+    void = [value for value in values if names.get(value, "").strip("_ ").lower() in VOID_NAMES]
+    if void:
+        listed = ", ".join(f"{spelled(value)} {names[value]}" for value in void)
+        found = f"the list beside the data calls {listed}, which means not annotated"
+        remarks.append(Remark(found, "It is in ignore_values; if it is a class, name it under classes instead."))
+    kept = [value for value in values if value not in void][:MOST_CLASSES]
+    numbered = {value: value if value < COLOR else place for place, value in enumerate(kept)}
+    classes: dict[str, MaskValue | list[MaskValue]] = {}
+    for value in kept:
+        if value not in twins[:-1]:
+            name = names.get(value, f"class_{numbered[value]}")
+            classes[name] = [*twins] if value in twins else _as_written(value)
+    return Meaning(kind, MIDDLE, classes, [*ignored, *map(_as_written, void)], table, tuple(remarks))
 
 
 def _as_written(value: int) -> MaskValue:
     return spelled(value).strip("'") if value >= COLOR else value
 
 
-def _brightness(color: int) -> int:
-    red, green, blue = (color - COLOR).to_bytes(3, "big")
+def brightness(value: int) -> int:
+    """The gray level of a number or a color."""
+    if value < COLOR:
+        return value
+    red, green, blue = (value - COLOR).to_bytes(3, "big")
     return round(0.299 * red + 0.587 * green + 0.114 * blue)
 
 

@@ -25,6 +25,7 @@ DERIVED_WORDS = {  # for pictures made from images or masks
     "color", "colors", "colour", "colours", "contour", "contours", "depth", "disparity", "object", "objects", "parts",
 }  # fmt: skip
 GLUED = sorted(word for word in MASK_WORDS | IMAGE_WORDS if len(word) >= 5)  # also found within `trainannot`
+SPLIT_AND_WORD = re.compile(f"(?:{'|'.join(SPLIT_FOLDERS)})({'|'.join(GLUED)})")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 MOST_OPERATIONS = 30  # tried of each kind
 MOST_KEYS = 4000
@@ -32,8 +33,16 @@ MOST_CANDIDATES = 20
 FEWEST_BY_LOOKS = 0.25  # share of the files that must pair if no word names images or masks
 SMALL = 200  # up to this many names, even parts of a single name are tried
 
+WEIGHTS = {  # removing less scores higher
+    "": 1.0, "suffix": 0.98, "suffix, number or not": 0.98, "prefix": 0.97, "name": 0.96, "suffix and number": 0.9,
+    "number": 0.85, "folder": 0.8, "rest": 0.7,
+}  # fmt: skip
+
 Folder = tuple[Literal["", "whole", "end", "start"], str]
-Tail = tuple[Literal["", "suffix", "prefix", "number", "suffix and number", "folder"], str]
+Tail = tuple[
+    Literal["", "suffix", "prefix", "number", "suffix and number", "suffix, number or not", "rest", "name", "folder"],
+    str,
+]
 
 
 class Side(NamedTuple):
@@ -52,7 +61,10 @@ class Partners(NamedTuple):
 
 
 def words(text: str) -> set[str]:
-    return {word.lower() for word in WORD.findall(text)}
+    """The words in a name; `trainannot` gives `annot` too."""
+    found = {word.lower() for word in WORD.findall(text)}
+    glued = (re.fullmatch(SPLIT_AND_WORD, word) for word in found)
+    return found | {match[1] for match in glued if match}
 
 
 def is_derived(name: str) -> bool:
@@ -75,13 +87,29 @@ def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Par
     by_suffix = _by_suffix(names, is_mask)
     if by_suffix and by_suffix.images > best:
         yield by_suffix
+    doubtful = []  # a word names the masks, but the images look like masks too
     for image, mask in ranked[:MOST_CANDIDATES]:
         match = matches[image, mask]
         one, other = match.example
-        is_image = (_words(image) - _words(mask)) & IMAGE_WORDS or not is_mask(one)
+        is_image = (side_words(image) - side_words(mask)) & IMAGE_WORDS or not is_mask(one)
         share = match.images * step / len(names)  # images and masks together give at most half
-        if _words(mask) & MASK_WORDS or (share >= FEWEST_BY_LOOKS and is_image and is_mask(other)):
-            yield Partners(image, mask, None, match.images, match.several > 0)
+        if side_words(mask) & MASK_WORDS or (share >= FEWEST_BY_LOOKS and is_image and is_mask(other)):
+            found = Partners(image, mask, None, match.images, match.several > 0)
+            if is_image:
+                yield _with_further_masks(found, names)
+            else:
+                doubtful.append(_with_further_masks(found, names))
+    yield from doubtful
+
+
+def _with_further_masks(partners: Partners, names: list[str]) -> Partners:
+    """Adds `x_mask_1` to `x_mask`: the second mask of an image."""
+    kind, suffix = partners.mask.tail
+    numbered = re.compile(rf"(.+){re.escape(suffix)}[_\- .]?\d+")
+    if kind != "suffix" or not any(numbered.fullmatch(PurePosixPath(name).stem) for name in names):
+        return partners
+    mask = partners.mask._replace(tail=("suffix, number or not", suffix))
+    return partners._replace(mask=mask, several=True)
 
 
 def _matches(names: list[str], step: int) -> dict[tuple[Side, Side], _Match]:
@@ -116,15 +144,18 @@ class _Operations:
         folders: Counter[str] = Counter()
         suffixes: Counter[str] = Counter()
         prefixes: Counter[str] = Counter()
+        stems: Counter[str] = Counter()
         for name in names:
             path = PurePosixPath(name)
             folders.update({*path.parts[:-1]})
             suffixes.update(_suffixes(path.stem))
             prefixes.update(_prefixes(path.stem))
+            stems.update([path.stem] if path.parts[:-1] and words(path.stem) else [])
         least = 1 if len(names) <= SMALL else max(2, len(names) // 200)
         self._folders = _frequent(folders, least, len(names))
         self._suffixes = _frequent(suffixes, least, len(names) + 1)
         self._prefixes = _frequent(prefixes, least, len(names) + 1)
+        self._stems = {stem for stem, count in stems.most_common(MOST_OPERATIONS) if count > max(1, least)}
 
     def of(self, name: str) -> Iterator[tuple[Side, str]]:
         path = PurePosixPath(name)
@@ -133,7 +164,7 @@ class _Operations:
         for folder, rest in self._without_folder(parents):
             for tail, rest_of_stem in tails:
                 key = "/".join((*rest, rest_of_stem) if rest_of_stem else rest)
-                if key and (folder[0] or tail[0] != "folder"):
+                if key and (folder[0] == "whole" or tail[0] != "folder"):
                     yield Side(folder, tail), key
 
     def _without_folder(self, parents: tuple[str, ...]) -> Iterator[tuple[Folder, tuple[str, ...]]]:
@@ -142,12 +173,18 @@ class _Operations:
             before, after = parents[:place], parents[place + 1 :]
             if part in self._folders and part not in after:
                 yield ("whole", part), (*before, *after)
+                if words(part) & (MASK_WORDS | IMAGE_WORDS) and after and after[0] in self._folders:
+                    yield ("whole", f"{part}/{after[0]}"), (*before, *after[1:])
             for kind, text, rest in _affixes(part):
                 yield (kind, text), (*before, rest, *after)
 
     def _tails(self, stem: str) -> Iterator[tuple[Tail, str]]:
         yield ("", ""), stem
         yield ("folder", ""), ""
+        if stem in self._stems:
+            yield ("name", stem), ""
+        if match := re.fullmatch(r"([^_]*\d[^_]*)_.+", stem):
+            yield ("rest", "_"), match[1]
         for suffix in _suffixes(stem):
             if suffix in self._suffixes:
                 yield ("suffix", suffix), stem.removesuffix(suffix)
@@ -196,21 +233,20 @@ def _frequent(counts: Counter[str], least: int, most: int) -> set[str]:
 def _weight(pair: tuple[Side, Side]) -> float:
     """How well the words fit; between equal fits, removing less scores higher."""
     image, mask = pair
-    in_image, in_mask = _words(image), _words(mask)
+    in_image, in_mask = side_words(image), side_words(mask)
     weight = 1.0 if in_mask & MASK_WORDS else 0.5
+    weight *= 1.0 if in_image & IMAGE_WORDS else 0.99
     if in_image & MASK_WORDS or (in_mask & IMAGE_WORDS and not in_mask & MASK_WORDS):
         weight *= 0.2
     if (in_image | in_mask) & DERIVED_WORDS:
         weight *= 0.2
     for side in pair:
         weight *= 0.98 if side.folder[0] else 1
-        weight *= {"": 1, "suffix": 0.98, "prefix": 0.97, "suffix and number": 0.9, "number": 0.85, "folder": 0.8}[
-            side.tail[0]
-        ]
+        weight *= WEIGHTS[side.tail[0]]
     return weight
 
 
-def _words(side: Side) -> set[str]:
+def side_words(side: Side) -> set[str]:
     return words(side.folder[1]) | words(side.tail[1])
 
 

@@ -1,7 +1,9 @@
 """Folders and regular expressions for dataset.source that pair images and masks as found by `partners`."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -18,28 +20,49 @@ class Patterns(NamedTuple):
     mask_names: str
 
 
-def patterns_for(partners: Partners, names: list[str]) -> Patterns:
+def without(side: Side) -> str:
+    """The start of a regular expression that does not match the files of this side."""
+    literal = re.escape(side.folder[1])
+    folder = {"": "", "whole": f"{literal}/", "end": rf"[^/]*{literal}/", "start": f"{literal}[^/]*/"}[side.folder[0]]
+    kind, text = side.tail
+    name = {
+        "suffix": rf"[^/]*{re.escape(text)}\.\w+$",
+        "suffix, number or not": rf"[^/]*{re.escape(text)}(?:[_\- .]?\d+)?\.\w+$",
+        "suffix and number": rf"[^/]*{re.escape(text)}\d+\.\w+$",
+        "prefix": rf"{re.escape(text)}[^/]*$",
+        "name": rf"{re.escape(text)}\.\w+$",
+    }.get(kind, "")
+    between = "(?:.*/)?" if folder and name else ""
+    return f"(?!(?:.*/)?{folder}{between}{name})" if folder or name else ""
+
+
+def patterns_for(partners: Partners, names: list[str], is_mask: Callable[[str], bool]) -> Patterns:
     """Folders and patterns that match the two sides; images in other folders become unlabeled."""
     if partners.suffixes:
         image, mask = (rf"(.*){re.escape(suffix)}" for suffix in partners.suffixes)
         root = _common(str(PurePosixPath(name).parent) for name in names if name.endswith(partners.suffixes))
-        return Patterns(root, root, image, mask)
+        return Patterns(root or ".", root or ".", image, mask)
     sides = (partners.image, partners.mask)
     # Ids must be equal on both sides, so they are paths below one folder.
     root = _common(before for side in sides for before in _before(side, names))
     (images, image_names), (masks, mask_names) = (_pattern(side, names, root) for side in sides)
-    if image_names == ANY_NAME and images != "." and (elsewhere := _elsewhere(names, images, masks)):
+    if image_names == ANY_NAME and images != "." and (elsewhere := _elsewhere(names, images, masks, is_mask)):
         folders = "|".join(f"{re.escape(folder)}/" for folder in elsewhere)
         return Patterns(".", masks, f"(?:{re.escape(images)}/|(?={folders})){ANY_NAME}", mask_names)
     return Patterns(images, masks, image_names, mask_names)
 
 
-def _elsewhere(names: list[str], images: str, masks: str) -> list[str]:
-    """Folders of other images, unless a word says that they hold masks or derived pictures."""
-    parents = {PurePosixPath(name).parent for name in names}
-    further = [parent for parent in parents if not any(parent.is_relative_to(folder) for folder in (images, masks))]
-    images_only = [parent for parent in further if not words(str(parent)) & (MASK_WORDS | DERIVED_WORDS)]
-    return sorted({str(parent) for parent in images_only if parent.parts})[:MOST_ELSEWHERE]
+def _elsewhere(names: list[str], images: str, masks: str, is_mask: Callable[[str], bool]) -> list[str]:
+    """Folders of other images, unless a word or their first files say that they hold masks or derived pictures."""
+    by_parent: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for name in names:
+        by_parent[PurePosixPath(name).parent].append(name)
+    further = [parent for parent in by_parent if not any(parent.is_relative_to(folder) for folder in (images, masks))]
+    unnamed = sorted(str(parent) for parent in further if not words(str(parent)) & (MASK_WORDS | DERIVED_WORDS))
+    folders = (
+        folder for folder in unnamed if folder != "." and not all(map(is_mask, by_parent[PurePosixPath(folder)][:3]))
+    )
+    return list(islice(folders, MOST_ELSEWHERE))
 
 
 def _before(side: Side, names: Iterable[str]) -> Iterator[str]:
@@ -57,39 +80,58 @@ def _place(folder: Folder, parents: tuple[str, ...]) -> int | None:
         return len(parents)
     for place in range(len(parents) - 1, -1, -1):
         part = parents[place]
-        at_end, at_start = part.endswith(text), part.startswith(text)
-        if part == text if kind == "whole" else part != text and (at_end if kind == "end" else at_start):
+        if kind == "whole":
+            if parents[place : place + text.count("/") + 1] == tuple(text.split("/")):
+                return place
+        elif part != text and (part.endswith(text) if kind == "end" else part.startswith(text)):
             return place
     return None
 
 
 def _has_tail(tail: Tail, stem: str) -> bool:
     kind, text = tail
-    match kind:
-        case "suffix":
-            return stem.endswith(text)
-        case "prefix":
-            return stem.startswith(text)
-        case "number" | "suffix and number":
-            return bool(re.fullmatch(rf".+{re.escape(text)}\d+", stem))
-    return True
+    literal = re.escape(text)
+    stems = {
+        "suffix": f".*{literal}",
+        "suffix, number or not": rf".+{literal}(?:[_\- .]?\d+)?",
+        "prefix": f"{literal}.*",
+        "number": rf".+{literal}\d+",
+        "suffix and number": rf".+{literal}\d+",
+        "rest": f".*{literal}.*",
+        "name": literal,
+    }
+    return bool(re.fullmatch(stems.get(kind, ".*"), stem))
 
 
 def _pattern(side: Side, names: list[str], root: str) -> tuple[str, str]:
     kind, text = side.folder
     kept, literal = _tail(side.tail), re.escape(text)
+    inner = kept
+    if side.tail[0] in ("folder", "name"):
+        inner = ("(?:(.*)/)?" if _is_deep(side, names) else "") + kept.removeprefix("(.*)/")
     before = {*_before(side, names)}
     deeper = "(.*)/" if root not in before else "(?:(.*)/)?"
     match kind:
         case "whole" if before == {root}:
             return _joined(root, text), kept
         case "whole":
-            return root or ".", f"{deeper}{literal}/{kept}"
+            return root or ".", f"{deeper}{literal}/{inner}"
         case "end":
             return root or ".", f"(.*){literal}/{kept}"
         case "start":
             return root or ".", (deeper if before != {root} else "") + literal + kept
     return root or ".", kept
+
+
+def _is_deep(side: Side, names: Iterable[str]) -> bool:
+    """Whether there are folders below the one that this side removes."""
+    for name in names:
+        parents = PurePosixPath(name).parts[:-1]
+        place = _place(side.folder, parents)
+        inner = place is not None and len(parents) > place + 1 + side.folder[1].count("/")
+        if inner and _has_tail(side.tail, PurePosixPath(name).stem):
+            return True
+    return False
 
 
 def _tail(tail: Tail) -> str:
@@ -98,9 +140,12 @@ def _tail(tail: Tail) -> str:
     return {
         "": ANY_NAME,
         "suffix": rf"(.*){literal}\.\w+",
+        "suffix, number or not": rf"(.*){literal}(?:[_\- .]?\d+)?\.\w+",
         "prefix": rf"(?:(.*)/)?{literal}([^/]*)\.\w+",
         "number": rf"(.*?){literal}\d+\.\w+",
         "suffix and number": rf"(.*?){literal}\d+\.\w+",
+        "rest": rf"(?:(.*)/)?([^/{text}]+){text}[^/]*\.\w+",
+        "name": rf"(.*)/{literal}\.\w+",
         "folder": r"(.*)/[^/]+\.\w+",
     }[kind]
 

@@ -3,35 +3,22 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
 
+from pspnet.inspection.class_folders import class_folders
 from pspnet.inspection.facts import MAX_BYTES, MAX_PIXELS
+from pspnet.inspection.guess import LayoutGuess, common, parent_of
 from pspnet.inspection.listing import Listing
-from pspnet.inspection.meaning import MIDDLE
 from pspnet.inspection.partners import DERIVED_WORDS, MASK_WORDS, words
 from pspnet.raw.files import RawFile
 from pspnet.raw.images import Refused
-from pspnet.raw.layouts.pairs import SPLIT_FOLDERS
-from pspnet.raw.layouts.voc import OWN_NAMES
-from pspnet.raw.masks import levels_in
+from pspnet.raw.masks import numbers_in
 
 MOST_TEXTS = 50  # opened
 MOST_NAMES = 20  # images looked up or opened
 LABELME_WIDTH_PX = 10  # of lines and points, as labelme draws them
 CVATS_XML = re.compile(r"<annotations>\s*<version>.*<image\s", re.DOTALL)
-MOST_CLASSES = 50
-MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label", "_seg")
-WITHOUT_DEFECTS = {"good", "ok", "normal"}
-
-
-class LayoutGuess(NamedTuple):
-    layout: str
-    reason: str
-    source: dict[str, Any]  # known fields of dataset.source
-    obstacle: str = ""  # why it cannot be read as it is
-    note: str = ""  # a way to read it better
 
 
 def recognize_layouts(listing: Listing) -> Iterator[LayoutGuess]:
@@ -50,7 +37,7 @@ def cityscapes(listing: Listing) -> LayoutGuess | None:
     for labels in ("labelIds", "labelTrainIds"):
         if masks := _first_groups(listing, split + rf"_gtFine_{labels}\.png"):
             reason = f"names that end in _leftImg8bit and _gtFine_{labels}.png, in folders of cities"
-            beside = [folder for folder in images if _parent_of(folder) == _parent_of(masks[0])]
+            beside = [folder for folder in images if parent_of(folder) == parent_of(masks[0])]
             found = {"images": (beside or images)[0], "masks": masks[0], "labels": labels}
             return LayoutGuess("cityscapes", reason, found)
     obstacle = (
@@ -81,7 +68,7 @@ def cvat_masks(listing: Listing) -> LayoutGuess | None:
             folders = [_parent(one) for one in images if _parent(one) not in exported]
             reason = f"{file.name} has a color for each label, as in CVAT's export of segmentation masks"
             obstacle = "" if folders else "the images of the masks are missing: CVAT exports them if asked to"
-            return LayoutGuess("cvat_masks", reason, {"images": _common(folders), "masks": masks}, obstacle)
+            return LayoutGuess("cvat_masks", reason, {"images": common(folders), "masks": masks}, obstacle)
     return None
 
 
@@ -96,14 +83,7 @@ def voc(listing: Listing) -> LayoutGuess | None:
         "masks": _below(root, "SegmentationClass"),
         "splits": _below(root, "ImageSets/Segmentation"),
     }
-    names = _below(root, OWN_NAMES)
-    hidden = root != "." and any(file.name == names for file in listing.others)
-    note = (
-        f"{names} names the classes, but is read only at the top of the raw folder: use {root} as the raw folder"
-        if hidden
-        else ""
-    )
-    return LayoutGuess("voc", "folders JPEGImages and SegmentationClass", source, note=note)
+    return LayoutGuess("voc", "folders JPEGImages and SegmentationClass", source)
 
 
 def ade20k(listing: Listing) -> LayoutGuess | None:
@@ -118,15 +98,28 @@ def ade20k(listing: Listing) -> LayoutGuess | None:
 
 
 def camvid(listing: Listing) -> LayoutGuess | None:
-    """CamVid's drives have unique names."""
-    drive = r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+"
-    folders = _first_groups(listing, rf"(?:(.+?)/)?(?:(?:train|val|test)/)?{drive}(?:_L)?\.\w+")
-    masks = [folder for folder in folders if words(folder) & MASK_WORDS]
-    images = [folder for folder in folders if folder not in masks]
-    if not images or not masks:
+    """CamVid's drives have unique names. Masks in colors are left to names: the layout reads numbers."""
+    drive = re.compile(r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+(?:_L)?")
+    frames = [file for file in listing.images if drive.fullmatch(PurePosixPath(file.name).stem)]
+    masks = [file for file in frames if words(_parent(file)) & MASK_WORDS]
+    images = [file for file in frames if not words(_parent(file)) & (MASK_WORDS | DERIVED_WORDS)]
+    if not images or not masks or not _has_numbers(listing, masks[0]):
         return None
-    source = {"images": images[0], "masks": masks[0]}
-    return LayoutGuess("camvid", "names of CamVid's drives, such as 0016E5", source)
+    glued = all(re.fullmatch("(?:train|val|test)annot", PurePosixPath(_parent(file)).name) for file in masks)
+    if glued:
+        root = common(parent_of(_parent(file)) for file in (*images, *masks))
+        folders = {"images": root, "masks": root}
+    else:
+        folders = {"images": common(map(_parent, images)), "masks": common(map(_parent, masks))}
+    return LayoutGuess("camvid", "names of CamVid's drives, such as 0016E5", folders)
+
+
+def _has_numbers(listing: Listing, mask: RawFile) -> bool:
+    try:
+        numbers_in(listing.raw.read(mask.path, MAX_BYTES), MAX_PIXELS)
+    except Refused:
+        return False
+    return True
 
 
 def coco(listing: Listing) -> LayoutGuess | None:
@@ -169,8 +162,8 @@ def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
     for file in files:
         for name in _listed_images(listing, file)[:MOST_NAMES]:
             same = by_name[PurePosixPath(name).name]
-            folders += [_parent_of(path) for path in same if PurePosixPath(path).match(name)][:1]
-    return _common(folders)
+            folders += [parent_of(path) for path in same if PurePosixPath(path).match(name)][:1]
+    return common(folders)
 
 
 def _listed_images(listing: Listing, file: RawFile) -> list[str]:
@@ -188,55 +181,10 @@ def labelme(listing: Listing) -> LayoutGuess | None:
             folders[_parent(file)] += 1
     if not folders:
         return None
-    folder = _common(folders)
+    folder = common(folders)
     files = r".*\.json" if folder == "." else rf"{re.escape(folder)}/.*\.json"
     source = {"images": folder, "annotations": files, "line_width_px": LABELME_WIDTH_PX}
     return LayoutGuess("labelme", "a JSON file with `shapes` and `imagePath` for each image", source)
-
-
-def class_folders(listing: Listing) -> LayoutGuess | None:
-    """The masks folder has a folder for each class. Images with the same names are in one folder, or in class folders
-    too, with one more folder for images without defects.
-    """
-    folders: dict[str, set[str]] = defaultdict(set)
-    for file in listing.images:
-        folders[_parent(file)].add(PurePosixPath(file.name).stem)
-    for masks in sorted({_parent_of(folder) for folder in folders}):
-        below = [folder for folder in folders if _parent_of(folder) == masks]
-        classes = sorted(PurePosixPath(folder).name for folder in below)
-        known = words(PurePosixPath(masks).name) & MASK_WORDS and 1 <= len(classes) <= MOST_CLASSES
-        if not known or {name.lower() for name in classes} <= SPLIT_FOLDERS.keys():
-            continue
-        stems = {stem for folder in below for stem in folders[folder]}
-        suffix = next((end for end in MASK_ENDINGS if end and all(stem.endswith(end) for stem in stems)), "")
-        ids = {stem.removesuffix(suffix) for stem in stems}
-        others = [folder for folder in folders if folder not in below]
-        flat = [folder for folder in others if folders[folder] >= ids and PurePosixPath(folder).name not in classes]
-        without = sorted({PurePosixPath(folder).name for folder in others} & WITHOUT_DEFECTS)
-        same = [folder for folder in others if PurePosixPath(folder).name in classes]
-        source = {"masks": masks, "mask_suffix": suffix, "mask_threshold": _threshold(listing, masks)}
-        reason = f"{masks} holds a folder for each of {', '.join(classes)}"
-        if flat and len(classes) > 1:
-            found = {"images": min(flat), "paired_by": "id", "background_folders": []}
-            return LayoutGuess("class_folders", f"{reason}, with masks named like the images", source | found)
-        if same and without:
-            images = _common(folder for folder in others if PurePosixPath(folder).name in (*classes, *without))
-            found = {"images": images, "paired_by": "class_and_id", "background_folders": without}
-            reason += f", as the images have, which also have one for {', '.join(without)}"
-            return LayoutGuess("class_folders", reason, source | found)
-    return None
-
-
-def _threshold(listing: Listing, masks: str) -> int:
-    """The value from which the masks count as bright."""
-    some = [file.path for file in listing.images if PurePosixPath(file.name).is_relative_to(masks)][:MOST_NAMES]
-    brightest = 0
-    for path in some:
-        try:
-            brightest = max(brightest, int(levels_in(listing.raw.read(path, MAX_BYTES), MAX_PIXELS).max()))
-        except Refused:
-            continue
-    return 1 if brightest == 1 else MIDDLE
 
 
 RECOGNIZERS: dict[str, Callable[[Listing], LayoutGuess | None]] = {
@@ -276,18 +224,4 @@ def _below(root: str, folder: str) -> str:
 
 
 def _parent(file: RawFile) -> str:
-    return _parent_of(file.name)
-
-
-def _parent_of(path: str) -> str:
-    return str(PurePosixPath(path).parent)
-
-
-def _common(folders: Iterable[str]) -> str:
-    several = [PurePosixPath(folder).parts for folder in folders]
-    same = []
-    for level in zip(*several, strict=False):
-        if len({*level}) > 1:
-            break
-        same.append(level[0])
-    return str(PurePosixPath(*same))
+    return parent_of(file.name)

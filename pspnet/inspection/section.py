@@ -33,12 +33,17 @@ _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(LIS
 
 
 def as_yaml(dataset: dict[str, Any], prepare: dict[str, tuple[Any, str]]) -> str:
-    """The sections as text; `prepare` is key -> (value, reason), and the reason becomes a comment."""
+    """The sections as text; `prepare` is key -> (value, reason), and the reason becomes a comment. The key
+    `problems.KIND` goes into the section prepare.problems.
+    """
     lines = [_dumped({"dataset": dataset}).rstrip()]
     if prepare:
         lines += ["", "prepare:"]
-        for key, (value, reason) in prepare.items():
-            lines.append(f"  {_dumped({key: value}).strip()}  # {' '.join(reason.split())}")
+        for name, (value, reason) in prepare.items():
+            section, _, key = name.rpartition(".")
+            lines += [f"  {section}:"] if section else []
+            indent = "    " if section else "  "
+            lines.append(f"{indent}{_dumped({key: value}).strip()}  # {' '.join(reason.split())}")
     return "\n".join(lines) + "\n"
 
 

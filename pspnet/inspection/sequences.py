@@ -1,9 +1,8 @@
 """Which images belong together: sequences of frames or slices, and official splits."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from pspnet.config.prepare import PrepareParams, ProblemsParams
 from pspnet.dataset.store.splits import ANNOTATED, Split
 from pspnet.inspection.facts import MAX_BYTES, MAX_PIXELS, stable_sample
-from pspnet.inspection.listing import Listing
+from pspnet.inspection.spelling import counted
 from pspnet.raw.files import RawFiles
 from pspnet.raw.images import Refused, decoded, limited_pillow, to_rgb
 from pspnet.raw.layouts.pairs import SPLIT_FOLDERS, FoundImage
@@ -26,9 +25,17 @@ MOST_PAIRS = 24  # compared
 ALIKE = 0.5  # correlation of thumbnails of neighbors
 THUMBNAIL_PX = 32
 FEWEST_GROUPS = 8  # with fewer, a random split may leave one of the three splits empty
-USUAL_SHARES = (0.15, 0.2)  # of val and test
+USUAL = PrepareParams.model_construct(  # as in the recipes
+    val_share=0.15,
+    test_share=0.2,
+    split_by="hash",
+    split_seed=0,
+    tolerated_share=0.01,
+    problems=ProblemsParams.model_construct(not_an_image="quarantine"),
+)
+NUMBER = r"(?:[_\-. ]\d+|(?<!\d)\d+)"  # whole: the group of 07 is not 0
+FAR_FROM_ASKED = 0.5  # of a split's share
 BLOCK = "consecutive numbers"
-MOST_LISTS = 20
 
 
 class Grouping(NamedTuple):
@@ -58,9 +65,9 @@ def groupings(ids: Sequence[str]) -> list[Grouping]:
     """Patterns that put several ids into one group, the simplest first."""
     patterns = {
         r"(.*)/[^/]+": "the folder",
-        r"(?:.*/)?([^/]+?)[_\-. ]?\d+": "the part before the last number",
+        rf"(?:.*/)?([^/]+?){NUMBER}": "the part before the last number",
         r"(?:.*/)?([^/_\-]+)[_\-].*": "the part before the first _ or -",
-        r"(.+?)[_\-. ]?\d+": "the folder and the part before the last number",
+        rf"(.+?){NUMBER}": "the folder and the part before the last number",
         **{r"(.*\d)" + r"\d" * digits: f"{10**digits} {BLOCK}" for digits in (4, 3, 2, 1)},
     }
     found = []
@@ -79,7 +86,11 @@ def groupings(ids: Sequence[str]) -> list[Grouping]:
 
 
 def choose_grouping(
-    candidates: Iterable[Grouping], found: Sequence[FoundImage], neighbors: Neighbors | None, official: Official
+    candidates: Iterable[Grouping],
+    found: Sequence[FoundImage],
+    neighbors: Neighbors | None,
+    official: Official,
+    asked: PrepareParams = USUAL,
 ) -> Grouping | None:
     """The first grouping with enough groups to split; blocks of numbers only if neighbors look alike."""
     for candidate in candidates:
@@ -87,15 +98,17 @@ def choose_grouping(
             continue
         if candidate.groups < FEWEST_GROUPS or candidate.largest > len(found) / 2:
             continue
-        if all(deal_masks(found, candidate.pattern, official).get(split) for split in ANNOTATED):
+        if all(deal_masks(found, candidate.pattern, official, asked).get(split) for split in ANNOTATED):
             return candidate
     return None
 
 
-def deal_masks(found: Sequence[FoundImage], pattern: str, official: Official) -> Counter[Split]:
-    """Masks by split, as `prepare` splits them with usual shares; empty if a group would be divided."""
+def deal_masks(
+    found: Sequence[FoundImage], pattern: str, official: Official, asked: PrepareParams = USUAL
+) -> Counter[Split]:
+    """Masks by split, as `prepare` splits them with the shares asked for; empty if a group would be divided."""
     prepare = PrepareParams.model_construct(
-        val_share=USUAL_SHARES[0], test_share=USUAL_SHARES[1], official_splits=official, split_seed=0,
+        val_share=asked.val_share, test_share=asked.test_share, official_splits=official, split_seed=asked.split_seed,
         problems=ProblemsParams.model_construct(contradicting_splits="error"),
     )  # fmt: skip
     samples = []
@@ -108,12 +121,23 @@ def deal_masks(found: Sequence[FoundImage], pattern: str, official: Official) ->
     return Counter(split_of[sample.group] for sample in samples if sample.mask)
 
 
+def far_from_asked(splits: Counter[Split], asked: PrepareParams) -> str:
+    """The splits and the shares asked for, if a split has less than half of its share or more than one and a half."""
+    masks = splits.total()
+    shares: dict[Split, float] = {"val": asked.val_share, "test": asked.test_share}
+    off = any(abs(splits[split] - share * masks) > FAR_FROM_ASKED * share * masks for split, share in shares.items())
+    if not off:
+        return ""
+    shown = [f"{splits[split]:,} into {split} ({share:.0%} asked for)" for split, share in shares.items()]
+    return f"{splits['train']:,} of {counted(masks, 'mask')} into train, {shown[0]}, {shown[1]}"
+
+
 def official_splits(found: Sequence[FoundImage]) -> tuple[Official, str] | None:
     """The value for prepare.official_splits and the reason, if the layout has splits."""
     masks = Counter(item.split for item in found if item.mask and item.split)
     if not masks:
         return None
-    shown = ", ".join(f"{count:,} masks in {split}" for split, count in sorted(masks.items()))
+    shown = ", ".join(f"{counted(count, 'mask')} in {split}" for split, count in sorted(masks.items()))
     if {"train", "val", "test"} <= masks.keys():
         return "kept", shown
     if {"train", "val"} <= masks.keys():
@@ -162,31 +186,6 @@ def _correlation(one: NDArray[np.float64] | None, other: NDArray[np.float64] | N
     if one is None or other is None or one.std() == 0 or other.std() == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])
-
-
-class SplitList(NamedTuple):
-    file: str
-    split: Split
-    listed: int  # names in it
-    known: int  # names that are ids
-    exactly: bool  # every line is exactly an id
-
-
-def split_lists(listing: Listing, ids: set[str]) -> list[SplitList]:
-    """Text files named after splits that list images."""
-    by_name = defaultdict(list)
-    for name in ids:
-        by_name[PurePosixPath(name).name].append(name)
-    found: list[SplitList] = []
-    for file in listing.ending(".txt", ".lst", ".csv")[: MOST_LISTS * 10]:
-        split = SPLIT_FOLDERS.get(PurePosixPath(file.name).stem.lower())
-        if split is None or len(found) >= MOST_LISTS:
-            continue
-        lines = [line.strip() for line in listing.text(file).splitlines() if line.strip()]
-        known = [line for line in lines if line in ids or PurePosixPath(line.split()[0]).stem in by_name]
-        if known and len(known) >= len(lines) / 2:
-            found.append(SplitList(file.name, split, len(lines), len(known), {*lines} <= ids))
-    return found
 
 
 def split_folders(ids: Iterable[str]) -> dict[str, int]:

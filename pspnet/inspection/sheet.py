@@ -35,12 +35,14 @@ class _Shown(NamedTuple):
     classes: NDArray[np.uint8] | None  # in the image's own size
 
 
-def contact_sheet(samples: Sequence[RawSample], files: RawFiles, classes: Classes | None, title: str) -> bytes | None:
+def contact_sheet(
+    samples: Sequence[RawSample], files: RawFiles, classes: Classes | None, title: str, most: int = MOST_SHOWN
+) -> bytes | None:
     """The sheet as PNG, or None if no image can be shown."""
     by_id = {sample.id: sample for sample in samples}
     shown: list[_Shown] = []
-    for name in stable_sample(by_id, MOST_SHOWN * 4):
-        if len(shown) < MOST_SHOWN and (one := _shown(by_id[name], files, classes)):
+    for name in stable_sample(by_id, most * 4):
+        if len(shown) < most and (one := _shown(by_id[name], files, classes)):
             shown.append(one)
     if not shown:
         return None

@@ -132,3 +132,24 @@ def test_folders_without_a_pair_are_refused(tmp_path: Path) -> None:
     write_mask(tmp_path, "masks/dent/2", LEFT)
     with pytest.raises(UserError, match=r"none of 1 masks has the id of an image; one mask is masks/dent/2\.png"):
         found(tmp_path, params(BY_ID))
+
+
+BESIDE = MVTEC | {"masks": "."}
+
+
+def test_masks_beside_their_images_are_merged_and_a_background_folder_has_no_class(tmp_path: Path) -> None:
+    for name in ("dent/1", "dent/2", "good/3"):
+        write_image(tmp_path, name)
+    write_mask(tmp_path, "dent/1_mask", LEFT)
+    write_mask(tmp_path, "dent/2_mask", LEFT)
+    write_mask(tmp_path, "dent/2_mask_1", TOP)
+    write_mask(tmp_path, "good/3_mask", TOP)
+    write(tmp_path / "papers/readme.txt", "")
+    samples, problems = found(tmp_path, params(BESIDE))
+    assert not problems
+    assert classes_of(tmp_path, params(BESIDE)).names == ("background", "dent")
+    assert {name: rows(tmp_path, BESIDE, sample) for name, sample in samples.items()} == {
+        "dent/1": ["1100", "1100"],
+        "dent/2": ["1111", "1100"],
+        "good/3": ["0000", "0000"],
+    }

@@ -2,6 +2,7 @@
 
 raw/images/0001.jpg      raw/masks/scratch/0001.png           raw/masks/dent/0001.png
 raw/test/broken/000.png  raw/ground_truth/broken/000_mask.png raw/train/good/000.png   as in MVTec AD
+raw/benign/1.png         raw/benign/1_mask.png                raw/benign/1_mask_1.png  a second mask of the image
 """
 
 import re
@@ -13,7 +14,7 @@ from pspnet.errors import Problem
 from pspnet.raw.classes import Declared
 from pspnet.raw.files import RawFile, RawFiles
 from pspnet.raw.layouts.annotations import split_of_folders
-from pspnet.raw.layouts.labels import BACKGROUND, Labels
+from pspnet.raw.layouts.labels import BACKGROUND, BACKGROUND_LABEL, Labels
 from pspnet.raw.layouts.pairs import FoundImage, Naming, pairs
 from pspnet.raw.masks import ClassMasks, RawMask
 from pspnet.raw.shapes import Drawing
@@ -36,7 +37,9 @@ def classes(source: ClassFoldersParams, raw: RawFiles) -> Declared:
 
 
 def _naming(source: ClassFoldersParams) -> Naming:
-    suffix, no_masks = re.escape(source.mask_suffix), "|".join(map(re.escape, source.background_folders)) or "(?!)"
+    # After a suffix, a number marks a further mask; without one, it belongs to the id.
+    suffix = re.escape(source.mask_suffix) + r"(?:[_\- .]?\d+)?" * bool(source.mask_suffix)
+    no_masks = "|".join(map(re.escape, source.background_folders)) or "(?!)"
     if source.paired_by == "id":
         images, masks = r"(.*)\.\w+", rf"[^/]+/(.*){suffix}\.\w+"
     else:  # images without masks need no pairing, and several `good` folders may hold the same names
@@ -47,8 +50,9 @@ def _naming(source: ClassFoldersParams) -> Naming:
 
 def _completed(found: FoundImage, source: ClassFoldersParams) -> FoundImage:
     mask = found.mask
-    if isinstance(mask, ClassMasks) and len({number for number, _ in mask.numbered}) < len(mask.numbered):
-        reason = f"has several masks of one class: {', '.join(mask.paths)}"
+    paths = mask.paths if isinstance(mask, ClassMasks) else ()
+    if len({str(PurePosixPath(path).with_suffix("")) for path in paths}) < len(paths):
+        reason = f"has several masks of one class: {', '.join(paths)}"
         problem = Problem(found.image, reason, "one mask per class", "Remove all but one.", "ambiguous")
         return found._replace(mask=None, problem=problem)
     if mask is None and {*PurePosixPath(found.image).parent.parts} & {*source.background_folders}:
@@ -57,10 +61,12 @@ def _completed(found: FoundImage, source: ClassFoldersParams) -> FoundImage:
 
 
 def _folders(source: ClassFoldersParams, raw: RawFiles) -> dict[str, str]:
-    """Path of a mask -> its class folder."""
+    """Path of a mask -> its class folder, or `background` for a folder of images without the class."""
+    names, root = re.compile(_naming(source).mask_names), PurePosixPath(source.masks)
     files = [file for file in raw.below(source.masks) if isinstance(file, RawFile)]
-    parts = {file.path: PurePosixPath(file.name).relative_to(source.masks).parts for file in files}
-    return {path: own[0] for path, own in parts.items() if len(own) > 1}
+    inner = {file.path: PurePosixPath(file.name).relative_to(root) for file in files}
+    own = {path: name.parts[0] for path, name in inner.items() if names.fullmatch(str(name))}
+    return {path: BACKGROUND_LABEL if name in source.background_folders else name for path, name in own.items()}
 
 
 def _labels(source: ClassFoldersParams, folders: dict[str, str]) -> Labels:

@@ -1,0 +1,30 @@
+"""A guess about the layout of a folder, and what the recognizers share."""
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+
+class LayoutGuess(NamedTuple):
+    layout: str
+    reason: str
+    source: dict[str, Any]  # known fields of dataset.source
+    obstacle: str = ""  # why it cannot be read as it is
+    note: str = ""  # what a person should know
+    certain: bool = True  # if not, other readings are shown beside it
+    unlikely: bool = False  # other readings come before it
+
+
+def parent_of(path: str) -> str:
+    return str(PurePosixPath(path).parent)
+
+
+def common(folders: Iterable[str]) -> str:
+    """The deepest folder that contains all of these."""
+    several = [PurePosixPath(folder).parts for folder in folders]
+    same = []
+    for level in zip(*several, strict=False):
+        if len({*level}) > 1:
+            break
+        same.append(level[0])
+    return str(PurePosixPath(*same))
