@@ -31,6 +31,7 @@ class Problem:
     expected: str = ""
     fix: str = ""
     kind: str = ""  # for raw data: the key of prepare.problems that decides what happens
+    count: int = 1  # more if this line stands for several problems
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", printable(self.where))
@@ -55,7 +56,8 @@ class UserError(PspnetError):
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
         lines = [str(problem) for problem in self.problems]
         if len(lines) > 1:
-            lines = [f"{len(lines)} problems:", *(f"  {line}" for line in lines)]
+            count = sum(problem.count for problem in self.problems)
+            lines = [f"{count:,} problems:", *(f"  {line}" for line in lines)]
         super().__init__("\n".join([*lines, conclusion] if conclusion else lines))
         self._conclusion = conclusion
 

@@ -63,6 +63,16 @@ def only(*scenes: str) -> Callable[[Path], object]:
     return change
 
 
+def one_of_six(helpful: str = "") -> str:
+    """The end of the message if one file is left out."""
+    return (
+        "\n1 of 6 files (16.7%) cannot be used; prepare.tolerated_share is 1.0%."
+        "\nTo go on without repairing them, choose in params.yaml:"
+        f"\n  {helpful}prepare.tolerated_share: 0.167  # leaves out 1 file"
+        "\n.pspnet/checkpoints/prepare/problems.csv lists 1 problem."
+    )
+
+
 def bordered(mask: np.ndarray) -> np.ndarray:
     mask = mask.copy()
     mask[0, :3] = 255
@@ -73,11 +83,23 @@ def test_a_project_without_mistakes_is_prepared(project: Path) -> None:
     """Otherwise the messages below could be about a different mistake."""
     done = pspnet(*PREPARE, cwd=project)
     assert done.returncode == 0
-    assert done.stdout.startswith("6 found: 6 prepared, 0 quarantined, 0 duplicates, 0 left out")
+    assert done.stdout.startswith("6 found: 6 prepared (6 with masks), 0 quarantined, 0 duplicates, 0 left out")
     assert done.stdout.endswith("data_report.html\n")
     assert done.stderr.startswith("prepare: done in ")
     counts = json.loads((project / "data/prepared/dataset.json").read_text())["counts"]
     assert counts["prepared"] == len(SCENES)
+
+
+def test_the_summary_counts_masks_and_problems(project: Path) -> None:
+    raw = project / "data/raw"
+    shutil.copyfile(raw / "images/street05_0.png", raw / "images/street05_1.png")
+    write_pair(raw, "street05_2")
+    (raw / "images/street05_2.png").rename(raw / "images/street05_2.jpg")
+    done = pspnet(*PREPARE, cwd=project)
+    assert done.stdout == (
+        "8 found: 7 prepared (6 with masks), 0 quarantined, 1 duplicate, 0 left out; 1 x duplicate; "
+        "1 x wrong_suffix (allowed)  data/prepared/data_report.html\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,27 +141,26 @@ def test_a_project_without_mistakes_is_prepared(project: Path) -> None:
             id="no masks",
         ),
         pytest.param(
-            file("masks/street03_0.png", encoded(np.zeros((9, 13), np.uint8))),
-            "data/raw/masks/street03_0.png: has 13 x 9 pixels, its image images/street03_0.png 12 x 8; "
+            file("masks/street05_0.png", encoded(np.zeros((9, 13), np.uint8))),
+            "data/raw/masks/street05_0.png: has 13 x 9 pixels, its image images/street05_0.png 12 x 8; "
             "expected a mask of its image's size. "
             "Export it again at that size. If you must scale it, use nearest neighbor, so that classes do not blend."
-            "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
+            + one_of_six(),
             id="mask of another size",
         ),
         pytest.param(
-            file("masks/street03_0.png", encoded(bordered(MASK))),
-            "data/raw/masks/street03_0.png: has value 255 in 3 pixels (3.1%); expected declared values: 0, 1. "
+            file("masks/street05_0.png", encoded(bordered(MASK))),
+            "data/raw/masks/street05_0.png: has value 255 in 3 pixels (3.1%); expected declared values: 0, 1. "
             'If that means "not annotated", add `ignore_values: [255]`, else name it as a class, '
             "in classes.yaml or dataset in params.yaml."
-            "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
+            + one_of_six("prepare.problems.mask_values: fix  # for 1 problem\n  "),
             id="value 255 not declared",
         ),
         pytest.param(
-            file("images/street03_0.png", "These are words.\n"),
-            "data/raw/images/street03_0.png: cannot be recognized as an image; "
+            file("images/street05_0.png", "These are words.\n"),
+            "data/raw/images/street05_0.png: cannot be recognized as an image; "
             "expected one of JPEG, PNG, WEBP, TIFF, BMP, GIF. "
-            "Export it again or remove it: it is another kind of file, or its beginning is damaged."
-            "\n1 of 6 files cannot be used; prepare.tolerated_share is 1.0%.",
+            "Export it again or remove it: it is another kind of file, or its beginning is damaged." + one_of_six(),
             id="text named .png",
         ),
         pytest.param(
@@ -153,7 +174,8 @@ def test_a_project_without_mistakes_is_prepared(project: Path) -> None:
             "splits: masks: 2 in train (2 groups), 0 in val (0 groups), 0 in test (0 groups); "
             "expected at least one in each split, with no group divided. "
             "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, "
-            "set prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share.",
+            "set prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share."
+            "\n.pspnet/checkpoints/prepare/problems.csv lists 1 problem.",
             id="no group in val",
         ),
         pytest.param(

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from pspnet.checkout.batch import Batch, check_batch, mask_folder
+from pspnet.checkout.batch import Addition, Batch, check_batch, mask_folder
 from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml
 from pspnet.errors import Problem, UserError
@@ -16,6 +16,7 @@ from pspnet.machine import terminal
 from pspnet.machine.outputs import sync, whole_folder
 from pspnet.machine.process import exclusive
 from pspnet.machine.worktree import dvc_command
+from pspnet.raw.problems import counted
 
 
 def add(batch: Path, raw: Path, params: Params, name: str | None, move: bool, state: Path) -> None:
@@ -28,7 +29,8 @@ def add(batch: Path, raw: Path, params: Params, name: str | None, move: bool, st
             finished = f"{raw}: finished adding the batch that was interrupted; {raw}.dvc is updated."
             terminal.out.print(f"{finished} If that was not {batch}, add it now.", markup=False)
             return
-        found = check_batch(batch, raw, params.dataset, params.prepare.problems, name)
+        with terminal.progress("check") as tick:
+            found = check_batch(Addition(batch, raw, params.dataset, params.prepare, name, state, tick))
         with terminal.progress("add") as tick, whole_folder(copied) as folder:
             for done, (path, to) in enumerate(found.files.items(), start=1):
                 _bring(path, folder / to, move)
@@ -37,8 +39,11 @@ def add(batch: Path, raw: Path, params: Params, name: str | None, move: bool, st
         if move:
             _remove(batch, found)
         dvc("add", str(raw))
-    parts = f"added {found.images:,} images and {found.masks:,} masks from {found.groups:,} groups"
-    terminal.out.print(f"{raw}: {parts}; {raw}.dvc is updated.", markup=False)
+    images, masks, groups = counted(found.images, "image"), counted(found.masks, "mask"), counted(found.groups, "group")
+    terminal.out.print(f"{raw}: added {images} and {masks} from {groups}; {raw}.dvc is updated.", markup=False)
+    if found.duplicates:
+        note = f"Copies of other images among them: {found.duplicates:,}; `prepare` keeps one of each."
+        terminal.out.print(note, markup=False)
     terminal.out.print(f"Next: git add {raw}.dvc && git commit, then make retrain", markup=False)
 
 

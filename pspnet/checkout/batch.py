@@ -1,22 +1,26 @@
 """A batch of raw data before it is added: where its files would go, and the problems `prepare` would find with them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from pspnet.checkout.arrivals import list_arrivals
+from pspnet.checkout.content import check_content
+from pspnet.checkout.together import AS_IT_IS, OneArchive, Place, Together, place_of_archive, place_of_folder
 from pspnet.config.dataset import CocoParams, CvatParams, DatasetParams, FolderParams, LabelmeParams, SourceParams
-from pspnet.config.prepare import ProblemsParams
+from pspnet.config.prepare import PrepareParams
 from pspnet.errors import Problem, UserError
+from pspnet.machine.outputs import whole_file
 from pspnet.printable import UNPRINTABLE
-from pspnet.raw.files import ARCHIVES, RawFile, RawFiles, is_hidden
-from pspnet.raw.grouping import grouped
+from pspnet.raw.classes import declared_classes
+from pspnet.raw.files import ARCHIVES, RawFiles, is_hidden
+from pspnet.raw.grouping import SPLITS_CSV
 from pspnet.raw.layouts import LAYOUTS
-from pspnet.raw.problems import judge, shortened
+from pspnet.raw.problems import MOST_SHOWN, NO_FILES, Verdict, counted, helpful, shortened, write_problems
+from pspnet.raw.validation import Rules
 
-AS_IT_IS = "."
 BATCH = "a folder, .zip or .tar"
-Place = Callable[[PurePosixPath], PurePosixPath | None]  # path in the batch -> path below the raw data
 
 
 @dataclass(frozen=True)
@@ -25,26 +29,43 @@ class Batch:
     images: int
     masks: int
     groups: int
+    duplicates: int  # copies of other images, of which `prepare` keeps one
 
 
-def check_batch(
-    batch: Path, raw: Path, dataset: DatasetParams, policies: ProblemsParams, name: str | None
-) -> Batch:  # fmt: skip
-    """The batch, or all its problems at once; problems with existing data are left to `prepare`."""
+@dataclass(frozen=True)
+class Addition:
+    """What is to be added to what, by which params."""
+
+    batch: Path
+    raw: Path
+    dataset: DatasetParams
+    prepare: PrepareParams
+    name: str | None
+    state: Path
+    tick: Callable[[int, int, str], None]
+
+
+def check_batch(addition: Addition) -> Batch:
+    """The batch, or all its problems at once; problems of existing data and of the set as a whole are left to
+    `prepare`.
+    """
+    batch, raw, dataset, name = addition.batch, addition.raw, addition.dataset, addition.name
     if not batch.exists():
         raise UserError(Problem(str(batch), "is missing", BATCH))
     if batch.is_file():
-        return _check_archive(batch, raw, dataset, policies, name)
+        return _check_archive(addition)
     here, there = batch.resolve(), raw.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise UserError(Problem(str(batch), f"overlaps {raw}", "a folder elsewhere"))
-    place = _place(dataset, _checked_name(here.name if name is None else name, dataset, given=name is not None))
-    files, problems = {}, []
+    place = place_of_folder(
+        dataset, _checked_name(here.name if name is None else name, dataset, given=name is not None)
+    )
+    files, stray, problems = {}, [], []
     for path in _below(batch):
         to = place(PurePosixPath(path.relative_to(batch).as_posix()))
         if to is None:
             fix = f"Remove it, or add the batch with its own folders: --name {AS_IT_IS}"
-            problems.append(Problem(str(path), "would not be found by `prepare`", _folders(dataset), fix))
+            stray.append(Problem(str(path), "would not be found by `prepare`", _folders(dataset), fix))
         elif not (target := Path(os.path.realpath(path))).is_relative_to(here):
             found = f"is a link to {target}, outside the batch"
             problems.append(Problem(str(path), found, "files in the batch", "Put the file itself there."))
@@ -52,102 +73,66 @@ def check_batch(
             problems.append(Problem(str(path), "is a broken link or not a regular file", "a file"))
         else:
             files[path] = to
-    return _check(files, RawFiles(batch), place, raw, dataset, policies, problems)
+    problems += [problem for path, to in files.items() for problem in _in_the_way(path, raw, to)]
+    if problems or (stray and not files):
+        raise UserError(shortened([*stray, *problems]))
+    return _check(files, RawFiles(batch), place, addition, stray)
 
 
-def _check_archive(
-    batch: Path, raw: Path, dataset: DatasetParams, policies: ProblemsParams, name: str | None
-) -> Batch:  # fmt: skip
+def _check_archive(addition: Addition) -> Batch:
     """`check_batch` for an archive, which counts as the files in it."""
+    batch = addition.batch
     if batch.suffix.lower() not in ARCHIVES:
         raise UserError(Problem(str(batch), "is a file", BATCH))
-    stem = _checked_name(batch.stem if name is None else name, dataset, given=False)
+    stem = _checked_name(batch.stem if addition.name is None else addition.name, addition.dataset, given=False)
     to = PurePosixPath(f"{stem}{batch.suffix}")
-
-    def place(path: PurePosixPath) -> PurePosixPath:
-        return to / path.relative_to(batch.name) if path.is_relative_to(batch.name) else path
-
-    return _check({batch: to}, _OneArchive(batch), place, raw, dataset, policies, [])
+    if problems := list(_in_the_way(batch, addition.raw, to)):
+        raise UserError(problems)
+    return _check({batch: to}, OneArchive(batch), place_of_archive(batch.name, to), addition, [])
 
 
 def _check(
-    files: dict[Path, PurePosixPath], own: RawFiles, place: Place, raw: Path, dataset: DatasetParams,
-    policies: ProblemsParams, problems: list[Problem],
+    files: dict[Path, PurePosixPath], own: RawFiles, place: Place, addition: Addition, stray: list[Problem]
 ) -> Batch:  # fmt: skip
-    problems += [problem for path, to in files.items() for problem in _in_the_way(path, raw, to)]
-    if problems:
-        raise UserError(shortened(problems))
-    together = _Together(raw, own, place)
-    images, masks, groups = 0, 0, set[str]()
-    found = grouped(LAYOUTS[dataset.source.layout].find(dataset.source, together), dataset.group_pattern, raw)
-    for item in found:
-        if isinstance(item, Problem):
-            if item.where in together.of_batch and judge(item, policies).outcome != "allowed":
-                problems.append(replace(item, where=str(own.root / together.of_batch[item.where])))
-            continue
-        own_image = item.image in together.of_batch
-        mask_files = (item.mask.path, *item.mask.paths) if item.mask else ()
-        own_mask = any(path in together.of_batch for path in mask_files)
-        images, masks = images + own_image, masks + own_mask
-        if own_image or own_mask:
-            groups.add(item.group)
-    if problems:
-        raise UserError(shortened(problems))
-    if not images and not masks:
+    dataset, prepare, raw = addition.dataset, addition.prepare, addition.raw
+
+    def home(name: str) -> Path:
+        return own.root if PurePosixPath(name) in files.values() else raw
+
+    together, layout = Together(raw, own, place), LAYOUTS[dataset.source.layout]
+    classes = declared_classes(dataset, home("classes.yaml"), layout.classes(dataset.source, together))
+    arrivals = list_arrivals(together, dataset, prepare, home(SPLITS_CSV))
+    rules, pieces = Rules.of(classes, prepare), addition.state / "data-add"
+    verdicts = [*arrivals.verdicts, *check_content(arrivals, together, rules, pieces, addition.tick)]
+    refused = [one for one in verdicts if one.outcome in ("error", "quarantined")]
+    if stray or refused:
+        raise _refusal(stray, refused, together, addition.state / "data-add.csv")
+    if not arrivals.samples:
         raise UserError(Problem(str(own.root), "adds neither an image nor a mask", _folders(dataset)))
-    return Batch(files, images, masks, len(groups))
+    return Batch(
+        files,
+        images=sum(sample.image in together.of_batch for sample in arrivals.samples),
+        masks=sum(map(together.brings_mask, arrivals.samples)),
+        groups=len({sample.group for sample in arrivals.samples}),
+        duplicates=sum(one.outcome == "duplicate" for one in verdicts),
+    )
 
 
-class _OneArchive(RawFiles):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path.parent)
-        self._path = PurePosixPath(path.name)
-
-    def below(self, *folders: str) -> Iterator[RawFile | Problem]:
-        yield from self._found(self._path, [PurePosixPath(folder) for folder in folders])
-
-
-class _Together(RawFiles):
-    """The raw data as it would be with the batch added."""
-
-    def __init__(self, raw: Path, batch: RawFiles, place: Place) -> None:
-        super().__init__(raw)
-        self.of_batch: dict[str, str] = {}  # path below the raw data -> path in the batch
-        self._batch, self._place = batch, place
-
-    def below(self, *folders: str) -> Iterator[RawFile | Problem]:
-        if self.root.is_dir():
-            yield from super().below(*folders)
-        for found in self._batch.below(AS_IT_IS):
-            if isinstance(found, Problem):
-                self.of_batch[found.where] = found.where
-                yield found
-                continue
-            name, path = self._place(PurePosixPath(found.name)), self._place(PurePosixPath(found.path))
-            if name and path and any(name.is_relative_to(folder) for folder in folders):
-                self.of_batch[str(path)] = found.path
-                yield RawFile(str(name), str(path))
-
-    def read(self, path: str, max_bytes: int) -> bytes:
-        if path in self.of_batch:
-            return self._batch.read(self.of_batch[path], max_bytes)
-        return super().read(path, max_bytes)
+def _refusal(stray: Sequence[Problem], refused: Sequence[Verdict], together: Together, listing: Path) -> UserError:
+    every = [*stray, *(_as_it_lies(one.problem, together) for one in refused)]
+    said = ["Nothing was added."]
+    if choices := helpful([Verdict(one.problem, "quarantined", one.mendable) for one in refused]):
+        said += ["To add the batch without repairing it, choose in params.yaml:", *(f"  {line}" for line in choices)]
+    if len(every) > MOST_SHOWN:
+        with whole_file(listing) as partial:
+            write_problems(partial, (Verdict(problem, "error") for problem in every))
+        said.append(f"{listing} lists {counted(len(every), 'problem')}.")
+    return UserError(shortened(every), "\n".join(said))
 
 
-def _place(dataset: DatasetParams, name: str) -> Place:
-    """Where files go: in the layout `folder`, a batch becomes a folder in the images and one in the masks."""
-    source = dataset.source
-    if name == AS_IT_IS or not isinstance(source, FolderParams):
-        return lambda path: path
-    roots = sorted({PurePosixPath(source.images), PurePosixPath(source.masks)}, key=lambda root: -len(root.parts))
-
-    def place(path: PurePosixPath) -> PurePosixPath | None:
-        for root in roots:
-            if path.is_relative_to(root):
-                return root / name / path.relative_to(root)
-        return None
-
-    return place
+def _as_it_lies(problem: Problem, together: Together) -> Problem:
+    """The problem with the path where the file is now."""
+    return problem if problem.kind in NO_FILES else replace(problem, where=together.shown(problem.where))
 
 
 def _checked_name(name: str, dataset: DatasetParams, given: bool) -> str:

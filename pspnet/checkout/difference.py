@@ -1,5 +1,6 @@
 """The difference between two prepared sets. A sample's bytes are compared only if its digest differs."""
 
+import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from pspnet.dataset.store.pixels import decode_mask
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.shards import open_shard
 from pspnet.dataset.store.splits import SPLITS
+from pspnet.raw.problems import Outcome
 
 Counts = NDArray[np.int64]  # by class, over the classes of both sets
 
@@ -53,6 +55,8 @@ class Difference:
     classes_removed: list[str]
     classes_renamed: list[tuple[str, str]]
     labels: list[ClassPixels]  # for every class of either set; the last is for ignored pixels
+    quarantined: Changes  # of files, each with the kind of its problem
+    duplicates: Changes
 
 
 def compare(before: PreparedDataset, now: PreparedDataset, tick: Callable[[int, int, str], None]) -> Difference:
@@ -77,6 +81,8 @@ def compare(before: PreparedDataset, now: PreparedDataset, tick: Callable[[int, 
         classes_removed=[name for name in names if name not in now.classes],
         classes_renamed=[*renamed.items()],
         labels=[],
+        quarantined=_left_out(before, now, "quarantined"),
+        duplicates=_left_out(before, now, "duplicate"),
     )  # fmt: skip
     gained, lost = np.zeros(len(every) + 1, np.int64), np.zeros(len(every) + 1, np.int64)
     if any(one != other for one, other in zip(names, now.classes, strict=False)):
@@ -131,6 +137,23 @@ class _Samples:
     def differs(self, now: "_Samples", column: str, row: Any) -> bool:
         one = self.encoded(column, row.shard_before, row.row_before)
         return not one.equals(now.encoded(column, row.shard_now, row.row_now))
+
+
+def _left_out(before: PreparedDataset, now: PreparedDataset, outcome: Outcome) -> Changes:
+    old, new = _problems(before, outcome), _problems(now, outcome)
+    return Changes(
+        len(old),
+        len(new),
+        added=[f"{file} ({kind})" for file, kind in new.items() if file not in old],
+        removed=[f"{file} ({kind})" for file, kind in old.items() if file not in new],
+        changed=[f"{file} ({old[file]} -> {kind})" for file, kind in new.items() if old.get(file, kind) != kind],
+    )
+
+
+def _problems(dataset: PreparedDataset, outcome: Outcome) -> dict[str, str]:
+    """File -> kind of its problem with this outcome, sorted by file."""
+    with (dataset.folder / "problems.csv").open(encoding="utf-8", newline="") as file:
+        return dict(sorted((row["file"], row["kind"]) for row in csv.DictReader(file) if row["outcome"] == outcome))
 
 
 def _without(samples: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:

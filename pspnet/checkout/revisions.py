@@ -100,7 +100,13 @@ def _show(difference: Difference, title: str, limit: int) -> None:
         terminal.out.print(f"{title}: nothing has changed.", markup=False)
         return
     table = _table("", "before", "added", "removed", "changed", "now", title=escape(title))
-    for name, changes in (("images", difference.images), ("masks", difference.masks)):
+    kinds = {
+        "images": difference.images,
+        "masks": difference.masks,
+        "quarantined": difference.quarantined,
+        "duplicates": difference.duplicates,
+    }
+    for name, changes in kinds.items():
         lengths = (len(changes.added), len(changes.removed), len(changes.changed))
         table.add_row(name, *(f"{count:,}" for count in (changes.before, *lengths, changes.now)))
     terminal.out.print(table)
@@ -129,7 +135,9 @@ def _table(first: str, *others: str, title: str | None = None) -> Table:
 
 
 def _listed(difference: Difference) -> dict[str, list[str]]:
-    images, masks = difference.images, difference.masks
+    images, masks, quarantined, duplicates = (
+        difference.images, difference.masks, difference.quarantined, difference.duplicates,
+    )  # fmt: skip
     return {
         "images added": images.added,
         "images removed": images.removed,
@@ -139,6 +147,11 @@ def _listed(difference: Difference) -> dict[str, list[str]]:
         "masks removed": masks.removed,
         "masks changed": masks.changed,
         "masks recoded with the same classes": difference.recoded,
+        "newly quarantined": quarantined.added,
+        "no longer quarantined": quarantined.removed,
+        "quarantined for another reason": quarantined.changed,
+        "new duplicates": duplicates.added,
+        "no longer duplicates": duplicates.removed,
         "classes added": difference.classes_added,
         "classes removed": difference.classes_removed,
         "classes renamed": [f"{before} -> {now}" for before, now in difference.classes_renamed],

@@ -106,7 +106,8 @@ def data_diff(
     limit: Annotated[int, typer.Option(min=0, help="The number of names to show of each kind; --json has all.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Show what changed in the prepared dataset since a commit: images, masks, splits, classes, mask pixels.
+    """Show what changed in the prepared dataset since a commit: images, masks, splits, quarantined files, classes,
+    mask pixels.
 
     Example: pspnet data diff HEAD~1 --limit 3
     """

@@ -76,7 +76,7 @@ def prepare(
             own = params_here()
             from pspnet.stages.prepare import run_part
 
-            run_part(own.dataset, own.prepare, raw=raw, out=out, part=part, tick=tick)
+            run_part(own.dataset, own.prepare, raw=raw, out=out, checkpoints=checkpoints(), part=part, tick=tick)
         return
     summary = _stage("prepare", ("dataset", "prepare"), run_record,
                      raw=raw, out=out, checkpoints=checkpoints(), merge=merge or [])  # fmt: skip

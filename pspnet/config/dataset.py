@@ -207,9 +207,9 @@ class DatasetParams(Section):
     ignore_values: MaskValues
     """Mask values that mean "not annotated": these pixels are neither trained on nor scored."""
     group_pattern: Pattern | None
-    """Regular expression on an image's id (its path without suffix); its first group is the scene, patient or video
-    that stays in one split. `(.*)`: each image is its own group. null: the layout's groups (camvid's drives), or one
-    group per image if the layout has none."""
+    """Regular expression, searched for anywhere in an image's id (its path without suffix); `^` stands for the start.
+    Its first group is the scene, patient or video that stays in one split. `(.*)`: each image is its own group. null:
+    the layout's groups (camvid's drives), or one group per image if the layout has none."""
 
     labeled_fraction: Annotated[float, Field(gt=0, le=1)]
     """Share of the masks in train that are used; images whose masks are not used count as images without masks. A

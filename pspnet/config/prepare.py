@@ -28,7 +28,7 @@ class ProblemsParams(Section):
     ambiguous: Literal["error", "quarantine"]
     """Two images with one id, or several masks for one image."""
     no_group: Literal["error", "quarantine"]
-    """An id that dataset.group_pattern does not match."""
+    """An id in which dataset.group_pattern finds nothing."""
     mask_without_image: Literal["error", "quarantine", "allow"]
     """A mask that belongs to no image. `allow`: leave it out and count it."""
     image_without_mask: Literal["error", "quarantine", "allow"]
@@ -44,6 +44,9 @@ class ProblemsParams(Section):
     duplicate: Literal["error", "quarantine", "allow"]
     """Identical image files. `quarantine`: keep one, preferably with a mask, then from test, val, train in that order;
     the others count as duplicates and not against tolerated_share."""
+    differing_masks: Literal["error", "quarantine", "allow"]
+    """Identical image files with different masks. `quarantine`: leave all of them out, because nothing says which mask
+    is right. `allow`: treat them as `duplicate` says."""
     near_duplicate: Literal["error", "quarantine", "allow"]
     """Images in two splits that look the same at a glance: copies in another size or format, neighboring frames.
     `quarantine`: keep the one in test, or in val if neither is in test; the other is a duplicate."""

@@ -17,12 +17,13 @@ from pspnet.dataset.store.shards import Record, ShardWriter
 from pspnet.dataset.store.splits import Split
 from pspnet.errors import Problem
 from pspnet.raw.classes import IGNORE
-from pspnet.raw.duplicates import RANK, copies, hashes_of, look_alikes, really_alike, repeated
+from pspnet.raw.duplicates import RANK, contradictions, copies, hashes_of, look_alikes, really_alike, repeated
 from pspnet.raw.images import GLANCE_PX
 from pspnet.raw.inventory import RawDataset
 from pspnet.raw.pieces import Piece, batches, verdicts_in
 from pspnet.raw.problems import KEPT, Outcome, Verdict, judge
-from pspnet.raw.splitting import assign_splits, chosen_masks
+from pspnet.raw.sample import RawSample
+from pspnet.raw.splitting import assign_splits, chosen_masks, missing_masks
 from pspnet.raw.summary import Summary
 
 
@@ -59,19 +60,17 @@ class Pieces:
 def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labeled_fraction: float) -> Decisions:
     """Assigns splits, leaves out copies and look-alikes, and keeps a fraction of the masks of train."""
     verdicts: list[Verdict] = []
-    digests = np.zeros((raw.count, 32), np.uint8)
+    digests, both_digests = np.zeros((raw.count, 32), np.uint8), np.zeros((raw.count, 32), np.uint8)
     is_used, has_mask = np.zeros(raw.count, bool), np.zeros(raw.count, bool)
     hashes = np.zeros((raw.count, 32), np.uint8)
     classes_in: dict[str, Counter[int]] = {}
     samples = raw.samples
-    for first, batch in pieces.batches("image_digest", "glance", "classes", "verdicts"):
+    for first, batch in pieces.batches("image_digest", "digest", "glance", "classes", "verdicts"):
         places = slice(first, first + batch.num_rows)
         hashes[places] = hashes_of(_glances(batch))
-        own_digests = batch.column("image_digest")
-        is_used[places] = own_digests.is_valid().to_numpy(zero_copy_only=False)
-        digests[places] = np.frombuffer(b"".join(own_digests.fill_null(bytes(32)).to_pylist()), np.uint8).reshape(
-            -1, 32
-        )
+        is_used[places] = batch.column("image_digest").is_valid().to_numpy(zero_copy_only=False)
+        digests[places] = digests_in(batch, "image_digest")
+        both_digests[places] = digests_in(batch, "digest")
         for place, own in enumerate(batch.column("classes").to_pylist(), start=first):
             sample = next(samples)
             has_mask[place] = bool(own)
@@ -83,6 +82,7 @@ def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labeled_frac
     splits = [split_of[sample.group] for sample in raw.samples]
     has_mask &= np.array([split != "unlabeled" for split in splits], bool)  # a layout may put images with masks there
     decisions = Decisions(splits, is_used, has_mask, [*torn, *verdicts])
+    _leave_out_contradictions(decisions, raw, digests, both_digests, prepare.problems)
     _leave_out_copies(decisions, raw, digests, prepare.problems)
     _leave_out_look_alikes(decisions, raw, hashes, pieces, prepare.problems)
     marks = repeated(hashes, np.where(decisions.is_used, decisions.ranks, -1))
@@ -92,9 +92,23 @@ def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labeled_frac
     return decisions
 
 
-def _images(raw: RawDataset, places: Iterable[int]) -> dict[int, str]:
+def lacking_masks(raw: RawDataset, decisions: Decisions) -> list[Problem]:
+    """A problem if train, val or test has no mask that is used."""
+    is_labeled = decisions.is_used & decisions.has_mask
+    return missing_masks(
+        (decisions.splits[place], sample.group) for place, sample in enumerate(raw.samples) if is_labeled[place]
+    )
+
+
+def digests_in(batch: Any, column: str) -> NDArray[np.uint8]:
+    """(N, 32); zeros where there is no digest."""
+    data = b"".join(batch.column(column).fill_null(bytes(32)).to_pylist())
+    return np.frombuffer(data, np.uint8).reshape(-1, 32)
+
+
+def _samples(raw: RawDataset, places: Iterable[int]) -> dict[int, RawSample]:
     wanted = set(places)
-    return {place: sample.image for place, sample in enumerate(raw.samples) if place in wanted} if wanted else {}
+    return {place: sample for place, sample in enumerate(raw.samples) if place in wanted} if wanted else {}
 
 
 def _glances(batch: Any) -> NDArray[np.uint8]:
@@ -102,17 +116,42 @@ def _glances(batch: Any) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(-1, GLANCE_PX, GLANCE_PX)
 
 
+def contradiction(own: RawSample, other: RawSample) -> Problem:
+    """The problem that two samples have the same image but different masks."""
+    masks = " and ".join(sample.mask.path for sample in (own, other) if sample.mask)
+    found = f"is the same image as {other.image}, but their masks differ ({masks})"
+    fix = "Keep the right mask, and remove the other image with its mask."
+    return Problem(own.image, found, "one mask for an image", fix, "differing_masks")
+
+
+def copy(own: RawSample, kept: RawSample, where: str) -> Problem:
+    """The problem that two samples have the same image."""
+    found = f"is the same image as {kept.image} ({where})"
+    return Problem(own.image, found, "each image once", "Remove one of them.", "duplicate")
+
+
+def _leave_out_contradictions(
+    decisions: Decisions, raw: RawDataset, digests: NDArray[np.uint8], both_digests: NDArray[np.uint8],
+    policies: ProblemsParams,
+) -> None:  # fmt: skip
+    pairs = contradictions(digests, both_digests, decisions.is_used & decisions.has_mask)
+    samples = _samples(raw, chain.from_iterable(pairs))
+    for place, other in pairs:
+        verdict = judge(contradiction(samples[place], samples[other]), policies)
+        decisions.verdicts.append(verdict)
+        if verdict.outcome not in KEPT:
+            decisions.is_used[place] = False
+
+
 def _leave_out_copies(
     decisions: Decisions, raw: RawDataset, digests: NDArray[np.uint8], policies: ProblemsParams
 ) -> None:
     worth = len(RANK) * decisions.has_mask + decisions.ranks
     pairs = copies(digests, np.where(decisions.is_used, worth, -1))
-    images = _images(raw, chain.from_iterable(pairs))
+    samples = _samples(raw, chain.from_iterable(pairs))
     for place, kept in pairs:
         where = f"this one is in {decisions.splits[place]}, the other in {decisions.splits[kept]}"
-        problem = Problem(images[place], f"is the same image as {images[kept]} ({where})",
-                          "each image once", "Remove one of them.", "duplicate")  # fmt: skip
-        _leave_out(decisions, place, problem, policies)
+        _leave_out(decisions, place, copy(samples[place], samples[kept], where), policies)
 
 
 def _leave_out_look_alikes(
@@ -127,16 +166,16 @@ def _leave_out_look_alikes(
             every = _glances(batch)
             glances |= {place: every[place - first].copy() for place in own}
     alike = sorted(really_alike(pairs, glances).items())
-    images = _images(raw, chain.from_iterable(alike))
+    samples = _samples(raw, chain.from_iterable(alike))
     for place, kept in alike:
         where = f"this one is in {decisions.splits[place]}, the other in {decisions.splits[kept]}"
-        found = f"looks like {images[kept]} ({where})"
+        found = f"looks like {samples[kept].image} ({where})"
         fix = (
             "Put both into one group (dataset.group_pattern), or leave this one out "
             "(prepare.problems.near_duplicate: quarantine)."
         )
         expected = "val and test images that were not trained on"
-        problem = Problem(images[place], found, expected, fix, "near_duplicate")
+        problem = Problem(samples[place].image, found, expected, fix, "near_duplicate")
         _leave_out(decisions, place, problem, policies)
 
 

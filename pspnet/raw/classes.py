@@ -192,7 +192,7 @@ def _without_labels(where: str, declared: Declared, named: Declared) -> Declared
     if named.by_label:
         ignore_values += named.ignore_values
         if rest := [label for label in named.classes if label not in used]:
-            fix = f"To make them background: `background: [{', '.join(['background', *rest])}]`."
+            fix = f"To make them background: `background: [{', '.join(dict.fromkeys(['background', *rest]))}]`."
             expected = "each label in a class or in ignore_values"
             problems.append(Problem(where, f"has no place for {len(rest)} labels: {first_few(rest)}", expected, fix))
     if problems:

@@ -2,7 +2,6 @@
 with the raw one. The same dataset always gives the same bytes.
 """
 
-import csv
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,13 +18,11 @@ from PIL import Image
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.splits import ANNOTATED, SPLITS, Split, stable_uniform
 from pspnet.errors import Problem
-from pspnet.printable import cell
 from pspnet.raw.files import RawFiles
 from pspnet.raw.images import Refused, decoded, limited_pillow, to_rgb
-from pspnet.raw.problems import NO_FILES, Verdict
+from pspnet.raw.problems import NO_FILES, Verdict, in_order, write_problems
 from pspnet.raw.validation import Rules
 
-COLUMNS = ("file", "kind", "outcome", "found", "expected", "fix")
 MOST_SHOWN, MOST_SIZES, MOST_EXAMPLES, MOST_BAD = 200, 12, 18, 12
 PICTURE_PX = 240
 NO_PICTURES = ("unreadable", "too_large", "not_an_image")  # kinds of problems whose files cannot be shown
@@ -49,15 +46,9 @@ def write_data_report(
     dataset: PreparedDataset, verdicts: Sequence[Verdict], repeated: Mapping[Split, int], files: RawFiles, rules: Rules,
     folder: Path,
 ) -> None:  # fmt: skip
-    verdicts = sorted(verdicts, key=lambda one: (one.outcome, one.problem.kind, one.problem.where))
-    with (folder / "problems.csv").open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(COLUMNS)
-        for one in verdicts:
-            problem = one.problem
-            texts = (problem.where, problem.kind, one.outcome, problem.found, problem.expected, problem.fix)
-            rows.writerow(map(cell, texts))
-    (folder / "data_report.html").write_text(_page(dataset, verdicts, repeated, files, rules), encoding="utf-8")
+    write_problems(folder / "problems.csv", verdicts)
+    page = _page(dataset, in_order(verdicts), repeated, files, rules)
+    (folder / "data_report.html").write_text(page, encoding="utf-8")
 
 
 def _page(
@@ -106,7 +97,7 @@ def _each_kind_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
         turn[kind] += 1
         ranked.append((turn[kind], one))
     shown = sorted(ranked, key=lambda pair: pair[0])[:MOST_SHOWN]
-    return sorted((one for _, one in shown), key=lambda one: (one.outcome, one.problem.kind, one.problem.where))
+    return in_order(one for _, one in shown)
 
 
 def _examples(dataset: PreparedDataset, index: pd.DataFrame) -> Iterable[Picture]:

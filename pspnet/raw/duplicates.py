@@ -27,13 +27,36 @@ def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[i
     candidates = np.flatnonzero(worth >= 0)
     parts = digests[candidates].view(np.uint64).T  # (4, N)
     order = candidates[np.lexsort([candidates, -worth[candidates], *parts])]
+    return sorted((copy, kept) for kept, *rest in _equal(digests, order) for copy in rest)
+
+
+def contradictions(
+    digests: NDArray[np.uint8], mask_digests: NDArray[np.uint8], is_labeled: NDArray[np.bool_]
+) -> list[tuple[int, int]]:
+    """(place of an image, place of an equal image with a different mask), sorted. `digests`, `mask_digests`: (N, 32)"""
+    candidates = np.flatnonzero(is_labeled)
+    order = candidates[np.lexsort([candidates, *digests[candidates].view(np.uint64).T])]
+    pairs = []
+    for group in _equal(digests, order):
+        as_first = (mask_digests[group] == mask_digests[group[0]]).all(axis=1)
+        if not as_first.all():
+            other = group[int(as_first.argmin())]
+            pairs += [(place, other if same else group[0]) for place, same in zip(group, as_first, strict=True)]
+    return sorted(pairs)
+
+
+def _equal(digests: NDArray[np.uint8], order: NDArray[np.int64]) -> Iterator[list[int]]:
+    """Groups of places with equal digests; equal digests are neighbors in `order`."""
     same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
-    pairs, kept = [], -1
+    group: list[int] = []
     for place in np.flatnonzero(same).tolist():
         if not (place and same[place - 1]):
-            kept = int(order[place])
-        pairs.append((int(order[place + 1]), kept))
-    return sorted(pairs)
+            if group:
+                yield group
+            group = [int(order[place])]
+        group.append(int(order[place + 1]))
+    if group:
+        yield group
 
 
 def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:

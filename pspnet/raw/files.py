@@ -129,6 +129,12 @@ class RawFiles:
             return Stamp(0, 0, 0)
         return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def size(self, path: str) -> int:
+        """The bytes of the file; 0 if it cannot be read."""
+        if archive := self._archive_of(path):
+            return self._opened(archive).size(path.removeprefix(f"{archive}/"))
+        return self.stamp(path).size
+
     def _opened(self, path: str) -> "_Archive":
         if path not in self._open:
             if len(self._open) >= MOST_OPEN:
@@ -162,6 +168,8 @@ class _Archive(Protocol):
 
     def read(self, name: str, max_bytes: int) -> bytes: ...
 
+    def size(self, name: str) -> int: ...
+
 
 class _Zip:
     def __init__(self, path: Path) -> None:
@@ -192,6 +200,10 @@ class _Zip:
                 return member.read(info.file_size)  # never more than the stated size
         except Exception as error:  # a broken file can raise anything
             raise Refused(f"cannot be read from its archive ({error})", "a complete archive", PACK_AGAIN) from None
+
+    def size(self, name: str) -> int:
+        info = self.members[name]
+        return info.file_size if isinstance(info, zipfile.ZipInfo) else 0
 
 
 class _Tar:
@@ -226,6 +238,10 @@ class _Tar:
         if len(data) < size:
             raise Refused("is cut off at the end of its archive", "a complete archive", PACK_AGAIN)
         return data
+
+    def size(self, name: str) -> int:
+        member = self.members[name]
+        return member[1] if isinstance(member, tuple) else 0
 
 
 def _keep(members: dict[str, Any], name: str, found: Any) -> None:

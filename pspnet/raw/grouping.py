@@ -43,15 +43,16 @@ def grouped(
         if group:
             yield RawSample(item.id, item.image, item.mask, group, own.split if own else item.split)
         else:
-            expected = f"an id that matches dataset.group_pattern {group_pattern}"
-            fix = "Change the pattern or rename the file."
+            expected = f"an id in which dataset.group_pattern {group_pattern} finds a group"
+            start = " (`^` stands for the start of the id)" if (group_pattern or "").startswith("^") else ""
+            fix = f"Change the pattern{start} or rename the file."
             yield Problem(item.image, f"id '{item.id}' names no group", expected, fix, "no_group")
 
 
 def _group(found: FoundImage, pattern: str | None) -> str | None:
     if pattern is None:
         return found.group or found.id
-    match = re.match(pattern, found.id)
+    match = re.search(pattern, found.id)
     return match and match.group(1)
 
 

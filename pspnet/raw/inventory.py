@@ -1,23 +1,23 @@
 """The samples in the raw folder, before any image is read."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
-from pspnet.dataset.store.splits import Split
 from pspnet.errors import Problem, UserError
 from pspnet.raw.classes import declared_classes
 from pspnet.raw.files import RawFiles
 from pspnet.raw.grouping import grouped
 from pspnet.raw.layouts import LAYOUTS
 from pspnet.raw.pieces import Piece, cut
-from pspnet.raw.problems import KEPT, Verdict, judge, located, shortened, stop_for
+from pspnet.raw.problems import KEPT, Verdict, judge, stop_for
 from pspnet.raw.sample import RawSample
 from pspnet.raw.splitting import assign_splits, missing_masks
 from pspnet.raw.validation import Rules
+
+LONG_BYTES = 2**30  # of raw files; reading them takes a minute or more
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,17 @@ class RawDataset:
         return sum(piece.count for piece in self.pieces)
 
     @property
+    def bytes(self) -> int:
+        return sum(piece.bytes for piece in self.pieces)
+
+    @property
     def found(self) -> int:
         """The number of images and other files found."""
         return self.count + sum(one.outcome not in KEPT for one in self.verdicts)
 
 
 def take_inventory(dataset: DatasetParams, prepare: PrepareParams, raw: Path) -> RawDataset:
-    """Lists the samples and reports every problem that can be found without reading the images, which takes hours."""
+    """Lists the samples, and the problems of files that are not samples."""
     if not raw.is_dir():
         fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
         raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
@@ -55,19 +59,20 @@ def take_inventory(dataset: DatasetParams, prepare: PrepareParams, raw: Path) ->
             if isinstance(item, RawSample):
                 yield item
             else:
-                verdict = judge(item, prepare.problems, mended=item.kind == "contradicting_splits")
+                verdict = judge(item, prepare.problems, mendable=item.kind == "contradicting_splits")
                 verdicts.append(Verdict(item, "left out") if verdict.outcome == "allowed" else verdict)
 
-    rules = Rules(classes, prepare.problems, round(prepare.max_megapixels * 10**6))
-    found = RawDataset(files, rules, cut(samples(), files, rules), verdicts)
-    split_of, torn = assign_splits(found.samples, prepare)
-    stop_for([*verdicts, *torn], found.found, prepare, raw)
-    labeled = Counter(sample.group for sample in found.samples if sample.mask)
-    if prepare.split_by == "hash" or not labeled:
-        masks, groups = Counter[Split](), Counter[Split]()
-        for group, count in labeled.items():
-            masks[split_of[group]] += count
-            groups[split_of[group]] += 1
-        if problems := missing_masks(masks, groups):
-            raise UserError(shortened([*problems, *located((one.problem for one in verdicts), raw)]))
-    return found
+    rules = Rules.of(classes, prepare)
+    return RawDataset(files, rules, cut(samples(), files, rules), verdicts)
+
+
+def stop_before_reading(raw: RawDataset, prepare: PrepareParams, listing: Path) -> None:
+    """Stops for what is known already, if reading the images takes long. Otherwise every problem is reported at once,
+    after the images are read.
+    """
+    if raw.bytes < LONG_BYTES:
+        return
+    split_of, torn = assign_splits(raw.samples, prepare)
+    labeled = [(split_of[sample.group], sample.group) for sample in raw.samples if sample.mask]
+    lacking = missing_masks(labeled) if prepare.split_by == "hash" or not labeled else []
+    stop_for([*raw.verdicts, *torn], raw.found, prepare, raw.files.root, listing, lacking)

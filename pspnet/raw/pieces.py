@@ -171,11 +171,12 @@ class HashingFiles(RawFiles):
     """The same files, with a digest of each file that was read."""
 
     def __init__(self, files: RawFiles) -> None:
-        self.__dict__.update(files.__dict__)
+        super().__init__(files.root)
+        self._files = files
         self.digests: dict[str, bytes] = {}
 
     def read(self, path: str, max_bytes: int) -> bytes:
-        data = super().read(path, max_bytes)
+        data = self._files.read(path, max_bytes)
         self.digests[path] = hashlib.sha256(data).digest()
         return data
 
@@ -221,7 +222,7 @@ def write(path: Path, rows: Iterable[dict[str, Any]], needed_bytes: int = 0) -> 
 def row_of(checked: CheckedSample, content: bytes) -> dict[str, Any]:
     sample, image, mask = checked.sample, checked.image, checked.mask
     image_digest, both_digest = digests(image, mask) if image else (None, None)
-    verdicts = [{**asdict(verdict.problem), "outcome": verdict.outcome} for verdict in checked.verdicts]
+    verdicts = [asdict(verdict) for verdict in checked.verdicts]
     return {
         "id": sample.id,
         "image": image,
@@ -241,8 +242,7 @@ def row_of(checked: CheckedSample, content: bytes) -> dict[str, Any]:
 
 def verdicts_in(text: str) -> list[Verdict]:
     """The verdicts in a row of a piece."""
-    facts = json.loads(text)
-    return [Verdict(Problem(**{key: one[key] for key in one if key != "outcome"}), one["outcome"]) for one in facts]
+    return [Verdict(**{**facts, "problem": Problem(**facts["problem"])}) for facts in json.loads(text)]
 
 
 def batches(path: Path, columns: Sequence[str] = ()) -> Iterator[Any]:

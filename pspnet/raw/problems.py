@@ -1,15 +1,20 @@
 """Verdicts on problems by the policies of params.yaml, and long lists of problems made readable."""
 
+import csv
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pspnet.config.prepare import PrepareParams, ProblemsParams
 from pspnet.errors import Problem, UserError
+from pspnet.machine.outputs import whole_file
+from pspnet.printable import cell
 
 MOST_SHOWN = 20
+COLUMNS = ("file", "kind", "outcome", "found", "expected", "fix")
 NO_FILES = ("contradicting_splits", "absent_class")  # kinds of problems that concern groups and splits, not files
 
 Outcome = Literal["error", "quarantined", "duplicate", "left out", "fixed", "allowed"]
@@ -20,31 +25,86 @@ KEPT: tuple[Outcome, ...] = ("fixed", "allowed")  # the image is used
 class Verdict:
     problem: Problem
     outcome: Outcome
+    mendable: bool = False  # whether the policy `fix` repairs it
 
 
-def judge(problem: Problem, policies: ProblemsParams, mended: bool = False) -> Verdict:
-    """The verdict that the policy for this kind gives; `mended` says that the policy `fix` has been carried out."""
+def judge(problem: Problem, policies: ProblemsParams, mendable: bool = False) -> Verdict:
+    """The verdict that the policy for this kind gives."""
     match getattr(policies, problem.kind):
         case "error":
-            return Verdict(problem, "error")
+            return Verdict(problem, "error", mendable)
         case "allow":
-            return Verdict(problem, "allowed")
-        case "fix" if mended:
-            return Verdict(problem, "fixed")
-    return Verdict(problem, "quarantined")
+            return Verdict(problem, "allowed", mendable)
+        case "fix" if mendable:
+            return Verdict(problem, "fixed", mendable)
+    return Verdict(problem, "quarantined", mendable)
 
 
-def stop_for(verdicts: Sequence[Verdict], found: int, prepare: PrepareParams, raw: Path) -> None:
-    """Raises if a policy says so or too many files are quarantined. `found` counts images and other files."""
-    if errors := [one.problem for one in verdicts if one.outcome == "error"]:
-        kinds = ", ".join(sorted({f"{problem.kind}: error" for problem in errors}))
-        raise UserError(shortened(located(errors, raw)), f"prepare.problems says {kinds}.")
-    quarantined = [one.problem for one in verdicts if one.outcome == "quarantined"]
-    if quarantined and len(quarantined) / found > prepare.tolerated_share:
-        count = f"{len(quarantined):,} of {found:,} files cannot be used"
-        raise UserError(
-            shortened(located(quarantined, raw)), f"{count}; prepare.tolerated_share is {prepare.tolerated_share:.1%}."
-        )
+def stop_for(
+    verdicts: Sequence[Verdict], found: int, prepare: PrepareParams, raw: Path, listing: Path,
+    lacking: Sequence[Problem] = (),
+) -> None:  # fmt: skip
+    """Raises if a policy says so, too many files are quarantined, or splits lack masks (`lacking`); `listing` then
+    names every problem. `found` counts images and other files.
+    """
+    errors = [one for one in verdicts if one.outcome == "error"]
+    quarantined = [one for one in verdicts if one.outcome == "quarantined"]
+    share = len(quarantined) / found if quarantined else 0.0
+    too_many = share > prepare.tolerated_share
+    if not (errors or too_many or lacking):
+        return
+    stopping = [*errors, *(quarantined if too_many or lacking else [])]
+    every = [*(Verdict(problem, "error") for problem in lacking), *verdicts]
+    with whole_file(listing) as partial:
+        write_problems(partial, every)
+    said = []
+    if errors:
+        said.append(f"prepare.problems says {', '.join(sorted({f'{one.problem.kind}: error' for one in errors}))}.")
+    if too_many:
+        count = f"{len(quarantined):,} of {found:,} files ({share:.1%}) cannot be used"
+        said.append(f"{count}; prepare.tolerated_share is {prepare.tolerated_share:.1%}.")
+    choices = helpful(stopping)
+    if too_many:
+        leaves_out = f"leaves out {counted(len(quarantined), 'file')}"
+        choices.append(f"prepare.tolerated_share: {math.ceil(share * 1000) / 1000}  # {leaves_out}")
+    if choices:
+        said += ["To go on without repairing them, choose in params.yaml:", *(f"  {line}" for line in choices)]
+    said.append(f"{listing} lists {counted(len(every), 'problem')}.")
+    shown = [*lacking, *located((one.problem for one in stopping), raw)]
+    raise UserError(shortened(shown), "\n".join(said))
+
+
+def helpful(stopping: Sequence[Verdict]) -> list[str]:
+    """The policies with which these problems would stop nothing, as lines of params.yaml."""
+    lines = []
+    kinds = Counter((one.problem.kind, one.outcome) for one in stopping)
+    for (kind, outcome), count in sorted(kinds.items()):
+        choices = get_args(ProblemsParams.model_fields[kind].annotation)
+        mendable = any(one.mendable for one in stopping if one.problem.kind == kind)
+        wanted = (*(["fix"] if mendable else []), "allow", *(["quarantine"] if outcome == "error" else []))
+        if options := [choice for choice in wanted if choice in choices]:
+            lines.append(f"prepare.problems.{kind}: {' or '.join(options)}  # for {counted(count, 'problem')}")
+    return lines
+
+
+def counted(count: int, name: str) -> str:
+    """`1 file`, `2 files`"""
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
+
+
+def in_order(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    return sorted(verdicts, key=lambda one: (one.outcome, one.problem.kind, one.problem.where))
+
+
+def write_problems(path: Path, verdicts: Iterable[Verdict]) -> None:
+    """Writes the problems as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for one in in_order(verdicts):
+            problem = one.problem
+            texts = (problem.where, problem.kind, one.outcome, problem.found, problem.expected, problem.fix)
+            rows.writerow(map(cell, texts))
 
 
 def shortened(problems: Iterable[Problem]) -> list[Problem]:
@@ -58,7 +118,8 @@ def shortened(problems: Iterable[Problem]) -> list[Problem]:
         shown.append(replace(problem, expected="", fix="") if problem.expected in advised else problem)
         advised.add(problem.expected)
     counts = "; ".join(f"{count:,} x expected {kind}" for kind, count in kinds.most_common())
-    return [*shown, Problem("...", f"and {len(every) - MOST_SHOWN:,} more. In all: {counts}")]
+    rest = len(every) - MOST_SHOWN
+    return [*shown, Problem("...", f"and {rest:,} more. In all: {counts}", count=rest)]
 
 
 def located(problems: Iterable[Problem], root: Path) -> list[Problem]:

@@ -10,7 +10,7 @@ import numpy as np
 from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.store.splits import ANNOTATED, FIRST, Split, stable_uniform
 from pspnet.errors import Problem
-from pspnet.raw.problems import Verdict, judge
+from pspnet.raw.problems import Verdict, counted, judge
 from pspnet.raw.sample import RawSample
 
 Shares = dict[Split, float]
@@ -113,11 +113,15 @@ def chosen_masks(ids: Iterable[str], fraction: float) -> set[str]:
     return set(ordered[: max(1, round(fraction * len(ordered)))])
 
 
-def missing_masks(masks: Mapping[Split, int], groups: Mapping[Split, int]) -> list[Problem]:
-    """A problem if train, val or test has no mask; `groups` counts the groups with masks."""
-    if all(masks.get(split) for split in ANNOTATED):
+def missing_masks(labeled: Iterable[tuple[Split, str]]) -> list[Problem]:
+    """A problem if train, val or test has no mask; `labeled`: split and group of each image with a mask."""
+    masks, groups = Counter[Split](), Counter[Split]()
+    for (split, _), count in Counter(labeled).items():
+        masks[split] += count
+        groups[split] += 1
+    if all(masks[split] for split in ANNOTATED):
         return []
-    found = ", ".join(f"{masks.get(split, 0):,} in {split} ({groups.get(split, 0):,} groups)" for split in ANNOTATED)
+    found = ", ".join(f"{masks[split]:,} in {split} ({counted(groups[split], 'group')})" for split in ANNOTATED)
     fix = (
         "Add masks for more groups, name smaller groups (dataset.group_pattern), write splits.csv, set "
         "prepare.split_by: stratified, or change prepare.split_seed, prepare.val_share or prepare.test_share."

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
-from pspnet.config.prepare import ProblemsParams
+from pspnet.config.prepare import PrepareParams, ProblemsParams
 from pspnet.errors import Problem
 from pspnet.raw.classes import IGNORE, Classes, pixel_counts
 from pspnet.raw.files import RawFiles
@@ -19,6 +20,7 @@ BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
 METADATA_BYTES = 2**24
 BLURRED_FROM = 8  # different unknown values in a blurred mask
 BLURRED_SHARE = 0.3  # largest share of unknown pixels in a blurred mask; above it, the classes are misnamed
+COPY_AGAIN = "Copy or export it again, or remove it."
 SAME_SHAPE = 0.01  # greatest relative difference of width / height between a mask and its image
 
 SUFFIXES_OF = {
@@ -32,6 +34,10 @@ class Rules:
     classes: Classes
     policies: ProblemsParams
     max_pixels: int
+
+    @classmethod
+    def of(cls, classes: Classes, prepare: PrepareParams) -> Self:
+        return cls(classes, prepare.problems, round(prepare.max_megapixels * 10**6))
 
     @property
     def max_bytes(self) -> int:
@@ -85,9 +91,9 @@ def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> CheckedSample:
     return checked
 
 
-def _judge(checked: CheckedSample, problem: Problem, rules: Rules, mended: bool = False) -> None:
-    """Adds the verdict; raises _LeftOut unless the problem is mended or allowed."""
-    verdict = judge(problem, rules.policies, mended)
+def _judge(checked: CheckedSample, problem: Problem, rules: Rules, mendable: bool = False) -> None:
+    """Adds the verdict; raises _LeftOut unless the problem is fixed or allowed."""
+    verdict = judge(problem, rules.policies, mendable)
     checked.verdicts.append(verdict)
     if verdict.outcome not in KEPT:
         raise _LeftOut
@@ -98,7 +104,8 @@ def _named(checked: CheckedSample, where: str, rules: Rules) -> Iterator[None]:
     try:
         yield
     except Refused as refused:
-        _judge(checked, refused.problem_at(where), rules)
+        problem = refused.problem_at(where)
+        _judge(checked, replace(problem, fix=problem.fix or COPY_AGAIN), rules)
     except MemoryError:
         raise MemoryError(where) from None
 
@@ -130,7 +137,7 @@ def _fitted(checked: CheckedSample, values: Values, image: StoredImage, rules: R
     fix = "Export it again at that size. If you must scale it, use nearest neighbor, so that classes do not blend."
     same_shape = abs(width * image.height / (height * image.width) - 1) <= SAME_SHAPE and image.orientation == 1
     where = checked.sample.mask.path if checked.sample.mask else ""
-    _judge(checked, Problem(where, found, "a mask of its image's size", fix, "mask_size"), rules, mended=same_shape)
+    _judge(checked, Problem(where, found, "a mask of its image's size", fix, "mask_size"), rules, mendable=same_shape)
     return _scaled(values, image.height, image.width)
 
 
@@ -148,7 +155,7 @@ def _encoded(checked: CheckedSample, values: Values, rules: Rules) -> bytes | No
     where = checked.sample.mask.path if checked.sample.mask else ""
     if unknown := classes.unknown(counts):
         problem = _unknown_values(where, unknown, values.size, classes)
-        _judge(checked, problem, rules, mended=True)
+        _judge(checked, problem, rules, mendable=True)
         if problem.kind == "blurred_mask":
             values = classes.nearest(values, unknown)
             counts = pixel_counts(values)
@@ -156,7 +163,7 @@ def _encoded(checked: CheckedSample, values: Values, rules: Rules) -> bytes | No
     if class_counts.keys() == {IGNORE}:
         problem = Problem(where, "has only ignored pixels", "at least one class",
                           "Remove it if the image has not been annotated.", "empty_mask")  # fmt: skip
-        _judge(checked, problem, rules, mended=True)
+        _judge(checked, problem, rules, mendable=True)
         if checked.verdicts[-1].outcome == "fixed":
             return None
     checked.class_counts = class_counts

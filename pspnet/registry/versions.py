@@ -76,9 +76,12 @@ class Versions:
         for version in versions:
             if which in (str(version.number), *version.aliases):
                 return version
+        if not versions:
+            raise UserError(Problem(self.model, "has no version yet", fix=HOW_TO_REGISTER))
+        if which == CHAMPION:
+            raise UserError(_no_champion(self.model, versions))
         known = ", ".join(str(v.number) + "".join(f" ({alias})" for alias in v.aliases) for v in versions)
-        problem = f"has no version '{which}'"
-        raise UserError(Problem(self.model, problem, known or "a registered version", "" if known else HOW_TO_REGISTER))
+        raise UserError(Problem(self.model, f"has no version '{which}'", known))
 
     def exists(self, number: int) -> bool:
         return any(version.number == number for version in self.all())
@@ -209,6 +212,17 @@ class Versions:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
+
+
+def _no_champion(model: str, versions: list[Version]) -> Problem:
+    waiting = [version.number for version in versions if version.tags.get("approval") == "waiting"]
+    numbers = ", ".join(str(version.number) for version in versions)
+    if waiting:
+        found, command = f"; version {waiting[-1]} passed the gate and waits for approval", f"{waiting[-1]} --approve"
+    else:
+        found, command = "", str(versions[-1].number)
+    fix = f"Run `pspnet promote {command}`, or name a version instead: {numbers}."
+    return Problem(model, f"has no champion yet{found}", fix=fix)
 
 
 CHANGED = "Somebody has changed the files. Use another version, and find out who can write there."

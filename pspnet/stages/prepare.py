@@ -1,16 +1,18 @@
 """Raw files -> the prepared dataset, checked here or in parts on other machines."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow
 
 from pspnet.config.dataset import DatasetParams
 from pspnet.config.prepare import PrepareParams
+from pspnet.errors import UserError
 from pspnet.machine.outputs import whole_folder
 from pspnet.machine.process import exclusive
-from pspnet.raw.inventory import take_inventory
+from pspnet.raw.inventory import stop_before_reading, take_inventory
 from pspnet.raw.parts import join, parse_part, take, write_part
 from pspnet.raw.pieces import discard, folder_of, take_over
 from pspnet.raw.preparation import write_prepared
@@ -18,6 +20,7 @@ from pspnet.raw.workers import check_pieces
 from pspnet.tracking.run import StageRun
 
 Tick = Callable[[int, int, str], None]
+LISTING = "prepare/problems.csv"  # below the checkpoints: every problem, if the stage stops
 
 
 def run(
@@ -33,30 +36,48 @@ def run(
 ) -> str:
     """Prepare the dataset; returns a one-line summary. `merge`: folders of parts checked elsewhere."""
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other pools keep freed memory
+    listing = checkpoints / LISTING
+    listing.unlink(missing_ok=True)  # an earlier run's
     found = take_inventory(dataset, prepare, raw)
+    stop_before_reading(found, prepare, listing)
     run.identify(raw=raw)
     folder = folder_of(found.pieces, checkpoints / "prepare")
-    needed_bytes = sum(piece.bytes for piece in found.pieces)
-    with exclusive(folder.with_suffix(".lock"), "the checked images"), whole_folder(out, needed_bytes) as partial:
+    with (
+        exclusive(folder.with_suffix(".lock"), "the checked images"), _recorded(listing, run),
+        whole_folder(out, found.bytes) as partial,
+    ):  # fmt: skip
         take_over(found.pieces, folder)
         if merge:
             join(merge, found, folder, tick)
         take(found, folder, tick)
         check_pieces(found.pieces, folder, found.files, found.rules, tick)
-        prepared, told = write_prepared(found, folder, dataset, prepare, raw, partial)
+        prepared, told = write_prepared(found, folder, dataset, prepare, raw, partial, listing)
         discard(folder)
     for split, images in prepared.images.items():
         run.dataset(split, prepared.fingerprints[split], out, images)
     counts = {"quarantined": prepared.quarantined, "duplicates": prepared.duplicates}
     run.figures({"images": prepared.images, "masks": prepared.masks, **counts})
     run.artifacts(out / "dataset.json", out / "data_report.html", out / "problems.csv")
-    kinds = Counter(f"{one.problem.kind} {one.outcome}" for one in told)
+    every = [(one.problem.kind, one.outcome) for one in told]
+    kinds = Counter(kind if kind == outcome else f"{kind} ({outcome})" for kind, outcome in every)
     return f"{prepared.in_words()}" + "".join(f"; {count:,} x {kind}" for kind, count in sorted(kinds.items()))
 
 
+@contextmanager
+def _recorded(listing: Path, run: StageRun) -> Iterator[None]:
+    """Adds the list of problems to the run that they stop: on a team's worker, few people can read the file."""
+    try:
+        yield
+    except UserError:
+        if listing.exists():
+            run.artifacts(listing)
+        raise
+
+
 def run_part(
-    dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, part: str, tick: Tick
+    dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, checkpoints: Path, part: str, tick: Tick
 ) -> None:  # fmt: skip
     """Check one part of the raw data, and write it as a folder for `merge` of `run`."""
-    own = parse_part(part)
-    write_part(take_inventory(dataset, prepare, raw), own, out, tick)
+    own, found = parse_part(part), take_inventory(dataset, prepare, raw)
+    stop_before_reading(found, prepare, checkpoints / LISTING)
+    write_part(found, own, out, tick)

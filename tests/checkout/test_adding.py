@@ -15,13 +15,15 @@ from prefect.logging import disable_run_logger
 from flows.dag import Source, read_dag
 from flows.sources import bring_up_to_date
 from flows.workplace import Workplace
-from pspnet.checkout.batch import Batch, check_batch
+from pspnet.checkout.batch import Addition, Batch, check_batch
 from pspnet.config.reading import read_yaml
 from pspnet.errors import UserError
+from pspnet.raw import pieces, workers
 from tests.command import PSPNET, SETTINGS, pspnet
-from tests.parameters import ROOT, demo_params
-from tests.raw.rawdata import dataset_params, encoded, noise, shared_data, write
-from tests.repository import commit, dvc, new_repository
+from tests.parameters import ROOT
+from tests.raw.rawdata import dataset_params, encoded, noise, prepare_params, shared_data, write
+from tests.repository import commit, dvc, git, new_repository
+from tests.training.conftest import quiet
 from tests.waiting import wait_until
 
 MASK = encoded(np.zeros((2, 3), np.uint8))
@@ -53,8 +55,10 @@ class TestCheckBatch:
         return tmp_path / "may"
 
     def check(self, batch: Path, raw: Path, name: str | None = None, orphans: str = "error", **changes: Any) -> Batch:
-        policies = demo_params(prepare__problems__mask_without_image=orphans).prepare.problems
-        return check_batch(batch, raw, dataset_params(**{"group_pattern": "(.*)", **changes}), policies, name)
+        policies = {key: changes.pop(key) for key in [*changes] if key.startswith("problems__")}
+        prepare = prepare_params(problems__mask_without_image=orphans, **policies)
+        dataset = dataset_params(**{"group_pattern": "(.*)", **changes})
+        return check_batch(Addition(batch, raw, dataset, prepare, name, raw.with_name("state"), quiet))
 
     def problems(self, batch: Path, raw: Path, name: str | None = None, **changes: Any) -> list[str]:
         with pytest.raises(UserError) as caught:
@@ -76,6 +80,22 @@ class TestCheckBatch:
     def test_the_first_batch_needs_no_raw_data(self, batch: Path, tmp_path: Path) -> None:
         assert self.check(batch, tmp_path / "nothing").images == 1
 
+    def test_the_very_first_batch_needs_images_and_masks(self, tmp_path: Path) -> None:
+        write(tmp_path / "b/images/1.png", image())
+        [problem] = self.problems(tmp_path / "b", tmp_path / "raw")
+        assert problem.startswith(f"{tmp_path}/raw/masks: is missing; expected the folder that dataset.source.masks")
+
+    def test_the_classes_must_be_named_first(self, batch: Path, raw: Path) -> None:
+        [problem] = self.problems(batch, raw, classes={}, ignore_values=[])
+        assert problem.startswith(f"{raw}/classes.yaml: is missing, and dataset.classes in params.yaml is {{}}")
+        write(raw / "classes.yaml", "classes: {back: 0, front: 1}")
+        assert self.check(batch, raw, classes={}, ignore_values=[]).masks == 1
+
+    def test_problems_of_the_whole_set_are_left_to_prepare(self, batch: Path, tmp_path: Path) -> None:
+        """One group cannot be in three splits, and no mask shows the class `front`."""
+        policies = {"problems__absent_class": "error", "problems__near_duplicate": "error"}
+        assert self.check(batch, tmp_path / "nothing", **policies).groups == 1
+
     def test_images_may_come_before_their_masks(self, tmp_path: Path, raw: Path) -> None:
         write(tmp_path / "unlabeled/images/9.png", image())
         found = self.check(tmp_path / "unlabeled", raw)
@@ -86,9 +106,20 @@ class TestCheckBatch:
         assert [str(to) for to in found.files.values()] == ["masks/early/1.png"]
 
     def test_a_batch_may_keep_its_own_folders(self, batch: Path, raw: Path) -> None:
-        write(batch / "classes.yaml", "classes: {a: 0}")
-        found = self.check(batch, raw, ".")
-        assert {str(to) for to in found.files.values()} == {"classes.yaml", "images/x.png", "masks/x.png"}
+        write(batch / "classes.yaml", "classes: {back: 0, front: 1}")
+        write(batch / "splits.csv", "id,split\nx,test\n")
+        found = self.check(batch, raw, ".", classes={}, ignore_values=[])
+        assert {str(to) for to in found.files.values()} == {
+            "classes.yaml", "images/x.png", "masks/x.png", "splits.csv",
+        }  # fmt: skip
+
+    def test_the_classes_and_splits_that_a_batch_brings_are_checked(self, batch: Path, raw: Path) -> None:
+        write(batch / "splits.csv", "id,split\ny,test\n")
+        [problem] = self.problems(batch, raw, ".")
+        assert problem.startswith(f"{batch}/splits.csv line 2: id 'y' has no image")
+        write(batch / "classes.yaml", "classes: {back: 0}")
+        [problem] = self.problems(batch, raw, ".", classes={}, ignore_values=[])
+        assert problem.startswith(f"{batch}/classes.yaml: names only one class, back; expected at least two.")
 
     @pytest.mark.parametrize(("images", "masks"), [(".", "."), (".", "masks"), ("in/images", "in")])
     def test_folders_may_have_other_names(self, tmp_path: Path, images: str, masks: str) -> None:
@@ -112,14 +143,15 @@ class TestCheckBatch:
 
     def test_annotations_are_read_in_the_batch(self, tmp_path: Path) -> None:
         source = {"layout": "labelme", "images": ".", "annotations": r".*\.json", "line_width_px": 2}
+        own: dict[str, Any] = {"source": source, "classes": {}, "ignore_values": []}
         batch = shared_data("layouts") / "labelme_instances"
-        found = self.check(batch, tmp_path / "raw", source=source)
+        found = self.check(batch, tmp_path / "raw", **own)
         assert (found.images, found.masks, found.groups) == (3, 3, 3)
         assert {str(to) for to in found.files.values()} == files(batch)
         write(tmp_path / "broken/1.jpg", encoded(noise(2, 3), "JPEG"))
         write(tmp_path / "broken/1.json", "{")
         shutil.copytree(batch, tmp_path / "raw")
-        [problem] = self.problems(tmp_path / "broken", tmp_path / "raw", source=source)
+        [problem] = self.problems(tmp_path / "broken", tmp_path / "raw", **own)
         assert problem.startswith(f"{tmp_path}/broken/1.json: ")
 
     @pytest.mark.parametrize("inside", [".", "images", "masks"])
@@ -187,9 +219,127 @@ class TestCheckBatch:
         else:
             assert len(self.problems(batch, raw, orphans=policy)) == 1
 
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("images/x.png", b"", "images/x.png: is empty (0 bytes); expected an image. Copy or export it again"),
+            ("images/x.png", image()[:60], "images/x.png: cannot be decoded"),
+            ("masks/x.png", b"words", "masks/x.png: cannot be recognized as an image"),
+            ("masks/x.png", encoded(np.full((2, 3), 7, np.uint8)), "masks/x.png: has value 7 in 6 pixels (100.0%)"),
+            (
+                "masks/x.png",
+                encoded(np.zeros((3, 3), np.uint8)),
+                "masks/x.png: has 3 x 3 pixels, its image images/may/",
+            ),
+            ("images/x.png", encoded(noise(2, 3), "JPEG"), "images/x.png: is a JPEG by its content"),
+        ],
+        ids=["empty image", "cut-off image", "broken mask", "unknown value", "mask of another size", "wrong suffix"],
+    )
+    def test_what_prepare_would_refuse_in_a_file_is_reported(
+        self, batch: Path, raw: Path, name: str, content: bytes, message: str
+    ) -> None:
+        write(batch / name, content)
+        [problem] = self.problems(batch, raw, problems__wrong_suffix="quarantine")
+        assert problem.startswith(f"{batch}/{message}")
+        packed = Path(shutil.make_archive(str(raw.with_name("june")), "zip", batch))
+        [problem] = self.problems(packed, raw, problems__wrong_suffix="quarantine")
+        assert problem.startswith(f"{packed}/{message.replace('images/may', 'june.zip/images')}")
+
+    def test_what_a_policy_fixes_or_allows_is_added(self, batch: Path, raw: Path) -> None:
+        write(batch / "images/x.png", encoded(noise(2, 3), "JPEG"))
+        write(batch / "masks/x.png", encoded(np.array([[7, 0, 1]] * 2, np.uint8)))
+        assert self.check(batch, raw, problems__mask_values="fix").masks == 1
+
+    def test_the_refusal_names_the_policies_that_would_help_and_lists_many_problems(
+        self, batch: Path, raw: Path
+    ) -> None:
+        for number in range(30):
+            write(batch / f"images/{number:02d}.png", b"")
+        write(batch / "masks/x.png", encoded(np.full((2, 3), 7, np.uint8)))
+        with pytest.raises(UserError) as caught:
+            self.check(batch, raw)
+        lines = str(caught.value).splitlines()
+        listing = raw.with_name("state") / "data-add.csv"
+        assert lines[0] == "31 problems:"
+        assert lines[-4:] == [
+            "Nothing was added.",
+            "To add the batch without repairing it, choose in params.yaml:",
+            "  prepare.problems.mask_values: fix  # for 1 problem",
+            f"{listing} lists 31 problems.",
+        ]
+        assert listing.read_text().count(f"{batch}/images/") == 30
+        assert not (raw.with_name("state") / "data-add").exists()
+
+    def test_files_that_prepare_would_not_find_are_reported_with_the_others(self, batch: Path, raw: Path) -> None:
+        write(batch / "notes.txt", "words")
+        write(batch / "images/x.png", b"")
+        stray, empty = self.problems(batch, raw)
+        assert stray.startswith(
+            f"{batch}/notes.txt: would not be found by `prepare`; expected files in images and mask"
+        )
+        assert empty.startswith(f"{batch}/images/x.png: is empty (0 bytes)")
+
+    @pytest.mark.e2e
+    def test_a_large_batch_is_checked_by_several_processes(
+        self, batch: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(6):
+            pair(batch, f"{number}")
+        write(batch / "images/3.png", b"")
+        monkeypatch.setattr(pieces, "PIECE", 2)
+        monkeypatch.setattr(workers, "PROCESS_BYTES", 1)
+        monkeypatch.setenv("PSPNET_PREPARE_PROCESSES", "2")
+        for sent in (batch, Path(shutil.make_archive(str(raw.with_name("june")), "zip", batch))):
+            [problem] = self.problems(sent, raw)
+            assert problem.startswith(f"{sent}/images/3.png: is empty (0 bytes)")
+
+    def test_problems_of_an_image_that_is_already_there_do_not_block_its_mask(self, tmp_path: Path, raw: Path) -> None:
+        write(raw / "images/early/1.png", b"")
+        write(tmp_path / "masks_only/masks/1.png", MASK)
+        assert self.check(tmp_path / "masks_only", raw, "early").masks == 1
+
+    @pytest.mark.parametrize("there", [True, False])
+    @pytest.mark.parametrize("kind", ["png", "zip"])
+    def test_an_equal_image_with_another_mask_is_reported(self, batch: Path, raw: Path, there: bool, kind: str) -> None:
+        home = raw if there else batch
+        write(home / "images/sub/same.png", (batch / "images/x.png").read_bytes())
+        write(home / "masks/sub/same.png", encoded(np.ones((2, 3), np.uint8)))
+        sent = Path(shutil.make_archive(str(raw.with_name("may2")), "zip", batch)) if kind == "zip" else batch
+        problems = self.problems(sent, raw)
+        assert len(problems) == (1 if there else 2)
+        assert f"{sent}/images/x.png: is the same image as " in problems[0 if there else 1]
+        assert "but their masks differ" in problems[0]
+        assert self.check(sent, raw, problems__differing_masks="allow").duplicates == (1 if there else 2)
+
+    @pytest.mark.parametrize("policy", ["error", "quarantine"])
+    def test_copies_are_counted_or_reported_if_they_would_stop_prepare(
+        self, batch: Path, raw: Path, policy: str
+    ) -> None:
+        write(raw / "images/same.png", (batch / "images/x.png").read_bytes())
+        write(batch / "images/y.png", (batch / "images/x.png").read_bytes())
+        write(raw / "images/other.png", image(7))
+        if policy == "quarantine":
+            assert self.check(batch, raw).duplicates == 2
+            return
+        found = "is the same image as images/a.png (already there)"
+        assert [problem.partition("; ")[0] for problem in self.problems(batch, raw, problems__duplicate=policy)] == [
+            f"{batch}/images/x.png: {found}",
+            f"{batch}/images/y.png: {found}",
+        ]
+
+    def test_a_group_that_the_batch_puts_into_two_splits_is_reported(self, tmp_path: Path) -> None:
+        source = {"layout": "ade20k", "images": "images", "masks": "annotations"}
+        own: dict[str, Any] = {"source": source, "classes": {}, "ignore_values": [], "group_pattern": r"(\d+)"}
+        for folder, split, number in (("raw", "training", 1), ("b", "validation", 1), ("b", "training", 2)):
+            write(tmp_path / f"{folder}/images/{split}/{number}.jpg", encoded(noise(2, 3, number), "JPEG"))
+            write(tmp_path / f"{folder}/annotations/{split}/{number}.png", encoded(np.ones((2, 3), np.uint8)))
+        [problem] = self.problems(tmp_path / "b", tmp_path / "raw", **own)
+        assert problem.startswith("group '1': has two splits: train (training/1), val (validation/1)")
+
     def test_an_image_without_a_group_is_reported(self, batch: Path, raw: Path) -> None:
         [problem] = self.problems(batch, raw, group_pattern="^(a|early|x)")
         assert problem.startswith(f"{batch}/images/x.png: id 'may/x' names no group")
+        assert self.check(batch, raw, group_pattern="(a|early|x)").groups == 1
 
     @pytest.mark.parametrize("name", ["", "..", "../x", "/x", ".hidden", "a//b", "a\nb", "x/", "./x"])
     def test_an_invalid_name_is_refused(self, batch: Path, raw: Path, name: str) -> None:
@@ -225,7 +375,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in (".gitignore", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
-    write(folder / "params.yaml", (ROOT / "params.yaml").read_text().replace("^(street[0-9]+)", "(.*)"))
+    params = (ROOT / "params.yaml").read_text().replace("^(street[0-9]+)", "(.*)")
+    write(folder / "params.yaml", params.replace("  classes: {} ", "  classes: {back: 0, front: 1} "))
     new_repository(folder)
     monkeypatch.chdir(folder)
     return folder
@@ -246,7 +397,8 @@ def test_a_batch_is_added_and_tracked_by_dvc(project: Path, may: Path) -> None:
     pair(project / "data/raw", "a")
     done = pspnet("data", "add", may, cwd=project)
     assert done.stdout == (
-        "data/raw: added 2 images and 1 masks from 2 groups; data/raw.dvc is updated.\n"
+        "data/raw: added 2 images and 1 mask from 2 groups; data/raw.dvc is updated.\n"
+        "Copies of other images among them: 1; `prepare` keeps one of each.\n"
         "Next: git add data/raw.dvc && git commit, then make retrain\n"
     )
     assert done.returncode == 0
@@ -271,14 +423,15 @@ def test_moving_a_batch_leaves_only_files_that_were_not_added(project: Path, may
 
 
 @pytest.mark.e2e
-def test_an_archive_is_added_unchanged(project: Path, may: Path) -> None:
-    archive = Path(shutil.make_archive(str(may.parent / "june"), "zip", may))
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_is_added_unchanged(project: Path, may: Path, kind: str) -> None:
+    archive = Path(shutil.make_archive(str(may.parent / "june"), kind, may))
     done = pspnet("data", "add", archive, cwd=project)
-    assert done.stdout.startswith("data/raw: added 2 images and 1 masks from 2 groups;")
-    assert files(project / "data/raw") == {"june.zip"}
+    assert done.stdout.startswith("data/raw: added 2 images and 1 mask from 2 groups;")
+    assert files(project / "data/raw") == {archive.name}
     again = pspnet("data", "add", archive, "--name", "july", cwd=project)
     assert "has the same id as" in again.stderr
-    assert files(project / "data/raw") == {"june.zip"}
+    assert files(project / "data/raw") == {archive.name}
 
 
 @pytest.mark.e2e
@@ -294,7 +447,7 @@ def test_a_refused_batch_changes_nothing(project: Path, may: Path) -> None:
 @pytest.mark.e2e
 def test_killed_while_copying_it_leaves_no_data_and_can_be_repeated(project: Path, may: Path) -> None:
     for number in range(1500):
-        write(may / f"images/{number}.png", b"")
+        write(may / f"images/{number}.png", MASK)
     words = [PSPNET, "data", "add", str(may)]
     process = subprocess.Popen(
         words, cwd=project, env=os.environ | SETTINGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -388,6 +541,19 @@ def test_the_flow_updates_data_imported_from_a_repository(project: Path, origin:
     refused = pspnet("data", "add", origin / "set", cwd=project)
     assert refused.stderr.startswith("data/raw: was imported: an update would remove files added here.")
     assert (refused.returncode, files(project / "data/raw")) == (1, pairs("ab"))
+
+
+@pytest.mark.e2e
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")
+def test_a_branch_of_a_repository_is_imported(project: Path, origin: Path) -> None:
+    new_repository(origin, f"    remote = folder\n['remote \"folder\"']\n    url = {origin.parent}/remote\n")
+    released(origin)
+    git("checkout", "--quiet", "-b", "labeled", cwd=origin)
+    pair(origin / "set", "b")
+    released(origin)
+    git("checkout", "--quiet", "-", cwd=origin)
+    done = pspnet("data", "add", "--import", origin, "set", "--rev", "labeled", cwd=project)
+    assert (done.returncode, files(project / "data/raw")) == (0, pairs("ab")), done.stderr
 
 
 @pytest.mark.e2e

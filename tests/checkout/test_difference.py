@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.shards import Record, ShardWriter, digests
 from pspnet.dataset.store.splits import SPLITS, Split
 from pspnet.demo.streets import synthesize
+from pspnet.errors import Problem
+from pspnet.raw.problems import Outcome, Verdict, write_problems
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
@@ -43,7 +45,10 @@ class Sets:
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self._folder, self._facts = folder, facts
 
-    def made(self, classes: tuple[str, ...], samples: Mapping[str, Sample], shard_bytes: int = 1) -> PreparedDataset:
+    def made(
+        self, classes: tuple[str, ...], samples: Mapping[str, Sample], shard_bytes: int = 1,
+        verdicts: Sequence[Verdict] = (),
+    ) -> PreparedDataset:  # fmt: skip
         folder = self._folder / str(len([*self._folder.iterdir()]))
         folder.mkdir()
         writer = ShardWriter(folder / "shards", shard_bytes)
@@ -61,6 +66,7 @@ class Sets:
         own = {"classes": classes, "class_pixels": pixels, "ignored_pixels": ignored}
         shards = {"shards": [shard._asdict() for shard in writer.shards]}
         (folder / "dataset.json").write_text(json.dumps(self._facts | own | shards))
+        write_problems(folder / "problems.csv", verdicts)
         return PreparedDataset.open(folder)
 
     def compared(
@@ -124,6 +130,27 @@ def test_only_samples_with_other_digests_are_read(sets: Sets) -> None:
     now = BEFORE | {"other mask": ("val", b"8", [1, 1, 1, 1])}
     compare(sets.made(AB, BEFORE), sets.made(AB, now), lambda *told: seen.append(told))
     assert seen == [(1, 1, "other mask")]
+
+
+def verdict(file: str, kind: str, outcome: Outcome = "quarantined") -> Verdict:
+    return Verdict(Problem(file, "is bad", kind=kind), outcome)
+
+
+def test_files_that_were_left_out_are_compared_with_their_reasons(sets: Sets) -> None:
+    before = [
+        verdict("images/a.png", "unreadable"), verdict("images/b.png", "unreadable"),
+        verdict("masks/c.png", "mask_size"), verdict("images/copy.png", "duplicate", "duplicate"),
+        verdict("images/e.jpg", "wrong_suffix", "allowed"),
+    ]  # fmt: skip
+    now = [
+        verdict("masks/c.png", "mask_values"), verdict("masks/d.png", "mask_values"),
+        verdict("images/b.png", "unreadable"), verdict("images/e.jpg", "duplicate", "duplicate"),
+    ]  # fmt: skip
+    difference = compare(sets.made(AB, BEFORE, 1, before), sets.made(AB, BEFORE, 1, now), quiet)
+    assert difference.quarantined == Changes(
+        3, 3, ["masks/d.png (mask_values)"], ["images/a.png (unreadable)"], ["masks/c.png (mask_size -> mask_values)"]
+    )
+    assert difference.duplicates == Changes(1, 1, ["images/e.jpg (duplicate)"], ["images/copy.png (duplicate)"])
 
 
 def test_image_and_mask_may_change_together(sets: Sets) -> None:

@@ -37,10 +37,13 @@ def made(shared: Path) -> Path:
 
 
 def make(folder: Path) -> None:
-    """First commit: four images, three masks. Now: e added, d gone, b with a different mask, c moved to train."""
+    """First commit: four images, three masks. Now: e added, d gone, b with a different mask, c moved to train, an image
+    without content and a copy of e left out.
+    """
     repository, project = folder / "repository", folder / "repository/project"
     write(project / "dvc.yaml", DVC_YAML)
-    shutil.copy(ROOT / "params.yaml", project)
+    params = (ROOT / "params.yaml").read_text()
+    write(project / "params.yaml", params.replace("^(street[0-9]+)", "(.*)").replace("share: 0.01", "share: 0.2"))
     write(project / ".gitignore", "/data/raw/\n/data/prepared/\n")
     write(project / "data/raw/classes.yaml", "classes: {back: 0, front: 1}\n")
     for number, name in enumerate("abcd"):
@@ -58,6 +61,8 @@ def make(folder: Path) -> None:
     write(project / "data/raw/images/e.png", encoded(noise(2, 4, 9)))
     write(project / "data/raw/masks/e.png", encoded(MASK))
     write(project / "data/raw/masks/b.png", encoded(OTHER))
+    write(project / "data/raw/images/f.png", b"")
+    shutil.copyfile(project / "data/raw/images/e.png", project / "data/raw/images/g.png")
     (project / "data/raw/images/d.png").unlink()
     write(project / "data/raw/splits.csv", "id,split,group\na,test,a\nb,val,b\nc,train,c\ne,train,e\n")
     prepare(project)
@@ -86,11 +91,15 @@ def test_diff_prints_the_changes_since_the_last_commit(project: Path) -> None:
         "before added removed changed now",
         "images 4 1 1 0 4",
         "masks 3 1 0 1 4",
+        "quarantined 0 1 0 0 1",
+        "duplicates 0 1 0 0 1",
         "images added (1): e",
         "images removed (1): d",
         "moved to another split (2): a (train -> test), c (test -> train)",
         "masks added (1): e",
         "masks changed (1): b",
+        "newly quarantined (1): images/f.png (unreadable)",
+        "new duplicates (1): images/g.png (duplicate)",
         "",
         "class pixels before now difference gained lost",
         "back 12 14 +2 1 3",
@@ -105,6 +114,9 @@ def test_diff_as_json_has_all_changes(project: Path) -> None:
     assert told["revision"] == git("rev-parse", "HEAD", cwd=project).strip()
     assert told["images"] == {"before": 4, "now": 4, "added": ["e"], "removed": ["d"], "changed": []}
     assert told["masks"] == {"before": 3, "now": 4, "added": ["e"], "removed": [], "changed": ["b"]}
+    assert told["quarantined"] == {
+        "before": 0, "now": 1, "added": ["images/f.png (unreadable)"], "removed": [], "changed": [],
+    }  # fmt: skip
     assert told["moved"] == [["a", "train", "test"], ["c", "test", "train"]]
 
 

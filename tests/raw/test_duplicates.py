@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 
-from pspnet.raw.duplicates import RANK, copies, hashes_of, look_alikes, really_alike, repeated
+from pspnet.raw.duplicates import RANK, contradictions, copies, hashes_of, look_alikes, really_alike, repeated
 from pspnet.raw.images import GLANCE_PX
 from tests.raw.rawdata import Pixels
 
@@ -21,6 +21,17 @@ def test_the_copy_with_most_worth_is_kept_and_the_first_of_equals() -> None:
     digests = np.repeat(np.frombuffer(b"abacacb", np.uint8)[:, None], 32, axis=1)
     assert copies(digests, np.array([0, 0, 2, -1, 2, -1, 0])) == [(0, 2), (4, 2), (6, 1)]
     assert copies(digests[:0], np.array([], np.int64)) == []
+
+
+def test_equal_images_with_different_masks_are_paired() -> None:
+    images = np.repeat(np.frombuffer(b"abababcc", np.uint8)[:, None], 32, axis=1)
+    masks = np.repeat(np.frombuffer(b"wxyxwxzw", np.uint8)[:, None], 32, axis=1)
+    labeled = np.ones(8, bool)
+    # a: places 0, 2 and 4 with masks w, y, w. b: three times the mask x. c: 6 and 7 with z and w.
+    assert contradictions(images, masks, labeled) == [(0, 2), (2, 0), (4, 2), (6, 7), (7, 6)]
+    labeled[6] = False
+    assert contradictions(images, masks, labeled) == [(0, 2), (2, 0), (4, 2)]
+    assert contradictions(images[:0], masks[:0], labeled[:0]) == []
 
 
 def test_a_slightly_changed_picture_in_another_split_is_found() -> None:

@@ -66,12 +66,19 @@ def test_the_first_parentheses_of_the_pattern_capture_the_group(raw: Path) -> No
     assert [sample.group for sample in samples] == ["a/1", "a/2", "b/deep"]
 
 
+def test_the_pattern_is_searched_for_anywhere_in_the_id(raw: Path) -> None:
+    samples, problems = found(raw, group_pattern="(deep|2)")
+    assert [sample.group for sample in samples] == ["2", "deep"]
+    assert [problem.where for problem in problems] == ["images/a/1.png"]
+
+
 def test_an_image_without_a_group_is_refused(raw: Path) -> None:
     samples, [problem] = found(raw, group_pattern="^(a)")
     assert [sample.id for sample in samples] == ["a/1", "a/2"]
     assert problem.where == "images/b/deep/1.old.png"
     assert problem.found == "id 'b/deep/1.old' names no group"
-    assert "^(a)" in problem.expected and problem.fix
+    assert problem.expected == "an id in which dataset.group_pattern ^(a) finds a group"
+    assert problem.fix == "Change the pattern (`^` stands for the start of the id) or rename the file."
 
 
 def test_system_files_are_skipped(raw: Path) -> None:

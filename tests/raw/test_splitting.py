@@ -139,9 +139,10 @@ def test_a_smaller_labeled_fraction_is_a_subset_of_a_larger_one() -> None:
 
 
 def test_splits_without_masks_are_reported_with_counts() -> None:
-    assert missing_masks({"train": 5, "val": 1, "test": 2}, {"train": 2, "val": 1, "test": 1}) == []
-    [problem] = missing_masks({"train": 1234, "test": 2}, {"train": 7, "test": 1})
-    assert problem.found == "masks: 1,234 in train (7 groups), 0 in val (0 groups), 2 in test (1 groups)"
+    labeled: list[tuple[Split, str]] = [("train", "a"), ("train", "a"), ("train", "b"), ("test", "c")]
+    assert missing_masks([*labeled, ("val", "d")]) == []
+    [problem] = missing_masks(labeled)
+    assert problem.found == "masks: 3 in train (2 groups), 0 in val (0 groups), 1 in test (1 group)"
 
 
 def test_the_order_of_images_in_a_group_does_not_matter() -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from pspnet.errors import UserError
 from pspnet.registry.versions import BUNDLE, Versions, has_folder
 from pspnet.tracking.connection import connect
 from tests.registry.packed import add_packed
@@ -29,3 +30,22 @@ def test_a_downloaded_version_is_known_without_mlflow(state: Path, tmp_path: Pat
     versions.folder(version)
     assert has_folder(state, version.bundle)
     assert not has_folder(state, "2" * 64)
+
+
+def test_without_a_champion_the_message_says_which_command_makes_one(state: Path) -> None:
+    versions = Versions(connect(state), state, "streets")
+
+    def message() -> str:
+        with pytest.raises(UserError) as error:
+            versions.get("champion")
+        return str(error.value)
+
+    assert message() == "streets: has no version yet. `make retrain` registers what it trains."
+    for number in (1, 2):
+        versions.add(f"file:///nowhere/{number}", "", f"digest {number}", "", {})
+    assert message() == "streets: has no champion yet. Run `pspnet promote 2`, or name a version instead: 1, 2."
+    versions.set_tags(1, {"approval": "waiting"})
+    assert message() == (
+        "streets: has no champion yet; version 1 passed the gate and waits for approval. "
+        "Run `pspnet promote 1 --approve`, or name a version instead: 1, 2."
+    )

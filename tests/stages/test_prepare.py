@@ -17,9 +17,11 @@ from PIL import Image
 from pspnet.config.prepare import PrepareParams
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import UserError
-from pspnet.raw import pieces
+from pspnet.raw import inventory, pieces
 from pspnet.raw.classes import IGNORE
+from pspnet.raw.problems import counted
 from pspnet.stages import prepare
+from pspnet.tracking.journal import JOURNAL, read
 from pspnet.tracking.run import StageRun
 from tests.files import contents
 from tests.limits import files_up_to
@@ -42,12 +44,12 @@ def quiet(done: int, total: int, note: str) -> None:
 
 
 def run(raw: Path, out: Path, tick: Callable[[int, int, str], None] = quiet, **changes: Any) -> PreparedDataset:
-    """`merge`: folders of parts; other names are keys of the sections `dataset` and `prepare`."""
+    """`merge`: folders of parts; other names than `run` are keys of the sections `dataset` and `prepare`."""
     own = {key: value for key, value in changes.items() if key.partition("__")[0] in PrepareParams.model_fields}
-    dataset = {key: value for key, value in changes.items() if key not in own and key != "merge"}
+    dataset = {key: value for key, value in changes.items() if key not in (*own, "merge", "run")}
     prepare.run(
         dataset_params(**dataset), prepare_params(**own), raw=raw, out=out, checkpoints=out.parent / "checkpoints",
-        merge=changes.get("merge", []), run=StageRun(), tick=tick,
+        merge=changes.get("merge", []), run=changes.get("run", StageRun()), tick=tick,
     )  # fmt: skip
     return PreparedDataset.open(out)
 
@@ -203,9 +205,13 @@ def test_each_sample_is_ticked(raw: Path, tmp_path: Path) -> None:
     assert [tick[:2] for tick in ticks] == [(done, total) for done in range(total + 1)]
 
 
-def problems(out: Path) -> list[dict[str, str]]:
-    with (out / "problems.csv").open(encoding="utf-8", newline="") as file:
+def listed(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def problems(out: Path) -> list[dict[str, str]]:
+    return listed(out / "problems.csv")
 
 
 def test_images_found_are_prepared_quarantined_or_duplicates(raw: Path, tmp_path: Path) -> None:
@@ -312,20 +318,144 @@ def test_refused_files_beyond_the_tolerated_share_stop_the_stage_all_at_once(raw
     assert run(raw, tmp_path / "out", tolerated_share=3 / (2 * SCENES + 4)).quarantined == 3
 
 
-def test_many_refused_files_are_counted(raw: Path, tmp_path: Path) -> None:
+def stopped(raw: Path, out: Path, **changes: Any) -> tuple[str, list[dict[str, str]]]:
+    """The message of a stopped run, and the problems that its file lists."""
+    with pytest.raises(UserError) as error:
+        run(raw, out, **changes)
+    assert not out.exists()
+    listing = out.parent / "checkpoints/prepare/problems.csv"
+    rows = listed(listing)
+    assert str(error.value).endswith(f"\n{listing} lists {counted(len(rows), 'problem')}.")
+    return str(error.value), rows
+
+
+def test_a_stopped_run_shows_twenty_problems_counts_all_and_lists_all(raw: Path, tmp_path: Path) -> None:
     for number in range(30):
-        write(raw / f"images/scene00/broken{number}.png", b"no image")
-    with pytest.raises(UserError, match=r"and 10 more\. In all: 30 x expected one of JPEG"):
-        run(raw, tmp_path / "out")
+        write(raw / f"images/scene00/broken{number:02d}.png", b"no image")
+    message, rows = stopped(raw, tmp_path / "out")
+    assert message.startswith("30 problems:\n")
+    assert message.count(": cannot be recognized as an image") == 20
+    assert "...: and 10 more. In all: 30 x expected one of JPEG" in message
+    assert [row["file"] for row in rows] == [f"images/scene00/broken{number:02d}.png" for number in range(30)]
+    assert {(row["kind"], row["outcome"]) for row in rows} == {("unreadable", "quarantined")}
 
 
-def test_splits_without_masks_are_reported_before_anything_is_read(tmp_path: Path) -> None:
-    write_pair(tmp_path / "raw", "only/1", mask_of(""))
-    write_pair(tmp_path / "raw", "only/2", mask_of(""))
+def test_the_list_of_a_stopped_run_is_gone_after_the_next(raw: Path, tmp_path: Path) -> None:
+    write(raw / "images/scene00/broken.png", b"no image")
+    stopped(raw, tmp_path / "out")
+    run(raw, tmp_path / "out", tolerated_share=0.1)
+    assert not (tmp_path / "checkpoints/prepare/problems.csv").exists()
+
+
+def test_the_run_that_was_stopped_keeps_the_list(raw: Path, tmp_path: Path) -> None:
+    write(raw / "images/scene00/broken.png", b"no image")
+    tracked = StageRun(tmp_path / "tracking", "prepare", {}, {"experiment": "m", "started": 1}, {"started": 1})
+    stopped(raw, tmp_path / "out", run=tracked)
+    assert tracked.journal and not tracked.error
+    [entry] = [entry for entry, _ in read(tracked.journal.folder / JOURNAL) if entry["kind"] == "artifact"]
+    assert [row["file"] for row in listed(tracked.journal.folder / entry["file"])] == ["images/scene00/broken.png"]
+
+
+def test_the_list_also_has_problems_that_do_not_stop_the_run(raw: Path, tmp_path: Path) -> None:
+    write(raw / "images/scene00/broken.png", b"no image")
+    (raw / "images/scene00/2.png").rename(raw / "images/scene00/2.jpg")
+    _, rows = stopped(raw, tmp_path / "out")
+    assert [(row["file"], row["outcome"]) for row in rows] == [
+        ("images/scene00/2.jpg", "allowed"),
+        ("images/scene00/broken.png", "quarantined"),
+    ]
+
+
+SCALED, TALLER = np.zeros((16, 24), np.uint8), np.zeros((9, 12), np.uint8)
+HELPFUL = "To go on without repairing them, choose in params.yaml:\n  "
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "policy"),
+    [
+        ("masks/scene00/1.png", encoded(SCALED), "mask_size: fix"),
+        ("masks/scene00/1.png", encoded(TALLER), None),  # only a mask of the same shape can be scaled
+        ("masks/scene00/1.png", encoded(np.full((8, 12), 77, np.uint8)), "mask_values: fix"),
+        ("masks/scene00/3.png", encoded(np.zeros((8, 12), np.uint8)), "mask_without_image: allow"),
+        ("images/scene00/notes.txt", b"words", "not_an_image: allow"),
+        ("images/scene00/2.png", b"no image", None),
+    ],
+    ids=["scaled mask", "mask of another shape", "unknown value", "mask alone", "notes", "broken image"],
+)
+def test_a_stopped_run_names_the_policies_that_would_help(
+    raw: Path, tmp_path: Path, name: str, content: bytes, policy: str | None
+) -> None:
+    write(raw / name, content)
+    message, _ = stopped(raw, tmp_path / "out")
+    found = 2 * SCENES + 1 + (not name.endswith(("1.png", "2.png")))
+    share = f"prepare.tolerated_share: {0.021 if found == 49 else 0.02}  # leaves out 1 file"
+    helpful = [f"prepare.problems.{policy}  # for 1 problem", share] if policy else [share]
+    assert message.partition(HELPFUL)[2].splitlines()[:-1] == [helpful[0], *(f"  {line}" for line in helpful[1:])]
+    key, _, choice = (policy or "").partition(": ")
+    followed = {f"problems__{key}": choice} if policy else {"tolerated_share": float(share.split()[1])}
+    run(raw, tmp_path / "out", **followed)
+
+
+def test_a_policy_that_stops_the_run_is_named_with_those_that_would_not(raw: Path, tmp_path: Path) -> None:
+    shutil.copyfile(raw / "images/scene01/2.png", raw / "images/scene00/copy.png")
+    message, _ = stopped(raw, tmp_path / "out", problems__duplicate="error")
+    assert message.splitlines()[1:-1] == [
+        "prepare.problems says duplicate: error.",
+        "To go on without repairing them, choose in params.yaml:",
+        "  prepare.problems.duplicate: allow or quarantine  # for 1 problem",
+    ]
+
+
+def two_groups(raw: Path) -> None:
+    write_pair(raw, "one/1", mask_of(""))
+    write_pair(raw, "two/1", mask_of(""))
+    write(raw / "masks/two/1.png", b"")
+
+
+def test_splits_are_checked_after_the_files_so_that_an_empty_file_is_named(tmp_path: Path) -> None:
+    two_groups(tmp_path / "raw")
+    message, rows = stopped(tmp_path / "raw", tmp_path / "out")
+    assert message.startswith("2 problems:\n  splits: masks: ")
+    assert (
+        f"  {tmp_path}/raw/masks/two/1.png: is empty (0 bytes); expected an image. Copy or export it again" in message
+    )
+    assert [row["file"] for row in rows] == ["splits", "masks/two/1.png"]
+
+
+def test_splits_without_masks_are_reported_at_once_if_reading_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "LONG_BYTES", 1)
+    two_groups(tmp_path / "raw")
     ticks: list[int] = []
-    with pytest.raises(UserError, match=r"masks: .*2 in .*expected at least one in each"):
-        run(tmp_path / "raw", tmp_path / "out", lambda done, *_: ticks.append(done))
+    message, rows = stopped(tmp_path / "raw", tmp_path / "out", tick=lambda done, *_: ticks.append(done))
+    assert message.startswith("splits: masks: ")
     assert not ticks
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize("policy", ["error", "quarantine", "allow"])
+def test_equal_images_with_different_masks_contradict_each_other(raw: Path, tmp_path: Path, policy: str) -> None:
+    index = run(raw, tmp_path / "before").index()
+    scene = index[index["split"] == "train"]["group"].iloc[0]
+    for name in ("1a", "1b", "1c", "1d"):
+        shutil.copyfile(raw / f"images/{scene}/1.png", raw / f"images/{scene}/{name}.png")
+    for name in ("1a", "1b"):
+        shutil.copyfile(raw / f"masks/{scene}/1.png", raw / f"masks/{scene}/{name}.png")
+    write(raw / f"masks/{scene}/1c.png", encoded(1 - mask_of(scene) % 2))
+    changes = {"problems__differing_masks": policy, "tolerated_share": 0.1}
+    if policy == "error":
+        _, rows = stopped(raw, tmp_path / "out", **changes)
+    else:
+        dataset = run(raw, tmp_path / "out", **changes)  # type: ignore[arg-type]
+        rows = problems(tmp_path / "out")
+        used = [name for name in dataset.index()["id"] if name.startswith(f"{scene}/1")]
+        assert used == ([f"{scene}/1d"] if policy == "quarantine" else [f"{scene}/1"])
+        assert (dataset.quarantined, dataset.duplicates) == ((4, 0) if policy == "quarantine" else (0, 4))
+    contradicting = [row for row in rows if row["kind"] == "differing_masks"]
+    assert [row["file"] for row in contradicting] == [f"images/{scene}/{name}.png" for name in ("1", "1a", "1b", "1c")]
+    masks = f"masks/{scene}/1.png and masks/{scene}/1c.png"
+    assert contradicting[0]["found"] == f"is the same image as images/{scene}/1c.png, but their masks differ ({masks})"
 
 
 def test_a_split_that_loses_its_only_mask_stops_the_stage(tmp_path: Path) -> None:

@@ -95,9 +95,10 @@ class PreparedDataset:
         return sum(self.images.values()) + self.quarantined + self.duplicates + self.left_out
 
     def in_words(self) -> str:
+        duplicates = "1 duplicate" if self.duplicates == 1 else f"{self.duplicates:,} duplicates"
         return (
-            f"{self.found:,} found: {sum(self.images.values()):,} prepared, {self.quarantined:,} quarantined, "
-            f"{self.duplicates:,} duplicates, {self.left_out:,} left out"
+            f"{self.found:,} found: {sum(self.images.values()):,} prepared ({sum(self.masks.values()):,} with masks), "
+            f"{self.quarantined:,} quarantined, {duplicates}, {self.left_out:,} left out"
         )
 
     def index(self) -> pd.DataFrame:
