@@ -80,11 +80,11 @@ def warm_python(shared: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def prefects_tables(shared: Path) -> Path:
+def prefects_tables(shared: Path, warm_python: str) -> Path:
     """A Prefect home folder whose database has all tables, to be copied."""
     from tests.flows.server import make_tables  # loads Prefect
 
-    return made_once(shared / "flows/prefect", make_tables)
+    return made_once(shared / "flows/prefect", lambda home: make_tables(home, warm_python))
 
 
 @pytest.fixture(scope="session")

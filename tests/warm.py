@@ -1,4 +1,4 @@
-"""A warm Python: torch, MLflow and DVC are loaded before it runs anything.
+"""A warm Python: torch, MLflow, DVC and Prefect are loaded before it runs anything.
 
 Loading them takes longer than most tests. The fixture `warm_python` is a program that replaces `sys.executable`: it
 passes its arguments, environment, folder and streams to a server, which forks a process for them. That process has not
@@ -33,9 +33,11 @@ from typing import Any
 
 LOADED = (
     "albumentations", "cv2", "dvc.cli", "dvc.commands.add", "dvc.commands.repro", "dvc.repo.reproduce", "mlflow.models",
-    "mlflow.pyfunc.scoring_server", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas", "psutil",
-    "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch", "torch._dynamo",
-    "torch.utils.data", "typer", "uvicorn",
+    "mlflow.pyfunc.scoring_server", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas",
+    "prefect.artifacts", "prefect.deployments", "prefect.server.api.server",
+    "prefect.task_engine",  # not prefect.flow_engine, which sets up logging
+    "psutil", "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch",
+    "torch._dynamo", "torch.utils.data", "typer", "uvicorn",
 )  # fmt: skip
 COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # command -> the module of its `main`
 PROGRAM = """#!{python} -IS
@@ -163,13 +165,23 @@ def _parent_of(program: int) -> Callable[[], int]:
     return parent
 
 
+class _PrefectSettings:
+    """Reads Prefect's settings when they are first used. Prefect read the server's own on import."""
+
+    def __getattr__(self, name: str) -> Any:
+        prefect: Any = import_module("prefect.context")
+        prefect.GLOBAL_SETTINGS_CONTEXT = None  # reading the settings asks for it
+        prefect.refresh_global_settings_context()
+        return getattr(prefect.GLOBAL_SETTINGS_CONTEXT, name)
+
+
 def _run(program: str, arguments: list[str], environment: dict[str, str], folder: str) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.executable = program
-    if "prefect" in sys.modules:  # Prefect has read its settings already
-        import_module("prefect.context").refresh_global_settings_context()
+    prefect: Any = import_module("prefect.context")
+    prefect.GLOBAL_SETTINGS_CONTEXT = _PrefectSettings()
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     safe = arguments[0] == "-P"
     what, *rest = arguments[1:] if safe else arguments

@@ -5,6 +5,7 @@ Prefect takes five seconds to create its tables, so they are created once and co
 
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ class PrefectServer:
             yield
 
 
-def make_tables(home: Path) -> None:
-    with prefect_server(home) as server:
+def make_tables(home: Path, python: str) -> None:
+    with prefect_server(home, python) as server:
         pass
     with closing(sqlite3.connect(server.database)) as database:
         database.execute("pragma wal_checkpoint(truncate)")  # the server leaves most of the data in another file
@@ -47,9 +48,10 @@ def copy_tables(source: Path, home: Path) -> None:
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[PrefectServer]:
+def prefect_server(home: Path, python: str) -> Iterator[PrefectServer]:
     """Run a server in its own process: Prefect's test harness would leave a thread that breaks later forks."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", python)
         patch.setenv("PREFECT_HOME", str(home))
         for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):  # `start` sets them
             patch.setenv(name, "")

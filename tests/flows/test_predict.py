@@ -4,13 +4,11 @@ import json
 import signal
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +16,7 @@ from pspnet.config.params import load_params
 from pspnet.registry.model_registry import open_registry
 from pspnet.registry.registration import Results, register
 from tests.e2e.pipeline import checkout, environment, run
+from tests.flows.processes import processes_of
 from tests.flows.server import PrefectServer
 from tests.raw.rawdata import encoded, noise, write
 from tests.registry.registrar import make
@@ -34,7 +33,9 @@ from pathlib import Path
 from pspnet.machine.offline import go_offline, configure_prefect
 go_offline()
 configure_prefect(Path(sys.argv[1]))
+from flows import tasks
 from flows.predict import predict
+tasks.RETRY_SECONDS = [0.1]
 for model in ("champion", "9"):
     state = predict("photos", "predictions", model, return_state=True)
     print(json.dumps([str(state.state_details.flow_run_id), state.name, state.message]), flush=True)
@@ -74,8 +75,8 @@ def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, in
     masks = place / "predictions/masks"
     wait_until(lambda: len(list(masks.glob("*.png"))) >= 5 or flow.poll() is not None)
     assert flow.poll() is None
-    [command] = [child for child in psutil.Process(flow.pid).children(recursive=True) if "predict" in child.cmdline()]
-    assert str(place / ".pspnet/versions") in command.environ()["PYTHONPATH"]
+    versions = str(place / ".pspnet/versions")
+    [command] = [one for one in processes_of(place) if one.environ().get("PYTHONPATH", "").startswith(versions)]
     command.send_signal(signal.SIGKILL)
     command.wait(10)
     written = sorted(masks.glob("*.png"))
@@ -83,12 +84,14 @@ def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, in
     return {path: path.stat().st_mtime_ns for path in written[:-1]}  # the last one may be incomplete
 
 
-def test_a_killed_prediction_is_retried_and_a_mistake_is_reported(place: Path, prefect: PrefectServer) -> None:
+def test_a_killed_prediction_is_retried_and_a_mistake_is_reported(
+    place: Path, prefect: PrefectServer, warm_python: str
+) -> None:
     log = place.parent / "log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [sys.executable, "-c", FLOW, str(place / ".pspnet")], cwd=worktree(place), text=True,
+            [warm_python, "-c", FLOW, str(place / ".pspnet")], cwd=worktree(place), text=True,
             env=environment(worktree(place)) | prefect.environment, stdout=subprocess.PIPE, stderr=errors,
         ) as flow,
     ):  # fmt: skip

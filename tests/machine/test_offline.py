@@ -14,6 +14,7 @@ import pytest
 
 from pspnet.machine.offline import SWITCHES, configure_dvc, configure_dvc_by_hand, go_offline
 from tests.command import call, pspnet
+from tests.flows.server import copy_tables
 from tests.parameters import ROOT
 from tests.repository import new_repository
 
@@ -72,8 +73,9 @@ def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
 
 
 @pytest.mark.e2e
-def test_prefect_runs_a_flow_without_a_server(tmp_path: Path) -> None:
+def test_prefect_runs_a_flow_without_a_server(tmp_path: Path, prefects_tables: Path) -> None:
     """Fails if a dependency of the server is too new for it, as fastapi 0.151 was."""
+    copy_tables(prefects_tables, tmp_path / "prefect")
     printed, log = python(
         FLOW,
         tmp_path,

@@ -200,7 +200,10 @@ def test_a_server_that_keeps_ending_ends_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_a_server_that_does_not_start_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_start_names_its_log(
+    tmp_path: Path, warm_python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", warm_python)
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/prefect.db")
     with pytest.raises(UserError, match=r"did not start. The reason is in .*prefect-server\.log"):
         server.start(tmp_path, free_port(), server.new_password(), server.ONE_RUN)
