@@ -1,26 +1,27 @@
-"""Runs a command: reads its lines as they come, and leaves no process behind when it ends."""
+"""Runs a command: reads its lines and events as they come, and leaves no process behind when it ends."""
 
 import os
 import queue
-import re
 import subprocess
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import psutil
 
+from pspnet.machine import events
 from pspnet.machine.credentials import hidden
+from pspnet.machine.events import Event
+from pspnet.machine.offline import STATE
 from pspnet.machine.process import end_all
 
 MARK = "PSPNET_COMMAND"  # environment variable: finds every process of the command, even after its parent died
-# DVC's hints about what to type next. --quiet would hide its errors too.
-ADVICE = re.compile(r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core|Use `dvc push`")
 LAST_LINES = 200
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 2.0
@@ -33,6 +34,20 @@ class CommandResult:
     seconds: float
     timed_out: bool
     output: str  # the last lines
+    events: list[Event] = field(default_factory=list)  # all but progress
+
+    def told(self, kind: str) -> list[Event]:
+        return [event for event in self.events if event["kind"] == kind]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the command tells as its result; empty if nothing."""
+        return {name: value for event in self.told("result") for name, value in event.items()}
+
+    @property
+    def end(self) -> Event | None:
+        """The event by which the command ended; None if it was killed or is not ours."""
+        return next((event for event in reversed(self.told("exit")) if "rank" not in event), None)
 
 
 def run(
@@ -41,14 +56,32 @@ def run(
     environment: Mapping[str, str],
     on_line: Callable[[str], object],
     timeout_seconds: float | None = None,
+    on_progress: Callable[[Event], object] = lambda event: None,
 ) -> CommandResult:
-    """Run the command in our process group, so that ending this process ends the command too."""
+    """Run the command in our process group, so that ending this process ends the command too. It gets an event log."""
+    log = events.new_log(folder / environment.get("PSPNET_STATE", STATE))
+    try:
+        return _run(command, folder, {**environment, events.VARIABLE: str(log)}, on_line, timeout_seconds, on_progress)
+    finally:
+        events.discard(log)
+
+
+def _run(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    on_line: Callable[[str], object],
+    timeout_seconds: float | None,
+    on_progress: Callable[[Event], object],
+) -> CommandResult:
     started = time.monotonic()
     mark = uuid.uuid4().hex
     kept: deque[str] = deque(maxlen=LAST_LINES)
+    log = _LogReader(Path(environment[events.VARIABLE]), on_progress)
     timed_out = False
     with _ended_with_all(mark, command, folder, environment) as process:
         for line in _lines(process):
+            log.read_now_and_then()
             if line:
                 kept.append(line)
                 on_line(line)
@@ -56,7 +89,27 @@ def run(
             if late and process.poll() is None:
                 timed_out = True
                 break
-    return CommandResult(process.returncode, time.monotonic() - started, timed_out, "\n".join(kept))
+    log.read()
+    return CommandResult(process.returncode, time.monotonic() - started, timed_out, "\n".join(kept), log.events)
+
+
+class _LogReader:
+    def __init__(self, path: Path, on_progress: Callable[[Event], object]) -> None:
+        self.events: list[Event] = []
+        self._path, self._on_progress = path, on_progress
+        self._offset, self._read_at = 0, time.monotonic()
+
+    def read_now_and_then(self) -> None:
+        if time.monotonic() - self._read_at >= POLL_SECONDS:
+            self.read()
+
+    def read(self) -> None:
+        for event, self._offset in events.read(self._path, self._offset):  # noqa: B020
+            if event["kind"] == "progress":
+                self._on_progress(event)
+            else:
+                self.events.append(event)
+        self._read_at = time.monotonic()
 
 
 @contextmanager
@@ -118,10 +171,6 @@ def _lines(process: psutil.Popen) -> Iterator[str]:
         with suppress(psutil.TimeoutExpired):
             process.wait(POLL_SECONDS)
         yield ""
-
-
-def without_advice(on_line: Callable[[str], object]) -> Callable[[str], object]:
-    return lambda line: None if ADVICE.match(line) else on_line(line)
 
 
 def marked(name: str, value: str) -> list[psutil.Process]:

@@ -1,6 +1,5 @@
 """Commands that change the registry and MLflow, outside DVC: the registry is not a function of the stages' inputs."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,16 +16,6 @@ def send_records(workplace: Workplace, environment: Mapping[str, str]) -> Failur
 
 
 def registry_command(workplace: Workplace, environment: Mapping[str, str], *words: str) -> dict[str, Any] | Failure:
-    """Run `pspnet WORDS --json`. Returns its JSON line; all other lines go to the log."""
-    answers: list[dict[str, Any]] = []
-
-    def on_line(line: str) -> None:
-        if line.startswith("{"):
-            answers.append(json.loads(line))
-        else:
-            get_run_logger().info(line)
-
-    ended = run(["pspnet", *words, "--json"], workplace.folder, environment, on_line)
-    if answers:
-        return answers[-1]
-    return failure_of(ended, None) or Failure(FAILED, f"pspnet {words[0]} printed no JSON.")
+    """Run `pspnet WORDS`. Returns its result; a version that is not promoted is a result, not a failure."""
+    ended = run(["pspnet", *words], workplace.folder, environment, get_run_logger().info)
+    return ended.result or failure_of(ended, None) or Failure(FAILED, f"pspnet {words[0]} told no result.")

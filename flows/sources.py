@@ -5,8 +5,9 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from flows.command import run, without_advice
+from flows.command import run
 from flows.dag import Source
+from flows.dvc_text import without_advice
 from flows.failure import FAILED, Failure, failure_of
 from flows.seen_data import mark_seen
 from flows.workplace import Workplace

@@ -1,25 +1,23 @@
 """A retraining run on Prefect's pages: a table of the stages, and the decision with its reasons and pictures."""
 
-import re
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.markdown import escaped
+from flows.pictures import data_url
 from flows.progress import harmless
 from flows.tasks import StageResult
 
-SHOWN = ("test image", "mask", "prediction", "errors")  # the pictures of the report's first test image
-PICTURE = re.compile(r'href="(data:image/(?:png|jpeg);base64,[^"]+)"')
+LONGEST_PX = 1280  # of the picture
 
 
 class RetrainSummary:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._results: dict[str, StageResult] = {}
-        self.registered: dict[str, Any] = {}  # the output of `pspnet register --promote --json`
+        self.registered: dict[str, Any] = {}  # the result of `pspnet register --promote`
 
     def add(self, result: StageResult) -> None:
         self._results[result.stage] = result
@@ -62,12 +60,7 @@ class RetrainSummary:
         paragraphs.append("\n".join(["| stage | | seconds | where | |", "|---|---|---|---|---|", *table]))
         links = [f"[{escaped(name)}]({page})" for name, page in facts["pages"].items() if name not in self._results]
         paragraphs.append(" · ".join(links))
-        if pictures := self._pictures():
-            rows_of_pictures = [SHOWN, ("---",) * len(SHOWN), [f"![]({picture})" for picture in pictures]]
-            paragraphs.append("\n".join(f"| {' | '.join(row)} |" for row in rows_of_pictures))
+        if (picture := self._folder / facts["picture"]).exists():
+            paragraphs.append("A test image, its mask, the prediction, the errors:")
+            paragraphs.append(f"![]({data_url(picture, LONGEST_PX)})")
         return [paragraph for paragraph in paragraphs if paragraph]
-
-    def _pictures(self) -> list[str]:
-        page = self._folder / self.registered["report"]
-        found = PICTURE.finditer(page.read_text(encoding="utf-8")) if page.exists() else iter(())
-        return [match[1] for match in islice(found, len(SHOWN))]

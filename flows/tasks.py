@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -11,14 +10,14 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
-from flows.command import run, without_advice
+from flows.command import run
 from flows.dag import Stage
+from flows.dvc_text import without_advice
 from flows.failure import TEMPORARY, Failure, failure_of
 from flows.progress import Progress
 from flows.workplace import Workplace
 from pspnet.machine.worktree import dvc_command
 
-EXITS = Path(".pspnet/exit")
 RETRY_SECONDS = [5.0, 30.0, 120.0]
 
 
@@ -64,23 +63,13 @@ def as_task(name: str, function: Callable[..., Any], retries: int = 0) -> Callab
 
 def reproduce(workplace: Workplace, stage: Stage, environment: Mapping[str, str], pull: bool) -> StageResult | Failure:
     """Run the stage with `dvc repro`, or restore its results if any machine has run it on the same inputs."""
-    exit_file = workplace.folder / EXITS / f"{stage.name}.json"
-    exit_file.unlink(missing_ok=True)
     options = ["--single-item", *(["--pull"] if pull else [])]
     command = dvc_command("--wait-for-lock", "repro", *options, stage.name)
     progress, log = Progress(stage.name), without_advice(get_run_logger().info)
-    ran = False
-
-    def on_line(line: str) -> None:
-        nonlocal ran
-        ran = ran or line == f"Running stage '{stage.name}':"
-        log(line)
-        progress.read(line)
-
-    ended = run(command, workplace.folder, environment, on_line, stage.timeout_seconds)
-    if failure := failure_of(ended, stage.timeout_seconds, exit_file):
+    ended = run(command, workplace.folder, environment, log, stage.timeout_seconds, progress.show)
+    if failure := failure_of(ended, stage.timeout_seconds):
         return failure
-    if ran:
+    if ran := ended.end is not None:  # DVC runs no command if it finds the results in its cache
         progress.finish()
     return StageResult(stage.name, "ran" if ran else "cached", ended.seconds)
 

@@ -114,6 +114,27 @@ def test_no_parameter_has_a_default_and_each_says_what_it_means() -> None:
     check(Params)
 
 
+def test_flows_match_no_text_of_our_own_commands() -> None:
+    """What our commands tell is in the event log."""
+    used_for = {
+        "flows/dag.py": "durations in dvc.yaml",
+        "flows/dvc_text.py": "DVC's words",
+        "flows/flow_attempt.py": "log messages of Prefect's engine",
+        "flows/markdown.py": "characters with a meaning in Markdown",
+        "flows/progress.py": "keys of Prefect's artifacts",
+    }
+    modules = [
+        path for path in (ROOT / "flows").rglob("*.py") if re.search(r"^(import|from) re\b", path.read_text(), re.M)
+    ]
+    assert sorted(path.relative_to(ROOT).as_posix() for path in modules) == sorted(used_for)
+
+
+def test_only_failures_read_what_a_command_printed() -> None:
+    """And `pspnet doctor`, whose output is the message for the user."""
+    modules = [path for path in (ROOT / "flows").rglob("*.py") if re.search(r"\.output\b", path.read_text())]
+    assert sorted(path.name for path in modules) == ["failure.py", "retrain.py"]
+
+
 def test_every_link_in_the_documents_leads_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "data/README.md"]
     for page in pages:

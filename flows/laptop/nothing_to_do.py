@@ -4,7 +4,6 @@ Each check here mirrors a task of flows.retrain. If a check cannot be made, the 
 when a server is down, and reports what is wrong.
 """
 
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from dvc.repo import Repo, lock_repo
 from flows.dag import Source, dag_of, open_repo
 from flows.seen_data import mark_seen
 from flows.workplace import Workplace
-from pspnet.machine import terminal
+from pspnet.machine import events, terminal
 from pspnet.machine.worktree import environment
 
 Answer = Callable[[], str | None]
@@ -30,22 +29,26 @@ def ask_registry(workplace: Workplace) -> Iterator[Answer]:
     The answer is a headline, or None if registering would change something or the registry cannot be asked. The
     process loads MLflow while DVC checks the rest, and is killed if the answer is not needed.
     """
+    log = events.new_log(workplace.state)
     with subprocess.Popen(
-        COMMAND, cwd=workplace.folder, env=environment(workplace.folder), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        COMMAND, cwd=workplace.folder, env=environment(workplace.folder) | {events.VARIABLE: str(log)}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
 
         def answer() -> str | None:
-            printed, notes = process.communicate()
+            _, notes = process.communicate()
             if process.returncode:
                 return None
             terminal.err.print(notes, style="yellow", markup=False, end="")
-            return str(json.loads(printed)["headline"] or "") or None
+            results = [event["headline"] for event, _ in events.read(log) if event["kind"] == "result"]
+            return results[-1] if results else None
 
         try:
             yield answer
         finally:
             process.kill()
+            process.wait()
+            events.discard(log)
 
 
 def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = ask_registry) -> str | None:

@@ -16,7 +16,7 @@ from flows.failure import Failure, failure_of
 from flows.flow_attempt import attempt, result_of
 from flows.progress import Progress
 from flows.sources import bring_up_to_date, dvc
-from flows.tasks import EXITS, as_task
+from flows.tasks import as_task
 from flows.team.parts import part_folder
 from flows.workplace import Workplace
 
@@ -47,17 +47,10 @@ def make_part(
     workplace: Workplace, stage: Stage, which: str, folder: Path, environment: Mapping[str, str]
 ) -> Failure | None:
     """Run the stage's command for one part; its last --out counts. A killed attempt is resumed."""
-    exit_file = workplace.folder / EXITS / f"{stage.name}-part.json"
-    exit_file.unlink(missing_ok=True)
     command = [*shlex.split(stage.command), "--part", which, "--out", str(folder)]
     progress, log = Progress(stage.name), get_run_logger().info
-
-    def on_line(line: str) -> None:
-        log(line)
-        progress.read(line)
-
-    ended = run(command, workplace.folder, environment, on_line, stage.timeout_seconds)
-    failure = failure_of(ended, stage.timeout_seconds, exit_file)
+    ended = run(command, workplace.folder, environment, log, stage.timeout_seconds, progress.show)
+    failure = failure_of(ended, stage.timeout_seconds)
     if not failure:
         progress.finish()
     return failure

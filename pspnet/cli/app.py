@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pspnet.config.params import Params
     from pspnet.registry.model_registry import ModelRegistry
 
-EXITS = Path(".pspnet/exit")  # always in this checkout, even if PSPNET_STATE is shared with others
 PARAMS, PIPELINE_FILE = Path("params.yaml"), Path("dvc.yaml")
 RAW, WEIGHTS, PREPARED, BUNDLE = (
     Path(name) for name in ("data/raw", "data/weights", "data/prepared", "models/segmenter")

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from pspnet.cli.app import BUNDLE, CHAMPION, EXITS, PARAMS, PREDICTIONS, app, registry_here
-from pspnet.machine import terminal
+from pspnet.cli.app import BUNDLE, CHAMPION, PARAMS, PREDICTIONS, app, registry_here
+from pspnet.machine import events, terminal
 
 # Repeated here because the modules that define them load torch; tests keep both in sync.
 Benchmark = Literal["cityscapes", "voc", "ade20k"]
 ExportFormat = Literal["onnx", "pt2"]
+LOGGED = 20  # skipped images that a flow logs
 
 
 @app.command(rich_help_panel=PREDICTIONS)
@@ -36,7 +37,7 @@ def predict(
 
         predict_with_version(registry_here(), model, images, out, layout)
         return
-    with terminal.stage("predict", EXITS / "predict.json") as tick:
+    with terminal.stage("predict") as tick:
         from pspnet.config.params import load_params
         from pspnet.prediction.images import predict_folder
 
@@ -45,6 +46,9 @@ def predict(
             own.prepare, own.predict, own.runtime, images=images, bundles=bundle, out=out, layout=layout, tick=tick
         )
     for problem in refused:
+        events.tell("skipped", problem=str(problem))
+    # A flow logs these lines, and has all of them as events.
+    for problem in refused[:LOGGED] if events.log() else refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
     skipped = f", {len(refused)} images skipped" if refused else ""
     terminal.out.print(f"{out / 'predictions.parquet'}{skipped}", markup=False)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pspnet.cli.app import EXITS, STAGES, app, params_here, state
-from pspnet.machine import terminal
+from pspnet.cli.app import STAGES, app, params_here, state
+from pspnet.machine import events, terminal
 from pspnet.machine.process import rank, ranks
 
 Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
@@ -24,9 +24,7 @@ def checkpoints() -> Path:
 
 def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> Any:
     """Check all of params.yaml, then run the stage with its own sections."""
-    from pspnet.training.launch import exit_file
-
-    with terminal.stage(name, exit_file(EXITS, name, rank())) as tick:
+    with terminal.stage(name) as tick:
         params = params_here()
         from pspnet.tracking.attempt import stage_run
         from pspnet.tracking.run import StageRun
@@ -42,12 +40,11 @@ def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **path
 
 def _training(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> None:
     """Run a training stage. PSPNET_DEVICES may spread it over several processes, each of which calls this again."""
-    from pspnet.training.launch import devices, exit_file, launch
+    from pspnet.training.launch import devices, launch
 
-    if ranks() == 1:
-        exit_file(EXITS, name, 0).unlink(missing_ok=True)
-        if (count := devices()) > 1:
-            raise typer.Exit(launch(name, count, EXITS))
+    if ranks() == 1 and (count := devices()) > 1:
+        with events.some_log(state()) as log:
+            raise typer.Exit(launch(name, count, log))
     _stage(name, sections, run_record, **paths)
 
 
@@ -72,7 +69,7 @@ def prepare(
     Example: pspnet prepare --raw data/raw --out data/prepared --run-record reports/runs/prepare.json
     """
     if part:
-        with terminal.stage("prepare", EXITS / "prepare-part.json") as tick:
+        with terminal.stage("prepare") as tick:
             own = params_here()
             from pspnet.stages.prepare import run_part
 

@@ -21,7 +21,7 @@ from pspnet.cli.app import (
     registry_here,
     state,
 )
-from pspnet.machine import terminal
+from pspnet.machine import events, terminal
 
 Version = Annotated[str, typer.Argument(help="The version: champion, challenger or a number.", metavar="VERSION")]
 Why = Annotated[str, typer.Option(help="The reason, kept in the audit.")]
@@ -51,7 +51,7 @@ def register(
 
 @app.command(hidden=True)
 def standing() -> None:
-    """For `pspnet retrain`: print the headline of `register --promote` as JSON, or null if it would change something.
+    """For `pspnet retrain`: tell the headline of `register --promote`, or nothing if it would change something.
 
     Example: pspnet standing
     """
@@ -59,10 +59,9 @@ def standing() -> None:
     from pspnet.registry import preview as command
     from pspnet.registry.registration import Results
 
-    headline = None
     if doctor.can_run(PARAMS, RAW):
         headline = command.headline(registry_here(), Results(BUNDLE, REPORT, PREPARED, RECORDS))
-    print(json.dumps({"headline": headline}))  # noqa: T201
+        events.tell("result", headline=headline)
 
 
 @app.command(rich_help_panel=REGISTRY)
@@ -99,8 +98,10 @@ def promote(
     )
     terminal.out.stderr = as_json
     command.show(registry, done)
+    facts = {"headline": done.headline(registry.versions.model), **done.facts()}
+    events.tell("result", **facts)
     if as_json:
-        print(command.as_json(registry, done))  # noqa: T201
+        print(json.dumps(facts))  # noqa: T201
     if done.move is None and done.outcome != "is champion":
         raise typer.Exit(1)
 

@@ -19,12 +19,13 @@ from PIL import Image
 
 from pspnet import metrics
 from pspnet.errors import Problem, UserError
-from pspnet.evaluation.pictures import IGNORED, Picture, class_layer, error_layer, wrong_pixels
+from pspnet.evaluation.pictures import IGNORED, Picture, class_layer, error_layer, save_panel, wrong_pixels
 from pspnet.printable import cell
 
 Histories = dict[str, pd.DataFrame]  # training stage -> one row per epoch; no rows: it was skipped
 FORMAT = 3
 PAGE = "report.html"
+PICTURE = "picture.png"  # of one test image, the worst; an evaluation without pictures has none
 COUNTING = (
     "One confusion matrix counts the labeled pixels of all images, and IoU and pixel accuracy are read from it. A "
     "class that neither the masks nor the predictions show is absent: it has no IoU and takes no part in the mean."
@@ -92,6 +93,8 @@ def write_report(
     counts = pd.DataFrame(report.confusion, index=names, columns=names)
     counts.to_csv(folder / "confusion.csv", index_label="mask \\ prediction", lineterminator="\n")
     (folder / PAGE).write_text(_page(report, best, worst, histories), encoding="utf-8", newline="\n")
+    for picture in [*worst, *best][:1]:
+        save_panel(picture, report.colors, folder / PICTURE)
     facts = {"format": FORMAT, **report.summary(), "model": report.model, "classes": report.classes}
     facts |= {"colors": report.colors, "confusion": report.confusion.tolist()}
     lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in facts.items()]

@@ -1,14 +1,12 @@
 """A command's behavior toward the person or program that runs it: progress, Ctrl-C, errors and exit status."""
 
-import json
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -23,8 +21,8 @@ from rich.progress import (
 from rich.text import Text
 
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
-from pspnet.machine.credentials import hidden
-from pspnet.machine.outputs import user_error_for, whole_file
+from pspnet.machine.events import tell
+from pspnet.machine.outputs import user_error_for
 from pspnet.machine.process import die_with_launcher, end_with_dvc, on_stop_request, ranks
 from pspnet.printable import printable, printable_lines
 
@@ -42,6 +40,7 @@ out = _Console(highlight=False, soft_wrap=True)
 err = _Console(highlight=False, soft_wrap=True, stderr=True)
 
 LINE_SECONDS = 10  # between progress lines without a terminal
+EVENT_SECONDS = 2  # between progress events
 LONGEST_LINE = 300
 
 
@@ -53,14 +52,30 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(title: str) -> Iterator[Tick]:
     """Show a bar with rate and time left, or lines if there is no terminal. Ctrl-C takes effect at the next tick."""
+    report = _events(title)
     with _stop_requests() as requested, _bar(title) if err.is_terminal else _lines(title) as show:
 
         def tick(done: int, total: int, note: str) -> None:
-            show(done, total, printable(note))
+            note = printable(note)
+            show(done, total, note)
+            report(done, total, note)
             if requested:
                 raise Interrupted(requested[0])
 
         yield tick
+
+
+def _events(title: str) -> Tick:
+    """Tell the progress in the event log, if a flow reads it."""
+    next_at = 0.0
+
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal next_at
+        if (now := time.monotonic()) >= next_at:
+            next_at = now + EVENT_SECONDS
+            tell("progress", title=title, done=done, total=total, note=note)
+
+    return report
 
 
 @contextmanager
@@ -106,26 +121,22 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 @contextmanager
-def stage(name: str, exit_file: Path) -> Iterator[Tick]:
-    """Run a stage. It ends with its parent, and writes why it ended to `exit_file`: DVC's exit status is always 255."""
+def stage(name: str) -> Iterator[Tick]:
+    """Run a stage. It ends with its parent."""
     if ranks() > 1:
         die_with_launcher()
     else:
         end_with_dvc()  # only under DVC: a run by hand may outlive its terminal
-    exit_file.unlink(missing_ok=True)  # a stage without an exit file was killed
     started = time.monotonic()
     try:
         with progress(name) as tick:
             yield tick
-    except BaseException as error:
-        reported = user_error_for(error) or error
+    except KeyboardInterrupt:
+        raise Interrupted(EXIT_CTRL_C, "Stopped at once.") from None
+    except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-            reported = _out_of_memory(name)
-        _write_exit(exit_file, *_reason(reported))
-        if reported is error:
-            raise
-        raise reported from error
-    _write_exit(exit_file, "done", 0, "")
+            raise _out_of_memory(name) from error
+        raise
     err.print(f"[bold]{name}[/]: done in {time.monotonic() - started:.0f} s")
 
 
@@ -134,45 +145,52 @@ def _out_of_memory(name: str) -> UserError:
     return UserError(Problem(name, "needs more memory than the device has", fix=fix))
 
 
-def _reason(error: BaseException) -> tuple[str, int, str]:
-    match error:
-        case Busy():
-            return "busy", error.exit_status, str(error)
-        case Interrupted():
-            return "interrupted", error.exit_status, str(error)
-        case PspnetError():
-            return "user", error.exit_status, str(error)
-        case KeyboardInterrupt():
-            return "interrupted", EXIT_CTRL_C, "Stopped at once."
-        case MemoryError():
-            return "memory", 1, str(error)
-        case _:
-            return "bug", 1, f"{type(error).__name__}: {error}"
+class _End(NamedTuple):
+    """How a command ended. The class decides whether a flow tries again."""
 
+    kind: str  # done, user, busy, interrupted, memory, bug
+    status: int
+    message: str
 
-def _write_exit(path: Path, kind: str, status: int, message: str) -> None:
-    with whole_file(path) as partial:
-        partial.write_text(
-            json.dumps({"class": kind, "exit": status, "message": hidden(message)}) + "\n", encoding="utf-8"
-        )
+    def tell(self) -> None:
+        """Write the exit event. A killed command writes none."""
+        tell("exit", **{"class": self.kind, "status": self.status, "message": self.message})
 
 
 def run(command: Callable[[], object]) -> None:
     """Run a command and exit with its status. A user's mistake prints a message; a bug prints a traceback."""
     try:
         command()
-    except PspnetError as error:
-        err.print(str(error), style="yellow" if isinstance(error, Interrupted) else "red", markup=False)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        err.print("Stopped.", style="yellow")
-        sys.exit(EXIT_CTRL_C)
-    except Exception as error:
-        if mistake := user_error_for(error):
-            err.print(str(mistake), style="red", markup=False)
-            sys.exit(mistake.exit_status)
-        if not is_network(error):
+    except SystemExit as ended:  # so Typer ends a command
+        if not ended.code:
+            _End("done", 0, "").tell()
+        raise
+    except BaseException as error:
+        end = _end_of(error)
+        end.tell()
+        if end.kind in ("memory", "bug"):
             raise
-        last = (str(error) or type(error).__name__).splitlines()[0][:LONGEST_LINE]
-        err.print(f"A connection failed ({last}). Try again when it is back.", style="red", markup=False)
-        sys.exit(EXIT_TEMPORARY)
+        err.print(end.message, style="yellow" if end.kind == "interrupted" else "red", markup=False)
+        sys.exit(end.status)
+    _End("done", 0, "").tell()
+
+
+def _end_of(error: BaseException) -> _End:
+    error = user_error_for(error) or error
+    match error:
+        case Busy():
+            kind = "busy"
+        case Interrupted():
+            kind = "interrupted"
+        case PspnetError():
+            kind = "user"
+        case KeyboardInterrupt():
+            return _End("interrupted", EXIT_CTRL_C, "Stopped.")
+        case MemoryError():
+            return _End("memory", 1, str(error))
+        case _ if is_network(error):
+            last = (str(error) or type(error).__name__).splitlines()[0][:LONGEST_LINE]
+            return _End("busy", EXIT_TEMPORARY, f"A connection failed ({last}). Try again when it is back.")
+        case _:
+            return _End("bug", 1, f"{type(error).__name__}: {error}")
+    return _End(kind, error.exit_status, str(error))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from pspnet.machine import terminal
+from pspnet.machine import events, terminal
 from pspnet.registry.model_registry import ModelRegistry
 from pspnet.registry.provenance import PARAMS
 from pspnet.registry.versions import part
@@ -18,11 +18,14 @@ def predict_with_version(registry: ModelRegistry, which: str, images: Path, out:
     """Replace this process by the version's own `pspnet predict`, so signals and exit status are its own."""
     version = registry.versions.get(which)
     folder = registry.folder(version).resolve()
-    # flows.predict reads this line and none of the version's own: older code may print something else.
-    terminal.err.print(f"by {registry.versions.model} version {version.number}", markup=False)
+    model = f"{registry.versions.model} version {version.number}"
+    events.tell("result", model=model)
+    terminal.err.print(f"by {model}", markup=False)
     own = {"--bundle": part(folder, "bundle"), "--params": part(folder, "provenance") / PARAMS, "--out": out}
     options = [str(word) for pair in own.items() for word in pair]
     if layout:
         options += ["--layout", layout]
     environment = own_code_environment() | {"PYTHONPATH": str(folder / "code")}
+    if log := events.log():
+        environment[events.VARIABLE] = str(log)  # it tells its progress and its end, if its code is new enough
     os.execve(sys.executable, [sys.executable, "-P", "-c", COMMAND, "predict", str(images), *options], environment)  # noqa: S606

@@ -1,6 +1,5 @@
 """`pspnet promote`, `rollback` and `models seal`: the champion moves, or a message says why not."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -135,10 +134,6 @@ def candidate(registry: ModelRegistry, which: str | None) -> Version:
         fix = "`make retrain` registers what it trains; or name a version: `pspnet models` lists them."
         raise UserError(Problem(registry.versions.model, "has no challenger to promote", fix=fix))
     return registry.versions.get(which or CHALLENGER)
-
-
-def as_json(registry: ModelRegistry, promotion: Promotion) -> str:
-    return json.dumps({"headline": promotion.headline(registry.versions.model), **promotion.facts()})
 
 
 def show(registry: ModelRegistry, promotion: Promotion) -> None:

@@ -3,10 +3,11 @@
 This module loads nothing heavy: the process that will try the new version loads torch while this one loads the rest.
 """
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
-from pspnet.machine import terminal
+from pspnet.machine import events, terminal
 from pspnet.model.backbone.digest import digest
 from pspnet.registry.versions import has_folder
 from pspnet.serving.client import warm_process
@@ -40,5 +41,8 @@ def register(
     if done:
         promotion.show(registry, done)
         tables.overview(registry)
-    if as_json:
-        print(registration.as_json(registry, results, version, new, done))  # noqa: T201
+    if as_json or events.log():
+        facts = registration.facts(registry, results, version, new, done)
+        events.tell("result", **facts)
+        if as_json:
+            print(json.dumps(facts))  # noqa: T201

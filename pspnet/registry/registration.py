@@ -1,13 +1,13 @@
 """`pspnet register`: a bundle becomes a version, with everything needed to trace it, make it again and trust it."""
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pspnet.config.params import Params
-from pspnet.evaluation.report import PAGE
+from pspnet.evaluation.report import PAGE, PICTURE
 from pspnet.machine import terminal
 from pspnet.machine.process import exclusive
 from pspnet.model.backbone.digest import digest
@@ -59,20 +59,22 @@ def version_of(registry: ModelRegistry, results: Results) -> Version | None:
     return registry.versions.by_bundle(digest(results.bundle)) if results.bundle.is_dir() else None
 
 
-def as_json(registry: ModelRegistry, results: Results, version: Version, new: bool, promotion: Promotion | None) -> str:
-    facts = {
+def facts(
+    registry: ModelRegistry, results: Results, version: Version, new: bool, promotion: Promotion | None
+) -> dict[str, Any]:
+    found = {
         "model": registry.versions.model,
         "version": version.number,
         "new": new,
         "bundle": version.bundle,
         "test_mean_iou": version.mean_iou,
         "report": str(results.report / PAGE),
+        "picture": str(results.report / PICTURE),
         "pages": _pages(registry, version),
     }
-    promoted = (
-        {"headline": promotion.headline(registry.versions.model), "promotion": promotion.facts()} if promotion else {}
-    )
-    return json.dumps(facts | promoted)
+    if promotion:
+        found |= {"headline": promotion.headline(registry.versions.model), "promotion": promotion.facts()}
+    return found
 
 
 def _pages(registry: ModelRegistry, version: Version) -> dict[str, str]:

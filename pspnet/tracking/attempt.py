@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pspnet.config.params import Params
 from pspnet.errors import Interrupted, Problem, UserError
+from pspnet.machine import events
 from pspnet.machine.outputs import private_file, whole_file
 from pspnet.machine.process import on_stop_request
 from pspnet.tracking.backlog import undelivered
@@ -106,7 +107,7 @@ def stage_run(
     A tracking error is reported in one line through `warn`, and never fails the stage.
     """
     started = time.monotonic()
-    run = StageRun()
+    run = StageRun(log=events.log())
     sender: Sender | None = None
     if tracking_is_on():
         try:
@@ -137,6 +138,7 @@ def _open(state: Path, stage: str, params: Params, sections: Sequence[str], send
         about={"experiment": params.registry.model, "started": started},
         attempt={"pipeline": pipeline, "tags": circumstances(), "started": started},
         opened=sender.follow,
+        log=events.log(),
     )
 
 

@@ -1,12 +1,14 @@
 """The journals of earlier stages: sends what has not reached MLflow, and removes the oldest delivered ones."""
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 
+from pspnet.machine import events
 from pspnet.machine.credentials import hidden
 from pspnet.tracking.connection import connect, reason, short_timeouts, tracking_uri
 from pspnet.tracking.delivery import Delivery, lock
@@ -14,6 +16,7 @@ from pspnet.tracking.journal import JOURNAL
 from pspnet.tracking.receipt import Receipt
 
 KEPT = 50  # delivered journals kept for each stage, so that repeated work continues the same run
+UNNAMED_SECONDS = 7 * 24 * 3600  # a log that no journal names by then never will be named: its reader was killed
 
 
 def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:
@@ -61,7 +64,8 @@ def journals(state: Path) -> list[Path]:
 def unsent(state: Path, folder: Path) -> Delivery | None:
     """The delivery of the journal, or None if nothing is pending."""
     receipt = Receipt.of(folder)
-    if receipt.ended and receipt.offset == (folder / JOURNAL).stat().st_size:
+    # Each new attempt adds a line to this file.
+    if receipt.ended and receipt.offsets.get(JOURNAL) == (folder / JOURNAL).stat().st_size:
         return None
     delivery = Delivery(state, folder)
     delivery.end_if_dead()
@@ -69,7 +73,7 @@ def unsent(state: Path, folder: Path) -> Delivery | None:
 
 
 def prune(state: Path) -> None:
-    """Remove the oldest delivered journals of each stage."""
+    """Remove the oldest delivered journals of each stage, and old logs that no journal names."""
     kept: Counter[str] = Counter()
     newest_first = sorted(journals(state), key=lambda folder: (folder / JOURNAL).stat().st_mtime, reverse=True)
     for folder in newest_first:
@@ -78,3 +82,16 @@ def prune(state: Path) -> None:
             kept[stage] += 1
             if kept[stage] > KEPT:
                 shutil.rmtree(folder, ignore_errors=True)
+    _prune_logs(state.resolve())
+
+
+def _prune_logs(state: Path) -> None:
+    named = {
+        (folder / entry["file"]).resolve()
+        for folder in journals(state)
+        for entry, _ in events.read(folder / JOURNAL)
+        if entry["kind"] == "log"
+    }
+    for log in (state / events.FOLDER).glob("*.jsonl"):
+        if log not in named and log.stat().st_mtime < time.time() - UNNAMED_SECONDS:
+            log.unlink(missing_ok=True)

@@ -3,17 +3,17 @@
 import logging
 import platform
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 
+from pspnet.machine.events import Event, append, event
 from pspnet.machine.process import is_alive
 from pspnet.tracking.connection import experiment, reason, server_identity
 from pspnet.tracking.entities import dataset, metrics
-from pspnet.tracking.journal import JOURNAL, KILLED, Entry, append, ended, entry_key, read
+from pspnet.tracking.journal import KILLED, JournalReader, Record, ended, entry_key
 from pspnet.tracking.pipeline import add_params, ensure_pipeline, ensure_run
 from pspnet.tracking.receipt import Receipt
 
@@ -33,8 +33,9 @@ class Delivery:
 
     def __init__(self, state: Path, folder: Path) -> None:
         self._state, self.folder = state, folder
-        self._entries: list[tuple[Entry, int]] = []
-        self._read, self._seen = 0, set[str]()
+        self._reader = JournalReader(folder)
+        self._records: list[Record] = []
+        self._seen = set[str]()
         self._receipt = Receipt.of(folder)
         self._run: Run | None = None
         self._pipelines: dict[str, Run] = {}
@@ -42,12 +43,12 @@ class Delivery:
 
     def read_journal(self) -> None:
         """Read the entries written since the last call."""
-        for entry, end in read(self.folder / JOURNAL, self._read):
-            self._read = end
-            if entry_key(entry) not in self._seen:  # two processes doing the same work may both have written it
-                self._seen.add(entry_key(entry))
-                self._entries.append((entry, end))
-        if self._entries and self._receipt.journal != self._header["id"]:
+        for record in self._reader.new():
+            key = entry_key(record.entry)
+            if key not in self._seen:  # two processes doing the same work may both have written it
+                self._seen.add(key)
+                self._records.append(record)
+        if self._records and self._receipt.journal != self._header["id"]:
             self._receipt = Receipt(journal=self._header["id"])
 
     @property
@@ -55,26 +56,22 @@ class Delivery:
         return self._receipt.run_id
 
     @property
-    def pending(self) -> list[tuple[Entry, int]]:
-        return [(entry, end) for entry, end in self._entries if end > self._receipt.offset]
+    def pending(self) -> list[Record]:
+        offsets = self._receipt.offsets
+        return [record for record in self._records if record.end > offsets.get(record.file, 0)]
 
     @property
     def ended(self) -> bool:
         """Whether the journal says how the latest attempt ended."""
         begin = self._begin()
-        return begin is not None and ended((entry for entry, _ in self._entries), begin["attempt"])
+        return begin is not None and ended((record.entry for record in self._records), begin.entry["attempt"])
 
     def end_if_dead(self) -> None:
         """Write the end entry on behalf of a process that was killed."""
         begin = self._begin()
-        if begin is None or self.ended or _alive(begin["process"]):
+        if begin is None or self.ended or _alive(begin.entry["process"]):
             return
-        path = self.folder / JOURNAL
-        if not path.read_bytes().endswith(b"\n"):
-            with path.open("ab") as file:
-                file.write(b"\n")  # ends the line that it was writing
-        now = time.time_ns() // 1_000_000
-        append(path, {"kind": "end", "time": now, "attempt": begin["attempt"], **KILLED})
+        append(self.folder / begin.file, event("end", attempt=begin.entry["attempt"], **KILLED))
         self.read_journal()
 
     def send(self, client: "MlflowClient") -> None:
@@ -83,13 +80,14 @@ class Delivery:
             run = self._run = self._run or self._find_run(client)
             pending = self.pending  # a new run needs all entries
             for group in _groups(pending):
-                self._send_group(client, run, [entry for entry, _ in group])
-                self._advance(group[-1][1])
-                for entry, _ in group:
+                self._send_group(client, run, [record.entry for record in group])
+                self._advance({record.file: record.end for record in group})
+                for entry in (record.entry for record in group):
                     if entry["kind"] == "artifact":
                         shutil.rmtree((self.folder / entry["file"]).parent, ignore_errors=True)
-        if self._receipt.offset != self._read or self._receipt.ended != self.ended or self._receipt.trouble:
-            self._advance(self._read)  # past invalid lines and duplicates
+        receipt = self._receipt
+        if receipt.offsets != self._reader.offsets or receipt.ended != self.ended or receipt.trouble:
+            self._advance(self._reader.offsets)  # past duplicates
         if self.ended:
             shutil.rmtree(self.folder / "artifacts", ignore_errors=True)
 
@@ -99,25 +97,25 @@ class Delivery:
             self._receipt.trouble = trouble
             self._receipt.write(self.folder)
 
-    def _advance(self, offset: int) -> None:
-        self._receipt.offset, self._receipt.trouble = offset, ""
-        self._receipt.ended = self.ended and offset == self._read
+    def _advance(self, offsets: dict[str, int]) -> None:
+        self._receipt.offsets, self._receipt.trouble = self._receipt.offsets | offsets, ""
+        self._receipt.ended = self.ended and self._receipt.offsets == self._reader.offsets
         self._receipt.write(self.folder)
 
     @property
-    def _header(self) -> Entry:
-        return self._entries[0][0]
+    def _header(self) -> Event:
+        return self._records[0].entry
 
-    def _begin(self, attempt: int | None = None) -> Entry | None:
+    def _begin(self, attempt: int | None = None) -> Record | None:
         """The begin entry of an attempt, by default of the latest."""
-        begins = [entry for entry, _ in self._entries if entry["kind"] == "begin"]
+        begins = [record for record in self._records if record.entry["kind"] == "begin"]
         if attempt is not None:
-            begins = [begin for begin in begins if begin["attempt"] == attempt]
-        return max(begins, key=lambda begin: begin["attempt"], default=None)
+            begins = [begin for begin in begins if begin.entry["attempt"] == attempt]
+        return max(begins, key=lambda begin: begin.entry["attempt"], default=None)
 
-    def _is_latest(self, entry: Entry) -> bool:
+    def _is_latest(self, entry: Event) -> bool:
         begin = self._begin()
-        return begin is not None and begin["attempt"] == entry["attempt"]
+        return begin is not None and begin.entry["attempt"] == entry["attempt"]
 
     def _find_run(self, client: "MlflowClient") -> "Run":
         """The run named by the receipt. If the server does not know that run, a new one is given the whole journal."""
@@ -133,7 +131,7 @@ class Delivery:
         self._receipt = Receipt(header["id"], server, run.info.run_id)
         return run
 
-    def _send_group(self, client: "MlflowClient", run: "Run", group: list[Entry], alone: bool = False) -> None:
+    def _send_group(self, client: "MlflowClient", run: "Run", group: list[Event], alone: bool = False) -> None:
         """Send a group. If the server refuses it, send its entries one by one, and drop those it refuses again."""
         from mlflow.exceptions import MlflowException
 
@@ -152,7 +150,7 @@ class Delivery:
             for entry in group:
                 self._send_group(client, run, [entry], alone=True)
 
-    def _send_entries(self, client: "MlflowClient", run: "Run", group: list[Entry]) -> None:
+    def _send_entries(self, client: "MlflowClient", run: "Run", group: list[Event]) -> None:
         """Send the entries of a group. Metrics come in groups, every other entry alone."""
         run_id = run.info.run_id
         first = group[0]
@@ -172,7 +170,7 @@ class Delivery:
             case "end":
                 self._send_end(client, run_id, first)
 
-    def _send_begin(self, client: "MlflowClient", run_id: str, entry: Entry) -> None:
+    def _send_begin(self, client: "MlflowClient", run_id: str, entry: Event) -> None:
         from mlflow.entities import RunTag
 
         if not self._is_latest(entry):
@@ -185,22 +183,22 @@ class Delivery:
             client.update_run(run_id, "RUNNING")
             self._follow(client, _key(entry), "RUNNING", entry["time"])
 
-    def _send_end(self, client: "MlflowClient", run_id: str, entry: Entry) -> None:
+    def _send_end(self, client: "MlflowClient", run_id: str, entry: Event) -> None:
         if self._is_latest(entry):
             if entry["message"] or entry["attempt"] > 1:  # a first attempt has no old message to clear
                 client.set_tag(run_id, "pspnet.message", entry["message"])
             client.set_terminated(run_id, entry["status"], entry["time"])
         if begin := self._begin(entry["attempt"]):
-            self._follow(client, _key(begin), entry["status"], entry["time"])
+            self._follow(client, _key(begin.entry), entry["status"], entry["time"])
 
-    def _send_headline(self, client: "MlflowClient", entry: Entry) -> None:
+    def _send_headline(self, client: "MlflowClient", entry: Event) -> None:
         """Send headline metrics to the pipeline run, except those it already has from another stage."""
         if pipeline := self._pipeline(client, entry["pipeline"]):
             known = pipeline.data.metrics
             new = [metric for metric in metrics(entry) if known.get(metric.key) != metric.value]
             _log_metrics(client, pipeline.info.run_id, new)
 
-    def _send_artifact(self, client: "MlflowClient", run_id: str, entry: Entry) -> None:
+    def _send_artifact(self, client: "MlflowClient", run_id: str, entry: Event) -> None:
         path = self.folder / entry["file"]
         if path.exists():
             folder = str(Path(entry["name"]).parent)
@@ -226,7 +224,8 @@ class Delivery:
             return None
         if key not in self._pipelines:
             experiment_id = experiment(client, self._state, self._header["experiment"])
-            begin = next(entry for entry, _ in self._entries if entry["kind"] == "begin" and _key(entry) == key)
+            entries = (record.entry for record in self._records)
+            begin = next(entry for entry in entries if entry["kind"] == "begin" and _key(entry) == key)
             params, tags = begin["pipeline"]["params"], begin["tags"]
             self._pipelines[key] = ensure_pipeline(client, experiment_id, key, params, tags, begin["started"])
         return self._pipelines[key]
@@ -236,15 +235,16 @@ def lock(folder: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(folder / "lock", timeout=0)
 
 
-def _groups(pending: list[tuple[Entry, int]]) -> Iterator[list[tuple[Entry, int]]]:
-    group: list[tuple[Entry, int]] = []
+def _groups(pending: list[Record]) -> Iterator[list[Record]]:
+    group: list[Record] = []
     size = 0
-    for entry, end in pending:
+    for record in pending:
+        entry = record.entry
         count = len(entry["values"]) if entry["kind"] in ("epoch", "figures") else METRICS_AT_ONCE
         if group and size + count > METRICS_AT_ONCE:
             yield group
             group, size = [], 0
-        group.append((entry, end))
+        group.append(record)
         size += count
     if group:
         yield group
@@ -255,7 +255,7 @@ def _log_metrics(client: "MlflowClient", run_id: str, found: "list[Metric]") -> 
         client.log_batch(run_id, metrics=found[start : start + METRICS_AT_ONCE])
 
 
-def _key(begin: Entry) -> str | None:
+def _key(begin: Event) -> str | None:
     """The key of the pipeline that an attempt belongs to."""
     return begin["pipeline"]["key"] if begin.get("pipeline") else None
 

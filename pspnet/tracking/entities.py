@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pspnet.tracking.journal import Entry
+from pspnet.machine.events import Event
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 LONGEST_DIGEST = 36  # MLflow refuses longer ones
 
 
-def metrics(entry: Entry) -> "list[Metric]":
+def metrics(entry: Event) -> "list[Metric]":
     from mlflow.entities import Metric
 
     return [Metric(name, value, entry["time"], entry.get("step", 0)) for name, value in entry["values"].items()]
 
 
-def dataset(entry: Entry) -> "DatasetInput":
+def dataset(entry: Event) -> "DatasetInput":
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     found = Dataset(

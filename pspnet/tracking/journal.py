@@ -1,100 +1,97 @@
 """The journal: what a stage records for MLflow, one JSON object per line, in order.
 
+The file `journal.jsonl` identifies the work and names the event log of each attempt at it. The records are in the logs.
 Each line has its time in milliseconds. MLflow stores a metric by (name, time, step, value), so sending one twice makes
 a single row.
 """
 
 import json
 import os
-import time
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
-from pspnet.machine.credentials import hidden
+from pspnet.machine.events import Event, append, event, read
 
 JOURNAL = "journal.jsonl"
 KILLED = {"status": "KILLED", "message": "The process was killed."}  # written on behalf of the killed process
+RECORDS = ("journal", "begin", "epoch", "figures", "headline", "dataset", "artifact", "end")  # the kinds for MLflow
 
-Entry = dict[str, Any]
+
+class Record(NamedTuple):
+    entry: Event
+    file: str  # relative to the journal's folder
+    end: int  # offset
+
+
+class JournalReader:
+    """Reads a journal while it grows: its own file, then the logs that it names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.logs: list[str] = []
+        self.offsets: dict[str, int] = {}  # of each file, up to the last line that matters here
+        self._read: dict[str, int] = {}
+
+    def new(self) -> list[Record]:
+        """The records since the last call."""
+        found = self._new_in(JOURNAL)
+        for name in self.logs:
+            found += self._new_in(name)
+        return found
+
+    def _new_in(self, name: str) -> list[Record]:
+        found = []
+        for entry, end in read(self.folder / name, self._read.get(name, 0)):
+            self._read[name] = end
+            if entry["kind"] == "log":
+                self.logs.append(entry["file"])
+            elif entry["kind"] in RECORDS:
+                found.append(Record(entry, name, end))
+            else:
+                continue
+            self.offsets[name] = end
+        return found
 
 
 class Journal:
     """The journal, opened for a new attempt at the same work. Entries of earlier attempts are not written again."""
 
-    def __init__(self, folder: Path, **about: Any) -> None:
+    def __init__(self, folder: Path, log: Path, **about: Any) -> None:
+        """`log`: the event log of this attempt."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._path = folder / JOURNAL
-        _drop_torn_line(self._path)
-        entries = [entry for entry, _ in read(self._path)]
+        self.folder, self.log = folder, log
+        entries = [record.entry for record in JournalReader(folder).new()]
         if not entries or entries[0]["kind"] != "journal":  # killed while writing the first line
-            self._path.unlink(missing_ok=True)
+            (folder / JOURNAL).unlink(missing_ok=True)
             entries = []
         self._known = {entry_key(entry) for entry in entries}
         attempts = [entry["attempt"] for entry in entries if entry["kind"] == "begin"]
         self.attempt = max(attempts, default=0) + 1
-        self.id: str = entries[0]["id"] if entries else uuid.uuid4().hex
+        self.id: str = entries[0]["id"] if entries else uuid4().hex
         if not entries:
-            self.add("journal", id=self.id, **about)
+            append(folder / JOURNAL, event("journal", id=self.id, **about))
+        append(folder / JOURNAL, event("log", file=os.path.relpath(log.resolve(), folder.resolve())))
         if attempts and not ended(entries, self.attempt - 1):
             self.add("end", attempt=self.attempt - 1, **KILLED)
 
     def add(self, kind: str, **content: Any) -> bool:
         """Write an entry unless the journal has it already. Returns whether it was new."""
-        entry = {"kind": kind, "time": time.time_ns() // 1_000_000, **content}
+        entry = event(kind, **content)
         if entry_key(entry) in self._known:
             return False
-        append(self._path, entry)
+        append(self.log, entry)
         self._known.add(entry_key(entry))
         return True
 
 
-def ended(entries: Iterable[Entry], attempt: int) -> bool:
+def ended(entries: Iterable[Event], attempt: int) -> bool:
     return any(entry["kind"] == "end" and entry["attempt"] == attempt for entry in entries)
 
 
-def entry_key(entry: Entry) -> str:
+def entry_key(entry: Event) -> str:
     """Equal for two entries with the same content. An epoch is identified by its step; times do not count."""
     if entry["kind"] == "epoch":
         return f"epoch {entry['step']}"
     return json.dumps({key: value for key, value in entry.items() if key != "time"}, sort_keys=True)
-
-
-def append(path: Path, entry: Entry) -> None:
-    """Append the entry in one write, so that two processes never mix their lines."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, hidden(json.dumps(entry)).encode() + b"\n")
-    finally:
-        os.close(descriptor)
-
-
-def read(path: Path, offset: int = 0) -> list[tuple[Entry, int]]:
-    """The entries in the complete lines from `offset` on, each with its end offset. Invalid lines are skipped."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            lines = file.readlines()
-    except FileNotFoundError:
-        return []
-    entries = []
-    for line in lines:
-        offset += len(line)
-        if line.endswith(b"\n") and (entry := _parsed(line)):
-            entries.append((entry, offset))
-    return entries
-
-
-def _parsed(line: bytes) -> Entry | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and "kind" in entry and "time" in entry else None
-
-
-def _drop_torn_line(path: Path) -> None:
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)

@@ -1,7 +1,7 @@
 """How far a journal has been delivered, kept beside it."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pspnet.machine.outputs import whole_file
@@ -16,7 +16,7 @@ class Receipt:
     journal: str = ""
     server: str = ""  # see connection.server_identity
     run_id: str = ""
-    offset: int = 0
+    offsets: dict[str, int] = field(default_factory=dict)  # of each file of the journal
     ended: bool = False  # the whole journal is delivered and the latest attempt has ended
     trouble: str = ""  # why delivery is stuck
 

@@ -13,13 +13,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from pspnet.machine.code import CODE, code_digest
+from pspnet.machine.events import append, event, new_log
 from pspnet.machine.outputs import sync
 from pspnet.tracking.journal import Journal
 from pspnet.tracking.naming import Values, flat, metrics
 
 
 class StageRun:
-    """Records a stage in a journal below `root`, from the call of `identify` on. Without a root, records nothing.
+    """Records a stage in the event log of its attempt, from the call of `identify` on.
+
+    With a root, a journal below it names the log and keeps the artifacts. Without, the records are events for the
+    reader of the log, if there is one.
 
     No method fails the stage: the first error is kept in `error`.
     """
@@ -32,12 +36,14 @@ class StageRun:
         about: Mapping[str, Any] | None = None,
         attempt: Mapping[str, Any] | None = None,
         opened: Callable[[Path], None] = lambda folder: None,
+        log: Path | None = None,
     ) -> None:
         """`about` is recorded once for the work, `attempt` for each attempt at it."""
         self.journal: Journal | None = None
         self.error: Exception | None = None
         self._root, self._stage, self._sections = root, stage, dict(sections or {})
         self._about, self._attempt, self._opened = dict(about or {}), dict(attempt or {}), opened
+        self._log = log
 
     @property
     def pipeline(self) -> str | None:
@@ -61,10 +67,17 @@ class StageRun:
             key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
             params = dict(pair for name, section in self._sections.items() for pair in flat(section, name).items())
             folder = self._root / f"{self._stage}-{key[:16]}"
-            journal = Journal(folder, stage=self._stage, key=key, params=params, **self._about)
+            log = self._log or new_log(self._root.parent)
+            journal = Journal(folder, log, stage=self._stage, key=key, params=params, **self._about)
             journal.add("begin", attempt=journal.attempt, process=_process(), **self._attempt)
             self.journal = journal
             self._opened(journal.folder)
+
+    def _record(self, kind: str, **content: Any) -> None:
+        if self.journal:
+            self.journal.add(kind, **content)
+        elif self._log and self._root is None:
+            append(self._log, event(kind, **content))
 
     @contextmanager
     def _never_failing(self) -> Iterator[None]:
@@ -82,26 +95,22 @@ class StageRun:
 
     def epoch(self, record: Mapping[str, float]) -> None:
         with self._never_failing():
-            if self.journal:
-                values = metrics({name: value for name, value in record.items() if name != "epoch"})
-                self.journal.add("epoch", step=int(record["epoch"]), values=values)
+            values = metrics({name: value for name, value in record.items() if name != "epoch"})
+            self._record("epoch", step=int(record["epoch"]), values=values)
 
     def figures(self, values: Values) -> None:
         """Record numbers of the whole stage."""
         with self._never_failing():
-            if self.journal:
-                self.journal.add("figures", values=metrics(values))
+            self._record("figures", values=metrics(values))
 
     def headline(self, values: Values) -> None:
         """Record the numbers by which pipelines are compared. They go to the pipeline run."""
         with self._never_failing():
-            if self.journal:
-                self.journal.add("headline", values=metrics(values), pipeline=self.pipeline)
+            self._record("headline", values=metrics(values), pipeline=self.pipeline)
 
     def dataset(self, split: str, digest: str, source: Path, images: int) -> None:
         with self._never_failing():
-            if self.journal:
-                self.journal.add("dataset", split=split, digest=digest, source=str(source), images=images)
+            self._record("dataset", split=split, digest=digest, source=str(source), images=images)
 
     def artifacts(self, *paths: Path) -> None:
         for path in paths:

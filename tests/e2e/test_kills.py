@@ -17,6 +17,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from pspnet.config.reading import read_yaml
+from pspnet.tracking.journal import JournalReader
 from tests.e2e.pipeline import STAND_INS, STEPS, checkout, clone, copied, digests, environment
 from tests.files import made_once
 from tests.flows.processes import GONE_SECONDS, cmdline, kill_all, left, processes_of
@@ -294,7 +295,6 @@ def wait_for_work(folder: Path, shell: subprocess.Popen[bytes], step: str, start
 
 def begun(folder: Path, step: str) -> list[float]:
     """The time when each attempt at the step had loaded its packages. Training then waits for the lock."""
-    journals = (folder / ".pspnet/tracking").glob(f"{step}-*/journal.jsonl")
-    lines = [line for path in journals for line in path.read_bytes().splitlines(keepends=True)]
-    entries = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    journals = (folder / ".pspnet/tracking").glob(f"{step}-*")
+    entries = [record.entry for journal in journals for record in JournalReader(journal).new()]
     return [entry["time"] / 1000 for entry in entries if entry["kind"] == "begin"]

@@ -162,7 +162,7 @@ def test_same_report_gives_the_same_bytes(report: EvaluationReport, tmp_path: Pa
     for name in ("once", "twice"):
         write(report, tmp_path / name, best=[picture("good/1")])
     names = sorted(path.name for path in (tmp_path / "once").iterdir())
-    assert names == ["confusion.csv", "groups.parquet", "images.parquet", "report.html", "report.json"]
+    assert names == ["confusion.csv", "groups.parquet", "images.parquet", "picture.png", "report.html", "report.json"]
     for name in names:
         assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes(), name
 

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from flows import command as commands
 from flows.command import CommandResult, marked
+from pspnet.machine.events import Event
 from tests.flows.processes import kill_all, left
 from tests.waiting import wait_until
 
@@ -20,6 +22,9 @@ TEST = "PSPNET_TEST"
 FOREVER = 60
 LIMIT = 3600.0  # reached only by the clock below
 READY = "ready"
+PROGRESS = '{"kind": "progress", "time": 1, "title": "work", "done": 3, "total": 4, "note": ""}'
+RESULT = '{"kind": "result", "time": 0, "version": 1}'
+END = '{"kind": "exit", "time": 9, "class": "user", "status": 1, "message": "said"}'
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +94,32 @@ def test_lines_come_in_order_while_the_command_runs(bash: Bash, tmp_path: Path) 
 def test_a_command_gets_its_folder_its_environment_and_an_empty_input(bash: Bash, tmp_path: Path) -> None:
     ended = bash(f'pwd; echo "${TEST}"; read -r line || echo "nothing to read"')
     assert ended.output.splitlines() == [str(tmp_path), "given", "nothing to read"]
+
+
+def test_progress_is_read_while_the_command_runs(tmp_path: Path) -> None:
+    told: list[Event] = []
+
+    def on_progress(event: Event) -> None:
+        told.append(event)
+        (tmp_path / "go-on").touch()  # the command waits for this file
+
+    script = f"""echo '{PROGRESS}' >> "$PSPNET_EVENTS"; until [ -e go-on ]; do sleep 0.01; done"""
+    ended = commands.run(["bash", "-c", script], tmp_path, os.environ, print, on_progress=on_progress)
+    assert [event["done"] for event in told] == [3]
+    assert ended.events == []
+
+
+def test_results_and_the_end_are_read_when_the_command_has_ended(bash: Bash, tmp_path: Path) -> None:
+    lines = [RESULT.replace("1", number) for number in "56"] + [END, '{"kind": "exit", "time": 2, "rank": 1}', "torn"]
+    ended = bash("\n".join(f"""echo '{line}' >> "$PSPNET_EVENTS\"""" for line in lines))
+    assert ended.result["version"] == 6
+    assert ended.end == json.loads(END)
+    assert list((tmp_path / ".pspnet/events").iterdir()) == []
+
+
+def test_a_log_that_a_journal_names_is_kept(bash: Bash, tmp_path: Path) -> None:
+    bash("""echo '{"kind": "begin", "time": 1}' >> "$PSPNET_EVENTS\"""")
+    assert len(list((tmp_path / ".pspnet/events").iterdir())) == 1
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -KILL $$", -9), ("true", 0)])

@@ -1,37 +1,30 @@
-import json
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from flows.command import CommandResult
 from flows.failure import BUSY, FAILED, INTERRUPTED, KILLED, NETWORK, TEMPORARY, TIMED_OUT, Failure, failure_of
+from pspnet.machine.events import Event, event
 
 EXITED = "ERROR: failed to reproduce 'finetune': failed to run: train --server-timeout 5, exited with {}"
 AWAY = 'ERROR: unexpected error - Could not connect to the endpoint URL: "https://s3.example/b"'
 
 
-def ended(status: int, output: str = "", timed_out: bool = False) -> CommandResult:
-    return CommandResult(status, 1.0, timed_out, output)
+def ended(status: int, output: str = "", timed_out: bool = False, events: Sequence[Event] = ()) -> CommandResult:
+    return CommandResult(status, 1.0, timed_out, output, list(events))
 
 
-@pytest.fixture
-def exit_file(tmp_path: Path) -> Path:
-    return tmp_path / "finetune.json"
+def told(kind: str, status: int, message: str, **more: int) -> Event:
+    return event("exit", **{"class": kind, "status": status, "message": message}, **more)
 
 
-def write(path: Path, kind: str, status: int, message: str) -> None:
-    path.write_text(json.dumps({"class": kind, "exit": status, "message": message}))
-
-
-def test_success_is_no_failure(exit_file: Path) -> None:
+def test_success_is_no_failure() -> None:
     assert failure_of(ended(0, AWAY), None) is None
-    write(exit_file, "bug", 1, "from an earlier run")
-    assert failure_of(ended(0), None, exit_file) is None
 
 
-def test_a_timeout_is_a_timeout_however_the_command_ended(exit_file: Path) -> None:
-    write(exit_file, "interrupted", 75, "Stopped after step 3, which is saved.")
-    found = failure_of(ended(-15, timed_out=True), 5400, exit_file)
+def test_a_timeout_is_a_timeout_however_the_command_ended() -> None:
+    stopped = told("interrupted", 75, "Stopped after step 3, which is saved.")
+    found = failure_of(ended(-15, timed_out=True, events=[stopped]), 5400)
     assert found is not None
     assert found.name == TIMED_OUT
     assert found.message.startswith("It ran longer than 5,400 s and was ended with all its processes.")
@@ -49,20 +42,23 @@ def test_a_timeout_is_a_timeout_however_the_command_ended(exit_file: Path) -> No
         ("bug", 1, FAILED, "said\nThis is a bug. The traceback is in the log."),
     ],
 )
-def test_the_exit_file_says_why_a_stage_failed(
-    exit_file: Path, kind: str, status: int, name: str, message: str
-) -> None:
-    write(exit_file, kind, status, "said")
+def test_the_exit_event_says_why_a_stage_failed(kind: str, status: int, name: str, message: str) -> None:
     # Neither DVC's exit status nor the stage's words about a server matter.
     output = f"finetune: connection refused, this run is not tracked\n{EXITED.format(status)}"
-    assert failure_of(ended(255, output), None, exit_file) == Failure(name, message)
+    assert failure_of(ended(255, output, events=[told(kind, status, "said")]), None) == Failure(name, message)
 
 
-def test_dvc_may_fail_after_the_stage_succeeded(exit_file: Path) -> None:
-    write(exit_file, "done", 0, "")
-    found = failure_of(
-        ended(255, "finetune: done in 3 s\nERROR: failed to push data: connection reset"), None, exit_file
+def test_the_launcher_says_why_its_processes_failed() -> None:
+    of_one, of_all = told("interrupted", 75, "lost its peer", rank=0), told("user", 1, "said")
+    assert failure_of(ended(255, events=[of_one, of_all, of_one]), None) == Failure(FAILED, "said")
+    assert failure_of(ended(255, EXITED.format(-9), events=[of_one]), None) == Failure(
+        KILLED, "It was killed. The system does this when memory runs out."
     )
+
+
+def test_dvc_may_fail_after_the_stage_succeeded() -> None:
+    output = "finetune: done in 3 s\nERROR: failed to push data: connection reset"
+    found = failure_of(ended(255, output, events=[told("done", 0, "")]), None)
     assert found == Failure(NETWORK, "failed to push data: connection reset")
 
 
@@ -71,8 +67,8 @@ def test_dvc_may_fail_after_the_stage_succeeded(exit_file: Path) -> None:
     [(-9, KILLED), (137, KILLED), (-15, INTERRUPTED), (143, INTERRUPTED), (75, BUSY), (130, FAILED), (-2, FAILED),
      (17, FAILED)],
 )  # fmt: skip
-def test_without_an_exit_file_the_exit_status_of_the_stage_decides(exit_file: Path, status: int, name: str) -> None:
-    found = failure_of(ended(255, f"epoch 3: no route to host\n{EXITED.format(status)}"), None, exit_file)
+def test_without_an_exit_event_the_exit_status_of_the_stage_decides(status: int, name: str) -> None:
+    found = failure_of(ended(255, f"epoch 3: no route to host\n{EXITED.format(status)}"), None)
     assert found is not None
     assert found.name == name
 

@@ -63,7 +63,7 @@ def test_the_retrain_summary_shows_names_as_they_are(monkeypatch: pytest.MonkeyP
         found = summary.RetrainSummary(tmp_path)
         found.add(StageResult("finetune", "ran", 1.0, where=name))
         found.registered = {
-            "headline": f"{name}: version 1", "pages": {}, "report": "none.html", "test_mean_iou": 0.5,
+            "headline": f"{name}: version 1", "pages": {}, "picture": "none.png", "test_mean_iou": 0.5,
             "promotion": {"decision": {"reasons": reasons}},
         }  # fmt: skip
         found.publish()
@@ -82,7 +82,7 @@ def test_the_prediction_summary_shows_names_as_they_are(monkeypatch: pytest.Monk
     out = tmp_path / "<img src=x>`"
     out.mkdir()
     pq.write_table(table, out / "predictions.parquet")
-    predict.PredictionSummary(predict.PrintedFacts(model="<b>`x`</b> version 1"), out).publish()
+    predict.PredictionSummary(predict.Told("<b>`x`</b> version 1"), out).publish()
     ((text, _, description),) = made
     assert tags(text) == tags(description) == set()
     assert PAGE.render(text).count("<td") == 2 * len(EVIL)

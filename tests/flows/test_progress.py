@@ -1,45 +1,22 @@
-import io
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from flows import progress
-from flows.progress import Progress, ProgressLine, artifact_key, parse_line
-from pspnet.machine import terminal
+from flows.progress import Progress, artifact_key, pace
+from pspnet.machine.events import Event
 
 
-def test_a_progress_line_is_parsed() -> None:
-    line = "finetune: 1,200/4,800, 35/s, 103 s left, epoch 3/12, loss 0.412, val mIoU 0.61"
-    assert parse_line("finetune", line) == ProgressLine(
-        25.0, "epoch 3/12, loss 0.412, val mIoU 0.61, 35 images/s, 103 s left"
-    )
-    assert parse_line("prepare", "prepare: 7/28, checked") == ProgressLine(25.0, "checked")
-    assert parse_line("prepare", "prepare: 0/0, ") == ProgressLine(0.0, "")
+def told(done: int, total: int, note: str = "", seconds: float = 0.0, title: str = "fine-tune-b") -> Event:
+    facts = {"title": title, "done": done, "total": total, "note": note}
+    return {"kind": "progress", "time": 1000 * seconds, **facts}
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["finetune: done in 3 s", "Running stage 'finetune':", "pretrain: 1/2, epoch 1/2", "x finetune: 1/2, y", ""],
-)
-def test_other_lines_are_ignored(line: str) -> None:
-    assert parse_line("finetune", line) is None
-
-
-def test_the_lines_that_a_stage_prints_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ends of the pipe agree on the format of the line."""
-    printed = io.StringIO()
-    monkeypatch.setattr(terminal, "err", Console(file=printed, width=500, soft_wrap=True))
-    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
-    with terminal.progress("pretrain") as tick:
-        tick(10, 4000, "epoch 1/4, loss 2.000")
-        tick(1000, 4000, "epoch 2/4, loss 1.000")
-    first, second = [parse_line("pretrain", line) for line in printed.getvalue().splitlines()]
-    assert first == ProgressLine(0.25, "epoch 1/4, loss 2.000")
-    assert second is not None
-    assert second.percent == 25.0
-    assert second.text.startswith("epoch 2/4, loss 1.000, ")
-    assert second.text.endswith(" s left")
+def test_the_pace_of_a_resumed_run_counts_from_its_first_event() -> None:
+    first = told(1000, 4800)
+    assert pace(first, told(1350, 4800, seconds=10)) == "35 images/s, 99 s left"
+    assert pace(first, first) == ""
+    assert pace(first, told(1000, 4800, seconds=10)) == ""
 
 
 class Api:
@@ -71,34 +48,37 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
 
 def test_progress_moves_and_ends_at_100_percent(api: Api) -> None:
     shown = Progress("fine-tune-b")
-    for line in ("fine-tune-b: 1/4, a", "noise", "fine-tune-b: 3/4, b"):
-        shown.read(line)
+    for event in (told(1, 4, "a"), told(9, 9, title="prepare"), told(3, 4, "b", seconds=2)):
+        shown.show(event)
     shown.finish()
-    assert api.shown == [(25.0, "a"), (75.0, "b"), (100.0, "b")]
+    text = "b, 1 images/s, 1 s left"
+    assert api.shown == [(25.0, "a"), (75.0, text), (100.0, text)]
 
 
-def test_a_stage_without_progress_lines_ends_at_100_percent_too(api: Api) -> None:
-    shown = Progress("fine-tune@b")
-    shown.read("Running stage")
-    assert api.shown == []
-    shown.finish()
+def test_a_stage_without_progress_ends_at_100_percent_too(api: Api) -> None:
+    Progress("fine-tune@b").finish()
     assert api.shown == [(100.0, "")]
 
 
-def test_the_server_is_not_called_for_every_line(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_with_nothing_to_do_is_shown(api: Api) -> None:
+    Progress("fine-tune-b").show(told(0, 0))
+    assert api.shown == [(0.0, "")]
+
+
+def test_the_server_is_not_called_for_every_event(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "BETWEEN_SECONDS", 60.0)
     shown = Progress("fine-tune-b")
     for number in range(1, 5):
-        shown.read(f"fine-tune-b: {number}/4, n")
+        shown.show(told(number, 4))
     assert len(api.shown) == 1
 
 
 def test_a_server_that_is_down_does_not_fail_the_stage(api: Api) -> None:
     shown = Progress("fine-tune-b")
     api.away = True
-    shown.read("fine-tune-b: 1/4, a")
+    shown.show(told(1, 4, "a"))
     api.away = False
-    shown.read("fine-tune-b: 2/4, b")
+    shown.show(told(2, 4, "b"))
     api.away = True
     shown.finish()
     assert api.shown == [(50.0, "b")]

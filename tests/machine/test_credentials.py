@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pspnet.machine.credentials import hidden, hide_in_output
+from pspnet.machine.events import new_log
 from pspnet.machine.outputs import private_file
 from pspnet.registry import provenance
 from pspnet.tracking.journal import Journal
@@ -131,8 +132,9 @@ def test_a_version_keeps_no_password_of_an_import(
 def test_journals_and_logs_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     with open(tmp_path / "server.log", "ab", opener=private_file):
         pass
-    journal = Journal(tmp_path / "journal", experiment="e", started=0)
+    journal = Journal(tmp_path / "journal", new_log(tmp_path), experiment="e", started=0)
     journal.add("end", attempt=1, status="FAILED", message=f"http://bob:{SECRET}@host is away")
-    kept = tmp_path / "journal/journal.jsonl"
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (kept, tmp_path / "server.log")] == [0o600, 0o600]
-    assert SECRET not in kept.read_text()
+    written = (tmp_path / "journal/journal.jsonl", journal.log, tmp_path / "server.log")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in written] == [0o600] * 3
+    assert "***" in journal.log.read_text()
+    assert SECRET not in journal.log.read_text()

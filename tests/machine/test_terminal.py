@@ -1,6 +1,5 @@
 """How a process ends, and what it writes for the process that started it."""
 
-import json
 import os
 import re
 import select
@@ -16,23 +15,30 @@ import pytest
 
 from pspnet.errors import Busy, Problem, UserError
 from pspnet.machine import terminal
+from pspnet.machine.events import VARIABLE, read
 from pspnet.machine.process import on_stop_request
 from pspnet.machine.terminal import Tick
 from tests.command import PSPNET, Done, call
-from tests.raw.rawdata import write
 from tests.waiting import wait_until
 
-EXIT_FILE = "state/exit/work.json"
+LOG = "log.jsonl"
 
 
 def run(body: Callable[[Tick], object], folder: Path) -> Done:
     """Run a command with one stage, `body`, as pspnet.cli would."""
 
     def command() -> None:
-        with terminal.stage("work", Path(EXIT_FILE)) as tick:
+        os.environ[VARIABLE] = LOG
+        with terminal.stage("work") as tick:
             body(tick)
 
     return call(lambda: terminal.run(command), folder)
+
+
+def exits(folder: Path) -> list[tuple[str, int, str]]:
+    """The exit events: class, status and message."""
+    told = [event for event, _ in read(folder / LOG) if event["kind"] == "exit"]
+    return [(event["class"], event["status"], event["message"]) for event in told]
 
 
 def script(body: str) -> list[str]:
@@ -40,11 +46,12 @@ def script(body: str) -> list[str]:
     indented = "\n".join(f"        {line}" for line in body.splitlines())
     code = f"""
 import os, signal, time
-from pathlib import Path
 from pspnet.machine import terminal
 
+os.environ["{VARIABLE}"] = "{LOG}"
+
 def command():
-    with terminal.stage("work", Path("{EXIT_FILE}")) as tick:
+    with terminal.stage("work") as tick:
 {indented}
 
 terminal.run(command)
@@ -96,19 +103,12 @@ OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # as torch cal
     ],
     ids=["done", "user", "busy", "Ctrl-C", "SIGTERM", "Ctrl-C twice", "memory", "memory of the device", "bug"],
 )
-def test_a_stage_writes_why_it_ended(
+def test_a_command_tells_why_it_ended(
     tmp_path: Path, body: Callable[[Tick], object], kind: str, status: int, message: str
 ) -> None:
-    write(tmp_path / EXIT_FILE, '{"class": "of the run before"}')
-
-    def checks_first(tick: Tick) -> None:
-        print(Path(EXIT_FILE).exists())
-        body(tick)
-
-    done = run(checks_first, tmp_path)
-    assert done.stdout == "False\n"  # otherwise a killed run would seem to have ended like the run before
+    done = run(body, tmp_path)
     assert done.returncode == status
-    assert json.loads((tmp_path / EXIT_FILE).read_text()) == {"class": kind, "exit": status, "message": message}
+    assert exits(tmp_path) == [(kind, status, message)]
     assert ("Traceback" in done.stderr) == (kind in ("bug", "memory"))
     if kind in ("user", "busy"):
         assert done.stderr == message + "\n"
@@ -116,12 +116,37 @@ def test_a_stage_writes_why_it_ended(
         assert re.fullmatch(r"work: done in \d s\n", done.stderr)
 
 
+def test_a_command_that_typer_ends_tells_that_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / LOG))
+    for status in (1, 0):
+        with pytest.raises(SystemExit):
+            terminal.run(lambda: sys.exit(status))  # noqa: B023
+    assert exits(tmp_path) == [("done", 0, "")]
+
+
 @pytest.mark.e2e
-def test_a_killed_stage_writes_no_exit_file(tmp_path: Path) -> None:
-    write(tmp_path / EXIT_FILE, '{"class": "of the run before"}')
-    done = subprocess.run(script("os.kill(os.getpid(), signal.SIGKILL)"), cwd=tmp_path, check=False)
+def test_a_killed_command_tells_no_end(tmp_path: Path) -> None:
+    done = subprocess.run(script("tick(1, 2, ''); os.kill(os.getpid(), signal.SIGKILL)"), cwd=tmp_path, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert not (tmp_path / EXIT_FILE).exists()
+    assert [event["kind"] for event, _ in read(tmp_path / LOG)] == ["progress"]
+
+
+def test_progress_is_told_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 100
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: seconds))
+
+    def body(tick: Tick) -> None:
+        nonlocal seconds
+        for done in range(1, 7):
+            tick(done, 6, f"street[a]/{done}")
+            seconds += 1
+
+    run(body, tmp_path)
+    assert terminal.EVENT_SECONDS == 2
+    told = [event for event, _ in read(tmp_path / LOG) if event["kind"] == "progress"]
+    assert [(event["title"], event["done"], event["total"], event["note"]) for event in told] == [
+        ("work", done, 6, f"street[a]/{done}") for done in (1, 3, 5)
+    ]
 
 
 def test_a_request_to_stop_waits_for_the_next_tick(tmp_path: Path) -> None:
@@ -228,7 +253,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
     assert process.stdout.read() == ""
     process.stdout.close()
     if "stage" in child:
-        assert json.loads((tmp_path / EXIT_FILE).read_text())["class"] == "interrupted"
+        assert [kind for kind, _, _ in exits(tmp_path)] == ["interrupted"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -85,7 +85,9 @@ def test_the_report_is_a_page_a_file_for_programs_and_tables(
     seen: list[tuple[int, int, str]] = []
     summary = run(params, prepared, bundle, tmp_path, lambda *tick: seen.append(tick))
     names = {path.name for path in (tmp_path / "evaluation").iterdir()}
-    assert names == {"report.html", "report.json", "images.parquet", "groups.parquet", "confusion.csv"}
+    assert names == {
+        "report.html", "report.json", "images.parquet", "groups.parquet", "confusion.csv", "picture.png"
+    }  # fmt: skip
     report = load_report(tmp_path / "evaluation")
     dataset = PreparedDataset.open(prepared)
     assert (report.bundle, report.split, report.fingerprint) == (

@@ -21,7 +21,6 @@ from pspnet.raw import inventory, pieces
 from pspnet.raw.classes import IGNORE
 from pspnet.raw.problems import counted
 from pspnet.stages import prepare
-from pspnet.tracking.journal import JOURNAL, read
 from pspnet.tracking.run import StageRun
 from tests.files import contents
 from tests.limits import files_up_to
@@ -35,6 +34,7 @@ from tests.raw.rawdata import (
     write,
     write_pair,
 )
+from tests.tracking.runs import entries
 
 SCENES = 24  # with seed 0 and the demo's shares, each split gets some of them
 
@@ -352,7 +352,7 @@ def test_the_run_that_was_stopped_keeps_the_list(raw: Path, tmp_path: Path) -> N
     tracked = StageRun(tmp_path / "tracking", "prepare", {}, {"experiment": "m", "started": 1}, {"started": 1})
     stopped(raw, tmp_path / "out", run=tracked)
     assert tracked.journal and not tracked.error
-    [entry] = [entry for entry, _ in read(tracked.journal.folder / JOURNAL) if entry["kind"] == "artifact"]
+    [entry] = [entry for entry in entries(tracked.journal.folder) if entry["kind"] == "artifact"]
     assert [row["file"] for row in listed(tracked.journal.folder / entry["file"])] == ["images/scene00/broken.png"]
 
 

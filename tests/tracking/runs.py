@@ -6,7 +6,8 @@ from typing import Any
 from mlflow.entities import DatasetInput, Run
 from mlflow.tracking import MlflowClient
 
-from pspnet.tracking.journal import Journal
+from pspnet.machine.events import Event, new_log
+from pspnet.tracking.journal import Journal, JournalReader
 from pspnet.tracking.run import StageRun
 
 
@@ -42,12 +43,18 @@ def artifacts(client: MlflowClient, run: Run, folder: str | None = None) -> set[
     return found
 
 
+def entries(folder: Path) -> list[Event]:
+    """The entries of a journal, in order."""
+    return [record.entry for record in JournalReader(folder).new()]
+
+
 def new_journal(folder: Path, model: str, pipeline: str | None = None, **process: Any) -> Journal:
     """A journal as a stage opens it, with the begin entry of an attempt."""
-    journal = Journal(folder, stage="finetune", key="key", params={"finetune.epochs": "3"}, experiment=model, started=1)
-    about = {"pipeline": {"key": pipeline, "params": {"runtime.seed": "0"}}} if pipeline else {}
-    about |= {"process": process or {"host": "another machine", "pid": 1, "created": 0.0}}
-    journal.add("begin", attempt=journal.attempt, tags={"pspnet.host": "h"}, started=1, **about)
+    about = {"stage": "finetune", "key": "key", "params": {"finetune.epochs": "3"}, "experiment": model, "started": 1}
+    journal = Journal(folder, new_log(folder.parent.parent), **about)
+    attempt = {"pipeline": {"key": pipeline, "params": {"runtime.seed": "0"}}} if pipeline else {}
+    attempt |= {"process": process or {"host": "another machine", "pid": 1, "created": 0.0}}
+    journal.add("begin", attempt=journal.attempt, tags={"pspnet.host": "h"}, started=1, **attempt)
     return journal
 
 

@@ -1,5 +1,6 @@
 """Journals delivered to a real database and a real server, with every kind of interruption."""
 
+import json
 import os
 import random
 import shutil
@@ -11,10 +12,11 @@ import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pspnet.machine.events import FOLDER, append, event, new_log
 from pspnet.tracking.backlog import journals, prune, replay
 from pspnet.tracking.connection import connect
 from pspnet.tracking.delivery import Delivery, lock
-from pspnet.tracking.journal import JOURNAL, Journal, append
+from pspnet.tracking.journal import JOURNAL, Journal
 from pspnet.tracking.receipt import RECEIPT, Receipt
 from tests.raw.rawdata import write
 from tests.tracking.killer import in_child, make, send
@@ -198,10 +200,9 @@ def test_a_pipeline_has_the_status_of_its_latest_stage_in_any_order_of_delivery(
     client: MlflowClient, state: Path
 ) -> None:
     first, last = new_journal(state / "tracking/b-1", "state", "p"), new_journal(state / "tracking/a-1", "state", "p")
-    path = first.folder / JOURNAL
-    append(path, {"kind": "end", "time": 4_000_000_000_001, "attempt": 1, "status": "FINISHED", "message": ""})
-    path = last.folder / JOURNAL  # sent first, ended last
-    append(path, {"kind": "end", "time": 4_000_000_000_002, "attempt": 1, "status": "FAILED", "message": "No."})
+    append(first.log, {"kind": "end", "time": 4_000_000_000_001, "attempt": 1, "status": "FINISHED", "message": ""})
+    # Sent first, ended last.
+    append(last.log, {"kind": "end", "time": 4_000_000_000_002, "attempt": 1, "status": "FAILED", "message": "No."})
     replay(state)
     assert the_run(client, "state", "pipeline").info.status == "FAILED"
 
@@ -278,3 +279,33 @@ def test_only_the_oldest_delivered_journals_are_removed(state: Path) -> None:
     prune(state)
     left = {folder.name for folder in journals(state)}
     assert left == {"finetune-03", *(f"finetune-{number}" for number in range(10, 60))}
+
+
+def test_logs_that_no_journal_names_are_removed_when_they_are_old(state: Path) -> None:
+    named = new_journal(state / "tracking/finetune-1", "m").log
+    unnamed, recent = new_log(state), new_log(state)
+    for log in (named, unnamed):
+        os.utime(log, (1, 1))
+    prune(state)
+    assert set((state / FOLDER).iterdir()) == {named, recent}
+
+
+def test_a_journal_of_an_older_version_is_delivered(client: MlflowClient, state: Path) -> None:
+    """It holds the records itself, and its receipt has another format."""
+    folder = state / "tracking/finetune-1"
+    folder.mkdir(parents=True)
+    about = {"id": "older", "stage": "finetune", "key": "key", "params": {}, "experiment": "older", "started": 1}
+    process = {"host": "another machine", "pid": 1, "created": 0.0}
+    for entry in (
+        event("journal", **about),
+        event("begin", attempt=1, tags={}, started=1, process=process),
+        event("epoch", step=1, values={"loss": 1.0}),
+        event("end", attempt=1, status="FINISHED", message=""),
+    ):
+        append(folder / JOURNAL, entry)
+    facts = {"journal": "older", "server": "s", "run_id": "r", "offset": 10, "ended": False, "trouble": "away"}
+    write(folder / RECEIPT, json.dumps(facts))
+    assert replay(state) == []
+    run = the_run(client, "older")
+    assert (history(client, run, "loss"), run.info.status) == ([(1, 1.0)], "FINISHED")
+    assert Receipt.of(folder).ended

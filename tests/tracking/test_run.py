@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 
 from pspnet.config.params import Params
-from pspnet.tracking.journal import JOURNAL, read
+from pspnet.machine.events import new_log, read
 from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
 from tests.raw.rawdata import write
+from tests.tracking.runs import entries
 
 RECORDS = [{"epoch": 1.0, "loss": 2.5}, {"epoch": 2.0, "loss": 1.5}]
 
@@ -66,14 +67,14 @@ def test_the_records_of_a_training_run_pass_through_unchanged(tmp_path: Path) ->
     run = open_run(tmp_path)
     assert list(run.epochs(RECORDS)) == RECORDS
     assert list(run.epochs(RECORDS)) == RECORDS  # after a resume they come again
-    epochs = [entry for entry, _ in read(folder(run) / JOURNAL) if entry["kind"] == "epoch"]
+    epochs = [entry for entry in entries(folder(run)) if entry["kind"] == "epoch"]
     assert [(entry["step"], entry["values"]) for entry in epochs] == [(1, {"loss": 2.5}), (2, {"loss": 1.5})]
 
 
 def test_a_record_is_in_the_journal_before_the_next_epoch_begins(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     for number, _ in enumerate(run.epochs(RECORDS), start=1):
-        assert sum(entry["kind"] == "epoch" for entry, _ in read(folder(run) / JOURNAL)) == number
+        assert sum(entry["kind"] == "epoch" for entry in entries(folder(run))) == number
 
 
 def test_an_artifact_is_kept_as_it_was(tmp_path: Path) -> None:
@@ -83,10 +84,10 @@ def test_an_artifact_is_kept_as_it_was(tmp_path: Path) -> None:
     write(report, "second")
     run.artifacts(report)
     run.artifact("pictures/report.html", lambda path: path.write_text("first"))
-    entries = [entry for entry, _ in read(folder(run) / JOURNAL) if entry["kind"] == "artifact"]
-    kept = [(entry["name"], (folder(run) / entry["file"]).read_text()) for entry in entries]
-    assert kept == [("report.html", "first"), ("report.html", "second"), ("pictures/report.html", "first")]
-    assert {Path(entry["file"]).name for entry in entries} == {"report.html"}
+    kept = [entry for entry in entries(folder(run)) if entry["kind"] == "artifact"]
+    texts = [(entry["name"], (folder(run) / entry["file"]).read_text()) for entry in kept]
+    assert texts == [("report.html", "first"), ("report.html", "second"), ("pictures/report.html", "first")]
+    assert {Path(entry["file"]).name for entry in kept} == {"report.html"}
 
 
 def everything(run: StageRun, out: Path) -> None:
@@ -97,6 +98,29 @@ def everything(run: StageRun, out: Path) -> None:
     run.dataset("train", "f" * 64, out, 3)
     run.artifacts(out / "report.html")
     run.end("FINISHED")
+
+
+def test_without_tracking_the_reader_of_the_log_gets_the_records(tmp_path: Path) -> None:
+    log = new_log(tmp_path / "state")
+    run = StageRun(log=log)
+    everything(run, tmp_path / "out")
+    assert run.error is None
+    told = [(event["kind"], event.get("values")) for event, _ in read(log)]
+    epochs = [("epoch", {"loss": 2.5}), ("epoch", {"loss": 1.5})]
+    assert told == [*epochs, ("figures", {"refused": 0.0}), ("headline", {"test_mean_iou": 0.5}), ("dataset", None)]
+    assert not (tmp_path / "state/tracking").exists()
+
+
+def test_a_tracked_stage_writes_into_the_log_that_it_was_given(tmp_path: Path) -> None:
+    log = new_log(tmp_path)
+    params = demo_params()
+    sections = {"finetune": params.finetune, "runtime": params.runtime}
+    run = StageRun(tmp_path / "tracking", "finetune", sections, {"experiment": "m", "started": 1}, log=log)
+    run.identify(training="abc")
+    run.figures({"refused": 0})
+    assert run.error is None
+    assert [event["kind"] for event, _ in read(log)] == ["begin", "figures"]
+    assert [path.name for path in log.parent.iterdir()] == [log.name]
 
 
 def test_without_a_root_nothing_is_recorded(tmp_path: Path) -> None:
@@ -115,5 +139,5 @@ def test_an_error_is_kept_and_the_stage_goes_on(tmp_path: Path) -> None:
     missing_file = open_run(tmp_path / "tracking")
     everything(missing_file, tmp_path / "out")
     assert isinstance(missing_file.error, FileNotFoundError)
-    kinds = [entry["kind"] for entry, _ in read(folder(missing_file) / JOURNAL)]
+    kinds = [entry["kind"] for entry in entries(folder(missing_file))]
     assert kinds[-2:] == ["dataset", "end"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pspnet.machine.events import new_log
 from pspnet.tracking.backlog import replay
 from pspnet.tracking.journal import Journal
 from tests.command import pspnet
@@ -24,9 +25,8 @@ def project(tmp_path: Path) -> Path:
 
 def pipeline(project: Path, key: str, started: int, scores: dict[str, float] | None, **params: str) -> None:
     """The journal of the last stage of a pipeline."""
-    journal = Journal(
-        project / f".pspnet/tracking/evaluate-{key}", stage="evaluate", params={}, experiment=MODEL, started=started
-    )
+    folder, log = project / f".pspnet/tracking/evaluate-{key}", new_log(project / ".pspnet")
+    journal = Journal(folder, log, stage="evaluate", params={}, experiment=MODEL, started=started)
     about = {"key": key, "params": {"runtime.seed": "0", **params}}
     process = {"host": "elsewhere", "pid": 1, "created": 0}
     journal.add("begin", attempt=1, started=started, process=process, tags={}, pipeline=about)

@@ -232,7 +232,7 @@ def test_each_kind_of_loss_resumes_exactly_and_makes_other_weights(
 def test_class_weights_are_recorded_with_the_run(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    from pspnet.tracking.journal import JOURNAL, read
+    from tests.tracking.runs import entries
 
     def figures(chosen: Params, folder: Path) -> list[dict[str, float]]:
         sections = {"backbone": chosen.backbone, "finetune": chosen.finetune, "runtime": chosen.runtime}
@@ -240,7 +240,7 @@ def test_class_weights_are_recorded_with_the_run(
         run_finetune(chosen, prepared, backbone, folder, run=run)
         assert run.error is None
         assert run.journal
-        return [entry["values"] for entry, _ in read(run.journal.folder / JOURNAL) if entry["kind"] == "figures"]
+        return [entry["values"] for entry in entries(run.journal.folder) if entry["kind"] == "figures"]
 
     [values] = figures(with_loss(params, class_weights="inverse_sqrt"), tmp_path / "weighted")
     dataset = PreparedDataset.open(prepared)

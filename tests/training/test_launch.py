@@ -16,8 +16,9 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+from pspnet.machine.events import VARIABLE, append, event, read
 from pspnet.model.backbone.digest import digest
-from pspnet.training.launch import SHUTDOWN_SECONDS, blame, exit_file
+from pspnet.training.launch import SHUTDOWN_SECONDS, blame
 from tests.command import PSPNET, pspnet, pspnet_process
 from tests.kills import kill_seed
 from tests.parameters import demo_params
@@ -64,8 +65,10 @@ def trained_by(devices: int, project: Path, *words: str) -> None:
     assert statuses(processes) == [0] * devices, (project / "log-0").read_text()
 
 
-def exit_class(project: Path) -> str:
-    return str(json.loads((project / ".pspnet/exit/finetune.json").read_text())["class"])
+def end_of(log: Path) -> str | None:
+    """The class of the stage's end, which is not that of one of its processes; None if it was killed."""
+    ends = [event["class"] for event, _ in read(log) if event["kind"] == "exit" and "rank" not in event]
+    return ends[-1] if ends else None
 
 
 def processes(project: Path) -> list[psutil.Process]:
@@ -97,6 +100,7 @@ def checkpoint(project: Path) -> Path | None:
 def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str]]:
     """The running command after its first checkpoint."""
     environment = {**os.environ, **ENVIRONMENT, "PSPNET_DEVICES": devices, "PSPNET_CHECKPOINT_SECONDS": "0"}
+    environment[VARIABLE] = str(project / "log.jsonl")
     with subprocess.Popen(
         [PSPNET, *COMMAND], cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as launcher:
@@ -123,15 +127,16 @@ def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, p
         assert launcher.returncode == 75, output
         assert "which is saved: the same command continues from there" in output
         assert "Traceback" not in output
-        assert exit_class(project) == "interrupted"
+        assert end_of(project / "log.jsonl") == "interrupted"
         assert not processes(project)
     assert not (project / "bundle").exists()
     if devices == "2":
-        done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES=devices)
+        log = str(project / "again.jsonl")
+        done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES=devices, PSPNET_EVENTS=log)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("finetune: done in") == 1  # only one process reports
         assert "unused parameters" not in done.stderr
-        assert exit_class(project) == "done"
+        assert end_of(Path(log)) == "done"
     else:  # forked: as many processes, without loading torch again
         trained_by(int(devices), project)
     assert digest(project / "bundle") == digest(alone / "bundle")
@@ -167,17 +172,26 @@ def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> Non
         trainer(project, 1).kill()
         output, _ = launcher.communicate(timeout=PATIENCE)
         assert launcher.returncode == 128 + signal.SIGKILL, output
-        assert not (project / ".pspnet/exit/finetune.json").exists()
+        assert end_of(project / "log.jsonl") is None
         wait_until(lambda: not processes(project))
 
 
 @pytest.mark.parametrize(("asked", "status"), [(True, 75), (False, 128 + signal.SIGKILL)])
 def test_a_process_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status: int, tmp_path: Path) -> None:
     """torchrun kills it in the end, once the first process has saved the checkpoint."""
-    saved = {"class": "interrupted", "exit": 75, "message": "saved"}
-    exit_file(tmp_path, "finetune", 0).write_text(json.dumps(saved))
-    assert blame("finetune", 2, tmp_path, tmp_path, asked) == status
-    assert exit_file(tmp_path, "finetune", 0).exists() is asked
+    log = tmp_path / "log.jsonl"
+    append(log, event("exit", rank=0, **{"class": "interrupted", "status": 75, "message": "saved"}))
+    assert blame("finetune", 2, log, tmp_path, asked) == status
+    assert end_of(log) == ("interrupted" if asked else None)
+
+
+def test_the_likeliest_cause_is_the_end_of_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.jsonl"
+    for rank, kind in enumerate(("bug", "user", "interrupted")):
+        append(log, event("exit", rank=rank, **{"class": kind, "status": 1, "message": f"of device {rank}"}))
+    assert blame("finetune", 3, log, tmp_path, asked=False) == 1
+    assert read(log)[-1][0]["message"] == "of device 1"
+    assert capsys.readouterr().err == "finetune, device 1: user\n"
 
 
 @pytest.mark.e2e

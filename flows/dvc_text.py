@@ -1,0 +1,36 @@
+"""The words of DVC that flows read, because DVC says these things in no other way. Its exit status is always 255."""
+
+import re
+from collections.abc import Callable
+
+LOCKED = re.compile(r"unable to acquire lock|is busy, it is being blocked|lock is held|database is locked", re.I)
+AWAY = re.compile(
+    r"connection (?:refused|reset|aborted|error|timed out)|failed to connect|could not connect|cannot connect"
+    r"|name resolution|name or service not known|network is unreachable|no route to host|timed? ?out"
+    r"|(?:service unavailable|slow ?down|too many requests)|endpoint url",
+    re.I,
+)
+_STAGE_STATUS = re.compile(r"failed to run: .*, exited with (-?\d+)")
+_NO_ERROR = re.compile(r"WARNING: |Having any troubles\?|If there are no processes with such PIDs|<https://error\.dvc")
+# Hints about what to type next. --quiet would hide its errors too.
+_ADVICE = re.compile(
+    r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core|Use `dvc push`"
+)
+_SHOWN_LINES = 10
+
+
+def stage_status(output: str) -> int | None:
+    """The exit status of the stage that failed, or None if no stage did."""
+    found = _STAGE_STATUS.findall(output)
+    return int(found[-1]) if found else None
+
+
+def errors(output: str) -> str:
+    """The lines from DVC's first error on, or the last lines of a command that is not DVC."""
+    lines = [line for line in output.splitlines() if not _NO_ERROR.match(line)]
+    first = next((number for number, line in enumerate(lines) if line.startswith("ERROR: ")), 0)
+    return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:][-_SHOWN_LINES:])
+
+
+def without_advice(on_line: Callable[[str], object]) -> Callable[[str], object]:
+    return lambda line: None if _ADVICE.match(line) else on_line(line)
