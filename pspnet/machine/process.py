@@ -43,7 +43,12 @@ def collect_less_garbage() -> None:
     exit, takes as long as loading them.
     """
     gc.set_threshold(GARBAGE)
-    atexit.register(gc.freeze)
+    atexit.register(_skip_last_collection)
+
+
+def _skip_last_collection() -> None:
+    if "triton" not in sys.modules:  # torch loads it for an optimizer, and it prints pages about what was not freed
+        gc.freeze()
 
 
 def is_alive(number: int, created: float) -> bool:
