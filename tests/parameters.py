@@ -26,6 +26,9 @@ def method_params(kind: str, **changes: Any) -> MethodParams:
 
 
 def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`content` with changes. With `finetune__epochs` alone, val is measured after each epoch."""
+    if "finetune__epochs" in changes:
+        changes = {"finetune__validations": changes["finetune__epochs"], **changes}
     for path, value in changes.items():
         *sections, key = path.split("__")
         section = content

@@ -79,7 +79,7 @@ def _raw(path: Path, raw: Path) -> Iterator[Finding]:
     except UserError:
         return
     if demo_params and not is_synthetic(raw):
-        fix = "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make retrain`."
+        fix = "`pspnet data inspect data/raw --write`, `pspnet plan --minutes 30`, then `make retrain`."
         yield Finding("raw data", "problem", f"{raw} holds your own data, but {path} is still the demo's.", fix)
     else:
         yield Finding("raw data", "good", f"{raw}, {'synthetic' if is_synthetic(raw) else 'your own'}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pspnet.config.params import Params
     from pspnet.registry.model_registry import ModelRegistry
 
-PARAMS, PIPELINE_FILE = Path("params.yaml"), Path("dvc.yaml")
+PARAMS, PIPELINE_FILE, START = Path("params.yaml"), Path("dvc.yaml"), Path("recipes/start.yaml")
 RAW, WEIGHTS, PREPARED, BUNDLE = (
     Path(name) for name in ("data/raw", "data/weights", "data/prepared", "models/segmenter")
 )
@@ -31,8 +31,8 @@ TOOLS = "Data and tools"
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     help="Train, evaluate and promote a PSPNet segmentation model.",
-    epilog="To try it, run `make demo`. For your own data, put images/ and masks/ into data/raw, run "
-    "`pspnet use recipes/start.yaml`, name the classes in params.yaml and run `make retrain`.",
+    epilog="To try it, run `make demo`. For your own data, put it into data/raw, run "
+    "`pspnet data inspect data/raw --write`, `pspnet plan --minutes 30` and `make retrain`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

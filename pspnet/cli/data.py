@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pspnet.cli.app import HELP_NAMES, PARAMS, PREPARED, RAW, TOOLS, Json, app, params_here, state
+from pspnet.cli.app import HELP_NAMES, PARAMS, PREPARED, RAW, START, TOOLS, Json, app, params_here, state
 from pspnet.machine import terminal
 
 data_app = typer.Typer(no_args_is_help=True, context_settings=HELP_NAMES)
@@ -23,7 +23,7 @@ def data_inspect(
         int | None,
         typer.Option(min=1, help="The reading to use, if the folder can be read in several ways.", metavar="N"),
     ] = None,
-    write: Annotated[bool, typer.Option("--write", help="Write the section `dataset` into params.yaml.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write the params into params.yaml.")] = False,
     as_json: Json = False,
 ) -> None:
     """Detect the layout of a folder and the values in its masks, and print params that fit or write them.
@@ -35,7 +35,7 @@ def data_inspect(
 
     if write and as_json:
         raise typer.BadParameter("give one of --write and --json", param_hint="OPTIONS")
-    target = Target(PARAMS, RAW, backup=state() / "params.before.yaml") if write else None
+    target = Target(PARAMS, RAW, START, backup=state() / "params.before.yaml") if write else None
     command.inspect(folder, sheet, masks, as_json, use, command.asked_for(PARAMS), target)
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pspnet.cli.app import PIPELINE, app, state
+from pspnet.cli.app import PARAMS, PIPELINE, PREPARED, app, state
 from pspnet.machine.offline import configure_prefect
 
 
@@ -25,6 +25,22 @@ def retrain(
     from flows.laptop.retrain_command import retrain as run
 
     run(state(), changes or [])
+
+
+@app.command(rich_help_panel=PIPELINE)
+def plan(
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long one training run may take on this machine.")] = 30,
+    explain: Annotated[bool, typer.Option("--explain", help="Print every choice with its reason.")] = False,
+) -> None:
+    """Write params.yaml for the data in data/raw, this machine and the minutes you want to spend.
+
+    Every number comes with its reason. Sections that describe the data, the registry and the gate are kept.
+
+    Example: pspnet plan --minutes 30
+    """
+    from pspnet.planning import planning
+
+    planning.plan(minutes, PARAMS, PREPARED, state() / "params.before.yaml", state(), explain)
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -12,7 +12,7 @@ from pspnet.machine import events, terminal
 from pspnet.machine.process import rank, ranks
 
 Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
-History = Annotated[Path, typer.Option(help="The CSV to write, with a line per epoch.")]
+History = Annotated[Path, typer.Option(help="The CSV to write, with a line per epoch or validation.")]
 RunRecord = Annotated[
     Path | None, typer.Option(help="The JSON to write, with the MLflow run, the duration and the machine.")
 ]

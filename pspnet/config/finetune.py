@@ -41,8 +41,10 @@ class LossParams(Section):
 
 
 class FinetuneParams(Section):
-    epochs: AtLeastOne
-    """Passes over the training images; the best epoch on val is kept."""
+    epochs: Positive
+    """Passes over the training images; 0.5 sees half of them."""
+    validations: AtLeastOne
+    """How often the network is measured on val, evenly spread over the steps; its best weights are kept."""
     batch_size: AtLeastOne
     """Images per step, over all devices. With 1, BatchNorm in the pyramid's 1x1 bin keeps its initial statistics."""
     crop_height_px: Pixels
@@ -87,8 +89,8 @@ class FinetuneParams(Section):
     """How much of the backbone is not trained: 0 nothing, 1 the stem, 2 also layer1, ... 5 everything."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     """A moving average of the weights is measured and kept; each step keeps this share of it. 0: no average."""
-    patience_epochs: Count
-    """Training ends after this many epochs without improvement on val; 0: no early stopping."""
+    patience_validations: Count
+    """Training ends after this many validations without improvement; 0: no early stopping."""
 
     @model_validator(mode="after")
     def _scales_are_in_order(self) -> Self:

@@ -59,7 +59,7 @@ class ProblemsParams(Section):
 
 class PrepareParams(Section):
     val_share: HeldOutShare
-    """Share of the groups used to choose the best epoch; unused if the data comes with its own splits."""
+    """Share of the groups used to choose the best weights; unused if the data comes with its own splits."""
     test_share: HeldOutShare
     """Share of the groups that the report measures; nothing is trained or chosen on it."""
     official_splits: Literal["kept", "val_is_test", "ignored"]

@@ -22,7 +22,7 @@ from pspnet.errors import Problem, UserError
 from pspnet.evaluation.pictures import IGNORED, Picture, class_layer, error_layer, save_panel, wrong_pixels
 from pspnet.printable import cell
 
-Histories = dict[str, pd.DataFrame]  # training stage -> one row per epoch; no rows: it was skipped
+Histories = dict[str, pd.DataFrame]  # training stage -> one row per record; no rows: it was skipped
 FORMAT = 3
 PAGE = "report.html"
 PICTURE = "picture.png"  # of one test image, the worst; an evaluation without pictures has none
@@ -189,7 +189,7 @@ def _data_url(pixels: NDArray[np.uint8]) -> str:
 def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
     """Losses share one chart, scores another; every other column has its own. Epochs without a value have no point."""
     panels: dict[str, list[dict[str, Any]]] = {"loss": [], "score": []}
-    for name in history.select_dtypes("number").columns.drop("epoch", errors="ignore"):
+    for name in history.select_dtypes("number").columns.drop(["step", "epoch"], errors="ignore"):
         measured = history[np.isfinite(history[name])]
         points = list(zip(measured["epoch"].tolist(), measured[name].tolist(), strict=True))
         panel = "loss" if name.endswith("loss") else "score" if name.endswith(("iou", "accuracy")) else name

@@ -1,6 +1,7 @@
-"""Write the proposed section into params.yaml, and nothing else."""
+"""Write the proposal into params.yaml: the section dataset, and the keys of prepare that the data needs."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from rich.table import Table
 
 from pspnet.config.params import differences
 from pspnet.config.reading import parse_value, read_yaml
+from pspnet.config.registry import DEMO_MODEL
+from pspnet.demo.streets import is_synthetic
 from pspnet.errors import Problem, UserError
 from pspnet.inspection.findings import Inspection
 from pspnet.inspection.section import as_yaml
@@ -21,6 +24,7 @@ class Target(NamedTuple):
 
     params: Path
     raw: Path
+    start: Path  # a recipe: what the demo's params are replaced by
     backup: Path
 
 
@@ -44,23 +48,48 @@ def write_section(inspection: Inspection, target: Target) -> None:
     if inspection.unclear:
         found = "was not changed: it is unclear which values are classes"
         raise UserError(Problem(str(target.params), found, fix="Copy the section above, and name the classes in it."))
-    before = read_yaml(target.params)
+    data = target.params.read_bytes()
+    current = read_yaml(target.params)
+    is_demos = target.start.exists() and _is_for_the_demo(current, target.raw)
+    source = target.start if is_demos else target.params
+    before, text = read_yaml(source), source.read_text(encoding="utf-8")
     section = _with_own_choices(inspection.dataset, before.get("dataset"))
-    changed = differences({"dataset": before.get("dataset") or {}}, {"dataset": section})
-    if changed:
-        data = target.params.read_bytes()
-        text = _replaced(data.decode(), section)
-        if text is None or parse_value(text, str(target.params)) != {**before, "dataset": section}:
-            found = "has a section `dataset` that is not written as a block of lines"
-            raise UserError(Problem(str(target.params), found, fix="Replace it by the section above."))
-        with whole_file(target.backup) as partial:
-            partial.write_bytes(data)
-        with whole_file(target.params) as partial:
-            partial.write_bytes(text.encode())
-        _print_changes(changed, target)
-    else:
-        terminal.out.print(f"\n{target.params} already has this section.", markup=False)
-    _print_left_to_do(inspection, before.get("prepare") or {}, target)
+    after = {**before, "dataset": section, "prepare": _merged(before.get("prepare") or {}, inspection.prepare)}
+    changed = differences(current, after)
+    if not changed:
+        terminal.out.print(f"\n{target.params} already says this.", markup=False)
+        return
+    replaced = _replaced(text, section)
+    if replaced is not None:
+        for key, (value, _) in inspection.prepare.items():
+            replaced = _with_value(replaced, ["prepare", *key.split(".")], value)
+    if replaced is None or parse_value(replaced, str(target.params)) != after:
+        found = "has a section `dataset` or `prepare` that is not written as a block of lines"
+        raise UserError(Problem(str(target.params), found, fix="Replace it by the section above."))
+    with whole_file(target.backup) as partial:
+        partial.write_bytes(data)
+    with whole_file(target.params) as partial:
+        partial.write_bytes(replaced.encode())
+    if source != target.params:
+        text = f"{target.params} was the demo's; everything outside `dataset` now comes from {source}."
+        terminal.out.print(text, markup=False)
+    _print_changes(changed, target)
+
+
+def _is_for_the_demo(params: dict[str, Any], raw: Path) -> bool:
+    registry = params.get("registry")
+    return isinstance(registry, dict) and registry.get("model") == DEMO_MODEL and not is_synthetic(raw)
+
+
+def _merged(prepare: dict[str, Any], needed: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+    merged = {name: dict(value) if isinstance(value, dict) else value for name, value in prepare.items()}
+    for key, (value, _) in needed.items():
+        *sections, name = key.split(".")
+        inner = merged
+        for one in sections:
+            inner = inner.setdefault(one, {})
+        inner[name] = value
+    return merged
 
 
 def _with_own_choices(section: dict[str, Any], before: Any) -> dict[str, Any]:
@@ -92,19 +121,28 @@ def _replaced(text: str, section: dict[str, Any]) -> str | None:
     return "".join([*lines[:first], as_yaml(section, {}), *lines[end:]])
 
 
+def _with_value(text: str, path: list[str], value: Any) -> str:
+    """The text with another value on the key's line, whose comment stays."""
+    lines, depth = text.splitlines(keepends=True), 0
+    for place, line in enumerate(lines):
+        key = re.match(r"( *)([^\s#:]+)\s*:", line)
+        if key is None or len(key[1]) > 2 * depth:
+            continue
+        if len(key[1]) < 2 * depth:
+            break
+        if key[2] == path[depth]:
+            depth += 1
+            if depth == len(path):
+                rest = line[key.end() :].rstrip("\n")
+                comment = re.search(r"\s+#.*", rest)
+                lines[place] = f"{line[: key.end()]} {value}{comment[0] if comment else ''}\n"
+                break
+    return "".join(lines)
+
+
 def _print_changes(changed: dict[str, tuple[Any, Any]], target: Target) -> None:
     table = Table("parameter", "before", "now", title=f"written to {target.params}", title_justify="left")
     for key, values in changed.items():
         table.add_row(escape(key), *("" if value is None else escape(str(value)) for value in values))
     terminal.out.print(table)
     terminal.out.print(f"The previous params are in {target.backup}.", markup=False)
-
-
-def _print_left_to_do(inspection: Inspection, prepare: dict[str, Any], target: Target) -> None:
-    for key, (value, reason) in inspection.prepare.items():
-        current: Any = prepare
-        for part in key.split("."):
-            current = current.get(part) if isinstance(current, dict) else None
-        if current != value:
-            text = f"Set prepare.{key}: {value} in {target.params} yourself ({reason})."
-            terminal.out.print(text, markup=False)

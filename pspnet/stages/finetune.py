@@ -73,7 +73,7 @@ def run(
         backbone_digest=backbone_digest,
     )
     with whole_file(history) as path:
-        records.astype({"epoch": np.int64}).to_csv(path, index=False)
+        records.astype({"step": np.int64}).to_csv(path, index=False)
     with whole_folder(out) as folder:
         bundle.save(folder)
     run.headline({"val_mean_iou": records["val_mean_iou"].max()})

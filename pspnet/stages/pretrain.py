@@ -64,7 +64,7 @@ def run(
     run.identify(training=digest)
     for split in SPLITS:
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])
-    records = pd.DataFrame(columns=["epoch", "loss"])
+    records = pd.DataFrame(columns=["step", "epoch", "loss"])
     if pretrain.method.kind != "none":
         method = METHODS[pretrain.method.kind]
         views = open_views(dataset, SPLITS, method, pretrain, preprocessing.mean_color, runtime.seed)
@@ -74,7 +74,7 @@ def run(
     if rank() != 0:
         return
     with whole_file(history) as path:
-        records.astype({"epoch": np.int64}).to_csv(path, index=False)
+        records.astype({"step": np.int64, "epoch": np.int64}).to_csv(path, index=False)
     with whole_folder(out) as folder:
         facts.save(network, folder)
     run.artifacts(history)

@@ -95,8 +95,8 @@ class StageRun:
 
     def epoch(self, record: Mapping[str, float]) -> None:
         with self._never_failing():
-            values = metrics({name: value for name, value in record.items() if name != "epoch"})
-            self._record("epoch", step=int(record["epoch"]), values=values)
+            values = metrics({name: value for name, value in record.items() if name not in ("step", "epoch")})
+            self._record("epoch", step=int(record["step"]), values=values)
 
     def figures(self, values: Values) -> None:
         """Record numbers of the whole stage."""

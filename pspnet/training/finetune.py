@@ -1,4 +1,4 @@
-"""Supervised training: one loss on the main and the auxiliary logits; the best epoch on val is kept."""
+"""Supervised training: one loss on the main and the auxiliary logits; the weights that were best on val are kept."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ from pspnet.training.shared.steps import Session, Steps
 
 @dataclass(frozen=True)
 class AnnotatedSplits:
-    """Train, which the network learns from, and val, which chooses the best epoch."""
+    """Train, which the network learns from, and val, which chooses the weights to keep."""
 
     train: TrainingCrops
     val: AnnotatedImages
@@ -66,9 +66,9 @@ def finetune(
     params: FinetuneParams,
     session: Session,
 ) -> Iterator[Record]:
-    """Train `supervised` in place, to the weights of its best epoch; yields one record per epoch.
+    """Train `supervised` in place, to its best weights on val; yields one record per validation.
 
-    After a resume, the records of all earlier epochs come first.
+    After a resume, the records of all earlier validations come first.
     """
     peers, runtime, val = session.peers, session.runtime, splits.val
     supervised.to(peers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -80,6 +80,7 @@ def finetune(
     ]
     average = start_average(supervised) if params.ema_decay else None
     steps = Steps("finetune", session, supervised, groups, splits.train, params, average)
+    ends = validation_steps(params, steps.count)
     state, logits_of = steps.state, compiled(steps.shared, runtime)
     kept = supervised if average is None else average  # measured, and saved in the bundle
     # Twice the training crop is the largest context the network has learned to use, and it fits where a batch fits.
@@ -99,7 +100,7 @@ def finetune(
 
     def note(doing: str) -> str:
         last = f", val mIoU {state.records[-1]['val_mean_iou']:.3f}" if state.records else ""
-        return f"epoch {len(state.records) + 1}/{params.epochs}, {doing}{last}"
+        return f"epoch {state.step / steps.per_epoch:.1f}/{params.epochs:g}, {doing}{last}"
 
     def tick_val(measured: int) -> None:
         if measured <= len(val) // peers.count:  # every device measures at least this many
@@ -108,9 +109,8 @@ def finetune(
     yield from state.records
     with steps.batches() as batches:
         while not is_over(state.records, params):
-            epoch = len(state.records) + 1
             train_mode(supervised, frozen)
-            while state.step < epoch * steps.per_epoch:
+            while state.step < ends[len(state.records)]:
                 batch = steps.begin(batches)
                 whole = peers.sum(loss_of.weight(batch["mask"])).clamp(
                     min=torch.finfo().tiny
@@ -130,7 +130,8 @@ def finetune(
             if not confusion.any():
                 raise UserError(Problem("val", "has no annotated pixels", "at least one pixel with a class"))
             record = {
-                "epoch": epoch,
+                "step": state.step,
+                "epoch": round(state.step / steps.per_epoch, 2),
                 "learning_rate": steps.learning_rate_at(state.step - 1),
                 **steps.means(),
                 "val_mean_iou": mean_iou(confusion),
@@ -144,11 +145,19 @@ def finetune(
     supervised.load_state_dict(state.best)
 
 
+def validation_steps(params: FinetuneParams, steps: int) -> list[int]:
+    """The steps after which the network is measured on val, evenly spread; the last one ends the training."""
+    if params.validations > steps:
+        problem = Problem("finetune.validations", f"is {params.validations}", f"at most {steps}, the number of steps")
+        raise UserError(problem)
+    return [round(steps * turn / params.validations) for turn in range(1, params.validations + 1)]
+
+
 def is_over(records: list[Record], params: FinetuneParams) -> bool:
-    """Whether training ends now: a function of the records alone, so that a resumed run ends at the same epoch."""
-    best = max(range(len(records)), key=lambda epoch: records[epoch]["val_mean_iou"], default=0)
+    """Whether training ends now: a function of the records alone, so that a resumed run ends at the same step."""
+    best = max(range(len(records)), key=lambda turn: records[turn]["val_mean_iou"], default=0)
     without_better = len(records) - 1 - best
-    return len(records) == params.epochs or 0 < params.patience_epochs <= without_better
+    return len(records) == params.validations or 0 < params.patience_validations <= without_better
 
 
 def freeze(backbone: ResNet, layers: int) -> list[nn.Module]:

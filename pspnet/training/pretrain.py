@@ -65,6 +65,6 @@ def pretrain(
                 waited = f"data wait {batches.waited_share:.0%}"
                 steps.end(figures, f"epoch {epoch}/{params.epochs}, loss {figures['loss']:.3f}, {waited}")
             learning_rate = steps.learning_rate_at(state.step - 1)
-            state.records.append({"epoch": epoch, "learning_rate": learning_rate, **steps.means()})
+            state.records.append({"step": state.step, "epoch": epoch, "learning_rate": learning_rate, **steps.means()})
             yield state.records[-1]
     session.checkpoint.save(state)

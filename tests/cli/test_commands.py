@@ -90,7 +90,7 @@ def test_synthesize_never_touches_other_data(tmp_path: Path) -> None:
     done = pspnet("synthesize", "raw", cwd=tmp_path)
     assert done.stderr == (
         "raw: holds data that is not synthetic; expected an empty folder or none. "
-        "Move it away. To use your own data: pspnet use recipes/start.yaml, then make retrain.\n"
+        "Move it away. To use your own data: pspnet data inspect data/raw --write, pspnet plan, make retrain.\n"
     )
     assert done.returncode == 1
     assert contents(tmp_path) == before
@@ -119,7 +119,7 @@ def test_quick_doctor_refuses_the_demo_params_for_your_own_data(project: Path) -
     done = pspnet("doctor", "--quick", cwd=project)
     assert done.stderr == (
         "data/raw holds your own data, but params.yaml is still the demo's.\n"
-        "`pspnet use recipes/start.yaml`, name your classes in params.yaml, then `make retrain`.\n"
+        "`pspnet data inspect data/raw --write`, `pspnet plan --minutes 30`, then `make retrain`.\n"
     )
     assert (done.stdout, done.returncode) == ("", 1)
 

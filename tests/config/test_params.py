@@ -101,8 +101,8 @@ MASK_VALUE = "a whole number from 0 to 65535, a color such as '#dc143c', a label
     [
         ({"finetune__batch_size": "many"}, "finetune.batch_size is 'many' (text); expected a whole number"),
         ({"finetune__batch_size": 0}, "finetune.batch_size is 0; expected greater than or equal to 1"),
-        ({"finetune__epochs": True}, "finetune.epochs is true (yes or no); expected a whole number"),
-        ({"finetune__epochs": 2.5}, "finetune.epochs is 2.5; expected a whole number"),
+        ({"pretrain__epochs": True}, "pretrain.epochs is true (yes or no); expected a whole number"),
+        ({"pretrain__epochs": 2.5}, "pretrain.epochs is 2.5; expected a whole number"),
         ({"backbone__depth": 20}, "backbone.depth is 20; expected 18, 34, 50, 101 or 152"),
         (
             {"backbone__weights": "imagenet"},
@@ -168,13 +168,13 @@ def test_a_missing_key_is_reported_with_its_meaning(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_are_reported_at_once() -> None:
-    assert len(problems(finetune__epochs=0, runtime__threads=0, prepare__val_share=2, nonsense=1)) == 4
+    assert len(problems(pretrain__epochs=0, runtime__threads=0, prepare__val_share=2, nonsense=1)) == 4
 
 
 def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.002", "learning_rate: 2e-3")
+    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.004", "learning_rate: 4e-3")
     (tmp_path / "params.yaml").write_text(text)
-    assert load_params(tmp_path / "params.yaml").finetune.optimizer.learning_rate == 0.002
+    assert load_params(tmp_path / "params.yaml").finetune.optimizer.learning_rate == 0.004
 
 
 def test_a_key_that_appears_twice_is_refused(tmp_path: Path) -> None:

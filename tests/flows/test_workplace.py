@@ -202,7 +202,7 @@ class TestParams:
         assert [" ".join(line.split()) for line in changes if line[0] in "+-"] == [
             "- ignore_values: []", "+ ignore_values:", "+ - 7",
             "- stem: seven # seven | deep | deep_narrow", "+ stem: deep # seven | deep | deep_narrow",
-            "- learning_rate: 0.002", "+ learning_rate: 0.01",
+            "- learning_rate: 0.004", "+ learning_rate: 0.01",
         ]  # fmt: skip
         assert read_yaml(path)["backbone"]["stem"] == "deep"
 

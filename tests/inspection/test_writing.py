@@ -50,7 +50,7 @@ def test_written_twice_nothing_changes(checkout: Path) -> None:
     inspect(checkout, "--write")
     before = (checkout / "params.yaml").read_bytes()
     done = inspect(checkout, "--write")
-    assert "params.yaml already has this section." in done.stdout
+    assert "params.yaml already says this." in done.stdout
     assert (checkout / "params.yaml").read_bytes() == before
 
 
@@ -157,12 +157,28 @@ def test_data_elsewhere_is_not_written(checkout: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("", message, 1)
 
 
-def test_what_other_sections_need_is_told(checkout: Path) -> None:
+def test_what_prepare_needs_is_written_too(checkout: Path) -> None:
     sets.foreign_cityscapes(checkout / "data/raw")
-    prepare = read_yaml(checkout / "params.yaml")["prepare"]
+    before = read_yaml(checkout / "params.yaml")["prepare"]
     done = inspect(checkout, "--write")
-    assert "Set prepare.official_splits: val_is_test in params.yaml yourself (" in done.stdout
-    assert read_yaml(checkout / "params.yaml")["prepare"] == prepare
+    assert "prepare.official_splits" in done.stdout
+    after = read_yaml(checkout / "params.yaml")["prepare"]
+    assert after == {**before, "official_splits": "val_is_test"}
+    assert "official_splits: val_is_test     # kept | val_is_test | ignored" in (checkout / "params.yaml").read_text()
+
+
+def test_the_demos_params_give_way_to_the_start_recipe(checkout: Path) -> None:
+    sets.plain(checkout / "data/raw")
+    write(checkout / "recipes/start.yaml", (ROOT / "recipes/start.yaml").read_text())
+    done = inspect(checkout, "--write")
+    assert "params.yaml was the demo's; everything outside `dataset` now comes from recipes/start.yaml." in done.stdout
+    after, start = read_yaml(checkout / "params.yaml"), read_yaml(ROOT / "recipes/start.yaml")
+    assert {**after, "dataset": 0} == {**start, "dataset": 0}
+    assert load_params(checkout / "params.yaml").registry.model == "pspnet-start"
+    own = (checkout / "params.yaml").read_text().replace("min_gain: 0.0 ", "min_gain: 0.1 ")
+    write(checkout / "params.yaml", own)
+    inspect(checkout, "--write")
+    assert (checkout / "params.yaml").read_text() == own
 
 
 def test_a_section_in_braces_is_left_alone(checkout: Path) -> None:
@@ -170,7 +186,7 @@ def test_a_section_in_braces_is_left_alone(checkout: Path) -> None:
     params = read_yaml(checkout / "params.yaml")
     write(checkout / "params.yaml", json.dumps(params))
     done = inspect(checkout, "--write")
-    assert "params.yaml: has a section `dataset` that is not written as a block of lines." in done.stderr
+    assert "params.yaml: has a section `dataset` or `prepare` that is not written as a block of lines." in done.stderr
     assert read_yaml(checkout / "params.yaml") == params
 
 

@@ -40,6 +40,7 @@ RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "model/backbone/resnet.py": TRAIN_AND_MEASURE,
     "model/device.py": TRAIN_AND_MEASURE,
     "model/network.py": ("finetune", "evaluate"),
+    "planning/rules.py": (),
     "prediction/export.py": (),
     "prediction/folder.py": (),
     "prediction/images.py": (),

@@ -27,8 +27,8 @@ Tick = Callable[[int, int, str], None]
 
 def run(params: Params, prepared: Path, bundle: Path, folder: Path, tick: Tick = quiet) -> dict[str, Any]:
     histories = [
-        write(folder / "pretrain.csv", "epoch,loss\n"),
-        write(folder / "finetune.csv", "epoch,loss,val_mean_iou\n1,1.5,0.2\n2,1.25,0.25\n"),
+        write(folder / "pretrain.csv", "step,epoch,loss\n"),
+        write(folder / "finetune.csv", "step,epoch,loss,val_mean_iou\n30,1.0,1.5,0.2\n60,2.0,1.25,0.25\n"),
     ]
     return stage.run(
         params.evaluate,

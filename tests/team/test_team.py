@@ -51,7 +51,9 @@ def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epoch
     team.completed(flow_run)
     (training,) = trainings(mlflow, flow_run)
     assert training.info.status == "FINISHED"
-    assert [step for step, _ in history(mlflow, training, "val_mean_iou")] == list(range(1, epochs + 1))
+    steps = [step for step, _ in history(mlflow, training, "val_mean_iou")]
+    assert len(steps) == epochs
+    assert steps == sorted(set(steps))
     assert len(versions(mlflow)[str(flow_run.id)]) == 1
     team.until(lambda: not team.processes(), SOON_SECONDS, "processes are left")
 

@@ -60,7 +60,7 @@ def new_journal(folder: Path, model: str, pipeline: str | None = None, **process
 
 def record_epochs(run: StageRun, first: int, last: int) -> None:
     for epoch in range(first, last + 1):
-        run.epoch({"epoch": epoch, "loss": 1 / epoch})
+        run.epoch({"step": epoch, "epoch": epoch, "loss": 1 / epoch})
 
 
 def losses(last: int) -> list[tuple[int, float]]:

@@ -18,7 +18,7 @@ def records(checkpoint: Path, epochs: int, seconds: float) -> Iterator[dict[str,
     for epoch in range(1, epochs + 1):
         if epoch > saved:
             time.sleep(seconds)
-        yield {"epoch": epoch, "loss": 1 / epoch}
+        yield {"step": epoch, "epoch": epoch, "loss": 1 / epoch}
         if epoch > saved and epoch % 3 == 0:
             (checkpoint.with_name("new")).write_text(str(epoch))
             (checkpoint.with_name("new")).replace(checkpoint)

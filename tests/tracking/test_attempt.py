@@ -44,7 +44,7 @@ def test_a_run_holds_everything_that_its_stage_recorded(client: MlflowClient, st
     assert found.info.status == parent.info.status == "FINISHED"
     assert history(client, found, "loss") == losses(3)
     assert found.data.metrics["seconds"] == 1.5
-    assert found.data.params["finetune.optimizer.learning_rate"] == "0.002"
+    assert found.data.params["finetune.optimizer.learning_rate"] == "0.004"
     assert artifacts(client, found) == {"history.csv"}
     assert [item.dataset.digest for item in inputs(found)] == ["f" * 36]
     assert found.data.metrics["system/cpu_utilization_percentage"] >= 0

@@ -42,7 +42,7 @@ def test_the_same_params_data_and_code_are_the_same_pipeline(checkout: Path) -> 
 
 def test_pipeline_params_are_those_that_stages_read() -> None:
     params = pipeline_params(demo_params())
-    assert params["finetune.optimizer.learning_rate"] == "0.002"
+    assert params["finetune.optimizer.learning_rate"] == "0.004"
     assert {name.partition(".")[0] for name in params} == {"dataset", "prepare", "finetune", "runtime"}
 
 

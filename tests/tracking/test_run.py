@@ -10,7 +10,7 @@ from tests.parameters import demo_params
 from tests.raw.rawdata import write
 from tests.tracking.runs import entries
 
-RECORDS = [{"epoch": 1.0, "loss": 2.5}, {"epoch": 2.0, "loss": 1.5}]
+RECORDS = [{"step": 1, "epoch": 1.0, "loss": 2.5}, {"step": 2, "epoch": 2.0, "loss": 1.5}]
 
 
 def open_run(root: Path, params: Params | None = None, stage: str = "finetune", **facts: Any) -> StageRun:

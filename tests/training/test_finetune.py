@@ -52,7 +52,7 @@ def test_training_stopped_anywhere_and_resumed_ends_the_same(
             "optimizer": {"kind": "sgd", "decay_norms_and_biases": False},
             "head_learning_rate_factor": 10.0, "frozen_layers": 2,
         },
-        {"patience_epochs": 1, "optimizer": {"learning_rate": 1.0}, "epochs": 6},
+        {"patience_validations": 1, "optimizer": {"learning_rate": 1.0}, "epochs": 6},
     ],
     ids=["average", "in parts", "rmsprop", "sgd", "patience"],
 )  # fmt: skip
@@ -66,13 +66,13 @@ def test_every_way_to_train_resumes_exactly(
             run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
     assert run_finetune(params, prepared, backbone, tmp_path) == whole.digest
     assert (tmp_path / "history.csv").read_text() == whole.history
-    assert ("patience_epochs" in changes) == (len(whole.history.splitlines()) - 1 < params.finetune.epochs)
+    assert ("patience_validations" in changes) == (len(whole.history.splitlines()) - 1 < params.finetune.epochs)
 
 
 def test_the_averaged_weights_are_measured_and_kept(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1})
+    finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "validations": 1})
     run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     (state,) = (tmp_path / "checkpoints").glob("finetune-*/state.safetensors")
     tensors = load_file(state)
@@ -86,7 +86,7 @@ def test_frozen_statistics_are_those_of_the_pretrained_backbone(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
     """The same holds in the average of the weights, which follows the parts that are not frozen."""
-    finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "frozen_layers": 1})
+    finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "validations": 1, "frozen_layers": 1})
     run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
     after = Bundle.load(tmp_path / "bundle").network.backbone.state_dict()
@@ -190,9 +190,9 @@ def test_a_different_seed_gives_different_weights(params: Params, finetuned: Fin
     assert finetuned(changed(params, runtime={"seed": 1})).digest != finetuned(params).digest
 
 
-def test_the_best_epoch_on_val_is_kept(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
+def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """The learning rate is so high that the network gets worse again."""
-    params = changed(params, finetune={"optimizer": {"learning_rate": 1.0}, "epochs": 6})
+    params = changed(params, finetune={"optimizer": {"learning_rate": 0.3}, "epochs": 6, "ema_decay": 0.0})
     run_finetune(params, prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
     best = int(history["val_mean_iou"].idxmax())
@@ -204,7 +204,16 @@ def test_the_best_epoch_on_val_is_kept(params: Params, prepared: Path, backbone:
     assert any(not torch.equal(kept[name], tensors[f"module/network.{name}"]) for name in kept)
 
 
-def test_history_has_a_line_for_each_epoch(params: Params, finetuned: Finetuned) -> None:
+def test_half_an_epoch_and_validations_between_epochs(
+    params: Params, prepared: Path, backbone: Path, tmp_path: Path
+) -> None:
+    params = changed(params, finetune={"epochs": 1.5, "validations": 3})
+    run_finetune(params, prepared, backbone, tmp_path)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["epoch"].tolist() == [0.5, 1.0, 1.5]
+
+
+def test_history_has_a_line_for_each_validation(params: Params, finetuned: Finetuned) -> None:
     history = pd.read_csv(finetuned(params).folder / "history.csv")
     assert history["epoch"].tolist() == [1, 2]
     expected = history["main_loss"] + params.finetune.auxiliary_weight * history["auxiliary_loss"]
@@ -214,7 +223,9 @@ def test_history_has_a_line_for_each_epoch(params: Params, finetuned: Finetuned)
 def with_loss(params: Params, **changes: Any) -> Params:
     """The params for a single epoch."""
     loss = params.finetune.loss.model_copy(update=changes)
-    return params.model_copy(update={"finetune": params.finetune.model_copy(update={"loss": loss, "epochs": 1})})
+    return params.model_copy(
+        update={"finetune": params.finetune.model_copy(update={"loss": loss, "epochs": 1, "validations": 1})}
+    )
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"])
@@ -295,7 +306,7 @@ def test_four_images_can_be_learned_by_heart(prepared: Path, backbone: Path, tmp
 def test_frozen_layers_keep_weights_and_statistics(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    finetune = params.finetune.model_copy(update={"frozen_layers": 2, "epochs": 1})
+    finetune = params.finetune.model_copy(update={"frozen_layers": 2, "epochs": 1, "validations": 1})
     run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
     after = Bundle.load(tmp_path / "bundle").network.backbone.state_dict()

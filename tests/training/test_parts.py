@@ -20,7 +20,7 @@ from pspnet.machine.code import code_digest
 from pspnet.machine.process import exclusive
 from pspnet.model.device import configure
 from pspnet.training.averaging import move_average, start_average
-from pspnet.training.finetune import is_over
+from pspnet.training.finetune import is_over, validation_steps
 from pspnet.training.shared import runtime
 from pspnet.training.shared.checkpoint import KEPT, Checkpoint, TrainingState, open_checkpoint, training_digest
 from pspnet.training.shared.distributed import Peers
@@ -124,6 +124,14 @@ def test_the_average_moves_toward_the_weights_and_copies_their_counts() -> None:
     assert not average.weight.requires_grad
 
 
+def test_validations_are_evenly_spread_and_the_last_one_ends_the_training() -> None:
+    params = demo_params(finetune__validations=3).finetune
+    assert validation_steps(params, 10) == [3, 7, 10]
+    assert validation_steps(params, 3) == [1, 2, 3]
+    with pytest.raises(UserError, match=r"finetune\.validations: is 3; expected at most 2"):
+        validation_steps(params, 2)
+
+
 @pytest.mark.parametrize(
     ("ious", "patience", "over"),
     [
@@ -136,7 +144,7 @@ def test_the_average_moves_toward_the_weights_and_copies_their_counts() -> None:
     ],
 )
 def test_training_ends_early_when_val_gets_no_better(ious: list[float], patience: int, over: bool) -> None:
-    params = demo_params(finetune__epochs=6, finetune__patience_epochs=patience).finetune
+    params = demo_params(finetune__epochs=6, finetune__patience_validations=patience).finetune
     assert is_over([{"val_mean_iou": iou} for iou in ious], params) == over
 
 

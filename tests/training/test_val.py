@@ -16,7 +16,7 @@ from tests.training.conftest import quiet
 
 
 def test_an_epoch_is_measured_on_val(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    finetune = params.finetune.model_copy(update={"epochs": 1})
+    finetune = params.finetune.model_copy(update={"epochs": 1, "validations": 1})
     stage.run(
         params.backbone, finetune, params.runtime, prepared=prepared, pretrained=backbone, out=tmp_path / "bundle",
         history=tmp_path / "history.csv", checkpoints=tmp_path / "checkpoints", run=StageRun(), tick=quiet,

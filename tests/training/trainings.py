@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pspnet.config.finetune import FinetuneParams
 from pspnet.config.params import Params
 from pspnet.config.section import Section
 from pspnet.errors import Interrupted
@@ -45,7 +46,12 @@ def changed(params: Params, **sections: dict[str, Any]) -> Params:
 
 
 def _changed(section: Section, changes: Mapping[str, Any]) -> Section:
-    """The section with changes; changes to an inner section may name only some of its keys."""
+    """The section with changes; changes to an inner section may name only some of its keys.
+
+    With `epochs` alone, `finetune` measures val after each epoch.
+    """
+    if "epochs" in changes and isinstance(section, FinetuneParams):
+        changes = {"validations": changes["epochs"], **changes}
     inner = {name: getattr(section, name) for name in changes}
     update = {
         name: _changed(inner[name], change) if isinstance(change, dict) and isinstance(inner[name], Section) else change

@@ -38,9 +38,9 @@ class TrainingState:
     module: nn.Module
     optimizer: Optimizer
     step: int = 0
-    records: list[Record] = field(default_factory=list)  # one per finished epoch
-    sums: Record = field(default_factory=dict)  # over the steps of the current epoch
-    best: dict[str, Tensor] = field(default_factory=dict)  # weights of the best epoch
+    records: list[Record] = field(default_factory=list)  # one per epoch of pretraining or validation of fine-tuning
+    sums: Record = field(default_factory=dict)  # over the steps since the last record
+    best: dict[str, Tensor] = field(default_factory=dict)  # the best weights on val
     average: nn.Module | None = None  # moving average of the weights, if one is kept
 
 

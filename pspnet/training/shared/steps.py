@@ -35,7 +35,7 @@ class StepParams(Protocol):
     """The keys of `pretrain` and `finetune` that concern steps."""
 
     @property
-    def epochs(self) -> int: ...
+    def epochs(self) -> float: ...
     @property
     def batch_size(self) -> int: ...
     @property
@@ -85,7 +85,7 @@ class Steps:
             expected = f"at most {len(images)}, the number of training images"
             raise UserError(Problem(f"{stage}.batch_size", f"is {params.batch_size}", expected))
         self._stage, self._session, self._images, self._batch_size = stage, session, images, params.batch_size
-        self._module, self._params, self._count = module, params.optimizer, params.epochs * self.per_epoch
+        self._module, self._params, self.count = module, params.optimizer, max(1, round(params.epochs * self.per_epoch))
         self._tick = peers.together(session.tick)
         self.state = TrainingState(module, build_optimizer(params.optimizer, groups), average=average)
         session.checkpoint.restore(self.state)
@@ -97,13 +97,13 @@ class Steps:
         """The remaining batches. If the block is interrupted, the checkpoint is saved."""
         peers, seed = self._session.peers, self._session.runtime.seed
         batches = load_batches(
-            self._images, len(self._images), self._batch_size, seed, self.state.step, self._count, peers
+            self._images, len(self._images), self._batch_size, seed, self.state.step, self.count, peers
         )
         with closing(batches), self._session.checkpoint.kept_when_interrupted(self.state):
             yield batches
 
     def learning_rate_at(self, step: int) -> float:
-        return learning_rate_at(step, self._count, self._params)
+        return learning_rate_at(step, self.count, self._params)
 
     def begin(self, batches: Batches) -> Batch:
         batch = {
@@ -149,10 +149,11 @@ class Steps:
 
     def tick(self, note: str) -> None:
         """Report progress in images. All processes must call it equally often."""
-        self._tick(self.state.step * self._batch_size, self._count * self._batch_size, note)
+        self._tick(self.state.step * self._batch_size, self.count * self._batch_size, note)
 
     def means(self) -> Figures:
-        """The means of the figures over the epoch that has ended; resets the sums."""
-        means = {name: total / self.per_epoch for name, total in self.state.sums.items()}
+        """The means of the figures over the steps since the last record; resets the sums."""
+        first = self.state.records[-1]["step"] if self.state.records else 0
+        means = {name: total / (self.state.step - first) for name, total in self.state.sums.items()}
         self.state.sums = {}
         return means

@@ -1,0 +1,86 @@
+"""What the rules ask about the data: sizes, counts, class shares, object sizes, and which directions matter."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Self
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pspnet.dataset.store.prepared import PreparedDataset
+
+MASKS_READ = 300  # of train, evenly spread; more change no choice
+MAP_CELLS = 8  # the side of the coarse map that tells where classes lie
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """All numbers are of train and unlabeled images. `val_images` is the size of val; test is not looked at."""
+
+    train_masks: int
+    unlabeled_images: int  # without a mask that is used
+    val_images: int
+    height_px: int  # median
+    width_px: int
+    class_shares: dict[str, float]  # of the annotated pixels
+    object_px: dict[str, float]  # side of a square with the median area of a class's connected regions
+    thickness_px: dict[str, float]  # median of four times the mean distance to the edge: the width of a strip
+    left_right_differ: float  # 0: a class is as common at a place as at its mirror image; 1: never at both
+    up_down_differ: float
+
+    @classmethod
+    def of(cls, dataset: PreparedDataset) -> Self:
+        index = dataset.index()
+        train, own = dataset.annotated("train"), index[index["split"].isin(["train", "unlabeled"])]
+        regions, map_of_classes = _read_masks(dataset, train)
+        pixels = np.array(dataset.class_pixels["train"], np.float64)
+        sides = regions.groupby("class")[["object_px", "thickness_px"]].median()
+        named = {dataset.classes[number]: row for number, row in sides.iterrows()}
+        return cls(
+            train_masks=len(train),
+            unlabeled_images=len(own) - len(train),
+            val_images=len(dataset.annotated("val")),
+            height_px=int(own["height"].median()),
+            width_px=int(own["width"].median()),
+            class_shares=dict(zip(dataset.classes, (pixels / pixels.sum()).tolist(), strict=True)),
+            object_px={name: float(row["object_px"]) for name, row in named.items()},
+            thickness_px={name: float(row["thickness_px"]) for name, row in named.items()},
+            left_right_differ=_difference(map_of_classes, axis=2),
+            up_down_differ=_difference(map_of_classes, axis=1),
+        )
+
+
+def _read_masks(dataset: PreparedDataset, train: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """A row per connected region, and how often each class is in each cell of a coarse map, (K, 8, 8)."""
+    reader, count = dataset.reader(), len(dataset.classes)
+    chosen = train.iloc[np.unique(np.linspace(0, len(train) - 1, MASKS_READ).astype(int))]
+    counts = np.zeros((count, MAP_CELLS, MAP_CELLS))
+    rows: list[tuple[int, float, float]] = []
+    for shard, row in chosen[["shard", "row"]].itertuples(index=False):
+        mask = reader.mask(shard, row)
+        for number in np.unique(mask[mask != dataset.ignore]).tolist():
+            of_class = (mask == number).astype(np.uint8)
+            counts[number] += _cells(of_class)
+            _, labels, stats, _ = cv2.connectedComponentsWithStats(of_class)
+            depth = cv2.distanceTransform(of_class, cv2.DIST_L2, 3)
+            areas = stats[:, cv2.CC_STAT_AREA]
+            depths = np.bincount(labels.ravel(), depth.ravel()) / areas
+            rows += [(number, float(a) ** 0.5, 4 * float(d)) for a, d in zip(areas[1:], depths[1:], strict=True)]
+    return pd.DataFrame(rows, columns=["class", "object_px", "thickness_px"]), counts
+
+
+def _cells(of_class: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The pixels of the class in each cell of a coarse map; small images repeat pixels."""
+    height, width = (max(MAP_CELLS, side) for side in of_class.shape)
+    pixels = cv2.resize(of_class, (width, height), interpolation=cv2.INTER_NEAREST)
+    edges = [np.linspace(0, side, MAP_CELLS + 1).astype(int) for side in (height, width)]
+    return np.array([[pixels[a:b, c:d].sum() for c, d in pairwise(edges[1])] for a, b in pairwise(edges[0])], float)
+
+
+def _difference(counts: NDArray[np.float64], axis: int) -> float:
+    """Half the sum of |a class's share of a cell - its share of the mirrored cell|, the mean over classes."""
+    shares = counts / np.maximum(counts.sum(axis=(1, 2), keepdims=True), 1)
+    apart = np.abs(shares - np.flip(shares, axis)).sum(axis=(1, 2)) / 2
+    return float(apart[counts.sum(axis=(1, 2)) > 0].mean()) if counts.any() else 0.0

@@ -1,0 +1,215 @@
+"""The rules: facts about data, device and time -> params, each with its reason.
+
+A rule is a function that yields choices; it may read what the rules before it chose. The numbers come from
+`benchmarks/ideas.py` and `benchmarks/minutes.py`, whose results are in docs/benchmarks.md.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pspnet.model.backbone.resnet import Depth, OutputStride
+from pspnet.model.network import Architecture
+from pspnet.planning.device import Device, Step, Timing
+from pspnet.planning.facts import DataFacts
+
+
+class Choice(NamedTuple):
+    key: str
+    value: Any
+    reason: str
+
+
+class Rung(NamedTuple):
+    depth: Depth
+    width: float
+    output_stride: OutputStride
+
+
+LADDER = (Rung(18, 0.25, 16), Rung(18, 0.5, 16), Rung(18, 1.0, 16), Rung(50, 1.0, 16), Rung(50, 1.0, 8))
+IMAGES_NEEDED = (0, 8_000, 60_000, 150_000, 400_000)  # that a rung should see in the time; else the one before
+CROP_PIXELS = {"cpu": 320 * 240, "cuda": 473 * 473}
+STEP_PIXELS = {"cpu": 16 * 192 * 192, "cuda": 16 * 473 * 473}
+LOADED_SHARE = 0.9  # of the time goes into steps; the rest into starting, loading and checkpoints
+VALIDATION_SHARE = 0.08  # of the time, at most
+MOST_VALIDATIONS = 20
+SAME = 0.15  # a direction whose two ends differ less may be mirrored
+RARE = 0.02  # share of the pixels below which a class is rare
+
+
+@dataclass
+class Plan:
+    facts: DataFacts
+    device: Device
+    timing: Timing
+    minutes: float
+    weights: str  # backbone.weights, which people choose: random, imagenet, imported
+    imported: Rung | None = None  # the network those weights fit
+    choices: list[Choice] = field(default_factory=list)
+    step_seconds: float = 0.0  # of the chosen network, without loading
+
+    def __getitem__(self, key: str) -> Any:
+        return next(choice.value for choice in self.choices if choice.key == key)
+
+    @property
+    def seconds(self) -> float:
+        return 60 * self.minutes
+
+
+def made(plan: Plan) -> Plan:
+    """`plan` with the choices of all rules."""
+    for rule in RULES:
+        plan.choices += list(rule(plan))
+    return plan
+
+
+def crop(plan: Plan) -> Iterator[Choice]:
+    """Whole images if they are small, otherwise the largest crop of their shape that this device trains quickly."""
+    facts, limit = plan.facts, CROP_PIXELS[plan.device.kind]
+    factor = min(1.0, math.sqrt(limit / (facts.height_px * facts.width_px)))
+    reason = f"images are {facts.width_px} x {facts.height_px} px"
+    if factor < 1:
+        reason += f"; a crop on a {plan.device.kind} has at most about {limit:,} pixels"
+    for side, length in (("height", facts.height_px), ("width", facts.width_px)):
+        yield Choice(f"finetune.crop_{side}_px", max(32, 16 * int(length * factor / 16)), reason)
+
+
+def scales(plan: Plan) -> Iterator[Choice]:
+    reason = "objects come at several sizes; wider ranges cost more than they gave within hours"
+    yield Choice("finetune.scale_min", 0.75, reason)
+    yield Choice("finetune.scale_max", 1.5, reason)
+
+
+def batch(plan: Plan) -> Iterator[Choice]:
+    pixels = plan["finetune.crop_height_px"] * plan["finetune.crop_width_px"]
+    fitting = max(4, 2 ** int(math.log2(STEP_PIXELS[plan.device.kind] / pixels)))
+    size = min(fitting, 16, max(2, plan.facts.train_masks))
+    yield Choice("finetune.batch_size", size, f"{plan.facts.train_masks:,} masks in train, {pixels:,} pixels a crop")
+    yield Choice("finetune.optimizer.accumulation_steps", 1, "the batch fits into memory")
+
+
+def directions(plan: Plan) -> Iterator[Choice]:
+    differ = plan.facts.left_right_differ
+    said = f"left and right differ by {differ:.0%}"
+    yield Choice("finetune.flip_probability", 0.5 if differ < SAME else 0.0, said)
+    yield Choice("finetune.rotation_degrees", 0.0, "turned crops gave nothing in short runs")
+
+
+def colors(plan: Plan) -> Iterator[Choice]:
+    yield Choice("finetune.color_jitter", 0.2, "a little; more gave nothing")
+    yield Choice("finetune.blur_probability", 0.0, "blur costs time and gave nothing in short runs")
+
+
+def network(plan: Plan) -> Iterator[Choice]:
+    """The best network that still sees enough images in the time."""
+    chosen, per_step, seen = _climb(plan)
+    plan.step_seconds = per_step
+    reason = (
+        f"{per_step:.2f} s a step here: {seen:,} images in {plan.minutes:g} minutes"
+        if plan.imported is None
+        else f"fixed by backbone.weights: {plan.weights}"
+    )
+    yield Choice("backbone.depth", chosen.depth, reason)
+    yield Choice("backbone.width", chosen.width, reason)
+    yield Choice("finetune.output_stride", chosen.output_stride, "stride 8 costs three times as much")
+    yield Choice("backbone.weights", plan.weights, "kept: whether weights from elsewhere are at hand is yours to say")
+    thinnest = min(plan.facts.thickness_px.values(), default=math.inf)
+    yield Choice("finetune.decoder", "low_level", f"the thinnest class is {thinnest:.0f} px wide; it pays on every set")
+
+
+def _climb(plan: Plan) -> tuple[Rung, float, int]:
+    """The rung, its seconds per step, and the images it sees in the time."""
+    best = None
+    rungs = [(plan.imported, 0)] if plan.imported else list(zip(LADDER, IMAGES_NEEDED, strict=True))
+    for rung, needed in rungs:
+        per_step = plan.timing(step_of(plan, rung), plan.device.precision)
+        seen = round(plan.seconds * LOADED_SHARE / per_step) * plan["finetune.batch_size"]
+        if best is not None and seen < needed:
+            break
+        best = rung, per_step, seen
+    assert best is not None  # the first rung needs no images
+    return best
+
+
+def step_of(plan: Plan, rung: Rung) -> Step:
+    classes = max(2, len(plan.facts.class_shares))
+    architecture = Architecture(rung.depth, rung.width, rung.output_stride, classes, 0.1, decoder="low_level")
+    size = plan["finetune.crop_height_px"], plan["finetune.crop_width_px"]
+    return Step(architecture, *size, plan["finetune.batch_size"])
+
+
+def loss(plan: Plan) -> Iterator[Choice]:
+    rare = [name for name, share in plan.facts.class_shares.items() if 0 < share < RARE]
+    several = len(plan.facts.class_shares) > 4 and len(rare) > 1
+    said = f"{', '.join(rare)}: under {RARE:.0%} of the pixels" if rare else "no class is rare"
+    yield Choice("finetune.loss.kind", "cross_entropy_dice" if several else "cross_entropy", said)
+    yield Choice("finetune.loss.class_weights", "inverse_sqrt" if several else "none", said)
+    yield Choice("finetune.auxiliary_weight", 0.4, "as published")
+
+
+def optimizer(plan: Plan) -> Iterator[Choice]:
+    small = plan["backbone.width"] < 1
+    rate = 0.002 if small else 0.001
+    yield Choice("finetune.optimizer.kind", "adamw", "beats SGD when time is short")
+    yield Choice("finetune.optimizer.learning_rate", rate, "for a narrow network" if small else "for the full width")
+    yield Choice("finetune.optimizer.weight_decay", 0.02, "AdamW's decay; norms and biases are spared")
+    yield Choice("finetune.optimizer.decay_norms_and_biases", False, "AdamW's decay; norms and biases are spared")
+    yield Choice("finetune.optimizer.schedule", "poly", "as published")
+    yield Choice("finetune.backbone_learning_rate_factor", 1.0, "weak weights need the whole rate")
+    yield Choice("finetune.head_learning_rate_factor", 1.0, "AdamW needs no larger rate for the head")
+    yield Choice("finetune.frozen_layers", 0, "all layers learn")
+
+
+def machine(plan: Plan) -> Iterator[Choice]:
+    device = plan.device
+    yield Choice("runtime.threads", device.cores if device.kind == "cpu" else 1, f"{device.name}: {device.cores} cores")
+    yield Choice("runtime.precision", device.precision, "the faster of the two here")
+    long = device.kind == "cuda" and plan.minutes >= 60
+    yield Choice("runtime.compile", long, "compiling pays after an hour on a GPU")
+
+
+def pretraining(plan: Plan) -> Iterator[Choice]:
+    reason = "no method has shown a measurable gain over training longer: docs/benchmarks.md"
+    yield Choice("pretrain.method", {"kind": "none"}, reason)
+
+
+def windows(plan: Plan) -> Iterator[Choice]:
+    side = 2 * max(plan["finetune.crop_height_px"], plan["finetune.crop_width_px"])
+    yield Choice("predict.window_px", side, "twice the crop: the largest context the network has learned to use")
+    yield Choice("predict.window_overlap_px", side // 4, "a quarter of the window")
+    yield Choice("predict.scales", [1.0], "more scales multiply the cost of every prediction")
+    yield Choice("predict.flip", False, "mirroring doubles the cost of every prediction")
+
+
+Rule = Callable[[Plan], Iterator[Choice]]
+RULES: tuple[Rule, ...] = (
+    crop, scales, batch, directions, colors, network, loss, optimizer, machine, pretraining, windows,
+)  # fmt: skip
+
+
+class Measured(NamedTuple):
+    """What the real loop takes on this data, with loading."""
+
+    step_seconds: float
+    val_image_seconds: float
+
+
+def duration(plan: Plan, measured: Measured) -> Iterator[Choice]:
+    """The last rule: as many passes over train as fit the time."""
+    facts, size = plan.facts, plan["finetune.batch_size"]
+    per_epoch = max(1, facts.train_masks // size)
+    one_validation = max(1e-3, facts.val_images * measured.val_image_seconds)
+    validations = max(1, min(MOST_VALIDATIONS, int(VALIDATION_SHARE * plan.seconds / one_validation)))
+    steps = max(1, int((plan.seconds - validations * one_validation) / measured.step_seconds))
+    validations = min(validations, steps)
+    epochs = float(f"{steps / per_epoch:.3g}")
+    said = f"{measured.step_seconds:.2f} s a step with loading: {steps:,} steps in {plan.minutes:g} minutes"
+    yield Choice("finetune.epochs", epochs, said)
+    share = validations * one_validation / plan.seconds
+    yield Choice("finetune.validations", validations, f"{one_validation:.1f} s each, {share:.0%} of the time")
+    yield Choice("finetune.patience_validations", 0, "the schedule is made for the whole time")
+    warmup = round(0.05 * steps)
+    yield Choice("finetune.optimizer.warmup_steps", warmup, "5 % of the steps")
+    decay = round(min(0.999, max(0.9, 1 - 10 / steps)), 4)
+    yield Choice("finetune.ema_decay", decay, f"an average over about {1 / (1 - decay):,.0f} steps")
