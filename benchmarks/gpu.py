@@ -37,9 +37,9 @@ from training import flop, network, now, ours  # noqa: E402
 from pspnet.config.params import Params  # noqa: E402
 from pspnet.config.reading import read_yaml, validate  # noqa: E402
 from pspnet.config.runtime import RuntimeParams  # noqa: E402
-from pspnet.dataset.crops import TrainingCrops  # noqa: E402
+from pspnet.dataset.augmentation import Augmentation  # noqa: E402
 from pspnet.dataset.store.prepared import PreparedDataset  # noqa: E402
-from pspnet.dataset.transforms import Augmentation  # noqa: E402
+from pspnet.dataset.training_samples import TrainingCrops  # noqa: E402
 from pspnet.demo.streets import synthesize  # noqa: E402
 from pspnet.model.backbone.digest import digest  # noqa: E402
 from pspnet.model.backbone.preprocessing import IMAGENET, Preprocessing  # noqa: E402

@@ -34,8 +34,8 @@ from torch.nn import functional as F  # noqa: E402
 from pspnet.config.params import Params  # noqa: E402
 from pspnet.config.reading import read_yaml, validate  # noqa: E402
 from pspnet.dataset.annotated import AnnotatedImages  # noqa: E402
-from pspnet.dataset.crops import TrainingCrops  # noqa: E402
 from pspnet.dataset.store.prepared import PreparedDataset  # noqa: E402
+from pspnet.dataset.training_samples import TrainingCrops  # noqa: E402
 from pspnet.evaluation.measuring import measure  # noqa: E402
 from pspnet.losses.segmentation import SegmentationLoss, build_loss  # noqa: E402
 from pspnet.metrics import mean_iou  # noqa: E402

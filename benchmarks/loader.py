@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from pipeline import ROOT, processor
 
 from pspnet.config.params import load_params
-from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
-from pspnet.dataset.transforms import Augmentation
+from pspnet.dataset.training_samples import TrainingCrops
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.raw.inventory import take_inventory
 from pspnet.stages import prepare

@@ -19,9 +19,9 @@ from pipeline import processor
 
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.network import Architecture, PSPNet
-from pspnet.prediction.folder import Stamp, opened
 from pspnet.prediction.image.predictor import Member, Predictor
 from pspnet.prediction.image.protocol import PredictionProtocol
+from pspnet.prediction.output_folder import Stamp, opened
 
 
 def main() -> None:

@@ -206,8 +206,8 @@ def make_questions(version: Path) -> list[Question]:
         Question("bad: too many", 2, request(*[sound] * 17), 400, "request: holds 17 images"),
         Question("bad: bomb, 2,500 megapixels claimed", 4, request(bomb), 400, "image 1: has 2,500.0 megapixels"),
         Question("bad: bomb, 400 megapixels of zeros", 4, request(zeros), 400, "image 1: has 400.0 megapixels"),
-        Question("bad: image of 21 MB", 2, request(bytes(21_000_000)), 400, "image 1: has 21.0 MB"),
-        Question("bad: request of 80 MB", 2, request(bytes(60_000_000)), 413, "The request has more than 64.0 MB"),
+        Question("bad: image of 21 MB", 2, request(bytes(21_000_000)), 400, "image 1: is 21.0 MB"),
+        Question("bad: request of 80 MB", 2, request(bytes(60_000_000)), 413, "The request is larger than 64.0 MB"),
     ]
 
 

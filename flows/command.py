@@ -41,7 +41,7 @@ class CommandResult:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the command tells as its result; empty if nothing."""
+        """What the command reports as its result; empty if nothing."""
         return {name: value for event in self.told("result") for name, value in event.items()}
 
     @property

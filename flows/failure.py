@@ -7,7 +7,7 @@ from flows import dvc_text
 from flows.command import CommandResult
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY
 
-# Names of Prefect states, shown on its pages. Only the TEMPORARY ones are retried.
+# Names of Prefect states, shown in its UI. Only the TEMPORARY ones are retried.
 KILLED, BUSY, INTERRUPTED, NETWORK = "Killed", "Busy", "Interrupted", "Network"
 TEMPORARY = (KILLED, BUSY, INTERRUPTED, NETWORK)
 TIMED_OUT, FAILED = "TimedOut", "Failed"

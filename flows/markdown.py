@@ -1,4 +1,4 @@
-"""Escapes names and texts for Prefect's pages, which render Markdown."""
+"""Escapes names and texts for the Prefect UI, which renders Markdown."""
 
 import re
 

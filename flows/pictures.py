@@ -1,4 +1,4 @@
-"""Pictures on Prefect's pages, which show only what an artifact itself contains."""
+"""Pictures in the Prefect UI, which shows only what an artifact itself contains."""
 
 import io
 from base64 import b64encode

@@ -29,7 +29,7 @@ LARGEST_PX = 25_000_000  # larger images are not shown
 
 @dataclass(frozen=True)
 class Told:
-    """What the command tells; all other facts are in the table."""
+    """What the command reports; all other facts are in the table."""
 
     model: str
     skipped: tuple[str, ...] = ()  # a problem for each skipped image
@@ -64,7 +64,7 @@ def _predict(
 
 
 class PredictionSummary:
-    """The predictions as an artifact on Prefect's pages."""
+    """The predictions as an artifact in the Prefect UI."""
 
     def __init__(self, told: Told, out: Path) -> None:
         self._told, self._out = told, out

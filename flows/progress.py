@@ -16,7 +16,7 @@ BETWEEN_SECONDS = 5.0
 
 
 class Progress:
-    """The progress of one attempt. A cached stage tells none, so it gets no artifact."""
+    """The progress of one attempt. A cached stage reports none, so it gets no artifact."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -26,7 +26,7 @@ class Progress:
         self._text = ""
 
     def show(self, event: Event) -> None:
-        """Show a progress event of the stage, if the last one is some time ago."""
+        """Show a progress event of the stage, unless the last one was shown only moments ago."""
         if event["title"] != self._stage:
             return
         self._first = self._first or event
@@ -37,7 +37,7 @@ class Progress:
             self._update(100 * event["done"] / event["total"] if event["total"] else 0.0)
 
     def finish(self) -> None:
-        """Show 100 %, even if the stage told no progress: an earlier attempt may have stopped halfway."""
+        """Show 100%, even if the stage reported no progress: an earlier attempt may have stopped halfway."""
         self._update(100.0)
 
     def _update(self, percent: float) -> None:

@@ -18,4 +18,4 @@ def send_records(workplace: Workplace, environment: Mapping[str, str]) -> Failur
 def registry_command(workplace: Workplace, environment: Mapping[str, str], *words: str) -> dict[str, Any] | Failure:
     """Run `pspnet WORDS`. Returns its result; a version that is not promoted is a result, not a failure."""
     ended = run(["pspnet", *words], workplace.folder, environment, get_run_logger().info)
-    return ended.result or failure_of(ended, None) or Failure(FAILED, f"pspnet {words[0]} told no result.")
+    return ended.result or failure_of(ended, None) or Failure(FAILED, f"pspnet {words[0]} reported no result.")

@@ -1,4 +1,4 @@
-"""A retraining run on Prefect's pages: a table of the stages, and the decision with its reasons and pictures."""
+"""A retraining run in the Prefect UI: a table of the stages, and the decision with its reasons and pictures."""
 
 from pathlib import Path
 from typing import Any

@@ -185,7 +185,7 @@ def test_the_summary_counts_masks_and_problems(project: Path) -> None:
             "classes:\n"
             "  background: 0\n"
             "  scratch: [1, 2]       # two mask values, one class\n"
-            "  dent: '#dc143c'       # a color, for masks in colors\n"
+            "  dent: '#dc143c'       # a color, for color masks\n"
             "colors:                 # optional, for pictures\n"
             "  scratch: [220, 20, 60]\n"
             "ignore_values: [255]    # optional: not annotated",

@@ -46,7 +46,7 @@ def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     from prefect.runner import Runner
 
     from flows.retrain import retrain
-    from flows.team.automations import HEARTBEAT_SECONDS, install
+    from flows.team.lost_runs import HEARTBEAT_SECONDS, install
     from flows.watch import watch
 
     wait, skip = ConcurrencyLimitStrategy.ENQUEUE, ConcurrencyLimitStrategy.CANCEL_NEW
@@ -75,7 +75,7 @@ def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     terminal.out.print(f"retrain: {cron}{watching}")
     if own:
         where = state / server.PASSWORD
-        terminal.out.print(f"Prefect's pages ask for a password: the line in {where}.", markup=False)
+        terminal.out.print(f"The Prefect UI asks for a password: the line in {where}.", markup=False)
     terminal.out.print(f"{address} shows the runs. Ctrl-C stops; the same command resumes.", markup=False)
     # Otherwise it logs every few seconds that a run is still waiting for another.
     logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)

@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flows.laptop import server
 from flows.laptop.retrain_command import refuse_dirty
-from flows.team.automations import install
+from flows.team.lost_runs import install
 from pspnet.errors import Problem, UserError
 from pspnet.machine import terminal
 from pspnet.machine.worktree import git, last_error_line

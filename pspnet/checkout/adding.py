@@ -90,7 +90,7 @@ def _join(copied: Path, raw: Path, masks: Path) -> None:
             _join(entry, target, masks)
         elif os.path.lexists(target):
             fix = f"Move one of them away, then add again: that finishes adding {copied}."
-            raise UserError(Problem(str(target), f"appeared while {entry} was to be added there", fix=fix))
+            raise UserError(Problem(str(target), f"appeared while {entry} was being added there", fix=fix))
         else:
             entry.rename(target)
     sync(raw)  # before the copy is removed

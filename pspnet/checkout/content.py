@@ -35,7 +35,7 @@ def check_content(
 
 
 def _perhaps_copied(arrivals: Arrivals, together: Together, max_bytes: int) -> list[RawSample]:
-    """The images in the raw data that begin as one of the batch does."""
+    """The images in the raw data whose first bytes match those of an image in the batch."""
 
     def start(sample: RawSample) -> bytes:
         path = Path(together.shown(sample.image))
@@ -71,7 +71,7 @@ def _verdicts(
         is_used[place] = verdict.outcome in KEPT
         if place < mine:
             yield verdict
-    worth = np.where(is_used, np.arange(len(samples)) >= mine, -1)  # what is there already is kept
+    worth = np.where(is_used, np.arange(len(samples)) >= mine, -1)  # what is already there is kept
     for place, kept in copies(digests, worth):
         if place < mine:
             where = "in the batch, too" if kept < mine else "already there"

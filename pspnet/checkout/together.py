@@ -12,7 +12,7 @@ from pspnet.raw.sample import RawSample
 AS_IT_IS = "."
 
 # Path in the batch -> path below the raw data, or None if `prepare` would not find it there. Worker processes get a
-# copy, so it is a module's function.
+# copy, so it is a module-level function.
 Place = Callable[[PurePosixPath], PurePosixPath | None]
 
 

@@ -34,7 +34,7 @@ def data_inspect(
     from pspnet.inspection.writing import Target
 
     if write and as_json:
-        raise typer.BadParameter("give one of --write and --json", param_hint="OPTIONS")
+        raise typer.BadParameter("give either --write or --json, not both", param_hint="OPTIONS")
     target = Target(PARAMS, RAW, START, backup=state() / "params.before.yaml") if write else None
     command.inspect(folder, sheet, masks, as_json, use, command.asked_for(PARAMS), target)
 

@@ -49,7 +49,7 @@ def schedule(
     watch: Annotated[
         int, typer.Option(min=0, help="Seconds between checks for new data; 0 turns the checks off.")
     ] = 300,
-    port: Annotated[int, typer.Option(help="The port of Prefect's pages on this machine.")] = 4200,
+    port: Annotated[int, typer.Option(help="The port of the Prefect UI on this machine.")] = 4200,
 ) -> None:
     """Retrain on a schedule and when there is new data, as long as this command runs.
 
@@ -80,7 +80,7 @@ def worker(
     limit: Annotated[
         int, typer.Option(min=1, help="The number of concurrent runs, including a retraining that waits for a GPU.")
     ] = 4,
-    name: Annotated[str | None, typer.Option(help="The worker's name on Prefect's pages.")] = None,
+    name: Annotated[str | None, typer.Option(help="The worker's name in the Prefect UI.")] = None,
 ) -> None:
     """Run flows from a Prefect server's pool on this machine, from this clone.
 

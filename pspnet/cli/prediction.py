@@ -33,13 +33,13 @@ def predict(
     Example: pspnet predict photos --out predictions
     """
     if not bundle:
-        from pspnet.registry.predicting import predict_with_version
+        from pspnet.registry.own_code import predict_with_version
 
         predict_with_version(registry_here(), model, images, out, layout)
         return
     with terminal.stage("predict") as tick:
         from pspnet.config.params import load_params
-        from pspnet.prediction.images import predict_folder
+        from pspnet.prediction.image_folder import predict_folder
 
         own = load_params(params)
         refused = predict_folder(

@@ -51,7 +51,7 @@ def register(
 
 @app.command(hidden=True)
 def standing() -> None:
-    """For `pspnet retrain`: tell the headline of `register --promote`, or nothing if it would change something.
+    """For `pspnet retrain`: report the headline of `register --promote`, or nothing if it would change something.
 
     Example: pspnet standing
     """

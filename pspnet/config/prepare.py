@@ -34,7 +34,7 @@ class ProblemsParams(Section):
     image_without_mask: Literal["error", "quarantine", "allow"]
     """An image that has no mask. `allow`: use it for pretraining."""
     mask_size: Literal["error", "quarantine", "fix"]
-    """A mask whose size differs from its image's. `fix`: scale it by nearest neighbor if the shape agrees."""
+    """A mask whose size differs from its image's. `fix`: scale it by nearest neighbor if the aspect ratio agrees."""
     mask_values: Literal["error", "quarantine", "fix"]
     """A mask with values that belong to no class. `fix`: ignore those pixels."""
     blurred_mask: Literal["error", "quarantine", "fix"]

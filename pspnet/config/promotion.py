@@ -13,7 +13,7 @@ class PromotionParams(Section):
     min_gain: Annotated[float, Field(ge=-1, le=1)]
     """The candidate's test mIoU must exceed the champion's by this much. A negative value lets it be slightly worse."""
     gain_measured_by: Literal["difference", "lower_end"]
-    """The figure that must reach min_gain: the difference itself, or the lower end of its 95 % interval (luck is then
+    """The figure that must reach min_gain: the difference itself, or the lower end of its 95% interval (luck is then
     not enough, but with a small test split hardly any candidate passes)."""
     max_class_loss: Share
     """No class may lose more IoU than this compared with the champion."""

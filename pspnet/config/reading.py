@@ -162,7 +162,7 @@ class _Place(NamedTuple):
     declared: int  # how many leading keys are declared fields
     meaning: str  # description of the last declared field, and an example
     keys: list[str]  # of the section in the last declared field
-    discriminator: str  # the key that tells that section's kind, if it has several
+    discriminator: str  # the key that names that section's kind, if it has several
     kinds: dict[str, type[BaseModel]]  # the sections it may be, unless the file says which
     kind: str  # the kind that the file says, as in `layout: voc`
 
@@ -203,7 +203,7 @@ def _fields(section: type[BaseModel] | None) -> list[str]:
 
 
 def _kinds(field: FieldInfo) -> tuple[str, dict[str, type[BaseModel]]]:
-    """The key that tells the kind of a section, and the sections that it may be, by kind."""
+    """The key that names the kind of a section, and the sections that it may be, by kind."""
     if not isinstance(field.discriminator, str):
         return "", {}
     sections = filter(None, map(_section, get_args(field.annotation)))

@@ -5,8 +5,8 @@ import pandas as pd
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.shards import ShardReader
-from pspnet.dataset.transforms import Augmentation
 
 
 class Samples(Dataset[dict[str, Tensor]]):

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.samples import Samples
 from pspnet.dataset.store.shards import ShardReader
-from pspnet.dataset.transforms import Augmentation
 
 MakeViews = Callable[[Callable[[], NDArray[np.uint8]], Any, np.random.Generator], Mapping[str, NDArray[np.generic]]]
 

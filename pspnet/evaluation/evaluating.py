@@ -10,7 +10,7 @@ from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.splits import Split
 from pspnet.errors import Problem, UserError
 from pspnet.evaluation.measuring import measure
-from pspnet.evaluation.pictures import Picture
+from pspnet.evaluation.panels import Picture
 from pspnet.evaluation.report import EvaluationReport
 from pspnet.model.bundle import Bundle
 from pspnet.prediction.image.predictor import Predictor

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pspnet import metrics
 from pspnet.errors import Problem, UserError
-from pspnet.evaluation.pictures import IGNORED, Picture, class_layer, error_layer, save_panel, wrong_pixels
+from pspnet.evaluation.panels import IGNORED, Picture, class_layer, error_layer, save_panel, wrong_pixels
 from pspnet.printable import cell
 
 Histories = dict[str, pd.DataFrame]  # training stage -> one row per record; no rows: it was skipped

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from pspnet.inspection.facts import MAX_BYTES, MAX_PIXELS
-from pspnet.inspection.guess import LayoutGuess, common, parent_of
+from pspnet.inspection.layout_guess import LayoutGuess, common, parent_of
 from pspnet.inspection.listing import Listing
 from pspnet.inspection.meaning import MIDDLE
 from pspnet.inspection.overlap import are_annotators, are_two_valued
-from pspnet.inspection.partners import MASK_WORDS, words
+from pspnet.inspection.pairing import MASK_WORDS, words
 from pspnet.raw.images import Refused
 from pspnet.raw.layouts.pairs import SPLIT_FOLDERS
 from pspnet.raw.masks import levels_in
@@ -20,7 +20,7 @@ MOST_CLASSES = 50
 MOST_UNCERTAIN = 20  # with more folders, a folder is more likely a patient or a scene
 MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label", "_seg", "_segmentation")
 WITHOUT_DEFECTS = {"good", "ok", "normal"}
-UNCERTAIN = "The folders may as well be scenes, patients or batches."
+UNCERTAIN = "The folders could just as well be scenes, patients or batches."
 
 Folders = dict[str, dict[str, str]]  # folder -> stem -> path
 
@@ -63,13 +63,13 @@ def _masks_in_folders(
         found = source | {"images": min(flat), "paired_by": "id", "background_folders": []}
         own = [[folders[folder][stem] for folder in below if stem in folders[folder]] for stem in sorted(stems)]
         certain = not are_annotators(own, listing.raw)
-        note = "" if certain else "the masks of an image cover each other: several people may have drawn the same thing"
+        note = "" if certain else "the masks of an image overlap: several people may have drawn the same thing"
         reason += ", with masks named like the images"
         return LayoutGuess("class_folders", reason, found, note=note, certain=certain, unlikely=not certain)
     if same and without:
         images = common(folder for folder in others if PurePosixPath(folder).name in (*classes, *without))
         found = source | {"images": images, "paired_by": "class_and_id", "background_folders": without}
-        reason += f", as the images have, which also have one for {', '.join(without)}"
+        reason += f", as do the images, which also have one for {', '.join(without)}"
         return LayoutGuess("class_folders", reason, found)
     images = common(same)
     if {PurePosixPath(folder).name for folder in same} == {*classes} and _are_classes(classes, masks, listing):
@@ -101,13 +101,13 @@ def _ending(paths: dict[str, str], suffix: str) -> list[str]:
 
 
 def _are_classes(names: list[str], masks: list[str], listing: Listing) -> bool:
-    """Whether folders can stand for classes: names that differ by more than a number, masks of two values."""
+    """Whether folders can stand for classes: names that differ by more than a number, and two-valued masks."""
     plain = {re.sub(r"[\d_\- ]", "", name) for name in names} - {""}
     return 2 <= len(names) <= MOST_UNCERTAIN and len(plain) == len(names) and are_two_valued(masks, listing.raw)
 
 
 def _threshold(listing: Listing, masks: list[str]) -> int:
-    """The value from which the masks count as bright."""
+    """The lowest value at which the masks count as bright."""
     brightest = 0
     for path in masks[:MOST_NAMES]:
         try:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pspnet.errors import Problem
 from pspnet.inspection.facts import ImageFacts, MaskFacts
-from pspnet.inspection.guess import LayoutGuess
+from pspnet.inspection.layout_guess import LayoutGuess
 from pspnet.inspection.listing import Listing
 from pspnet.inspection.meaning import Remark, brightness
 from pspnet.inspection.section import as_yaml

@@ -18,7 +18,7 @@ OWNERS = {"voc": "PASCAL VOC", "cityscapes": "Cityscapes"}
 
 
 def foreign_name(layout: str, images: Sequence[FoundImage]) -> str:
-    """An image whose name is none of the set that the layout's class names belong to, or ''."""
+    """The first image not named like those of the public set that the layout's class names come from, or ''."""
     if layout == "voc":
         return next((item.image for item in images if not VOCS_NAME.fullmatch(item.id)), "")
     if layout == "cityscapes":

@@ -17,7 +17,7 @@ from pspnet.inspection.findings import IGNORED, Inspection
 from pspnet.inspection.fixed_classes import OWNERS, differ, foreign_name
 from pspnet.inspection.listing import Listing, list_files
 from pspnet.inspection.meaning import Remark, interpret
-from pspnet.inspection.readings import Reading, Readings, find_readings, read, section_of
+from pspnet.inspection.ranking import Reading, Readings, find_readings, read, section_of
 from pspnet.inspection.remarks import (
     USUAL_MEGAPIXELS,
     about_groups,
@@ -58,8 +58,8 @@ STEPS = ("names", "layout", "images", "masks", "groups", "contact sheet")
 def inspect_folder(
     folder: Path, tick: Tick, most_masks: int = MOST_MASKS, use: int | None = None, asked: PrepareParams = USUAL
 ) -> Inspection:
-    """Inspects the folder as its best reading has it, or as reading number `use`. If several readings are as good, the
-    inspection holds a short one of each instead.
+    """Inspects the folder by its best reading, or by reading number `use`. If several readings are equally good, the
+    result holds a short inspection of each instead.
     """
 
     def step(place: int) -> None:
@@ -168,7 +168,7 @@ def _masks(inspection: Inspection, most: int) -> tuple[dict[str, Any], dict[str,
 
 
 def _own_classes(inspection: Inspection) -> dict[str, Any] | None:
-    """The classes of a set in the folders of a public one, if they are probably not the public set's."""
+    """The classes of data laid out like a public set, if they are probably not that set's own classes."""
     layout, root = inspection.layout, inspection.listing.raw.root
     assert layout
     owner = OWNERS.get(layout.layout)

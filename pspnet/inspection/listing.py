@@ -73,10 +73,10 @@ def list_files(folder: Path) -> Listing:
 
 def _check(folder: Path) -> None:
     if not folder.exists():
-        raise UserError(Problem(str(folder), "is missing", "the folder of the data"))
+        raise UserError(Problem(str(folder), "is missing", "the data folder"))
     if not folder.is_dir():
-        fix = f"Give its folder: {folder.parent}"
-        raise UserError(Problem(str(folder), "is a file", "the folder of the data", fix))
+        fix = f"Use its folder: {folder.parent}"
+        raise UserError(Problem(str(folder), "is a file", "the data folder", fix))
     try:
         next(folder.iterdir(), None)
     except OSError as error:

@@ -48,7 +48,7 @@ def interpret(facts: MaskFacts, several: bool, names: Mapping[int, str]) -> Mean
     remarks = []
     if len(kinds) > 1:
         found = "the masks are of several kinds: " + ", ".join(f"{count} in {name}" for name, count in kinds.items())
-        remarks.append(Remark(found, "Save all masks in one way; the section below is for the most frequent kind."))
+        remarks.append(Remark(found, "Save all masks the same way; the section below is for the most frequent kind."))
     table = facts.table(kind)
     opened = [mask for mask in facts.looked_at if mask.kind == kind]
     if several:
@@ -123,7 +123,7 @@ def _numbers(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, 
         return _two_classes("levels", blurred[0], table, [*remarks, blurred[1]])
     if len(values) > MOST_CLASSES or values[-1] > 1000:
         found = f"{len(values):,} different numbers, up to {values[-1]:,}"
-        advice = "They may number objects, or be classes times 1000: save masks of class numbers."
+        advice = "They may number objects, or be classes times 1000: save masks that hold class numbers."
         remarks.append(Remark(found, advice))
         return Meaning("numbers", MIDDLE, {}, [], table, tuple(remarks))
     twins = [] if names else _twins(values)
@@ -167,9 +167,9 @@ def _ignored(table: pd.DataFrame, values: list[int], twins: list[int]) -> tuple[
         found = f"255 is a class: the only other number is {others[0]}, and 255 has {numbers}"
         return [], [Remark(found, "Nothing to do: it is the second of two classes.")]
     if others[-1] > 127:
-        found = f"255 is the end of a scale whose next number is {others[-1]} ({numbers})"
-        return [], [Remark(found, "It is taken for a class. If it means not annotated, move it to ignore_values.")]
-    found = f"255 means not annotated: it has {numbers}, and the other numbers end at {others[-1]}"
+        found = f"255 ends a scale whose next lower number is {others[-1]} ({numbers})"
+        return [], [Remark(found, 'It is treated as a class. If it means "not annotated", move it to ignore_values.')]
+    found = f'255 means "not annotated": it has {numbers}, and the other numbers end at {others[-1]}'
     advice = "It is in ignore_values; if it is a class, name it under classes instead."
     return [255], [Remark(found, advice)]
 
@@ -187,13 +187,14 @@ def _about_numbers(
     zero = table[table["value"] == 0]
     if len(zero) and len(kept) > 2 and (share := zero.iloc[0]["share"]) < 0.1:
         found = (
-            f"0 may mean not annotated: it has {share:.1%} of the pixels, {zero.iloc[0]['at_border']:.0%} of them "
-            f"beside another value, and occurs in {int(zero.iloc[0]['masks'])} of {counted(masks, 'mask')}"
+            f'0 may mean "not annotated": it has {share:.1%} of the pixels, '
+            f"{zero.iloc[0]['at_border']:.0%} of them beside another value, and occurs in "
+            f"{int(zero.iloc[0]['masks'])} of {counted(masks, 'mask')}"
         )
-        yield Remark(found, "It is taken for a class. If it is not one, move it to ignore_values.")
+        yield Remark(found, "It is treated as a class. If it is not one, move it to ignore_values.")
     missing = sorted({*range(kept[0], kept[-1])} - {*kept})
     if not named and 0 < len(missing) < len(kept):
-        found = f"{', '.join(map(str, missing[:8]))} occur in none of {counted(masks, 'mask')}, but greater numbers do"
+        found = f"{', '.join(map(str, missing[:8]))} occur in none of {counted(masks, 'mask')}, but higher numbers do"
         yield Remark(found, "If they are rare classes, name them too.")
 
 
@@ -257,7 +258,7 @@ def _classes(
     void = [value for value in values if names.get(value, "").strip("_ ").lower() in VOID_NAMES]
     if void:
         listed = ", ".join(f"{spelled(value)} {names[value]}" for value in void)
-        found = f"the list beside the data calls {listed}, which means not annotated"
+        found = f'the list beside the data calls {listed}, which means "not annotated"'
         remarks.append(Remark(found, "It is in ignore_values; if it is a class, name it under classes instead."))
     kept = [value for value in values if value not in void][:MOST_CLASSES]
     numbered = {value: value if value < COLOR else place for place, value in enumerate(kept)}

@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 
 from pspnet.inspection.class_folders import class_folders
 from pspnet.inspection.facts import MAX_BYTES, MAX_PIXELS
-from pspnet.inspection.guess import LayoutGuess, common, parent_of
+from pspnet.inspection.layout_guess import LayoutGuess, common, parent_of
 from pspnet.inspection.listing import Listing
-from pspnet.inspection.partners import DERIVED_WORDS, MASK_WORDS, words
+from pspnet.inspection.pairing import DERIVED_WORDS, MASK_WORDS, words
 from pspnet.raw.files import RawFile
 from pspnet.raw.images import Refused
 from pspnet.raw.masks import numbers_in
@@ -98,7 +98,7 @@ def ade20k(listing: Listing) -> LayoutGuess | None:
 
 
 def camvid(listing: Listing) -> LayoutGuess | None:
-    """CamVid's drives have unique names. Masks in colors are left to names: the layout reads numbers."""
+    """CamVid's drives have unique names. Color masks are left to pairing by name, since the layout reads numbers."""
     drive = re.compile(r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+(?:_L)?")
     frames = [file for file in listing.images if drive.fullmatch(PurePosixPath(file.name).stem)]
     masks = [file for file in frames if words(_parent(file)) & MASK_WORDS]

@@ -21,13 +21,11 @@ USUAL_MEGAPIXELS = 100  # prepare.max_megapixels of the recipes
 def about_images(inspection: Inspection) -> None:
     facts, remarks = inspection.image_facts, inspection.remarks
     if facts.rotated:
-        found = f"EXIF turns {len(facts.rotated)} of {facts.looked_at} images, such as {facts.rotated[0]}"
-        remarks.append(
-            Remark(found, "Nothing to do: they become upright, and masks of the stored size turn with them.")
-        )
+        found = f"EXIF rotates {len(facts.rotated)} of {facts.looked_at} images, such as {facts.rotated[0]}"
+        remarks.append(Remark(found, "Nothing to do: they are turned upright, together with masks of the stored size."))
     if facts.misnamed:
         count = f"{len(facts.misnamed)} of {facts.looked_at} images"
-        found = f"{count} have another format than their suffix says, such as {facts.misnamed[0]}"
+        found = f"{count} have a different format than their suffix says, such as {facts.misnamed[0]}"
         remarks.append(Remark(found, "Nothing to do: the content counts."))
     if facts.unusable:
         path, why = next(iter(sorted(facts.unusable.items())))
@@ -152,8 +150,8 @@ def about_shares(inspection: Inspection, splits: Counter[Split], asked: PrepareP
     if not kept and asked.split_by == "hash" and (shown := far_from_asked(splits, asked)):
         found = f"a random split with group_pattern {inspection.group_pattern} puts {shown}"
         advice = (
-            "A hash deals whole groups, so few or uneven groups miss the shares. Set prepare.split_by: stratified, or "
-            "assign groups to splits in splits.csv."
+            "A hash assigns whole groups, so few or uneven groups cannot meet the shares. Set prepare.split_by: "
+            "stratified, or assign groups to splits in splits.csv."
         )
         remarks.append(Remark(found, advice))
     if count < FEW_MASKS:
@@ -167,7 +165,7 @@ def about_other_files(inspection: Inspection, asked: PrepareParams) -> None:
     found = len(inspection.images) + len(inspection.problems)
     if others and asked.problems.not_an_image != "allow" and len(others) > asked.tolerated_share * found:
         shown = (
-            f"neither an image nor a mask by these params: {counted(len(others), 'file')}, such as {others[0].where}"
+            f"neither an image nor a mask under these params: {counted(len(others), 'file')}, such as {others[0].where}"
         )
         advice = "`prepare` would stop: move them out of the folder, or set prepare.problems.not_an_image: allow."
         inspection.remarks.append(Remark(shown, advice))

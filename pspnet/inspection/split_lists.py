@@ -11,7 +11,7 @@ import yaml
 
 from pspnet.dataset.store.splits import Split
 from pspnet.inspection.listing import Listing
-from pspnet.inspection.partners import words
+from pspnet.inspection.pairing import words
 from pspnet.raw.files import RawFile
 from pspnet.raw.layouts.pairs import OUR_FILES, SPLIT_FOLDERS
 

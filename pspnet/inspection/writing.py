@@ -48,8 +48,8 @@ def write_section(inspection: Inspection, target: Target) -> None:
     if inspection.unclear:
         found = "was not changed: it is unclear which values are classes"
         raise UserError(Problem(str(target.params), found, fix="Copy the section above, and name the classes in it."))
-    data = target.params.read_bytes()
     current = read_yaml(target.params)
+    data = target.params.read_bytes()
     is_demos = target.start.exists() and _is_for_the_demo(current, target.raw)
     source = target.start if is_demos else target.params
     before, text = read_yaml(source), source.read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def write_section(inspection: Inspection, target: Target) -> None:
             replaced = _with_value(replaced, ["prepare", *key.split(".")], value)
     if replaced is None or parse_value(replaced, str(target.params)) != after:
         found = "has a section `dataset` or `prepare` that is not written as a block of lines"
-        raise UserError(Problem(str(target.params), found, fix="Replace it by the section above."))
+        raise UserError(Problem(str(target.params), found, fix="Replace it with the section above."))
     with whole_file(target.backup) as partial:
         partial.write_bytes(data)
     with whole_file(target.params) as partial:
@@ -93,7 +93,7 @@ def _merged(prepare: dict[str, Any], needed: Mapping[str, tuple[Any, str]]) -> d
 
 
 def _with_own_choices(section: dict[str, Any], before: Any) -> dict[str, Any]:
-    """The section with the choices that no folder can tell: the fraction and, for the same source, names and colors."""
+    """The section with the choices that no folder reveals: the fraction and, for the same source, names and colors."""
     if not isinstance(before, dict):
         return section
     kept = {"labeled_fraction": before.get("labeled_fraction", section["labeled_fraction"])}
@@ -122,7 +122,7 @@ def _replaced(text: str, section: dict[str, Any]) -> str | None:
 
 
 def _with_value(text: str, path: list[str], value: Any) -> str:
-    """The text with another value on the key's line, whose comment stays."""
+    """The text with a new value on the key's line, whose comment stays."""
     lines, depth = text.splitlines(keepends=True), 0
     for place, line in enumerate(lines):
         key = re.match(r"( *)([^\s#:]+)\s*:", line)

@@ -1,4 +1,4 @@
-"""The device that trains: what it is, and how long it takes for a training step of a network."""
+"""The device that trains: what it is, and how long a training step of a network takes on it."""
 
 import os
 import statistics
@@ -19,7 +19,7 @@ Precision = Literal["fp32", "bf16"]
 
 STEPS = 3  # timed, after one that is not
 GIB = 2**30
-BF16_GAIN = 1.15  # by which bf16 must be faster: less rounds coarsely for nothing
+BF16_GAIN = 1.15  # how much faster bf16 must be: a smaller gain is not worth its coarse rounding
 OPTIMIZER = OptimizerParams(
     kind="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=0.0, decay_norms_and_biases=False, schedule="poly",
     warmup_steps=0, poly_power=0.9, learning_rate_floor=0.0, gradient_clip_norm=0.0, accumulation_steps=1,

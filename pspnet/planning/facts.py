@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pspnet.dataset.store.prepared import PreparedDataset
 
 MASKS_READ = 300  # of train, evenly spread; more change no choice
-MAP_CELLS = 8  # the side of the coarse map that tells where classes lie
+MAP_CELLS = 8  # the side of the coarse map that shows where classes lie
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Rung(NamedTuple):
 
 
 LADDER = (Rung(18, 0.25, 16), Rung(18, 0.5, 16), Rung(18, 1.0, 16), Rung(50, 1.0, 16), Rung(50, 1.0, 8))
-IMAGES_NEEDED = (0, 8_000, 60_000, 150_000, 400_000)  # that a rung should see in the time; else the one before
+IMAGES_NEEDED = (0, 8_000, 60_000, 150_000, 400_000)  # for each rung; if it sees fewer, the one before is used
 CROP_PIXELS = {"cpu": 320 * 240, "cuda": 473 * 473}
 STEP_PIXELS = {"cpu": 16 * 192 * 192, "cuda": 16 * 473 * 473}
 LOADED_SHARE = 0.9  # of the time goes into steps; the rest into starting, loading and checkpoints
@@ -76,7 +76,7 @@ def crop(plan: Plan) -> Iterator[Choice]:
 
 
 def scales(plan: Plan) -> Iterator[Choice]:
-    reason = "objects come at several sizes; wider ranges cost more than they gave within hours"
+    reason = "objects come in several sizes; wider ranges cost more than they gained within hours"
     yield Choice("finetune.scale_min", 0.75, reason)
     yield Choice("finetune.scale_max", 1.5, reason)
 
@@ -85,7 +85,7 @@ def batch(plan: Plan) -> Iterator[Choice]:
     pixels = plan["finetune.crop_height_px"] * plan["finetune.crop_width_px"]
     fitting = max(4, 2 ** int(math.log2(STEP_PIXELS[plan.device.kind] / pixels)))
     size = min(fitting, 16, max(2, plan.facts.train_masks))
-    yield Choice("finetune.batch_size", size, f"{plan.facts.train_masks:,} masks in train, {pixels:,} pixels a crop")
+    yield Choice("finetune.batch_size", size, f"{plan.facts.train_masks:,} masks in train, {pixels:,} pixels per crop")
     yield Choice("finetune.optimizer.accumulation_steps", 1, "the batch fits into memory")
 
 
@@ -93,12 +93,12 @@ def directions(plan: Plan) -> Iterator[Choice]:
     differ = plan.facts.left_right_differ
     said = f"left and right differ by {differ:.0%}"
     yield Choice("finetune.flip_probability", 0.5 if differ < SAME else 0.0, said)
-    yield Choice("finetune.rotation_degrees", 0.0, "turned crops gave nothing in short runs")
+    yield Choice("finetune.rotation_degrees", 0.0, "rotated crops brought no gain in short runs")
 
 
 def colors(plan: Plan) -> Iterator[Choice]:
-    yield Choice("finetune.color_jitter", 0.2, "a little; more gave nothing")
-    yield Choice("finetune.blur_probability", 0.0, "blur costs time and gave nothing in short runs")
+    yield Choice("finetune.color_jitter", 0.2, "a little; more brought no gain")
+    yield Choice("finetune.blur_probability", 0.0, "blur costs time and brought no gain in short runs")
 
 
 def network(plan: Plan) -> Iterator[Choice]:
@@ -106,14 +106,14 @@ def network(plan: Plan) -> Iterator[Choice]:
     chosen, per_step, seen = _climb(plan)
     plan.step_seconds = per_step
     reason = (
-        f"{per_step:.2f} s a step here: {seen:,} images in {plan.minutes:g} minutes"
+        f"{per_step:.2f} s per step here: {seen:,} images in {plan.minutes:g} minutes"
         if plan.imported is None
         else f"fixed by backbone.weights: {plan.weights}"
     )
     yield Choice("backbone.depth", chosen.depth, reason)
     yield Choice("backbone.width", chosen.width, reason)
     yield Choice("finetune.output_stride", chosen.output_stride, "stride 8 costs three times as much")
-    yield Choice("backbone.weights", plan.weights, "kept: whether weights from elsewhere are at hand is yours to say")
+    yield Choice("backbone.weights", plan.weights, "kept: only you know whether you have weights from elsewhere")
     thinnest = min(plan.facts.thickness_px.values(), default=math.inf)
     yield Choice("finetune.decoder", "low_level", f"the thinnest class is {thinnest:.0f} px wide; it pays on every set")
 
@@ -153,10 +153,10 @@ def optimizer(plan: Plan) -> Iterator[Choice]:
     rate = 0.002 if small else 0.001
     yield Choice("finetune.optimizer.kind", "adamw", "beats SGD when time is short")
     yield Choice("finetune.optimizer.learning_rate", rate, "for a narrow network" if small else "for the full width")
-    yield Choice("finetune.optimizer.weight_decay", 0.02, "AdamW's decay; norms and biases are spared")
-    yield Choice("finetune.optimizer.decay_norms_and_biases", False, "AdamW's decay; norms and biases are spared")
+    yield Choice("finetune.optimizer.weight_decay", 0.02, "AdamW's decay; norms and biases are exempt")
+    yield Choice("finetune.optimizer.decay_norms_and_biases", False, "AdamW's decay; norms and biases are exempt")
     yield Choice("finetune.optimizer.schedule", "poly", "as published")
-    yield Choice("finetune.backbone_learning_rate_factor", 1.0, "weak weights need the whole rate")
+    yield Choice("finetune.backbone_learning_rate_factor", 1.0, "weak weights need the full rate")
     yield Choice("finetune.head_learning_rate_factor", 1.0, "AdamW needs no larger rate for the head")
     yield Choice("finetune.frozen_layers", 0, "all layers learn")
 
@@ -204,12 +204,12 @@ def duration(plan: Plan, measured: Measured) -> Iterator[Choice]:
     steps = max(1, int((plan.seconds - validations * one_validation) / measured.step_seconds))
     validations = min(validations, steps)
     epochs = float(f"{steps / per_epoch:.3g}")
-    said = f"{measured.step_seconds:.2f} s a step with loading: {steps:,} steps in {plan.minutes:g} minutes"
+    said = f"{measured.step_seconds:.2f} s per step with loading: {steps:,} steps in {plan.minutes:g} minutes"
     yield Choice("finetune.epochs", epochs, said)
     share = validations * one_validation / plan.seconds
     yield Choice("finetune.validations", validations, f"{one_validation:.1f} s each, {share:.0%} of the time")
     yield Choice("finetune.patience_validations", 0, "the schedule is made for the whole time")
     warmup = round(0.05 * steps)
-    yield Choice("finetune.optimizer.warmup_steps", warmup, "5 % of the steps")
+    yield Choice("finetune.optimizer.warmup_steps", warmup, "5% of the steps")
     decay = round(min(0.999, max(0.9, 1 - 10 / steps)), 4)
     yield Choice("finetune.ema_decay", decay, f"an average over about {1 / (1 - decay):,.0f} steps")

@@ -12,7 +12,7 @@ from PIL import Image
 from pspnet.dataset.store.pixels import decode_mask
 from pspnet.errors import Problem, UserError
 from pspnet.machine.outputs import whole_folder
-from pspnet.prediction.folder import palette_image
+from pspnet.prediction.output_folder import palette_image
 from pspnet.raw.classes import first_few
 from pspnet.raw.layouts import ade20k, cityscapes, voc
 

@@ -34,7 +34,7 @@ EXAMPLE = """classes in one of the two, for example
 classes:
   background: 0
   scratch: [1, 2]       # two mask values, one class
-  dent: '#dc143c'       # a color, for masks in colors
+  dent: '#dc143c'       # a color, for color masks
 colors:                 # optional, for pictures
   scratch: [220, 20, 60]
 ignore_values: [255]    # optional: not annotated"""

@@ -26,7 +26,7 @@ PACK_AGAIN = "Pack the archive again."
 
 class TooManyBytes(Refused):
     def __init__(self, size: int) -> None:
-        found = f"has {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can have"
+        found = f"is {size / 1e6:,.0f} MB, more than an image of prepare.max_megapixels can take"
         super().__init__(found, "one image", "Cut it into tiles or raise prepare.max_megapixels.", "too_large")
         self.size = size
 

@@ -67,8 +67,8 @@ def take_inventory(dataset: DatasetParams, prepare: PrepareParams, raw: Path) ->
 
 
 def stop_before_reading(raw: RawDataset, prepare: PrepareParams, listing: Path) -> None:
-    """Stops for what is known already, if reading the images takes long. Otherwise every problem is reported at once,
-    after the images are read.
+    """Stops now for problems that are already known, if reading the images would take long. Otherwise every problem is
+    reported together, after the images are read.
     """
     if raw.bytes < LONG_BYTES:
         return

@@ -19,7 +19,7 @@ TRANSPARENT = ("is partly transparent", "one number per pixel", "Save the mask w
 
 
 class InColors(Refused):
-    """The mask is in colors where numbers were expected."""
+    """The mask holds colors where numbers were expected."""
 
 
 class RawMask(Protocol):
@@ -124,7 +124,7 @@ def _all_levels(
 
 
 def color_value(text: str) -> int:
-    """'#dc143c' -> its number in a mask of colors."""
+    """'#dc143c' -> its number in a color mask."""
     return COLOR | int(text.removeprefix("#"), 16)
 
 

@@ -75,7 +75,7 @@ def stop_for(
 
 
 def helpful(stopping: Sequence[Verdict]) -> list[str]:
-    """The policies with which these problems would stop nothing, as lines of params.yaml."""
+    """The policies under which these problems would stop nothing, as lines of params.yaml."""
     lines = []
     kinds = Counter((one.problem.kind, one.outcome) for one in stopping)
     for (kind, outcome), count in sorted(kinds.items()):

@@ -84,8 +84,8 @@ def _at(position: float, shares: Shares) -> Split:
 
 
 def _stratified(groups: Sequence[str], classes_in: Sequence[Counter[int]], shares: Shares) -> dict[str, Split]:
-    """Iterative stratification. The rarest class comes first: each group that shows it goes to the split that lacks
-    most of its share of that class, then most of its share of all images.
+    """Iterative stratification. The rarest class comes first: each group that shows it goes to the split that still
+    lacks the most images of that class; ties go to the split that lacks the most groups.
     """
     splits = list(shares)
     images = np.zeros((len(groups), 1 + max((k for own in classes_in for k in own), default=0) + 1))

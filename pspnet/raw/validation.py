@@ -114,13 +114,13 @@ def _check_suffix(checked: CheckedSample, image: StoredImage, rules: Rules) -> N
     suffixes = SUFFIXES_OF[image.format]
     if not checked.sample.image.lower().endswith(suffixes):
         expected = f"a name ending in {suffixes[0]}"
-        problem = Problem(checked.sample.image, f"is a {image.format} by its content", expected,
+        problem = Problem(checked.sample.image, f"is actually a {image.format}", expected,
                           "Rename it; the content counts, not the name.", "wrong_suffix")  # fmt: skip
         _judge(checked, problem, rules)
 
 
 def _fitted(checked: CheckedSample, values: Values, image: StoredImage, rules: Rules) -> Values:
-    """The mask, fitted to the upright image; it may have been drawn on the image as stored, before EXIF turns it."""
+    """The mask, fitted to the upright image; it may have been drawn on the image as stored, before EXIF rotates it."""
     height, width = values.shape
     upright, stored = (image.height, image.width), (image.height, image.width)
     if image.orientation >= 5:
@@ -177,7 +177,7 @@ def _unknown_values(where: str, unknown: dict[int, int], pixels: int, classes: C
     if len(unknown) >= BLURRED_FROM and share <= BLURRED_SHARE:
         found = f"has {len(unknown)} values between those of the classes, in {share:.1%} of its pixels"
         fix = (
-            "It was scaled or saved with loss. Export it again, or let each pixel take the nearest value "
+            "It was scaled or lossily compressed. Export it again, or let each pixel take the nearest value "
             "(prepare.problems.blurred_mask: fix). With only two classes, dataset.source.mask_kind: levels also works."
         )
         return Problem(where, found, f"declared values: {known}", fix, "blurred_mask")

@@ -52,7 +52,7 @@ OUTSIDE_SECONDS = 1.0
 OTHER_HOST_SECONDS = 30.0  # a claim from another host that has been idle this long is abandoned
 ATTEMPTS = 50
 LONGEST_WHY = 2000  # characters; a tag can hold more
-OUTSIDE = "the alias was moved by other means than pspnet"
+OUTSIDE = "the alias was moved by means other than pspnet"
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Audit:
         if earlier and found.champion:
             self._warn(
                 f"{self._model}: the alias {CHAMPION} went from version {found.recorded} to version {found.champion} "
-                f"by other means than pspnet, and stays there. Move {earlier[-1]} had set it before: if nobody "
+                f"by means other than pspnet, and stays there. Move {earlier[-1]} had set it before: if nobody "
                 f"did so now, a late write did, and `pspnet rollback --to {found.recorded}` undoes it."
             )
 

@@ -89,8 +89,8 @@ def _report(registry: ModelRegistry, version: Version, fingerprint: str, local: 
     folder = registry.folder(version)
     registered = load_report(part(folder, "report"))
     if (local.report / "report.json").exists():
-        # Checked before the report is loaded: it may be of a different bundle, in an older format, or measured with
-        # settings the version does not serve with.
+        # Checked before the report is loaded: it may describe a different bundle, be in an older format, or
+        # have been measured with settings the version does not serve with.
         facts = json.loads((local.report / "report.json").read_text(encoding="utf-8"))
         wanted = {"bundle": version.bundle, "fingerprint": fingerprint, "protocol": registered.protocol}
         if all(facts.get(name) == value for name, value in wanted.items()):

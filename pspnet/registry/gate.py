@@ -45,7 +45,7 @@ class Decision:
     champion: Side | None
     fingerprint: str  # of the test split
     difference: float | None  # candidate - champion, in mean IoU; None: not comparable
-    interval: Interval | None  # of the difference, 95 % confidence
+    interval: Interval | None  # of the difference, 95% confidence
     rules: dict[str, Any]
     earlier_decisions: int  # made on this test split
     forced: bool
@@ -76,7 +76,7 @@ class Decision:
             gain = f"{abs(self.difference):.3f} {'below' if self.difference < 0 else 'above'}"
             gain = "level with" if abs(self.difference) <= ROUNDING else gain
             low, high = self.interval
-            text += f"{gain} the champion's {score(self.champion.mean_iou)} (95 % interval {low:z.3f} to {high:z.3f})"
+            text += f"{gain} the champion's {score(self.champion.mean_iou)} (95% interval {low:z.3f} to {high:z.3f})"
         overruled = any(not reason.passed for reason in self.reasons)
         return f"passed: {text}" + ("; forced by a person" if overruled else "")
 
@@ -221,7 +221,7 @@ def _gain(
     text = (
         f"gain {_beside(difference, rules.min_gain) if by_difference else f'{difference:z.3f}'} "
         f"({champion.mean_iou:.3f} → {candidate.mean_iou:.3f}), "
-        f"95 % interval {f'{low:z.3f}' if by_difference else _beside(low, rules.min_gain)} to {high:z.3f} "
+        f"95% interval {f'{low:z.3f}' if by_difference else _beside(low, rules.min_gain)} to {high:z.3f} "
         f"from {f'{groups:,} groups' if groups > 1 else '1 group, which shows no spread'}; "
         f"at least {minimum} is required{'' if by_difference else ' of its lower end'}"
     )

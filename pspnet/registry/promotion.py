@@ -28,7 +28,7 @@ class Promotion:
         found = {
             "promoted": "is now champion",
             "is champion": "is already the champion",
-            "waiting": f"has passed and waits for approval: pspnet promote {self.version} --approve",
+            "waiting": f"has passed and is waiting for approval: pspnet promote {self.version} --approve",
             "held": f"is held; a person may overrule that: pspnet promote {self.version} --force --why TEXT",
             "refused": "is not promoted",
         }

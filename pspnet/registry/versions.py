@@ -218,7 +218,8 @@ def _no_champion(model: str, versions: list[Version]) -> Problem:
     waiting = [version.number for version in versions if version.tags.get("approval") == "waiting"]
     numbers = ", ".join(str(version.number) for version in versions)
     if waiting:
-        found, command = f"; version {waiting[-1]} passed the gate and waits for approval", f"{waiting[-1]} --approve"
+        found = f"; version {waiting[-1]} passed the gate and is waiting for approval"
+        command = f"{waiting[-1]} --approve"
     else:
         found, command = "", str(versions[-1].number)
     fix = f"Run `pspnet promote {command}`, or name a version instead: {numbers}."

@@ -339,7 +339,7 @@ class Bounded:
         return start["status"], list(start["headers"]), b"".join(part.get("body", b"") for part in parts)
 
     def _too_large(self, unread: bool) -> Refused:
-        found = f"The request has more than {self._body_bytes / MB:,.1f} MB. Send fewer or smaller images."
+        found = f"The request is larger than {self._body_bytes / MB:,.1f} MB. Send fewer or smaller images."
         return Refused(413, "REQUEST_TOO_LARGE", found, unread)
 
 

@@ -22,9 +22,9 @@ from pspnet.dataset.store.pixels import decode_image
 from pspnet.errors import Problem, UserError
 from pspnet.model.bundle import Bundle
 from pspnet.model.device import configure
-from pspnet.prediction.folder import palette_image
 from pspnet.prediction.image.predictor import Member, Prediction, Predictor
 from pspnet.prediction.image.protocol import PredictionProtocol
+from pspnet.prediction.output_folder import palette_image
 from pspnet.raw.images import Refused, TooLarge, read_image
 
 COLUMN = "image"
@@ -153,7 +153,7 @@ def _decoded(value: object, max_mb: float) -> bytes:
         text = text[url.end() :]
     if (size := len(text) * 3 / 4) > max_mb * 1e6:
         fix = "Send a smaller file or raise serve.max_image_mb."
-        raise Refused(f"has {size / 1e6:,.1f} MB", f"at most {max_mb:,.1f} (serve.max_image_mb)", fix)
+        raise Refused(f"is {size / 1e6:,.1f} MB", f"at most {max_mb:,.1f} (serve.max_image_mb)", fix)
     try:
         return b64decode(text, validate=True)
     except binascii.Error:

@@ -14,7 +14,7 @@ from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.splits import Split
 from pspnet.evaluation.evaluating import best_and_worst, best_val_mean_iou, check_classes, evaluate_bundle
-from pspnet.evaluation.pictures import save_panel
+from pspnet.evaluation.panels import save_panel
 from pspnet.evaluation.report import write_report
 from pspnet.machine.outputs import whole_file, whole_folder
 from pspnet.model.backbone.digest import digest

@@ -40,7 +40,7 @@ class SystemMetrics:
             return
         if run_id != self._run_id:
             self._step, self._run_id = _next_step(client, run_id), run_id
-        while self._waiting:  # a sample is dropped only after it was sent; sent twice, it is a single row
+        while self._waiting:  # a sample is dropped only after it has been sent; sent twice, it is still one row
             time_ms, values = self._waiting[0]
             metrics = [Metric(f"{PREFIX}{name}", value, time_ms, self._step) for name, value in values.items()]
             client.log_batch(run_id, metrics=metrics[:METRICS_AT_ONCE])

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.finetune import FinetuneParams
 from pspnet.dataset.annotated import AnnotatedImages
-from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
-from pspnet.dataset.transforms import Augmentation
+from pspnet.dataset.training_samples import TrainingCrops
 from pspnet.errors import Problem, UserError
 from pspnet.evaluation.measuring import measure
 from pspnet.losses.segmentation import SegmentationLoss, supervised_loss

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pspnet.config.pretrain import PretrainParams
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
-from pspnet.dataset.transforms import Augmentation
 from pspnet.dataset.views import UnlabeledViews
 from pspnet.selfsup.pretext import Pretext
 from pspnet.training.shared.checkpoint import Record

@@ -170,7 +170,7 @@ class TestCheckBatch:
         write(batch / "masks/alone.png", MASK)
         write(batch / "images/notes.txt", "text")
         assert [problem.partition("; ")[0] for problem in self.problems(batch, raw)] == [
-            f"{batch}/images/notes.txt: is not an image by its suffix",
+            f"{batch}/images/notes.txt: does not have the suffix of an image",
             f"{batch}/masks/alone.png: is a mask without an image",
         ]
 
@@ -231,7 +231,7 @@ class TestCheckBatch:
                 encoded(np.zeros((3, 3), np.uint8)),
                 "masks/x.png: has 3 x 3 pixels, its image images/may/",
             ),
-            ("images/x.png", encoded(noise(2, 3), "JPEG"), "images/x.png: is a JPEG by its content"),
+            ("images/x.png", encoded(noise(2, 3), "JPEG"), "images/x.png: is actually a JPEG"),
         ],
         ids=["empty image", "cut-off image", "broken mask", "unknown value", "mask of another size", "wrong suffix"],
     )

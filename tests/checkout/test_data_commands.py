@@ -87,6 +87,6 @@ def test_a_contact_sheet_that_cannot_be_written_is_one_message(raw: Path, tmp_pa
 def test_inspect_of_a_missing_folder_is_one_message(raw: Path, tmp_path: Path) -> None:
     shutil.rmtree(raw)
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)
-    assert done.stderr == "data/raw: is missing; expected the folder of the data\n"
+    assert done.stderr == "data/raw: is missing; expected the data folder\n"
     assert (done.stdout, done.returncode) == ("", 1)
     assert not (tmp_path / "inspect.png").exists()

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 from torch.utils.data import DataLoader
 
-from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.shards import Record, ShardReader, ShardWriter, digests
-from pspnet.dataset.transforms import Augmentation
+from pspnet.dataset.training_samples import TrainingCrops
 from pspnet.demo.streets import synthesize
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
-from pspnet.dataset.transforms import Augmentation
 from pspnet.dataset.views import UnlabeledViews
 from pspnet.demo.streets import synthesize
 from pspnet.selfsup import METHODS

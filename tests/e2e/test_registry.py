@@ -72,7 +72,7 @@ def test_the_life_of_a_model(registered: Path) -> None:
     )  # the same question gets one answer
 
     write_params(registered, **LENIENT, promotion__approval="manual")
-    assert "version 2 has passed and waits for approval: pspnet promote 2 --approve" in pspnet(
+    assert "version 2 has passed and is waiting for approval: pspnet promote 2 --approve" in pspnet(
         registered, "promote", status=1
     )
     assert "passed, waiting for approval" in pspnet(registered, "models")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pspnet.errors import UserError
-from pspnet.evaluation.pictures import IGNORED, WRONG, Picture, class_layer, error_layer, wrong_pixels
+from pspnet.evaluation.panels import IGNORED, WRONG, Picture, class_layer, error_layer, wrong_pixels
 from pspnet.evaluation.report import EvaluationReport, load_report, write_report
 from pspnet.metrics import class_iou, confusion_matrix, intersection_and_union, mean_iou, pixel_accuracy
 

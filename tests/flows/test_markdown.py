@@ -1,4 +1,4 @@
-"""How Prefect's pages would render names chosen by users. markdown-it stands in for the page."""
+"""How the Prefect UI would render names chosen by users. markdown-it stands in for it."""
 
 import json
 from html import unescape

@@ -13,7 +13,7 @@ from pspnet.raw.images import Refused
 from pspnet.raw.layouts import LAYOUTS
 from pspnet.raw.layouts.pairs import FoundImage
 from tests.fuzz._edits import nearly
-from tests.raw.layouts import params
+from tests.raw.found_images import params
 from tests.raw.rawdata import encoded, noise, write
 
 MOST_PIXELS, MOST_BYTES = 10**6, 10**7

@@ -29,6 +29,7 @@ from pspnet.raw.validation import check
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
+from tests.planning.laptop import planned_for
 from tests.raw.rawdata import Pixels, encoded, left_out, noise, png_claiming, rules, shared_data, write
 
 STRIPES = np.repeat([0, 1, 2], 4)[None].repeat(8, 0).astype(np.uint8)  # (8, 12)
@@ -199,7 +200,7 @@ def test_255_beside_small_numbers_is_ignored(tmp_path: Path) -> None:
     inspection = values(tmp_path, pixels)
     dataset = pasted(inspection)
     assert (dataset.classes, dataset.ignore_values) == ({"class_0": 0, "class_2": 2}, [255])
-    assert "255 means not annotated: it has 4.8% of the pixels, 100% of them beside another value" in remarks_of(
+    assert '255 means "not annotated": it has 4.8% of the pixels, 100% of them beside another value' in remarks_of(
         inspection
     )
 
@@ -220,7 +221,7 @@ def test_numbers_that_begin_at_1_are_reported(tmp_path: Path) -> None:
 def test_a_rare_0_may_mean_not_annotated(tmp_path: Path) -> None:
     pixels = block(20, 20, 2, around=1)
     pixels[:2], pixels[30:] = 0, 3
-    assert "0 may mean not annotated: it has 5.0% of the pixels" in remarks_of(values(tmp_path, pixels))
+    assert '0 may mean "not annotated": it has 5.0% of the pixels' in remarks_of(values(tmp_path, pixels))
 
 
 def test_a_palette_is_reported_and_its_indices_are_the_values(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_a_table_beside_the_data_names_the_colors(tmp_path: Path) -> None:
     dataset = pasted(inspection)
     assert dataset.classes == {"sky": "#0082c8", "road": "#dc143c"}
     assert dataset.ignore_values == ["#000000"]
-    assert "calls '#000000' void, which means not annotated" in remarks_of(inspection)
+    assert "calls '#000000' void, which means \"not annotated\"" in remarks_of(inspection)
 
 
 def test_a_list_beside_the_data_names_the_numbers(tmp_path: Path) -> None:
@@ -546,6 +547,7 @@ def test_the_printed_section_prepares(name: str, tmp_path: Path) -> None:
     prepared = PreparedDataset.open(out)
     assert not prepared.quarantined
     assert sum(prepared.images.values()) == {"cell_membranes": 60, "layouts/palette_pairs": 5}[name]
+    assert planned_for(prepared).finetune.epochs > 0
 
 
 def test_an_empty_folder_has_no_layout(tmp_path: Path) -> None:
@@ -585,7 +587,7 @@ def test_two_views_of_a_scene_are_not_image_and_mask(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path / "images.png", encoded(STRIPES))
-    with pytest.raises(UserError, match=r"images\.png: is a file; expected the folder of the data"):
+    with pytest.raises(UserError, match=r"images\.png: is a file; expected the data folder"):
         inspected(file)
     with pytest.raises(UserError, match="nowhere: is missing"):
         inspected(tmp_path / "nowhere")
@@ -623,7 +625,7 @@ def test_files_that_break_decoders_are_reported_one_by_one() -> None:
     unusable = {Path(path).name for path in inspection.image_facts.unusable}
     assert {"zero_byte.png", "zero_byte.jpg", "text_named.png", "head_only_512B.jpg"} <= unusable
     assert "images have more than 100 megapixels by their headers" in remarks_of(inspection)
-    assert "EXIF turns" in remarks_of(inspection)
+    assert "EXIF rotates" in remarks_of(inspection)
 
 
 def test_a_size_only_claimed_by_a_header_is_not_proposed(tmp_path: Path) -> None:

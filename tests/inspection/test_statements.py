@@ -42,14 +42,14 @@ def test_the_page_counts_the_layouts_and_the_table_lists_them() -> None:
     assert {*re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)} == {*LAYOUTS}
 
 
-def test_a_recipe_and_inspect_make_params_that_prepare_reads(tmp_path: Path) -> None:
+def test_inspect_makes_params_that_prepare_reads(tmp_path: Path) -> None:
     membranes(tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    commands = re.search(r"## 4\..*?\n\n((?:    pspnet [^\n]*\n)+)", PAGE, re.DOTALL)
-    assert commands
-    for line in commands[1].splitlines():
-        done = pspnet(*line.split()[1:], cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    command = "pspnet data inspect data/raw --write"
+    assert f"## 4. Set the params\n\n    {command}\n" in PAGE
+    done = pspnet(*command.split()[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     done = pspnet("prepare", "--raw", "data/raw", "--out", "data/prepared", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 

@@ -22,6 +22,7 @@ from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 from tests.inspection import sets
 from tests.parameters import demo_params
+from tests.planning.laptop import planned_for
 from tests.raw.rawdata import encoded, shared_data, write
 
 ASKING = {
@@ -80,6 +81,7 @@ def test_prepare_reads_every_reading_and_no_mask_is_an_unlabeled_image(name: str
     dataset = prepared(raw, inspection, tmp_path / "prepared")
     assert not dataset.quarantined
     assert sum(dataset.images.values()) == len(inspection.images)
+    assert planned_for(dataset).finetune.batch_size <= max(2, dataset.masks["train"])
     unlabeled = [path for path, item in found_in(raw, proposed(inspection)).items() if not item.mask]
     assert [path for path in unlabeled if not path.startswith("stage1_test/")] == []
 
@@ -254,7 +256,7 @@ def test_one_is_not_plural(tmp_path: Path) -> None:
 
 def test_other_files_that_would_stop_prepare_are_told(tmp_path: Path) -> None:
     inspection = inspected(sets.two_annotators_and_a_region(tmp_path), 1)
-    assert "neither an image nor a mask by these params: 36 files" in remarks_of(inspection)
+    assert "neither an image nor a mask under these params: 36 files" in remarks_of(inspection)
     assert "  problems:\n    not_an_image: allow" in inspection.section
 
 

@@ -5,14 +5,11 @@ from dataclasses import replace
 import pytest
 
 from pspnet.config.params import Params
-from pspnet.config.reading import read_yaml, validate
 from pspnet.planning.device import Device, Precision, Step
 from pspnet.planning.facts import DataFacts
-from pspnet.planning.rules import Measured, Plan, Rung, duration, made
-from pspnet.planning.writing import with_choices
-from tests.parameters import ROOT
+from pspnet.planning.rules import Plan, Rung
+from tests.planning.laptop import LAPTOP, laptop_seconds, params_of
 
-LAPTOP = Device("cpu", "a laptop", cores=4, memory_gb=16, precision="fp32")
 # Assumed, not measured: no GPU was at hand.
 GPU = Device("cuda", "a fast GPU", cores=16, memory_gb=80, precision="bf16")
 GPU_SPEEDUP = 500
@@ -40,14 +37,6 @@ ROADS = replace(
 )
 
 
-def laptop_seconds(step: Step, precision: Precision) -> float:
-    """0.2 s for 16 crops of 192 x 192 px and width 0.25, and in proportion to pixels and channels."""
-    pixels = step.batch_size * step.height_px * step.width_px / (16 * 192 * 192)
-    depth = {18: 1, 34: 1.6, 50: 2}[step.architecture.depth]
-    stride = {16: 1, 8: 3}[step.architecture.output_stride]
-    return float(0.2 * pixels * depth * stride * (step.architecture.width / 0.25) ** 1.4)
-
-
 def gpu_seconds(step: Step, precision: Precision) -> float:
     return laptop_seconds(step, precision) / GPU_SPEEDUP
 
@@ -56,10 +45,7 @@ def planned(
     facts: DataFacts, device: Device, minutes: float, weights: str = "random", imported: Rung | None = None
 ) -> tuple[Params, Plan]:
     timing = laptop_seconds if device is LAPTOP else gpu_seconds
-    plan = made(Plan(facts, device, timing, minutes, weights, imported))
-    plan.choices += duration(plan, Measured(step_seconds=plan.step_seconds, val_image_seconds=0.01))
-    content = with_choices(read_yaml(ROOT / "recipes/start.yaml"), plan.choices)
-    return validate(Params, content, "the plan"), plan
+    return params_of(Plan(facts, device, timing, minutes, weights, imported))
 
 
 def test_a_laptop_gets_a_narrow_network_and_whole_small_images() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pspnet.prediction.images import predict_folder
+from pspnet.prediction.image_folder import predict_folder
 from tests.files import contents
 from tests.parameters import demo_params
 from tests.training.conftest import quiet

@@ -27,7 +27,7 @@ from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
 from pspnet.model.network import PSPNet
 from pspnet.prediction import submission
-from pspnet.prediction.images import predict_folder
+from pspnet.prediction.image_folder import predict_folder
 from pspnet.raw.classes import first_few
 from pspnet.raw.layouts.cityscapes import LABEL_IDS
 from tests.command import PSPNET, pspnet

@@ -14,7 +14,7 @@ from pspnet.raw.layouts import LAYOUTS
 from pspnet.raw.sample import RawSample
 from pspnet.raw.splitting import assign_splits
 from tests.parameters import demo_params
-from tests.raw.layouts import classes_of, found, params, prepared
+from tests.raw.found_images import classes_of, found, params, prepared
 from tests.raw.rawdata import encoded, noise, shared_data, write
 
 CAMVID = {"layout": "camvid", "images": "images", "masks": "masks"}
@@ -93,4 +93,4 @@ def test_a_frame_without_a_drive_in_its_name_is_reported(tmp_path: Path) -> None
     write(tmp_path / "masks/0001TP_1.png", encoded(np.ones((4, 4), np.uint8)))
     write(tmp_path / "images/holiday.jpg", encoded(noise(4, 4), "JPEG"))
     [problem] = found(tmp_path, params(CAMVID))[1]
-    assert (problem.where, problem.found) == ("images/holiday.jpg", "is neither an image nor a mask by its name")
+    assert (problem.where, problem.found) == ("images/holiday.jpg", "is named like neither an image nor a mask")

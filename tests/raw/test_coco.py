@@ -12,7 +12,7 @@ import pytest
 from pspnet.errors import UserError
 from pspnet.raw.classes import IGNORE
 from pspnet.raw.layouts import annotations
-from tests.raw.layouts import classes_of, found, outcome, params, prepared
+from tests.raw.found_images import classes_of, found, outcome, params, prepared
 from tests.raw.rawdata import encoded, left_out, noise, shared_data, write
 
 COCO = {"layout": "coco", "images": "images", "annotations": r"annotations/.*\.json"}
@@ -277,7 +277,7 @@ def test_differences_between_lists_and_files_are_reported(tmp_path: Path) -> Non
     write_coco(tmp_path, *orphans, images=[image(), image("gone.jpg", 2), image("again.jpg", 1), {"id": 3}])
     write(tmp_path / "images/notes.docx", "")
     assert reported(tmp_path) == [
-        ("images/notes.docx", "is not an image by its suffix"),
+        ("images/notes.docx", "does not have the suffix of an image"),
         ("annotations/all.json", "has an image {'id': 1, 'file_name': 'again.jpg', 'height': 4, 'width': 6}"),
         ("annotations/all.json", "has an image {'id': 3}"),
         ("annotations/all.json", "has 2 annotations of image 9, which it does not list"),
@@ -342,7 +342,7 @@ def test_unprintable_text_is_reported_in_printable_form(tmp_path: Path, name: st
 def test_an_annotation_file_has_its_own_size_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_coco(tmp_path)
     monkeypatch.setattr(annotations, "MOST_BYTES", 100)
-    with pytest.raises(UserError, match=r"all\.json: has 0 MB; expected annotation files of at most 0 MB"):
+    with pytest.raises(UserError, match=r"all\.json: is 0 MB; expected annotation files of at most 0 MB"):
         found(tmp_path, params(COCO))
 
 

@@ -1,4 +1,4 @@
-"""CVAT's two exports of images: XML with shapes, and masks in colors."""
+"""CVAT's two exports of images: XML with shapes, and color masks."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from pspnet.errors import UserError
 from pspnet.raw.classes import IGNORE
-from tests.raw.layouts import classes_of, found, params, prepared
+from tests.raw.found_images import classes_of, found, params, prepared
 from tests.raw.rawdata import encoded, noise, shared_data, write
 
 CVAT = {"layout": "cvat", "images": "images", "annotations": r".*\.xml", "line_width_px": 2}

@@ -144,7 +144,7 @@ def test_a_member_that_is_too_large_is_not_unpacked(tmp_path: Path) -> None:
     files = RawFiles(tmp_path)
     for item in list(files.below("images")):
         assert isinstance(item, RawFile)
-        with pytest.raises(Refused, match=r"MB, more than an image of prepare\.max_megapixels can have"):
+        with pytest.raises(Refused, match=r"MB, more than an image of prepare\.max_megapixels can take"):
             files.read(item.path, MANY)
 
 

@@ -93,7 +93,7 @@ def test_a_file_that_is_not_an_image_by_its_suffix_is_refused(raw: Path) -> None
     write(raw / "images/a/notes.txt", "hello")
     samples, [problem] = found(raw)
     assert len(samples) == 3
-    assert (problem.where, problem.found) == ("images/a/notes.txt", "is not an image by its suffix")
+    assert (problem.where, problem.found) == ("images/a/notes.txt", "does not have the suffix of an image")
 
 
 def test_a_mask_without_an_image_is_refused(raw: Path) -> None:
@@ -174,7 +174,7 @@ def test_names_distinguish_images_from_masks(tmp_path: Path) -> None:
         ("deep/02", "all/deep/02_img.jpg", Numbers("all/deep/02_gt.png")),
     ]
     assert [(problem.where, problem.found) for problem in problems] == [
-        ("all/02_edges.png", "is neither an image nor a mask by its name")
+        ("all/02_edges.png", "is named like neither an image nor a mask")
     ]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pspnet.errors import UserError
 from pspnet.raw.classes import IGNORE
-from tests.raw.layouts import classes_of, found, outcome, params, prepared
+from tests.raw.found_images import classes_of, found, outcome, params, prepared
 from tests.raw.rawdata import encoded, left_out, noise, shared_data, write
 
 LABELME = {"layout": "labelme", "images": ".", "annotations": r".*\.json", "line_width_px": 2}

@@ -13,7 +13,7 @@ from pspnet.raw.files import RawFiles
 from pspnet.raw.layouts.ade20k import NAMES as ADE_NAMES
 from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import check
-from tests.raw.layouts import classes_of, found, params, prepared
+from tests.raw.found_images import classes_of, found, params, prepared
 from tests.raw.rawdata import encoded, left_out, noise, rules, shared_data, write
 
 CITYSCAPES = {"layout": "cityscapes", "images": "leftImg8bit", "masks": "gtFine", "labels": "labelIds"}

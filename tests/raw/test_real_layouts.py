@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pspnet.errors import UserError
-from tests.raw.layouts import found, outcome, params
+from tests.raw.found_images import found, outcome, params
 from tests.raw.rawdata import shared_data
 from tests.raw.test_coco import COCO, PANOPTIC
 from tests.raw.test_cvat import CVAT

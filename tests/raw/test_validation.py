@@ -70,7 +70,7 @@ def test_the_content_of_a_file_counts_not_its_name(tmp_path: Path, name: str) ->
     result = checked(tmp_path, encoded(IMAGE), name=name)
     assert result.image == encoded(IMAGE)
     assert outcomes(result) == [("wrong_suffix", "allowed")]
-    assert result.verdicts[0].problem.found == "is a PNG by its content"
+    assert result.verdicts[0].problem.found == "is actually a PNG"
     assert left_out(checked(tmp_path, encoded(IMAGE), name=name, wrong_suffix="quarantine")).where == name
 
 
@@ -207,7 +207,7 @@ def test_a_file_too_large_for_any_allowed_image_is_not_read(tmp_path: Path) -> N
         file.truncate(2**24 + 8 * 100 + 1)
     sample = RawSample("i", "i.png", None, "g", None)
     problem = left_out(check(sample, files=RawFiles(tmp_path), rules=rules(CLASSES, 100)))
-    assert problem.found.startswith("has 17 MB")
+    assert problem.found.startswith("is 17 MB")
 
 
 def test_twenty_problems_are_all_shown() -> None:

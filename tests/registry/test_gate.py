@@ -206,15 +206,15 @@ def test_a_decision_describes_both_sides() -> None:
         (gate(GOOD, None), "passed: mIoU 0.900, and there is no champion to compare with"),
         (
             gate(GOOD, OLD),
-            "passed: mIoU 0.900, 0.100 above the champion's 0.800 (95 % interval 0.100 to 0.100)",
+            "passed: mIoU 0.900, 0.100 above the champion's 0.800 (95% interval 0.100 to 0.100)",
         ),
         (
             gate(report(found(78)), OLD, min_gain=-0.1, withdrawn="rolled back", forced=True),
-            "passed: mIoU 0.780, 0.020 below the champion's 0.800 (95 % interval -0.020 to -0.020); forced by a person",
+            "passed: mIoU 0.780, 0.020 below the champion's 0.800 (95% interval -0.020 to -0.020); forced by a person",
         ),
         (
             gate(report(found(80)), OLD, min_gain=0.0),
-            "passed: mIoU 0.800, level with the champion's 0.800 (95 % interval 0.000 to 0.000)",
+            "passed: mIoU 0.800, level with the champion's 0.800 (95% interval 0.000 to 0.000)",
         ),
         (
             gate(GOOD, report(found(80), bundle="b", classes=SHUFFLED), forced=True),

@@ -80,7 +80,7 @@ def test_a_decision_stands_until_the_question_changes(state: Path, tmp_path: Pat
     lenient = {"promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
     assert headline(opened(state, **lenient), worse) is None  # different rules
     waiting = opened(state, **lenient, promotion__approval="manual")
-    assert promoted(waiting, second, worse).startswith(f"{MODEL}: version 2 has passed and waits")
+    assert promoted(waiting, second, worse).startswith(f"{MODEL}: version 2 has passed and is waiting")
     assert headline(waiting, worse) == promoted(waiting, second, worse)
     assert headline(opened(state, **lenient), worse) is None  # no approval needed now: it would be promoted
     assert waiting.versions.alias(CHAMPION) == 1

@@ -46,6 +46,6 @@ def test_without_a_champion_the_message_says_which_command_makes_one(state: Path
     assert message() == "streets: has no champion yet. Run `pspnet promote 2`, or name a version instead: 1, 2."
     versions.set_tags(1, {"approval": "waiting"})
     assert message() == (
-        "streets: has no champion yet; version 1 passed the gate and waits for approval. "
+        "streets: has no champion yet; version 1 passed the gate and is waiting for approval. "
         "Run `pspnet promote 1 --approve`, or name a version instead: 1, 2."
     )

@@ -127,7 +127,7 @@ def test_a_body_over_the_limit_is_413(client: Callable[[], Client]) -> None:
         assert response.status == 413
         assert response.content == {
             "error_code": "REQUEST_TOO_LARGE",
-            "message": "The request has more than 0.0 MB. Send fewer or smaller images.",
+            "message": "The request is larger than 0.0 MB. Send fewer or smaller images.",
         }
 
     run(test)
@@ -677,7 +677,7 @@ def test_a_client_that_sends_too_much_gets_an_answer(port: int, streamed: bool) 
     body = (b"A" * 100_000 for _ in range(60)) if streamed else b"A" * 6_000_000
     refused = post(port, body)
     assert (refused.status, refused.content["error_code"]) == (413, "REQUEST_TOO_LARGE")
-    assert refused.message == "The request has more than 2.0 MB. Send fewer or smaller images."
+    assert refused.message == "The request is larger than 2.0 MB. Send fewer or smaller images."
     assert post(port, split(encoded(noise(8, 8)))).status == 200
 
 

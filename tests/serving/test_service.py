@@ -132,7 +132,7 @@ def test_images_are_read_like_training_images(service: Service, bundle: Path) ->
         ),
         (
             "A" * 1_400_000,
-            ("has 1.1 MB; expected at most 1.0 (serve.max_image_mb). "
+            ("is 1.1 MB; expected at most 1.0 (serve.max_image_mb). "
             "Send a smaller file or raise serve.max_image_mb."),
         ),
         (

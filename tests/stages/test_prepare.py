@@ -44,7 +44,7 @@ def quiet(done: int, total: int, note: str) -> None:
 
 
 def run(raw: Path, out: Path, tick: Callable[[int, int, str], None] = quiet, **changes: Any) -> PreparedDataset:
-    """`merge`: folders of parts; other names than `run` are keys of the sections `dataset` and `prepare`."""
+    """`changes`: `merge` (folders of parts), `run`, and keys of the sections `dataset` and `prepare`."""
     own = {key: value for key, value in changes.items() if key.partition("__")[0] in PrepareParams.model_fields}
     dataset = {key: value for key, value in changes.items() if key not in (*own, "merge", "run")}
     prepare.run(

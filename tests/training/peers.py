@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pspnet.config.finetune import FinetuneParams
 from pspnet.dataset.annotated import Annotated, AnnotatedImages
-from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.training_samples import TrainingCrops
 from pspnet.errors import UserError
 from pspnet.losses.segmentation import build_loss
 from pspnet.model.backbone.preprocessing import Preprocessing

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pspnet.config.params import Params
-from pspnet.dataset.crops import TrainingCrops
 from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.dataset.training_samples import TrainingCrops
 from pspnet.errors import Interrupted, UserError
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.bundle import Bundle
@@ -273,7 +273,7 @@ def test_weights_given_for_other_classes_are_refused_before_training(
 def test_four_images_can_be_learned_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """Trained and measured on the same four images, the network gets nearly every pixel right."""
     from pspnet.dataset.annotated import AnnotatedImages
-    from pspnet.dataset.transforms import Augmentation
+    from pspnet.dataset.augmentation import Augmentation
     from pspnet.losses.segmentation import build_loss
     from pspnet.model.device import configure
     from pspnet.training.finetune import AnnotatedSplits, finetune

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pspnet.dataset.transforms import Augmentation
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.training.shared.distributed import Peers
 from pspnet.training.shared.loading import Batches, load_batches
 from tests.waiting import Clock

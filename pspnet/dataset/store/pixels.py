@@ -43,7 +43,7 @@ def _decoded(encoded: Encoded, flags: int) -> NDArray[np.uint8] | None:
 def encode_image(pixels: NDArray[np.uint8]) -> bytes:
     """(H, W, 3) -> PNG."""
     file = io.BytesIO()
-    # Level 6 would make a photo 1 % smaller and take three times as long.
+    # Level 6 would make a photo 1% smaller and take three times as long.
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=2)
     return file.getvalue()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class PredictionProtocol:
     """The params of `predict`. The probabilities of all scales and mirror images are averaged.
 
-    At other scales a window covers more or less of the image: once scaled, it is about window_px wide again.
+    A window is about window_px wide after scaling, so at other scales it covers more or less of the image.
     """
 
     window_px: int

@@ -106,7 +106,9 @@ def sort_files(raw: RawFiles, annotations: str, images: str, masks: str | None =
             files.others[found.name] = found
         else:
             fix = "Move it elsewhere."
-            problem = Problem(found.path, "is not an image by its suffix", " ".join(SUFFIXES), fix, "not_an_image")
+            problem = Problem(
+                found.path, "does not have the suffix of an image", " ".join(SUFFIXES), fix, "not_an_image"
+            )
             files.problems.append(problem)
     missing = []
     for key, lookup in {"images": files.images, **({"masks": files.masks} if masks else {})}.items():
@@ -169,7 +171,7 @@ def content(raw: RawFiles, path: str) -> bytes:
         return raw.read(path, MOST_BYTES)
     except TooManyBytes as error:
         expected = f"annotation files of at most {MOST_BYTES / 1e6:,.0f} MB"
-        raise Refused(f"has {error.size / 1e6:,.0f} MB", expected, "Export it in parts.") from None
+        raise Refused(f"is {error.size / 1e6:,.0f} MB", expected, "Export it in parts.") from None
 
 
 def json_object(raw: RawFiles, path: str) -> dict[str, Any]:

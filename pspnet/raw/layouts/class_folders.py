@@ -37,7 +37,7 @@ def classes(source: ClassFoldersParams, raw: RawFiles) -> Declared:
 
 
 def _naming(source: ClassFoldersParams) -> Naming:
-    # After a suffix, a number marks a further mask; without one, it belongs to the id.
+    # After a suffix, a number marks an additional mask; without one, it belongs to the id.
     suffix = re.escape(source.mask_suffix) + r"(?:[_\- .]?\d+)?" * bool(source.mask_suffix)
     no_masks = "|".join(map(re.escape, source.background_folders)) or "(?!)"
     if source.paired_by == "id":

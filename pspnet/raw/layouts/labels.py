@@ -13,8 +13,8 @@ BACKGROUND_LABEL = "background"
 
 
 class Labels:
-    """The labels of a dataset, numbered. `_background_`, in any spelling, is 0, where no shape is; `__ignore__` is not
-    annotated.
+    """The labels of a dataset, numbered. `_background_`, in any spelling, is 0, as is every pixel without a shape;
+    `__ignore__` is not annotated.
     """
 
     def __init__(

@@ -127,10 +127,10 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[FilesById, FilesById, list[Pr
         if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
             continue
         if is_image:
-            reason = "is neither an image nor a mask by its name"
+            reason = "is named like neither an image nor a mask"
             expected = f"an image named {naming.image_names} or a mask named {naming.mask_names}"
         else:
-            reason, expected = "is not an image by its suffix", " ".join(SUFFIXES)
+            reason, expected = "does not have the suffix of an image", " ".join(SUFFIXES)
         fix = "Move it elsewhere, or set prepare.problems.not_an_image: allow."
         problems.append(Problem(found.path, reason, expected, fix, "not_an_image"))
     return images, masks, problems

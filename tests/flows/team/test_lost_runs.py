@@ -6,13 +6,13 @@ from datetime import timedelta
 import pytest
 from prefect.events.schemas.automations import EventTrigger
 
-from flows.team.automations import automations
+from flows.team.lost_runs import automations
 from pspnet.errors import UserError
 from tests.flows.server import PrefectServer
 
 INSTALL = """
 from prefect import get_client
-from flows.team.automations import install
+from flows.team.lost_runs import install
 with get_client(sync_client=True) as client:
     install(client, ["prefect.deployment.1"], afresh=False)
     print(sorted(str(one.id) for one in client.read_automations()))

@@ -8,11 +8,11 @@ from typing import Any
 
 from pspnet.errors import Problem, UserError
 from pspnet.inspection.facts import is_mask
-from pspnet.inspection.guess import LayoutGuess
+from pspnet.inspection.layout_guess import LayoutGuess
 from pspnet.inspection.listing import Listing
 from pspnet.inspection.meaning import MIDDLE
 from pspnet.inspection.overlap import is_region
-from pspnet.inspection.partners import (
+from pspnet.inspection.pairing import (
     DERIVED_WORDS,
     IMAGE_WORDS,
     Partners,
@@ -21,15 +21,15 @@ from pspnet.inspection.partners import (
     is_derived,
     side_words,
 )
-from pspnet.inspection.patterns import patterns_for, without
 from pspnet.inspection.recognition import recognize_layouts
 from pspnet.inspection.section import dataset_params, source_section
 from pspnet.inspection.sequences import EVERY_IMAGE
+from pspnet.inspection.source_patterns import patterns_for, without
 from pspnet.raw.layouts import LAYOUTS
 from pspnet.raw.layouts.pairs import FoundImage
 
 MOST_READINGS = 6
-SAME = 0.5  # share of common files from which two readings are about the same masks, or the same images
+SAME = 0.5  # two readings with at least this share of files in common are about the same masks, or the same images
 FEWEST = 0.1  # share of the images that a second reading must give a mask
 
 
@@ -116,13 +116,13 @@ def _as_region(reading: Reading) -> Reading:
 
 
 def _is_rival(reading: Reading, partners: Partners, best_partners: Partners, best: Reading, listing: Listing) -> bool:
-    """Whether a later candidate gives the same images other masks, or the same masks other images, so that only a
-    person can choose.
+    """Whether a later candidate gives the same images different masks, or the same masks different images, so that only
+    a person can choose.
     """
     if (side_words(partners.mask) | side_words(partners.image)) & DERIVED_WORDS:
         return False
     if reading.masks & best.labeled_paths or reading.labeled_paths & best.masks:
-        return False  # images and masks in exchanged roles
+        return False  # images and masks with their roles swapped
     if len(reading.masks & best.masks) >= SAME * min(len(reading.masks), len(best.masks)):
         own_images = not reading.labeled_paths & best.labeled_paths
         as_many = len(reading.labeled) >= SAME * len(best.labeled)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pspnet.dataset.crops import TrainingCrops
+from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
-from pspnet.dataset.transforms import Augmentation
+from pspnet.dataset.training_samples import TrainingCrops
 from pspnet.demo.streets import synthesize
 from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun

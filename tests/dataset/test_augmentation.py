@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pspnet.dataset.transforms import AffineCrop, Augmentation
+from pspnet.dataset.augmentation import AffineCrop, Augmentation
 from tests.raw.rawdata import Pixels, noise
 
 IGNORE = 255

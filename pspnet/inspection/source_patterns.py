@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pspnet.inspection.partners import DERIVED_WORDS, MASK_WORDS, Folder, Partners, Side, Tail, words
+from pspnet.inspection.pairing import DERIVED_WORDS, MASK_WORDS, Folder, Partners, Side, Tail, words
 
 MOST_ELSEWHERE = 10
 ANY_NAME = r"(.*)\.\w+"

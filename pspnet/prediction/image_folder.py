@@ -17,9 +17,9 @@ from pspnet.model.backbone.digest import digest
 from pspnet.model.bundle import Bundle
 from pspnet.model.device import configure
 from pspnet.prediction import submission
-from pspnet.prediction.folder import MASKS, PredictionFolder, Stamp, has_room, opened
 from pspnet.prediction.image.predictor import Member, Predictor
 from pspnet.prediction.image.protocol import PredictionProtocol
+from pspnet.prediction.output_folder import MASKS, PredictionFolder, Stamp, has_room, opened
 from pspnet.printable import UNPRINTABLE
 from pspnet.raw.files import read_file
 from pspnet.raw.images import Refused, read_image

@@ -1,0 +1,33 @@
+"""A laptop with assumed figures, to plan for without timing anything."""
+
+from pspnet.config.params import Params
+from pspnet.config.reading import read_yaml, validate
+from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.planning.device import Device, Precision, Step
+from pspnet.planning.facts import DataFacts
+from pspnet.planning.rules import Measured, Plan, duration, made
+from pspnet.planning.writing import with_choices
+from tests.parameters import ROOT
+
+LAPTOP = Device("cpu", "a laptop", cores=4, memory_gb=16, precision="fp32")
+VAL_IMAGE_SECONDS = 0.01
+
+
+def laptop_seconds(step: Step, precision: Precision) -> float:
+    """0.2 s for 16 crops of 192 x 192 px and width 0.25, and in proportion to pixels and channels."""
+    pixels = step.batch_size * step.height_px * step.width_px / (16 * 192 * 192)
+    depth = {18: 1, 34: 1.6, 50: 2}[step.architecture.depth]
+    stride = {16: 1, 8: 3}[step.architecture.output_stride]
+    return float(0.2 * pixels * depth * stride * (step.architecture.width / 0.25) ** 1.4)
+
+
+def params_of(plan: Plan) -> tuple[Params, Plan]:
+    """The params of a plan whose loop takes no longer than its steps."""
+    made(plan)
+    plan.choices += duration(plan, Measured(plan.step_seconds, VAL_IMAGE_SECONDS))
+    content = with_choices(read_yaml(ROOT / "recipes/start.yaml"), plan.choices)
+    return validate(Params, content, "the plan"), plan
+
+
+def planned_for(dataset: PreparedDataset, minutes: float = 3) -> Params:
+    return params_of(Plan(DataFacts.of(dataset), LAPTOP, laptop_seconds, minutes, "random"))[0]
