@@ -66,7 +66,7 @@ def _read_masks(dataset: PreparedDataset, train: pd.DataFrame) -> tuple[pd.DataF
             _, labels, stats, _ = cv2.connectedComponentsWithStats(of_class)
             depth = cv2.distanceTransform(of_class, cv2.DIST_L2, 3)
             areas = stats[:, cv2.CC_STAT_AREA]
-            depths = np.bincount(labels.ravel(), depth.ravel()) / areas
+            depths = np.bincount(labels.ravel(), depth.ravel()) / np.maximum(areas, 1)  # region 0 may be empty
             rows += [(number, float(a) ** 0.5, 4 * float(d)) for a, d in zip(areas[1:], depths[1:], strict=True)]
     return pd.DataFrame(rows, columns=["class", "object_px", "thickness_px"]), counts
 
