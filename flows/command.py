@@ -21,7 +21,7 @@ from pspnet.machine.events import Event
 from pspnet.machine.offline import STATE
 from pspnet.machine.process import end_all
 
-MARK = "PSPNET_COMMAND"  # environment variable: finds every process of the command, even after its parent died
+MARK = "PSPNET_COMMAND"  # environment variable that marks every process of the command, even after its parent has died
 LAST_LINES = 200
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 2.0
@@ -46,7 +46,7 @@ class CommandResult:
 
     @property
     def end(self) -> Event | None:
-        """The event by which the command ended; None if it was killed or is not ours."""
+        """The command's exit event; None if it was killed or is not ours."""
         return next((event for event in reversed(self.told("exit")) if "rank" not in event), None)
 
 

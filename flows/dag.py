@@ -116,7 +116,7 @@ def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]
         for path in {path for found in paths.values() for path in found}
         if path.is_relative_to(root) and not made.intersection([path, *path.parents])
     }
-    # With a trailing slash too: the path may not exist yet, and a pattern may match folders only.
+    # Also with a trailing slash: the path may not exist yet, and a pattern may match folders only.
     asked = "\n".join(line for name in names.values() for line in (name, f"{name}/"))
     command = ["git", "check-ignore", "--stdin"]
     done = subprocess.run(command, cwd=project, input=asked, capture_output=True, text=True, check=False)

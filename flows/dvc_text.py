@@ -1,4 +1,4 @@
-"""The words of DVC that flows read, because DVC says these things in no other way. Its exit status is always 255."""
+"""DVC output that flows parse, because DVC reports these things in no other way. Its exit status is always 255."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The flow: starts one retraining run for new data, once the files have stopped changing."""
+"""The flow that starts one retraining run for new data, once the files have stopped changing."""
 
 import hashlib
 import json

@@ -124,7 +124,7 @@ class Workplace:
         return self.folder.resolve().relative_to(self.state / "runs").parts[0]
 
     def set_params(self, overrides: Mapping[str, Any]) -> None:
-        """Set parameters, named like `finetune.optimizer.learning_rate`. Keeps comments and order of params.yaml."""
+        """Set parameters, named like `finetune.optimizer.learning_rate`. Keeps params.yaml's comments and order."""
         if not overrides:
             return
         if not self.is_worktree:

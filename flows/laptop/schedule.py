@@ -75,7 +75,7 @@ def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     terminal.out.print(f"retrain: {cron}{watching}")
     if own:
         where = state / server.PASSWORD
-        terminal.out.print(f"The Prefect UI asks for a password: the line in {where}.", markup=False)
+        terminal.out.print(f"The Prefect UI asks for the password in {where}.", markup=False)
     terminal.out.print(f"{address} shows the runs. Ctrl-C stops; the same command resumes.", markup=False)
     # Otherwise it logs every few seconds that a run is still waiting for another.
     logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)
@@ -108,5 +108,5 @@ def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
         elif run.state_type != StateType.CRASHED:
             client.set_flow_run_state(run.id, Crashed(message=STOPPED))
-    for limit in client.read_global_concurrency_limits():  # the server forgets who holds a slot, not that it is taken
+    for limit in client.read_global_concurrency_limits():  # it forgets who holds a slot, but not that it is taken
         client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))

@@ -71,7 +71,7 @@ def _bring(path: Path, to: Path, move: bool) -> None:
 
 
 def _linked(path: Path, to: Path) -> bool:
-    """Hard-links the file, if possible; the original is removed only after the whole batch is added."""
+    """Hard-links the file, if possible; the original is removed only after the whole batch has been added."""
     try:
         os.link(path, to)
     except OSError:  # a different disk, or one without links

@@ -169,7 +169,7 @@ def _renamed(before: Sequence[str], now: Sequence[str], certain: bool) -> dict[s
 
 
 def _numbers(names: Sequence[str], every: Sequence[str]) -> NDArray[np.uint16]:
-    """(256,): number in a mask -> place in `every`; ignored pixels get the place after the last class."""
+    """(256,): number in a mask -> index in `every`; ignored pixels get the index after the last class."""
     numbers = np.full(256, len(every), np.uint16)
     numbers[: len(names)] = [every.index(name) for name in names]
     return numbers

@@ -21,7 +21,7 @@ from pspnet.config.section import (
 class LossParams(Section):
     kind: Literal["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"]
     """The loss of both heads. `cross_entropy`: the mean over the annotated pixels, as published. `cross_entropy_dice`:
-    the weighted sum of it and Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy pixels
+    its weighted sum with Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy pixels
     weigh little. `ohem`: only hard pixels count."""
     cross_entropy_share: Share
     """For cross_entropy_dice: a in a * cross-entropy + (1 - a) * Dice loss."""

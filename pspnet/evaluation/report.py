@@ -28,7 +28,7 @@ PAGE = "report.html"
 PICTURE = "picture.png"  # of one test image, the worst; an evaluation without pictures has none
 COUNTING = (
     "One confusion matrix counts the labeled pixels of all images, and IoU and pixel accuracy are read from it. A "
-    "class that neither the masks nor the predictions show is absent: it has no IoU and takes no part in the mean."
+    "class that neither the masks nor the predictions show is absent: it has no IoU and is left out of the mean."
 )
 LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # sides of a picture on the page
 

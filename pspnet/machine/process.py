@@ -47,7 +47,7 @@ def collect_less_garbage() -> None:
 
 
 def _skip_last_collection() -> None:
-    if "triton" not in sys.modules:  # torch loads it for an optimizer, and it prints pages about what was not freed
+    if "triton" not in sys.modules:  # torch loads it for an optimizer, and it prints pages about unfreed objects
         gc.freeze()
 
 

@@ -74,7 +74,7 @@ def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem
     if not images.is_dir():
         raise UserError(Problem(str(images), "is not a folder", fix="Name the folder of the images."))
     if out.resolve().is_relative_to(images.resolve()):
-        found = "lies in the folder of the images, where its masks would be taken for images"
+        found = "lies in the folder of the images, where its masks would be treated as images"
         raise UserError(Problem(str(out), found, fix="Give another folder with --out."))
     if images.resolve().is_relative_to(out.resolve()):
         raise UserError(Problem(str(images), "lies in the folder to write", fix="Give another folder with --out."))

@@ -101,7 +101,7 @@ class PredictionFolder:
         self._seen[name] = (sha256, *stamp)
 
     def refuse(self, name: str) -> None:
-        """Forget an image that was predicted once and cannot be read now."""
+        """Forget an image that was predicted before but can no longer be read."""
         self._finished.pop(name, None)
 
     def finish(self) -> None:

@@ -22,7 +22,7 @@ def paired_bootstrap(
 ) -> tuple[float, Interval]:
     """Return the difference in mean IoU, candidate - champion, and its 95% percentile interval.
 
-    Groups are drawn with replacement, not images, since errors on images of one scene are correlated. Both models get
+    Groups, not images, are drawn with replacement, since errors on images of one scene are correlated. Both models get
     the same groups, since a scene that is hard for one is hard for both. Each draw's IoUs come from its summed pixels.
     """
     sums = _sums_of_groups(candidate_images, champion_images, classes)  # (G, 4, K)

@@ -273,7 +273,7 @@ def _limit(limit: float) -> str:
 
 
 def _beside(value: float, limit: float) -> str:
-    """Format a value with as many digits, at least three, as it takes to tell it from the limit."""
+    """Format a value with as many digits, at least three, as it takes to distinguish it from the limit."""
     if abs(value - limit) <= ROUNDING:
         return _limit(limit)
     texts = (f"{value:.{digits}f}" for digits in range(3, 14))

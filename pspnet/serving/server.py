@@ -320,7 +320,7 @@ class Bounded:
                 nobody_waits.set()
                 if not begun.is_set():
                     work.cancel()
-                await asyncio.wait([work])  # a thread cannot be stopped: it keeps its place and memory until it ends
+                await asyncio.wait([work])  # a thread cannot be stopped: it keeps its slot and memory until it ends
                 raise ClientGone
         finally:
             nobody_waits.set()

@@ -13,7 +13,7 @@ from pspnet.machine import events
 from pspnet.machine.process import LAUNCHER, STOP_SECONDS, end_with_dvc
 
 SHUTDOWN_SECONDS = STOP_SECONDS - 5  # torchrun gives processes this long to end: they save a checkpoint first
-# How processes end, likely causes first: when one fails, the others lose it and are ended.
+# Ways a process ends, likely causes first: when one fails, the others lose touch with it and are stopped.
 ENDS = ("user", "memory", "bug", "busy", "killed", "interrupted", "done")
 
 
