@@ -85,7 +85,7 @@ def dag_of(repo: Repo, project: Path) -> Dag:
 
 
 def changed_stages(project: Path) -> set[str]:
-    """The names of the stages that DVC does not know to be up to date."""
+    """The names of the stages that may be out of date, according to DVC."""
     with open_repo(project) as repo:
         return set(repo.status())
 

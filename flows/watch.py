@@ -60,7 +60,7 @@ def check_for_new_data(
     push: Callable[[list[Source]], Failure | None],
     start: Callable[[list[Source], list[str]], str],
 ) -> str | Failure:
-    """Start retraining if there is new data. Returns a message. The three functions do the work; this one decides."""
+    """Start retraining if there is new data. Returns a message. Three functions do the work; this one decides."""
     checkout = workplace.checkout
     with seen_data(workplace.state) as seen:
         listings = {name: data.listing for name, data in seen.items()}

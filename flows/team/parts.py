@@ -1,7 +1,7 @@
 """A stage whose parts the pool's machines make first; `meta.parts` in dvc.yaml names the parameter that counts them.
 
-A part travels like any data: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts that
-it finds and makes the rest, so its command, hashes and output bytes are the same as without parts.
+A part travels like any data: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts it
+finds and makes the rest, so its command, hashes and output bytes are the same as without parts.
 """
 
 import os

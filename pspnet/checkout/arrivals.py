@@ -1,4 +1,4 @@
-"""The samples that a batch brings, in whole or in part, and what the raw data holds that may contradict them."""
+"""The samples that a batch adds, in whole or in part, and the raw data that may contradict them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

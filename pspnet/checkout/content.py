@@ -24,7 +24,7 @@ START_BYTES = 2**16  # enough to tell most images of one size apart
 def check_content(
     arrivals: Arrivals, together: Together, rules: Rules, folder: Path, tick: Callable[[int, int, str], None]
 ) -> list[Verdict]:
-    """Verdicts on what the batch's files hold. Checked pieces go into `folder`, which is removed."""
+    """Verdicts on the content of the batch's files. Checked pieces go into `folder`, which is removed."""
     samples = [*arrivals.samples, *_perhaps_copied(arrivals, together, rules.max_bytes)]
     pieces = cut(samples, together, rules)
     try:

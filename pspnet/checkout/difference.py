@@ -54,8 +54,8 @@ class Difference:
     classes_added: list[str]
     classes_removed: list[str]
     classes_renamed: list[tuple[str, str]]
-    labels: list[ClassPixels]  # for every class of either set; the last is for ignored pixels
-    quarantined: Changes  # of files, each with the kind of its problem
+    labels: list[ClassPixels]  # one per class of either set, and a last one for ignored pixels
+    quarantined: Changes  # files, each with the kind of its problem
     duplicates: Changes
 
 

@@ -17,7 +17,7 @@ Place = Callable[[PurePosixPath], PurePosixPath | None]
 
 
 def place_of_folder(dataset: DatasetParams, name: str) -> Place:
-    """Where files go: in the layout `folder`, a batch becomes a folder in the images and one in the masks."""
+    """Where files go: in the layout `folder`, a batch becomes one folder of images and one of masks."""
     source = dataset.source
     if name == AS_IT_IS or not isinstance(source, FolderParams):
         return _as_it_is

@@ -92,7 +92,7 @@ def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Par
         match = matches[image, mask]
         one, other = match.example
         is_image = (side_words(image) - side_words(mask)) & IMAGE_WORDS or not is_mask(one)
-        share = match.images * step / len(names)  # images and masks together give at most half
+        share = match.images * step / len(names)  # at most half, because `names` holds images and masks
         if side_words(mask) & MASK_WORDS or (share >= FEWEST_BY_LOOKS and is_image and is_mask(other)):
             found = Partners(image, mask, None, match.images, match.several > 0)
             if is_image:

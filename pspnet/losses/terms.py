@@ -19,8 +19,8 @@ def focal(nll: Tensor, weights: Tensor, gamma: float) -> Tensor:
 
 
 def hardest(nll: Tensor, weights: Tensor, threshold: float, least_share: float) -> Tensor:
-    """Online hard example mining: cross-entropy over the pixels whose class has at most `threshold` probability, or over
-    the hardest `least_share` of the annotated pixels if these are more.
+    """Online hard example mining: cross-entropy over the pixels whose class is at most `threshold` likely, or over the
+    hardest `least_share` of the annotated pixels if these are more.
     """
     with torch.no_grad():
         counted = weights != 0

@@ -73,7 +73,7 @@ def event(kind: str, **content: Any) -> Event:
 
 
 def append(path: Path, event: Event) -> None:
-    """Append the event in one write, so that two processes never mix their lines. First ends a line cut off by a kill."""
+    """Append the event in one write, so that processes never mix their lines. First ends a line cut off by a kill."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         size = os.fstat(descriptor).st_size

@@ -238,7 +238,7 @@ def _digests(rows: pa.Table) -> dict[str, str]:
 
 
 def _seen(rows: pa.Table) -> dict[str, tuple[str, int, int]]:
-    """Image -> digest, size and time. The digest must agree with the table's: neither file trusts the other."""
+    """Image -> digest, size and time. The digest must agree with the table's: the files may be out of step."""
     columns = [rows[name].to_pylist() for name in ("sha256", "size_bytes", "mtime_ns")]
     return dict(zip(rows["image"].to_pylist(), zip(*columns, strict=True), strict=True))
 

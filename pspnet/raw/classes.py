@@ -264,7 +264,7 @@ def _color(name: str, values: list[int], index: int, colors: Mapping[str, list[i
 
 
 def default_color(index: int) -> Color:
-    """A color whose hue is a golden angle from its neighbors', so they differ; brightness cycles through three levels."""
+    """A color whose hue is a golden angle from its neighbors', so they differ; brightness takes three levels."""
     hue, value = index * 0.61803398875 % 1, (0.95, 0.7, 0.5)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
     return round(red * 255), round(green * 255), round(blue * 255)

@@ -27,7 +27,7 @@ START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 MOST_SCANS = 100  # programs write a dozen
 
 Turn = Callable[[NDArray[Any]], NDArray[Any]]
-TURNS: dict[int, Turn] = {  # EXIF orientation -> turns the stored picture upright
+TURNS: dict[int, Turn] = {  # EXIF orientation -> the operation that makes the stored picture upright
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -99,7 +99,7 @@ def _glance(rgb: Image.Image, orientation: int) -> bytes:
 # Warning filters and Pillow's pixel limit are global to the process. The first thread that decodes sets them and the
 # last one restores them; each thread records its own warnings. The lock is not held while decoding.
 _ENTERING_OR_LEAVING = threading.Lock()
-_limits: list[int] = []  # one for each block entered
+_limits: list[int] = []  # one per open block
 _put_back = ExitStack()
 _recorded: ContextVar[list[str] | None] = ContextVar("_recorded", default=None)
 

@@ -34,7 +34,7 @@ def paired_bootstrap(
         count = min(rows, resamples - start)
         picked = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
         times = np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups)
-        # Floats for speed, but whole numbers far below 2**53: the order of addition cannot change a bit.
+        # Floats for speed, but whole numbers far below 2**53: the order of addition changes no bit.
         totals = times.astype(np.float64) @ sums.reshape(groups, -1)
         drawn.append(_difference(totals.reshape(count, *sums.shape[1:])))
     differences = np.concatenate(drawn)

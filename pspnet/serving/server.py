@@ -422,7 +422,7 @@ def _error(code: str, message: str) -> bytes:
 
 
 class Connection(H11Protocol):
-    """Closes when its client owes something for too long. The oldest idle connection gives way to a new one."""
+    """Closes if its client keeps us waiting too long. The oldest idle connection gives way to a new one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
