@@ -58,7 +58,7 @@ def run(
     timeout_seconds: float | None = None,
     on_progress: Callable[[Event], object] = lambda event: None,
 ) -> CommandResult:
-    """Run the command in our process group, so that ending this process ends the command too. It gets an event log."""
+    """Run the command in our process group, so that ending this process also ends the command. It gets an event log."""
     log = events.new_log(folder / environment.get("PSPNET_STATE", STATE))
     try:
         return _run(command, folder, {**environment, events.VARIABLE: str(log)}, on_line, timeout_seconds, on_progress)
@@ -136,7 +136,7 @@ def _end(process: psutil.Popen, mark: str, seconds: float) -> None:
         others = {*process.children(recursive=True), *marked(MARK, mark)} - {process}
         end_all([process, *others], seconds)
         process.wait()
-    # Processes left behind, and those they started meanwhile. Look twice: a starting process has no environment yet.
+    # Processes left behind, and any they have started since. Look twice: a starting process has no environment yet.
     while left := marked(MARK, mark) or marked(MARK, mark):
         end_all(left, min(seconds, DRAIN_SECONDS))
 

@@ -74,7 +74,7 @@ def check_for_new_data(
         if failure := bring_in(source):
             return failure
         checked[source] = _listing(checkout / source.name)[0]
-    with seen_data(workplace.state) as seen:  # read again: a scheduled run may have started meanwhile
+    with seen_data(workplace.state) as seen:  # read again: a scheduled run may have started since
         now = {source.name: SeenData(listing, content_digest(checkout, source)) for source, listing in checked.items()}
         new = [name for name, data in now.items() if data.content != seen.get(name, SeenData()).content]
         message = "No new data."

@@ -73,7 +73,7 @@ class Workplace:
         """Hold the workplace, so that one attempt at a time works there on this machine.
 
         Waits for a live attempt: it may belong to this very run, presumed dead while the server was down, and its
-        results can be reused. Ends attempts that are frozen and processes that lost their parent.
+        results can be reused. Ends attempts that are frozen and processes that have lost their parent.
         """
         lock, waiting = self._lock(), False
         holder = Path(lock.lock_file).with_suffix(".holder.json")

@@ -100,7 +100,7 @@ def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
         if run.state_name == WAITS and run.deployment_id in deployments:  # the run it waited for goes first
             later = datetime.now(UTC) + timedelta(seconds=GOES_FIRST_SECONDS)
             client.set_flow_run_state(run.id, AwaitingConcurrencySlot(scheduled_time=later), force=True)
-    # The automation reschedules crashed runs too, but only if the server lives long enough.
+    # The automation also reschedules crashed runs, but only if the server lives long enough.
     for run in runs(StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED):
         if run.state_type == StateType.CANCELLING:
             client.set_flow_run_state(run.id, Cancelled(message=STOPPED))

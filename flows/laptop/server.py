@@ -28,7 +28,7 @@ LIVES_SECONDS = 60.0  # a server that exits sooner than this after starting ...
 DEATHS = 3  # ... and does so more than this many times in a row is not restarted
 PASSWORD = "prefect-password"  # noqa: S105  the name of a file in the state folder
 TETHERED = "PSPNET_TETHERED"  # environment variable of a run that must end with its parent, as its server does
-# `prefect server start` starts this too, and leaves it behind when it is killed.
+# `prefect server start` also starts this, and leaves it behind when killed.
 SERVER = ("uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning", "--fd", "0")
 ONE_RUN = {  # settings for a single run: no UI, no background services
     "PREFECT__SERVER_EPHEMERAL": "1",

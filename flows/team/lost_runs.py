@@ -23,7 +23,7 @@ NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry
 def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> None:
     """Create or update the automations.
 
-    `afresh`: replace unchanged ones too. The server then forgets the heartbeats it waits for, which is right when all
+    `afresh`: also replace unchanged ones. The server then forgets the heartbeats it waits for, which is right when all
     their senders are gone.
     """
     for wanted in automations(deployments):

@@ -71,7 +71,7 @@ def _verdicts(
         is_used[place] = verdict.outcome in KEPT
         if place < mine:
             yield verdict
-    worth = np.where(is_used, np.arange(len(samples)) >= mine, -1)  # what is already there is kept
+    worth = np.where(is_used, np.arange(len(samples)) >= mine, -1)  # existing files are kept
     for place, kept in copies(digests, worth):
         if place < mine:
             where = "in the batch, too" if kept < mine else "already there"

@@ -133,7 +133,7 @@ class _Annotated(Section):
 
 class CocoParams(_Annotated):
     """Polygons and run lengths in JSON files. A file with train, val or test in its name or its folder's name is an
-    official split. Pixels that no object covers are background; the smaller of two objects lies on top; crowds are
+    official split. Pixels that no object covers are background; the smaller of two objects is on top; crowds are
     drawn as their class.
     """
 

@@ -1,4 +1,4 @@
-"""Tell images from masks by words in their names, and find the parts of the names that pair them."""
+"""Distinguish images from masks using words in their names, and find the parts of the names that pair them."""
 
 import re
 import zlib
@@ -61,7 +61,7 @@ class Partners(NamedTuple):
 
 
 def words(text: str) -> set[str]:
-    """The words in a name; `trainannot` gives `annot` too."""
+    """The words in a name; `trainannot` also gives `annot`."""
     found = {word.lower() for word in WORD.findall(text)}
     glued = (re.fullmatch(SPLIT_AND_WORD, word) for word in found)
     return found | {match[1] for match in glued if match}
@@ -199,7 +199,7 @@ class _Operations:
 
 
 def _suffixes(stem: str) -> list[str]:
-    """`_mask` of `x_mask`, and of `x_mask_1` too."""
+    """`_mask` of both `x_mask` and `x_mask_1`."""
     match = re.fullmatch(r".+?([_\- .](?=[^_\- .]*[^\W\d_])[^_\- .]+?)(?:[_\- .]?\d+)?", stem)
     return [match[1]] if match else []
 

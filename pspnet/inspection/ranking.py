@@ -171,7 +171,7 @@ def _companions(reading: Reading) -> list[str]:
 
 
 def read(guess: LayoutGuess, listing: Listing) -> Reading | LayoutGuess:
-    """The folder read by the guessed layout, or the guess with the obstacle."""
+    """The folder read with the guessed layout, or the guess with its obstacle."""
     images, problems = [], []
     try:
         source = dataset_params(section_of(source_section(guess.layout, guess.source))).source

@@ -2,7 +2,7 @@
 
 The logits of a batch, enlarged to the size of the masks in float32, would be the largest tensor in training, and a
 straightforward loss creates several of that size. Here they exist a few rows at a time and are recomputed in the
-backward pass. Everything is a matrix product, a sum or a comparison: these are deterministic on GPUs too, unlike the
+backward pass. Everything is a matrix product, a sum or a comparison: these are deterministic even on GPUs, unlike the
 backward passes of bilinear enlargement and of a loss over a plane.
 """
 

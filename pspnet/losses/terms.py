@@ -1,4 +1,4 @@
-"""The kinds of loss. `weights` (N, H, W) weighs each pixel, ignored ones by 0; if all are 0, so is the loss."""
+"""The kinds of loss. `weights` (N, H, W) has a weight for each pixel, 0 if ignored; if all are 0, so is the loss."""
 
 import math
 

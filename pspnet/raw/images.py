@@ -201,7 +201,7 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
 
 
 def bits_per_channel(image: Image.Image, data: bytes) -> int:
-    """Bits per channel in the file: Pillow turns 2 and 4 bits into 8, and 16 bits in color images too."""
+    """Bits per channel in the file: Pillow turns 2 and 4 bits into 8, and also 16 bits in color images."""
     if isinstance(image, TiffImageFile):
         return int(image.tag_v2.get(258, (8,))[0])
     return data[24] if image.format == "PNG" else 8

@@ -105,7 +105,7 @@ class _Placed:
 
 @dataclass(frozen=True)
 class Runs(_Placed):
-    """The lengths of runs of pixels, outside and inside in turn, outside first."""
+    """The lengths of runs of pixels, alternately outside and inside, outside first."""
 
     counts: "array[int]"
     by_columns: bool
@@ -160,7 +160,7 @@ def ellipse(name: str, number: int, center_and_radii: Any, turned_degrees: float
 
 
 def line(name: str, number: int, points: Any, width_px: float) -> list[Polygon]:
-    """The parts of a line with round ends and corners; one point gives a disc."""
+    """The parts of a line with round ends and corners; a single point is a disc."""
     coordinates = numbers(name, points, at_least=2)
     corners = list(zip(coordinates[::2], coordinates[1::2], strict=True))
     parts = [ellipse(name, number, (x, y, width_px / 2, width_px / 2)) for x, y in corners]

@@ -2,7 +2,7 @@
 
 python -P server.py --model FOLDER --port 5001
 
-Memory stays bounded whatever arrives: the bytes of all bodies are counted as they come in, few requests are worked on
+Memory stays bounded, whatever arrives: the bytes of all bodies are counted as they come in, few requests are worked on
 at once, and the others are asked to try again later. Where something is scarce, the client that has the most of it
 gives way. A refused or failed request gets a short JSON response.
 
@@ -71,7 +71,7 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-    """The client has left; there is nobody to answer."""
+    """The client has left; there is no one to answer."""
 
 
 def _busy(unread: bool) -> Refused:
@@ -376,7 +376,7 @@ async def _drained(scope: Scope, receive: Receive) -> bool:
 
 
 def _complaint(body: bytes, most_bytes: int) -> str:
-    """Return what is wrong with a request that would take MLflow's parser far more memory than its size suggests."""
+    """Return the error for a request that would take MLflow's parser far more memory than its size suggests."""
     if (values := 1 + body.count(b",") + body.count(b"[") + body.count(b"{")) > MOST_VALUES:
         return f"The request holds about {values:,} values; expected at most {MOST_VALUES:,}."
     try:

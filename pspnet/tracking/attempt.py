@@ -48,7 +48,7 @@ class Sender(Protocol):
 
 
 class SenderProcess:
-    """A process that loads MLflow while the stage loads too."""
+    """A process that loads MLflow while the stage itself loads."""
 
     def __init__(self, state: Path) -> None:
         (state / "tracking").mkdir(parents=True, exist_ok=True)

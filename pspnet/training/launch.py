@@ -28,7 +28,7 @@ def devices() -> int:
 def launch(stage: str, count: int, log: Path) -> int:
     """Run this process's own command in `count` processes, with the output of the first; returns the exit status.
 
-    `log`: the event log of all of them, in which they say how they ended.
+    `log`: the event log of all of them, where they report how they ended.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -59,7 +59,7 @@ def launch(stage: str, count: int, log: Path) -> int:
 
 
 def blame(stage: str, count: int, log: Path, logs: Path, asked: bool) -> int:
-    """Report the end of the process at fault as the stage's end. Being slow to end when `asked` is not a cause."""
+    """Report the end of the process at fault as the stage's end. A process that is slow to end when `asked` is not at fault."""
     killed = {"class": "killed", "status": 128 + signal.SIGKILL}  # it left no event
     told = {event.get("rank"): event for event, _ in events.read(log) if event["kind"] == "exit"}
     ends = [told.get(rank, killed) for rank in range(count)]
