@@ -41,7 +41,7 @@ class CommandResult:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the command reports as its result; empty if nothing."""
+        """The result that the command reports; empty if none."""
         return {name: value for event in self.told("result") for name, value in event.items()}
 
     @property

@@ -40,7 +40,7 @@ def watch(settled_seconds: int = SETTLED_SECONDS, deployment: str = RETRAIN) -> 
 def _check_checkout(
     workplace: Workplace, environment: Mapping[str, str], dag: Dag, settled_seconds: int, deployment: str
 ) -> str | Failure:
-    """Check the checkout, where data arrives."""
+    """Check the checkout, which is where data arrives."""
     checkout = workplace.checkout
     return check_for_new_data(
         workplace,

@@ -148,7 +148,7 @@ def new_password() -> str:
 
 
 def stored_password(state: Path) -> str:
-    """The stored password, so that browsers can remember it, or a new one if other users could read the file."""
+    """The password, stored so that browsers can remember it; a new one if other users could read the file."""
     path = state / PASSWORD
     if path.exists() and not path.stat().st_mode & 0o077:
         return path.read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Prefect automations: the server notices runs whose process died, and schedules the same run again."""
+"""Prefect automations: the server notices runs whose process died, and reschedules them."""
 
 import os
 from datetime import timedelta

@@ -18,13 +18,13 @@ from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import Rules
 from pspnet.raw.workers import check_pieces
 
-START_BYTES = 2**16  # enough to tell most images of one size apart
+START_BYTES = 2**16  # enough to distinguish most images of the same size
 
 
 def check_content(
     arrivals: Arrivals, together: Together, rules: Rules, folder: Path, tick: Callable[[int, int, str], None]
 ) -> list[Verdict]:
-    """Verdicts on the content of the batch's files. Checked pieces go into `folder`, which is removed."""
+    """Verdicts on the content of the batch's files. Checked pieces go into `folder`, which is removed afterwards."""
     samples = [*arrivals.samples, *_perhaps_copied(arrivals, together, rules.max_bytes)]
     pieces = cut(samples, together, rules)
     try:

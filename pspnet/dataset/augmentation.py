@@ -136,7 +136,7 @@ def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_
 
 
 def _within(start: float, end: float, length: int) -> tuple[int, int]:
-    """The range of pixels, at least one even if the crop shows none."""
+    """The range of pixels, at least one, even if the crop shows none."""
     first = min(max(0, math.floor(start)), length - 1)
     return first, max(first + 1, min(length, math.ceil(end) + 1))
 

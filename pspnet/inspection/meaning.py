@@ -18,7 +18,7 @@ MOST_COLORS = 64  # that a person would assign to classes
 VOID_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unannotated", "not annotated"}
 TWINS = 3  # values this near to each other and far from all others may mean the same
 FAR = 60  # from the next value
-FEW = 0.002  # share of the pixels; a value of a blurred edge between classes has less
+FEW = 0.002  # share of the pixels; values of blurred edges between classes are rarer
 MIDDLE = 128
 
 

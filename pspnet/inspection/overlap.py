@@ -26,7 +26,7 @@ def is_region(masks: Iterable[str], files: RawFiles) -> bool:
 
 
 def are_annotators(masks: Sequence[Sequence[str]], files: RawFiles) -> bool:
-    """Whether the masks of one image, given together, mostly overlap: several people drew the same thing."""
+    """Whether the masks of one image, given together, mostly overlap, as if several people drew the same thing."""
     overlaps = []
     for paths in masks[:MOST_OPENED]:
         opened = [small for path in paths if (small := _bright(path, files)) is not None and small.any()]

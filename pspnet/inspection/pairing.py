@@ -87,7 +87,7 @@ def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Par
     by_suffix = _by_suffix(names, is_mask)
     if by_suffix and by_suffix.images > best:
         yield by_suffix
-    doubtful = []  # a word names the masks, but the images look like masks too
+    doubtful = []  # a word names the masks, but the images also look like masks
     for image, mask in ranked[:MOST_CANDIDATES]:
         match = matches[image, mask]
         one, other = match.example

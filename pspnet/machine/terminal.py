@@ -108,7 +108,7 @@ def _lines(title: str) -> Iterator[Tick]:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect the exit statuses that signals ask for. A second Ctrl-C stops at once."""
+    """Collect the exit statuses that signals request. A second Ctrl-C stops at once."""
     requested: list[int] = []
 
     def request(number: int, _: FrameType | None) -> None:

@@ -138,7 +138,7 @@ def predict_images(
                 image = decode_image(read_image(data, max_pixels).data)
                 [prediction] = predictor.predict(image[None])
                 folder.add(name, sha256, files[name], image, prediction)
-        except Refused as error:  # tried again each time: perhaps only permission is missing
+        except Refused as error:  # retried each time: perhaps only permission is missing
             folder.refuse(name)
             refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
         except MemoryError:

@@ -60,7 +60,7 @@ class CheckedSample:
 
 
 def max_bytes(max_pixels: int) -> int:
-    """The most bytes that an image with this many pixels can have; a larger file is not read at all."""
+    """The maximum size in bytes of an image with this many pixels; a larger file is not read at all."""
     return max_pixels * BYTES_PER_PIXEL + METADATA_BYTES
 
 

@@ -1,4 +1,4 @@
-"""The paired bootstrap: how far the difference in mean IoU between two models depends on the test images."""
+"""The paired bootstrap: how much the difference in mean IoU between two models depends on the test images."""
 
 from collections.abc import Sequence
 

@@ -344,7 +344,7 @@ class Bounded:
 
 
 def client_of(address: tuple[str, int] | None) -> str:
-    """Return the client's IPv4 address, or its IPv6 /64 network, which one customer usually has."""
+    """Return the client's IPv4 address, or its IPv6 /64 network, which usually belongs to one customer."""
     try:
         ip = ipaddress.ip_address(address[0] if address else "")
     except ValueError:

@@ -59,7 +59,7 @@ def launch(stage: str, count: int, log: Path) -> int:
 
 
 def blame(stage: str, count: int, log: Path, logs: Path, asked: bool) -> int:
-    """Report the end of the process at fault as the stage's end. A process that is slow to end when `asked` is not at fault."""
+    """Report the end of the process at fault as the stage's end. One slow to end when `asked` is not at fault."""
     killed = {"class": "killed", "status": 128 + signal.SIGKILL}  # it left no event
     told = {event.get("rank"): event for event, _ in events.read(log) if event["kind"] == "exit"}
     ends = [told.get(rank, killed) for rank in range(count)]
