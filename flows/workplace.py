@@ -98,7 +98,7 @@ class Workplace:
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
-        """Whether no run is working here and no earlier run left a process behind. No run can begin within the block."""
+        """Whether no run is working here and no earlier run left processes. No run can begin within the block."""
         try:
             with self._lock().acquire(blocking=False):
                 yield not marked(MARK, str(self.folder))

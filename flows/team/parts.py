@@ -1,6 +1,6 @@
 """A stage whose parts the pool's machines make first; `meta.parts` in dvc.yaml names the parameter that counts them.
 
-A part travels like any data: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts it
+A part is like any other data: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts it
 finds and makes the rest, so its command, hashes and output bytes are the same as without parts.
 """
 

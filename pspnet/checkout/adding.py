@@ -42,7 +42,7 @@ def add(batch: Path, raw: Path, params: Params, name: str | None, move: bool, st
     images, masks, groups = counted(found.images, "image"), counted(found.masks, "mask"), counted(found.groups, "group")
     terminal.out.print(f"{raw}: added {images} and {masks} from {groups}; {raw}.dvc is updated.", markup=False)
     if found.duplicates:
-        note = f"Copies of other images among them: {found.duplicates:,}; `prepare` keeps one of each."
+        note = f"Copies of other images: {found.duplicates:,}; `prepare` keeps one of each."
         terminal.out.print(note, markup=False)
     terminal.out.print(f"Next: git add {raw}.dvc && git commit, then make retrain", markup=False)
 

@@ -18,9 +18,7 @@ from pspnet.raw.splitting import assign_splits
 @dataclass
 class Arrivals:
     samples: list[RawSample] = field(default_factory=list)
-    same_size: list[RawSample] = field(
-        default_factory=list
-    )  # images in the raw data of the same size as a file in the batch
+    same_size: list[RawSample] = field(default_factory=list)  # images in the raw data, as large as one in the batch
     official: dict[tuple[str, Split], RawSample] = field(default_factory=dict)  # the first of a group and split there
     verdicts: list[Verdict] = field(default_factory=list)
 
