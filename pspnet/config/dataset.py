@@ -38,7 +38,7 @@ def _is_expression(pattern: str) -> str:
 
 def _has_parenthesis(pattern: str) -> str:
     if re.compile(pattern).groups < 1:
-        raise ValueError("a regular expression with a group, such as ^(scene[0-9]+)")
+        raise ValueError("a regular expression with a group in parentheses, such as ^(scene[0-9]+)")
     return pattern
 
 
