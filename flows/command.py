@@ -21,7 +21,7 @@ from pspnet.machine.events import Event
 from pspnet.machine.offline import STATE
 from pspnet.machine.process import end_all
 
-MARK = "PSPNET_COMMAND"  # environment variable: finds every process of the command, even after its parent died
+MARK = "PSPNET_COMMAND"  # environment variable that marks every process of the command, even after its parent has died
 LAST_LINES = 200
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 2.0
@@ -41,12 +41,12 @@ class CommandResult:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the command reports as its result; empty if nothing."""
+        """The result that the command reports; empty if none."""
         return {name: value for event in self.told("result") for name, value in event.items()}
 
     @property
     def end(self) -> Event | None:
-        """The event by which the command ended; None if it was killed or is not ours."""
+        """The command's exit event; None if it was killed or is not ours."""
         return next((event for event in reversed(self.told("exit")) if "rank" not in event), None)
 
 
@@ -58,7 +58,7 @@ def run(
     timeout_seconds: float | None = None,
     on_progress: Callable[[Event], object] = lambda event: None,
 ) -> CommandResult:
-    """Run the command in our process group, so that ending this process ends the command too. It gets an event log."""
+    """Run the command in our process group, so that ending this process also ends the command. It gets an event log."""
     log = events.new_log(folder / environment.get("PSPNET_STATE", STATE))
     try:
         return _run(command, folder, {**environment, events.VARIABLE: str(log)}, on_line, timeout_seconds, on_progress)
@@ -136,7 +136,7 @@ def _end(process: psutil.Popen, mark: str, seconds: float) -> None:
         others = {*process.children(recursive=True), *marked(MARK, mark)} - {process}
         end_all([process, *others], seconds)
         process.wait()
-    # Processes left behind, and those they started meanwhile. Look twice: a starting process has no environment yet.
+    # Processes left behind, and any they have started since. Look twice: a starting process has no environment yet.
     while left := marked(MARK, mark) or marked(MARK, mark):
         end_all(left, min(seconds, DRAIN_SECONDS))
 

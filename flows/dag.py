@@ -85,7 +85,7 @@ def dag_of(repo: Repo, project: Path) -> Dag:
 
 
 def changed_stages(project: Path) -> set[str]:
-    """The names of the stages that DVC does not know to be up to date."""
+    """The names of the stages that may be out of date, according to DVC."""
     with open_repo(project) as repo:
         return set(repo.status())
 
@@ -116,7 +116,7 @@ def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]
         for path in {path for found in paths.values() for path in found}
         if path.is_relative_to(root) and not made.intersection([path, *path.parents])
     }
-    # With a trailing slash too: the path may not exist yet, and a pattern may match folders only.
+    # Also with a trailing slash: the path may not exist yet, and a pattern may match folders only.
     asked = "\n".join(line for name in names.values() for line in (name, f"{name}/"))
     command = ["git", "check-ignore", "--stdin"]
     done = subprocess.run(command, cwd=project, input=asked, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The words of DVC that flows read, because DVC says these things in no other way. Its exit status is always 255."""
+"""DVC output that flows parse, because DVC reports these things in no other way. Its exit status is always 255."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ AWAY = re.compile(
 )
 _STAGE_STATUS = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _NO_ERROR = re.compile(r"WARNING: |Having any troubles\?|If there are no processes with such PIDs|<https://error\.dvc")
-# Hints about what to type next. --quiet would hide its errors too.
+# Hints about what to type next. --quiet would also hide its errors.
 _ADVICE = re.compile(
     r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core|Use `dvc push`"
 )

@@ -25,9 +25,9 @@ class Failure:
 
 
 def failure_of(ended: CommandResult, timeout_seconds: float | None) -> Failure | None:
-    """The failure, or None if the command succeeded. Its exit event decides, otherwise its exit status."""
+    """The failure, or None if the command succeeded. Its exit event decides; without one, its exit status does."""
     if ended.timed_out:
-        took = f"It ran longer than {timeout_seconds:,.0f} s and was ended with all its processes."
+        took = f"It ran longer than {timeout_seconds:,.0f} s and was stopped with all its processes."
         return Failure(TIMED_OUT, f"{took} The limit is meta.timeout in dvc.yaml.")
     if ended.status == 0:
         return None
@@ -49,7 +49,7 @@ def _from_event(kind: str, status: int, message: str) -> Failure:
 
 
 def _from_output(ended: CommandResult) -> Failure:
-    """DVC failed, or a command that was killed or is not ours."""
+    """The failure of DVC, or of a command that was killed or is not ours."""
     found = dvc_text.stage_status(ended.output)
     status = ended.status if found is None else found
     errors = dvc_text.errors(ended.output) or f"It ended with exit status {status} and no output."

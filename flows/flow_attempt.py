@@ -76,11 +76,11 @@ def result_of(state: State[Any]) -> Any:
 
 
 def _identity(overrides: Mapping[str, Any]) -> dict[str, str]:
-    """The variables by which MLflow runs and versions link back to this flow run."""
+    """The variables that link MLflow runs and versions back to this flow run."""
     facts = {"PSPNET_FLOW_RUN": str(flow_run.id)}
     if pages := PREFECT_UI_URL.value():
         facts["PSPNET_FLOW_RUN_PAGE"] = f"{pages}/runs/flow-run/{flow_run.id}"
     if overrides:
         facts["PSPNET_FLOW_OVERRIDES"] = json.dumps(dict(overrides), sort_keys=True)
     given = {name: value for name, value in os.environ.items() if name.startswith("PSPNET_FLOW_")}
-    return given or facts  # a run started by another run links to that one
+    return given or facts  # a run started by another run links to that run

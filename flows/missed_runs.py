@@ -38,5 +38,5 @@ def newer_due_run() -> str | None:
             return None
         for run in missed[1:]:
             client.delete_flow_run(run.id)
-    get_run_logger().info("%d scheduled runs were missed; only the newest runs.", len(missed))
+    get_run_logger().info("%d scheduled runs were missed; only the newest will run.", len(missed))
     return f"Skipped: {missed[0].name} is due too."

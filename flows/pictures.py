@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def data_url(path: Path, longest_px: int) -> str:
-    """The picture as a JPEG in an address."""
+    """The picture as a data URL of a JPEG."""
     with Image.open(path) as picture:
         picture.thumbnail((longest_px, longest_px))
         file = io.BytesIO()

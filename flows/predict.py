@@ -1,4 +1,4 @@
-"""The flow: a registered version turns a folder of images into masks, overlays and a table, with `pspnet predict`."""
+"""The flow that has a registered version predict a folder of images: masks, overlays and a table."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The flow: `pspnet promote` from the Prefect UI, on a machine that has the data."""
+"""The flow that runs `pspnet promote` from the Prefect UI, on a machine that has the data."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ from pspnet.machine.worktree import dvc_command
 
 
 def push(workplace: Workplace, environment: Mapping[str, str]) -> Failure | None:
-    """Push the results and the run-cache, which tells other machines what they need not run."""
+    """Push the results and the run-cache, which lets other machines skip this work."""
     command = dvc_command("--wait-for-lock", "push", "--run-cache")
     return failure_of(run(command, workplace.folder, environment, get_run_logger().info), None)
 

@@ -26,7 +26,7 @@ def main() -> int:
                 stage.repo.stage_cache.restore(stage, pull=bool(repo.config["core"].get("remote")))
         except RunCacheNotFoundError:
             return NOT_KNOWN
-        except FileNotFoundError as error:  # a `dvc gc` may have removed it meanwhile: the next try fetches it again
+        except FileNotFoundError as error:  # a `dvc gc` may have removed it since: the next try fetches it again
             print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
             return EXIT_TEMPORARY
         except DvcException as error:

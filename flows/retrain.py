@@ -1,4 +1,4 @@
-"""The flow: updates the data, runs every stage of dvc.yaml, registers the result and shares it."""
+"""The flow that updates the data, runs every stage of dvc.yaml, registers the result and shares it."""
 
 from collections.abc import Callable
 from typing import Any

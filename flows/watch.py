@@ -1,4 +1,4 @@
-"""The flow: starts one retraining run for new data, once the files have stopped changing."""
+"""The flow that starts one retraining run for new data, once the files have stopped changing."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def watch(settled_seconds: int = SETTLED_SECONDS, deployment: str = RETRAIN) -> 
 def _check_checkout(
     workplace: Workplace, environment: Mapping[str, str], dag: Dag, settled_seconds: int, deployment: str
 ) -> str | Failure:
-    """Check the checkout, where data arrives."""
+    """Check the checkout, which is where data arrives."""
     checkout = workplace.checkout
     return check_for_new_data(
         workplace,
@@ -60,7 +60,7 @@ def check_for_new_data(
     push: Callable[[list[Source]], Failure | None],
     start: Callable[[list[Source], list[str]], str],
 ) -> str | Failure:
-    """Start retraining if there is new data. Returns a message. The three functions do the work; this one decides."""
+    """Start retraining if there is new data. Returns a message. Three functions do the work; this one decides."""
     checkout = workplace.checkout
     with seen_data(workplace.state) as seen:
         listings = {name: data.listing for name, data in seen.items()}
@@ -74,7 +74,7 @@ def check_for_new_data(
         if failure := bring_in(source):
             return failure
         checked[source] = _listing(checkout / source.name)[0]
-    with seen_data(workplace.state) as seen:  # read again: a scheduled run may have started meanwhile
+    with seen_data(workplace.state) as seen:  # read again: a scheduled run may have started since
         now = {source.name: SeenData(listing, content_digest(checkout, source)) for source, listing in checked.items()}
         new = [name for name, data in now.items() if data.content != seen.get(name, SeenData()).content]
         message = "No new data."

@@ -73,7 +73,7 @@ class Workplace:
         """Hold the workplace, so that one attempt at a time works there on this machine.
 
         Waits for a live attempt: it may belong to this very run, presumed dead while the server was down, and its
-        results can be reused. Ends attempts that are frozen and processes that lost their parent.
+        results can be reused. Ends attempts that are frozen and processes that have lost their parent.
         """
         lock, waiting = self._lock(), False
         holder = Path(lock.lock_file).with_suffix(".holder.json")
@@ -98,7 +98,7 @@ class Workplace:
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
-        """Whether no run works here and no earlier run left a process behind. No run can begin within the block."""
+        """Whether no run is working here and no earlier run left processes. No run can begin within the block."""
         try:
             with self._lock().acquire(blocking=False):
                 yield not marked(MARK, str(self.folder))
@@ -124,7 +124,7 @@ class Workplace:
         return self.folder.resolve().relative_to(self.state / "runs").parts[0]
 
     def set_params(self, overrides: Mapping[str, Any]) -> None:
-        """Set parameters, named like `finetune.optimizer.learning_rate`. Keeps comments and order of params.yaml."""
+        """Set parameters, named like `finetune.optimizer.learning_rate`. Keeps params.yaml's comments and order."""
         if not overrides:
             return
         if not self.is_worktree:

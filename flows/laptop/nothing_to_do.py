@@ -24,7 +24,7 @@ COMMAND = ["pspnet", "standing"]
 
 @contextmanager
 def ask_registry(workplace: Workplace) -> Iterator[Answer]:
-    """Ask the registry about the results here.
+    """Ask the registry about this checkout's results.
 
     The answer is a headline, or None if registering would change something or the registry cannot be asked. The
     process loads MLflow while DVC checks the rest, and is killed if the answer is not needed.
@@ -67,7 +67,7 @@ def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = a
 
 
 def _is_unchanged(workplace: Workplace) -> bool:
-    """Whether data, stages and remote are all up to date. Opens DVC once for all of it."""
+    """Whether data, stages and remote are all up to date. Opens DVC only once."""
     with open_repo(workplace.folder) as repo, lock_repo(repo):
         dag = dag_of(repo, workplace.folder)
         unchanged = (

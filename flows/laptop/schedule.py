@@ -75,7 +75,7 @@ def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     terminal.out.print(f"retrain: {cron}{watching}")
     if own:
         where = state / server.PASSWORD
-        terminal.out.print(f"The Prefect UI asks for a password: the line in {where}.", markup=False)
+        terminal.out.print(f"The Prefect UI asks for the password in {where}.", markup=False)
     terminal.out.print(f"{address} shows the runs. Ctrl-C stops; the same command resumes.", markup=False)
     # Otherwise it logs every few seconds that a run is still waiting for another.
     logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)
@@ -100,7 +100,7 @@ def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
         if run.state_name == WAITS and run.deployment_id in deployments:  # the run it waited for goes first
             later = datetime.now(UTC) + timedelta(seconds=GOES_FIRST_SECONDS)
             client.set_flow_run_state(run.id, AwaitingConcurrencySlot(scheduled_time=later), force=True)
-    # The automation reschedules crashed runs too, but only if the server lives long enough.
+    # The automation also reschedules crashed runs, but only if the server lives long enough.
     for run in runs(StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED):
         if run.state_type == StateType.CANCELLING:
             client.set_flow_run_state(run.id, Cancelled(message=STOPPED))
@@ -108,5 +108,5 @@ def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
         elif run.state_type != StateType.CRASHED:
             client.set_flow_run_state(run.id, Crashed(message=STOPPED))
-    for limit in client.read_global_concurrency_limits():  # the server forgets who holds a slot, not that it is taken
+    for limit in client.read_global_concurrency_limits():  # it forgets who holds a slot, but not that it is taken
         client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))

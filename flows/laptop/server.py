@@ -1,8 +1,8 @@
 """Prefect's server as our child process: it ends when we end, even if we are killed, and Ctrl-C does not reach it.
 
 Prefect would start its own server. That server survives a SIGKILL of the flow, and Ctrl-C ends it before the flow
-has reported its final state, for which Prefect then waits for minutes. It would also obey anyone who reaches its port,
-and anyone who can change a deployment can run commands. Ours asks for a password and rejects pages from other sites.
+has reported its final state, so Prefect waits for minutes. It would also obey anyone who reaches its port, and anyone
+who can change a deployment can run commands. Ours asks for a password and rejects pages from other sites.
 """
 
 import atexit
@@ -24,13 +24,13 @@ from pspnet.machine.worktree import tethered
 HOST = "127.0.0.1"
 STARTS_SECONDS = 120
 STOPS_SECONDS = 10
-LIVES_SECONDS = 60.0  # a server that ends sooner than this after its start ...
-DEATHS = 3  # ... more often than this in a row is given up
+LIVES_SECONDS = 60.0  # a server that exits sooner than this after starting ...
+DEATHS = 3  # ... and does so more than this many times in a row is not restarted
 PASSWORD = "prefect-password"  # noqa: S105  the name of a file in the state folder
 TETHERED = "PSPNET_TETHERED"  # environment variable of a run that must end with its parent, as its server does
-# `prefect server start` starts this too, and leaves it behind when it is killed.
+# `prefect server start` also starts this, and leaves it behind when killed.
 SERVER = ("uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning", "--fd", "0")
-ONE_RUN = {  # settings for a single run: no pages, no background services
+ONE_RUN = {  # settings for a single run: no UI, no background services
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
@@ -85,7 +85,7 @@ class Server:
                     return
                 deaths = deaths + 1 if time.monotonic() - started < LIVES_SECONDS else 1
                 if deaths > DEATHS:
-                    terminal.err.print(f"Prefect's server keeps ending. The reason is in {self._log}.", markup=False)
+                    terminal.err.print(f"Prefect's server keeps exiting. The reason is in {self._log}.", markup=False)
                     os._exit(EXIT_TEMPORARY)  # requests to it would hang for minutes; our children end with us
                 terminal.err.print("Prefect's server was killed. Restarting it; the run goes on.")
                 self.process = self._run()
@@ -148,7 +148,7 @@ def new_password() -> str:
 
 
 def stored_password(state: Path) -> str:
-    """The stored password, so that browsers can remember it, or a new one if other users could read the file."""
+    """The password, stored so that browsers can remember it; a new one if other users could read the file."""
     path = state / PASSWORD
     if path.exists() and not path.stat().st_mode & 0o077:
         return path.read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Prefect automations: the server notices runs whose process died, and schedules the same run again."""
+"""Prefect automations: the server notices runs whose process died, and reschedules them."""
 
 import os
 from datetime import timedelta
@@ -14,7 +14,7 @@ from pspnet.errors import Problem, UserError
 
 HEARTBEAT_SECONDS = 30  # as often as Prefect allows
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS
-RESUME_SECONDS = 20  # a worker that gets a run back while it still handles its crash stops with a RuntimeError
+RESUME_SECONDS = 20  # a worker that is given a run again while still handling its crash stops with a RuntimeError
 BEGINS_SECONDS = 600  # a run fetches a commit before it begins
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
@@ -23,7 +23,7 @@ NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry
 def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> None:
     """Create or update the automations.
 
-    `afresh`: replace unchanged ones too. The server then forgets the heartbeats it waits for, which is right when all
+    `afresh`: also replace unchanged ones. The server then forgets the heartbeats it waits for, which is right when all
     their senders are gone.
     """
     for wanted in automations(deployments):
@@ -84,7 +84,7 @@ def automations(deployments: list[str]) -> list[AutomationCore]:
         ),
         AutomationCore(
             name="pspnet: a crashed run is scheduled again",
-            description="The same run resumes from its last checkpoint. It fails by itself after too many crashes.",
+            description="The same run resumes from its last checkpoint. It fails after too many crashes.",
             trigger=crashed,
             actions=[_change(StateType.SCHEDULED, "It crashed.", name="AwaitingRetry", force=True)],
         ),

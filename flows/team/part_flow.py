@@ -36,7 +36,7 @@ def part(name: str, number: int, of: int, files: dict[str, str]) -> State[Any]:
         make = as_task(f"part {number}/{of}", make_part, stage.retries)
         result_of(make(workplace, stage, f"{number}/{of}", folder, environment))
         result_of(as_task("push", share, retries=3)(workplace, folder, environment))
-        for path in (folder, *(Path(source.name) for source in sources)):  # a machine may hold many of these worktrees
+        for path in (folder, *(Path(source.name) for source in sources)):  # a machine may have many of these worktrees
             shutil.rmtree(workplace.folder / path, ignore_errors=True)
         return Completed(message=(workplace.folder / f"{folder}.dvc").read_text(encoding="utf-8"))
 

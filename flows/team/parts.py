@@ -1,7 +1,7 @@
 """A stage whose parts the pool's machines make first; `meta.parts` in dvc.yaml names the parameter that counts them.
 
-A part travels like any data: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts that
-it finds and makes the rest, so its command, hashes and output bytes are the same as without parts.
+A part is like any other data: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts it
+finds and makes the rest, so its command, hashes and output bytes are the same as without parts.
 """
 
 import os
@@ -22,7 +22,7 @@ from pspnet.machine.worktree import DVC_LOCK
 
 DEPLOYMENT = "part/part"
 PARTS = Path("data/parts")  # while DVC works on them: it does not see folders that git ignores
-FETCHED = Path(".pspnet/parts")  # ignored by git, otherwise read_dag would take them for sources
+FETCHED = Path(".pspnet/parts")  # ignored by git, otherwise read_dag would treat them as sources
 IDLE_SECONDS = 60.0  # a free worker polls every 10 s
 
 
@@ -65,7 +65,7 @@ def clear_parts(workplace: Workplace) -> None:
 def _make(
     workplace: Workplace, stage: Stage, sources: Sequence[Source], environment: Mapping[str, str]
 ) -> dict[str, str] | Failure:
-    """Have the parts made. Returns the .dvc files of the parts a worker took: all workers may be waiting for us."""
+    """Have the parts made. Returns .dvc files only for parts that a worker took: all workers may be waiting for us."""
     if failure := push_data(workplace.folder, sources, environment):
         return failure
     files = workplace.read(PARAMS, DVC_LOCK, *(source.file for source in sources))

@@ -76,7 +76,7 @@ def start_run(
 ) -> FlowRun:
     """Start a run in a pool. If this run resumes after a crash, returns the run that it had already started.
 
-    `place`: the name of the other run's worktree, on whichever machine.
+    `place`: the name of the other run's worktree, whichever machine it runs on.
     """
     root = str(flow_run.id)
     work = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()

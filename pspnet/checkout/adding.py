@@ -42,7 +42,7 @@ def add(batch: Path, raw: Path, params: Params, name: str | None, move: bool, st
     images, masks, groups = counted(found.images, "image"), counted(found.masks, "mask"), counted(found.groups, "group")
     terminal.out.print(f"{raw}: added {images} and {masks} from {groups}; {raw}.dvc is updated.", markup=False)
     if found.duplicates:
-        note = f"Copies of other images among them: {found.duplicates:,}; `prepare` keeps one of each."
+        note = f"Copies of other images: {found.duplicates:,}; `prepare` keeps one of each."
         terminal.out.print(note, markup=False)
     terminal.out.print(f"Next: git add {raw}.dvc && git commit, then make retrain", markup=False)
 
@@ -71,7 +71,7 @@ def _bring(path: Path, to: Path, move: bool) -> None:
 
 
 def _linked(path: Path, to: Path) -> bool:
-    """Hard-links the file, if possible; the original is removed only after the whole batch is added."""
+    """Hard-links the file, if possible; the original is removed only after the whole batch has been added."""
     try:
         os.link(path, to)
     except OSError:  # a different disk, or one without links

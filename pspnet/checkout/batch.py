@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Addition:
-    """What is to be added to what, by which params."""
+    """What to add, the raw data to add it to, and the params."""
 
     batch: Path
     raw: Path
@@ -131,7 +131,7 @@ def _refusal(stray: Sequence[Problem], refused: Sequence[Verdict], together: Tog
 
 
 def _as_it_lies(problem: Problem, together: Together) -> Problem:
-    """The problem with the path where the file is now."""
+    """The problem, reported at the file's current path."""
     return problem if problem.kind in NO_FILES else replace(problem, where=together.shown(problem.where))
 
 

@@ -18,13 +18,13 @@ from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import Rules
 from pspnet.raw.workers import check_pieces
 
-START_BYTES = 2**16  # enough to tell most images of one size apart
+START_BYTES = 2**16  # enough to distinguish most images of the same size
 
 
 def check_content(
     arrivals: Arrivals, together: Together, rules: Rules, folder: Path, tick: Callable[[int, int, str], None]
 ) -> list[Verdict]:
-    """Verdicts on what the batch's files hold. Checked pieces go into `folder`, which is removed."""
+    """Verdicts on the content of the batch's files. Checked pieces go into `folder`, which is removed afterwards."""
     samples = [*arrivals.samples, *_perhaps_copied(arrivals, together, rules.max_bytes)]
     pieces = cut(samples, together, rules)
     try:
@@ -71,7 +71,7 @@ def _verdicts(
         is_used[place] = verdict.outcome in KEPT
         if place < mine:
             yield verdict
-    worth = np.where(is_used, np.arange(len(samples)) >= mine, -1)  # what is already there is kept
+    worth = np.where(is_used, np.arange(len(samples)) >= mine, -1)  # existing files are kept
     for place, kept in copies(digests, worth):
         if place < mine:
             where = "in the batch, too" if kept < mine else "already there"

@@ -54,8 +54,8 @@ class Difference:
     classes_added: list[str]
     classes_removed: list[str]
     classes_renamed: list[tuple[str, str]]
-    labels: list[ClassPixels]  # for every class of either set; the last is for ignored pixels
-    quarantined: Changes  # of files, each with the kind of its problem
+    labels: list[ClassPixels]  # one per class of either set, and a last one for ignored pixels
+    quarantined: Changes  # files, each with the kind of its problem
     duplicates: Changes
 
 
@@ -169,7 +169,7 @@ def _renamed(before: Sequence[str], now: Sequence[str], certain: bool) -> dict[s
 
 
 def _numbers(names: Sequence[str], every: Sequence[str]) -> NDArray[np.uint16]:
-    """(256,): number in a mask -> place in `every`; ignored pixels get the place after the last class."""
+    """(256,): number in a mask -> index in `every`; ignored pixels get the index after the last class."""
     numbers = np.full(256, len(every), np.uint16)
     numbers[: len(names)] = [every.index(name) for name in names]
     return numbers

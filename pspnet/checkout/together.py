@@ -1,4 +1,4 @@
-"""The raw data as it would be with a batch added: its files, and where they would lie."""
+"""The raw data as it would be with a batch added: its files, and where they would be."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +17,7 @@ Place = Callable[[PurePosixPath], PurePosixPath | None]
 
 
 def place_of_folder(dataset: DatasetParams, name: str) -> Place:
-    """Where files go: in the layout `folder`, a batch becomes a folder in the images and one in the masks."""
+    """Where files go: in the layout `folder`, a batch becomes one folder of images and one of masks."""
     source = dataset.source
     if name == AS_IT_IS or not isinstance(source, FolderParams):
         return _as_it_is
@@ -54,7 +54,7 @@ class OneArchive(RawFiles):
 
 
 class Together(RawFiles):
-    """The files of the raw data and of the batch. `below` lists them; the other methods know what it has listed."""
+    """The files of the raw data and of the batch. `below` lists them; the other methods use what it has listed."""
 
     def __init__(self, raw: Path, batch: RawFiles, place: Place) -> None:
         super().__init__(raw)

@@ -141,7 +141,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 @models_app.command("history")
 def models_history(as_json: Json = False) -> None:
-    """List every promotion and rollback: when, by whom, why, and from which version to which.
+    """List every promotion and rollback: when, by whom, why, and between which versions.
 
     Example: pspnet models history
     """

@@ -20,7 +20,7 @@ class BackboneParams(Section):
     `contract`: the first block keeps the dilation of the previous stage, as in torchvision and mmsegmentation."""
     weights: Literal["random", "imagenet", "imported"]
     """The weights that `pretrain` starts from. `imagenet`: torchvision's, downloaded once. `imported`: those in
-    data/weights/imported, written by `pspnet weights import`. Both bring the normalization they were trained with."""
+    data/weights/imported, written by `pspnet weights import`. Both come with their normalization."""
 
     @model_validator(mode="after")
     def _imagenet_weights_exist(self) -> Self:

@@ -38,7 +38,7 @@ def _is_expression(pattern: str) -> str:
 
 def _has_parenthesis(pattern: str) -> str:
     if re.compile(pattern).groups < 1:
-        raise ValueError("a regular expression with a parenthesis, such as ^(scene[0-9]+)")
+        raise ValueError("a regular expression with a group in parentheses, such as ^(scene[0-9]+)")
     return pattern
 
 
@@ -133,7 +133,7 @@ class _Annotated(Section):
 
 class CocoParams(_Annotated):
     """Polygons and run lengths in JSON files. A file with train, val or test in its name or its folder's name is an
-    official split. Pixels that no object covers are background; the smaller of two objects lies on top; crowds are
+    official split. Pixels that no object covers are background; the smaller of two objects is on top; crowds are
     drawn as their class.
     """
 

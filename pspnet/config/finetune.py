@@ -21,16 +21,16 @@ from pspnet.config.section import (
 class LossParams(Section):
     kind: Literal["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"]
     """The loss of both heads. `cross_entropy`: the mean over the annotated pixels, as published. `cross_entropy_dice`:
-    the weighted sum of it and Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy pixels
+    its weighted sum with Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy pixels
     weigh little. `ohem`: only hard pixels count."""
     cross_entropy_share: Share
     """For cross_entropy_dice: a in a * cross-entropy + (1 - a) * Dice loss."""
     focal_gamma: NotNegative
     """For focal: cross-entropy times (1 - p) ** gamma, where p is the right class's probability. 2 as published."""
     ohem_threshold: Annotated[float, Field(gt=0, le=1)]
-    """For ohem: pixels count whose right class has at most this probability ..."""
+    """For ohem: a pixel counts if its right class has at most this probability."""
     ohem_least_share: Annotated[float, Field(gt=0, le=1)]
-    """... but always at least this share of the annotated pixels, the hardest."""
+    """For ohem: the hardest pixels, this share of the annotated ones, always count."""
     class_weights: Literal["none", "given", "median_frequency", "inverse_sqrt"]
     """How much the pixels of a class count. `median_frequency`: median / pixels, over the pixels of the classes in the
     masks of train. `inverse_sqrt`: the square root of that. `given`: see given_weights."""
@@ -52,9 +52,9 @@ class FinetuneParams(Section):
     crop_width_px: Pixels
     """Width of the training crops."""
     scale_min: Positive
-    """Images are scaled by a random factor before cropping: the smallest ..."""
+    """Smallest random factor by which images are scaled before cropping."""
     scale_max: Positive
-    """... and the largest."""
+    """Largest random factor."""
     rotation_degrees: Degrees
     """Half of the images are rotated by a random angle up to this. 10 as published; 0: none."""
     flip_probability: Share

@@ -78,6 +78,6 @@ class PrepareParams(Section):
     shard_mb: AtLeastOne
     """Average size of a shard in megabytes (10^6 bytes)."""
     parts: AtLeastOne
-    """Number of parts in which the pool's machines check the raw data; 1: only the machine that runs the stage does."""
+    """Number of parts of the raw data that the pool's machines check; 1: only the stage's own machine checks it."""
     problems: ProblemsParams
     """What to do about each kind of problem with the raw data."""

@@ -77,9 +77,9 @@ class PretrainParams(Section):
     crop_px: Pixels
     """Side of the square views."""
     scale_min: Positive
-    """Views are cut from the image scaled by a random factor: the smallest ..."""
+    """Smallest random factor by which an image is scaled before a view is cut from it."""
     scale_max: Positive
-    """... and the largest."""
+    """Largest random factor."""
     rotation_degrees: Degrees
     """Half of the views are rotated by a random angle up to this; 0: none."""
     flip_probability: Share

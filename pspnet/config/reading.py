@@ -56,7 +56,7 @@ def parse_value(text: str, source: str) -> Any:
 
 
 def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
-    """`content` as `model`, or one UserError that lists every mistake in it."""
+    """`content` parsed as `model`, or one UserError that lists every mistake in it."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -133,7 +133,7 @@ def _is_whole_section(detail: ErrorDetails) -> bool:
 
 
 def _reason(message: str) -> str:
-    """pydantic's message in our words, without the parts that a Problem already has."""
+    """pydantic's message, reworded, without the parts that a Problem already has."""
     for start in ("Input should be ", "Value error, "):
         message = message.removeprefix(start)
     message = message.replace("a valid integer", "a whole number").replace("a valid number", "a number")

@@ -99,7 +99,7 @@ def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
 
 
 def _drawn_for(center: float, scaled_px: int, crop_px: int) -> float:
-    """What `_place` must be given for a crop around this place, as far as the picture allows."""
+    """The argument of `_place` for a crop around this point, as far as the picture allows."""
     free = scaled_px - crop_px
     return min(max((center * scaled_px - crop_px / 2) / (free + 1), 0.0), free / (free + 1)) if free > 0 else 0.0
 
@@ -107,7 +107,7 @@ def _drawn_for(center: float, scaled_px: int, crop_px: int) -> float:
 def _crop_to_image(
     left: int, top: int, middle: tuple[float, float], steps: tuple[float, float], radians: float, mirrored: bool
 ) -> Matrix:
-    """The matrix from a pixel (x, y) of the crop to a place in the image, via the scaled image rotated about its
+    """The matrix from a pixel (x, y) of the crop to a point in the image, via the scaled image rotated about its
     center.
 
     Without scaling or rotation, all numbers are integers or halves, and the crop is exact.
@@ -136,7 +136,7 @@ def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_
 
 
 def _within(start: float, end: float, length: int) -> tuple[int, int]:
-    """The range of pixels, at least one even if the crop shows none."""
+    """The range of pixels, at least one, even if the crop shows none."""
     first = min(max(0, math.floor(start)), length - 1)
     return first, max(first + 1, min(length, math.ceil(end) + 1))
 

@@ -10,7 +10,7 @@ from pspnet.dataset.store.shards import ShardReader
 
 
 class Samples(Dataset[dict[str, Tensor]]):
-    """Sample (epoch, position) is the same in any process, in any order."""
+    """Sample (epoch, position) is the same in any process and any order."""
 
     def __init__(self, reader: ShardReader, index: pd.DataFrame, augmentation: Augmentation, seed: int) -> None:
         self._reader = reader

@@ -120,7 +120,7 @@ class _Street:
     clouds: _Tones
 
     def edge(self, x: _Places | int) -> _Places:
-        """The first row of the road at these columns."""
+        """The first row of the road in these columns."""
         return np.asarray(self.horizon + np.maximum(0, np.abs(x - self.vanish_x) - 10) * self.slope // 16)
 
 

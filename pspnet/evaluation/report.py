@@ -28,7 +28,7 @@ PAGE = "report.html"
 PICTURE = "picture.png"  # of one test image, the worst; an evaluation without pictures has none
 COUNTING = (
     "One confusion matrix counts the labeled pixels of all images, and IoU and pixel accuracy are read from it. A "
-    "class that neither the masks nor the predictions show is absent: it has no IoU and takes no part in the mean."
+    "class that neither the masks nor the predictions show is absent: it has no IoU and is left out of the mean."
 )
 LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # sides of a picture on the page
 
@@ -211,7 +211,7 @@ def _ticks(values: list[float]) -> list[float]:
     """About five round numbers around the values, from zero if that wastes less than half of the axis."""
     low, high = min(values), max(values)
     low = 0.0 if 0 <= low < high / 2 else low
-    rough = (high - low if high - low > 1e-4 * abs(high) else abs(high) or 1.0) / 5  # a constant needs an axis too
+    rough = (high - low if high - low > 1e-4 * abs(high) else abs(high) or 1.0) / 5  # a constant also needs an axis
     step = next(s for s in (m * 10.0 ** math.floor(math.log10(rough)) for m in (1, 2, 5, 10)) if s > rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [float(f"{tick * step:.9g}") for tick in range(first, max(first + 1, last) + 1)]

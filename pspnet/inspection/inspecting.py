@@ -58,7 +58,7 @@ STEPS = ("names", "layout", "images", "masks", "groups", "contact sheet")
 def inspect_folder(
     folder: Path, tick: Tick, most_masks: int = MOST_MASKS, use: int | None = None, asked: PrepareParams = USUAL
 ) -> Inspection:
-    """Inspects the folder by its best reading, or by reading number `use`. If several readings are equally good, the
+    """Inspects the folder using its best reading, or reading number `use`. If several readings are equally good, the
     result holds a short inspection of each instead.
     """
 

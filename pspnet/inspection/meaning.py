@@ -18,7 +18,7 @@ MOST_COLORS = 64  # that a person would assign to classes
 VOID_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unannotated", "not annotated"}
 TWINS = 3  # values this near to each other and far from all others may mean the same
 FAR = 60  # from the next value
-FEW = 0.002  # share of the pixels; a value of a blurred edge between classes has less
+FEW = 0.002  # share of the pixels; values of blurred edges between classes are rarer
 MIDDLE = 128
 
 
@@ -152,7 +152,7 @@ def _about_twins(twins: list[int], values: list[int], table: pd.DataFrame, ignor
             "probably mean the same"
         )
         advice = "All are in ignore_values." if ignored else "They are one class below."
-        yield Remark(found, f"{advice} If they differ, give each a class of its own.")
+        yield Remark(found, f"{advice} If they differ, give each its own class.")
 
 
 def _ignored(table: pd.DataFrame, values: list[int], twins: list[int]) -> tuple[list[int], list[Remark]]:
@@ -164,12 +164,12 @@ def _ignored(table: pd.DataFrame, values: list[int], twins: list[int]) -> tuple[
     if not others or (twins and len(others) == 1):
         return [], []
     if len(others) == 1:
-        found = f"255 is a class: the only other number is {others[0]}, and 255 has {numbers}"
+        found = f"255 is a class: the only other number is {others[0]}, and 255 covers {numbers}"
         return [], [Remark(found, "Nothing to do: it is the second of two classes.")]
     if others[-1] > 127:
         found = f"255 ends a scale whose next lower number is {others[-1]} ({numbers})"
         return [], [Remark(found, 'It is treated as a class. If it means "not annotated", move it to ignore_values.')]
-    found = f'255 means "not annotated": it has {numbers}, and the other numbers end at {others[-1]}'
+    found = f'255 means "not annotated": it covers {numbers}, and the other numbers end at {others[-1]}'
     advice = "It is in ignore_values; if it is a class, name it under classes instead."
     return [255], [Remark(found, advice)]
 
@@ -187,7 +187,7 @@ def _about_numbers(
     zero = table[table["value"] == 0]
     if len(zero) and len(kept) > 2 and (share := zero.iloc[0]["share"]) < 0.1:
         found = (
-            f'0 may mean "not annotated": it has {share:.1%} of the pixels, '
+            f'0 may mean "not annotated": it covers {share:.1%} of the pixels, '
             f"{zero.iloc[0]['at_border']:.0%} of them beside another value, and occurs in "
             f"{int(zero.iloc[0]['masks'])} of {counted(masks, 'mask')}"
         )
@@ -199,7 +199,7 @@ def _about_numbers(
 
 
 def _blurred(table: pd.DataFrame) -> tuple[int, Remark] | None:
-    """The threshold between two values that have nearly all pixels, if many rare values at borders lie between them."""
+    """The threshold between two values that make up nearly all pixels, if many rare border values lie between."""
     if len(table) < 5:
         return None
     two = table.head(2)
@@ -213,7 +213,7 @@ def _blurred(table: pd.DataFrame) -> tuple[int, Remark] | None:
         return None
     threshold = (low + high + 1) // 2
     found = (
-        f"the edges are gray: {low} and {high} have {two['share'].sum():.1%} of the pixels, and {len(between)} values "
+        f"the edges are gray: {low} and {high} cover {two['share'].sum():.1%} of the pixels, and {len(between)} values "
         f"between them the rest, {_at_border(between)} of it beside another value: the masks were scaled or smoothed"
     )
     advice = (

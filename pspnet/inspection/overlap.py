@@ -15,7 +15,7 @@ MOST_OPENED = 12
 SMALL_PX = 64  # masks are compared at this size
 REGION = 0.9  # masks of different images with at least this intersection over union are the same region
 ANNOTATORS = 0.3  # two masks of one image with at least this intersection over union show the same thing
-NEAR = 0.1  # of the brightest value; a level this near to black or to that value counts as it
+NEAR = 0.1  # of the brightest value; a level this near to black or to that value counts as equal
 
 
 def is_region(masks: Iterable[str], files: RawFiles) -> bool:
@@ -26,7 +26,7 @@ def is_region(masks: Iterable[str], files: RawFiles) -> bool:
 
 
 def are_annotators(masks: Sequence[Sequence[str]], files: RawFiles) -> bool:
-    """Whether the masks of one image, given together, mostly overlap: several people drew the same thing."""
+    """Whether the masks of one image, given together, mostly overlap, as if several people drew the same thing."""
     overlaps = []
     for paths in masks[:MOST_OPENED]:
         opened = [small for path in paths if (small := _bright(path, files)) is not None and small.any()]

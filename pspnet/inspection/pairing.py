@@ -1,4 +1,4 @@
-"""Tell images from masks by words in their names, and find the parts of the names that pair them."""
+"""Distinguish images from masks using words in their names, and find the parts of the names that pair them."""
 
 import re
 import zlib
@@ -61,7 +61,7 @@ class Partners(NamedTuple):
 
 
 def words(text: str) -> set[str]:
-    """The words in a name; `trainannot` gives `annot` too."""
+    """The words in a name; `trainannot` also gives `annot`."""
     found = {word.lower() for word in WORD.findall(text)}
     glued = (re.fullmatch(SPLIT_AND_WORD, word) for word in found)
     return found | {match[1] for match in glued if match}
@@ -87,12 +87,12 @@ def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Par
     by_suffix = _by_suffix(names, is_mask)
     if by_suffix and by_suffix.images > best:
         yield by_suffix
-    doubtful = []  # a word names the masks, but the images look like masks too
+    doubtful = []  # a word names the masks, but the images also look like masks
     for image, mask in ranked[:MOST_CANDIDATES]:
         match = matches[image, mask]
         one, other = match.example
         is_image = (side_words(image) - side_words(mask)) & IMAGE_WORDS or not is_mask(one)
-        share = match.images * step / len(names)  # images and masks together give at most half
+        share = match.images * step / len(names)  # at most half, because `names` holds images and masks
         if side_words(mask) & MASK_WORDS or (share >= FEWEST_BY_LOOKS and is_image and is_mask(other)):
             found = Partners(image, mask, None, match.images, match.several > 0)
             if is_image:
@@ -199,7 +199,7 @@ class _Operations:
 
 
 def _suffixes(stem: str) -> list[str]:
-    """`_mask` of `x_mask`, and of `x_mask_1` too."""
+    """`_mask` of both `x_mask` and `x_mask_1`."""
     match = re.fullmatch(r".+?([_\- .](?=[^_\- .]*[^\W\d_])[^_\- .]+?)(?:[_\- .]?\d+)?", stem)
     return [match[1]] if match else []
 

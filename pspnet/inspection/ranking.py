@@ -85,7 +85,7 @@ def find_readings(listing: Listing) -> Readings:
 
 
 def _pairs(listing: Listing) -> list[Reading]:
-    """Readings by names, each with masks of its own. A region of interest, the same in every image, comes last."""
+    """Readings based on names, each with its own masks. A region of interest, the same in every image, comes last."""
     files = {file.name: file.path for file in listing.images}
     names = [name for name in files if not is_derived(name)]
     tried: list[tuple[Partners, Reading]] = []
@@ -171,7 +171,7 @@ def _companions(reading: Reading) -> list[str]:
 
 
 def read(guess: LayoutGuess, listing: Listing) -> Reading | LayoutGuess:
-    """The folder read by the guessed layout, or the guess with the obstacle."""
+    """The folder read with the guessed layout, or the guess with its obstacle."""
     images, problems = [], []
     try:
         source = dataset_params(section_of(source_section(guess.layout, guess.source))).source

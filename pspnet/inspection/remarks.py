@@ -138,7 +138,7 @@ def _splits(one: SplitList) -> str:
 
 
 def about_shares(inspection: Inspection, splits: Counter[Split], asked: PrepareParams) -> None:
-    """What a random split makes of the masks, if that is not what was asked for."""
+    """How a random split would divide the masks, if not as requested."""
     count = len(inspection.labeled)
     official, remarks = inspection.prepare.get("official_splits"), inspection.remarks
     if not all(splits[split] for split in ANNOTATED):

@@ -27,7 +27,7 @@ class SplitList(NamedTuple):
     file: str
     splits: dict[Split, int]  # names that are images
     listed: int  # names in it
-    lines: Split | None  # if every line is exactly an id, the split of all of them
+    lines: Split | None  # if every line is just an id, the split of them all
 
     @property
     def known(self) -> int:

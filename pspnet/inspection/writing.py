@@ -24,7 +24,7 @@ class Target(NamedTuple):
 
     params: Path
     raw: Path
-    start: Path  # a recipe: what the demo's params are replaced by
+    start: Path  # the recipe that replaces the demo's params
     backup: Path
 
 

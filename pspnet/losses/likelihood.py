@@ -2,8 +2,8 @@
 
 The logits of a batch, enlarged to the size of the masks in float32, would be the largest tensor in training, and a
 straightforward loss creates several of that size. Here they exist a few rows at a time and are recomputed in the
-backward pass. Everything is a matrix product, a sum or a comparison: these are deterministic on GPUs too, while the
-backward passes of bilinear enlargement and of a loss over a plane are not.
+backward pass. Everything is a matrix product, a sum or a comparison: these are deterministic even on GPUs, unlike the
+backward passes of bilinear enlargement and of a loss over a plane.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ GPU_VALUES = 2**23  # enough to keep a GPU busy
 
 
 def negative_log_likelihood(logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:
-    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the probability of the mask's class, where the pixel has one."""
+    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the probability of the mask's class, for pixels that have one."""
     nll: Tensor = _NegativeLogLikelihood.apply(logits, masks, align_corners)
     return nll
 
@@ -103,7 +103,7 @@ class _Strip(NamedTuple):
 Place = tuple[torch.dtype, torch.device]
 
 
-@lru_cache(maxsize=32)  # sizes; training uses only those of two heads, because all crops have one size
+@lru_cache(maxsize=32)  # sizes; training uses only those of two heads, because all crops are the same size
 def _enlargement(size: int, enlarged: int, align_corners: bool, place: Place) -> Tensor:
     """(enlarged, size): linear enlargement as a matrix, whose transpose pulls gradients back."""
     dtype, device = place
@@ -145,7 +145,7 @@ class _Enlarged:
             yield strip, strip.vertical @ (self._logits[:, :, strip.coarse_rows] @ self._horizontal.T)
 
     def is_own(self, strip: _Strip) -> Tensor:
-        """(N, K, rows, W): whether the class is the pixel's class in the mask."""
+        """(N, K, rows, W): whether the mask assigns the class to the pixel."""
         return self._masks[:, None, strip.rows] == self._classes
 
     def pull_back(self, strip: _Strip, gradient: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of loss. `weights` (N, H, W) weighs each pixel, ignored ones by 0; if all are 0, so is the loss."""
+"""The kinds of loss. `weights` (N, H, W) has a weight for each pixel, 0 if ignored; if all are 0, so is the loss."""
 
 import math
 
@@ -19,8 +19,8 @@ def focal(nll: Tensor, weights: Tensor, gamma: float) -> Tensor:
 
 
 def hardest(nll: Tensor, weights: Tensor, threshold: float, least_share: float) -> Tensor:
-    """Online hard example mining: cross-entropy over the pixels whose class has at most the probability `threshold`, or
-    over the hardest `least_share` of the annotated pixels if these are more.
+    """Online hard example mining: cross-entropy over the pixels whose class is at most `threshold` likely, or over the
+    hardest `least_share` of the annotated pixels if these are more.
     """
     with torch.no_grad():
         counted = weights != 0

@@ -61,7 +61,7 @@ def discard(path: Path) -> None:
 
 
 def tell(kind: str, **content: Any) -> None:
-    """Write an event if a log was asked for. A full disk fails nothing here: the work itself will report it."""
+    """Write an event if a log was asked for. A full disk is not an error here: the work itself will report it."""
     if path := log():
         own = {"rank": rank()} if ranks() > 1 else {}
         with suppress(OSError):
@@ -73,7 +73,7 @@ def event(kind: str, **content: Any) -> Event:
 
 
 def append(path: Path, event: Event) -> None:
-    """Append the event in one write, so that two processes never mix their lines. Ends a line torn by a kill first."""
+    """Append the event in one write, so that processes never mix their lines. First ends a line cut off by a kill."""
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         size = os.fstat(descriptor).st_size

@@ -28,7 +28,7 @@ def go_offline() -> None:
 
 
 def configure_prefect(state: Path) -> None:
-    """Have Prefect keep its database in this checkout. Settings made by the user are kept."""
+    """Have Prefect keep its database in this checkout. The user's own settings are kept."""
     home = (state / "prefect").resolve()
     home.mkdir(parents=True, exist_ok=True)  # otherwise Prefect cannot create its database
     here = {

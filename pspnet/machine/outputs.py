@@ -119,7 +119,7 @@ def user_error_for(error: BaseException) -> UserError | None:
     elif error.errno == errno.EROFS:
         found, fix = "cannot be written", "Work in a checkout on a disk that is not mounted read-only."
     else:
-        found, fix = "may not be used by this user", "Work in a checkout of your own, or have its owner give access."
+        found, fix = "may not be used by this user", "Work in your own checkout, or have its owner give access."
     return UserError(Problem(where, f"{found} ({os.strerror(error.errno)})", fix=fix))
 
 

@@ -47,7 +47,7 @@ def collect_less_garbage() -> None:
 
 
 def _skip_last_collection() -> None:
-    if "triton" not in sys.modules:  # torch loads it for an optimizer, and it prints pages about what was not freed
+    if "triton" not in sys.modules:  # torch loads it for an optimizer, and it prints pages about unfreed objects
         gc.freeze()
 
 
@@ -148,7 +148,7 @@ def end_with_dvc() -> None:
 
 
 def _outside_of_stage(process: int) -> int:
-    """The id of the nearest process, from this one upwards, that does not belong to a stage; 0 if it has ended.
+    """The id of the nearest process, going up from this one, that does not belong to a stage; 0 if it has ended.
 
     Processes of a stage have DVC_STAGE in their environment. A process gets a new parent as soon as its own ends.
     """
@@ -188,7 +188,7 @@ def exclusive(path: Path, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iter
     try:
         lock.acquire(timeout=seconds)
     except PermissionError:
-        fix = "Ask its owner, or work in a checkout of your own."
+        fix = "Ask its owner, or work in your own checkout."
         raise UserError(Problem(str(path), "is not writable by this user", "our own lock file", fix)) from None
     except filelock.Timeout:
         raise Busy(f"Another process is using {what} ({path}). Wait for it or stop it, then try again.") from None

@@ -66,7 +66,7 @@ def progress(title: str) -> Iterator[Tick]:
 
 
 def _events(title: str) -> Tick:
-    """Tell the progress in the event log, if a flow reads it."""
+    """Report progress in the event log, if a flow reads it."""
     next_at = 0.0
 
     def report(done: int, total: int, note: str) -> None:
@@ -108,7 +108,7 @@ def _lines(title: str) -> Iterator[Tick]:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect the exit statuses that signals ask for. A second Ctrl-C stops at once."""
+    """Collect the exit statuses that signals request. A second Ctrl-C stops at once."""
     requested: list[int] = []
 
     def request(number: int, _: FrameType | None) -> None:
@@ -161,7 +161,7 @@ def run(command: Callable[[], object]) -> None:
     """Run a command and exit with its status. A user's mistake prints a message; a bug prints a traceback."""
     try:
         command()
-    except SystemExit as ended:  # so Typer ends a command
+    except SystemExit as ended:  # how Typer ends a command
         if not ended.code:
             _End("done", 0, "").tell()
         raise

@@ -160,7 +160,7 @@ def tethered(module: str, *arguments: str) -> list[str]:
 
 
 def environment(project: Path) -> dict[str, str]:
-    """Environment variables with which commands run the worktree's code with our installed packages."""
+    """Environment variables that make commands run the worktree's code with our installed packages."""
     kept = without_hook(os.environ)
     first = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(project)}
     return kept | {name: os.pathsep.join(filter(None, [path, kept.get(name)])) for name, path in first.items()}

@@ -1,4 +1,4 @@
-"""The bundle: one directory that is the model. It holds everything that prediction needs."""
+"""The bundle: the model as one directory, with everything that prediction needs."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

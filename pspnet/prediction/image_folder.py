@@ -74,7 +74,7 @@ def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem
     if not images.is_dir():
         raise UserError(Problem(str(images), "is not a folder", fix="Name the folder of the images."))
     if out.resolve().is_relative_to(images.resolve()):
-        found = "lies in the folder of the images, where its masks would be taken for images"
+        found = "lies in the folder of the images, where its masks would be treated as images"
         raise UserError(Problem(str(out), found, fix="Give another folder with --out."))
     if images.resolve().is_relative_to(out.resolve()):
         raise UserError(Problem(str(images), "lies in the folder to write", fix="Give another folder with --out."))
@@ -138,7 +138,7 @@ def predict_images(
                 image = decode_image(read_image(data, max_pixels).data)
                 [prediction] = predictor.predict(image[None])
                 folder.add(name, sha256, files[name], image, prediction)
-        except Refused as error:  # tried again each time: perhaps only permission is missing
+        except Refused as error:  # retried each time: perhaps only permission is missing
             folder.refuse(name)
             refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
         except MemoryError:

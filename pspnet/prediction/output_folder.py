@@ -101,7 +101,7 @@ class PredictionFolder:
         self._seen[name] = (sha256, *stamp)
 
     def refuse(self, name: str) -> None:
-        """Forget an image that was predicted once and cannot be read now."""
+        """Forget an image that was predicted before but can no longer be read."""
         self._finished.pop(name, None)
 
     def finish(self) -> None:
@@ -238,7 +238,7 @@ def _digests(rows: pa.Table) -> dict[str, str]:
 
 
 def _seen(rows: pa.Table) -> dict[str, tuple[str, int, int]]:
-    """Image -> digest, size and time. The digest must agree with the table's: neither file trusts the other."""
+    """Image -> digest, size and time. The digest must agree with the table's: the files may be out of step."""
     columns = [rows[name].to_pylist() for name in ("sha256", "size_bytes", "mtime_ns")]
     return dict(zip(rows["image"].to_pylist(), zip(*columns, strict=True), strict=True))
 

@@ -29,7 +29,7 @@ from pspnet.raw.summary import Summary
 
 @dataclass
 class Decisions:
-    """What becomes of each sample; lists and arrays are indexed by the sample's place in the raw dataset."""
+    """What becomes of each sample; lists and arrays are indexed by the sample's position in the raw dataset."""
 
     splits: list[Split]
     is_used: NDArray[np.bool_]
@@ -49,7 +49,7 @@ class Pieces:
         self._paths = [folder / piece.name for piece in pieces]
 
     def batches(self, *columns: str) -> Iterator[tuple[int, Any]]:
-        """Yields (place of the first sample, pyarrow.RecordBatch)."""
+        """Yields (index of the first sample, pyarrow.RecordBatch)."""
         place = 0
         for path in self._paths:
             for batch in batches(path, columns):

@@ -103,7 +103,7 @@ class Classes:
 
 
 def _parts(values: Any) -> NDArray[np.int64]:
-    """The parts of a value that a distance is measured in: red, green and blue of a color."""
+    """The components of a value that distances are measured in: red, green and blue for a color."""
     whole = np.asarray(values, np.int64)[..., None]
     return np.where(whole >= COLOR, whole >> np.array([16, 8, 0]) & 255, whole)
 
@@ -194,7 +194,7 @@ def _without_labels(where: str, declared: Declared, named: Declared) -> Declared
         if rest := [label for label in named.classes if label not in used]:
             fix = f"To make them background: `background: [{', '.join(dict.fromkeys(['background', *rest]))}]`."
             expected = "each label in a class or in ignore_values"
-            problems.append(Problem(where, f"has no place for {len(rest)} labels: {first_few(rest)}", expected, fix))
+            problems.append(Problem(where, f"assigns no class to {len(rest)} labels: {first_few(rest)}", expected, fix))
     if problems:
         raise UserError(problems)
     return Declared(classes, declared.colors, ignore_values)
@@ -264,7 +264,7 @@ def _color(name: str, values: list[int], index: int, colors: Mapping[str, list[i
 
 
 def default_color(index: int) -> Color:
-    """A color whose hue is a golden angle from its neighbors', so that they differ; brightness takes three turns."""
+    """A color whose hue is a golden angle from its neighbors', so they differ; brightness takes three levels."""
     hue, value = index * 0.61803398875 % 1, (0.95, 0.7, 0.5)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
     return round(red * 255), round(green * 255), round(blue * 255)

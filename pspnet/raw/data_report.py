@@ -1,5 +1,5 @@
-"""The data report for people: data_report.html and problems.csv say what is in the prepared dataset and what was wrong
-with the raw one. The same dataset always gives the same bytes.
+"""The data report for people: data_report.html and problems.csv show what the prepared dataset contains and what was
+wrong with the raw one. The same dataset always gives the same bytes.
 """
 
 from base64 import b64encode

@@ -16,11 +16,11 @@ MOST_BITS = 15  # of 256 that may differ; there are 16 bands, so at least one is
 MOST_LEVELS = 2.5  # mean difference of two glances, in gray levels
 WINDOW = 24  # neighbors compared in each band; this keeps the time linear
 
-Pairs = dict[int, int]  # place of the image to drop -> place of the one to keep
+Pairs = dict[int, int]  # index of the image to drop -> index of the one to keep
 
 
 def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(place of a copy, place of the image that is kept), sorted. `digests`: (N, 32).
+    """(index of a copy, index of the image that is kept), sorted. `digests`: (N, 32).
 
     Among equal images, the one with the highest worth is kept; on a tie, the first. Negative worth leaves an image out.
     """
@@ -33,7 +33,7 @@ def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[i
 def contradictions(
     digests: NDArray[np.uint8], mask_digests: NDArray[np.uint8], is_labeled: NDArray[np.bool_]
 ) -> list[tuple[int, int]]:
-    """(place of an image, place of an equal image with a different mask), sorted. `digests`, `mask_digests`: (N, 32)"""
+    """(index of an image, index of an equal image with a different mask), sorted. `digests`, `mask_digests`: (N, 32)"""
     candidates = np.flatnonzero(is_labeled)
     order = candidates[np.lexsort([candidates, *digests[candidates].view(np.uint64).T])]
     pairs = []
@@ -46,7 +46,7 @@ def contradictions(
 
 
 def _equal(digests: NDArray[np.uint8], order: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Groups of places with equal digests; equal digests are neighbors in `order`."""
+    """Groups of indices with equal digests; equal digests are neighbors in `order`."""
     same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     group: list[int] = []
     for place in np.flatnonzero(same).tolist():

@@ -33,11 +33,11 @@ class TooManyBytes(Refused):
 
 class RawFile(NamedTuple):
     name: str  # path below the raw folder, as if its archive were unpacked
-    path: str  # the actual place, in which an archive appears like a folder
+    path: str  # the actual path, where an archive appears as a folder
 
 
 class Stamp(NamedTuple):
-    """A file with an equal stamp is unchanged. Stamps are never compared with a clock, which can be set back."""
+    """A file with an equal stamp is unchanged. Stamps are never compared with a clock, which can be turned back."""
 
     size: int
     mtime_ns: int

@@ -27,7 +27,7 @@ START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
 MOST_SCANS = 100  # programs write a dozen
 
 Turn = Callable[[NDArray[Any]], NDArray[Any]]
-TURNS: dict[int, Turn] = {  # EXIF orientation -> turns the stored picture upright
+TURNS: dict[int, Turn] = {  # EXIF orientation -> the operation that makes the stored picture upright
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -99,7 +99,7 @@ def _glance(rgb: Image.Image, orientation: int) -> bytes:
 # Warning filters and Pillow's pixel limit are global to the process. The first thread that decodes sets them and the
 # last one restores them; each thread records its own warnings. The lock is not held while decoding.
 _ENTERING_OR_LEAVING = threading.Lock()
-_limits: list[int] = []  # one for each block entered
+_limits: list[int] = []  # one per open block
 _put_back = ExitStack()
 _recorded: ContextVar[list[str] | None] = ContextVar("_recorded", default=None)
 
@@ -201,7 +201,7 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
 
 
 def bits_per_channel(image: Image.Image, data: bytes) -> int:
-    """Bits per channel in the file: Pillow turns 2 and 4 bits into 8, and 16 bits in color images too."""
+    """Bits per channel in the file: Pillow turns 2 and 4 bits into 8, and also 16 bits in color images."""
     if isinstance(image, TiffImageFile):
         return int(image.tag_v2.get(258, (8,))[0])
     return data[24] if image.format == "PNG" else 8

@@ -2,7 +2,7 @@
 share the work.
 
 A piece's file is named after its samples, rules and code, then after the stamps of its raw files: the machine that
-made it recognizes it by name. It holds digests of the raw files, by which a different machine, with other stamps, can
+made it recognizes it by name. It holds digests of the raw files, so that a different machine, with other stamps, can
 recognize it.
 """
 

@@ -1,4 +1,4 @@
-"""Verdicts on problems by the policies of params.yaml, and long lists of problems made readable."""
+"""Verdicts on problems under the policies of params.yaml, and readable summaries of long lists."""
 
 import csv
 import math
@@ -29,7 +29,7 @@ class Verdict:
 
 
 def judge(problem: Problem, policies: ProblemsParams, mendable: bool = False) -> Verdict:
-    """The verdict that the policy for this kind gives."""
+    """The verdict under the policy for this kind."""
     match getattr(policies, problem.kind):
         case "error":
             return Verdict(problem, "error", mendable)

@@ -105,7 +105,7 @@ class _Placed:
 
 @dataclass(frozen=True)
 class Runs(_Placed):
-    """The lengths of runs of pixels, outside and inside in turn, outside first."""
+    """The lengths of runs of pixels, alternately outside and inside, outside first."""
 
     counts: "array[int]"
     by_columns: bool
@@ -146,7 +146,7 @@ def polygon(name: str, number: int, points: Any) -> Polygon:
 
 
 def box(name: str, number: int, corners: Any, turned_degrees: float = 0) -> Polygon:
-    """The rectangle with two opposite `corners`, turned clockwise around its center."""
+    """The rectangle with two opposite `corners`, rotated clockwise around its center."""
     left, top, right, bottom = numbers(name, corners, at_least=4, at_most=4)
     points = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return polygon(name, number, _turned(points, ((left + right) / 2, (top + bottom) / 2), turned_degrees))
@@ -160,7 +160,7 @@ def ellipse(name: str, number: int, center_and_radii: Any, turned_degrees: float
 
 
 def line(name: str, number: int, points: Any, width_px: float) -> list[Polygon]:
-    """The parts of a line with round ends and corners; one point gives a disc."""
+    """The parts of a line with round ends and corners; a single point is a disc."""
     coordinates = numbers(name, points, at_least=2)
     corners = list(zip(coordinates[::2], coordinates[1::2], strict=True))
     parts = [ellipse(name, number, (x, y, width_px / 2, width_px / 2)) for x, y in corners]
@@ -244,7 +244,7 @@ def _inside(x: NDArray[np.float64], y: NDArray[np.float64], height: int, width: 
 def _check_within(shape: _Placed, height: int, width: int) -> None:
     if shape.left < 0 or shape.top < 0 or shape.left + shape.width > width or shape.top + shape.height > height:
         found = f"{shape.name} has {shape.width} x {shape.height} pixels, starting at ({shape.left}, {shape.top})"
-        raise Refused(found, f"a place within {width} x {height} pixels")
+        raise Refused(found, f"a position within {width} x {height} pixels")
 
 
 def _size(data: bytes, max_pixels: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Check one image and its mask: fit for training, mended, or left out, and why."""
+"""Check one image and its mask: fit for training, repaired, or left out, and why."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +46,7 @@ class Rules:
 
 @dataclass
 class CheckedSample:
-    """A checked sample, mended where the policies say so. Without an image, it is not used."""
+    """A checked sample, repaired where the policies say so. Without an image, it is not used."""
 
     sample: RawSample
     verdicts: list[Verdict] = field(default_factory=list)
@@ -60,7 +60,7 @@ class CheckedSample:
 
 
 def max_bytes(max_pixels: int) -> int:
-    """The most bytes that an image with this many pixels can have; a larger file is not read at all."""
+    """The maximum size in bytes of an image with this many pixels; a larger file is not read at all."""
     return max_pixels * BYTES_PER_PIXEL + METADATA_BYTES
 
 

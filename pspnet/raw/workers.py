@@ -24,7 +24,7 @@ POLL_SECONDS = 0.2
 
 
 class _Stopped(Exception):
-    """Raised in a worker when the parent gives up."""
+    """Raised in a worker if the parent gives up."""
 
 
 def check_pieces(
@@ -138,7 +138,7 @@ def _problem(sample: RawSample, error: BaseException | None) -> Problem:
 
 
 class _Workers:
-    """Processes that check pieces; they stop when told to or when this process ends."""
+    """Processes that check pieces; they stop on request or when this process ends."""
 
     def __init__(self, processes: int, folder: Path, files: RawFiles, rules: Rules) -> None:
         context = get_context("spawn")  # a fork would copy locks held by threads that it does not have

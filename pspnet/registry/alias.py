@@ -1,4 +1,4 @@
-"""The champion alias, and the tags that tell a late write of it from a change by other means."""
+"""The champion alias, and the tags that distinguish a late write of it from a change made outside pspnet."""
 
 from pspnet.registry.versions import CHAMPION, Versions
 from pspnet.tracking.connection import without_retries

@@ -1,4 +1,4 @@
-"""Moves the champion alias: each move is numbered and recorded first, and the next process finishes it if one dies.
+"""Moves the champion alias: each move is numbered and recorded first; if its process dies, the next one finishes it.
 
 MLflow sets an alias without comparing it with its previous value, so two hosts could overwrite each other. But the
 names of experiments are unique in its database, even those of deleted experiments. So a move takes these steps:
@@ -17,13 +17,13 @@ names of experiments are unique in its database, even those of deleted experimen
 A claim that still exists is an unfinished move, and any process can repeat steps 4 to 8.
 
 A write of the alias may arrive late: its process was suspended before sending it, or the network delayed it. So it is
-sent once, without the retries of MLflow's client, and before that the model gets the tag
+sent once, without the retries of MLflow's client, after the model has been given the tag
 `pspnet.writing.PROCESS.COUNT` with the version to be written. The tag is removed once the write has been answered and
-either its process was the first to close the move, so the write was in time, or the alias agrees with the audit: with
-the last move that is done, while none is unfinished. Until then its process puts the alias back to what the audit
-says. If that process dies, its tag remains. Any process that finds an alias that disagrees with the audit looks for
-such a tag: if there is one, the write was late, and the alias is put back. Otherwise somebody moved it by other means,
-which is recorded and kept.
+one of two things is true: its process was the first to close the move, so the write was in time; or no move is
+unfinished and the alias agrees with the last move that is done. Until then, its process puts the alias back to what
+the audit says. If that process dies, its tag remains. Any process that finds an alias that disagrees with the audit
+looks for such a tag: if there is one, the write was late, and the alias is put back. Otherwise somebody moved it
+outside pspnet, and the move is recorded and kept.
 """
 
 import socket
@@ -52,7 +52,7 @@ OUTSIDE_SECONDS = 1.0
 OTHER_HOST_SECONDS = 30.0  # a claim from another host that has been idle this long is abandoned
 ATTEMPTS = 50
 LONGEST_WHY = 2000  # characters; a tag can hold more
-OUTSIDE = "the alias was moved by means other than pspnet"
+OUTSIDE = "the alias was moved outside pspnet"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Audit:
         self, client: "MlflowClient", state: Path, versions: Versions, warn: Callable[[str], None],
         clock: Clock = Clock(), process: str = "",
     ) -> None:  # fmt: skip
-        """`warn` prints a message for a person: the alias was put back, or was moved by other means."""
+        """`warn` prints a message for a person: the alias was put back, or was moved outside pspnet."""
         self._versions, self._warn, self._clock = versions, warn, clock
         self._model = versions.model
         self._process = process or uuid.uuid4().hex
@@ -97,7 +97,7 @@ class Audit:
     def check(self, version: Version) -> None:
         """Refuse a version whose files differ from those that were promoted."""
         moves = [move for move in self.moves() if move.state == DONE and move.to_version == version.number]
-        promoted = [move for move in moves if move.content]  # a move by other means records no digest
+        promoted = [move for move in moves if move.content]  # a move made outside pspnet records no digest
         if promoted and promoted[-1].content != version.content:
             problem = f"has the digest {version.content[:SHORT]}"
             expected = f"{promoted[-1].content[:SHORT]}, as in move {promoted[-1].number} of the audit"
@@ -165,7 +165,7 @@ class Audit:
         )
 
     def _agree(self) -> bool:
-        """Return whether the alias is what the audit says; if not, put it back or record the move by other means."""
+        """Return whether the alias is what the audit says; if not, put it back or record a move made outside pspnet."""
         before = self._position()
         if before is None or before.champion == before.recorded:
             return before is not None
@@ -189,7 +189,7 @@ class Audit:
         if earlier and found.champion:
             self._warn(
                 f"{self._model}: the alias {CHAMPION} went from version {found.recorded} to version {found.champion} "
-                f"by means other than pspnet, and stays there. Move {earlier[-1]} had set it before: if nobody "
+                f"outside pspnet, and stays there. Move {earlier[-1]} had set it before: if nobody "
                 f"did so now, a late write did, and `pspnet rollback --to {found.recorded}` undoes it."
             )
 
@@ -232,7 +232,7 @@ class Audit:
         return closed
 
     def _carry_out(self, move: Move) -> Move:
-        """Write the alias, unless it has been moved by other means since, and close the record."""
+        """Write the alias, unless it has been moved outside pspnet since, and close the record."""
         target = move.to_version
         for _ in range(ATTEMPTS):
             champion = self.alias.read()
@@ -249,7 +249,7 @@ class Audit:
         raise self.busy()
 
     def _close(self, move: Move, outside: int | None = None) -> Move:
-        """Close the move; the first process to do so decides how. `outside`: the alias as set by other means."""
+        """Close the move; the first process to do so decides how. `outside`: the alias as set outside pspnet."""
         move, first = self.ledger.close(replace(move, finished=self._now()).closed())
         if first:  # our writes came before
             self.alias.forget_writes()

@@ -1,4 +1,4 @@
-"""The paired bootstrap: how far the difference in mean IoU between two models depends on the test images."""
+"""The paired bootstrap: how much the difference in mean IoU between two models depends on the test images."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def paired_bootstrap(
 ) -> tuple[float, Interval]:
     """Return the difference in mean IoU, candidate - champion, and its 95% percentile interval.
 
-    Groups are drawn with replacement, not images, since errors on images of one scene are correlated. Both models get
+    Groups, not images, are drawn with replacement, since errors on images of one scene are correlated. Both models get
     the same groups, since a scene that is hard for one is hard for both. Each draw's IoUs come from its summed pixels.
     """
     sums = _sums_of_groups(candidate_images, champion_images, classes)  # (G, 4, K)
@@ -34,7 +34,7 @@ def paired_bootstrap(
         count = min(rows, resamples - start)
         picked = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
         times = np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups)
-        # Floats for speed, but whole numbers far below 2**53: the order of addition cannot change a bit.
+        # Floats for speed, but whole numbers far below 2**53: the order of addition changes no bit.
         totals = times.astype(np.float64) @ sums.reshape(groups, -1)
         drawn.append(_difference(totals.reshape(count, *sums.shape[1:])))
     differences = np.concatenate(drawn)

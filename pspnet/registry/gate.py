@@ -1,6 +1,6 @@
 """The gate: two reports and the rules -> a decision with reasons. It is pure: it reads only its arguments.
 
-refused   a rule that nobody may overrule is broken
+refused   a rule that no one may overrule is broken
 held      the only broken rules are some that a person may overrule (`forced`)
 passed    the candidate may become the champion
 """
@@ -52,7 +52,7 @@ class Decision:
 
     @property
     def digest(self) -> str:
-        """Equal for decisions on the same grounds, whenever they are made and whatever the version numbers are."""
+        """Equal for decisions on the same grounds, regardless of when they are made and of the version numbers."""
         grounds = {
             "candidate": self.candidate.bundle,
             "champion": self.champion and self.champion.bundle,
@@ -273,7 +273,7 @@ def _limit(limit: float) -> str:
 
 
 def _beside(value: float, limit: float) -> str:
-    """Format a value with as many digits, at least three, as it takes to tell it from the limit."""
+    """Format a value with as many digits, at least three, as it takes to distinguish it from the limit."""
     if abs(value - limit) <= ROUNDING:
         return _limit(limit)
     texts = (f"{value:.{digits}f}" for digits in range(3, 14))

@@ -36,7 +36,7 @@ class Ledger:
         return [found[number] for number in sorted(found)]
 
     def unfinished(self) -> "tuple[Experiment | None, Move] | None":
-        """Return the oldest claim, otherwise an open record, whose claim somebody must have deleted."""
+        """Return the oldest claim; without one, an open record, whose claim must have been deleted."""
         records = self.records()
         if claims := self.claims():
             return claims[0]

@@ -167,7 +167,7 @@ def _tree(facts: Facts) -> Tree:
 
 
 def _branch(tree: Tree, title: str, lines: Iterable[str], empty: str = "none") -> None:
-    """Add lines as text, not markup: a person's words may hold brackets."""
+    """Add lines as text, not markup: a person's words may contain brackets."""
     branch = tree.add(Text(title, style="cyan"))
     shown = list(lines) or ([empty] if empty else [])
     for line in shown[:SHOWN]:

@@ -32,7 +32,7 @@ class ModelRegistry:
         warned = folder.with_name("told")
         if not version.content and not warned.exists():
             name, fix = f"{self.versions.model} version {version.number}", f"pspnet models seal {version.number}"
-            text = f"{name} has no seal: nobody would notice a change of its files. `{fix}` seals it."
+            text = f"{name} has no seal: a change of its files would go unnoticed. `{fix}` seals it."
             terminal.err.print(text, style="yellow", markup=False)
             warned.touch()
         return folder

@@ -67,7 +67,7 @@ def _add(
     extra = {"provenance": provenance, "report": results.report, "expected": expected}
     save_version(results.bundle, params, extra, version)
     run_id = pipeline_run(client, registry.state, params, pipeline_key(params))
-    # A new place for each attempt: otherwise MLflow would mix it with the leftovers of a killed one.
+    # A new folder for each attempt: otherwise MLflow would mix it with the leftovers of a killed one.
     place = f"versions/{report.bundle[:16]}-{uuid4().hex[:8]}"
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"

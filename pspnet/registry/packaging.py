@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[1]
 BUNDLE = "bundle"
 CODE_SUFFIXES = (".py", ".j2")
-NOT_NEEDED_TO_SERVE = {"dvc", "prefect", "fastapi"}  # fastapi is only pinned for prefect
+NOT_NEEDED_TO_SERVE = {"dvc", "prefect", "fastapi"}  # fastapi is pinned only for prefect
 
 
 def save_version(bundle: Path, params: Params, extra: Mapping[str, Path], folder: Path) -> None:

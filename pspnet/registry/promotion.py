@@ -101,7 +101,7 @@ def _earlier_champion(registry: ModelRegistry, to: str | None, champion: int) ->
     existing = [version.number for version in registry.versions.all()]
     version = registry.versions.get(to or str(previous_champion(moves, existing)))
     if version.number == champion:
-        problem = f"has version {version.number} as champion already"
+        problem = f"already has version {version.number} as champion"
         raise UserError(Problem(registry.versions.model, problem))
     if version.number not in champions:
         problem = f"has never had version {version.number} as champion"

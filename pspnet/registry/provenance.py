@@ -67,7 +67,7 @@ def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]
 
 
 def _diff() -> bytes:
-    """Return the diff to the commit: changed files, and new files that stages use; other new files may hold secrets."""
+    """Return the diff to the commit: changed files, and new files that stages use; others may hold secrets."""
     with tempfile.TemporaryDirectory() as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}  # the person's own index is left unchanged
         _git("read-tree", "HEAD", **index)

@@ -1,4 +1,4 @@
-"""The moves of the champion alias as data: what a move holds, how it is signed, and what a list of moves says."""
+"""The moves of the champion alias as data: the fields of a move, its signature, and what a list of moves says."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +38,7 @@ class Move:
     host: str
     process: str  # a random id
     pid: str = ""  # with the process's start time
-    system: str = ""  # within which this pid is unique
+    system: str = ""  # the system where this pid is unique
     content: str = ""  # digest of the files of `to_version`
     signature: str = ""  # of all fields above, with PSPNET_AUDIT_KEY
     state: str = PENDING

@@ -31,7 +31,7 @@ class Results:
 
 
 def examples_of(results: Results, params: Params, call: Call | None = None) -> Callable[[], Examples]:
-    """Return a function that makes examples for a new version; with `call`, another process makes them meanwhile."""
+    """Return a function that makes examples for a new version; with `call`, another process makes them in advance."""
     return examples_later(call, results.bundle, results.prepared, settings(params))
 
 

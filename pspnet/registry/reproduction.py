@@ -207,7 +207,7 @@ def _why(
     causes += list(_other_machines([stage for stage in stages if stage in ran], kept, project, ran))
     causes += [f"code that {one['who']} accepted for {one['stage']} ({one['why']})" for one in accepted(kept, then)]
     because = f"What differs here: {_and(causes)}." if causes else "Packages and machine are the same as on record."
-    return f"{_and(stages)} made something else from the same code, params and data. {because}"
+    return f"{_and(stages)} made different results from the same code, params and data. {because}"
 
 
 def _changed_inputs(then: Stages, now: Stages) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Seals: the digest of all files of a version, signed if PSPNET_AUDIT_KEY is set.
 
 MLflow keeps the digest; an artifact store keeps the files. Somebody who can write only to the store cannot change a
-version unnoticed. Somebody who can write to MLflow can change both, unless there is a key that MLflow does not know.
+version unnoticed. Somebody who can write to MLflow can change both, unless there is a key that is unknown to MLflow.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Asks a version in a separate process, where the version's code answers, whatever pspnet is in use here.
+"""Asks a version in a separate process, where the version's code answers, not the pspnet in use here.
 
 This module is quick to import, so that the process can start first and load torch and MLflow while this one goes on.
 """

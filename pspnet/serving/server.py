@@ -2,7 +2,7 @@
 
 python -P server.py --model FOLDER --port 5001
 
-Memory stays bounded whatever arrives: the bytes of all bodies are counted as they come in, few requests are worked on
+Memory stays bounded, whatever arrives: the bytes of all bodies are counted as they come in, few requests are worked on
 at once, and the others are asked to try again later. Where something is scarce, the client that has the most of it
 gives way. A refused or failed request gets a short JSON response.
 
@@ -71,7 +71,7 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-    """The client has left; there is nobody to answer."""
+    """The client has left; there is no one to answer."""
 
 
 def _busy(unread: bool) -> Refused:
@@ -320,7 +320,7 @@ class Bounded:
                 nobody_waits.set()
                 if not begun.is_set():
                     work.cancel()
-                await asyncio.wait([work])  # a thread cannot be stopped: it keeps its place and memory until it ends
+                await asyncio.wait([work])  # a thread cannot be stopped: it keeps its slot and memory until it ends
                 raise ClientGone
         finally:
             nobody_waits.set()
@@ -344,7 +344,7 @@ class Bounded:
 
 
 def client_of(address: tuple[str, int] | None) -> str:
-    """Return the client's IPv4 address, or its IPv6 /64 network, which one customer usually has."""
+    """Return the client's IPv4 address, or its IPv6 /64 network, which usually belongs to one customer."""
     try:
         ip = ipaddress.ip_address(address[0] if address else "")
     except ValueError:
@@ -376,7 +376,7 @@ async def _drained(scope: Scope, receive: Receive) -> bool:
 
 
 def _complaint(body: bytes, most_bytes: int) -> str:
-    """Return what is wrong with a request that would take MLflow's parser far more memory than its size suggests."""
+    """Return the error for a request that would take MLflow's parser far more memory than its size suggests."""
     if (values := 1 + body.count(b",") + body.count(b"[") + body.count(b"{")) > MOST_VALUES:
         return f"The request holds about {values:,} values; expected at most {MOST_VALUES:,}."
     try:
@@ -422,7 +422,7 @@ def _error(code: str, message: str) -> bytes:
 
 
 class Connection(H11Protocol):
-    """Closes when its client owes something for too long. The oldest idle connection gives way to a new one."""
+    """Closes if its client keeps us waiting too long. The oldest idle connection gives way to a new one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

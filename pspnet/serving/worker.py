@@ -28,7 +28,7 @@ WITHOUT_LIMITS = {"max_images": 1_000_000, "max_image_mb": 1e6, "max_megapixels"
 
 
 def main() -> None:
-    # Nothing, in Python or below it, may print between the answers.
+    # Neither Python nor native code may print between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     questions = _questions()

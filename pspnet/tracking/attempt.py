@@ -25,7 +25,7 @@ from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_param
 from pspnet.tracking.receipt import Receipt
 from pspnet.tracking.run import StageRun
 
-PATIENCE_SECONDS = 120.0  # a sender gives up sooner than this on its own, and much sooner if the server is down
+PATIENCE_SECONDS = 120.0  # a sender gives up on its own sooner than this, and much sooner if the server is down
 IMPATIENCE_SECONDS = 5.0  # after Ctrl-C, or if the journal could not be written
 LONGEST_MESSAGE = 2000
 
@@ -48,7 +48,7 @@ class Sender(Protocol):
 
 
 class SenderProcess:
-    """A process that loads MLflow while the stage loads too."""
+    """A process that loads MLflow while the stage itself loads."""
 
     def __init__(self, state: Path) -> None:
         (state / "tracking").mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from pspnet.tracking.journal import JOURNAL
 from pspnet.tracking.receipt import Receipt
 
 KEPT = 50  # delivered journals kept for each stage, so that repeated work continues the same run
-UNNAMED_SECONDS = 7 * 24 * 3600  # a log that no journal names by then never will be named: its reader was killed
+UNNAMED_SECONDS = 7 * 24 * 3600  # a log that no journal names by then will never be named: its reader was killed
 
 
 def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:

@@ -76,7 +76,7 @@ def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        # With this kind, MLflow's pages show training runs instead of conversations.
+        # With this kind, the MLflow UI shows training runs instead of conversations.
         marked = {IDENTITY: uuid.uuid4().hex, "mlflow.experimentKind": "custom_model_development", **(tags or {})}
         try:
             return str(client.create_experiment(name, _artifacts(state), tags=marked))

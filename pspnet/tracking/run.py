@@ -104,7 +104,7 @@ class StageRun:
             self._record("figures", values=metrics(values))
 
     def headline(self, values: Values) -> None:
-        """Record the numbers by which pipelines are compared. They go to the pipeline run."""
+        """Record the numbers used to compare pipelines. They go to the pipeline run."""
         with self._never_failing():
             self._record("headline", values=metrics(values), pipeline=self.pipeline)
 
@@ -155,7 +155,7 @@ def _listing(folder: Path) -> str:
 
 
 def _process() -> dict[str, Any]:
-    """The facts by which other processes on this machine can check whether this process is alive."""
+    """The facts that let other processes on this machine check whether this process is alive."""
     import platform
 
     import psutil

@@ -131,7 +131,7 @@ def _end(watch: Watch) -> None:
 
 
 def _load(state: Path) -> None:
-    """Import what sending needs, while the stage loads too."""
+    """Import what sending needs, while the stage itself loads."""
     for name in UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
     gc.disable()  # a third of the import time, and unused

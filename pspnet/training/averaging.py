@@ -20,7 +20,7 @@ def move_average(average: nn.Module, module: nn.Module, decay: float, step: int)
     """Update the average after `step` steps. Early on it keeps less, so that the initial weights do not linger."""
     kept = min(decay, (1 + step) / (10 + step))
     pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
-    # BatchNorm's statistics are averaged too: they must fit the averaged weights.
+    # BatchNorm's statistics are also averaged: they must fit the averaged weights.
     moved = [(held, now) for held, now in pairs if held.is_floating_point()]
     torch._foreach_lerp_([held for held, _ in moved], [now for _, now in moved], 1 - kept)
     for held, now in pairs:

@@ -161,7 +161,7 @@ def is_over(records: list[Record], params: FinetuneParams) -> bool:
 
 
 def freeze(backbone: ResNet, layers: int) -> list[nn.Module]:
-    """Freeze the first layers; returns their modules, whose BatchNorm must keep its statistics too."""
+    """Freeze the first layers; returns their modules, whose BatchNorm must also keep its statistics."""
     frozen = [module for layer in backbone.layers()[:layers] for module in layer]
     for module in frozen:
         module.requires_grad_(False)

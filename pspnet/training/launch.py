@@ -13,7 +13,7 @@ from pspnet.machine import events
 from pspnet.machine.process import LAUNCHER, STOP_SECONDS, end_with_dvc
 
 SHUTDOWN_SECONDS = STOP_SECONDS - 5  # torchrun gives processes this long to end: they save a checkpoint first
-# How processes end, likely causes first: when one fails, the others lose it and are ended.
+# Ways a process ends, likely causes first: when one fails, the others lose touch with it and are stopped.
 ENDS = ("user", "memory", "bug", "busy", "killed", "interrupted", "done")
 
 
@@ -28,7 +28,7 @@ def devices() -> int:
 def launch(stage: str, count: int, log: Path) -> int:
     """Run this process's own command in `count` processes, with the output of the first; returns the exit status.
 
-    `log`: the event log of all of them, in which they say how they ended.
+    `log`: the event log of all of them, where they report how they ended.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -59,7 +59,7 @@ def launch(stage: str, count: int, log: Path) -> int:
 
 
 def blame(stage: str, count: int, log: Path, logs: Path, asked: bool) -> int:
-    """Report the end of the process at fault as the stage's end. Being slow to end when `asked` is not a cause."""
+    """Report the end of the process at fault as the stage's end. One slow to end when `asked` is not at fault."""
     killed = {"class": "killed", "status": 128 + signal.SIGKILL}  # it left no event
     told = {event.get("rank"): event for event, _ in events.read(log) if event["kind"] == "exit"}
     ends = [told.get(rank, killed) for rank in range(count)]

@@ -398,7 +398,7 @@ def test_a_batch_is_added_and_tracked_by_dvc(project: Path, may: Path) -> None:
     done = pspnet("data", "add", may, cwd=project)
     assert done.stdout == (
         "data/raw: added 2 images and 1 mask from 2 groups; data/raw.dvc is updated.\n"
-        "Copies of other images among them: 1; `prepare` keeps one of each.\n"
+        "Copies of other images: 1; `prepare` keeps one of each.\n"
         "Next: git add data/raw.dvc && git commit, then make retrain\n"
     )
     assert done.returncode == 0

@@ -146,7 +146,7 @@ def test_a_timed_out_stage_leaves_no_process_and_is_not_retried(place: Path) -> 
         assert retrained.process.wait(ENDS_SECONDS) == 1
         assert left(place) == []
         assert left_of(family) == []
-    took = f"finetune: It ran longer than {LIMIT_SECONDS:,} s and was ended with all its processes."
+    took = f"finetune: It ran longer than {LIMIT_SECONDS:,} s and was stopped with all its processes."
     assert retrained.said.splitlines()[-1] == f"{took} The limit is meta.timeout in dvc.yaml."
     assert retrained.said.count("Running stage 'finetune'") == 1
     assert "Traceback" not in retrained.said

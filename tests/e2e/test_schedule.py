@@ -106,7 +106,7 @@ def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_at_ctrl_c(folde
         process.wait()
     assert left(folder, GONE_SECONDS) == []
     password = folder / ".pspnet" / PASSWORD
-    assert f"The Prefect UI asks for a password: the line in {password.relative_to(folder)}." in said(folder)
+    assert f"The Prefect UI asks for the password in {password.relative_to(folder)}." in said(folder)
     assert password.read_text().strip() not in said(folder)
 
     with schedule(folder, port, NEVER) as process:

@@ -27,7 +27,7 @@ def test_a_timeout_is_a_timeout_however_the_command_ended() -> None:
     found = failure_of(ended(-15, timed_out=True, events=[stopped]), 5400)
     assert found is not None
     assert found.name == TIMED_OUT
-    assert found.message.startswith("It ran longer than 5,400 s and was ended with all its processes.")
+    assert found.message.startswith("It ran longer than 5,400 s and was stopped with all its processes.")
     assert TIMED_OUT not in TEMPORARY
 
 

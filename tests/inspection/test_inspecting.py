@@ -200,7 +200,7 @@ def test_255_beside_small_numbers_is_ignored(tmp_path: Path) -> None:
     inspection = values(tmp_path, pixels)
     dataset = pasted(inspection)
     assert (dataset.classes, dataset.ignore_values) == ({"class_0": 0, "class_2": 2}, [255])
-    assert '255 means "not annotated": it has 4.8% of the pixels, 100% of them beside another value' in remarks_of(
+    assert '255 means "not annotated": it covers 4.8% of the pixels, 100% of them beside another value' in remarks_of(
         inspection
     )
 
@@ -209,7 +209,7 @@ def test_255_beside_0_alone_is_a_class(tmp_path: Path) -> None:
     inspection = values(tmp_path, block(20, 20, 0, around=255))
     dataset = pasted(inspection)
     assert (dataset.classes, dataset.ignore_values) == ({"class_0": 0, "class_255": 255}, [])
-    assert "255 is a class: the only other number is 0, and 255 has 75.0% of the pixels" in remarks_of(inspection)
+    assert "255 is a class: the only other number is 0, and 255 covers 75.0% of the pixels" in remarks_of(inspection)
 
 
 def test_numbers_that_begin_at_1_are_reported(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_numbers_that_begin_at_1_are_reported(tmp_path: Path) -> None:
 def test_a_rare_0_may_mean_not_annotated(tmp_path: Path) -> None:
     pixels = block(20, 20, 2, around=1)
     pixels[:2], pixels[30:] = 0, 3
-    assert '0 may mean "not annotated": it has 5.0% of the pixels' in remarks_of(values(tmp_path, pixels))
+    assert '0 may mean "not annotated": it covers 5.0% of the pixels' in remarks_of(values(tmp_path, pixels))
 
 
 def test_a_palette_is_reported_and_its_indices_are_the_values(tmp_path: Path) -> None:
@@ -524,7 +524,7 @@ def test_steel_defects_have_four_classes_and_no_sequence() -> None:
 def test_cell_membranes_are_a_sequence_with_two_classes() -> None:
     inspection = inspected(shared_data("cell_membranes"))
     assert pasted(inspection).classes == {"class_0": 0, "class_255": 255}
-    assert "255 is a class: the only other number is 0, and 255 has 78.0% of the pixels" in remarks_of(inspection)
+    assert "255 is a class: the only other number is 0, and 255 covers 78.0% of the pixels" in remarks_of(inspection)
     assert "images with consecutive numbers look alike" in remarks_of(inspection)
     assert "With group_pattern (.*), they leak" in remarks_of(inspection)
 

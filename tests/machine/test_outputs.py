@@ -92,7 +92,7 @@ def test_an_unwritable_folder_gives_a_message(tmp_path: Path) -> None:
             errno.EACCES,
             (
                 "may not be used by this user (Permission denied). "
-                "Work in a checkout of your own, or have its owner give access."
+                "Work in your own checkout, or have its owner give access."
             ),
         ),
     ],

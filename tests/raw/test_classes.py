@@ -171,7 +171,7 @@ def test_unknown_and_unused_labels_are_reported_at_once() -> None:
     assert [(problem.found, problem.expected) for problem in problems] == [
         ("class 'car' has value 'cart'", labels),
         ("class 'car' has value 1", labels),
-        ("has no place for 2 labels: car, truck", "each label in a class or in ignore_values"),
+        ("assigns no class to 2 labels: car, truck", "each label in a class or in ignore_values"),
     ]
     assert problems[2].fix == "To make them background: `background: [background, car, truck]`."
 

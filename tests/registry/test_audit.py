@@ -310,7 +310,7 @@ def test_a_version_set_back_by_other_means_stays_with_a_warning(registry: Audite
     registry.audit.settle()
     assert registry.assert_in_order()[-1].to_version == 1
     (warning,) = registry.warnings
-    assert "went from version 2 to version 1 by means other than pspnet, and stays there" in warning
+    assert "went from version 2 to version 1 outside pspnet, and stays there" in warning
     assert "`pspnet rollback --to 2` undoes it" in warning
 
 

@@ -247,7 +247,7 @@ def test_a_version_answers_even_if_nobody_waited_for_the_call(version: Path, fun
 def test_a_user_error_of_the_called_function_is_passed_on(tmp_path: Path) -> None:
     with warm_process() as call, pytest.raises(UserError) as error:
         call(EXAMPLES, 100, examples_of(tmp_path))()
-    assert str(error.value).startswith(f"{tmp_path}/model.json: is missing; expected what a stage has written")
+    assert str(error.value).startswith(f"{tmp_path}/model.json: is missing; expected the output of a stage")
 
 
 @pytest.mark.usefixtures("warm")

@@ -168,6 +168,6 @@ def test_missing_inputs_are_reported_with_the_command_that_makes_them(
     with pytest.raises(UserError) as error:
         run(params, prepared, nowhere, tmp_path)
     assert str(error.value) == (
-        f"{nowhere}/model.json: is missing; expected what a stage has written. "
+        f"{nowhere}/model.json: is missing; expected the output of a stage. "
         "Make it with `dvc repro`, or name another folder."
     )

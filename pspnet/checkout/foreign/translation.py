@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of our network a file fills, and which of its tensors have no place there."""
+    """How much of our network a file fills, and which of its tensors have no counterpart there."""
 
     parts: tuple[Part, ...]
     missing: tuple[str, ...]

@@ -14,7 +14,7 @@ from pspnet.dataset.store.pixels import decode_image, decode_mask
 from pspnet.dataset.store.splits import Split, stable_uniform
 from pspnet.errors import Problem, UserError
 
-MOST_AVERAGES = 4  # a shard of this many times the average size is always cut
+MOST_AVERAGES = 4  # a shard that reaches this multiple of the average size is always cut
 SHARD_FIX = "Remove the prepared set and make it again: dvc repro prepare"
 
 SCHEMA = pa.schema(

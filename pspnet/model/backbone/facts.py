@@ -19,7 +19,7 @@ def read_json(path: Path, format_version: int) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         fix = "Make it with `dvc repro`, or name another folder."
-        raise UserError(Problem(str(path), "is missing", "what a stage has written", fix)) from None
+        raise UserError(Problem(str(path), "is missing", "the output of a stage", fix)) from None
     except (OSError, ValueError) as error:
         raise UserError(Problem(str(path), f"cannot be read ({error})")) from None
     version = content.get("format_version") if isinstance(content, dict) else None

@@ -53,7 +53,7 @@ class PretrainedBackbone:
             for one in (self, backbone)
         )
         if held != wanted:
-            fix = "Make it again with the current params.yaml, or set `backbone` there to what it holds."
+            fix = "Make it again with the current params.yaml, or set `backbone` there to match."
             if self.image_channels != backbone.image_channels:
                 fix = "Import it again with --channels 3."
             raise UserError(Problem(str(folder), f"holds a {held}", wanted, fix))

@@ -17,8 +17,8 @@ def windows(length: int, window: int, overlap: int) -> list[slice]:
 def shares(length: int, parts: Sequence[slice], overlap: int) -> list[Tensor]:
     """The weight of each window at each of its positions; at every position in `length` they add up to 1.
 
-    A weight rises across the overlap, from the window's border inward. At the border, where the window knows nothing of
-    what lies beyond, it counts least, so that no seam is visible.
+    A weight rises across the overlap, from the window's border inward. At the border, where the window does not
+    show what lies beyond, it counts least, so that no seam is visible.
     """
     side = parts[0].stop - parts[0].start
     places = torch.arange(side)

@@ -17,7 +17,7 @@ from pspnet.raw.masks import RawMask
 from pspnet.raw.problems import located, shortened
 from pspnet.raw.shapes import numbers
 
-MOST_BYTES = 2 * 10**9  # in an annotation file, which takes seven times that in memory; COCO's has 0.5 GB, LVIS's 1.1
+MOST_BYTES = 2 * 10**9  # in an annotation file, which takes seven times that in memory; COCO's is 0.5 GB, LVIS's 1.1
 OTHERS = re.compile(r".*\.(json|xml|txt|yaml|csv|md|pdf)", re.IGNORECASE)  # other files that may lie among the images
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])", re.IGNORECASE)
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})\d*", re.IGNORECASE)  # train2017

@@ -13,7 +13,7 @@ from pspnet.raw.files import RawFiles
 from pspnet.raw.layouts.pairs import FoundImage, Naming, pairs, split_by_folder
 from pspnet.raw.masks import Numbers
 
-LABEL_IDS = {  # name -> labelId; the trainId is the place
+LABEL_IDS = {  # name -> labelId; the trainId is the index
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
     "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,

@@ -1,7 +1,7 @@
 """Checkpoints: one file, replaced atomically, from which a killed run resumes as if nothing had happened.
 
-It lies outside the outputs that DVC removes before each run, in a folder named after everything the weights depend on:
-with different params, data or code, training finds no checkpoint and starts over.
+It is not among the outputs that DVC removes before each run, but in a folder named after all that the weights depend
+on: with different params, data or code, training finds no checkpoint and starts over.
 """
 
 import hashlib

@@ -64,7 +64,7 @@ class Peers:
         if self.count == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        # Every parameter is used, but only with this flag does torch keep the order in which it first sums the
+        # Every parameter is used, but torch needs this flag to keep the order in which it first sums the
         # gradients, so that a resumed run sums them in the same order as an uninterrupted one.
         return DistributedDataParallel(module, devices, find_unused_parameters=True)
 

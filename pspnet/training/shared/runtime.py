@@ -19,7 +19,7 @@ def autocast(device: torch.device, runtime: RuntimeParams) -> torch.autocast:
 
 
 def compiled(module: nn.Module, runtime: RuntimeParams) -> Callable[..., Any]:
-    """Call the result instead of `module`; they share their weights."""
+    """Call the result instead of `module`; the two share their weights."""
     return torch.compile(module) if runtime.compile else module
 
 

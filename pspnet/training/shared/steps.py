@@ -44,7 +44,7 @@ class StepParams(Protocol):
 
 @dataclass(frozen=True)
 class Session:
-    """The settings and resources of a training run, whatever its task."""
+    """The settings and resources of a training run for any task."""
 
     runtime: RuntimeParams
     peers: Peers

@@ -195,7 +195,7 @@ def test_a_server_that_keeps_ending_ends_the_command(tmp_path: Path) -> None:
     done = python(DOES_NOT_LIVE, tmp_path)
     assert done.returncode == 75
     assert done.stderr.count("Restarting it") == 1
-    assert "Prefect's server keeps ending." in done.stderr
+    assert "Prefect's server keeps exiting." in done.stderr
     assert left(tmp_path) == []
 
 
