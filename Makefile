@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Some container images set it, which makes every process compile torch again; that takes longer than loading it.
+# Some container images set this; every process then compiles torch again, which takes longer than loading it.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo retrain test test-e2e coverage test-kills test-team faults mutants check bench lock
@@ -29,19 +29,19 @@ test: $(INSTALLED)  ## run the tests that start no process, after each change
 test-e2e: $(INSTALLED)  ## test with real commands, DVC, servers, PostgreSQL
 	$(TESTS) -m e2e
 
-coverage: $(INSTALLED)  ## run test and test-e2e and show which lines they run; takes half as long again
+coverage: $(INSTALLED)  ## run test and test-e2e and show which lines they run; takes 50% longer
 	$(TESTS) -m "not kills and not team" --cov --cov-report=term
 
 test-kills: $(INSTALLED)  ## kill processes at random moments; the results must be the same
 	$(TESTS) tests/e2e tests/flows tests/prediction tests/registry tests/training -m kills --timeout 1500
 
-test-team: $(INSTALLED)  ## disturb servers and workers on this machine in every way
+test-team: $(INSTALLED)  ## kill and freeze servers and workers on this machine
 	python -m pytest tests/team -n 2 --dist worksteal -m team --durations 0
 
 faults: $(INSTALLED)  ## make small wrong changes to copies of the code: does a test notice each?
 	python -m tests.faults
 
-mutants: $(INSTALLED)  ## do the same with random changes; the share that is noticed counts
+mutants: $(INSTALLED)  ## do the same with random changes; only the share noticed counts
 	python -m tests.faults --mutants
 
 check: $(INSTALLED)  ## check style, types, layers

@@ -1,6 +1,6 @@
 """Attacks on a `pspnet serve` server, all at once, each from its own address (127.0.0.2, ...), for serving.py.
 
-python benchmarks/attacks.py PORT SECONDS           prints, for each, what came back and how often, as JSON
+python benchmarks/attacks.py PORT SECONDS           prints what came back for each, and how often, as JSON
 
 Every attack worked on an earlier server: everybody else was refused or had to wait, or memory ran out.
 """
@@ -26,7 +26,7 @@ def newline() -> Iterator[bytes]:
 
 
 def directories() -> Iterator[bytes]:
-    """A TIFF of 5 MB with 60,000 directories, which Pillow counts in quadratic time."""
+    """A 5 MB TIFF with 60,000 directories, which Pillow counts in quadratic time."""
     rows = [[b64encode(tiff_of(60_000)).decode()]]
     yield whole(json.dumps({"dataframe_split": {"columns": ["image"], "data": rows}}).encode())
 

@@ -55,7 +55,7 @@ def main() -> int:
         bar = f"{BARS[name]}" if name in BARS else ""
         print(f"| {name} | {1000 * median / len(pairs):.3f} | {median / medians['pspnet']:.1f} | {bar} |")
     same = all(np.array_equal(own, counts["pspnet"]) for own in counts.values())
-    print("\nall count the same" if same else "\nTHEY DO NOT COUNT THE SAME")
+    print("\nall count the same" if same else "\nTHE COUNTS DIFFER")
     return 0 if same and all(medians[name] >= bar * medians["pspnet"] for name, bar in BARS.items()) else 1
 
 

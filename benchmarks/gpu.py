@@ -75,9 +75,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write: gpu.json, gpu.md")
     parser.add_argument(
-        "--data", type=Path, help="what would be data/raw: prepared, trained on, measured on its test split"
+        "--data", type=Path, help="folder to use as data/raw: prepared, trained on, measured on its test split"
     )
-    parser.add_argument("--recipe", type=Path, help="its params; without it, the demo's")
+    parser.add_argument("--recipe", type=Path, help="params for --data (default: the demo's)")
     parser.add_argument("--toy", action="store_true", help="toy sizes, whatever the device")
     # For the processes that this program starts.
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -115,7 +115,7 @@ def run(name: str, seconds: float, arguments: argparse.Namespace) -> Measured:
     result, log = arguments.out / f"{name}.part.json", arguments.out / f"{name}.log"
     result.unlink(missing_ok=True)
     if seconds <= 0:
-        return {"error": f"There was no time left of the {ALL_SECONDS:.0f} s."}
+        return {"error": f"No time was left of the {ALL_SECONDS:.0f} s."}
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -126,7 +126,7 @@ def run(name: str, seconds: float, arguments: argparse.Namespace) -> Measured:
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        return {"error": f"It was not done within {seconds:.0f} s."}
+        return {"error": f"It did not finish within {seconds:.0f} s."}
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -275,7 +275,7 @@ def logits(arguments: argparse.Namespace) -> Measured:
 
 
 def resume(arguments: argparse.Namespace) -> Measured:
-    """A training run killed halfway by SIGKILL and started again, compared with one left alone."""
+    """A training run killed halfway by SIGKILL and started again, compared with an undisturbed one."""
     folder = arguments.out / "resume"
     synthetic(folder, images=24, labeled=24)
     backbone = folder / "backbone"

@@ -3,11 +3,10 @@
 python benchmarks/ideas.py --data FOLDER --work FOLDER --results ideas.csv [--share 1] [IDEA ...]
 
 FOLDER holds camvid/, steel_defects/ and cell_membranes/. Each run trains one network from random weights on train and
-measures it once on val; test is never read. The budget is the time of so many steps of `base`. An idea that makes a
-step cheaper or dearer gets more or fewer steps: both are timed in turns, in CPU seconds of one thread, so that other
-processes on the machine cost no steps. Every finished run is a row of the results, and what the file holds already is
-not run again. Ideas that the product does not have (`PROTOTYPES`) are written here; the ones that
-pay move into it.
+measures it once on val; test is never read. The budget is the time of a fixed number of steps of `base`. An idea that
+makes a step cheaper or more expensive gets more or fewer steps: both are timed alternately, in CPU seconds of one
+thread, so that other processes on the machine cost no steps. Every finished run is a row of the results and is not
+repeated. Ideas that the product lacks (`PROTOTYPES`) are implemented here; those that pay off move into it.
 """
 
 import argparse
@@ -156,7 +155,7 @@ IDEAS: dict[str, Idea] = {
 
 
 class Examples(TrainingCrops):
-    """As many crops as the run needs, each pass over the images in a shuffled order of its own."""
+    """As many crops as the run needs, each pass over the images in its own shuffled order."""
 
     def __init__(
         self,
@@ -299,7 +298,7 @@ def train(idea: Idea, dataset: PreparedDataset, params: Params, steps: int, chec
 
 
 def estimate_statistics(network: PSPNet, preprocessing: Preprocessing, examples: Examples, batch: int) -> None:
-    """BatchNorm's means and variances once more, by the final weights, over 40 batches."""
+    """BatchNorm's means and variances, recomputed with the final weights over 40 batches."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()

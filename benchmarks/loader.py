@@ -1,6 +1,6 @@
 """Augmented crops a second on one core, from CamVid: ours against the same augmentation written in OpenCV.
 
-python benchmarks/loader.py --data FOLDER      FOLDER: what would be data/raw for recipes/camvid.yaml
+python benchmarks/loader.py --data FOLDER      FOLDER: used as data/raw of recipes/camvid.yaml
 
 Every pipeline begins with the same encoded image and ends with a crop of 321 x 321 px: scale 0.5 to 2, half rotated by
 up to 10 degrees, half blurred, half mirrored. Masks are read as stored: raw, or in ours as `prepare` packed them.
@@ -107,9 +107,7 @@ def compare(data: Path, turns: int, folder: Path) -> None:
         "competent OpenCV": each(competent, pairs, around),
     }
     seconds = interleaved(list(works.values()), turns)
-    print(
-        "| pipeline | ms a sample | samples/s/core | against it: ours | ours, normalized too |\n|---|--:|--:|--:|--:|"
-    )
+    print("| pipeline | ms a sample | samples/s/core | times as long as ours | normalized too |\n|---|--:|--:|--:|--:|")
     for name, own in zip(works, seconds, strict=True):
         print(f"| {name} | {1000 * own / len(pairs):.2f} | {len(pairs) / own:,.0f} | {own / seconds[0]:.2f} | "
               f"{own / seconds[1]:.2f} |")  # fmt: skip

@@ -1,16 +1,16 @@
-"""The same minutes for all: `pspnet plan` against U-Net and FPN of segmentation-models-pytorch, from random weights.
+"""The same time for all: `pspnet plan` against U-Net and FPN of segmentation-models-pytorch, from random weights.
 
 uv pip install segmentation-models-pytorch
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv [--sets steel camvid cells]
 
 FOLDER holds steel_defects/, camvid/ and cell_membranes/. Ours: params by `pspnet plan --minutes N`, then the stages as
 they are; fine-tuning and validation count. A peer: AdamW, poly, the crops and batch of ours, fp32 or bf16, whichever is
-faster for it, until the minutes are over, without validation. Both are measured on test by the same code. One run after
-the other, two threads each, with one process that loads; nothing else should be at work. Every finished run is a row; a
-run in the file is not repeated, so the program can be stopped and started at will.
+faster for it, until time is up, without validation. Both are measured on test by the same code. One run after the
+other, two threads each, with one process that loads; nothing else should be running. Every finished run is a row; a run
+in the file is not repeated, so the program can be stopped and restarted at will.
 
-Steel: six peers once, the best two at a second learning rate, then the best and ours in turns in three seeds. The other
-sets: the best two of steel and ours, in turns.
+Steel: six peers once, the best two at a second learning rate, then the best and ours in turns with three seeds. The
+other sets: the best two of steel and ours, in turns.
 """
 
 import argparse
@@ -84,7 +84,7 @@ class Run(NamedTuple):
 
 
 def wanted(done: dict[Run, float], contest: str) -> Iterator[Run]:
-    """The runs of a contest in order; the later ones depend on the results of the earlier."""
+    """The runs of a contest in order; the later ones depend on the results of the earlier ones."""
     first = [Run("steel", peer, RATES[0], 0) for peer in PEERS]
     yield from first if contest == "steel" else ()
     best = sorted(first, key=lambda run: -done[run])[:2]
@@ -112,7 +112,7 @@ class Padded(nn.Module):
 
 
 def train_peer(name: str, rate: float, dataset: PreparedDataset, params: Params, minutes: float) -> tuple[Padded, int]:
-    """The network after so many minutes, and the number of images it was trained on."""
+    """The network after the given minutes, and the number of images it was trained on."""
     import segmentation_models_pytorch as smp
 
     decoder, encoder = name.split()

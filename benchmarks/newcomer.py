@@ -1,4 +1,4 @@
-"""A newcomer with a folder: inspect --write, plan, make retrain, and nothing edited. What comes out?
+"""What a newcomer gets from a folder with inspect --write, plan and make retrain, editing nothing.
 
 python benchmarks/newcomer.py --data FOLDER --work FOLDER --results newcomer.csv [--minutes 3] [SET ...]
 
@@ -104,7 +104,7 @@ def call(clone: Path, *words: str) -> Done:
 
 
 def training_minutes(clone: Path) -> str:
-    """From the run record of fine-tuning, which is what the minutes of the plan are about."""
+    """From the run record of fine-tuning, which is what the plan's minutes cover."""
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{clone}/.pspnet/mlflow.db")

@@ -1,4 +1,4 @@
-"""What `prepare` costs compared with bare decoding and as sets grow, and what a small new batch sends.
+"""What `prepare` costs compared with bare decoding and as sets grow, and how much a small new batch uploads.
 
 python benchmarks/prepare.py speed --data FOLDER --recipe recipes/camvid.yaml   against bare decoding
 python benchmarks/prepare.py scale                                              10,000, 50,000 and 200,000 images
@@ -47,7 +47,7 @@ POLL_SECONDS = 0.1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "scale", "batch"])
-    parser.add_argument("--data", type=Path, action="append", default=[], help="for `speed`: what would be data/raw")
+    parser.add_argument("--data", type=Path, action="append", default=[], help="for `speed`: folder to use as data/raw")
     parser.add_argument("--recipe", type=Path, action="append", default=[], help="for `speed`: of that data")
     parser.add_argument("--images", type=int, nargs="*", default=SIZES, help="for `scale`")
     arguments = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
 
 def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
     """Medians over several turns in one process, with `prepare` timed from finding the files to the report. The shares
-    are medians of each turn's shares: if the machine's speed changes, it does so for all three.
+    are medians of each turn's shares: if the machine's speed changes, it changes for all three.
     """
     print("| set | pairs | decoded a second | checked | share | prepared | share |\n|---|--:|--:|--:|--:|--:|--:|")
     for data, recipe in sets:

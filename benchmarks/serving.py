@@ -138,7 +138,7 @@ def under_attack(server: subprocess.Popen[str], port: int, questions: list[Quest
         assert attackers.stdout
         outcomes = json.load(attackers.stdout)
     report(tally, seconds)
-    print("\n| attack | what came of it |\n|---|---|")
+    print("\n| attack | results |\n|---|---|")
     for name, counts in outcomes.items():
         print(f"| {name} | {', '.join(f'{count} x {outcome}' for outcome, count in counts.items())} |")
     usual, late = percentile(alone.in_all, 95), percentile(tally.in_all, 95)
@@ -258,7 +258,7 @@ def ask(port: int, question: Question) -> tuple[int, str, float]:
         return status, "" if short else f"{question.kind}: {body[:300]!r}", 0
     masks = [np.array(Image.open(io.BytesIO(b64decode(row["mask"])))) for row in content["predictions"]]
     same = len(masks) == len(question.masks) and all(map(np.array_equal, masks, question.masks))
-    return status, "" if same else f"{question.kind}: another mask", 0
+    return status, "" if same else f"{question.kind}: a different mask", 0
 
 
 def load(
@@ -312,7 +312,7 @@ def memory(server: subprocess.Popen[str]) -> float:
 
 def report(tally: Tally, seconds: float) -> None:
     kinds = sorted({kind for kind, _ in tally.answers}, key=lambda kind: (not kind.startswith("good"), kind))
-    print("| request | answers | status | sent away (503) |\n|---|---|---|---|")
+    print("| request | answers | status | told to retry (503) |\n|---|---|---|---|")
     for kind in kinds:
         statuses = {status: count for (name, status), count in tally.answers.items() if name == kind}
         busy = statuses.pop(503, 0)
@@ -320,7 +320,7 @@ def report(tally: Tally, seconds: float) -> None:
     answered = sum(count for (_, status), count in tally.answers.items() if status != 503)
     busy = sum(tally.answers.values()) - answered
     rate = answered / seconds
-    print(f"\n{answered} requests answered in {seconds:.0f} s, {rate:.1f}/s; {busy} times one was told to come back.")
+    print(f"\n{answered} requests answered in {seconds:.0f} s, {rate:.1f}/s; {busy} times a client was told to retry.")
     if len(tally.seconds) > 1:
         middle, late = percentile(tally.seconds, 50), percentile(tally.seconds, 95)
         print(f"Good ones: median {middle:.2f} s, 95th percentile {late:.2f} s.")

@@ -44,7 +44,7 @@ IGNORE = 255
 IGNORED_SHARE = 0.05
 AUXILIARY_WEIGHT = 0.4
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
-# FLOP/s as stated by the makers: bf16 without sparsity, fp32 without TF32. Other devices are measured.
+# FLOP/s as stated by the vendors: bf16 without sparsity, fp32 without TF32. Other devices are measured.
 STATED = {
     "H100": {"bf16": 989e12, "fp32": 67e12},
     "H200": {"bf16": 989e12, "fp32": 67e12},
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="runtime.compile")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="runtime.threads")
-    parser.add_argument("--steps", type=int, default=3, help="timed in each turn, after one that is not")
+    parser.add_argument("--steps", type=int, default=3, help="timed in each turn, after one untimed step")
     parser.add_argument("--no-straightforward", action="store_true", help="ours alone")
     parser.add_argument("--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS)  # in its own process
     arguments = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
     ways = ["ours"] if arguments.no_straightforward else ["straightforward", "ours"]
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(TURNS):
-        for way in ways:  # alternating: if the machine gets slower, it does so for both
+        for way in ways:  # alternating: if the machine slows down, it does so for both
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
             turns[way].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
     tell(arguments, turns)
@@ -254,7 +254,7 @@ def limit_of(device: torch.device, precision: str) -> tuple[float, str]:
             started = now(device)
             work()
             rates.append(operations / (now(device) - started))
-    return max(rates), "the best of a large product of matrices and of a 3 x 3 convolution"
+    return max(rates), "the faster of a large matrix product and a 3 x 3 convolution"
 
 
 if __name__ == "__main__":
