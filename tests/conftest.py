@@ -14,7 +14,7 @@ from tests.files import made_once
 from tests.sharing import shared_server
 
 go_offline()
-# Before torch is imported: threads of several processes would wait for each other, at five times the CPU time.
+# Set before torch is imported. Otherwise threads of several processes would wait for each other, using 5x CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width they were created with
 # The same examples in every run. No deadline: the first example may have to import packages.

@@ -8,7 +8,7 @@ parent. `pspnet` and `dvc` are beside the program.
 
 Tests of startup itself, of signals and of process trees use `sys.executable`.
 
-`python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, with these modules loaded too, and returns.
+`python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, with these modules also loaded, and returns.
 """
 
 import atexit

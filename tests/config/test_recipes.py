@@ -1,4 +1,4 @@
-"""The recipes: the authors' numbers, and each choice of params.yaml used by at least one of them."""
+"""The recipes have the authors' numbers, and at least one uses each choice in params.yaml."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin

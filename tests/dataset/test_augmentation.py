@@ -231,7 +231,7 @@ def soft_image(height: int, width: int) -> Pixels:
 def test_one_warp_equals_scaling_turning_mirroring_and_cropping_in_turn(
     rotation_degrees: float,
 ) -> None:
-    """The published steps in turn, with the same six draws; on a soft image, because each step blurs a little."""
+    """Apply the published steps in turn with the same six draws. The image is soft because each step blurs a little."""
     image = soft_image(90, 120)
     mask = (image[..., 0] // 64).astype(np.uint8)
     augment = augmentation(scale_min=0.6, rotation_degrees=rotation_degrees)

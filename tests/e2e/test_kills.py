@@ -127,7 +127,7 @@ def wait_for(folder: Path, shell: subprocess.Popen[bytes], text: str) -> bool:
 
 
 def forget(folder: Path, step: str) -> None:
-    """Remove everything about a step, so that the next run does it from the beginning."""
+    """Remove everything that a step has left, so that the next run starts it from scratch."""
     for path in OUTPUTS[step]:
         target = folder / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -142,12 +142,12 @@ def forget(folder: Path, step: str) -> None:
 
 
 def share(number: int) -> float:
-    """The share of the step's duration within which this planned kill happens."""
+    """The share of the step's duration after which this planned kill happens, at the latest."""
     step = PLAN[number].step
     earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
     if step in TRAININGS:  # training resumes where it was killed
         return 1.5 / all_of_it
-    if step == "register":  # a finished registration leaves nothing to hit
+    if step == "register":  # a finished registration leaves nothing to kill
         return (earlier + 1) / all_of_it
     return 1.0
 

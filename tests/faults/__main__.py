@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: makes each fault in a copy of the tree, and runs the tests that should notice it.
+"""`python -m tests.faults` makes each fault in a copy of the tree and runs the tests that should notice it.
 
 Exits with 1 if any fault is missed. `--mutants` draws random changes instead; only the share caught counts.
 """
@@ -76,10 +76,10 @@ def _faults(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[d
 
 
 def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
-    """Pick the items with these names, in this order. Without names, all of them."""
+    """Pick the items with these names, in this order, or all items if there are no names."""
     by_name = {one.name: one for one in every}
     if unknown := [name for name in names if name not in by_name]:
-        raise SystemExit(f"Unknown: {', '.join(unknown)}. There are: {', '.join(by_name)}")
+        raise SystemExit(f"Unknown: {', '.join(unknown)}. Known names: {', '.join(by_name)}")
     return [by_name[name] for name in names] or list(every)
 
 
@@ -89,7 +89,7 @@ def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
 
 
 def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
-    """Try each mutant on its package's fast tests, and the mutants they miss on its slow tests too."""
+    """Try each mutant on its package's fast tests, then the mutants they miss on its slow tests."""
     mutants = _named(drawn(tree, arguments.seed), arguments.names)
     what = {one.name: one.what for one in mutants}
     rows: dict[str, dict[str, str]] = {}

@@ -1,6 +1,6 @@
 """Random wrong changes: a comparison flipped, a constant off by one, a statement deleted ...
 
-The draw depends on the seed and on the code to be changed, so the rest of the code may change.
+The draw depends only on the seed and the code to be mutated, so changes to other code don't affect it.
 """
 
 import ast
@@ -139,7 +139,7 @@ def _mutations(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str
 
 
 def _plausible(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes worth mutating: no docstrings, annotations, messages or times."""
+    """The nodes worth mutating, which excludes docstrings, annotations, messages and times."""
     match node:
         case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom() | ast.Assert():
             return

@@ -381,7 +381,7 @@ class TestClaiming:
             holder.send_signal(signal.SIGSTOP)
             with place.claimed(lines.append):
                 assert holder.wait(60) == -signal.SIGKILL
-        # A killed process may still be seen before it is gone, and be reported as left behind.
+        # A killed process may be visible for a moment and be reported as left behind.
         assert lines[1] == f"Process {holder.pid} of that run is frozen; ending it."
         assert left(tmp_path) == []
 

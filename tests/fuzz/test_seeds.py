@@ -1,4 +1,4 @@
-"""Inputs that failed once are handled well."""
+"""Inputs that once failed are handled well."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`pspnet data inspect` on sets arranged as public ones are; each once led to a wrong proposal or to none."""
+"""`pspnet data inspect` on sets arranged like public ones. Each of them once led to a wrong proposal or to none."""
 
 import json
 import re

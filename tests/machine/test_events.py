@@ -1,4 +1,4 @@
-"""The event log, as its writers and readers share it."""
+"""The event log, as shared by its writers and readers."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Files as other projects write them: the names and shapes in formats/, random numbers in the tensors."""
+"""Files as other projects write them, with the names and shapes in formats/ and random tensors."""
 
 import math
 from functools import lru_cache

@@ -325,7 +325,7 @@ def test_a_jpeg_with_thousands_of_scans_is_refused() -> None:
 
 
 def test_a_video_appended_to_a_jpeg_is_not_a_scan() -> None:
-    """Phones append one; for a decoder the file ends with the picture."""
+    """Phones append one; for a decoder, the file ends with the picture."""
     assert decoded(encoded(noise(16, 16), "JPEG") + b"\xff\xda" * 1000).shape == (16, 16, 3)
 
 
@@ -454,7 +454,7 @@ def test_photos_of_all_orientations_show_the_same_picture() -> None:
 
 
 def gray_png(values: list[int], bits: int) -> bytes:
-    """Pillow writes no such file, so its chunks are set by hand."""
+    """Pillow cannot write such a file, so its chunks are set by hand."""
     packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)),
               (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reports made of confusion matrices, and the gate asked about them."""
+"""Reports made from confusion matrices, and the gate's decisions on them."""
 
 from collections.abc import Sequence
 from typing import Any

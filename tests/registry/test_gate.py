@@ -24,7 +24,7 @@ MIXED = [found(95), found(60), found(90), found(85)], [found(70), found(70), fou
 
 
 def with_train(confusion: Matrix) -> Matrix:
-    """Return the matrix with a road pixel predicted as train: train then has an IoU, which is 0."""
+    """Return the matrix with a road pixel predicted as train, so that train has an IoU of 0."""
     changed = confusion.copy()
     changed[0, 1] -= 1
     changed[0, 4] += 1

@@ -46,7 +46,7 @@ class Brightness(Pretext["BrightnessParams"]):
         return error, {"error": error}
 
 
-# Its settings, which would stand in pspnet/config/pretrain.py.
+# Its settings, which would be in pspnet/config/pretrain.py.
 
 
 class BrightnessParams(Section):

@@ -1,4 +1,4 @@
-"""The server: first its limits in front of a small app, then a whole process that serves a version."""
+"""Tests of the server: first its limits in front of a small app, then a whole process that serves a version."""
 
 import asyncio
 import contextlib
@@ -715,7 +715,7 @@ def test_a_busy_server_is_free_again_once_its_client_has_left(port: int) -> None
 
 @contextlib.contextmanager
 def working_on(port: int, images: list[bytes]) -> Iterator[socket.socket]:
-    """Send a request that takes minutes; enter once the server works on it and is full."""
+    """Send a request that takes minutes; enter the block once the server is working on it and is full."""
     body = json.dumps(split(*images)).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
         client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)

@@ -173,7 +173,7 @@ class Team:
 
     @contextmanager
     def undisturbed(self, *names: str) -> Iterator[None]:
-        """Within the block, runs of these deployments, by default of all, and their commands start warm.
+        """Within the block, runs of these deployments (by default, all) and their commands start warm.
 
         Their flows are loaded from the worker's clone instead of the worktree.
         """

@@ -1,4 +1,4 @@
-"""A server, a worker for each pool, an MLflow server: real processes, each worker in a clone with its own cache."""
+"""A Prefect server, an MLflow server and a worker for each pool, all real. Each worker's clone has its own cache."""
 
 import os
 import subprocess
@@ -205,7 +205,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.start_worker(pool)
     saved = team.saved_at()
     training.resume()
-    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it did not go on without workers")
+    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it did not continue without workers")
     kill(training)
     team.mlflow.stop()
     try:
@@ -216,7 +216,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.until(
             lambda: team.saved_at() > saved or not training.is_running(),
             SOON_SECONDS,
-            "it did not go on without MLflow",
+            "it did not continue without MLflow",
         )
     finally:
         team.mlflow.start()

@@ -1,4 +1,4 @@
-"""What `stage_run` sends, writes and reports, with a sender in pytest's process. `test_processes.py` has real ones."""
+"""What `stage_run` sends, writes and reports, with a sender in pytest's process. `test_processes.py` has a real one."""
 
 import json
 import os
@@ -105,7 +105,7 @@ class WaitRecorder:
 @pytest.mark.parametrize(
     ("error", "shortest", "longest"),
     [
-        (None, 111, 130),  # longer than a sender needs to give up by itself
+        (None, 111, 130),  # longer than a sender takes to give up on its own
         (UserError(Problem("here", "is wrong")), 111, 130),
         (Interrupted(130), 1, 5),
         (KeyboardInterrupt(), 1, 5),

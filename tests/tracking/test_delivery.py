@@ -291,7 +291,7 @@ def test_logs_that_no_journal_names_are_removed_when_they_are_old(state: Path) -
 
 
 def test_a_journal_of_an_older_version_is_delivered(client: MlflowClient, state: Path) -> None:
-    """It holds the records itself, and its receipt has a different format."""
+    """Such a journal holds the records itself, and its receipt has a different format."""
     folder = state / "tracking/finetune-1"
     folder.mkdir(parents=True)
     about = {"id": "older", "stage": "finetune", "key": "key", "params": {}, "experiment": "older", "started": 1}

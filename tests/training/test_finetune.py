@@ -196,7 +196,7 @@ def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbo
     run_finetune(params, prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
     best = int(history["val_mean_iou"].idxmax())
-    assert best < len(history) - 1, "choose a learning rate with which the last epoch is not the best"
+    assert best < len(history) - 1, "choose a learning rate at which the last epoch is not the best"
     (state,) = (tmp_path / "checkpoints").glob("finetune-*/state.safetensors")
     tensors = load_file(state)
     kept = Bundle.load(tmp_path / "bundle").network.state_dict()

@@ -1,4 +1,4 @@
-"""Shared by both loops: schedule, optimizer, order of the images, checkpoints, locks."""
+"""Parts that both loops share: schedule, optimizer, order of the images, checkpoints, locks."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The two training stages as tests run them: to the end, or up to a place."""
+"""The two training stages as tests run them: to the end, or up to a given point."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A retraining that would change nothing is recognized. After any change, the flow runs."""
+"""A retraining run that would change nothing is recognized. After any change, the flow runs."""
 
 import contextlib
 import json
@@ -164,7 +164,7 @@ def result_not_in_remote(project: Path) -> None:
 
 
 def folder_not_in_remote(project: Path) -> None:
-    """Remove a folder's list. Even `dvc push` misses a file missing from a folder that DVC has seen whole."""
+    """Remove a folder's list. Once DVC has seen a folder whole, even `dvc push` overlooks a missing file in it."""
     content = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["second"]["outs"][0]["md5"]
     next((project.parent / "remote").rglob(f"{content[2:]}")).unlink()
 

@@ -88,7 +88,7 @@ class Healthy(BaseHTTPRequestHandler):
 @pytest.mark.e2e
 class TestAccess:
     def status(self, prefect: PrefectServer, **options: Any) -> int:
-        """The HTTP status of a request for the deployments, with which an attacker could run commands."""
+        """The HTTP status of a request for the deployments, which would let an attacker run commands."""
         return httpx.post(f"{prefect.api}/deployments/filter", json={}, **options).status_code
 
     def test_the_password_is_required(self, prefect: PrefectServer) -> None:

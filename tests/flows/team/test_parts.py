@@ -63,7 +63,7 @@ class Pool:
 
 
 def made(place: Workplace, name: str, number: int, of: int, files: dict[str, str]) -> str:
-    """Make a part like flows.team.part_flow, without its tasks. Returns its .dvc file."""
+    """Make a part as flows.team.part_flow does, without its tasks. Returns its .dvc file."""
     place.write(files)
     environment, folder = place.environment(), part_folder(number, of)
     with pytest.MonkeyPatch.context() as patch:
