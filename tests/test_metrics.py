@@ -81,7 +81,7 @@ def test_more_pixels_than_a_float32_can_count_are_counted_exactly() -> None:
     assert confusion_matrix(mask, np.zeros_like(mask), 2, IGNORE).tolist() == [[4097 * 4099 - 3, 0], [3, 0]]
 
 
-def test_nothing_annotated_has_no_score() -> None:
+def test_images_without_annotation_have_no_score() -> None:
     confusion = np.zeros((2, 2), np.int64)
     assert np.isnan(mean_iou(confusion))
     assert np.isnan(pixel_accuracy(confusion))

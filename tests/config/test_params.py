@@ -84,7 +84,7 @@ def test_another_kind_is_reported_with_the_keys_it_needs_and_those_of_the_old_ki
         ({"kind": "puzzle"}, f"pretrain.method.kind is 'puzzle' (text); expected {METHODS}"),
     ],
 )
-def test_a_section_that_does_not_say_its_kind_is_reported_with_the_kinds(value: object, told: str) -> None:
+def test_a_section_without_a_kind_is_reported_with_the_possible_kinds(value: object, told: str) -> None:
     assert problems(pretrain__method=value) == [f"params.yaml: {told}"]
 
 

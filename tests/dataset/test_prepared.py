@@ -93,7 +93,7 @@ def test_the_index_has_a_row_for_each_sample_by_id(dataset: PreparedDataset) -> 
     assert index.loc[3, ["group", "source", "height", "width", "row"]].tolist() == ["group d", "d.png", 1, 2, 0]
 
 
-def test_annotated_gives_the_images_of_a_split_with_masks(dataset: PreparedDataset) -> None:
+def test_annotated_returns_the_images_of_a_split_with_masks(dataset: PreparedDataset) -> None:
     assert dataset.annotated("test")["id"].tolist() == ["d"]
 
 

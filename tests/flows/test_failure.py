@@ -133,7 +133,7 @@ def test_errors_of_dvc_are_shown_without_its_advice() -> None:
     assert failure_of(ended(255, output), None) == Failure(FAILED, "failed to push data to the cloud")
 
 
-def test_the_message_is_the_last_lines_or_else_the_exit_status() -> None:
+def test_the_message_is_the_last_lines_or_the_exit_status() -> None:
     found = failure_of(ended(1, "\n".join(str(number) for number in range(100))), None)
     assert found == Failure(FAILED, "\n".join(str(number) for number in range(90, 100)))
     assert failure_of(ended(3), None) == Failure(FAILED, "It ended with exit status 3 and no output.")

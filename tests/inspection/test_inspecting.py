@@ -288,7 +288,7 @@ def test_jpeg_masks_of_two_classes_lead_to_levels(tmp_path: Path) -> None:
     assert "the masks are JPEGs" in remarks_of(inspection)
 
 
-def test_jpeg_masks_of_many_classes_cannot_be_mended(tmp_path: Path) -> None:
+def test_jpeg_masks_of_many_classes_cannot_be_repaired(tmp_path: Path) -> None:
     for number in range(COUNT):
         write(tmp_path / f"images/{number}.jpg", photo(number))
         write(tmp_path / f"masks/{number}.jpg", encoded(np.kron(STRIPES * 90, np.ones((8, 8), np.uint8)), "JPEG"))

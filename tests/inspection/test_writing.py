@@ -45,7 +45,7 @@ def test_only_the_section_dataset_is_written(checkout: Path) -> None:
     assert (checkout / backup).read_text() == before
 
 
-def test_written_twice_nothing_changes(checkout: Path) -> None:
+def test_writing_twice_changes_nothing(checkout: Path) -> None:
     sets.blurred(checkout / "data/raw")
     inspect(checkout, "--write")
     before = (checkout / "params.yaml").read_bytes()

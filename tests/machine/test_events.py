@@ -86,7 +86,7 @@ def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path, monkeypatch:
     tell("a")
 
 
-def test_a_process_of_several_says_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_several_processes_says_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = new_log(tmp_path)
     for name, value in {VARIABLE: str(path), "TORCHELASTIC_RUN_ID": "r", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)

@@ -17,7 +17,7 @@ def alike(pictures: Pixels, ranks: list[int]) -> dict[int, int]:
     return really_alike(look_alikes(hashes_of(pictures), np.array(ranks)), dict(enumerate(pictures)))
 
 
-def test_the_copy_with_most_worth_is_kept_and_the_first_of_equals() -> None:
+def test_the_most_valuable_copy_is_kept_or_the_first_of_equals() -> None:
     digests = np.repeat(np.frombuffer(b"abacacb", np.uint8)[:, None], 32, axis=1)
     assert copies(digests, np.array([0, 0, 2, -1, 2, -1, 0])) == [(0, 2), (4, 2), (6, 1)]
     assert copies(digests[:0], np.array([], np.int64)) == []
@@ -41,7 +41,7 @@ def test_a_slightly_changed_picture_in_another_split_is_found() -> None:
     assert alike(every, [TEST] + [TRAIN] * 100) == {100: 0}
 
 
-def test_alike_pictures_in_one_split_or_in_train_and_unlabeled_do_not_leak() -> None:
+def test_similar_pictures_in_one_split_or_in_train_and_unlabeled_do_not_leak() -> None:
     same = np.repeat(glances(1), 3, axis=0)
     assert alike(same, [TRAIN, TRAIN, RANK["unlabeled"]]) == {}
     assert alike(same, [TRAIN, VAL, TEST]) == {0: 1, 1: 2}

@@ -89,7 +89,7 @@ def test_system_files_are_skipped(raw: Path) -> None:
     assert len(samples) == 3 and not problems
 
 
-def test_a_file_that_is_not_an_image_by_its_suffix_is_refused(raw: Path) -> None:
+def test_a_file_without_the_suffix_of_an_image_is_refused(raw: Path) -> None:
     write(raw / "images/a/notes.txt", "hello")
     samples, [problem] = found(raw)
     assert len(samples) == 3

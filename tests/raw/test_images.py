@@ -150,7 +150,7 @@ def as_stored(upright: Pixels, orientation: int) -> Pixels:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_turned_by_exif_becomes_upright_pixel_by_pixel(orientation: int) -> None:
+def test_an_image_rotated_by_exif_becomes_upright_pixel_by_pixel(orientation: int) -> None:
     stored = read_image(encoded(as_stored(UPRIGHT, orientation), orientation=orientation), LIMIT)
     assert np.array_equal(decode_image(stored.data), UPRIGHT)
     assert (stored.height, stored.width, stored.orientation) == (2, 3, orientation)
@@ -188,12 +188,12 @@ def test_an_orientation_is_found_wherever_a_file_stores_it(kind: str, where: str
 
 
 @pytest.mark.parametrize("orientation", sorted(TURNS))
-def test_a_mask_is_turned_like_its_image(orientation: int) -> None:
+def test_a_mask_is_rotated_like_its_image(orientation: int) -> None:
     assert np.array_equal(TURNS[orientation](as_stored(GRAY, orientation)), GRAY)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
-def test_an_invalid_orientation_turns_nothing(orientation: int) -> None:
+def test_an_invalid_orientation_rotates_nothing(orientation: int) -> None:
     data = encoded(UPRIGHT, orientation=orientation)
     assert read_image(data, LIMIT).data == data
 

@@ -151,7 +151,7 @@ if __name__ == "__main__":  # the workers skip this
 
 
 @pytest.mark.e2e
-def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(raw: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_and_restarted_writes_the_same_bytes(raw: Path, tmp_path: Path) -> None:
     for number in range(COUNT, 400):
         write_pair(raw, f"{number:03d}", MASK)
     check_all(raw, tmp_path / "whole")
@@ -241,7 +241,7 @@ def test_parts_divide_the_pieces_and_join_to_the_whole(raw: Path, tmp_path: Path
     assert counts == [COUNT]  # newer than the raw files: nothing is checked again
 
 
-def test_pieces_made_elsewhere_are_taken_and_the_others_are_made(
+def test_pieces_made_elsewhere_are_used_and_the_others_are_made(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = check_all(raw, tmp_path / "whole")

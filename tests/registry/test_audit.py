@@ -226,7 +226,7 @@ def wanted(registry: AuditedRegistry, kind: str, start: int, to: int) -> Move:
     return replace(move, number=number, from_version=start, host=socket.gethostname(), state="pending")
 
 
-def test_a_champion_moved_by_other_means_meanwhile_abandons_the_move(registry: AuditedRegistry) -> None:
+def test_a_move_is_abandoned_if_the_champion_changes_meanwhile(registry: AuditedRegistry) -> None:
     attempts = registry.audit.attempts()
     position = next(attempts)
     registry.versions.set_alias("champion", 5)
@@ -303,7 +303,7 @@ def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.Mon
     assert asked == ["registered-models/set-tag", "registered-models/alias", *["model-versions/set-tag"] * 3]
 
 
-def test_a_version_set_back_by_other_means_stays_with_a_warning(registry: AuditedRegistry) -> None:
+def test_a_version_set_back_outside_pspnet_stays_with_a_warning(registry: AuditedRegistry) -> None:
     for version in (1, 2):
         registry.promote(version)
     registry.versions.set_alias("champion", 1)

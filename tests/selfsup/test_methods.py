@@ -57,7 +57,7 @@ def test_the_loss_teaches_the_whole_backbone(name: str, image: NDArray[np.uint8]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_few_images_can_be_learned_by_heart(name: str, image: NDArray[np.uint8]) -> None:
+def test_a_few_images_can_be_memorized(name: str, image: NDArray[np.uint8]) -> None:
     pretext, views = build(name), batch(name, image)
     optimizer = torch.optim.AdamW(pretext.parameters(), lr=3e-3)
     losses = []
@@ -70,7 +70,7 @@ def test_a_few_images_can_be_learned_by_heart(name: str, image: NDArray[np.uint8
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_rotation_turns_the_view_by_its_answer(image: NDArray[np.uint8]) -> None:
+def test_rotation_rotates_the_view_by_its_answer(image: NDArray[np.uint8]) -> None:
     seen = set()
     for seed in range(20):
         views = views_of("rotation", image, seed)

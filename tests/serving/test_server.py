@@ -103,7 +103,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_a_request_reaches_the_app_whole_and_its_answer_the_client() -> None:
+def test_a_request_and_its_answer_pass_through_whole() -> None:
     async def test() -> None:
         client = await Client(GOOD[:5], GOOD[5:9], GOOD[9:]).ask(Bounded(echo, 1000, 1, 1))
         assert client.response.content == json.loads(GOOD)
@@ -296,7 +296,7 @@ def test_a_waiting_request_is_dropped_when_its_client_leaves() -> None:
     run(test)
 
 
-def test_work_for_a_client_that_left_is_told_to_stop_and_keeps_its_place_until_it_ends() -> None:
+def test_work_for_a_client_that_left_is_asked_to_stop_and_keeps_its_slot_until_it_ends() -> None:
     async def test() -> None:
         loop, threads = asyncio.get_running_loop(), threading.Semaphore(0)
         told: asyncio.Future[bool] = loop.create_future()

@@ -71,7 +71,7 @@ def test_a_reader_gets_the_records_that_came_since_its_last_call(tmp_path: Path)
     assert reader.new() == []
 
 
-def test_events_for_other_readers_are_no_records(tmp_path: Path) -> None:
+def test_events_for_other_readers_are_not_records(tmp_path: Path) -> None:
     journal = new_journal(tmp_path, "m")
     reader = JournalReader(tmp_path)
     reader.new()

@@ -270,7 +270,7 @@ def test_weights_given_for_other_classes_are_refused_before_training(
         run_finetune(given, prepared, backbone, tmp_path)
 
 
-def test_four_images_can_be_learned_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
+def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """Trained and measured on the same four images, the network gets nearly every pixel right."""
     from pspnet.dataset.annotated import AnnotatedImages
     from pspnet.dataset.augmentation import Augmentation

@@ -128,7 +128,7 @@ def test_a_failed_part_keeps_its_message(project: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("warm")
-def test_a_stage_gives_the_same_result_with_parts_as_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_gives_the_same_result_with_and_without_parts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(project, lambda number: Cancelled(name=WITHDRAWN) if number == 2 else Completed())
     given: list[str] = []
 
