@@ -1,4 +1,4 @@
-"""The `pspnet` command, called in this process as fast as a function, or in a separate process."""
+"""Runs the `pspnet` command, either in this process, as fast as a function call, or in a separate one."""
 
 import logging
 import os

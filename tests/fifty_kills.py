@@ -1,4 +1,4 @@
-"""`python -m tests.fifty_kills FOLDER`: SIGKILLs at random moments of a small demo must not change its results.
+"""`python -m tests.fifty_kills FOLDER` checks that SIGKILLs at random moments of a demo don't change its results.
 
 Each trial is a separate checkout with an MLflow server. One kill hits the whole process tree, the command, one
 process of its tree, Prefect's server, or MLflow's, which is then started again. The command is repeated until it

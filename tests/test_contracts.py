@@ -31,7 +31,7 @@ def holds(part: str, module: str) -> bool:
 
 
 def sections(stage: str) -> list[str]:
-    """The sections that the stage's function takes."""
+    """The sections that the stage's function accepts."""
     parameters = inspect.signature(import_module(f"pspnet.stages.{stage}").run).parameters
     return [
         name for name, p in parameters.items() if isinstance(p.annotation, type) and issubclass(p.annotation, Section)

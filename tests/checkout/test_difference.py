@@ -110,7 +110,7 @@ def test_every_kind_of_change_is_distinguished(sets: Sets) -> None:
     assert difference.moved == [Move("moved", "train", "test")]
     assert (difference.recoded, difference.classes_added, difference.classes_removed) == ([], [], [])
     assert difference.classes_renamed == []
-    # Only one mask changed, [0, 0, 1, 255] -> [0, 1, 1, 0]; the others count only in the totals.
+    # One mask changed, from [0, 0, 1, 255] to [0, 1, 1, 0]; the others count only in the totals.
     assert difference.labels == [
         ClassPixels("a", 2 + 1 + 4 + 4 + 2, 3 + 1 + 4 + 2 + 4 + 2, gained=1, lost=1),
         ClassPixels("b", 2 + 1 + 4 + 1, 1 + 1 + 1 + 2, gained=1, lost=0),

@@ -269,7 +269,7 @@ def test_half_of_the_images_are_rotated_by_up_to_the_given_angle() -> None:
     angles = []
     for seed in range(300):
         crop = augment.image(places(110, 130), seed).astype(float)
-        right, down = crop[24, 48, :2] - crop[24, 16, :2]  # in the image, for 32 pixels to the right in the crop
+        right, down = crop[24, 48, :2] - crop[24, 16, :2]  # in the image; 32 pixels to the right in the crop
         angles.append(np.degrees(np.arctan2(down, right)))
     turned = [angle for angle in angles if angle]
     assert 0.4 < len(turned) / len(angles) < 0.6

@@ -27,7 +27,7 @@ from tests.raw.rawdata import encoded, noise
 from tests.training.conftest import quiet
 
 PAGE = ROOT / "docs/prepared-data.md"
-UNREAD = 20_000_000  # bytes after the end of a picture, which no decoder reads
+UNREAD = 20_000_000  # bytes after the end of a picture, where no decoder reads
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every bound below leaves a margin to the measured value, given in the comment beside it."""
+"""Every bound below leaves a margin around the measured value, which is in the comment beside it."""
 
 import hashlib
 import json

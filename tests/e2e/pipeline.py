@@ -111,7 +111,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment in which commands use this checkout's package instead of the installed one."""
     given = os.environ | more
     return given | {
-        "SHELL": "/bin/sh",  # DVC starts the stages with it; dash remains as a process in between
+        "SHELL": "/bin/sh",  # DVC starts stages with it; dash stays as a process in between
         "PATH": os.pathsep.join(filter(None, [given.get(STAND_INS), str(BIN), given["PATH"]])),
         "PYTHONPATH": str(folder),
         "PSPNET_LOADER_WORKERS": "1",

@@ -168,7 +168,7 @@ def kill_in(
                     kill_dvc(folder) if kill.only_dvc else kill_all(folder)
                     wait_until_gone(folder)
                     return delay
-        forget(folder, step)  # the step ended before the kill: it is faster than measured
+        forget(folder, step)  # the step ended before the kill, because it was faster than measured
         seconds[step] *= 0.7
     pytest.fail(f"{step} could not be hit")
 
@@ -274,11 +274,11 @@ def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: 
         shell.wait(60)  # a zombie would look alive to DVC
         again = subprocess.Popen(["dvc", "repro", "finetune"], cwd=folder, env=environment(folder))
         second = wait_until(lambda: begun(folder, "finetune")[1:])[0]
-        # This is enough time to save a first checkpoint if it did not wait for the lock.
+        # Without waiting for the lock, this is enough time to save a first checkpoint.
         wait_until(lambda: time.time() > second + max(2, 3 * took))
         assert again.poll() is None
         assert saved.stat().st_mtime_ns == before
-        trainer.send_signal(signal.SIGCONT)  # now it notices that its parent is gone, and ends
+        trainer.send_signal(signal.SIGCONT)  # now it notices that its parent is gone and ends
         assert again.wait(timeout=240) == 0
     assert digests(folder) == digests(undisturbed)
 

@@ -114,7 +114,7 @@ def pspnet(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def untouched(folder: Path) -> Iterator[None]:
-    """Assert that the block changes no file of the checkout, nor its index, its cache and its runs in MLflow."""
+    """Assert that the block changes neither the checkout's files nor its index, cache or MLflow runs."""
     before = standing(folder)
     yield
     assert standing(folder) == before

@@ -115,7 +115,7 @@ def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_at_ctrl_c(folde
         alone.kill()
         until(lambda: END in said(folder), folder)
         with server(folder, port) as client:
-            # The run that waited may have come first, and left nothing to do for this one.
+            # The waiting run may have gone first and left nothing for this one to do.
             ended = until(lambda: completed(client, killed.id), folder)
             # Otherwise the server would miss a heartbeat of the killed run, and count the resumed run as crashed.
             assert waiting.isdisjoint(one.id for one in client.read_automations())

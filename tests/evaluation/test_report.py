@@ -230,7 +230,7 @@ def test_curves_draw_every_numeric_column_and_nothing_else(report: EvaluationRep
     finetune = write(report, tmp_path).split("<h3>finetune</h3>")[1]
     assert re.findall(r"<h4>(.*?)</h4>", finetune) == ["loss", "score", "learning rate"]
     counts = [len(points.split()) for points in re.findall(r'points="(.*?)"', finetune)]
-    assert counts == [3, 2, 2, 3]  # neither an infinite loss nor a score that was not measured has a point
+    assert counts == [3, 2, 2, 3]  # neither an infinite loss nor an unmeasured score has a point
     assert "0.4375" in finetune  # the best, not the last
     assert "nan" not in finetune
 
@@ -270,5 +270,5 @@ def test_a_page_of_many_pictures_and_classes_stays_small(tmp_path: Path) -> None
         "noise", 0.5, np.random.default_rng(0).integers(0, 256, (720, 960, 3), dtype=np.uint8), stripes, stripes
     )
     write_report(report, [noise] * 4, [noise] * 4, {}, tmp_path)
-    # A photograph of pure noise, 480 x 360, is 0.5 MB and 0.7 MB as text; it appears once per picture, not per layer.
+    # A 480 x 360 photograph of pure noise is 0.5 MB, or 0.7 MB as text. It appears once per picture, not per layer.
     assert (tmp_path / "report.html").stat().st_size < 8 * 0.7e6 + 4e6

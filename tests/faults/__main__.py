@@ -35,7 +35,7 @@ def main() -> int:
     began = time.monotonic()
     load_libraries(tree)
     home = Path(tempfile.mkdtemp(prefix="pspnet-faults-"))
-    home.chmod(0o755)  # PostgreSQL works in it as a different user
+    home.chmod(0o755)  # PostgreSQL works there as a different user
     try:
         trials = Trials(tree, home, arguments.at_once)
         rows = _mutants(trials, tree, arguments) if arguments.mutants else _faults(trials, tree, arguments)
@@ -84,7 +84,7 @@ def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
 
 
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
-    """The tests that exist in the tree: a different checkout may lack some."""
+    """The tests that exist in this tree; another checkout may lack some."""
     return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
 
 

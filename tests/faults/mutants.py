@@ -34,7 +34,7 @@ COMPARISONS: dict[type[ast.cmpop], ast.cmpop] = {
 ARITHMETIC: dict[type[ast.operator], ast.operator] = {
     ast.Add: ast.Sub(), ast.Sub: ast.Add(), ast.Mult: ast.Add(), ast.FloorDiv: ast.Mult(), ast.Mod: ast.Add(),
 }  # fmt: skip
-# Calls whose output only a person sees, and names of limits on how long or how often something may happen.
+# Calls whose output only people see, and names of limits on how long or how often something may happen.
 SPOKEN = {"Problem", "print", "Trouble", "Refused", "info", "warning", "error", "log", "tell", "tick", "Remark"}
 PATIENCE = re.compile(r"SECONDS|LONGEST|SHOWN|LINES|^MOST|KEPT|_PX$|ATTEMPTS|AT_ONCE")
 
@@ -139,7 +139,7 @@ def _mutations(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str
 
 
 def _plausible(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes worth mutating, which excludes docstrings, annotations, messages and times."""
+    """The nodes worth mutating: no docstrings, annotations, messages or times."""
     match node:
         case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom() | ast.Assert():
             return

@@ -43,7 +43,7 @@ def test_a_timeout_is_a_timeout_however_the_command_ended() -> None:
     ],
 )
 def test_the_exit_event_says_why_a_stage_failed(kind: str, status: int, name: str, message: str) -> None:
-    # Neither DVC's exit status nor the stage's words about a server matter.
+    # Neither DVC's exit status nor a server error in the stage's output matters.
     output = f"finetune: connection refused, this run is not tracked\n{EXITED.format(status)}"
     assert failure_of(ended(255, output, events=[told(kind, status, "said")]), None) == Failure(name, message)
 

@@ -19,7 +19,7 @@ def photo(seed: int, kind: str = "PNG") -> bytes:
 
 
 def blob(seed: int, value: int = 255, around: int = 0) -> Pixels:
-    """An ellipse, at a different place for each seed."""
+    """An ellipse, in a different place for each seed."""
     rng = np.random.default_rng(seed)
     pixels = np.full((HEIGHT, WIDTH), around, np.uint8)
     center = int(rng.integers(14, WIDTH - 14)), int(rng.integers(12, HEIGHT - 12))
@@ -225,7 +225,7 @@ def uneven_patients(raw: Path) -> Path:
 
 
 def two_modalities(raw: Path) -> Path:
-    """Two images and one mask of each case."""
+    """Two images and one mask for each case."""
     for number in range(COUNT):
         for place, name in enumerate(("flair", "t1")):
             write(raw / f"case{number:02}/{name}.png", photo(2 * number + place))

@@ -1,4 +1,4 @@
-"""Prefect, MLflow and DVC work on this machine alone, in the locked versions."""
+"""The locked versions of Prefect, MLflow and DVC work on this machine alone."""
 
 import os
 import re
@@ -100,7 +100,7 @@ def test_mlflow_stores_a_run_in_a_file(tmp_path: Path) -> None:
 
 
 def test_servers_started_by_hand_send_no_telemetry() -> None:
-    """Every block of the docs that starts a server reads docs/servers.env first."""
+    """Every code block in the docs that starts a server reads docs/servers.env first."""
     lines = (ROOT / "docs/servers.env").read_text().splitlines()
     settings = dict(line.split("=") for line in lines if not line.startswith("#"))
     assert settings == {name: SWITCHES[name] for name in settings}

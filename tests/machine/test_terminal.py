@@ -248,7 +248,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
     assert process.stdout.readline() == "ready\n"
     process.kill()
     process.wait()
-    # The pipe closes with the last process that could write into it; on its own, the child lives for 250 s.
+    # The pipe closes when the last process that can write to it ends; on its own, the child lives for 250 s.
     assert select.select([process.stdout], [], [], 120)[0]
     assert process.stdout.read() == ""
     process.stdout.close()

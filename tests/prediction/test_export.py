@@ -96,7 +96,7 @@ def metadata(path: Path) -> Any:
 def test_every_network_can_be_exported(
     form: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R50 with two blocks in each stage: more would test nothing new, and export time grows with layers."""
+    """R50 with two blocks in each stage: more would test nothing new, and more layers take longer to export."""
     monkeypatch.setitem(BLOCKS, 50, BLOCKS[18])
     own = make_bundle(ARCHITECTURES[architecture], tmp_path / "segmenter")
     parities = export(own, form, tmp_path / f"model.{form}", 1e-4)

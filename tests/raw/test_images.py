@@ -157,7 +157,7 @@ def test_an_image_rotated_by_exif_becomes_upright_pixel_by_pixel(orientation: in
 
 
 def turned_by(kind: str, where: str) -> bytes:
-    """UPRIGHT as stored under orientation 6, which the file states in one of the places that programs use."""
+    """UPRIGHT as stored under orientation 6, which the file stores in one of the places that programs use."""
     stored, exif, chunks = as_stored(UPRIGHT, 6), Image.Exif(), PngImagePlugin.PngInfo()
     exif[ORIENTATION] = 6
     xmp = '<rdf:Description tiff:Orientation="6"/>'

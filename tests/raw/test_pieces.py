@@ -1,4 +1,4 @@
-"""Checking piece by piece: in processes, in parts, killed and restarted."""
+"""Checking piece by piece: in several processes, in parts, killed and restarted."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Drawn shapes compared with text pictures: `#` is inside."""
+"""Drawn shapes compared with text pictures, in which `#` is inside."""
 
 import pickle
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Runs the audit in two or three processes at once, over a registry in memory, in every order up to a bound.
 
-Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process goes on, which
+Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process continues, which
 write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short where it reaches a
 state that an earlier one has been in (the registry, what each process has read so far, what may still happen). At its
 end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
@@ -60,14 +60,14 @@ class Process:
         return bool(self._body.dead)
 
     def step(self, fate: str = "ok") -> None:
-        """Make the pending call and go on to the next."""
+        """Make the pending call and continue to the next."""
         self._resume(fate)
 
     def die(self) -> None:
         self._body.throw(GreenletExit)
 
     def until(self, call: str) -> None:
-        """Go on until just before this call."""
+        """Continue until just before this call."""
         while self.pending != call:
             assert not self.ended, f"{self.name} never reaches {call}"
             self.step()
@@ -155,7 +155,7 @@ class World:
         self.registry.aliases[CHAMPION] = version
 
     def end(self) -> list[str]:
-        """Settle what is left and return what is wrong then."""
+        """Settle what is left, then return what is wrong."""
         while self.in_flight:
             self.land()
         last = Process(self, "last", None)
@@ -215,8 +215,8 @@ class World:
 class Bounds:
     """How much may happen in one schedule."""
 
-    switches: int  # away from a process that could go on
-    deaths: int = 0  # before a write; a process that is never resumed has died elsewhere
+    switches: int  # away from a process that could continue
+    deaths: int = 0  # before a write; a process that is never resumed stands for a death anywhere else
     faults: int = 0  # writes lost or late; the network may also repeat writes of the alias
     persons: int = 0
 

@@ -26,7 +26,7 @@ from tests.registry.moves import make_move
 from tests.waiting import wait_until
 
 SECONDS = 60
-MOMENTS = 8  # in each history: longer histories are slow to read
+MOMENTS = 8  # in each history, because longer ones are slow to read
 killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # without e2e
 
 

@@ -1,4 +1,4 @@
-"""Facts that hold for every method, and the task of each one."""
+"""Properties of every method, and the task of each one."""
 
 from typing import Any
 

@@ -172,7 +172,7 @@ def test_a_version_that_cannot_be_loaded_is_reported_with_its_last_lines(version
 
 @pytest.mark.usefixtures("warm")
 def test_settings_for_a_server_do_not_change_a_measurement(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_PYFUNC_INFERENCE_CONFIG", '{"threads": 0}')  # with this the version could not be loaded
+    monkeypatch.setenv("MLFLOW_PYFUNC_INFERENCE_CONFIG", '{"threads": 0}')  # would prevent loading the version
     with served(version) as ask:
         assert len(ask([encoded(noise(8, 8))])) == 1
 

@@ -420,7 +420,7 @@ Enter = Callable[..., Awaitable[Visitor]]
 
 @asynccontextmanager
 async def listening(app: App) -> AsyncIterator[Enter]:
-    """Run the server without a model; yield a function that connects and sends something."""
+    """Run the server without a model, and yield a function that connects and sends something."""
     with contextlib.ExitStack() as opened:
         listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
         server = uvicorn.Server(module.settings(app))

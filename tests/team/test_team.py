@@ -20,7 +20,7 @@ from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, 
 from tests.tracking.runs import history, runs
 from tests.waiting import wait_until
 
-# Pytest's two processes begin with half of the folder's tests each, which in this order take equally long.
+# Pytest's two processes each begin with half of the folder's tests. In this order, both halves take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
 LONG = 30  # epochs of disturbed training, which must still be running when its first checkpoint is seen
@@ -47,7 +47,7 @@ def made(team: Team, flow_run: FlowRun) -> dict[str, str]:
 
 
 def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int) -> None:
-    """The run completed, with one training run in MLflow that has each epoch once, one version, and no process left."""
+    """The run completed with one version, no process left, and one training run in MLflow that has each epoch once."""
     team.completed(flow_run)
     (training,) = trainings(mlflow, flow_run)
     assert training.info.status == "FINISHED"

@@ -93,7 +93,7 @@ def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, l
 
 
 def test_two_processes_at_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
-    """A new process works beside an orphan; neither knows what the other writes."""
+    """A new process works alongside an orphan; neither knows what the other writes."""
     folder = state / "tracking/finetune-1"
     orphan, new = new_journal(folder, "orphan"), new_journal(folder, "orphan")
     for journal in (orphan, new):

@@ -1,4 +1,4 @@
-"""When a sender gives up, and in which order it sends."""
+"""When a sender gives up, and the order in which it sends."""
 
 import threading
 import time

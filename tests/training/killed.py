@@ -48,7 +48,7 @@ def _train(params: Params, prepared: Path, backbone: Path, folder: Path, talk: C
 
 
 def _killed_at(place: Place, seconds: float, params: Params, prepared: Path, backbone: Path, folder: Path) -> bool:
-    """Kill the training process some seconds after it reaches the place, unless it has ended by then."""
+    """Kill the training process a few seconds after it reaches the point, unless it has already ended."""
     process, talk = _started(params, prepared, backbone, folder)
     while (reached := talk.recv()) != "done" and reached < place:
         pass

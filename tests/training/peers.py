@@ -43,7 +43,7 @@ class Fixed(SupervisedPSPNet):
 
 
 class Drawn(TrainingCrops):
-    """Less is annotated in the first half of every batch, which the first of two processes gets."""
+    """The first half of every batch, which goes to the first of two processes, has fewer annotated pixels."""
 
     def __init__(self, case: str, seed: int) -> None:
         self._case = case

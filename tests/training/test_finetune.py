@@ -85,7 +85,7 @@ def test_the_averaged_weights_are_measured_and_kept(
 def test_frozen_statistics_are_those_of_the_pretrained_backbone(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    """The same holds in the average of the weights, which follows the parts that are not frozen."""
+    """The same holds for the average of the weights, which follows the parts that are not frozen."""
     finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "validations": 1, "frozen_layers": 1})
     run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_batch(
 
 
 class Misnamed(TrainingCrops):
-    """Crops whose masks have a value that is no class."""
+    """Crops whose masks have a value that is not a class."""
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         sample = super().__getitem__(key)

@@ -1,4 +1,4 @@
-"""Parts that both loops share: schedule, optimizer, order of the images, checkpoints, locks."""
+"""Parts that both loops share: schedule, optimizer, image order, checkpoints, locks."""
 
 import itertools
 import math

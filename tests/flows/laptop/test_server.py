@@ -211,7 +211,7 @@ def test_a_server_that_does_not_start_names_its_log(
 
 
 def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
-    """Otherwise the password would be sent to whatever answers there."""
+    """Otherwise the password would be sent to any program that answers on the port."""
     with HTTPServer(("127.0.0.1", 0), Healthy) as other:
         Thread(target=other.serve_forever, daemon=True).start()
         with pytest.raises(UserError, match="is used by another server"):
