@@ -445,7 +445,7 @@ def test_a_refused_batch_changes_nothing(project: Path, may: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_killed_while_copying_it_leaves_no_data_and_can_be_repeated(project: Path, may: Path) -> None:
+def test_a_kill_while_copying_leaves_no_data_and_the_command_can_be_repeated(project: Path, may: Path) -> None:
     for number in range(1500):
         write(may / f"images/{number}.png", MASK)
     words = [PSPNET, "data", "add", str(may)]
@@ -467,7 +467,7 @@ def test_killed_while_copying_it_leaves_no_data_and_can_be_repeated(project: Pat
 
 
 @pytest.mark.e2e
-def test_killed_while_joining_it_is_finished_by_the_next_call(project: Path, may: Path) -> None:
+def test_a_batch_killed_while_joining_is_finished_by_the_next_call(project: Path, may: Path) -> None:
     pair(project / "data/raw", "a")
     shutil.copytree(may / "masks", project / "data/raw/masks/may")
     shutil.copytree(may / "images", project / "data/raw.adding.partial/images/may")

@@ -203,7 +203,7 @@ def test_a_share_is_at_most_one() -> None:
     assert problems(finetune__flip_probability=1.5) == [f"params.yaml: {told}"]
 
 
-def test_two_files_differ_in_the_keys_that_differ() -> None:
+def test_differences_are_the_keys_that_differ() -> None:
     then = {"runtime": {"seed": 0, "threads": 2}, "dataset": {"classes": {}}}
     now = {"runtime": {"seed": 1, "threads": 2}, "dataset": {"classes": {"road": [1]}}}
     assert differences(then, now) == {

@@ -1,7 +1,7 @@
 """Today's code on the state that commit 47d5f51 left: bundle, prepared set, two versions, audit, MLflow's database.
 
-`older-47d5f51.tar.xz` was made there, in /before, from twelve synthetic images: `pspnet retrain` with a tiny network,
-then again with a different learning rate. Version 1 became champion, then version 2.
+`older-47d5f51.tar.xz` was made at that commit, in /before, from twelve synthetic images, by running `pspnet retrain`
+with a tiny network, then again with a different learning rate. Version 1 became champion, then version 2.
 """
 
 import json

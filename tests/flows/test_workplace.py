@@ -318,7 +318,7 @@ class TestFiles:
 
 
 class TestClaiming:
-    def test_a_live_run_is_waited_for(self, place: Workplace) -> None:
+    def test_a_run_waits_for_a_live_run(self, place: Workplace) -> None:
         lines: list[str] = []
         held, over = Event(), Event()
 

@@ -71,7 +71,7 @@ def test_two_writers_never_mix_their_lines(tmp_path: Path) -> None:
     assert sorted(found) == [(writer, number) for writer in range(2) for number in range(200)]
 
 
-def test_only_a_log_that_was_asked_for_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_written_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     tell("a")
     path = new_log(tmp_path)
@@ -103,7 +103,7 @@ def test_a_log_is_kept_only_for_a_journal(tmp_path: Path) -> None:
     assert (read_by_flow.exists(), tracked.exists()) == (False, True)
 
 
-def test_processes_of_a_command_share_a_log_even_if_nobody_asked(
+def test_processes_of_a_command_share_a_log_even_without_a_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)

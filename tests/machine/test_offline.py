@@ -169,7 +169,7 @@ def test_dvc_run_by_hand_keeps_its_index_there_too(checkout: Path) -> None:
     assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)
 
 
-def test_dvc_settings_of_the_user_stay(checkout: Path, tmp_path: Path) -> None:
+def test_the_users_dvc_settings_are_kept(checkout: Path, tmp_path: Path) -> None:
     (checkout / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {tmp_path}/mine\n")
     configure_dvc_by_hand(checkout)
     assert index_of_dvc(checkout).is_relative_to(tmp_path / "mine")

@@ -120,7 +120,7 @@ def test_a_changed_file_is_checked_again_after_the_clock_was_set_back(raw: Path,
     assert np.array_equal(decode_mask(rows(tmp_path / "out", again)[3]["mask"]), 1 - MASK)
 
 
-def test_other_rules_make_other_pieces(raw: Path) -> None:
+def test_different_rules_make_different_pieces(raw: Path) -> None:
     files = RawFiles(raw)
     other = rules(RULES.classes, mask_values="fix")
     names = [{piece.name for piece in cut(samples(raw), files, one)} for one in (RULES, other)]
@@ -329,7 +329,7 @@ def test_pieces_of_a_live_run_stay_and_those_of_a_dead_run_are_removed(raw: Path
     assert len(contents(state / "alive")) == len(wanted)
 
 
-def test_changed_code_in_a_layout_makes_other_pieces(
+def test_changed_code_in_a_layout_makes_different_pieces(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code, "PACKAGE", shutil.copytree(code.PACKAGE, tmp_path / "code"))

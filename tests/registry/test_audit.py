@@ -258,7 +258,7 @@ def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedReg
     assert registry.champion == 3
 
 
-def test_a_process_that_is_gone_from_here_is_not_waited_for(registry: AuditedRegistry) -> None:
+def test_the_audit_does_not_wait_for_a_process_that_is_gone_from_here(registry: AuditedRegistry) -> None:
     killed_after_its_claim(registry, wanted(registry, "promotion", 0, 3))
     registry.audit.settle()
     assert (registry.time.seconds, registry.champion) == (0, 3)

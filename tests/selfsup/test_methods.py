@@ -36,7 +36,7 @@ def views_of(name: str, image: NDArray[np.uint8], seed: int, **changes: Any) -> 
     return METHODS[name].views(lambda: image, method_params(name, **changes), np.random.default_rng(seed))
 
 
-def test_the_kinds_of_the_params_are_the_methods_and_none() -> None:
+def test_the_kinds_in_the_params_are_the_methods_and_none() -> None:
     assert METHOD_PARAMS.keys() == {"none", *METHODS}
 
 

@@ -214,7 +214,7 @@ def problems(out: Path) -> list[dict[str, str]]:
     return listed(out / "problems.csv")
 
 
-def test_images_found_are_prepared_quarantined_or_duplicates(raw: Path, tmp_path: Path) -> None:
+def test_every_image_found_is_prepared_quarantined_or_a_duplicate(raw: Path, tmp_path: Path) -> None:
     write(raw / "images/scene00/broken.png", b"no image")
     write(raw / "images/scene00/notes.txt", "no image")
     write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))

@@ -125,7 +125,7 @@ def test_only_ctrl_c_hurries_the_sender(
     assert shortest <= WaitRecorder.seconds <= longest
 
 
-def test_a_broken_journal_is_not_waited_for(state: Path, tmp_path: Path) -> None:
+def test_a_stage_does_not_wait_for_a_broken_journal(state: Path, tmp_path: Path) -> None:
     params = demo_params(registry__model="broken")
     with stage_run(state, "finetune", params, ("finetune",), None, lambda text: None, WaitRecorder) as run:
         run.identify(training="digest")

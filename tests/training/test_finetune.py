@@ -133,7 +133,7 @@ class Misnamed(TrainingCrops):
         return sample
 
 
-def test_a_mask_value_that_is_no_class_is_reported(
+def test_a_mask_value_that_is_not_a_class_is_reported(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pspnet.training.finetune.TrainingCrops", Misnamed)
@@ -229,7 +229,7 @@ def with_loss(params: Params, **changes: Any) -> Params:
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"])
-def test_each_kind_of_loss_resumes_exactly_and_makes_other_weights(
+def test_each_kind_of_loss_resumes_exactly_and_makes_different_weights(
     kind: str, params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
     chosen = with_loss(params, kind=kind, class_weights="median_frequency")
