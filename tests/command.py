@@ -1,4 +1,4 @@
-"""The `pspnet` command, called in this process as fast as a function, or in a separate process."""
+"""Runs the `pspnet` command, either in this process, as fast as a function call, or in a separate one."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def pspnet(*arguments: str | Path, cwd: Path, **environment: str) -> Done:
 
 
 def pspnet_process(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process: for signals, exit statuses and everything printed around the command."""
+    """Run the command as a process, to test signals, exit statuses and everything printed around it."""
     return subprocess.run(
         [PSPNET, *map(str, arguments)],
         cwd=cwd,

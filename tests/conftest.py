@@ -14,7 +14,7 @@ from tests.files import made_once
 from tests.sharing import shared_server
 
 go_offline()
-# Before torch is imported: threads of several processes would wait for each other, at five times the CPU time.
+# Set before torch is imported. Otherwise threads of several processes would wait for each other, using 5x CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width they were created with
 # The same examples in every run. No deadline: the first example may have to import packages.
@@ -42,7 +42,7 @@ sys.addaudithook(guard)
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # no collection scans the loaded modules again
+    gc.freeze()  # so that no collection scans the loaded modules again
 
 
 @pytest.hookimpl(wrapper=True)
@@ -56,7 +56,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown() -> None:
-    guard.on = False  # the last test, whichever it is, also stops servers that other tests started
+    guard.on = False  # the last test, whichever it is, also stops servers started by other tests
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def prefects_tables(shared: Path, warm_python: str) -> Path:
 
 @pytest.fixture(scope="session")
 def stand_ins(warm_python: str) -> Path:
-    """A folder for the PATH, whose `pspnet` and `dvc` start at once.
+    """A folder for the PATH, with a `pspnet` and a `dvc` that start at once.
 
     They end when every process that works in their checkout is killed. Tests of signals or process trees, including the
     kill of DVC alone, need the real commands.

@@ -1,9 +1,9 @@
-"""`python -m tests.fifty_kills FOLDER`: SIGKILLs at random moments of a small demo must not change its results.
+"""`python -m tests.fifty_kills FOLDER` checks that SIGKILLs at random moments of a demo don't change its results.
 
 Each trial is a separate checkout with an MLflow server. One kill hits the whole process tree, the command, one
 process of its tree, Prefect's server, or MLflow's, which is then started again. The command is repeated until it
 succeeds. Then the results must have the digests of an undisturbed run, with one version, one move and no process left,
-and the command must have ended within a minute after there was a champion.
+and the command must have ended within a minute after a champion existed.
 
 Results are appended to FOLDER/results.csv. Called again, it resumes; `--kills` is the total number of kills.
 """

@@ -1,4 +1,4 @@
-"""Parameters for tests: the committed demo, with a few numbers changed; each method with its example settings."""
+"""Parameters for tests: the committed demo's with a few changed numbers, and each method with its example settings."""
 
 from pathlib import Path
 from typing import Any, get_args

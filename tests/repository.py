@@ -1,4 +1,4 @@
-"""Git and DVC repositories for tests. DVC is called in this process, and starts no other unless it runs a stage."""
+"""Git and DVC repositories for tests. DVC is called in this process and starts another only to run a stage."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def dvc(*words: str, cwd: Path) -> None:
 
 
 def new_repository(folder: Path, config: str = "") -> None:
-    """Make a repository of git and DVC, like `dvc init`. `folder` may already be in a git repository."""
+    """Make a git and DVC repository, like `dvc init`. `folder` may already be in a git repository."""
     if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         git("init", "--quiet", cwd=folder)
     write(folder / ".dvc/config", f"[core]\n    analytics = false\n    check_update = false\n{config}")

@@ -1,4 +1,4 @@
-"""The messages for a user's mistakes: where it is, what was found, what was expected, what to do."""
+"""Messages about a user's mistake say where it is, what was found, what was expected and what to do."""
 
 import json
 import shutil

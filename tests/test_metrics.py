@@ -56,7 +56,7 @@ def test_the_ignored_value_may_be_a_class_or_any_other_value() -> None:
 
 
 @pytest.mark.parametrize(("mask", "prediction", "lost"), [([3, 0], [0, 0], 1), ([0, 0], [3, 255], 2)])
-def test_a_value_that_is_no_class_is_an_error(mask: list[int], prediction: list[int], lost: int) -> None:
+def test_a_value_that_is_not_a_class_is_an_error(mask: list[int], prediction: list[int], lost: int) -> None:
     with pytest.raises(ValueError, match=f"{lost} pixels have a value that is none of the 3 classes"):
         confusion_matrix(np.array(mask, np.uint8), np.array(prediction, np.uint8), 3, IGNORE)
 
@@ -81,7 +81,7 @@ def test_more_pixels_than_a_float32_can_count_are_counted_exactly() -> None:
     assert confusion_matrix(mask, np.zeros_like(mask), 2, IGNORE).tolist() == [[4097 * 4099 - 3, 0], [3, 0]]
 
 
-def test_nothing_annotated_has_no_score() -> None:
+def test_images_without_annotation_have_no_score() -> None:
     confusion = np.zeros((2, 2), np.int64)
     assert np.isnan(mean_iou(confusion))
     assert np.isnan(pixel_accuracy(confusion))

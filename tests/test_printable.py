@@ -1,4 +1,4 @@
-"""File names can contain anything: every character is shown, and none is acted on."""
+"""File names can contain anything. Every character is shown, and none has an effect."""
 
 import os
 

@@ -14,7 +14,7 @@ def wait_until(
     deadline = time.monotonic() + seconds
     while not (found := met()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {otherwise() if callable(otherwise) else otherwise}")
+            raise AssertionError(f"timed out after {seconds:g} s: {otherwise() if callable(otherwise) else otherwise}")
         time.sleep(pause)
     return found
 

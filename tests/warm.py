@@ -8,7 +8,7 @@ parent. `pspnet` and `dvc` are beside the program.
 
 Tests of startup itself, of signals and of process trees use `sys.executable`.
 
-`python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, with these modules loaded too, and returns.
+`python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, with these modules also loaded, and returns.
 """
 
 import atexit
@@ -119,7 +119,7 @@ def main(address: str, program: str, *modules: str) -> None:
 
 
 def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
-    """Fork again: the parent stays here as the keeper of the child. Returns the request in the child."""
+    """Fork again. The parent stays here as the keeper of the child. Returns the request in the child."""
     program, *_ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     size, streams, *_ = socket.recv_fds(client, 4, 3)
     with client.makefile("rb") as file:
@@ -170,7 +170,7 @@ class _PrefectSettings:
 
     def __getattr__(self, name: str) -> Any:
         prefect: Any = import_module("prefect.context")
-        prefect.GLOBAL_SETTINGS_CONTEXT = None  # reading the settings asks for it
+        prefect.GLOBAL_SETTINGS_CONTEXT = None  # reading the settings checks it
         prefect.refresh_global_settings_context()
         return getattr(prefect.GLOBAL_SETTINGS_CONTEXT, name)
 

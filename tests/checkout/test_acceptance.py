@@ -61,7 +61,7 @@ def accept(repository: Path, stage: str = "finetune", why: str = "a comment") ->
 
 
 @pytest.mark.e2e
-def test_after_a_changed_comment_the_result_is_kept_and_recorded(repository: Path) -> None:
+def test_a_result_is_kept_and_recorded_after_a_comment_has_changed(repository: Path) -> None:
     write(repository / "pspnet/x.py", "x = 1  # one\n")
     write(repository / "accepted.jsonl", '{"stage": "an earlier one"}\n')
     result = repository / "net.txt"
@@ -124,7 +124,7 @@ def test_a_change_of_the_result_is_not_accepted(repository: Path, change: Callab
         ("evaluate", 1, "dvc.lock: has no results of 'evaluate'. Run `dvc repro evaluate` first."),
     ],
 )
-def test_without_anything_to_accept_nothing_changes(repository: Path, stage: str, status: int, message: str) -> None:
+def test_nothing_changes_if_there_is_nothing_to_accept(repository: Path, stage: str, status: int, message: str) -> None:
     before = (repository / "dvc.lock").read_bytes()
     done = accept(repository, stage)
     assert done.stdout + done.stderr == message + "\n"
@@ -133,6 +133,6 @@ def test_without_anything_to_accept_nothing_changes(repository: Path, stage: str
     assert not (repository / "accepted.jsonl").exists()
 
 
-def test_outside_a_project_the_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_missing_file_is_named_outside_a_project(tmp_path: Path) -> None:
     done = accept(tmp_path)
     assert (done.stderr, done.returncode) == ("dvc.yaml: is missing. Run this in the folder of your checkout.\n", 1)

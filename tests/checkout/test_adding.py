@@ -185,7 +185,7 @@ class TestCheckBatch:
         ]
 
     def test_a_link_out_of_the_batch_is_refused(self, batch: Path, raw: Path, tmp_path: Path) -> None:
-        """The link's target would get into the data, the cache and the remote."""
+        """The link's target would end up in the data, the cache and the remote."""
         secret = write(tmp_path / "id_rsa", "PRIVATE KEY")
         (batch / "images/key.png").symlink_to(secret)
         (batch / "images/twice.png").symlink_to("key.png")
@@ -370,7 +370,7 @@ class TestCheckBatch:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with DVC and without data."""
+    """A project with DVC but no data."""
     folder = tmp_path / "project"
     folder.mkdir()
     for name in (".gitignore", "dvc.yaml"):
@@ -445,7 +445,7 @@ def test_a_refused_batch_changes_nothing(project: Path, may: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_killed_while_copying_it_leaves_no_data_and_can_be_repeated(project: Path, may: Path) -> None:
+def test_a_kill_while_copying_leaves_no_data_and_the_command_can_be_repeated(project: Path, may: Path) -> None:
     for number in range(1500):
         write(may / f"images/{number}.png", MASK)
     words = [PSPNET, "data", "add", str(may)]
@@ -467,7 +467,7 @@ def test_killed_while_copying_it_leaves_no_data_and_can_be_repeated(project: Pat
 
 
 @pytest.mark.e2e
-def test_killed_while_joining_it_is_finished_by_the_next_call(project: Path, may: Path) -> None:
+def test_a_batch_killed_while_joining_is_finished_by_the_next_call(project: Path, may: Path) -> None:
     pair(project / "data/raw", "a")
     shutil.copytree(may / "masks", project / "data/raw/masks/may")
     shutil.copytree(may / "images", project / "data/raw.adding.partial/images/may")
@@ -521,11 +521,11 @@ def pairs(names: str) -> set[str]:
 
 
 @pytest.mark.e2e
-@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC uses an old way to call pygtrie
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC calls pygtrie in a deprecated way
 def test_the_flow_updates_data_imported_from_a_repository(project: Path, origin: Path) -> None:
     new_repository(origin, f"    remote = folder\n['remote \"folder\"']\n    url = {origin.parent}/remote\n")
     released(origin)
-    (project / "data/raw").mkdir(parents=True)  # empty: DVC would import into it
+    (project / "data/raw").mkdir(parents=True)  # an empty folder also counts: DVC would import into it
     done = pspnet("data", "add", "--import", origin, "set", cwd=project)
     assert done.stdout.startswith(f"data/raw: imported from set of {origin}, as recorded in data/raw.dvc.\n")
     assert (files(project / "data/raw"), done.returncode) == (pairs("a"), 0)

@@ -110,7 +110,7 @@ def test_every_kind_of_change_is_distinguished(sets: Sets) -> None:
     assert difference.moved == [Move("moved", "train", "test")]
     assert (difference.recoded, difference.classes_added, difference.classes_removed) == ([], [], [])
     assert difference.classes_renamed == []
-    # From the one changed mask, [0, 0, 1, 255] -> [0, 1, 1, 0]; the others count only in the totals.
+    # One mask changed, from [0, 0, 1, 255] to [0, 1, 1, 0]; the others count only in the totals.
     assert difference.labels == [
         ClassPixels("a", 2 + 1 + 4 + 4 + 2, 3 + 1 + 4 + 2 + 4 + 2, gained=1, lost=1),
         ClassPixels("b", 2 + 1 + 4 + 1, 1 + 1 + 1 + 2, gained=1, lost=0),
@@ -125,7 +125,7 @@ def test_equal_sets_with_different_shards_do_not_differ(sets: Sets) -> None:
     assert all((row.gained, row.lost, row.now) == (0, 0, row.before) for row in difference.labels)
 
 
-def test_only_samples_with_other_digests_are_read(sets: Sets) -> None:
+def test_only_samples_with_different_digests_are_read(sets: Sets) -> None:
     seen: list[tuple[int, int, str]] = []
     now = BEFORE | {"other mask": ("val", b"8", [1, 1, 1, 1])}
     compare(sets.made(AB, BEFORE), sets.made(AB, now), lambda *told: seen.append(told))
@@ -184,7 +184,7 @@ def test_sets_without_a_common_class_or_image_are_compared(sets: Sets) -> None:
     ]  # fmt: skip
 
 
-def test_masks_with_the_same_classes_by_other_numbers_are_recoded(sets: Sets) -> None:
+def test_masks_with_the_same_classes_under_other_numbers_are_recoded(sets: Sets) -> None:
     """A class was inserted before the others."""
     difference = sets.compared(
         {"x": ("train", b"1", [0, 1, 255, 1])}, {"x": ("train", b"1", [1, 2, 255, 2])}, AB, ("new", *AB)
@@ -195,7 +195,7 @@ def test_masks_with_the_same_classes_by_other_numbers_are_recoded(sets: Sets) ->
     ]  # fmt: skip
 
 
-def test_masks_with_other_classes_by_the_same_numbers_are_changed(sets: Sets) -> None:
+def test_masks_with_other_classes_under_the_same_numbers_are_changed(sets: Sets) -> None:
     """Two names were swapped; no byte of an image or mask changed."""
     samples: dict[str, Sample] = {"x": ("train", b"1", [0, 1, 255, 1]), "y": ("train", b"1", [255] * 4)}
     difference = sets.compared(samples, samples, ("a", "b"), ("b", "a"))

@@ -84,7 +84,7 @@ def test_another_kind_is_reported_with_the_keys_it_needs_and_those_of_the_old_ki
         ({"kind": "puzzle"}, f"pretrain.method.kind is 'puzzle' (text); expected {METHODS}"),
     ],
 )
-def test_a_section_that_does_not_say_its_kind_is_reported_with_the_kinds(value: object, told: str) -> None:
+def test_a_section_without_a_kind_is_reported_with_the_possible_kinds(value: object, told: str) -> None:
     assert problems(pretrain__method=value) == [f"params.yaml: {told}"]
 
 
@@ -203,7 +203,7 @@ def test_a_share_is_at_most_one() -> None:
     assert problems(finetune__flip_probability=1.5) == [f"params.yaml: {told}"]
 
 
-def test_two_files_differ_in_the_keys_that_differ() -> None:
+def test_differences_are_the_keys_that_differ() -> None:
     then = {"runtime": {"seed": 0, "threads": 2}, "dataset": {"classes": {}}}
     now = {"runtime": {"seed": 1, "threads": 2}, "dataset": {"classes": {"road": [1]}}}
     assert differences(then, now) == {

@@ -1,4 +1,4 @@
-"""The recipes: the authors' numbers, and each choice of params.yaml used by at least one of them."""
+"""The recipes have the authors' numbers, and at least one uses each choice in params.yaml."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -78,7 +78,7 @@ OWN = {
 }
 
 
-# Not choices of a recipe: the layout of the data and the policy for bad files depend on the data, a new self-supervised
+# A recipe does not choose these: the data layout and the policy for bad files depend on the data, a new self-supervised
 # method changes no recipe, and the rest is for experiments (`--set`) and machines.
 LEFT_OUT = ("dataset.", "pretrain.method", "prepare.problems.", "prepare.split_seed", "runtime.seed", "runtime.threads")
 # A number that a recipe sets to its neutral value is a switch: 0 where 0 is allowed, otherwise 1.

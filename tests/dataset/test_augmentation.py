@@ -74,7 +74,7 @@ def test_sizes_are_exact_and_masks_gain_no_value_but_ignore(
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
 @pytest.mark.parametrize("size", SIZES)
-def test_outside_the_picture_are_the_fill_color_and_ignore(size: tuple[int, int], rotation_degrees: float) -> None:
+def test_only_the_fill_color_and_ignore_are_outside_the_picture(size: tuple[int, int], rotation_degrees: float) -> None:
     """The outermost pixels of the picture blend into the fill, so colors at the edge may be mixed."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     for seed in range(40):
@@ -114,7 +114,7 @@ def test_an_image_and_its_mask_get_the_same_crop() -> None:
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
-def test_a_scaled_or_turned_image_still_lies_on_its_mask(rotation_degrees: float) -> None:
+def test_a_scaled_or_rotated_image_still_lies_on_its_mask(rotation_degrees: float) -> None:
     """Two pixels from any border of a block, interpolation blends nothing, so colors are exact."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     compared = 0
@@ -228,10 +228,10 @@ def soft_image(height: int, width: int) -> Pixels:
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 10.0, 45.0])
-def test_one_warp_equals_scaling_turning_mirroring_and_cropping_in_turn(
+def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_in_turn(
     rotation_degrees: float,
 ) -> None:
-    """The published steps in turn, with the same six draws; on a soft image, because each step blurs a little."""
+    """Apply the published steps in turn with the same six draws. The image is soft because each step blurs a little."""
     image = soft_image(90, 120)
     mask = (image[..., 0] // 64).astype(np.uint8)
     augment = augmentation(scale_min=0.6, rotation_degrees=rotation_degrees)
@@ -264,12 +264,12 @@ def test_one_warp_equals_scaling_turning_mirroring_and_cropping_in_turn(
     assert other < compared / 50  # a mask scaled and then rotated is rounded twice
 
 
-def test_half_of_the_images_are_turned_by_up_to_the_given_angle() -> None:
+def test_half_of_the_images_are_rotated_by_up_to_the_given_angle() -> None:
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, rotation_degrees=20.0)
     angles = []
     for seed in range(300):
         crop = augment.image(places(110, 130), seed).astype(float)
-        right, down = crop[24, 48, :2] - crop[24, 16, :2]  # in the image, for 32 pixels to the right in the crop
+        right, down = crop[24, 48, :2] - crop[24, 16, :2]  # in the image; 32 pixels to the right in the crop
         angles.append(np.degrees(np.arctan2(down, right)))
     turned = [angle for angle in angles if angle]
     assert 0.4 < len(turned) / len(angles) < 0.6

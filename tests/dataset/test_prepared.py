@@ -33,7 +33,7 @@ SHADES = {"a": 0, "b": 255, "c": 10, "d": 20, "e": 30}
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> PreparedDataset:
-    """Images of two pixels of one shade; masks with one pixel of class 1 and one ignored; one shard per sample."""
+    """Images with two pixels of one shade, masks with one pixel of class 1 and one ignored, one shard per sample."""
     return make(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_the_index_has_a_row_for_each_sample_by_id(dataset: PreparedDataset) -> 
     assert index.loc[3, ["group", "source", "height", "width", "row"]].tolist() == ["group d", "d.png", 1, 2, 0]
 
 
-def test_annotated_gives_the_images_of_a_split_with_masks(dataset: PreparedDataset) -> None:
+def test_annotated_returns_the_images_of_a_split_with_masks(dataset: PreparedDataset) -> None:
     assert dataset.annotated("test")["id"].tolist() == ["d"]
 
 

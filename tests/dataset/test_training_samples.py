@@ -84,7 +84,7 @@ def test_neighboring_images_have_different_randomness(dataset: PreparedDataset) 
     assert not same(twice[0, 0], twice[0, 1])
 
 
-def test_a_used_dataset_pickles_small(dataset: PreparedDataset) -> None:
+def test_a_used_dataset_is_small_when_pickled(dataset: PreparedDataset) -> None:
     index = pd.concat([dataset.annotated("train")] * 1000)
     many = TrainingCrops(dataset.reader(), index, augmentation(), seed=0)
     for position in range(dataset.masks["train"]):

@@ -84,7 +84,7 @@ def test_the_crop_and_the_question_are_random_independently(dataset: PreparedDat
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_used_dataset_pickles_small(dataset: PreparedDataset, method: str) -> None:
+def test_a_used_dataset_is_small_when_pickled(dataset: PreparedDataset, method: str) -> None:
     index = pd.concat([dataset.index()] * 1000)
     many = UnlabeledViews(dataset.reader(), index, augmentation(), METHODS[method].views, method_params(method), seed=0)
     for position in range(sum(dataset.images.values())):

@@ -1,4 +1,4 @@
-"""Every bound below leaves a margin to the measured value, given in the comment beside it."""
+"""Every bound below leaves a margin around the measured value, which is in the comment beside it."""
 
 import hashlib
 import json
@@ -80,7 +80,7 @@ def test_the_folder_is_complete_and_its_classes_fit_the_params(tmp_path: Path) -
     assert ticks == [(done, 5, "drawing") for done in range(1, 6)]
 
 
-def test_masks_go_to_whole_streets_at_even_distances(tmp_path: Path) -> None:
+def test_masks_go_to_whole_streets_at_even_intervals(tmp_path: Path) -> None:
     synthesize(tmp_path / "raw", 80, 16, 0, quiet)
     names = [path.stem for path in sorted((tmp_path / "raw/masks").iterdir())]
     assert names == [f"street{street:05d}_{frame}" for street in (0, 5, 10, 15) for frame in range(4)]
@@ -139,7 +139,7 @@ def test_a_mostly_hidden_thing_is_left_out() -> None:
         assert (4 in mask, 5 in mask) == (True, shows)
 
 
-def test_the_nearest_image_is_of_the_same_street(streets: Streets) -> None:
+def test_the_nearest_image_shows_the_same_street(streets: Streets) -> None:
     images = streets[0][: 20 * FRAMES, ::2, ::2].reshape(20 * FRAMES, -1).astype(np.int16)
     for number, image in enumerate(images):
         distances = np.abs(images - image).mean(axis=1)

@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
 
 
 def checkout(folder: Path, **changes: Any) -> Path:
-    """Copy the files that git tracks, as they are now, into a new repository of git and DVC."""
+    """Copy the files that git tracks, as they are now, into a new git and DVC repository."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -111,7 +111,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment in which commands use this checkout's package instead of the installed one."""
     given = os.environ | more
     return given | {
-        "SHELL": "/bin/sh",  # DVC starts the stages with it; dash remains as a process in between
+        "SHELL": "/bin/sh",  # DVC starts stages with it; dash stays as a process in between
         "PATH": os.pathsep.join(filter(None, [given.get(STAND_INS), str(BIN), given["PATH"]])),
         "PYTHONPATH": str(folder),
         "PSPNET_LOADER_WORKERS": "1",
@@ -135,7 +135,7 @@ def run(folder: Path, *command: str, **more: str) -> str:
 
 
 def reproduce(folder: Path, *stages: str, **more: str) -> list[str]:
-    """Run `dvc repro` for the given stages, by default for all. Returns the stages that ran."""
+    """Run `dvc repro` for the given stages, or all by default. Returns the stages that ran."""
     run(folder, "dvc", "add", "--quiet", "data/raw", **more)
     return ran(run(folder, "dvc", "repro", *stages, **more))
 

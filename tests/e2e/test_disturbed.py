@@ -33,8 +33,8 @@ ENDS_SECONDS = 600
 # After Ctrl-C, DVC, Prefect and the training process still write; after a kill, nothing does.
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
-LIMIT_SECONDS = 3600  # only the clock of OVERDUE passes it
-# `pspnet retrain`, whose stages have run longer than LIMIT_SECONDS once a file says so; a further attempt does soon.
+LIMIT_SECONDS = 3600  # only the clock in OVERDUE reaches it
+# `pspnet retrain` with a clock that puts its stages over LIMIT_SECONDS once a file exists, and soon any retry as well.
 OVERDUE = """
 import time
 from pathlib import Path
@@ -232,7 +232,7 @@ def ctrl_c_ends_it_within_seconds(place: Path) -> None:
         assert left(place) == []
     assert retrained.said.splitlines()[-1] == "Stopped. Nothing is half-written; run the same command to continue."
     assert "Traceback" not in retrained.said
-    assert last_task(place) == ("finetune", "Crashed", 1)  # Prefect knows
+    assert last_task(place) == ("finetune", "Crashed", 1)  # Prefect has noticed
 
 
 def nothing_is_left_when_it_is_killed(place: Path) -> None:

@@ -127,7 +127,7 @@ def wait_for(folder: Path, shell: subprocess.Popen[bytes], text: str) -> bool:
 
 
 def forget(folder: Path, step: str) -> None:
-    """Remove everything about a step, so that the next run does it from the beginning."""
+    """Remove everything that a step has left, so that the next run starts it from scratch."""
     for path in OUTPUTS[step]:
         target = folder / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -142,12 +142,12 @@ def forget(folder: Path, step: str) -> None:
 
 
 def share(number: int) -> float:
-    """The share of the step's duration within which this planned kill happens."""
+    """The share of the step's duration after which this planned kill happens, at the latest."""
     step = PLAN[number].step
     earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
     if step in TRAININGS:  # training resumes where it was killed
         return 1.5 / all_of_it
-    if step == "register":  # a finished registration leaves nothing to hit
+    if step == "register":  # a finished registration leaves nothing to kill
         return (earlier + 1) / all_of_it
     return 1.0
 
@@ -168,7 +168,7 @@ def kill_in(
                     kill_dvc(folder) if kill.only_dvc else kill_all(folder)
                     wait_until_gone(folder)
                     return delay
-        forget(folder, step)  # the step ended before the kill: it is faster than measured
+        forget(folder, step)  # the step ended before the kill, because it was faster than measured
         seconds[step] *= 0.7
     pytest.fail(f"{step} could not be hit")
 
@@ -274,11 +274,11 @@ def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: 
         shell.wait(60)  # a zombie would look alive to DVC
         again = subprocess.Popen(["dvc", "repro", "finetune"], cwd=folder, env=environment(folder))
         second = wait_until(lambda: begun(folder, "finetune")[1:])[0]
-        # This is enough time to save a first checkpoint if it did not wait for the lock.
+        # Without waiting for the lock, this is enough time to save a first checkpoint.
         wait_until(lambda: time.time() > second + max(2, 3 * took))
         assert again.poll() is None
         assert saved.stat().st_mtime_ns == before
-        trainer.send_signal(signal.SIGCONT)  # now it notices that its parent is gone, and ends
+        trainer.send_signal(signal.SIGCONT)  # now it notices that its parent is gone and ends
         assert again.wait(timeout=240) == 0
     assert digests(folder) == digests(undisturbed)
 

@@ -20,7 +20,7 @@ MODEL = "pspnet-demo"
 
 
 def pspnet(folder: Path, *arguments: str, status: int = 0) -> str:
-    """The command's standard output; with `status`, its standard error too."""
+    """The command's standard output; with `status`, also its standard error."""
     done = subprocess.run(
         ["pspnet", *arguments],
         cwd=folder,

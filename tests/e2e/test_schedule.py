@@ -61,7 +61,7 @@ def schedule(folder: Path, port: int, cron: str) -> Iterator[subprocess.Popen[by
 
 
 def every_minute() -> str:
-    """A cron line with the second as its last field: soon after the server has started, which takes a while."""
+    """A cron line with seconds as its last field, due soon after the server has started, which takes a while."""
     return f"* * * * * {int(time.time() + STARTS_SECONDS) % 60}"
 
 
@@ -70,7 +70,7 @@ def said(folder: Path) -> str:
 
 
 def until(met: Callable[[], Any], folder: Path) -> Any:
-    return wait_until(met, 300, lambda: said(folder), pause=0.2)  # each check costs the server work
+    return wait_until(met, 300, lambda: said(folder), pause=0.2)  # each check makes work for the server
 
 
 def completed(client: SyncPrefectClient, flow_run: UUID) -> FlowRun | None:
@@ -115,7 +115,7 @@ def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_at_ctrl_c(folde
         alone.kill()
         until(lambda: END in said(folder), folder)
         with server(folder, port) as client:
-            # The run that waited may have come first, and left nothing to do for this one.
+            # The waiting run may have gone first and left nothing for this one to do.
             ended = until(lambda: completed(client, killed.id), folder)
             # Otherwise the server would miss a heartbeat of the killed run, and count the resumed run as crashed.
             assert waiting.isdisjoint(one.id for one in client.read_automations())

@@ -140,7 +140,7 @@ def test_records_of_another_pipeline_are_sent_once_the_server_is_back(
 @pytest.mark.usefixtures("warm")
 def test_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
     client = client_of(retrained)
-    epochs = 100  # long enough to be still running when its first epochs have reached MLflow
+    epochs = 100  # long enough to still be running when its first epochs have reached MLflow
     write_params(retrained, finetune__epochs=epochs)
     command = shlex.split(
         "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"

@@ -101,7 +101,7 @@ def test_groups_are_worst_first_with_the_mean_over_their_images(report: Evaluati
     assert report.groups["mean_iou"].tolist() == pytest.approx([(0.55 + 2 / 7) / 2, 1.0])
 
 
-def test_report_survives_writing_and_loading(report: EvaluationReport, tmp_path: Path) -> None:
+def test_a_report_survives_writing_and_loading(report: EvaluationReport, tmp_path: Path) -> None:
     write(report, tmp_path)
     again = load_report(tmp_path)
     for name in ("model", "bundle", "protocol", "split", "fingerprint", "classes", "colors"):
@@ -135,14 +135,16 @@ def test_a_class_named_like_a_formula_is_text_in_a_table(report: EvaluationRepor
 
 
 @pytest.mark.parametrize("missing", ["report.json", "images.parquet"])
-def test_incomplete_folder_is_named_with_what_it_lacks(report: EvaluationReport, tmp_path: Path, missing: str) -> None:
+def test_an_incomplete_folder_is_named_with_what_it_lacks(
+    report: EvaluationReport, tmp_path: Path, missing: str
+) -> None:
     write(report, tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}: no {missing}"):
         load_report(tmp_path)
 
 
-def test_report_of_another_format_is_refused(report: EvaluationReport, tmp_path: Path) -> None:
+def test_a_report_in_another_format_is_refused(report: EvaluationReport, tmp_path: Path) -> None:
     write(report, tmp_path)
     path = tmp_path / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
@@ -158,7 +160,7 @@ def test_pixel_counts_per_image_are_in_the_table_but_not_on_the_page(report: Eva
     assert set(counts.dtypes) == {np.dtype(np.int64)}
 
 
-def test_same_report_gives_the_same_bytes(report: EvaluationReport, tmp_path: Path) -> None:
+def test_the_same_report_gives_the_same_bytes(report: EvaluationReport, tmp_path: Path) -> None:
     for name in ("once", "twice"):
         write(report, tmp_path / name, best=[picture("good/1")])
     names = sorted(path.name for path in (tmp_path / "once").iterdir())
@@ -174,7 +176,7 @@ def test_class_names_and_image_ids_are_escaped(report: EvaluationReport, tmp_pat
     assert "<script" not in page
 
 
-def test_page_needs_nothing_but_itself(report: EvaluationReport, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_but_itself(report: EvaluationReport, tmp_path: Path) -> None:
     page = write(report, tmp_path)
     assert not re.search(r"https?://|@import|<link|<script|<iframe", page)
     references = re.findall(r"""(?:href|src)=["']?([^"'\s>]{5})|url\(([^)]{5})""", page)
@@ -182,7 +184,7 @@ def test_page_needs_nothing_but_itself(report: EvaluationReport, tmp_path: Path)
     assert all((one or other).startswith(("data:", "#")) for one, other in references)
 
 
-def test_absent_class_says_so_on_the_page_and_is_null_in_json(report: EvaluationReport, tmp_path: Path) -> None:
+def test_an_absent_class_says_so_on_the_page_and_is_null_in_json(report: EvaluationReport, tmp_path: Path) -> None:
     page = write(report, tmp_path)
     facts = json.loads((tmp_path / "report.json").read_text())
     assert facts["class_iou"]["train"] is None
@@ -193,7 +195,7 @@ def test_absent_class_says_so_on_the_page_and_is_null_in_json(report: Evaluation
     assert ">absent<" not in next(row for row in rows if "road" in row)
 
 
-def test_report_without_any_labeled_pixel_can_be_written(tmp_path: Path) -> None:
+def test_a_report_without_any_labeled_pixel_can_be_written(tmp_path: Path) -> None:
     silent = picture("silent", mask=np.full((4, 4), IGNORED, np.uint8), prediction=np.zeros((4, 4), np.uint8))
     report = report_of(("scene", silent))
     assert '<dd class="big">\u2013</dd>' in write(report, tmp_path, best=[silent])
@@ -210,7 +212,7 @@ def test_errors_mark_exactly_the_wrong_pixels_that_are_not_ignored() -> None:
     assert clear.tolist() == [[True, True, True, False], [True, False, True, False]]
 
 
-def test_class_layer_shows_class_colors_and_leaves_none_on_ignored_pixels() -> None:
+def test_the_class_layer_shows_class_colors_and_leaves_none_on_ignored_pixels() -> None:
     layer = class_layer(MASK, COLORS)
     assert layer[0, 0].tolist() == [*COLORS[0], 255]
     assert layer[1, 2].tolist() == [*COLORS[1], 255]
@@ -228,7 +230,7 @@ def test_curves_draw_every_numeric_column_and_nothing_else(report: EvaluationRep
     finetune = write(report, tmp_path).split("<h3>finetune</h3>")[1]
     assert re.findall(r"<h4>(.*?)</h4>", finetune) == ["loss", "score", "learning rate"]
     counts = [len(points.split()) for points in re.findall(r'points="(.*?)"', finetune)]
-    assert counts == [3, 2, 2, 3]  # neither an infinite loss nor a score that was not measured has a point
+    assert counts == [3, 2, 2, 3]  # neither an infinite loss nor an unmeasured score has a point
     assert "0.4375" in finetune  # the best, not the last
     assert "nan" not in finetune
 
@@ -236,7 +238,7 @@ def test_curves_draw_every_numeric_column_and_nothing_else(report: EvaluationRep
 @pytest.mark.parametrize(
     "values", [[0.0, 0.0], [0.5], [1e-9, 3e-9], [-2.0, -1.0], [7.0, 7.0 + 1e-13], [12345.678, 12345.679]]
 )
-def test_curve_of_any_range_stays_inside_its_chart(
+def test_a_curve_of_any_range_stays_inside_its_chart(
     report: EvaluationReport, tmp_path: Path, values: list[float]
 ) -> None:
     history = pd.DataFrame({"epoch": range(len(values)), "loss": values})
@@ -249,7 +251,7 @@ def test_curve_of_any_range_stays_inside_its_chart(
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (2000, 1), (2000, 1500), (3, 5)])
-def test_picture_of_any_shape_has_a_sane_size_on_the_page(
+def test_a_picture_of_any_shape_has_a_sane_size_on_the_page(
     report: EvaluationReport, tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     indices = np.add.outer(np.arange(shape[0]) // 50, np.arange(shape[1]) // 50).astype(np.uint8) % 3
@@ -258,7 +260,7 @@ def test_picture_of_any_shape_has_a_sane_size_on_the_page(
     assert 16 <= width <= 480 and 16 <= height <= 480 and max(width, height) >= 120
 
 
-def test_page_of_many_pictures_and_classes_stays_small(tmp_path: Path) -> None:
+def test_a_page_of_many_pictures_and_classes_stays_small(tmp_path: Path) -> None:
     classes = tuple(f"class {index} with a long name" for index in range(150))
     confusion = np.ones((150, 150), np.int64) + np.diag(np.full(150, 1000))
     images = pd.DataFrame({"id": ["a"], "group": ["g"], "pixels": [9], "pixel_accuracy": [0.9], "mean_iou": [0.8]})
@@ -268,5 +270,5 @@ def test_page_of_many_pictures_and_classes_stays_small(tmp_path: Path) -> None:
         "noise", 0.5, np.random.default_rng(0).integers(0, 256, (720, 960, 3), dtype=np.uint8), stripes, stripes
     )
     write_report(report, [noise] * 4, [noise] * 4, {}, tmp_path)
-    # A photograph of pure noise, 480 x 360, is 0.5 MB and 0.7 MB as text; it appears once per picture, not per layer.
+    # A 480 x 360 photograph of pure noise is 0.5 MB, or 0.7 MB as text. It appears once per picture, not per layer.
     assert (tmp_path / "report.html").stat().st_size < 8 * 0.7e6 + 4e6

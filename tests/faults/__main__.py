@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: makes each fault in a copy of the tree, and runs the tests that should notice it.
+"""`python -m tests.faults` makes each fault in a copy of the tree and runs the tests that should notice it.
 
 Exits with 1 if any fault is missed. `--mutants` draws random changes instead; only the share caught counts.
 """
@@ -35,7 +35,7 @@ def main() -> int:
     began = time.monotonic()
     load_libraries(tree)
     home = Path(tempfile.mkdtemp(prefix="pspnet-faults-"))
-    home.chmod(0o755)  # PostgreSQL works in it as a different user
+    home.chmod(0o755)  # PostgreSQL works there as a different user
     try:
         trials = Trials(tree, home, arguments.at_once)
         rows = _mutants(trials, tree, arguments) if arguments.mutants else _faults(trials, tree, arguments)
@@ -76,20 +76,20 @@ def _faults(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[d
 
 
 def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
-    """Pick the items with these names, in this order. Without names, all of them."""
+    """Pick the items with these names, in this order, or all items if there are no names."""
     by_name = {one.name: one for one in every}
     if unknown := [name for name in names if name not in by_name]:
-        raise SystemExit(f"Unknown: {', '.join(unknown)}. There are: {', '.join(by_name)}")
+        raise SystemExit(f"Unknown: {', '.join(unknown)}. Known names: {', '.join(by_name)}")
     return [by_name[name] for name in names] or list(every)
 
 
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
-    """The tests that exist in the tree: a different checkout may lack some."""
+    """The tests that exist in this tree; another checkout may lack some."""
     return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
 
 
 def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
-    """Try each mutant on its package's fast tests, and the mutants they miss on its slow tests too."""
+    """Try each mutant on its package's fast tests, then the mutants they miss on its slow tests."""
     mutants = _named(drawn(tree, arguments.seed), arguments.names)
     what = {one.name: one.what for one in mutants}
     rows: dict[str, dict[str, str]] = {}

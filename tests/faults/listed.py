@@ -1,4 +1,4 @@
-"""The wrong changes picked by hand, read from listed.yaml into types."""
+"""Reads the wrong changes that were picked by hand from listed.yaml."""
 
 from dataclasses import dataclass
 from pathlib import Path

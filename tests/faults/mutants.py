@@ -1,6 +1,6 @@
 """Random wrong changes: a comparison flipped, a constant off by one, a statement deleted ...
 
-The draw depends on the seed and on the code to be changed, so the rest of the code may change.
+The draw depends only on the seed and the code to be mutated, so changes to other code don't affect it.
 """
 
 import ast
@@ -34,7 +34,7 @@ COMPARISONS: dict[type[ast.cmpop], ast.cmpop] = {
 ARITHMETIC: dict[type[ast.operator], ast.operator] = {
     ast.Add: ast.Sub(), ast.Sub: ast.Add(), ast.Mult: ast.Add(), ast.FloorDiv: ast.Mult(), ast.Mod: ast.Add(),
 }  # fmt: skip
-# Calls whose output only a person sees, and names of limits on how long or how often something may happen.
+# Calls whose output only people see, and names of limits on how long or how often something may happen.
 SPOKEN = {"Problem", "print", "Trouble", "Refused", "info", "warning", "error", "log", "tell", "tick", "Remark"}
 PATIENCE = re.compile(r"SECONDS|LONGEST|SHOWN|LINES|^MOST|KEPT|_PX$|ATTEMPTS|AT_ONCE")
 

@@ -33,7 +33,7 @@ LIBRARIES = (
     "albumentations", "pydantic", "jinja2", "safetensors.torch", "hypothesis", "typer", "rich.progress",
     "mlflow.tracking", "mlflow.pyfunc", "prefect", "prefect.client.orchestration", "prefect.deployments", "dvc.repo",
 )  # fmt: skip
-TEST_SECONDS = 300  # a test that hangs has also noticed the fault
+TEST_SECONDS = 300  # a test that hangs has noticed the fault as well
 LIMIT_SECONDS = 3600.0  # for all tests of a trial
 LOG_LINES = 60
 TIERS = ("e2e", "kills", "team")  # all other tests belong to `make test`
@@ -175,7 +175,7 @@ class Trials:
 
 
 def _end_those_in(folder: Path) -> None:
-    """Kill processes in separate sessions, which a killed test could not end."""
+    """Kill processes in separate sessions, because a killed test could not end them."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("TMPDIR") == str(folder):

@@ -1,4 +1,4 @@
-"""Processes of this machine, found by their working folder and environment."""
+"""Finds processes on this machine by their working folder and environment."""
 
 import os
 import time
@@ -12,7 +12,7 @@ GONE_SECONDS = 20.0
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """The processes that work in the folder or have it in their environment."""
+    """Processes that work in the folder or whose environment names it."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -26,7 +26,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def left(folder: Path, seconds: float = GONE_SECONDS) -> list[list[str]]:
-    """The commands of the processes still there after some seconds: a killed process may need a moment to end."""
+    """The commands of processes still there after a few seconds: a killed process may need a moment to end."""
     return alive(lambda: processes_of(folder), seconds)
 
 

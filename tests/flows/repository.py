@@ -1,4 +1,4 @@
-"""DVC called in this process: much faster than its command, for tests that are not about the command."""
+"""Calls DVC in this process, which is much faster than its command, for tests that are not about the command."""
 
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager

@@ -25,7 +25,7 @@ class PrefectServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables with which a process uses the server."""
+        """Environment variables that make a process use the server."""
         return {"PREFECT_API_URL": self.api, "PREFECT_API_AUTH_STRING": self.password}
 
     @contextmanager

@@ -166,7 +166,7 @@ def test_invalid_utf8_is_replaced(bash: Bash) -> None:
         f"trap '' TERM; sleep {FOREVER} & echo {READY}; while true; do sleep 0.1; done",
         f"echo {READY}; while true; do echo talks all the time; done",
         f"echo {READY}; exec >&- 2>&-; sleep {FOREVER}",
-        f"env -i bash -c 'echo {READY}; exec sleep {FOREVER}'; true",  # it has no mark in its environment
+        f"env -i bash -c 'echo {READY}; exec sleep {FOREVER}'; true",  # nothing in its environment marks it
         f"echo {READY}; kill -STOP $$",
     ],
     ids=["one", "background", "own-session", "deeper", "ignores-sigterm", "talks", "closed-pipe", "unmarked", "frozen"],

@@ -51,7 +51,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)  # as a flow does: DVC names stages relative to the working folder
+    monkeypatch.chdir(tmp_path)  # like a flow, because DVC names stages relative to the working folder
     return tmp_path
 
 

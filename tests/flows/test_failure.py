@@ -43,7 +43,7 @@ def test_a_timeout_is_a_timeout_however_the_command_ended() -> None:
     ],
 )
 def test_the_exit_event_says_why_a_stage_failed(kind: str, status: int, name: str, message: str) -> None:
-    # Neither DVC's exit status nor the stage's words about a server matter.
+    # Neither DVC's exit status nor a server error in the stage's output matters.
     output = f"finetune: connection refused, this run is not tracked\n{EXITED.format(status)}"
     assert failure_of(ended(255, output, events=[told(kind, status, "said")]), None) == Failure(name, message)
 
@@ -133,7 +133,7 @@ def test_errors_of_dvc_are_shown_without_its_advice() -> None:
     assert failure_of(ended(255, output), None) == Failure(FAILED, "failed to push data to the cloud")
 
 
-def test_the_message_is_the_last_lines_or_else_the_exit_status() -> None:
+def test_the_message_is_the_last_lines_or_the_exit_status() -> None:
     found = failure_of(ended(1, "\n".join(str(number) for number in range(100))), None)
     assert found == Failure(FAILED, "\n".join(str(number) for number in range(90, 100)))
     assert failure_of(ended(3), None) == Failure(FAILED, "It ended with exit status 3 and no output.")

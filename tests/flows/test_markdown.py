@@ -42,7 +42,7 @@ def test_a_name_is_shown_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["http://evil.example", "see www.evil.example", "x@evil.example"])
 def test_an_address_does_not_become_a_link(name: str) -> None:
-    """A page may turn bare addresses in the source into links, as marked does."""
+    """A renderer may turn bare addresses in the source into links, as marked does."""
     assert name not in escaped(name)
     assert shown(PAGE.render(escaped(name))) == name
 

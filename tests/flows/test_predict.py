@@ -71,7 +71,7 @@ def asked(prefect: PrefectServer, query: str, runs: list[str]) -> list[Any]:
 
 
 def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, int]:
-    """Kill the version's own process. Returns the time of each mask written by then."""
+    """Kill the version's own process. Returns the time of each mask written so far."""
     masks = place / "predictions/masks"
     wait_until(lambda: len(list(masks.glob("*.png"))) >= 5 or flow.poll() is not None)
     assert flow.poll() is None

@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def check(project: Path, settled_seconds: int = 0, found: Failure | None = None) -> str | Failure:
-    """Check for new data like the flow, with DVC in this process. `found`: why DVC cannot push."""
+    """Check for new data as the flow does, with DVC in this process. `found`: why DVC cannot push."""
 
     def bring_in(source: Source) -> None:
         with dvc(project) as repo:
@@ -163,7 +163,7 @@ def test_the_time_of_a_change_is_not_the_mtime_of_a_copy(folder: Path) -> None:
     changed_at = copied()
     assert changed_at == (folder / "a.png").stat().st_ctime
     (folder / "sub/b.png").unlink()
-    assert watch._listing(folder)[1] == (folder / "sub").stat().st_ctime  # a removed file counts too
+    assert watch._listing(folder)[1] == (folder / "sub").stat().st_ctime  # removing a file is also a change
 
 
 def test_data_may_be_a_single_file(folder: Path) -> None:

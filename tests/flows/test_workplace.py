@@ -318,7 +318,7 @@ class TestFiles:
 
 
 class TestClaiming:
-    def test_a_live_run_is_waited_for(self, place: Workplace) -> None:
+    def test_a_run_waits_for_a_live_run(self, place: Workplace) -> None:
         lines: list[str] = []
         held, over = Event(), Event()
 
@@ -381,7 +381,7 @@ class TestClaiming:
             holder.send_signal(signal.SIGSTOP)
             with place.claimed(lines.append):
                 assert holder.wait(60) == -signal.SIGKILL
-        # A killed process may still be seen before it is gone, and be reported as left behind.
+        # A killed process may be visible for a moment and be reported as left behind.
         assert lines[1] == f"Process {holder.pid} of that run is frozen; ending it."
         assert left(tmp_path) == []
 

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz NAME --minutes N`: no crash, no hang over 10 s, memory under 1 GB.
+"""`python -m tests.fuzz NAME --minutes N` looks for crashes, hangs over 10 s and memory over 1 GB.
 
 The current input is always in FOLDER/NAME.input, so it survives a crash. A failing input ends the run with status 1 and
 is kept as FOLDER/NAME-DIGEST: copy it to tests/fuzz/seeds/NAME to make it a test.
@@ -52,7 +52,7 @@ def main() -> int:
         counted, slowest = counted + 1, max(slowest, time.monotonic() - started)
         peak = max(peak, memory().rss / 1e6)
         if peak > MOST_MB:
-            raise MemoryError(f"The process has {peak:,.0f} MB; expected at most {MOST_MB:,}.")
+            raise MemoryError(f"The process uses {peak:,.0f} MB; expected at most {MOST_MB:,}.")
 
     def run_round(number: int) -> None:
         # No shrinking and no replay: the first failure ends the run, and its input is kept unchanged.

@@ -28,7 +28,7 @@ SOURCES: dict[bytes, tuple[dict[str, Any], str]] = {
 
 
 def one(data: bytes, folder: Path) -> None:
-    """The first byte names the format. The result is masks or problems, all of them printable."""
+    """The first byte selects the format. The result is masks or problems, all of them printable."""
     source, name = SOURCES.get(data[:1], SOURCES[b"c"])
     write(folder / "a.jpg", PHOTO)
     write(folder / "segments/a.png", SEGMENTS)

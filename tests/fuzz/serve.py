@@ -1,4 +1,4 @@
-"""The body of a request to `pspnet serve`, with its server in this process, over MLflow's app and a small network."""
+"""The body of a request to `pspnet serve`, with its server, MLflow's app and a small network in this process."""
 
 import asyncio
 import json
@@ -23,14 +23,14 @@ from tests.serving.conftest import make_bundle
 from tests.serving.processes import png_of_zeros, without_code
 
 HEADERS = [(b"content-type", b"application/json")]
-# Small limits: a few large images take more time or memory than an input may, which is not a fault. The process has
+# The limits are small so that a few large images stay within an input's time and memory. The process takes up
 # 750 MB before the first input, an image of 1 megapixel needs 220 MB, and torch keeps some memory for each new size.
 LIMITS = demo_params(serve__max_images=4, serve__max_image_mb=1.0, serve__max_megapixels=0.25)
 EXPECTED = (200, 400, 413, 415)
 
 
 def one(data: bytes, folder: Path) -> None:
-    """One request in two parts; its answer is rows, or a refusal in short JSON."""
+    """One request in two parts. The answer is rows or a refusal in short JSON."""
     status, answer = _loop().run(_ask(data))
     content = json.loads(answer)
     assert status in EXPECTED, f"{status}: {content}"

@@ -1,4 +1,4 @@
-"""Inputs that failed once are handled well."""
+"""Inputs that once failed are handled well."""
 
 from pathlib import Path
 
@@ -11,5 +11,5 @@ SEEDS = [(aim, seed) for aim in map(target, names()) for seed in aim.seeds]
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's and Pillow's
 @pytest.mark.parametrize(("aim", "seed"), SEEDS, ids=[f"{aim.name}-{seed.name}" for aim, seed in SEEDS])
-def test_an_input_that_failed_once_is_handled_well(aim: Target, seed: Path, tmp_path: Path) -> None:
+def test_an_input_that_once_failed_is_handled_well(aim: Target, seed: Path, tmp_path: Path) -> None:
     aim.one(seed.read_bytes(), tmp_path)

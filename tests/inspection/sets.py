@@ -1,4 +1,4 @@
-"""Small drawn sets, each arranged as a public set that `inspect` had never seen."""
+"""Small drawn sets, each arranged like a public set that `inspect` had never seen."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def photo(seed: int, kind: str = "PNG") -> bytes:
 
 
 def blob(seed: int, value: int = 255, around: int = 0) -> Pixels:
-    """An ellipse, at a different place for each seed."""
+    """An ellipse, in a different place for each seed."""
     rng = np.random.default_rng(seed)
     pixels = np.full((HEIGHT, WIDTH), around, np.uint8)
     center = int(rng.integers(14, WIDTH - 14)), int(rng.integers(12, HEIGHT - 12))
@@ -60,7 +60,7 @@ def folder_per_image(raw: Path) -> Path:
 
 
 def same_names_in_folders(raw: Path) -> Path:
-    """image.png and label.png in a folder for each."""
+    """A folder for each image, with image.png and label.png."""
     for number in range(COUNT):
         write(raw / f"case{number:02}/image.png", photo(number))
         write(raw / f"case{number:02}/label.png", encoded(numbers(number, 3)))
@@ -69,7 +69,7 @@ def same_names_in_folders(raw: Path) -> Path:
 
 
 def class_beside(raw: Path) -> Path:
-    """The folder names the class; masks lie beside the images, sometimes two for one: breast ultrasound (BUSI)."""
+    """The folder names the class; masks lie beside the images, sometimes two per image: breast ultrasound (BUSI)."""
     for place, name in enumerate(("benign", "malignant", "normal")):
         for number in range(1, COUNT + 1):
             seed = 100 * place + number
@@ -91,7 +91,7 @@ def class_in_both(raw: Path) -> Path:
 
 
 def scenes_in_both(raw: Path) -> Path:
-    """images/SCENE and masks/SCENE: numbered folders are no classes."""
+    """images/SCENE and masks/SCENE: numbered folders are not classes."""
     for scene in range(10):
         for number in range(3):
             write(raw / f"images/scene{scene}/{number:02}.jpg", photo(100 * scene + number, "JPEG"))
@@ -156,7 +156,7 @@ def experts_in_folders(raw: Path) -> Path:
 
 
 def region_beside(raw: Path) -> Path:
-    """A region mask in a folder of its own beside the real masks."""
+    """A region mask in its own folder beside the real masks."""
     for number in range(COUNT):
         write(raw / f"images/{number:02}.jpg", photo(number, "JPEG"))
         write(raw / f"masks/{number:02}.png", encoded(field_of_view()))
@@ -183,7 +183,7 @@ def foreign_cityscapes(raw: Path) -> Path:
 
 
 def twin_palette(raw: Path) -> Path:
-    """Index 254 and 255 have the same color, and both mean the object."""
+    """Indices 254 and 255 have the same color, and both mean the object."""
     palette = [0] * 3 + [90, 90, 90] * 253 + [255, 255, 255] * 2
     for number in range(COUNT):
         pixels = blob(number)
@@ -225,7 +225,7 @@ def uneven_patients(raw: Path) -> Path:
 
 
 def two_modalities(raw: Path) -> Path:
-    """Two images of each case and one mask."""
+    """Two images and one mask for each case."""
     for number in range(COUNT):
         for place, name in enumerate(("flair", "t1")):
             write(raw / f"case{number:02}/{name}.png", photo(2 * number + place))

@@ -41,7 +41,7 @@ def inspected(folder: Path, **options: Any) -> Inspection:
 
 
 def pasted(inspection: Inspection) -> DatasetParams:
-    """The printed section, as a user's params.yaml would hold it."""
+    """The printed section, as it would be in a user's params.yaml."""
     return validate(DatasetParams, parse_value(inspection.section, "printed")["dataset"], "printed")
 
 
@@ -91,7 +91,7 @@ def fill(folder: Path, image: str, mask: str, count: int = COUNT) -> Path:
         ("train/{}.jpg", "trainannot/{}.png"),
         ("imagesTr/case_{}_0000.jpg", "labelsTr/case_{}.png"),
         ("JPEGs/{}.jpg", "Segmentation/{}.png"),
-        ("A/{}.jpg", "B/{}.png"),  # no word tells images from masks
+        ("A/{}.jpg", "B/{}.png"),  # no word distinguishes images from masks
         ("{}.jpg", "{}_1stHO.png"),
     ],
 )
@@ -288,7 +288,7 @@ def test_jpeg_masks_of_two_classes_lead_to_levels(tmp_path: Path) -> None:
     assert "the masks are JPEGs" in remarks_of(inspection)
 
 
-def test_jpeg_masks_of_many_classes_cannot_be_mended(tmp_path: Path) -> None:
+def test_jpeg_masks_of_many_classes_cannot_be_repaired(tmp_path: Path) -> None:
     for number in range(COUNT):
         write(tmp_path / f"images/{number}.jpg", photo(number))
         write(tmp_path / f"masks/{number}.jpg", encoded(np.kron(STRIPES * 90, np.ones((8, 8), np.uint8)), "JPEG"))
@@ -421,7 +421,7 @@ REAL = [
     ("layouts/tiny_cityscapes_dataset", "cityscapes", 4, 4),
     ("layouts/tiny_cityscapes_dataset/train_dataset", "cityscapes", 4, 4),
     ("layouts/tiny_coco_instances", "coco", 1, 1),  # in the other image, an annotation has no outline
-    ("layouts/tiny_for_images", "cvat", 4, 4),  # of the two files, one names a shape without a label
+    ("layouts/tiny_for_images", "cvat", 4, 4),  # one of the two files has a shape without a label
     ("layouts/tiny_for_images/export_project", "cvat", 6, 6),
     ("layouts/tiny_voc_dataset1", "voc", 2, 1),
 ]

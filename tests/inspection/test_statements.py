@@ -1,4 +1,4 @@
-"""What docs say about `pspnet data inspect`, sentence by sentence where no other test of this folder checks it."""
+"""What the docs say about `pspnet data inspect`, sentence by sentence, where no other test in this folder checks it."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""`pspnet data inspect` on sets arranged as public ones are; each once led to a wrong proposal or to none."""
+"""`pspnet data inspect` on sets arranged like public ones. Each of them once led to a wrong proposal or to none."""
 
 import json
 import re
@@ -104,7 +104,7 @@ def test_objects_in_files_of_a_folder_per_image_are_merged(tmp_path: Path) -> No
     assert proposed(inspection).classes == {"background": 0, "object": 1}
 
 
-def test_images_and_masks_of_one_name_are_told_apart_by_their_names(tmp_path: Path) -> None:
+def test_images_and_masks_in_one_folder_are_distinguished_by_their_names(tmp_path: Path) -> None:
     found = found_in(tmp_path, proposed(inspected(sets.same_names_in_folders(tmp_path))))
     assert {(path, item.id, item.mask and item.mask.path) for path, item in found.items()} == {
         (f"case{n:02}/image.png", f"case{n:02}", f"case{n:02}/label.png") for n in range(sets.COUNT)
@@ -126,7 +126,7 @@ def test_the_folder_beside_names_the_class_and_second_masks_are_merged(tmp_path:
     assert normal and not normal.values(files, 10**6, 10**6).any()
 
 
-def test_numbered_folders_and_masks_of_many_values_are_no_classes(tmp_path: Path) -> None:
+def test_numbered_folders_and_masks_of_many_values_are_not_classes(tmp_path: Path) -> None:
     assert not inspected(sets.scenes_in_both(tmp_path / "scenes")).choices
     raw = sets.class_in_both(tmp_path / "numbers")
     for path in raw.glob("masks/*/*.png"):
@@ -197,7 +197,7 @@ def test_the_table_of_levels_names_values_by_the_threshold(tmp_path: Path) -> No
     assert [inspection.class_name(value) for value in (0, 1, 127, 128, 255)] == ["background"] * 3 + ["object"] * 2
 
 
-def test_a_group_pattern_that_misses_the_shares_is_told(tmp_path: Path) -> None:
+def test_a_group_pattern_that_misses_the_shares_is_reported(tmp_path: Path) -> None:
     inspection = inspected(sets.uneven_patients(tmp_path))
     assert proposed(inspection).group_pattern == "(.*)/[^/]+$"
     expected = r"puts 20 of 70 masks into train, 8 into val \(15% asked for\), 42 into test \(20% asked for\)"
@@ -205,7 +205,7 @@ def test_a_group_pattern_that_misses_the_shares_is_told(tmp_path: Path) -> None:
     assert "prepare.split_by: stratified" in remarks_of(inspection)
 
 
-def test_shares_that_are_met_are_not_told(tmp_path: Path) -> None:
+def test_shares_that_are_met_are_not_reported(tmp_path: Path) -> None:
     assert "asked for" not in remarks_of(inspected(sets.plain(tmp_path, count=99)))
 
 
@@ -254,13 +254,13 @@ def test_one_is_not_plural(tmp_path: Path) -> None:
     assert not re.search(r"\b1 (masks|images|groups|files)\b", text)
 
 
-def test_other_files_that_would_stop_prepare_are_told(tmp_path: Path) -> None:
+def test_other_files_that_would_stop_prepare_are_reported(tmp_path: Path) -> None:
     inspection = inspected(sets.two_annotators_and_a_region(tmp_path), 1)
     assert "neither an image nor a mask under these params: 36 files" in remarks_of(inspection)
     assert "  problems:\n    not_an_image: allow" in inspection.section
 
 
-def test_masks_nobody_named_are_no_images(tmp_path: Path) -> None:
+def test_masks_that_nobody_named_are_not_images(tmp_path: Path) -> None:
     raw = sets.plain(tmp_path)
     for number in range(sets.COUNT):
         for folder in ("second", "third", "fourth"):
@@ -271,7 +271,7 @@ def test_masks_nobody_named_are_no_images(tmp_path: Path) -> None:
     assert unlabeled == {"more"}
 
 
-def test_masks_as_run_lengths_are_told(tmp_path: Path) -> None:
+def test_masks_as_run_lengths_are_reported(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / f"train_images/{number}.jpg", sets.photo(number, "JPEG"))
     write(tmp_path / "train.csv", "ImageId,ClassId,EncodedPixels\n0.jpg,1,10 5 30 5\n")

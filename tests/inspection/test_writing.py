@@ -45,7 +45,7 @@ def test_only_the_section_dataset_is_written(checkout: Path) -> None:
     assert (checkout / backup).read_text() == before
 
 
-def test_written_twice_nothing_changes(checkout: Path) -> None:
+def test_writing_twice_changes_nothing(checkout: Path) -> None:
     sets.blurred(checkout / "data/raw")
     inspect(checkout, "--write")
     before = (checkout / "params.yaml").read_bytes()
@@ -190,7 +190,7 @@ def test_a_section_in_braces_is_left_alone(checkout: Path) -> None:
     assert read_yaml(checkout / "params.yaml") == params
 
 
-def test_the_shares_asked_for_are_those_of_params_yaml(checkout: Path) -> None:
+def test_the_requested_shares_are_those_in_params_yaml(checkout: Path) -> None:
     sets.uneven_patients(checkout / "data/raw")
     assert "into val (20% asked for)" in inspect(checkout).stdout.replace("\n", " ")
     text = (checkout / "params.yaml").read_text().replace("split_by: hash  ", "split_by: stratified")

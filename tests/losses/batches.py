@@ -66,6 +66,6 @@ def straightforward(
         return (w_focal * -of_right.log()).sum() / w.sum()
     if kind == "ohem":
         hard = of_right <= 0.7
-        assert hard.sum() > 0.1 * len(right), "of such a batch the threshold decides"
+        assert hard.sum() > 0.1 * len(right), "the threshold decides for such a batch"
         w, of_right = w[hard], of_right[hard]
     return (w * -of_right.log()).sum() / w.sum()

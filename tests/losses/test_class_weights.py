@@ -41,7 +41,7 @@ def test_weights_do_not_depend_on_the_number_of_images(rule: str) -> None:
     assert weights(some, class_weights=rule) == pytest.approx(weights([9 * n for n in some], class_weights=rule))
 
 
-def test_given_weights_are_taken_as_they_are_in_the_order_of_the_classes() -> None:
+def test_given_weights_are_used_unchanged_in_the_order_of_the_classes() -> None:
     given = {"car": 40.0, "tree": 0.0, "road": 1.5, "sky": 1.0}
     assert weights([1, 1, 1, 1], class_weights="given", given_weights=given) == [1, 1.5, 0, 40]
 
@@ -66,6 +66,6 @@ def test_given_weights_that_do_not_fit_the_classes_are_refused(given: dict[str, 
     assert found == [f"finetune.loss.given_weights: {message}" for message in messages]
 
 
-def test_masks_that_are_ignored_throughout_give_no_class_weights() -> None:
+def test_fully_ignored_masks_give_no_class_weights() -> None:
     with pytest.raises(UserError, match="train: has no annotated pixel"):
         weights([0, 0, 0, 0], class_weights="median_frequency")

@@ -1,4 +1,4 @@
-"""Agreement with segmentation_models_pytorch where its definitions equal ours, and the differences elsewhere."""
+"""Agreement with segmentation_models_pytorch where its definitions match ours, and the differences elsewhere."""
 
 import pytest
 import torch

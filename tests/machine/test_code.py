@@ -10,7 +10,7 @@ from pspnet.machine.code import CODE, code_digest
 
 ALL = ("prepare", "pretrain", "finetune", "evaluate")
 TRAIN_AND_MEASURE = ("pretrain", "finetune", "evaluate")
-# One file of each room, and of each part that some stage depends on and others do not.
+# One file from each room, and from each part that some stages depend on and others do not.
 RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "checkout/doctor.py": (),
     "cli/stages.py": (),

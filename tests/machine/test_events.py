@@ -1,4 +1,4 @@
-"""The event log, as its writers and readers share it."""
+"""The event log, as shared by its writers and readers."""
 
 import json
 import multiprocessing
@@ -71,7 +71,7 @@ def test_two_writers_never_mix_their_lines(tmp_path: Path) -> None:
     assert sorted(found) == [(writer, number) for writer in range(2) for number in range(200)]
 
 
-def test_only_a_log_that_was_asked_for_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_is_written_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     tell("a")
     path = new_log(tmp_path)
@@ -86,7 +86,7 @@ def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path, monkeypatch:
     tell("a")
 
 
-def test_a_process_of_several_says_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_several_processes_says_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = new_log(tmp_path)
     for name, value in {VARIABLE: str(path), "TORCHELASTIC_RUN_ID": "r", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -103,7 +103,7 @@ def test_a_log_is_kept_only_for_a_journal(tmp_path: Path) -> None:
     assert (read_by_flow.exists(), tracked.exists()) == (False, True)
 
 
-def test_processes_of_a_command_share_a_log_even_if_nobody_asked(
+def test_processes_of_a_command_share_a_log_even_without_a_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)

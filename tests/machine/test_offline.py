@@ -1,4 +1,4 @@
-"""Prefect, MLflow and DVC work on this machine alone, in the locked versions."""
+"""The locked versions of Prefect, MLflow and DVC work on this machine alone."""
 
 import os
 import re
@@ -100,7 +100,7 @@ def test_mlflow_stores_a_run_in_a_file(tmp_path: Path) -> None:
 
 
 def test_servers_started_by_hand_send_no_telemetry() -> None:
-    """Every block of the docs that starts a server reads docs/servers.env first."""
+    """Every code block in the docs that starts a server reads docs/servers.env first."""
     lines = (ROOT / "docs/servers.env").read_text().splitlines()
     settings = dict(line.split("=") for line in lines if not line.startswith("#"))
     assert settings == {name: SWITCHES[name] for name in settings}
@@ -169,7 +169,7 @@ def test_dvc_run_by_hand_keeps_its_index_there_too(checkout: Path) -> None:
     assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)
 
 
-def test_dvc_settings_of_the_user_stay(checkout: Path, tmp_path: Path) -> None:
+def test_the_users_dvc_settings_are_kept(checkout: Path, tmp_path: Path) -> None:
     (checkout / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {tmp_path}/mine\n")
     configure_dvc_by_hand(checkout)
     assert index_of_dvc(checkout).is_relative_to(tmp_path / "mine")

@@ -103,7 +103,7 @@ OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # as torch cal
     ],
     ids=["done", "user", "busy", "Ctrl-C", "SIGTERM", "Ctrl-C twice", "memory", "memory of the device", "bug"],
 )
-def test_a_command_tells_why_it_ended(
+def test_a_command_reports_why_it_ended(
     tmp_path: Path, body: Callable[[Tick], object], kind: str, status: int, message: str
 ) -> None:
     done = run(body, tmp_path)
@@ -116,7 +116,7 @@ def test_a_command_tells_why_it_ended(
         assert re.fullmatch(r"work: done in \d s\n", done.stderr)
 
 
-def test_a_command_that_typer_ends_tells_that_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_typer_ends_reports_that_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / LOG))
     for status in (1, 0):
         with pytest.raises(SystemExit):
@@ -125,13 +125,13 @@ def test_a_command_that_typer_ends_tells_that_it_is_done(tmp_path: Path, monkeyp
 
 
 @pytest.mark.e2e
-def test_a_killed_command_tells_no_end(tmp_path: Path) -> None:
+def test_a_killed_command_reports_no_end(tmp_path: Path) -> None:
     done = subprocess.run(script("tick(1, 2, ''); os.kill(os.getpid(), signal.SIGKILL)"), cwd=tmp_path, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [event["kind"] for event, _ in read(tmp_path / LOG)] == ["progress"]
 
 
-def test_progress_is_told_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = 100
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: seconds))
 
@@ -248,7 +248,7 @@ def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
     assert process.stdout.readline() == "ready\n"
     process.kill()
     process.wait()
-    # The pipe closes with the last process that could write into it; on its own, the child lives for 250 s.
+    # The pipe closes when the last process that can write to it ends; on its own, the child lives for 250 s.
     assert select.select([process.stdout], [], [], 120)[0]
     assert process.stdout.read() == ""
     process.stdout.close()

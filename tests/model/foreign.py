@@ -1,4 +1,4 @@
-"""Files as other projects write them: the names and shapes in formats/, random numbers in the tensors."""
+"""Files as other projects write them, with the names and shapes in formats/ and random tensors."""
 
 import math
 from functools import lru_cache
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FORMATS = Path(__file__).with_name("formats")
-FEWEST_CHANNELS = 32  # smaller sizes are those of classes, colors and kernels
+FEWEST_CHANNELS = 32  # smaller sizes count classes, colors or kernel pixels
 
 
 class Trap:

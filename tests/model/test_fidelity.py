@@ -1,4 +1,4 @@
-"""Our network is the published function: it agrees with a second one, torchvision's features and published counts."""
+"""Our network is the published one: it agrees with a second network, torchvision's features and published counts."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +21,7 @@ PLAIN = Architecture(depth=50, width=0.125, output_stride=8, classes=5, dropout=
 
 
 def supervised(architecture: Architecture) -> SupervisedPSPNet:
-    """Gives BatchNorm statistics and factors as after training; initial ones would hide mistakes."""
+    """Gives BatchNorm realistic statistics and factors, as after training; initial ones would hide mistakes."""
     torch.manual_seed(0)
     network = SupervisedPSPNet(PSPNet(architecture))
     for module in network.modules():

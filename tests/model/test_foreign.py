@@ -24,7 +24,7 @@ from pspnet.model.backbone.resnet import Depth
 from tests.model.foreign import Trap, random_tensors
 from tests.oracles.pspnet import HSZHAO, MMSEG, Mode, Names, Oracle, Pair
 
-NARROW = 8  # a network with this many times fewer channels has the same names and functions
+NARROW = 8  # a network whose channels are divided by this has the same names and functions
 Change = Callable[[dict[str, Tensor]], Any]
 
 

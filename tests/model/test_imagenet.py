@@ -1,4 +1,4 @@
-"""torchvision's weights come from its cache; without cache and network there is a message."""
+"""torchvision's weights come from its cache; without a cache or a network, there is a message."""
 
 from pathlib import Path
 

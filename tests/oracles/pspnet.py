@@ -1,7 +1,7 @@
 """A second PSPNet, as plain as possible, written from section 1 of the reference alone. It imports none of our code.
 
-A function of named tensors. `Names` says which project named them, so the same few lines serve as the authors'
-network, mmsegmentation's and ours.
+It is a function of named tensors. `Names` says which project named them, so the same few lines serve as the
+authors' network, mmsegmentation's and ours.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ class Mode:
 
 
 class Oracle:
-    """Without dropout. In training, BatchNorm uses the batch's statistics and updates the named ones."""
+    """A network without dropout. In training, BatchNorm uses the batch's statistics and updates the named ones."""
 
     def __init__(self, tensors: Mapping[str, Tensor], names: Names, mode: Mode, training: bool = False) -> None:
         self.tensors, self.names, self.mode, self.training = tensors, names, mode, training

@@ -1,4 +1,4 @@
-"""A laptop with assumed figures, to plan for without timing anything."""
+"""A laptop with assumed figures, so that tests can plan without timing anything."""
 
 from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml, validate
@@ -14,7 +14,7 @@ VAL_IMAGE_SECONDS = 0.01
 
 
 def laptop_seconds(step: Step, precision: Precision) -> float:
-    """0.2 s for 16 crops of 192 x 192 px and width 0.25, and in proportion to pixels and channels."""
+    """0.2 s for 16 crops of 192 x 192 px at width 0.25, and proportional to pixels and channels."""
     pixels = step.batch_size * step.height_px * step.width_px / (16 * 192 * 192)
     depth = {18: 1, 34: 1.6, 50: 2}[step.architecture.depth]
     stride = {16: 1, 8: 3}[step.architecture.output_stride]

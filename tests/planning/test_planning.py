@@ -29,7 +29,7 @@ def choices(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequenc
             patch.setattr(rules, name, getattr(rules, name)[:2])
         state = tmp_path_factory.mktemp("state")
         chosen = choose(PreparedDataset.open(prepared), read_yaml(START), 1.0, state)
-    assert list(state.iterdir()) == [], "checkpoints of the timing are left"
+    assert list(state.iterdir()) == [], "the timing left checkpoints"
     return chosen
 
 

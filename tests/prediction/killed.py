@@ -1,6 +1,6 @@
-"""`python -m tests.prediction.killed IMAGES BUNDLE BEFORE EXPECTED WORK MODE`: predictions killed at every moment.
+"""`python -m tests.prediction.killed IMAGES BUNDLE BEFORE EXPECTED WORK MODE` kills predictions at every moment.
 
-A moment comes just before a file of the folder is opened for writing, renamed or removed. `once`: each run begins with
+Each moment is just before a file in the folder is opened for writing, renamed or removed. `once`: each run begins with
 BEFORE, is killed at one moment and started again. `again and again`: the run is killed at its first moment, its
 continuation at the second, and so on. Prints the number of kills.
 """
@@ -41,7 +41,7 @@ def main(images: Path, bundle: Path, before: Path, expected: Path, work: Path, m
 
 
 def run(images: Path, bundle: Path, out: Path, moment: int | None) -> int:
-    """The exit status; 0: not killed. Runs in a fork of this process, because imports take longer than all the rest."""
+    """The exit status; 0: not killed. Runs in a fork of this process, because imports take longer than the rest."""
     child = os.fork()
     if child == 0:
         if moment is not None:

@@ -27,7 +27,7 @@ PREPROCESSING = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CLASSES = ("sky", "road", "bus", "tree")
 COLORS = tuple((10 * k, 0, 255 - k) for k in range(len(CLASSES)))
 PLAIN = Architecture(18, 0.125, 8, len(CLASSES), 0.1)
-# Every way in which the computation of a network can differ from it. An export takes seconds, so each has several.
+# Every way in which a network can differ from PLAIN. An export takes seconds, so each network has several.
 ARCHITECTURES = {
     "R50, stride 16, narrow stem, corners": Architecture(
         50, 0.125, 16, len(CLASSES), 0.1, stem="deep_narrow", align_corners=True
@@ -96,8 +96,7 @@ def metadata(path: Path) -> Any:
 def test_every_network_can_be_exported(
     form: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R50 with two blocks in each stage: more would test nothing new, and the time of an export grows with the
-    layers."""
+    """R50 with two blocks in each stage: more would test nothing new, and more layers take longer to export."""
     monkeypatch.setitem(BLOCKS, 50, BLOCKS[18])
     own = make_bundle(ARCHITECTURES[architecture], tmp_path / "segmenter")
     parities = export(own, form, tmp_path / f"model.{form}", 1e-4)

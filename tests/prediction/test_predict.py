@@ -97,7 +97,7 @@ def read_table(out: Path) -> pd.DataFrame:
 
 
 def times(folder: Path) -> dict[Path, int]:
-    """Each file's modification time, except the lock's, which each run opens for writing."""
+    """Each file's modification time, except that of the lock, which each run opens for writing."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
@@ -430,7 +430,7 @@ def test_a_name_that_is_not_text_is_reported(params: Params, images: Path, bundl
 
 
 def test_names_may_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
-    """NAME.png may have 255 bytes; NAME.png.partial may not."""
+    """The name NAME.png may be 255 bytes long; NAME.png.partial may not."""
     for letter, length in (("a", 247), ("b", 251), ("c", 252), ("é", 255)):
         write(tmp_path / f"images/{letter * (length // len(letter.encode()))}", encoded(noise(20, 20)))
     for _ in range(2):
@@ -486,7 +486,7 @@ def test_a_folder_with_other_content_is_not_written_to(
 
 
 def test_predictions_inside_the_folder_of_images_are_refused(params: Params, images: Path, bundle: Path) -> None:
-    """The next run would take the masks for images."""
+    """The next run would treat the masks as images."""
     with pytest.raises(UserError, match="lies in the folder of the images"):
         run(params, images, bundle, images / "predictions")
     assert not (images / "predictions").exists()

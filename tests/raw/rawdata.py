@@ -70,7 +70,7 @@ def rules(classes: Classes, max_pixels: int = LIMIT, **policies: str) -> Rules:
 
 
 def left_out(checked: CheckedSample) -> Problem:
-    """The problem because of which the sample is not used."""
+    """The problem that excludes the sample."""
     assert checked.image is None and checked.mask is None
     assert checked.verdicts[-1].outcome in ("quarantined", "error")
     return checked.verdicts[-1].problem

@@ -115,7 +115,7 @@ def test_masks_of_different_sizes_are_reported(tmp_path: Path) -> None:
     assert "differ in size: masks/scratch/1.png from masks/dent/1.png" in problem.found
 
 
-def test_a_mask_below_the_images_folder_is_never_taken_for_an_image(tmp_path: Path) -> None:
+def test_a_mask_below_the_images_folder_is_never_treated_as_an_image(tmp_path: Path) -> None:
     write_image(tmp_path, "test/broken/000")
     write_mask(tmp_path, "ground_truth/broken/000", LEFT)
     write_mask(tmp_path, "ground_truth/broken/000_mask", LEFT)

@@ -205,7 +205,7 @@ def test_the_folder_of_an_image_gives_its_split_if_no_file_does(tmp_path: Path) 
     assert [sample.split for sample in found(tmp_path, params(COCO))[0].values()] == ["val"]
 
 
-def test_the_split_decides_between_images_with_one_name(tmp_path: Path) -> None:
+def test_the_split_decides_between_images_with_the_same_name(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_coco(tmp_path, name=f"instances_{split}.json")
         write(tmp_path / f"images/{split}2017/a.jpg", encoded(noise(4, 6), "JPEG"))
@@ -288,7 +288,7 @@ def test_differences_between_lists_and_files_are_reported(tmp_path: Path) -> Non
     assert kinds == {"mask_without_image", "unreadable", "not_an_image"}
 
 
-def test_images_with_one_id_and_images_listed_twice_are_reported(tmp_path: Path) -> None:
+def test_images_with_the_same_id_and_images_listed_twice_are_reported(tmp_path: Path) -> None:
     write_coco(tmp_path, name="train.json")
     write_coco(tmp_path, name="val.json")
     write(tmp_path / "images/b.jpg", encoded(noise(4, 6), "JPEG"))

@@ -17,7 +17,7 @@ def alike(pictures: Pixels, ranks: list[int]) -> dict[int, int]:
     return really_alike(look_alikes(hashes_of(pictures), np.array(ranks)), dict(enumerate(pictures)))
 
 
-def test_the_copy_with_most_worth_is_kept_and_the_first_of_equals() -> None:
+def test_the_most_valuable_copy_is_kept_or_the_first_of_equals() -> None:
     digests = np.repeat(np.frombuffer(b"abacacb", np.uint8)[:, None], 32, axis=1)
     assert copies(digests, np.array([0, 0, 2, -1, 2, -1, 0])) == [(0, 2), (4, 2), (6, 1)]
     assert copies(digests[:0], np.array([], np.int64)) == []
@@ -27,7 +27,7 @@ def test_equal_images_with_different_masks_are_paired() -> None:
     images = np.repeat(np.frombuffer(b"abababcc", np.uint8)[:, None], 32, axis=1)
     masks = np.repeat(np.frombuffer(b"wxyxwxzw", np.uint8)[:, None], 32, axis=1)
     labeled = np.ones(8, bool)
-    # a: places 0, 2 and 4 with masks w, y, w. b: three times the mask x. c: 6 and 7 with z and w.
+    # a is at 0, 2 and 4 with masks w, y and w; b has mask x three times; c is at 6 and 7 with z and w.
     assert contradictions(images, masks, labeled) == [(0, 2), (2, 0), (4, 2), (6, 7), (7, 6)]
     labeled[6] = False
     assert contradictions(images, masks, labeled) == [(0, 2), (2, 0), (4, 2)]
@@ -41,7 +41,7 @@ def test_a_slightly_changed_picture_in_another_split_is_found() -> None:
     assert alike(every, [TEST] + [TRAIN] * 100) == {100: 0}
 
 
-def test_alike_pictures_in_one_split_or_in_train_and_unlabeled_do_not_leak() -> None:
+def test_similar_pictures_in_one_split_or_in_train_and_unlabeled_do_not_leak() -> None:
     same = np.repeat(glances(1), 3, axis=0)
     assert alike(same, [TRAIN, TRAIN, RANK["unlabeled"]]) == {}
     assert alike(same, [TRAIN, VAL, TEST]) == {0: 1, 1: 2}
@@ -75,4 +75,4 @@ def test_the_time_is_linear_even_if_all_pictures_look_alike() -> None:
         started = time.perf_counter()
         assert len(look_alikes(hashes, ranks)) >= count // 2
         seconds.append(time.perf_counter() - started)
-    assert seconds[1] < 10 * seconds[0]  # four times as many pictures; quadratic would be sixteen times
+    assert seconds[1] < 10 * seconds[0]  # four times the pictures; quadratic time would grow sixteenfold

@@ -213,7 +213,7 @@ def test_a_member_without_a_name_is_reported(tmp_path: Path) -> None:
     assert [problem.found for problem in problems] == ["has no name", "has no name"]
 
 
-def test_two_members_with_one_name_are_both_refused(tmp_path: Path) -> None:
+def test_two_members_with_the_same_name_are_both_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "day.zip", "w") as file:
         file.writestr("images/1.png", "one")
         with pytest.warns(UserWarning, match="Duplicate name"):

@@ -89,7 +89,7 @@ def test_system_files_are_skipped(raw: Path) -> None:
     assert len(samples) == 3 and not problems
 
 
-def test_a_file_that_is_not_an_image_by_its_suffix_is_refused(raw: Path) -> None:
+def test_a_file_without_the_suffix_of_an_image_is_refused(raw: Path) -> None:
     write(raw / "images/a/notes.txt", "hello")
     samples, [problem] = found(raw)
     assert len(samples) == 3
@@ -102,7 +102,7 @@ def test_a_mask_without_an_image_is_refused(raw: Path) -> None:
     assert (problem.where, problem.found) == ("masks/a/9.png", "is a mask without an image")
 
 
-def test_two_images_with_one_name_are_both_refused(raw: Path) -> None:
+def test_two_images_with_the_same_name_are_both_refused(raw: Path) -> None:
     write(raw / "images/a/1.jpg", encoded(noise(8, 12), "JPEG"))
     samples, problems = found(raw)
     assert [sample.id for sample in samples] == ["a/2", "b/deep/1.old"]

@@ -150,14 +150,14 @@ def as_stored(upright: Pixels, orientation: int) -> Pixels:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_turned_by_exif_becomes_upright_pixel_by_pixel(orientation: int) -> None:
+def test_an_image_rotated_by_exif_becomes_upright_pixel_by_pixel(orientation: int) -> None:
     stored = read_image(encoded(as_stored(UPRIGHT, orientation), orientation=orientation), LIMIT)
     assert np.array_equal(decode_image(stored.data), UPRIGHT)
     assert (stored.height, stored.width, stored.orientation) == (2, 3, orientation)
 
 
 def turned_by(kind: str, where: str) -> bytes:
-    """UPRIGHT as stored under orientation 6, which the file states in one of the places that programs use."""
+    """UPRIGHT as stored under orientation 6, which the file stores in one of the places that programs use."""
     stored, exif, chunks = as_stored(UPRIGHT, 6), Image.Exif(), PngImagePlugin.PngInfo()
     exif[ORIENTATION] = 6
     xmp = '<rdf:Description tiff:Orientation="6"/>'
@@ -188,12 +188,12 @@ def test_an_orientation_is_found_wherever_a_file_stores_it(kind: str, where: str
 
 
 @pytest.mark.parametrize("orientation", sorted(TURNS))
-def test_a_mask_is_turned_like_its_image(orientation: int) -> None:
+def test_a_mask_is_rotated_like_its_image(orientation: int) -> None:
     assert np.array_equal(TURNS[orientation](as_stored(GRAY, orientation)), GRAY)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
-def test_an_invalid_orientation_turns_nothing(orientation: int) -> None:
+def test_an_invalid_orientation_rotates_nothing(orientation: int) -> None:
     data = encoded(UPRIGHT, orientation=orientation)
     assert read_image(data, LIMIT).data == data
 
@@ -325,7 +325,7 @@ def test_a_jpeg_with_thousands_of_scans_is_refused() -> None:
 
 
 def test_a_video_appended_to_a_jpeg_is_not_a_scan() -> None:
-    """Phones append one; for a decoder the file ends with the picture."""
+    """Phones append one; for a decoder, the file ends with the picture."""
     assert decoded(encoded(noise(16, 16), "JPEG") + b"\xff\xda" * 1000).shape == (16, 16, 3)
 
 
@@ -454,7 +454,7 @@ def test_photos_of_all_orientations_show_the_same_picture() -> None:
 
 
 def gray_png(values: list[int], bits: int) -> bytes:
-    """Pillow writes no such file, so its chunks are set by hand."""
+    """Pillow cannot write such a file, so its chunks are set by hand."""
     packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)),
               (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")]  # fmt: skip

@@ -218,7 +218,7 @@ def test_one_broken_file_does_not_stop_the_others(tmp_path: Path, text: str, mes
         assert error.value.problems[0].found == message
 
 
-def test_a_photo_turned_by_exif_may_be_annotated_upright_or_as_stored(tmp_path: Path) -> None:
+def test_a_photo_rotated_by_exif_may_be_annotated_upright_or_as_stored(tmp_path: Path) -> None:
     pixels = noise(4, 6)
     write_photo(tmp_path, shape("rectangle", [[0, 0], [1, 1]]), imageHeight=6, imageWidth=4)
     write(tmp_path / "a.jpg", encoded(pixels, "JPEG", orientation=6))

@@ -97,7 +97,7 @@ def test_colors_are_read_from_files_of_every_kind() -> None:
     assert colors_in(encoded(Image.fromarray(np.array([[False, True]]))), LIMIT).tolist() == [[COLOR, COLOR + 0xFFFFFF]]
 
 
-def test_a_mask_of_colors_is_turned_with_its_file() -> None:
+def test_a_color_mask_is_rotated_with_its_file() -> None:
     assert colors_in(encoded(PICTURE, orientation=6), LIMIT).tolist() == [[value] for value in VALUES[0]]
 
 

@@ -1,4 +1,4 @@
-"""Checking piece by piece: in processes, in parts, killed and restarted."""
+"""Checking piece by piece: in several processes, in parts, killed and restarted."""
 
 import multiprocessing
 import os
@@ -120,7 +120,7 @@ def test_a_changed_file_is_checked_again_after_the_clock_was_set_back(raw: Path,
     assert np.array_equal(decode_mask(rows(tmp_path / "out", again)[3]["mask"]), 1 - MASK)
 
 
-def test_other_rules_make_other_pieces(raw: Path) -> None:
+def test_different_rules_make_different_pieces(raw: Path) -> None:
     files = RawFiles(raw)
     other = rules(RULES.classes, mask_values="fix")
     names = [{piece.name for piece in cut(samples(raw), files, one)} for one in (RULES, other)]
@@ -151,7 +151,7 @@ if __name__ == "__main__":  # the workers skip this
 
 
 @pytest.mark.e2e
-def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(raw: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_and_restarted_writes_the_same_bytes(raw: Path, tmp_path: Path) -> None:
     for number in range(COUNT, 400):
         write_pair(raw, f"{number:03d}", MASK)
     check_all(raw, tmp_path / "whole")
@@ -241,7 +241,7 @@ def test_parts_divide_the_pieces_and_join_to_the_whole(raw: Path, tmp_path: Path
     assert counts == [COUNT]  # newer than the raw files: nothing is checked again
 
 
-def test_pieces_made_elsewhere_are_taken_and_the_others_are_made(
+def test_pieces_made_elsewhere_are_used_and_the_others_are_made(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = check_all(raw, tmp_path / "whole")
@@ -329,7 +329,7 @@ def test_pieces_of_a_live_run_stay_and_those_of_a_dead_run_are_removed(raw: Path
     assert len(contents(state / "alive")) == len(wanted)
 
 
-def test_changed_code_in_a_layout_makes_other_pieces(
+def test_changed_code_in_a_layout_makes_different_pieces(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(code, "PACKAGE", shutil.copytree(code.PACKAGE, tmp_path / "code"))

@@ -1,4 +1,4 @@
-"""Drawn shapes compared with text pictures: `#` is inside."""
+"""Drawn shapes compared with text pictures, in which `#` is inside."""
 
 import pickle
 from pathlib import Path
@@ -179,7 +179,7 @@ def test_a_drawing_without_a_size_has_that_of_its_upright_image(tmp_path: Path) 
     assert np.array_equal(drawing.values(RawFiles(tmp_path), LIMIT, LIMIT), np.full((6, 4), 7))
 
 
-def test_a_drawing_pickles_small_and_its_repr_is_complete() -> None:
+def test_a_drawing_is_small_when_pickled_and_its_repr_is_complete() -> None:
     drawing = Drawing("a.json", (5, 8), 0, (polygon("p", 1, [0.5, 0, 5, 0, 0, 4]), box("b", 2, [1, 1, 3, 3])), "a.png")
     assert pickle.loads(pickle.dumps(drawing)) == drawing
     assert len(pickle.dumps(drawing)) < 700

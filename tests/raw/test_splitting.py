@@ -109,7 +109,7 @@ def stratified(classes_in: dict[str, Counter[int]], **changes: Any) -> dict[str,
     return splits
 
 
-def test_stratified_splits_share_out_a_rare_class() -> None:
+def test_stratified_splits_spread_a_rare_class() -> None:
     classes_in = {f"g{n}": showing(0, 1) if n < 4 else showing(0) for n in range(40)}
     for seed in range(20):
         splits = stratified(classes_in, split_seed=seed)

@@ -98,7 +98,7 @@ def both(raw: Path, orientation: int, mask: NDArray[Any]) -> CheckedSample:
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_mask_drawn_on_the_stored_image_is_turned_with_it(tmp_path: Path, orientation: int) -> None:
+def test_a_mask_drawn_on_the_stored_image_is_rotated_with_it(tmp_path: Path, orientation: int) -> None:
     result = both(tmp_path, orientation, as_stored(MASK, orientation))
     assert result.image is not None and np.array_equal(decode_image(result.image), IMAGE)
     assert np.array_equal(mask_of(result), CLASSES.index_of(MASK))

@@ -33,7 +33,7 @@ def postgresql(name: str = "mlflow", driver: str = "pg8000") -> Iterator[str]:
 
 
 def start(folder: Path) -> None:
-    """Start a PostgreSQL server and note in `folder` where it is."""
+    """Start a PostgreSQL server, and write its address to `folder`."""
     if _programs() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     own = Path(tempfile.mkdtemp(prefix="pspnet-postgresql-"))  # the account cannot read every folder

@@ -1,6 +1,6 @@
 """Runs the audit in two or three processes at once, over a registry in memory, in every order up to a bound.
 
-Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process goes on, which
+Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process continues, which
 write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short where it reaches a
 state that an earlier one has been in (the registry, what each process has read so far, what may still happen). At its
 end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
@@ -43,7 +43,7 @@ NAMES = "ABC"
 
 
 class Process:
-    """Promotes a version, or settles what others left (None). The audit takes it for MLflow's client."""
+    """Promotes a version, or settles what others left (None). The audit treats it as MLflow's client."""
 
     def __init__(self, world: "World", name: str, version: int | None) -> None:
         self.world, self.name, self.version = world, name, version
@@ -60,16 +60,16 @@ class Process:
         return bool(self._body.dead)
 
     def step(self, fate: str = "ok") -> None:
-        """Make the pending call and go on to the next."""
+        """Make the pending call and continue to the next."""
         self._resume(fate)
 
     def die(self) -> None:
         self._body.throw(GreenletExit)
 
     def until(self, call: str) -> None:
-        """Go on until just before this call."""
+        """Continue until just before this call."""
         while self.pending != call:
-            assert not self.ended, f"{self.name} never comes to {call}"
+            assert not self.ended, f"{self.name} never reaches {call}"
             self.step()
 
     def finish(self) -> None:
@@ -155,7 +155,7 @@ class World:
         self.registry.aliases[CHAMPION] = version
 
     def end(self) -> list[str]:
-        """Settle what is left and return what is wrong then."""
+        """Settle what is left, then return what is wrong."""
         while self.in_flight:
             self.land()
         last = Process(self, "last", None)
@@ -203,7 +203,7 @@ class World:
             if process.moved and process.moved.number not in [
                 m.number for m in done if m.to_version == process.version
             ]:
-                yield "a process was told that its version is champion, but by the audit it never was"
+                yield "a process believes its version became champion, but according to the audit it never did"
 
     def _warned(self, move: Any) -> bool:
         """A write repeated by the network goes unnoticed, but if it sets an earlier version, the audit warns."""
@@ -215,8 +215,8 @@ class World:
 class Bounds:
     """How much may happen in one schedule."""
 
-    switches: int  # away from a process that could go on
-    deaths: int = 0  # before a write; never resuming a process amounts to a death anywhere
+    switches: int  # away from a process that could continue
+    deaths: int = 0  # before a write; a process that is never resumed stands for a death anywhere else
     faults: int = 0  # writes lost or late; the network may also repeat writes of the alias
     persons: int = 0
 
@@ -280,7 +280,7 @@ def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) 
 def _follow(
     world: World, case: Case, prefix: list[Choice], todo: list[list[Choice]], seen: dict[int, list[Bounds]]
 ) -> tuple[list[Choice], bool]:
-    """Take the choices in `prefix`, then always the first, adding the others to `todo`; return whether it was new."""
+    """Take the choices in `prefix`, then always the first, adding the others to `todo`; return whether this was new."""
     left, current = case.bounds, 0
     taken: list[Choice] = []
     while not all(process.ended for process in world.processes) and len(taken) < LONGEST:
@@ -301,7 +301,7 @@ def _follow(
 
 
 def _choices(world: World, current: int, left: Bounds) -> Iterator[tuple[Choice, Bounds]]:
-    """Yield what may happen next, the most ordinary first, with what may happen after that."""
+    """Yield each possible next event, the most ordinary first, with what may happen after it."""
     alive = [number for number, process in enumerate(world.processes) if not process.ended]
     process = world.processes[current]
     if current in alive:

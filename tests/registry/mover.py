@@ -15,11 +15,11 @@ from pspnet.registry.records import Move, ProposedMove
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
 
-configure_mappers()  # takes a second, which forked processes save
+configure_mappers()  # takes a second, which forked processes avoid
 
 
 class Failing:
-    """An MLflow client that sends its own process a signal after a call; between calls nothing is written."""
+    """An MLflow client that sends its own process a signal after a call; nothing is written between calls."""
 
     def __init__(self, client: Any, moment: int | None, signal: int) -> None:
         self._client, self._left, self._signal = client, moment, signal

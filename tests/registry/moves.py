@@ -5,7 +5,7 @@ from pspnet.registry.records import Move, ProposedMove
 
 
 def make_move(audit: Audit, proposed: ProposedMove, contended: bool = False) -> Move:
-    """Make the move; only where the alias is `contended` may another process be quicker."""
+    """Make the move. Another process may be quicker only if the alias is `contended`."""
     for position in audit.attempts():
         applied = audit.apply(proposed, position)
         if isinstance(applied, Move):

@@ -1,4 +1,4 @@
-"""`python -m tests.registry.registrar STATE FOLDER`: eight versions, each better than the one before.
+"""`python -m tests.registry.registrar STATE FOLDER` makes eight versions, each better than the one before.
 
 The networks are untrained; each report measures predictions that are wrong less often than the last. A ninth version
 has a different class.

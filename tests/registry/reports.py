@@ -1,4 +1,4 @@
-"""Reports made of confusion matrices, and the gate asked about them."""
+"""Reports made from confusion matrices, and the gate's decisions on them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +27,8 @@ Matrix = NDArray[np.int64]
 def found(road_and_car: int, sky_and_tree: int | None = None, out_of: int = 100) -> Matrix:
     """Return a confusion matrix where road and car have the IoU road_and_car / out_of, sky and tree likewise.
 
-    In each pair, one class has `hits` correct pixels, and its others are predicted as the second class, which has only
-    `hits` correct pixels. So the union is `out_of` pixels for both. No pixel is a train.
+    In each pair, both classes have `hits` correct pixels. The other pixels of the first class are predicted as the
+    second, which has no others. So the union is `out_of` pixels for both. No pixel is a train.
     """
     confusion = np.zeros((5, 5), np.int64)
     for first, hits in ((0, road_and_car), (2, road_and_car if sky_and_tree is None else sky_and_tree)):

@@ -26,7 +26,7 @@ from tests.registry.moves import make_move
 from tests.waiting import wait_until
 
 SECONDS = 60
-MOMENTS = 8  # in each history: longer histories are slow to read
+MOMENTS = 8  # in each history, because longer ones are slow to read
 killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # without e2e
 
 
@@ -46,7 +46,7 @@ class Mover:
 
 
 class Fast:
-    """A clock on which sleeping for a second takes no time and passes a hundred."""
+    """A clock that advances a hundred seconds for each second of sleep, without waiting."""
 
     seconds = 0.0
 
@@ -226,7 +226,7 @@ def wanted(registry: AuditedRegistry, kind: str, start: int, to: int) -> Move:
     return replace(move, number=number, from_version=start, host=socket.gethostname(), state="pending")
 
 
-def test_a_champion_moved_by_other_means_meanwhile_abandons_the_move(registry: AuditedRegistry) -> None:
+def test_a_move_is_abandoned_if_the_champion_changes_meanwhile(registry: AuditedRegistry) -> None:
     attempts = registry.audit.attempts()
     position = next(attempts)
     registry.versions.set_alias("champion", 5)
@@ -258,7 +258,7 @@ def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedReg
     assert registry.champion == 3
 
 
-def test_a_process_that_is_gone_from_here_is_not_waited_for(registry: AuditedRegistry) -> None:
+def test_the_audit_does_not_wait_for_a_process_that_is_gone_from_here(registry: AuditedRegistry) -> None:
     killed_after_its_claim(registry, wanted(registry, "promotion", 0, 3))
     registry.audit.settle()
     assert (registry.time.seconds, registry.champion) == (0, 3)
@@ -303,7 +303,7 @@ def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.Mon
     assert asked == ["registered-models/set-tag", "registered-models/alias", *["model-versions/set-tag"] * 3]
 
 
-def test_a_version_set_back_by_other_means_stays_with_a_warning(registry: AuditedRegistry) -> None:
+def test_a_version_set_back_outside_pspnet_stays_with_a_warning(registry: AuditedRegistry) -> None:
     for version in (1, 2):
         registry.promote(version)
     registry.versions.set_alias("champion", 1)

@@ -63,7 +63,7 @@ def test_the_interval_equals_scipys(groups: int, classes: int, seed: int) -> Non
     by_hand = [np.nanmean(sums[:, at].sum(axis=0) / sums[:, at + 1].sum(axis=0)) for at in (0, 2)]
     assert difference == pytest.approx(by_hand[0] - by_hand[1], abs=1e-12)
     # The 2.5% quantile of n normal draws has a standard error of sqrt(0.025 * 0.975 / n) / 0.058 standard deviations:
-    # 0.042 for n = 4000, 0.06 for the difference of two; the interval is 3.92 wide. Five of those:
+    # 0.042 for n = 4000, 0.06 for the difference of two; the interval is 3.92 wide. Five standard errors:
     noise = 5 * 0.06 / 3.92 * (interval[1] - interval[0])
     assert interval == pytest.approx(scipys_interval(sums, True, seed), abs=noise)
     assert interval != pytest.approx(scipys_interval(sums, False, seed), abs=noise)

@@ -24,7 +24,7 @@ MIXED = [found(95), found(60), found(90), found(85)], [found(70), found(70), fou
 
 
 def with_train(confusion: Matrix) -> Matrix:
-    """Return the matrix with a road pixel predicted as train: train then has an IoU, which is 0."""
+    """Return the matrix with a road pixel predicted as train, so that train has an IoU of 0."""
     changed = confusion.copy()
     changed[0, 1] -= 1
     changed[0, 4] += 1
@@ -247,7 +247,7 @@ def test_the_gain_names_the_number_of_groups() -> None:
     assert "from 3 groups" in text(gate(candidate, champion), "gain")
 
 
-def test_the_digest_depends_on_the_grounds_alone() -> None:
+def test_the_digest_depends_only_on_the_grounds() -> None:
     decision = gate(GOOD, OLD)
     assert decision.digest == gate(GOOD, OLD).digest
     assert decision.digest == gate(GOOD, OLD, candidate_version=8, champion_version=6, earlier_decisions=9).digest

@@ -69,7 +69,7 @@ def write(path: str, content: object) -> None:
 
 @pytest.fixture
 def registry(tmp_path: Path, sqlite: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelRegistry]:
-    """A project whose version 1 was registered from a changed tree and promoted, and then version 2."""
+    """A project whose version 1 was registered from a changed tree and promoted, followed by version 2."""
     shutil.copyfile(sqlite / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)

@@ -133,7 +133,7 @@ def promote(registry: ModelRegistry, number: int, kind: Kind = "promotion") -> M
 
 
 def test_the_audit_keeps_the_digest_of_the_promoted_files(registry: ModelRegistry, tmp_path: Path) -> None:
-    """Changing a version's tag along with its files does not help: the record has the digest too."""
+    """Changing a version's tag along with its files does not help: the record also has the digest."""
     add_packed(registry.versions, tmp_path / "made")
     assert promote(registry, 1).content == content_digest(tmp_path / "made")
     (tmp_path / "made/code/pspnet/__init__.py").write_text("import evil")

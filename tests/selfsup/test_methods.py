@@ -1,4 +1,4 @@
-"""Facts that hold for every method, and the task of each one."""
+"""Properties of every method, and the task of each one."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def views_of(name: str, image: NDArray[np.uint8], seed: int, **changes: Any) -> 
     return METHODS[name].views(lambda: image, method_params(name, **changes), np.random.default_rng(seed))
 
 
-def test_the_kinds_of_the_params_are_the_methods_and_none() -> None:
+def test_the_kinds_in_the_params_are_the_methods_and_none() -> None:
     assert METHOD_PARAMS.keys() == {"none", *METHODS}
 
 
@@ -57,7 +57,7 @@ def test_the_loss_teaches_the_whole_backbone(name: str, image: NDArray[np.uint8]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_few_images_can_be_learned_by_heart(name: str, image: NDArray[np.uint8]) -> None:
+def test_a_few_images_can_be_memorized(name: str, image: NDArray[np.uint8]) -> None:
     pretext, views = build(name), batch(name, image)
     optimizer = torch.optim.AdamW(pretext.parameters(), lr=3e-3)
     losses = []
@@ -70,7 +70,7 @@ def test_a_few_images_can_be_learned_by_heart(name: str, image: NDArray[np.uint8
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_rotation_turns_the_view_by_its_answer(image: NDArray[np.uint8]) -> None:
+def test_rotation_rotates_the_view_by_its_answer(image: NDArray[np.uint8]) -> None:
     seen = set()
     for seed in range(20):
         views = views_of("rotation", image, seed)

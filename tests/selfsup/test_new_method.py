@@ -46,7 +46,7 @@ class Brightness(Pretext["BrightnessParams"]):
         return error, {"error": error}
 
 
-# Its settings, which would stand in pspnet/config/pretrain.py.
+# Its settings, which would be in pspnet/config/pretrain.py.
 
 
 class BrightnessParams(Section):
@@ -106,7 +106,7 @@ def test_params_files_stay_as_they_are(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), [("jigsaw", "gray_probability"), ("inpainting", "hidden_share")])
-def test_three_files_of_the_packages_name_a_method_or_a_setting_of_its_own(name: str, settings: str) -> None:
+def test_only_three_package_files_name_a_method_or_its_settings(name: str, settings: str) -> None:
     naming = {
         path.relative_to(ROOT).as_posix()
         for package in ("pspnet", "flows")

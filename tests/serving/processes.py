@@ -164,7 +164,7 @@ def predicted(bundle: Path, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def png_of_zeros(width: int, height: int, data: bytes | None = None) -> bytes:
-    """Return a black PNG with 1 bit a pixel; `data` replaces the pixels."""
+    """Return a black PNG with 1 bit per pixel; `data` replaces the pixels."""
     if data is None:
         data = bytes((width + 7) // 8 + 1) * height
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)

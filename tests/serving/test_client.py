@@ -172,7 +172,7 @@ def test_a_version_that_cannot_be_loaded_is_reported_with_its_last_lines(version
 
 @pytest.mark.usefixtures("warm")
 def test_settings_for_a_server_do_not_change_a_measurement(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_PYFUNC_INFERENCE_CONFIG", '{"threads": 0}')  # with this the version could not be loaded
+    monkeypatch.setenv("MLFLOW_PYFUNC_INFERENCE_CONFIG", '{"threads": 0}')  # would prevent loading the version
     with served(version) as ask:
         assert len(ask([encoded(noise(8, 8))])) == 1
 
@@ -183,14 +183,14 @@ def test_a_folder_that_is_not_a_version_is_refused(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}: holds no MLmodel; expected the folder of a registered version"
 
 
-def test_a_version_that_takes_too_long_is_given_up(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_takes_too_long_is_abandoned(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOAD_SECONDS", 0.2)
     with pytest.raises(RuntimeError, match=r"the version cannot be loaded \(nothing within 0 s\)"), served(version):
         pass
 
 
 @pytest.mark.usefixtures("warm")
-def test_an_answer_that_takes_too_long_is_given_up(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_takes_too_long_is_abandoned(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with served(version) as ask:
         monkeypatch.setattr(module, "SECONDS_PER_IMAGE", 0.001)
         with pytest.raises(RuntimeError, match=r"no answer for 1 image\(s\) \(nothing within 0 s\)"):
@@ -269,7 +269,7 @@ def test_a_called_function_that_fails_is_reported_with_its_last_lines(
     assert function != "json.loads" or said[-1].startswith("json.decoder.JSONDecodeError: Expecting property name")
 
 
-def test_a_call_that_takes_too_long_is_given_up_and_leaves_no_process() -> None:
+def test_a_call_that_takes_too_long_is_abandoned_and_leaves_no_process() -> None:
     before = children()
     with warm_process() as call:
         result = call("signal.pause", 0.5, {})

@@ -1,4 +1,4 @@
-"""The server: first its limits in front of a small app, then a whole process that serves a version."""
+"""Tests of the server: first its limits in front of a small app, then a whole process that serves a version."""
 
 import asyncio
 import contextlib
@@ -103,7 +103,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_a_request_reaches_the_app_whole_and_its_answer_the_client() -> None:
+def test_a_request_and_its_answer_pass_through_whole() -> None:
     async def test() -> None:
         client = await Client(GOOD[:5], GOOD[5:9], GOOD[9:]).ask(Bounded(echo, 1000, 1, 1))
         assert client.response.content == json.loads(GOOD)
@@ -296,7 +296,7 @@ def test_a_waiting_request_is_dropped_when_its_client_leaves() -> None:
     run(test)
 
 
-def test_work_for_a_client_that_left_is_told_to_stop_and_keeps_its_place_until_it_ends() -> None:
+def test_work_for_a_client_that_left_is_asked_to_stop_and_keeps_its_slot_until_it_ends() -> None:
     async def test() -> None:
         loop, threads = asyncio.get_running_loop(), threading.Semaphore(0)
         told: asyncio.Future[bool] = loop.create_future()
@@ -420,7 +420,7 @@ Enter = Callable[..., Awaitable[Visitor]]
 
 @asynccontextmanager
 async def listening(app: App) -> AsyncIterator[Enter]:
-    """Run the server without a model; yield a function that connects and sends something."""
+    """Run the server without a model, and yield a function that connects and sends something."""
     with contextlib.ExitStack() as opened:
         listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
         server = uvicorn.Server(module.settings(app))
@@ -715,7 +715,7 @@ def test_a_busy_server_is_free_again_once_its_client_has_left(port: int) -> None
 
 @contextlib.contextmanager
 def working_on(port: int, images: list[bytes]) -> Iterator[socket.socket]:
-    """Send a request that takes minutes; enter once the server works on it and is full."""
+    """Send a request that takes minutes; enter the block once the server is working on it and is full."""
     body = json.dumps(split(*images)).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
         client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)

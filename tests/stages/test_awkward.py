@@ -84,7 +84,7 @@ NAMES = [f"{view}_{turn}.jpg" for view in ("Landscape", "Portrait") for turn in 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_turned_photos_are_upright_in_every_pixel(name: str) -> None:
+def test_rotated_photos_are_upright_in_every_pixel(name: str) -> None:
     path = shared_data("awkward") / "exif_orientation" / name
     stored = read_image(path.read_bytes(), 10**8)
     with Image.open(path) as image:

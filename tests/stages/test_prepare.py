@@ -83,7 +83,7 @@ def test_every_image_and_mask_is_found_again(raw: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_packed_into_an_archive_the_same_data_has_the_same_fingerprint(raw: Path, tmp_path: Path, kind: str) -> None:
+def test_data_packed_into_an_archive_has_the_same_fingerprint(raw: Path, tmp_path: Path, kind: str) -> None:
     loose = run(raw, tmp_path / "loose")
     shutil.make_archive(str(tmp_path / "packed/batch"), kind, raw)
     packed = run(tmp_path / "packed", tmp_path / "out")
@@ -131,7 +131,7 @@ def test_no_group_is_in_two_splits(raw: Path, tmp_path: Path) -> None:
     assert index.loc[index["split"] == "unlabeled", "id"].tolist() == ["unseen/1"]
 
 
-def test_data_added_moves_no_sample_to_another_split(raw: Path, tmp_path: Path) -> None:
+def test_added_data_moves_no_sample_to_another_split(raw: Path, tmp_path: Path) -> None:
     before = run(raw, tmp_path / "before").index().set_index("id")["split"]
     for scene in range(30, 40):
         write_pair(raw, f"scene{scene}/1", mask_of(f"{scene}"))
@@ -214,7 +214,7 @@ def problems(out: Path) -> list[dict[str, str]]:
     return listed(out / "problems.csv")
 
 
-def test_images_found_are_prepared_quarantined_or_duplicates(raw: Path, tmp_path: Path) -> None:
+def test_every_image_found_is_prepared_quarantined_or_a_duplicate(raw: Path, tmp_path: Path) -> None:
     write(raw / "images/scene00/broken.png", b"no image")
     write(raw / "images/scene00/notes.txt", "no image")
     write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))

@@ -41,12 +41,12 @@ from tests.tracking.server import Server, answers
 from tests.waiting import wait_until
 
 STARTS_SECONDS = 240
-SOON_SECONDS = 180  # for things that take moments, on a slow and busy machine
+SOON_SECONDS = 180  # for things that take a moment, on a slow and busy machine
 DUE_SECONDS = 8  # from a schedule to its first run; the server checks for new schedules every two seconds
 RETRAIN = "retrain/retrain"
 POOLS = ("cpu", "gpu")
-TEAM = "PSPNET_TEST_TEAM"  # environment variable of every process of the team
-HURRIED = {  # short waits; a heartbeat every 30 s is as often as Prefect allows
+TEAM = "PSPNET_TEST_TEAM"  # environment variable of every process in the team
+HURRIED = {  # short waits; 30 s is the shortest heartbeat interval that Prefect allows
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 class Team:
     def __init__(self, folder: Path, warm: str, **params: Any) -> None:
-        """`warm`: a Python with Prefect loaded, for commands of people and for runs that nothing disturbs."""
+        """`warm`: a Python with Prefect loaded, for people's commands and for undisturbed runs."""
         self.folder, self.warm = folder, warm
         self.person, self.cpu, self.gpu = folder / "person", folder / "cpu", folder / "gpu"
         self.mlflow = Server(folder / "mlflow")
@@ -173,7 +173,7 @@ class Team:
 
     @contextmanager
     def undisturbed(self, *names: str) -> Iterator[None]:
-        """Within the block, runs of these deployments, by default of all, and their commands start warm.
+        """Within the block, runs of these deployments (by default, all) and their commands start warm.
 
         Their flows are loaded from the worker's clone instead of the worktree.
         """
@@ -263,7 +263,7 @@ class Team:
         return found
 
     def training(self, seconds: float = 400) -> psutil.Process:
-        """The training process, suspended once it has saved a checkpoint: a disturbance then hits it in the middle."""
+        """The training process, suspended once it has saved a checkpoint, so that disturbances hit it midway."""
 
         def begun() -> list[psutil.Process]:
             return [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
@@ -319,7 +319,7 @@ def works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def kill(*processes: psutil.Process) -> None:
-    """Kill all processes at once, as far as possible, so that none can react to the death of another."""
+    """Kill all processes as close to simultaneously as possible, so that none can react to another's death."""
     for one in processes:
         one.send_signal(signal.SIGSTOP)
     for one in processes:

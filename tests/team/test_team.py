@@ -1,4 +1,4 @@
-"""A server, a worker for each pool, an MLflow server: real processes, each worker in a clone with its own cache."""
+"""A Prefect server, an MLflow server and a worker for each pool, all real. Each worker's clone has its own cache."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, 
 from tests.tracking.runs import history, runs
 from tests.waiting import wait_until
 
-# Pytest's two processes begin with half of the folder's tests each, which in this order take equally long.
+# Pytest's two processes each begin with half of the folder's tests. In this order, both halves take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
 LONG = 30  # epochs of disturbed training, which must still be running when its first checkpoint is seen
@@ -47,7 +47,7 @@ def made(team: Team, flow_run: FlowRun) -> dict[str, str]:
 
 
 def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int) -> None:
-    """The run completed, with one training run in MLflow that has each epoch once, one version, and no process left."""
+    """The run completed with one version, no process left, and one training run in MLflow that has each epoch once."""
     team.completed(flow_run)
     (training,) = trainings(mlflow, flow_run)
     assert training.info.status == "FINISHED"
@@ -205,7 +205,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.start_worker(pool)
     saved = team.saved_at()
     training.resume()
-    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it did not go on without workers")
+    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it did not continue without workers")
     kill(training)
     team.mlflow.stop()
     try:
@@ -216,7 +216,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.until(
             lambda: team.saved_at() > saved or not training.is_running(),
             SOON_SECONDS,
-            "it did not go on without MLflow",
+            "it did not continue without MLflow",
         )
     finally:
         team.mlflow.start()

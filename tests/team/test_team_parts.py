@@ -18,7 +18,7 @@ IMAGES = PARTS * PIECE  # a piece for each part
 
 
 def parts(team: Team) -> dict[str, FlowRun]:
-    """The run of each part, by its name such as '1/3'."""
+    """The run of each part, keyed by part, such as '1/3'."""
     runs = team.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["part"])))
     return {one.name.split()[1]: one for one in runs}
 

@@ -49,7 +49,7 @@ def database(empty_database: Path, state: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(params=["sqlite", pytest.param("http", marks=pytest.mark.e2e)])
 def client(request: pytest.FixtureRequest) -> MlflowClient:
-    """A client of a database in this process, and in `make test-e2e` also of a server."""
+    """A client of a database in this process and, in `make test-e2e`, also of a server."""
     if request.param == "http":
         return MlflowClient(request.getfixturevalue("server").uri)
     return MlflowClient(request.getfixturevalue("database"))

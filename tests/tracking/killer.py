@@ -37,7 +37,7 @@ def _call(results: Connection, work: Callable[..., object], uri: str, arguments:
 
 
 def send(state: Path, folder: Path, seed: int) -> int:
-    """Deliver a journal with senders, each killed later than the last. Returns how many were killed."""
+    """Deliver a journal with senders, each killed later than the one before. Returns how many were killed."""
     rng = random.Random(seed)
     tries = kills = 0
     while delivery := unsent(state, folder):

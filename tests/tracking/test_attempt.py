@@ -1,4 +1,4 @@
-"""What `stage_run` sends, writes and reports, with a sender in pytest's process. `test_processes.py` has real ones."""
+"""What `stage_run` sends, writes and reports, with a sender in pytest's process. `test_processes.py` has a real one."""
 
 import json
 import os
@@ -105,7 +105,7 @@ class WaitRecorder:
 @pytest.mark.parametrize(
     ("error", "shortest", "longest"),
     [
-        (None, 111, 130),  # longer than a sender needs to give up by itself
+        (None, 111, 130),  # longer than a sender takes to give up on its own
         (UserError(Problem("here", "is wrong")), 111, 130),
         (Interrupted(130), 1, 5),
         (KeyboardInterrupt(), 1, 5),
@@ -125,7 +125,7 @@ def test_only_ctrl_c_hurries_the_sender(
     assert shortest <= WaitRecorder.seconds <= longest
 
 
-def test_a_broken_journal_is_not_waited_for(state: Path, tmp_path: Path) -> None:
+def test_a_stage_does_not_wait_for_a_broken_journal(state: Path, tmp_path: Path) -> None:
     params = demo_params(registry__model="broken")
     with stage_run(state, "finetune", params, ("finetune",), None, lambda text: None, WaitRecorder) as run:
         run.identify(training="digest")

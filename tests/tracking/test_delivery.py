@@ -93,7 +93,7 @@ def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, l
 
 
 def test_two_processes_at_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
-    """A new process works beside an orphan; neither knows what the other writes."""
+    """A new process works alongside an orphan; neither knows what the other writes."""
     folder = state / "tracking/finetune-1"
     orphan, new = new_journal(folder, "orphan"), new_journal(folder, "orphan")
     for journal in (orphan, new):
@@ -291,7 +291,7 @@ def test_logs_that_no_journal_names_are_removed_when_they_are_old(state: Path) -
 
 
 def test_a_journal_of_an_older_version_is_delivered(client: MlflowClient, state: Path) -> None:
-    """It holds the records itself, and its receipt has a different format."""
+    """Such a journal holds the records itself, and its receipt has a different format."""
     folder = state / "tracking/finetune-1"
     folder.mkdir(parents=True)
     about = {"id": "older", "stage": "finetune", "key": "key", "params": {}, "experiment": "older", "started": 1}

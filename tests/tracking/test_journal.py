@@ -71,7 +71,7 @@ def test_a_reader_gets_the_records_that_came_since_its_last_call(tmp_path: Path)
     assert reader.new() == []
 
 
-def test_events_for_other_readers_are_no_records(tmp_path: Path) -> None:
+def test_events_for_other_readers_are_not_records(tmp_path: Path) -> None:
     journal = new_journal(tmp_path, "m")
     reader = JournalReader(tmp_path)
     reader.new()
@@ -85,7 +85,7 @@ def test_events_for_other_readers_are_no_records(tmp_path: Path) -> None:
 
 
 def test_a_journal_with_its_records_in_one_file_is_continued(tmp_path: Path) -> None:
-    """Versions before 0025 wrote the records into the journal itself."""
+    """Versions before decision 0025 wrote the records into the journal itself."""
     about = {"id": "i", "stage": "finetune", "key": "key", "params": {}, "experiment": "m", "started": 1}
     append(tmp_path / JOURNAL, event("journal", **about))
     process = {"host": "another machine", "pid": 1, "created": 0.0}

@@ -144,7 +144,7 @@ def test_a_server_that_is_down_at_the_end_gets_the_rest_later(
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_server_that_was_never_there_is_not_waited_for(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_does_not_wait_for_a_server_that_was_never_there(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     warnings: list[str] = []
     with stage(state, "never", warnings) as run:

@@ -1,4 +1,4 @@
-"""When a sender gives up, and in which order it sends."""
+"""When a sender gives up, and the order in which it sends."""
 
 import threading
 import time
@@ -43,14 +43,14 @@ def test_a_sender_that_gets_no_answer_gives_up_earlier(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize(("away_since", "expected"), [(-100, 3), (0, 3), (30, 33)])
-def test_a_server_that_is_down_is_not_waited_for(watch: Watch, away_since: float, expected: int) -> None:
+def test_a_sender_does_not_wait_for_a_server_that_is_down(watch: Watch, away_since: float, expected: int) -> None:
     watch.away_since = time.monotonic() + away_since
     seconds, status = first_verdict(watch, cpu_share=0.5)
     assert (round(seconds), status) == (expected, TOO_LATE)
 
 
 @pytest.mark.parametrize(("done_at", "expected"), [(-100, 5), (30, 35)])
-def test_other_journals_get_some_seconds_after_our_own(watch: Watch, done_at: float, expected: int) -> None:
+def test_other_journals_get_a_few_seconds_after_our_own(watch: Watch, done_at: float, expected: int) -> None:
     watch.done_at = time.monotonic() + done_at
     seconds, status = first_verdict(watch, cpu_share=0.5)
     assert (round(seconds), status) == (expected, 0)
@@ -66,7 +66,7 @@ class EndsMeanwhile(threading.Event):
         return self.checks > 1
 
 
-def test_the_end_of_our_own_journal_goes_before_other_journals(database: str, state: Path) -> None:
+def test_the_end_of_our_own_journal_is_sent_before_other_journals(database: str, state: Path) -> None:
     other, journal = new_journal(state / "tracking/other-1", "other"), new_journal(state / "tracking/own-1", "own")
     other.add("end", attempt=1, status="FINISHED", message="")
     watch = Watch(LIMITS)

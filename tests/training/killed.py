@@ -20,7 +20,7 @@ ENVIRONMENT = {"PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"}
 def digest_after_kills(
     whole: Finished, params: Params, prepared: Path, backbone: Path, folder: Path, kills: int, seed: int
 ) -> str:
-    """The bundle's digest after kills at random places of the `whole` training run and a run to its end."""
+    """The bundle's digest after kills at random points of the `whole` training run and a run to the end."""
     rng = random.Random(seed)
     places = [BEGINNING, *whole.places]
     for place in sorted(rng.sample(places, kills)):
@@ -48,7 +48,7 @@ def _train(params: Params, prepared: Path, backbone: Path, folder: Path, talk: C
 
 
 def _killed_at(place: Place, seconds: float, params: Params, prepared: Path, backbone: Path, folder: Path) -> bool:
-    """Kill the training process some seconds after it reaches the place, unless it has ended by then."""
+    """Kill the training process a few seconds after it reaches the point, unless it has already ended."""
     process, talk = _started(params, prepared, backbone, folder)
     while (reached := talk.recv()) != "done" and reached < place:
         pass

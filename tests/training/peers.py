@@ -1,7 +1,7 @@
 """Short training runs on images drawn here, shared by all processes that train together.
 
 Checkpoints and records go to a folder for each case in OUT. BatchNorm's statistics are fixed, so that no result depends
-on one process's batch. At the end each process claims to have read a different checkpoint; the refusal is in OUT too.
+on one process's batch. At the end each process claims to have read a different checkpoint; the refusal is also in OUT.
 """
 
 import json
@@ -43,7 +43,7 @@ class Fixed(SupervisedPSPNet):
 
 
 class Drawn(TrainingCrops):
-    """Less is annotated in the first half of every batch, which the first of two processes gets."""
+    """The first half of every batch, which goes to the first of two processes, has fewer annotated pixels."""
 
     def __init__(self, case: str, seed: int) -> None:
         self._case = case

@@ -85,7 +85,7 @@ def test_the_averaged_weights_are_measured_and_kept(
 def test_frozen_statistics_are_those_of_the_pretrained_backbone(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    """The same holds in the average of the weights, which follows the parts that are not frozen."""
+    """The same holds for the average of the weights, which follows the parts that are not frozen."""
     finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "validations": 1, "frozen_layers": 1})
     run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_batch(
 
 
 class Misnamed(TrainingCrops):
-    """Crops whose masks have a value that is no class."""
+    """Crops whose masks have a value that is not a class."""
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         sample = super().__getitem__(key)
@@ -133,7 +133,7 @@ class Misnamed(TrainingCrops):
         return sample
 
 
-def test_a_mask_value_that_is_no_class_is_reported(
+def test_a_mask_value_that_is_not_a_class_is_reported(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pspnet.training.finetune.TrainingCrops", Misnamed)
@@ -196,7 +196,7 @@ def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbo
     run_finetune(params, prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
     best = int(history["val_mean_iou"].idxmax())
-    assert best < len(history) - 1, "choose a learning rate with which the last epoch is not the best"
+    assert best < len(history) - 1, "choose a learning rate at which the last epoch is not the best"
     (state,) = (tmp_path / "checkpoints").glob("finetune-*/state.safetensors")
     tensors = load_file(state)
     kept = Bundle.load(tmp_path / "bundle").network.state_dict()
@@ -229,7 +229,7 @@ def with_loss(params: Params, **changes: Any) -> Params:
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"])
-def test_each_kind_of_loss_resumes_exactly_and_makes_other_weights(
+def test_each_kind_of_loss_resumes_exactly_and_makes_different_weights(
     kind: str, params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
     chosen = with_loss(params, kind=kind, class_weights="median_frequency")
@@ -270,7 +270,7 @@ def test_weights_given_for_other_classes_are_refused_before_training(
         run_finetune(given, prepared, backbone, tmp_path)
 
 
-def test_four_images_can_be_learned_by_heart(prepared: Path, backbone: Path, tmp_path: Path) -> None:
+def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: Path) -> None:
     """Trained and measured on the same four images, the network gets nearly every pixel right."""
     from pspnet.dataset.annotated import AnnotatedImages
     from pspnet.dataset.augmentation import Augmentation

@@ -66,7 +66,7 @@ def trained_by(devices: int, project: Path, *words: str) -> None:
 
 
 def end_of(log: Path) -> str | None:
-    """The class of the stage's end, which is not that of one of its processes; None if it was killed."""
+    """The class in the stage's own exit event, not in those of its processes; None if it was killed."""
     ends = [event["class"] for event, _ in read(log) if event["kind"] == "exit" and "rank" not in event]
     return ends[-1] if ends else None
 
@@ -113,7 +113,7 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("devices", ["2", "3"])  # from three on, the order of a sum matters: decision 0022
+@pytest.mark.parametrize("devices", ["2", "3"])  # from three devices on, the order of a sum matters: decision 0022
 def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
     write_params(project, epochs=6)  # long enough to be stopped
@@ -166,7 +166,7 @@ def test_a_killed_launcher_leaves_no_process_behind(project: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> None:
-    """The flow then tries it again."""
+    """The flow then retries it."""
     write_params(project, epochs=1000)
     with training(project) as launcher:
         trainer(project, 1).kill()

@@ -34,7 +34,7 @@ def batches(workers: str, monkeypatch: pytest.MonkeyPatch) -> Batches:
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.e2e)])
-def test_images_keep_the_order_in_memory_that_decoders_write_and_convolutions_read(
+def test_images_keep_the_memory_layout_that_decoders_write_and_convolutions_read(
     workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = next(batches(workers, monkeypatch))
@@ -46,7 +46,7 @@ def test_images_keep_the_order_in_memory_that_decoders_write_and_convolutions_re
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.e2e)])
-def test_an_epoch_shows_every_image_once_in_an_order_of_its_own(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_shows_every_image_once_in_its_own_order(workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [number for batch in batches(workers, monkeypatch) for number in batch["number"].tolist()]
     assert sorted(shown[:12]) == sorted(shown[12:]) == list(range(12))
     assert shown[:12] != shown[12:]

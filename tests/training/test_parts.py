@@ -1,4 +1,4 @@
-"""Shared by both loops: schedule, optimizer, order of the images, checkpoints, locks."""
+"""Parts that both loops share: schedule, optimizer, image order, checkpoints, locks."""
 
 import itertools
 import math
@@ -49,7 +49,7 @@ def of(**changes: Any) -> OptimizerParams:
     return OptimizerParams(**plain | changes)
 
 
-def test_learning_rate_rises_in_a_line_and_falls_by_the_poly_rule() -> None:
+def test_learning_rate_rises_linearly_and_falls_by_the_poly_rule() -> None:
     rates = [learning_rate_at(step, 100, of(warmup_steps=3)) for step in range(100)]
     assert rates[:4] == pytest.approx([0.25, 0.5 * 0.99**0.9, 0.75 * 0.98**0.9, 0.97**0.9])
     assert rates[50] == pytest.approx(0.5**0.9)
@@ -69,7 +69,7 @@ def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> No
     assert floored[100] == pytest.approx(0.2)
 
 
-def test_the_backbone_may_learn_at_another_rate_than_the_head() -> None:
+def test_the_backbone_may_learn_at_a_different_rate_from_the_head() -> None:
     backbone, head = nn.Linear(2, 2), nn.Linear(2, 2)
     optimizer = build_optimizer(of(), [(backbone.parameters(), 0.1), (head.parameters(), 1.0)])
     set_learning_rate(optimizer, 0.5)
@@ -148,7 +148,7 @@ def test_training_ends_early_when_val_gets_no_better(ious: list[float], patience
     assert is_over([{"val_mean_iou": iou} for iou in ious], params) == over
 
 
-def test_every_epoch_shows_each_image_once_in_another_order() -> None:
+def test_every_epoch_shows_each_image_once_in_a_different_order() -> None:
     steps = list(_Steps(images=12, batch_size=4, seed=0, first_step=0, steps=6, peers=ALONE))
     epochs = [[position for step in steps[e * 3 : e * 3 + 3] for _, position in step] for e in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2

@@ -1,4 +1,4 @@
-"""The two training stages as tests run them: to the end, or up to a place."""
+"""The two training stages as tests run them: to the end, or up to a given point."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def place_of(done: int, note: str) -> Place:
 
 
 def stopping_at(place: Place) -> Tick:
-    """A tick that interrupts at this place, wherever training began."""
+    """A tick that interrupts at this point, wherever training began."""
 
     def tick(done: int, total: int, note: str) -> None:
         if place_of(done, note) >= place:

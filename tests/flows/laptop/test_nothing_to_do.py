@@ -1,4 +1,4 @@
-"""A retraining that would change nothing is recognized. After any change, the flow runs."""
+"""A retraining run that would change nothing is recognized. After any change, the flow runs."""
 
 import contextlib
 import json
@@ -83,7 +83,7 @@ def answering(answer: Callable[[], str | None]) -> Callable[[Workplace], context
     return lambda workplace: contextlib.nullcontext(answer)
 
 
-def test_the_registry_is_asked_if_nothing_changed(project: Path) -> None:
+def test_the_registry_is_queried_if_nothing_changed(project: Path) -> None:
     lock = (project / "dvc.lock").read_bytes()
     assert nothing_to_do(registry) == HEADLINE
     assert nothing_to_do(answering(lambda: None)) is None
@@ -164,7 +164,7 @@ def result_not_in_remote(project: Path) -> None:
 
 
 def folder_not_in_remote(project: Path) -> None:
-    """Remove a folder's list. Even `dvc push` misses a file missing from a folder that DVC has seen whole."""
+    """Remove a folder's list. Once DVC has seen a folder whole, even `dvc push` overlooks a missing file in it."""
     content = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["second"]["outs"][0]["md5"]
     next((project.parent / "remote").rglob(f"{content[2:]}")).unlink()
 
@@ -230,7 +230,7 @@ def test_the_flow_waits_for_another_run(project: Path) -> None:
     assert nothing_to_do(registry) == HEADLINE
 
 
-def test_no_run_begins_while_the_registry_is_asked(project: Path) -> None:
+def test_no_run_starts_while_the_registry_is_queried(project: Path) -> None:
     def begins() -> str:
         with pytest.raises(filelock.Timeout):
             filelock.FileLock(project / ".pspnet/retrain.lock", timeout=0).acquire()

@@ -88,7 +88,7 @@ class Healthy(BaseHTTPRequestHandler):
 @pytest.mark.e2e
 class TestAccess:
     def status(self, prefect: PrefectServer, **options: Any) -> int:
-        """The HTTP status of a request for the deployments, with which an attacker could run commands."""
+        """The HTTP status of a request for the deployments, which would let an attacker run commands."""
         return httpx.post(f"{prefect.api}/deployments/filter", json={}, **options).status_code
 
     def test_the_password_is_required(self, prefect: PrefectServer) -> None:
@@ -211,7 +211,7 @@ def test_a_server_that_does_not_start_names_its_log(
 
 
 def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
-    """Otherwise the password would be sent to whatever answers there."""
+    """Otherwise the password would be sent to any program that answers on the port."""
     with HTTPServer(("127.0.0.1", 0), Healthy) as other:
         Thread(target=other.serve_forever, daemon=True).start()
         with pytest.raises(UserError, match="is used by another server"):

@@ -63,7 +63,7 @@ class Pool:
 
 
 def made(place: Workplace, name: str, number: int, of: int, files: dict[str, str]) -> str:
-    """Make a part like flows.team.part_flow, without its tasks. Returns its .dvc file."""
+    """Make a part as flows.team.part_flow does, without its tasks. Returns its .dvc file."""
     place.write(files)
     environment, folder = place.environment(), part_folder(number, of)
     with pytest.MonkeyPatch.context() as patch:
@@ -128,7 +128,7 @@ def test_a_failed_part_keeps_its_message(project: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("warm")
-def test_a_stage_gives_the_same_result_with_parts_as_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_gives_the_same_result_with_and_without_parts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(project, lambda number: Cancelled(name=WITHDRAWN) if number == 2 else Completed())
     given: list[str] = []
 
@@ -183,4 +183,4 @@ def test_parts_left_by_a_killed_attempt_are_removed(tmp_path: Path, monkeypatch:
     here = Workplace(project, project)
     (project / PARTS).mkdir()
     clear_parts(here)
-    assert (project / PARTS).exists()  # in a checkout it may belong to a person
+    assert (project / PARTS).exists()  # in a checkout, it may be a person's

@@ -18,11 +18,11 @@ from tests.waiting import Clock
 
 AWAY = "away"
 IDLE_SECONDS = 60
-POLLS = 40  # together they take longer
+POLLS = 40  # they take longer than IDLE_SECONDS
 
 
 class Server:
-    """A server with the states of each run at each poll; the last state repeats. `AWAY`: the server does not answer."""
+    """A server with each run's state at each poll; the last state repeats. `AWAY`: the server does not answer."""
 
     def __init__(self, *stories: list[State[Any] | str]) -> None:
         self.runs = [
