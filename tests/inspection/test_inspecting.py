@@ -274,7 +274,7 @@ def test_gray_edges_lead_to_levels(tmp_path: Path) -> None:
     dataset = pasted(inspection)
     assert (dataset.source.mask_kind, dataset.source.mask_threshold) == ("levels", 128)  # type: ignore[union-attr]
     assert dataset.classes == {"background": 0, "object": 1}
-    assert "the edges are gray: 0 and 255 have" in remarks_of(inspection)
+    assert "the edges are gray: 0 and 255 cover" in remarks_of(inspection)
 
 
 def test_jpeg_masks_of_two_classes_lead_to_levels(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class World:
 
     def _warned(self, move: Any) -> bool:
         """A write repeated by the network goes unnoticed, but if it sets an earlier version, the audit warns."""
-        text = f"went from version {move.from_version} to version {move.to_version} by means other than"
+        text = f"went from version {move.from_version} to version {move.to_version} outside pspnet"
         return self.repeated and any(text in warning for warning in self.warnings)
 
 
