@@ -58,7 +58,7 @@ class TestWhatAChangeRuns:
         write_params(finished, finetune__optimizer__learning_rate=0.001)
         assert reproduce(finished) == ["finetune", "evaluate"]
         assert digests(finished) != before
-        write_params(finished, finetune__optimizer__learning_rate=0.002)
+        write_params(finished, finetune__optimizer__learning_rate=0.004)
         assert reproduce(finished) == []
         assert digests(finished) == before
 

@@ -57,7 +57,7 @@ def test_the_life_of_a_model(registered: Path) -> None:
     assert (again["version"], again["new"], again["promotion"]["outcome"]) == (1, False, "is champion")
     assert versions(registered) == {1: ["champion"]}
 
-    write_params(registered, finetune__optimizer__learning_rate=0.004, promotion__min_mean_iou=0.99)
+    write_params(registered, finetune__optimizer__learning_rate=0.008, promotion__min_mean_iou=0.99)
     assert reproduce(registered) == ["finetune", "evaluate"]
     second = deliver(registered)
     assert (second["version"], second["new"], second["promotion"]["outcome"]) == (2, True, "refused")
