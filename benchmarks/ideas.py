@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -380,6 +381,22 @@ def rows(
 COLUMNS = ["set", "idea", "seed", "share", "precision", "cost", "steps", "images", "cpu_seconds", "val_mean_iou"]
 
 
+def table(results: Path) -> str:
+    """A line per idea: its gain over `base` on each set, the mean over seeds that both have."""
+    frame = pd.read_csv(results)
+    own = frame.set_index(["set", "precision", "share", "seed"])
+    base = own[own["idea"] == "base"]["val_mean_iou"]
+    gains = own["val_mean_iou"] - base.reindex(own.index)
+    of_sets = (
+        gains.to_frame("gain").assign(idea=own["idea"]).reset_index().pivot_table("gain", "idea", "set", sort=False)
+    )
+    lines = ["| | " + " | ".join(of_sets.columns) + " |", "|---|" + "--:|" * len(of_sets.columns)]
+    for idea, row in of_sets.iterrows():
+        if idea != "base":
+            lines.append(f"| {idea} | " + " | ".join("" if np.isnan(gain) else f"{gain:+.3f}" for gain in row) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -390,7 +407,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("ideas", nargs="*", default=list(IDEAS))
+    parser.add_argument("--table", action="store_true", help="print the results so far and do nothing else")
     own = parser.parse_args()
+    if own.table:
+        print(table(own.results))
+        return
     for seed, label, name in itertools.product(range(own.seeds), own.ideas, own.sets):
         key = [name, label, str(seed), str(own.share), own.precision]
         done = list(csv.reader(own.results.open())) if own.results.exists() else [COLUMNS]

@@ -11,6 +11,7 @@ the first message of the command that stopped. A finished set is a row of the re
 import argparse
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.inspection import sets  # noqa: E402
 
-COLUMNS = ["set", "inspect", "plan", "retrain", "test_mean_iou", "training_minutes", "all_minutes"]
+COLUMNS = ["set", "minutes", "inspect", "plan", "retrain", "test_mean_iou", "training_minutes", "all_minutes"]
 
 
 class Done(NamedTuple):
@@ -49,11 +50,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="SET")
     own = parser.parse_args()
     found = {**sets.SETS, **real(own.data)}
-    done = set(pd.read_csv(own.results)["set"]) if own.results.exists() else set()
+    done = set()
+    if own.results.exists():
+        done = set(pd.read_csv(own.results)[["set", "minutes"]].itertuples(index=False, name=None))
     for name in own.names or found:
-        if name in done:
+        if (name, own.minutes) in done:
             continue
-        row = {"set": name, **attempt(found[name], own.work / name, own.minutes)}
+        row = {"set": name, "minutes": own.minutes, **attempt(found[name], own.work / name, own.minutes)}
         new = not own.results.exists()
         with own.results.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
@@ -73,7 +76,7 @@ def attempt(fill: Callable[[Path], Any], clone: Path, minutes: float) -> dict[st
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     (clone / "data/raw").mkdir(parents=True)
     fill(clone / "data/raw")
-    row = dict.fromkeys(COLUMNS[1:], "")
+    row = dict.fromkeys(COLUMNS[2:], "")
     inspected = call(clone, "data", "inspect", "data/raw", "--write")
     row["inspect"] = "written" if inspected.status == 0 else inspected.first_line
     if inspected.status and "--use" in inspected.said:
@@ -87,7 +90,8 @@ def attempt(fill: Callable[[Path], Any], clone: Path, minutes: float) -> dict[st
             retrained = call(clone, "retrain")
             row["training_minutes"] = training_minutes(clone)
             row["all_minutes"] = f"{(time.monotonic() - began) / 60:.1f}"
-            row["retrain"] = retrained.said.strip().splitlines()[-1][:200] if retrained.said.strip() else ""
+            decision = re.search(r"Completed\('(.*)'\)", retrained.said)
+            row["retrain"] = decision[1] if decision else retrained.first_line
             metrics = clone / "reports/metrics.json"
             row["test_mean_iou"] = f"{pd.read_json(metrics, typ='series')['mean_iou']:.3f}" if metrics.exists() else ""
     shutil.rmtree(clone)

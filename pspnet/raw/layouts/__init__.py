@@ -1,4 +1,8 @@
-"""Layouts of raw data: each turns a folder into its images, and a Problem for each unusable file."""
+"""Layouts of raw data: each turns a folder into its images, and a Problem for each unusable file.
+
+A new layout needs three files: its module here with an entry in `LAYOUTS`, its params in `config/dataset.py`, and a
+line in `inspection/recognition.py`, so that `data inspect` recognizes it.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
