@@ -1,6 +1,7 @@
 """A plan for a small prepared set, timed on this machine."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from pspnet.config.params import load_params
 from pspnet.config.reading import read_yaml
 from pspnet.dataset.store.prepared import PreparedDataset
-from pspnet.planning import rules
+from pspnet.planning import device, rules
 from pspnet.planning.facts import DataFacts, _difference
 from pspnet.planning.planning import choose
 from pspnet.planning.rules import Choice
@@ -26,7 +27,8 @@ def choices(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequenc
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSPNET_LOADER_WORKERS", "0")
         for name in ("LADDER", "IMAGES_NEEDED"):  # the larger networks take seconds to time
-            patch.setattr(rules, name, getattr(rules, name)[:2])
+            patch.setattr(rules, name, getattr(rules, name)[:1])
+        patch.setattr(device, "PROBE", replace(device.PROBE, height_px=48, width_px=48, batch_size=2))
         state = tmp_path_factory.mktemp("state")
         chosen = choose(PreparedDataset.open(prepared), read_yaml(START), 1.0, state)
     assert list(state.iterdir()) == [], "the timing left checkpoints"
