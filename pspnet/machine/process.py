@@ -47,8 +47,9 @@ def collect_less_garbage() -> None:
 
 
 def _skip_last_collection() -> None:
-    if "triton" not in sys.modules:  # torch loads it for an optimizer, and it prints pages about unfreed objects
-        gc.freeze()
+    gc.freeze()
+    if "triton" in sys.modules:  # torch loads it for an optimizer; at exit it prints pages about what was not freed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def is_alive(number: int, created: float) -> bool:

@@ -90,7 +90,7 @@ def test_a_scheduled_retraining_prepares_on_cpu_trains_on_gpu_and_the_next_one_r
 
 
 def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: MlflowClient, plain: Plain) -> None:
-    changes = {"finetune__epochs": LONG, "finetune__optimizer__learning_rate": 0.013}
+    changes = {"finetune__epochs": LONG, "finetune__validations": LONG, "finetune__optimizer__learning_rate": 0.013}
     flow_run = team.retrain(**changes)
     training = team.training()
     kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
@@ -187,7 +187,7 @@ def dvc_of(training: psutil.Process) -> psutil.Process:
 def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_and_mlflow(
     team: Team, mlflow: MlflowClient, plain: Plain
 ) -> None:
-    changes = {"finetune__epochs": LONG, "finetune__optimizer__learning_rate": 0.011}
+    changes = {"finetune__epochs": LONG, "finetune__validations": LONG, "finetune__optimizer__learning_rate": 0.011}
     cancelled = team.retrain(**changes)
     training = team.training()
     dvc = dvc_of(training)
