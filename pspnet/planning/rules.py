@@ -95,12 +95,12 @@ def directions(plan: Plan) -> Iterator[Choice]:
     differ = plan.facts.left_right_differ
     said = f"left and right differ by {differ:.0%}"
     yield Choice("finetune.flip_probability", 0.5 if differ < SAME else 0.0, said)
-    yield Choice("finetune.rotation_degrees", 0.0, "rotated crops brought no gain in short runs")
+    yield Choice("finetune.rotation_degrees", 0.0, "not measured yet; objects keep their orientation")
 
 
 def colors(plan: Plan) -> Iterator[Choice]:
-    yield Choice("finetune.color_jitter", 0.2, "a little; more brought no gain")
-    yield Choice("finetune.blur_probability", 0.0, "blur costs time and brought no gain in short runs")
+    yield Choice("finetune.color_jitter", 0.2, "as in the recipes; other strengths are not measured yet")
+    yield Choice("finetune.blur_probability", 0.0, "costs time; not measured yet")
 
 
 def network(plan: Plan) -> Iterator[Choice]:
@@ -114,17 +114,23 @@ def network(plan: Plan) -> Iterator[Choice]:
     )
     yield Choice("backbone.depth", chosen.depth, reason)
     yield Choice("backbone.width", chosen.width, reason)
-    yield Choice("finetune.output_stride", chosen.output_stride, "stride 8 costs three times as much")
+    yield Choice("finetune.output_stride", chosen.output_stride, "stride 8 costs about three times as much")
     yield Choice("backbone.weights", plan.weights, "kept: only you know whether you have weights from elsewhere")
     thinnest = min(plan.facts.thickness_px.values(), default=math.inf)
-    yield Choice("finetune.decoder", "low_level", f"the thinnest class is {thinnest:.0f} px wide; it pays on every set")
+    yield Choice(
+        "finetune.decoder",
+        "low_level",
+        f"the thinnest class is {thinnest:.0f} px wide; without it, thin objects are lost",
+    )
 
 
 def _climb(plan: Plan) -> tuple[Rung, float, int]:
     """The rung, its seconds per step, and the images it sees in the time."""
-    best = None
     rungs = [(plan.imported, 0)] if plan.imported else list(zip(LADDER, IMAGES_NEEDED, strict=True))
+    best: tuple[Rung, float, int] | None = None
     for rung, needed in rungs:
+        if best is not None and best[2] < needed:  # a larger network sees fewer images still
+            break
         per_step = plan.timing(step_of(plan, rung), plan.device.precision)
         seen = round(plan.seconds * LOADED_SHARE / per_step) * plan["finetune.batch_size"]
         if best is not None and seen < needed:
@@ -153,8 +159,12 @@ def loss(plan: Plan) -> Iterator[Choice]:
 def optimizer(plan: Plan) -> Iterator[Choice]:
     small = plan["backbone.width"] < 1
     rate = 0.002 if small else 0.001
-    yield Choice("finetune.optimizer.kind", "adamw", "beats SGD when time is short")
-    yield Choice("finetune.optimizer.learning_rate", rate, "for a narrow network" if small else "for the full width")
+    yield Choice("finetune.optimizer.kind", "adamw", "as in the recipes from random weights; SGD is not compared yet")
+    yield Choice(
+        "finetune.optimizer.learning_rate",
+        rate,
+        "twice as much brought no gain" if small else "for the full width; not measured yet",
+    )
     yield Choice("finetune.optimizer.weight_decay", 0.02, "AdamW's decay; norms and biases are exempt")
     yield Choice("finetune.optimizer.decay_norms_and_biases", False, "AdamW's decay; norms and biases are exempt")
     yield Choice("finetune.optimizer.schedule", "poly", "as published")
@@ -167,8 +177,7 @@ def machine(plan: Plan) -> Iterator[Choice]:
     device = plan.device
     yield Choice("runtime.threads", device.cores if device.kind == "cpu" else 1, f"{device.name}: {device.cores} cores")
     yield Choice("runtime.precision", device.precision, "the faster of the two here")
-    long = device.kind == "cuda" and plan.minutes >= 60
-    yield Choice("runtime.compile", long, "compiling pays after an hour on a GPU")
+    yield Choice("runtime.compile", False, "compiling takes minutes and needs a C++ compiler; not measured here")
 
 
 def pretraining(plan: Plan) -> Iterator[Choice]:
