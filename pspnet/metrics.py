@@ -28,7 +28,7 @@ def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], cla
 
 
 def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Interleave the pixels with distant ones: equal neighbors would make a counter wait for its last write."""
+    """Interleave pixels from distant places: runs of equal pixels would stall each count on the previous write."""
     whole = len(pixels) - len(pixels) % 4
     if not whole:
         return pixels

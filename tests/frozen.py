@@ -1,4 +1,4 @@
-"""Imported last by the server of `tests.forked`, so that no garbage collection scans the modules loaded before.
+"""Imported last by the server of `tests.forked`, so that garbage collection skips every module loaded earlier.
 
 Otherwise the first collection in each process would copy the memory that all of them share.
 """

@@ -16,7 +16,8 @@ def worktree(commit: str) -> dict[str, str]:
     try:
         place = lay_out(clone, run, os.environ.get("PSPNET_COMMIT") or commit)
     except (PspnetError, OSError) as error:
-        # Raised here, the error would be a crash, retried at once and forever. Instead the run reports it and fails.
+        # An error raised here would count as a crash and be retried immediately, forever. Instead the run reports it
+        # and fails.
         os.environ[NOT_LAID_OUT] = str(error)
         return {"directory": str(clone)}
     return {"directory": str(place.folder)}

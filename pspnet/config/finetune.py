@@ -32,8 +32,9 @@ class LossParams(Section):
     ohem_least_share: Annotated[float, Field(gt=0, le=1)]
     """For ohem: the hardest pixels, this share of the annotated ones, always count."""
     class_weights: Literal["none", "given", "median_frequency", "inverse_sqrt"]
-    """How much the pixels of a class count. `median_frequency`: median / pixels, over the pixels of the classes in the
-    masks of train. `inverse_sqrt`: the square root of that. `given`: see given_weights."""
+    """How much the pixels of a class count. `median_frequency`: the median pixel count of the classes that occur in
+    the training masks, divided by the class's own count. `inverse_sqrt`: the square root of that. `given`: see
+    given_weights."""
     class_weight_max: Positive
     """Upper limit on weights computed from pixels; a class of median frequency has weight 1."""
     given_weights: dict[str, NotNegative]

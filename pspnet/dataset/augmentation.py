@@ -1,4 +1,4 @@
-"""Random augmentation of an image, and of its mask if it has one. The only module that knows albumentations."""
+"""Random augmentation of an image, and of its mask if it has one. The only module that uses albumentations."""
 
 import math
 from typing import Any, Protocol

@@ -11,7 +11,7 @@ WIDTH = 120
 
 
 def params_text(content: Mapping[str, Any], choices: Sequence[Choice], heading: str) -> str:
-    """All of `content`, which holds the choices already, as YAML."""
+    """All of `content` as YAML. The choices must already be in it."""
     reasons = {choice.key: choice.reason for choice in choices}
     return "\n".join([*(f"# {line}" for line in heading.splitlines()), "", *_lines(content, reasons)]) + "\n"
 

@@ -156,8 +156,8 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if (pixels := image.width * image.height) > max_pixels:
             raise TooLarge(pixels, max_pixels, "prepare.max_megapixels")
-        # The second picture of an MPO is another view or a smaller copy; phones write them. Counting the pictures of a
-        # TIFF takes time quadratic in their number.
+        # The second picture of an MPO is another view or a smaller copy; phones write them. Counting the pictures in a
+        # TIFF takes quadratic time.
         if image.format != "MPO" and getattr(image, "is_animated", False):
             raise Refused("holds several pictures", "one picture", "Save each picture as its own file.")
         if image.format in ("JPEG", "MPO") and (scans := _scans(data)) > MOST_SCANS:

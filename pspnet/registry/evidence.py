@@ -107,7 +107,7 @@ def _report(registry: ModelRegistry, version: Version, fingerprint: str, local: 
 
 
 def _measured(version: Version, folder: Path, protocol: str, dataset: PreparedDataset) -> EvaluationReport:
-    """Measure a version with its own code, as it is served; its own report was made the same way."""
+    """Measure a version by running its own code, as serving does. The version's own report was made the same way."""
     from pspnet.evaluation.measuring import measure  # loads torch
     from pspnet.model.bundle import Bundle
 

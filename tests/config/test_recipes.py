@@ -84,7 +84,7 @@ LEFT_OUT = ("dataset.", "pretrain.method", "prepare.problems.", "prepare.split_s
 # A number that a recipe sets to its neutral value is a switch: 0 where 0 is allowed, otherwise 1.
 NEUTRAL = {"finetune.backbone_learning_rate_factor": 1, "predict.scales": [1.0]}
 
-# Each choice, and a recipe that uses it. Both optimizers share their choices.
+# Each choice, and a recipe that uses it. A choice counts as used if either stage's optimizer uses it.
 USED_BY = {
     "prepare.official_splits: kept": "start",
     "prepare.official_splits: val_is_test": "camvid",

@@ -1,4 +1,4 @@
-"""`python -m tests.faults` makes each fault in a copy of the tree and runs the tests that should notice it.
+"""`python -m tests.faults` introduces each fault into a copy of the tree and runs the tests that should notice it.
 
 Exits with 1 if any fault is missed. `--mutants` draws random changes instead; only the share caught counts.
 """

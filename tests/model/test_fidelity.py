@@ -1,4 +1,4 @@
-"""Our network is the published one: it agrees with a second network, torchvision's features and published counts."""
+"""Our network is the published one: a second implementation, torchvision and published parameter counts agree."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Stages with a real sender and a real server, and what may happen to any of the three."""
+"""Stages with a real sender and a real server, even when any of the three is down, hangs or is killed."""
 
 import json
 import os
