@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 
+from pipeline import processor  # noqa: E402
+
 from pspnet.config.params import Params  # noqa: E402
 from pspnet.config.reading import read_yaml, validate  # noqa: E402
 from pspnet.dataset.annotated import AnnotatedImages  # noqa: E402
@@ -41,7 +43,6 @@ from pspnet.metrics import mean_iou  # noqa: E402
 from pspnet.model.backbone.preprocessing import Preprocessing  # noqa: E402
 from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
 from pspnet.model.bundle import Bundle  # noqa: E402
-from pspnet.planning.device import processor  # noqa: E402
 from pspnet.planning.planning import choose  # noqa: E402
 from pspnet.planning.writing import with_choices  # noqa: E402
 from pspnet.prediction.image.predictor import Member, Predictor  # noqa: E402

@@ -1,24 +1,26 @@
 """The device that trains: what it is, and how long a training step of a network takes on it."""
 
+import math
 import os
 import statistics
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
 
 from pspnet.config.finetune import LossParams
 from pspnet.config.optimizer import OptimizerParams
+from pspnet.config.runtime import RuntimeParams
 from pspnet.losses.segmentation import build_loss, supervised_loss
+from pspnet.model.device import configure
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.training.shared.optimizer import build_optimizer
 
 Precision = Literal["fp32", "bf16"]
 
 STEPS = 3  # timed, after one that is not
-GIB = 2**30
 BF16_GAIN = 1.15  # how much faster bf16 must be: a smaller gain is not worth its coarse rounding
 OPTIMIZER = OptimizerParams(
     kind="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=0.0, decay_norms_and_biases=False, schedule="poly",
@@ -33,9 +35,7 @@ LOSS = LossParams(
 @dataclass(frozen=True)
 class Device:
     kind: Literal["cpu", "cuda"]
-    name: str
     cores: int
-    memory_gb: float  # of the GPU, or of the machine
     precision: Precision
 
 
@@ -54,31 +54,28 @@ PROBE = Step(Architecture(18, 0.5, 16, 4, 0.0, decoder="low_level"), 192, 192, 8
 
 class Timing(Protocol):
     def __call__(self, step: Step, precision: Precision) -> float:
-        """Seconds per step. Raises torch.OutOfMemoryError if it does not fit."""
+        """Seconds per step; infinite if it does not fit into memory."""
 
 
-def this_device(timing: Timing) -> Device:
-    """The device that `pspnet finetune` would use, with the faster precision for `PROBE`."""
-    kind: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda":
-        facts = torch.cuda.get_device_properties(0)
-        name, memory = facts.name, facts.total_memory / GIB
-    else:
-        name, memory = processor(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+def this_device(runtime: RuntimeParams) -> tuple[Device, Timing]:
+    """The device that `pspnet finetune` would use, with the faster precision for `PROBE`, and its stopwatch."""
+    cores = len(os.sched_getaffinity(0))
+    device = configure(runtime.model_copy(update={"threads": cores}))
+    timing = partial(timed, device)
     gain = timing(PROBE, "fp32") / timing(PROBE, "bf16")
-    return Device(kind, name, len(os.sched_getaffinity(0)), memory, "bf16" if gain >= BF16_GAIN else "fp32")
+    kind: Literal["cpu", "cuda"] = "cuda" if device.type == "cuda" else "cpu"
+    return Device(kind, cores, "bf16" if gain >= BF16_GAIN else "fp32"), timing
 
 
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "CPU"
-
-
-def timed(step: Step, precision: Precision) -> float:
+def timed(device: torch.device, step: Step, precision: Precision) -> float:
     """Seconds of a training step on random images: forward, loss, backward and update, without loading."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return _timed(device, step, precision)
+    except torch.OutOfMemoryError:
+        return math.inf
+
+
+def _timed(device: torch.device, step: Step, precision: Precision) -> float:
     module = SupervisedPSPNet(PSPNet(replace(step.architecture, dropout=0.0)))
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(OPTIMIZER, [(module.parameters(), 1.0)])

@@ -1,4 +1,4 @@
-"""What the rules ask about the data: sizes, counts, class shares, object sizes, and which directions matter."""
+"""What the rules ask about the data: sizes, counts, class shares, how thin objects are, and whether sides differ."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,15 +20,12 @@ class DataFacts:
     """All numbers are of train and unlabeled images. `val_images` is the size of val; test is not looked at."""
 
     train_masks: int
-    unlabeled_images: int  # without a mask that is used
     val_images: int
     height_px: int  # median
     width_px: int
     class_shares: dict[str, float]  # of the annotated pixels
-    object_px: dict[str, float]  # side of a square with the median area of a class's connected regions
     thickness_px: dict[str, float]  # median of four times the mean distance to the edge: the width of a strip
     left_right_differ: float  # 0: a class is as common at a place as at its mirror image; 1: never at both
-    up_down_differ: float
 
     @classmethod
     def of(cls, dataset: PreparedDataset) -> Self:
@@ -36,19 +33,15 @@ class DataFacts:
         train, own = dataset.annotated("train"), index[index["split"].isin(["train", "unlabeled"])]
         regions, map_of_classes = _read_masks(dataset, train)
         pixels = np.array(dataset.class_pixels["train"], np.float64)
-        sides = regions.groupby("class")[["object_px", "thickness_px"]].median()
-        named = {dataset.classes[number]: row for number, row in sides.iterrows()}
+        thickness = regions.groupby("class")["thickness_px"].median()
         return cls(
             train_masks=len(train),
-            unlabeled_images=len(own) - len(train),
             val_images=len(dataset.annotated("val")),
             height_px=int(own["height"].median()),
             width_px=int(own["width"].median()),
             class_shares=dict(zip(dataset.classes, (pixels / pixels.sum()).tolist(), strict=True)),
-            object_px={name: float(row["object_px"]) for name, row in named.items()},
-            thickness_px={name: float(row["thickness_px"]) for name, row in named.items()},
-            left_right_differ=_difference(map_of_classes, axis=2),
-            up_down_differ=_difference(map_of_classes, axis=1),
+            thickness_px={dataset.classes[number]: float(pixels) for number, pixels in thickness.items()},
+            left_right_differ=_left_right_difference(map_of_classes),
         )
 
 
@@ -57,7 +50,7 @@ def _read_masks(dataset: PreparedDataset, train: pd.DataFrame) -> tuple[pd.DataF
     reader, count = dataset.reader(), len(dataset.classes)
     chosen = train.iloc[np.unique(np.linspace(0, len(train) - 1, MASKS_READ).astype(int))]
     counts = np.zeros((count, MAP_CELLS, MAP_CELLS))
-    rows: list[tuple[int, float, float]] = []
+    rows: list[tuple[int, float]] = []
     for shard, row in chosen[["shard", "row"]].itertuples(index=False):
         mask = reader.mask(shard, row)
         for number in np.unique(mask[mask != dataset.ignore]).tolist():
@@ -67,8 +60,8 @@ def _read_masks(dataset: PreparedDataset, train: pd.DataFrame) -> tuple[pd.DataF
             depth = cv2.distanceTransform(of_class, cv2.DIST_L2, 3)
             areas = stats[:, cv2.CC_STAT_AREA]
             depths = np.bincount(labels.ravel(), depth.ravel()) / np.maximum(areas, 1)  # region 0 may be empty
-            rows += [(number, float(a) ** 0.5, 4 * float(d)) for a, d in zip(areas[1:], depths[1:], strict=True)]
-    return pd.DataFrame(rows, columns=["class", "object_px", "thickness_px"]), counts
+            rows += [(number, 4 * depth_px) for depth_px in depths[1:].tolist()]
+    return pd.DataFrame(rows, columns=["class", "thickness_px"]), counts
 
 
 def _cells(of_class: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -79,8 +72,8 @@ def _cells(of_class: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array([[pixels[a:b, c:d].sum() for c, d in pairwise(edges[1])] for a, b in pairwise(edges[0])], float)
 
 
-def _difference(counts: NDArray[np.float64], axis: int) -> float:
+def _left_right_difference(counts: NDArray[np.float64]) -> float:
     """Half the sum of |a class's share of a cell - its share of the mirrored cell|, the mean over classes."""
     shares = counts / np.maximum(counts.sum(axis=(1, 2), keepdims=True), 1)
-    apart = np.abs(shares - np.flip(shares, axis)).sum(axis=(1, 2)) / 2
+    apart = np.abs(shares - shares[:, :, ::-1]).sum(axis=(1, 2)) / 2
     return float(apart[counts.sum(axis=(1, 2)) > 0].mean()) if counts.any() else 0.0

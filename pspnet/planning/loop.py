@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def time_loop(dataset: PreparedDataset, params: Params, state: Path) -> Measured
     preprocessing = Preprocessing(dataset.mean, dataset.std)
     splits = AnnotatedSplits.open(dataset, own, preprocessing.mean_color, params.runtime.seed)
     val = AnnotatedImages(dataset.reader(), dataset.annotated("val").head(VAL_IMAGES))
-    splits = AnnotatedSplits(splits.train, val, splits.classes, splits.ignore)
+    splits = replace(splits, val=val)
     loss_of = build_loss(
         own.loss, dataset.classes, dataset.class_pixels["train"], dataset.ignore, own.align_corners, device
     )

@@ -15,7 +15,7 @@ from pspnet.errors import Problem, UserError
 from pspnet.machine import terminal
 from pspnet.machine.outputs import whole_file
 from pspnet.machine.worktree import dvc_command
-from pspnet.planning.device import this_device, timed
+from pspnet.planning.device import this_device
 from pspnet.planning.facts import DataFacts
 from pspnet.planning.loop import time_loop
 from pspnet.planning.rules import Choice, Plan, Rung, duration, made
@@ -45,12 +45,12 @@ def plan(minutes: float, params: Path, prepared: Path, backup: Path, state: Path
 
 def choose(dataset: PreparedDataset, before: dict[str, Any], minutes: float, state: Path) -> list[Choice]:
     """All choices for the prepared set on this device."""
-    facts, backbone = DataFacts.of(dataset), validate(Params, before, "params.yaml").backbone
+    current = validate(Params, before, "params.yaml")
+    facts, backbone = DataFacts.of(dataset), current.backbone
     if not facts.train_masks:
         raise UserError(Problem(str(dataset.folder), "has no masks in train", "images with masks"))
     fixed = None if backbone.weights == "random" else Rung(backbone.depth, backbone.width, 16)
-    own = Plan(facts, this_device(timed), timed, minutes, backbone.weights, fixed)
-    made(own)
+    own = made(Plan(facts, *this_device(current.runtime), minutes, backbone.weights, fixed))
     average = Choice("finetune.ema_decay", 0.9, "timed too")
     planned = validate(Params, with_choices(before, [*own.choices, average]), "params.yaml")
     state.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def crop(plan: Plan) -> Iterator[Choice]:
 
 
 def scales(plan: Plan) -> Iterator[Choice]:
-    reason = "objects come in several sizes; wider ranges cost more than they gained within hours"
+    reason = "as in the recipes; other ranges are not measured yet"
     yield Choice("finetune.scale_min", 0.75, reason)
     yield Choice("finetune.scale_max", 1.5, reason)
 
@@ -129,7 +129,7 @@ def _climb(plan: Plan) -> tuple[Rung, float, int]:
     rungs = [(plan.imported, 0)] if plan.imported else list(zip(LADDER, IMAGES_NEEDED, strict=True))
     best: tuple[Rung, float, int] | None = None
     for rung, needed in rungs:
-        if best is not None and best[2] < needed:  # a larger network sees fewer images still
+        if best is not None and best[2] < needed:  # a larger network would see even fewer
             break
         per_step = plan.timing(step_of(plan, rung), plan.device.precision)
         seen = round(plan.seconds * LOADED_SHARE / per_step) * plan["finetune.batch_size"]
@@ -169,13 +169,13 @@ def optimizer(plan: Plan) -> Iterator[Choice]:
     yield Choice("finetune.optimizer.decay_norms_and_biases", False, "AdamW's decay; norms and biases are exempt")
     yield Choice("finetune.optimizer.schedule", "poly", "as published")
     yield Choice("finetune.backbone_learning_rate_factor", 1.0, "weak weights need the full rate")
-    yield Choice("finetune.head_learning_rate_factor", 1.0, "AdamW needs no larger rate for the head")
+    yield Choice("finetune.head_learning_rate_factor", 1.0, "as in the recipes; not measured yet")
     yield Choice("finetune.frozen_layers", 0, "all layers learn")
 
 
 def machine(plan: Plan) -> Iterator[Choice]:
     device = plan.device
-    yield Choice("runtime.threads", device.cores if device.kind == "cpu" else 1, f"{device.name}: {device.cores} cores")
+    yield Choice("runtime.threads", device.cores if device.kind == "cpu" else 1, f"{device.cores} cores")
     yield Choice("runtime.precision", device.precision, "the faster of the two here")
     yield Choice("runtime.compile", False, "compiling takes minutes and needs a C++ compiler; not measured here")
 

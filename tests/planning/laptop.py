@@ -9,7 +9,7 @@ from pspnet.planning.rules import Measured, Plan, duration, made
 from pspnet.planning.writing import with_choices
 from tests.parameters import ROOT
 
-LAPTOP = Device("cpu", "a laptop", cores=4, memory_gb=16, precision="fp32")
+LAPTOP = Device("cpu", cores=4, precision="fp32")
 VAL_IMAGE_SECONDS = 0.01
 
 

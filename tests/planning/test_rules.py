@@ -11,20 +11,17 @@ from pspnet.planning.rules import Plan, Rung
 from tests.planning.laptop import LAPTOP, laptop_seconds, params_of
 
 # Assumed, not measured: no GPU was at hand.
-GPU = Device("cuda", "a fast GPU", cores=16, memory_gb=80, precision="bf16")
+GPU = Device("cuda", cores=16, precision="bf16")
 GPU_SPEEDUP = 500
 
 STEEL = DataFacts(
     train_masks=2500,
-    unlabeled_images=0,
     val_images=400,
     height_px=200,
     width_px=200,
     class_shares={"background": 0.877, "inclusion": 0.021, "patches": 0.076, "scratches": 0.026},
-    object_px={"background": 174.0, "inclusion": 16.6, "patches": 45.6, "scratches": 22.1},
     thickness_px={"background": 131.0, "inclusion": 8.6, "patches": 26.2, "scratches": 6.8},
     left_right_differ=0.07,
-    up_down_differ=0.07,
 )
 ROADS = replace(
     STEEL,
@@ -33,7 +30,6 @@ ROADS = replace(
     height_px=1080,
     width_px=1920,
     class_shares={"road": 0.5, "sky": 0.3, "car": 0.17, "pole": 0.015, "sign": 0.01, "rider": 0.005},
-    up_down_differ=0.8,
 )
 
 
