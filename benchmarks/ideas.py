@@ -31,9 +31,11 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from pspnet.config.finetune import FinetuneParams  # noqa: E402
 from pspnet.config.params import Params  # noqa: E402
 from pspnet.config.reading import read_yaml, validate  # noqa: E402
 from pspnet.dataset.annotated import AnnotatedImages  # noqa: E402
+from pspnet.dataset.augmentation import AffineCrop, Augmentation  # noqa: E402
 from pspnet.dataset.store.prepared import PreparedDataset  # noqa: E402
 from pspnet.dataset.training_samples import TrainingCrops  # noqa: E402
 from pspnet.evaluation.measuring import measure  # noqa: E402
@@ -155,6 +157,31 @@ IDEAS: dict[str, Idea] = {
 }
 
 
+class CenteredCrop(AffineCrop):
+    """A crop around `center`, in pixels of the image, as far as the image allows; anywhere without one."""
+
+    center: tuple[float, float] | None = None
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        drawn = super().get_params_dependent_on_data(params, data)
+        if self.center is not None:
+            matrix = drawn["crop_to_image"]
+            middle = np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2, 1])
+            reach = np.abs(matrix[:, :2]) @ middle[:2]  # from the middle of the crop to its sides, in the image
+            last = np.array([params["shape"][1] - 1, params["shape"][0] - 1])
+            wanted = np.clip(self.center, np.minimum(reach, last / 2), np.maximum(last - reach, last / 2))
+            matrix[:, 2] += wanted - matrix @ middle
+        return drawn
+
+
+def centering(params: FinetuneParams, size: tuple[int, int], fill: tuple[int, int, int], ignore: int) -> Augmentation:
+    augmentation = Augmentation.from_params(params, *size, fill=fill, ignore=ignore)
+    augmentation._crop = CenteredCrop(
+        *size, params.scale_min, params.scale_max, params.rotation_degrees, params.flip_probability, fill, ignore
+    )
+    return augmentation
+
+
 class Examples(TrainingCrops):
     """As many crops as the run needs, each pass over the images in its own shuffled order."""
 
@@ -168,10 +195,10 @@ class Examples(TrainingCrops):
     ) -> None:
         finetune = params.finetune
         size = finetune.crop_height_px, finetune.crop_width_px
-        augmentation = training.Augmentation.from_params(finetune, *size, fill=fill, ignore=dataset.ignore)
+        augmentation = centering(finetune, size, fill, dataset.ignore)
         super().__init__(dataset.reader(), dataset.annotated("train"), augmentation, params.runtime.seed)
         still = finetune.model_copy(update={"scale_min": 1.0, "scale_max": 1.0, "color_jitter": 0.0})
-        self._still = training.Augmentation.from_params(still, *size, fill=fill, ignore=dataset.ignore)
+        self._still = centering(still, size, fill, dataset.ignore)
         self._count, self._own, self._prototypes = steps * finetune.batch_size, len(self._places), prototypes
         self._ignore, self._classes = dataset.ignore, len(dataset.classes)
         pixels = np.array(dataset.class_pixels["train"])
@@ -200,7 +227,7 @@ class Examples(TrainingCrops):
             mask = self._reader.mask(*self._places[place])
             rows, columns = np.nonzero(mask == value)
             chosen = draw.integers(len(rows))
-            center = (columns[chosen] / mask.shape[1], rows[chosen] / mask.shape[0])
+            center = (float(columns[chosen]), float(rows[chosen]))
         image, mask = self._crop(place, seed, center, key[1])
         if "cutmix" in self._prototypes and draw.random() < 0.5:
             other, of_other = self._crop(int(draw.integers(self._own)), seed + 1, None, key[1])
@@ -231,7 +258,8 @@ class Examples(TrainingCrops):
         shard, row = self._places[place]
         still = "plain_end" in self._prototypes and position > 0.8 * self._count
         augmentation = self._still if still else self._augmentation
-        return augmentation.image_and_mask(self._reader.image(shard, row), self._reader.mask(shard, row), seed, center)
+        augmentation._crop.center = center
+        return augmentation.image_and_mask(self._reader.image(shard, row), self._reader.mask(shard, row), seed)
 
 
 def elastic(image: Any, mask: Any, draw: np.random.Generator, ignore: int) -> tuple[Any, Any]:

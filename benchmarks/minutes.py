@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,13 +42,12 @@ from pspnet.evaluation.measuring import measure  # noqa: E402
 from pspnet.losses.segmentation import build_loss  # noqa: E402
 from pspnet.metrics import mean_iou  # noqa: E402
 from pspnet.model.backbone.preprocessing import Preprocessing  # noqa: E402
-from pspnet.model.backbone.pretrained import PretrainedBackbone, random_backbone  # noqa: E402
 from pspnet.model.bundle import Bundle  # noqa: E402
 from pspnet.planning.planning import choose  # noqa: E402
 from pspnet.planning.writing import with_choices  # noqa: E402
 from pspnet.prediction.image.predictor import Member, Predictor  # noqa: E402
 from pspnet.prediction.image.protocol import PredictionProtocol  # noqa: E402
-from pspnet.stages import finetune, prepare  # noqa: E402
+from pspnet.stages import finetune, prepare, pretrain  # noqa: E402
 from pspnet.tracking.run import StageRun  # noqa: E402
 from pspnet.training.finetune import AnnotatedSplits  # noqa: E402
 from pspnet.training.shared.distributed import Peers  # noqa: E402
@@ -156,20 +156,18 @@ def train_peer(name: str, rate: float, dataset: PreparedDataset, params: Params,
 
 
 def train_ours(params: Params, prepared: Path, work: Path) -> tuple[nn.Module, int]:
-    """The bundle's network and the number of images it was trained on, by the stage itself."""
-    dataset = PreparedDataset.open(prepared)
-    backbone, folder = params.backbone, work / "backbone"
-    shutil.rmtree(folder, ignore_errors=True)
-    random = random_backbone(backbone.depth, backbone.width, 8, params.runtime.seed)
-    PretrainedBackbone("none", backbone.depth, backbone.width, Preprocessing(dataset.mean, dataset.std), {}).save(
-        random, folder
-    )
+    """The bundle's network and the number of images it was trained on, by the stages themselves."""
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
-    finetune.run(
-        params.backbone, params.finetune, params.runtime, prepared=prepared, pretrained=folder, out=work / "bundle",
-        history=work / "history.csv", checkpoints=work / "checkpoints", run=StageRun(), tick=lambda *_: None,
+    common = {"prepared": prepared, "checkpoints": work / "checkpoints", "run": StageRun(), "tick": lambda *_: None}
+    pretrain.run(
+        params.backbone, params.pretrain, params.runtime, weights=work / "weights", out=work / "backbone",
+        history=work / "pretrain.csv", **common,
     )  # fmt: skip
-    steps = round(params.finetune.epochs * (len(dataset.annotated("train")) // params.finetune.batch_size))
+    finetune.run(
+        params.backbone, params.finetune, params.runtime, pretrained=work / "backbone", out=work / "bundle",
+        history=work / "finetune.csv", **common,
+    )  # fmt: skip
+    steps = int(pd.read_csv(work / "finetune.csv")["step"].iloc[-1])
     return Bundle.load(work / "bundle").network, steps * params.finetune.batch_size
 
 

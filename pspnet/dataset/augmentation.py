@@ -42,7 +42,6 @@ class AffineCrop(A.DualTransform):
         ignore: int,
     ) -> None:
         super().__init__(p=1)
-        self.center: tuple[float, float] | None = None  # of the next crop, as shares of the image's width and height
         self.height_px, self.width_px = height_px, width_px
         self.scale_min, self.scale_max = scale_min, scale_max
         self.rotation_degrees, self.flip_probability = rotation_degrees, flip_probability
@@ -54,10 +53,6 @@ class AffineCrop(A.DualTransform):
         factor = self.scale_min + scale * (self.scale_max - self.scale_min)
         radians = math.radians(self.rotation_degrees * (2 * angle - 1)) if turned < 0.5 else 0.0
         scaled_height, scaled_width = max(1, round(height * factor)), max(1, round(width * factor))
-        if self.center is not None:
-            x, y = self.center
-            across = _drawn_for(1 - x if mirrored < self.flip_probability else x, scaled_width, self.width_px)
-            down = _drawn_for(y, scaled_height, self.height_px)
         return {
             "crop_to_image": _crop_to_image(
                 left=_place(scaled_width, self.width_px, across),
@@ -96,12 +91,6 @@ def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
     """Where the crop begins in the picture; a smaller picture is centered in the crop."""
     free = scaled_px - crop_px
     return int(drawn * (free + 1)) if free >= 0 else -(-free // 2)
-
-
-def _drawn_for(center: float, scaled_px: int, crop_px: int) -> float:
-    """The argument of `_place` for a crop around this point, as far as the picture allows."""
-    free = scaled_px - crop_px
-    return min(max((center * scaled_px - crop_px / 2) / (free + 1), 0.0), free / (free + 1)) if free > 0 else 0.0
 
 
 def _crop_to_image(
@@ -204,15 +193,10 @@ class Augmentation:
         )
 
     def image(self, image: Pixels, seed: int) -> Pixels:
-        self._crop.center = None
         self._crop.set_random_seed(seed)
         return self._blur_and_color(self._crop(image=image)["image"])
 
-    def image_and_mask(
-        self, image: Pixels, mask: Pixels, seed: int, center: tuple[float, float] | None = None
-    ) -> tuple[Pixels, Pixels]:
-        """`center`: what the crop should show in its middle, as shares of the image's width and height."""
-        self._crop.center = center
+    def image_and_mask(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
         self._crop.set_random_seed(seed)
         both = self._crop(image=image, mask=mask)
         return self._blur_and_color(both["image"]), both["mask"]
