@@ -34,8 +34,9 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline import processor  # noqa: E402
 
+from pspnet.config.editing import edited  # noqa: E402
 from pspnet.config.params import Params  # noqa: E402
-from pspnet.config.reading import read_yaml, validate  # noqa: E402
+from pspnet.config.reading import parse_value, validate  # noqa: E402
 from pspnet.dataset.annotated import AnnotatedImages  # noqa: E402
 from pspnet.dataset.store.prepared import PreparedDataset  # noqa: E402
 from pspnet.evaluation.measuring import measure  # noqa: E402
@@ -43,8 +44,7 @@ from pspnet.losses.segmentation import build_loss  # noqa: E402
 from pspnet.metrics import mean_iou  # noqa: E402
 from pspnet.model.backbone.preprocessing import Preprocessing  # noqa: E402
 from pspnet.model.bundle import Bundle  # noqa: E402
-from pspnet.planning.planning import choose  # noqa: E402
-from pspnet.planning.writing import with_choices  # noqa: E402
+from pspnet.planning.planning import choose, planned  # noqa: E402
 from pspnet.prediction.image.predictor import Member, Predictor  # noqa: E402
 from pspnet.prediction.image.protocol import PredictionProtocol  # noqa: E402
 from pspnet.stages import finetune, prepare, pretrain  # noqa: E402
@@ -183,8 +183,9 @@ def test_score(network: nn.Module, dataset: PreparedDataset, params: Params) -> 
 
 def execute(run: Run, data: Path, work: Path) -> dict[str, Any]:
     contest = CONTESTS[run.contest]
-    content = read_yaml(ROOT / f"recipes/{contest.recipe}.yaml")
-    recipe = validate(Params, content, contest.recipe)
+    text = (ROOT / f"recipes/{contest.recipe}.yaml").read_text(encoding="utf-8")
+    text = edited(text, {"backbone.weights": "random", "runtime.seed": run.seed}, contest.recipe)
+    recipe = validate(Params, parse_value(text, contest.recipe), contest.recipe)
     prepared = work / run.contest
     if not prepared.exists():
         prepare.run(
@@ -192,10 +193,8 @@ def execute(run: Run, data: Path, work: Path) -> dict[str, Any]:
             run=StageRun(), tick=lambda *_: None,
         )  # fmt: skip
     dataset = PreparedDataset.open(prepared)
-    content["backbone"]["weights"] = "random"
-    content["runtime"]["seed"] = run.seed
-    content = with_choices(content, choose(dataset, content, contest.minutes, work / "plan"))
-    params = validate(Params, content, "the plan")
+    text = planned(text, choose(dataset, text, contest.minutes, work / "plan"))
+    params = validate(Params, parse_value(text, "the plan"), "the plan")
     started = time.monotonic()
     if run.model == "ours":
         network, images = train_ours(params, prepared, work)

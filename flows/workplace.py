@@ -16,9 +16,9 @@ from typing import Any
 import filelock
 import psutil
 import yaml
-from ruamel.yaml import YAML
 
 from flows.command import marked
+from pspnet.config.editing import edited
 from pspnet.config.params import Params
 from pspnet.config.reading import read_yaml, validate
 from pspnet.errors import Problem, UserError
@@ -131,19 +131,9 @@ class Workplace:
             fix = "Use `pspnet retrain --set`, which makes a worktree, or edit params.yaml."
             raise UserError(Problem("overrides", "would change the checkout's params.yaml", fix=fix))
         path = self.folder / PARAMS
-        text = YAML()
-        text.preserve_quotes, text.width = True, 4096
-        content = text.load(path.read_text(encoding="utf-8"))
-        for name, value in overrides.items():
-            section = content
-            *parents, key = name.split(".")
-            for parent in parents:
-                section = section.setdefault(parent, {})
-                if not isinstance(section, dict):
-                    raise UserError(Problem(PARAMS, f"'{name}' is not a parameter: '{parent}' has no keys"))
-            section[key] = value
-        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-            text.dump(content, file)
+        text = edited(path.read_text(encoding="utf-8"), overrides, PARAMS)
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
         validate(Params, read_yaml(path), PARAMS)
 
     def write(self, files: Mapping[str, str]) -> None:

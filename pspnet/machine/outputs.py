@@ -66,6 +66,15 @@ def whole_file(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     partial.replace(out)
 
 
+def replace_text(path: Path, text: str, backup: Path) -> None:
+    """Replace a person's file, and keep what it held in `backup`."""
+    if path.exists():
+        with whole_file(backup) as partial:
+            partial.write_bytes(path.read_bytes())
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def private_file(path: str, flags: int) -> int:
     """An opener for `open(..., opener=)` whose files only this user may read."""
     return os.open(path, flags, 0o600)

@@ -3,12 +3,13 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY, Busy, Interrupted, Problem, PspnetError, UserError, is_network
@@ -38,6 +40,15 @@ class _Console(Console):
 
 out = _Console(highlight=False, soft_wrap=True)
 err = _Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def print_differences(title: str, differing: Mapping[str, tuple[Any, Any]]) -> None:
+    """Print a table of parameters with both values; None is shown as missing."""
+    table = Table("parameter", "before", "now", title=title, title_justify="left")
+    for key, values in differing.items():
+        table.add_row(escape(key), *("" if value is None else escape(str(value)) for value in values))
+    out.print(table)
+
 
 LINE_SECONDS = 10  # between progress lines without a terminal
 EVENT_SECONDS = 2  # between progress events

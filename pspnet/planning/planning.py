@@ -2,24 +2,24 @@
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from pspnet.config.editing import edited
 from pspnet.config.params import Params
-from pspnet.config.reading import read_yaml, validate
+from pspnet.config.reading import parse_value, read_yaml, validate
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import Problem, UserError
 from pspnet.machine import terminal
-from pspnet.machine.outputs import whole_file
+from pspnet.machine.outputs import replace_text
 from pspnet.machine.worktree import dvc_command
 from pspnet.planning.device import this_device
 from pspnet.planning.facts import DataFacts
 from pspnet.planning.loop import time_loop
 from pspnet.planning.rules import Choice, Plan, Rung, duration, made
-from pspnet.planning.writing import params_text, with_choices
 
 HEADLINES = (
     "backbone.depth", "backbone.width", "finetune.crop_height_px", "finetune.crop_width_px", "finetune.batch_size",
@@ -28,35 +28,42 @@ HEADLINES = (
 
 
 def plan(minutes: float, params: Path, prepared: Path, backup: Path, state: Path, explain: bool) -> None:
-    before = read_yaml(params)
-    validate(Params, before, params.name)
-    dataset = _prepared(prepared)
-    choices = choose(dataset, before, minutes, state)
-    after = with_choices(before, choices)
-    validate(Params, after, params.name)
-    with whole_file(backup) as partial:
-        partial.write_bytes(params.read_bytes())
-    with whole_file(params) as partial:
-        partial.write_text(params_text(after, choices, _heading(minutes)), encoding="utf-8")
+    before = params.read_text(encoding="utf-8")
+    validate(Params, read_yaml(params), params.name)
+    choices = choose(_prepared(prepared), before, minutes, state)
+    replace_text(params, planned(before, choices), backup)
+    validate(Params, read_yaml(params), params.name)
     _show(choices, explain)
     terminal.out.print(f"{params} now plans {minutes:g} minutes of training; the previous params are in {backup}.")
     terminal.out.print("Next: make retrain")
 
 
-def choose(dataset: PreparedDataset, before: dict[str, Any], minutes: float, state: Path) -> list[Choice]:
-    """All choices for the prepared set on this device."""
-    current = validate(Params, before, "params.yaml")
+def choose(dataset: PreparedDataset, params: str, minutes: float, state: Path) -> list[Choice]:
+    """All choices for the prepared set on this device. `params`: the text of a params file."""
+    current = validate(Params, parse_value(params, "params.yaml"), "params.yaml")
     facts, backbone = DataFacts.of(dataset), current.backbone
     if not facts.train_masks:
         raise UserError(Problem(str(dataset.folder), "has no masks in train", "images with masks"))
     fixed = None if backbone.weights == "random" else Rung(backbone.depth, backbone.width, 16)
     own = made(Plan(facts, *this_device(current.runtime), minutes, backbone.weights, fixed))
     average = Choice("finetune.ema_decay", 0.9, "timed too")
-    planned = validate(Params, with_choices(before, [*own.choices, average]), "params.yaml")
+    timed = planned(params, [*own.choices, average])
     state.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=state, prefix="plan-") as folder:
-        measured = time_loop(dataset, planned, Path(folder))
+        measured = time_loop(dataset, validate(Params, parse_value(timed, "the plan"), "the plan"), Path(folder))
     return [*own.choices, *duration(own, measured)]
+
+
+def planned(params: str, choices: Sequence[Choice]) -> str:
+    """The text of the params file with the choices, each with its reason on its line."""
+    values = {choice.key: choice.value for choice in choices}
+    comments = {_line_of(choice): choice.reason for choice in choices}
+    return edited(params, values, "params.yaml", comments)
+
+
+def _line_of(choice: Choice) -> str:
+    """The key on whose line the value is; a section has it on the line of its first key."""
+    return f"{choice.key}.{next(iter(choice.value))}" if isinstance(choice.value, dict) else choice.key
 
 
 def _prepared(folder: Path) -> PreparedDataset:
@@ -65,12 +72,6 @@ def _prepared(folder: Path) -> PreparedDataset:
     if subprocess.run(command, check=False).returncode:
         raise UserError(Problem("dvc repro prepare", "failed", fix="See the message above."))
     return PreparedDataset.open(folder)
-
-
-def _heading(minutes: float) -> str:
-    return f"""Planned by `pspnet plan --minutes {minutes:g}` for the data in data/raw and the machine it ran on.
-Edit anything. Planning again replaces backbone, pretrain, finetune, predict and runtime; the rest is yours.
-What each key means: pspnet/config/."""
 
 
 def _show(choices: list[Choice], explain: bool) -> None:

@@ -200,7 +200,7 @@ class TestParams:
         after = path.read_text()
         changes = difflib.ndiff(before.splitlines(), after.splitlines())
         assert [" ".join(line.split()) for line in changes if line[0] in "+-"] == [
-            "- ignore_values: []", "+ ignore_values:", "+ - 7",
+            "- ignore_values: []", "+ ignore_values: [7]",
             "- stem: seven # seven | deep | deep_narrow", "+ stem: deep # seven | deep | deep_narrow",
             "- learning_rate: 0.004", "+ learning_rate: 0.01",
         ]  # fmt: skip

@@ -164,7 +164,7 @@ def test_what_prepare_needs_is_written_too(checkout: Path) -> None:
     assert "prepare.official_splits" in done.stdout
     after = read_yaml(checkout / "params.yaml")["prepare"]
     assert after == {**before, "official_splits": "val_is_test"}
-    assert "official_splits: val_is_test     # kept | val_is_test | ignored" in (checkout / "params.yaml").read_text()
+    assert "official_splits: val_is_test # kept | val_is_test | ignored" in (checkout / "params.yaml").read_text()
 
 
 def test_the_demos_params_give_way_to_the_start_recipe(checkout: Path) -> None:
@@ -181,13 +181,15 @@ def test_the_demos_params_give_way_to_the_start_recipe(checkout: Path) -> None:
     assert (checkout / "params.yaml").read_text() == own
 
 
-def test_a_section_in_braces_is_left_alone(checkout: Path) -> None:
+def test_a_params_file_in_braces_is_written_too(checkout: Path) -> None:
     sets.plain(checkout / "data/raw")
     params = read_yaml(checkout / "params.yaml")
     write(checkout / "params.yaml", json.dumps(params))
     done = inspect(checkout, "--write")
-    assert "params.yaml: has a section `dataset` or `prepare` that is not written as a block of lines." in done.stderr
-    assert read_yaml(checkout / "params.yaml") == params
+    assert (done.stderr, done.returncode) == ("", 0)
+    after = read_yaml(checkout / "params.yaml")
+    assert after["dataset"]["classes"] == {"class_0": 0, "class_255": 255}
+    assert {**after, "dataset": 0} == {**params, "dataset": 0}
 
 
 def test_the_requested_shares_are_those_in_params_yaml(checkout: Path) -> None:

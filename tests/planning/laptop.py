@@ -1,12 +1,12 @@
 """A laptop with assumed figures, so that tests can plan without timing anything."""
 
 from pspnet.config.params import Params
-from pspnet.config.reading import read_yaml, validate
+from pspnet.config.reading import parse_value, validate
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.planning.device import Device, Precision, Step
 from pspnet.planning.facts import DataFacts
+from pspnet.planning.planning import planned
 from pspnet.planning.rules import Measured, Plan, duration, made
-from pspnet.planning.writing import with_choices
 from tests.parameters import ROOT
 
 LAPTOP = Device("cpu", cores=4, precision="fp32")
@@ -25,8 +25,8 @@ def params_of(plan: Plan) -> tuple[Params, Plan]:
     """The params of a plan whose loop takes no longer than its steps."""
     made(plan)
     plan.choices += duration(plan, Measured(plan.step_seconds, VAL_IMAGE_SECONDS))
-    content = with_choices(read_yaml(ROOT / "recipes/start.yaml"), plan.choices)
-    return validate(Params, content, "the plan"), plan
+    text = planned((ROOT / "recipes/start.yaml").read_text(encoding="utf-8"), plan.choices)
+    return validate(Params, parse_value(text, "the plan"), "the plan"), plan
 
 
 def planned_for(dataset: PreparedDataset, minutes: float = 3) -> Params:

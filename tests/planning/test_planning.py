@@ -1,5 +1,6 @@
 """A plan for a small prepared set, timed on this machine."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pspnet.config.params import load_params
-from pspnet.config.reading import read_yaml
+from pspnet.config.params import Params
+from pspnet.config.reading import parse_value, validate
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.planning import device, rules
 from pspnet.planning.facts import DataFacts, _left_right_difference
-from pspnet.planning.planning import choose
+from pspnet.planning.planning import choose, planned
 from pspnet.planning.rules import Choice
-from pspnet.planning.writing import params_text, with_choices
 from tests.parameters import ROOT
 
 START = ROOT / "recipes/start.yaml"
@@ -30,37 +30,37 @@ def choices(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequenc
             patch.setattr(rules, name, getattr(rules, name)[:1])
         patch.setattr(device, "PROBE", replace(device.PROBE, height_px=48, width_px=48, batch_size=2))
         state = tmp_path_factory.mktemp("state")
-        chosen = choose(PreparedDataset.open(prepared), read_yaml(START), 1.0, state)
+        chosen = choose(PreparedDataset.open(prepared), START.read_text(encoding="utf-8"), 1.0, state)
     assert list(state.iterdir()) == [], "the timing left checkpoints"
     return chosen
 
 
-def test_the_plan_is_a_complete_params_file(choices: Sequence[Choice], tmp_path: Path) -> None:
-    before = read_yaml(START)
-    (tmp_path / "params.yaml").write_text(params_text(with_choices(before, choices), choices, "A plan."))
-    planned = load_params(tmp_path / "params.yaml")
-    assert {name: read_yaml(tmp_path / "params.yaml")[name] for name in OTHERS} == {n: before[n] for n in OTHERS}
-    assert planned.pretrain.method.kind == "none"
-    assert planned.backbone.width <= 0.5
-    assert planned.finetune.crop_height_px == 96
+def test_the_plan_is_a_complete_params_file_and_keeps_other_sections_word_for_word(choices: Sequence[Choice]) -> None:
+    before = START.read_text(encoding="utf-8")
+    after = planned(before, choices)
+    params = validate(Params, parse_value(after, "the plan"), "the plan")
+    assert params.pretrain.method.kind == "none"
+    assert (params.backbone.width, params.finetune.crop_height_px) == (0.25, 96)
+    for section in OTHERS:
+        assert section_of(after, section) == section_of(before, section)
 
 
-def test_each_choice_stands_beside_its_reason(choices: Sequence[Choice]) -> None:
-    text = params_text(with_choices(read_yaml(START), choices), choices, "A plan.")
+def section_of(text: str, name: str) -> str:
+    found = re.search(rf"^{name}:\n(?:(?: .*)?\n)*", text, re.MULTILINE)
+    assert found
+    return found[0]
+
+
+def test_each_choice_has_its_reason_on_its_line(choices: Sequence[Choice]) -> None:
+    text = planned(START.read_text(encoding="utf-8"), choices)
     for choice in choices:
-        assert f"# {choice.reason}" in text
+        assert f"# {choice.reason}\n" in text
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_an_old_plan_does_not_change_the_new_one(choices: Sequence[Choice]) -> None:
-    once = with_choices(read_yaml(START), choices)
-    assert with_choices(once, choices) == once
-
-
-def test_values_that_yaml_would_misread_are_written_so_that_they_are_read_back(tmp_path: Path) -> None:
-    content: dict[str, Any] = {"a": {"yes": "no", "pattern": "^(.*)#\\d", "list": [1.0, 2], "empty": {}, "none": None}}
-    (tmp_path / "file.yaml").write_text(params_text(content, [Choice("a.yes", "no", "because")], "Heading"))
-    assert read_yaml(tmp_path / "file.yaml") == content
+def test_planning_twice_changes_nothing(choices: Sequence[Choice]) -> None:
+    once = planned(START.read_text(encoding="utf-8"), choices)
+    assert planned(once, choices) == once
 
 
 def test_facts_describe_the_streets(prepared: Path) -> None:
