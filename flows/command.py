@@ -1,4 +1,4 @@
-"""Runs a command: reads its lines and events as they come, and leaves no process behind when it ends."""
+"""Runs a command, reads its output and events as they arrive, and leaves no process behind when it ends."""
 
 import os
 import queue
@@ -46,7 +46,7 @@ class CommandResult:
 
     @property
     def end(self) -> Event | None:
-        """The command's exit event; None if it was killed or is not ours."""
+        """The command's exit event, or None if the command was killed or is not one of ours."""
         return next((event for event in reversed(self.told("exit")) if "rank" not in event), None)
 
 
@@ -58,7 +58,10 @@ def run(
     timeout_seconds: float | None = None,
     on_progress: Callable[[Event], object] = lambda event: None,
 ) -> CommandResult:
-    """Run the command in our process group, so that ending this process also ends the command. It gets an event log."""
+    """Run the command in our process group, so that ending this process also ends the command.
+
+    The command gets an event log.
+    """
     log = events.new_log(folder / environment.get("PSPNET_STATE", STATE))
     try:
         return _run(command, folder, {**environment, events.VARIABLE: str(log)}, on_line, timeout_seconds, on_progress)
@@ -136,15 +139,16 @@ def _end(process: psutil.Popen, mark: str, seconds: float) -> None:
         others = {*process.children(recursive=True), *marked(MARK, mark)} - {process}
         end_all([process, *others], seconds)
         process.wait()
-    # Processes left behind, and any they have started since. Look twice: a starting process has no environment yet.
+    # Processes left behind, and any they have started since. Look twice: a process that is just starting has no
+    # environment yet.
     while left := marked(MARK, mark) or marked(MARK, mark):
         end_all(left, min(seconds, DRAIN_SECONDS))
 
 
 def _lines(process: psutil.Popen) -> Iterator[str]:
-    """Yield the lines as they come, and an empty line now and then, until the process ends.
+    """Yield lines as they arrive, with an occasional empty line, until the process ends.
 
-    The process may outlive its end of the pipe, and processes that it leaves behind may keep writing to the pipe.
+    The process can outlive its end of the pipe, and processes that it leaves behind can keep writing to the pipe.
     """
     lines: queue.Queue[str | None] = queue.Queue()
 

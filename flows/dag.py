@@ -21,7 +21,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Source:
-    """Data that no stage makes; `dvc add` or `dvc import` tracks it."""
+    """Data that no stage makes, tracked by `dvc add` or `dvc import`."""
 
     name: str
     is_import: bool = False
@@ -92,7 +92,7 @@ def changed_stages(project: Path) -> set[str]:
 
 @contextmanager
 def open_repo(project: Path) -> Iterator[Repo]:
-    """DVC's repository object. A DVC error within the block becomes a UserError."""
+    """DVC's repository object. A DVC error inside the block is raised as a UserError."""
     try:
         with Repo(str(project), _wait_for_lock=True) as repo:
             yield repo
@@ -108,7 +108,7 @@ def _name(node: Any, project: Path) -> str:
 
 
 def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]:
-    """The dependencies that git ignores and no stage makes: DVC has to track them."""
+    """The dependencies that git ignores and no stage makes. DVC must track them."""
     made, root = {Path(out.fs_path) for out in repo.index.outs}, project.resolve()
     paths = {node: [Path(str(one.fs_path)) for one in node.deps if one.protocol == "local"] for node in nodes}
     names = {

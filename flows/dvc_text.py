@@ -1,4 +1,4 @@
-"""DVC output that flows parse, because DVC reports these things in no other way. Its exit status is always 255."""
+"""DVC output that flows parse, because DVC offers no other way to get it. Its exit status is always 255."""
 
 import re
 from collections.abc import Callable
@@ -20,13 +20,13 @@ _SHOWN_LINES = 10
 
 
 def stage_status(output: str) -> int | None:
-    """The exit status of the stage that failed, or None if no stage did."""
+    """The exit status of the stage that failed, or None if no stage failed."""
     found = _STAGE_STATUS.findall(output)
     return int(found[-1]) if found else None
 
 
 def errors(output: str) -> str:
-    """The lines from DVC's first error on, or the last lines of a command that is not DVC."""
+    """DVC's output from its first error onward, or the last lines if the command is not DVC."""
     lines = [line for line in output.splitlines() if not _NO_ERROR.match(line)]
     first = next((number for number, line in enumerate(lines) if line.startswith("ERROR: ")), 0)
     return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:][-_SHOWN_LINES:])

@@ -25,7 +25,10 @@ class Failure:
 
 
 def failure_of(ended: CommandResult, timeout_seconds: float | None) -> Failure | None:
-    """The failure, or None if the command succeeded. Its exit event decides; without one, its exit status does."""
+    """The failure, or None if the command succeeded.
+
+    Decides by the exit event, or by the exit status if there is no event.
+    """
     if ended.timed_out:
         took = f"It ran longer than {timeout_seconds:,.0f} s and was stopped with all its processes."
         return Failure(TIMED_OUT, f"{took} The limit is meta.timeout in dvc.yaml.")

@@ -22,7 +22,7 @@ from pspnet.errors import Busy, PspnetError
 from pspnet.machine.process import die_with_parent
 
 NOT_LAID_OUT = "PSPNET_NOT_LAID_OUT"  # environment variable: why the run has no worktree
-MAX_ATTEMPTS = 10  # a run that crashed this often will crash again
+MAX_ATTEMPTS = 10  # a run that has crashed this many times will crash again
 ENGINE_MESSAGES = re.compile("exited with unexpected exception|^Finished in state Failed")
 
 Work = Callable[[Workplace, dict[str, str]], State[Any]]
@@ -43,7 +43,7 @@ def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any
     log = get_run_logger()
     attempts = flow_run.run_count or 1
     if attempts > MAX_ATTEMPTS:
-        return Failed(message=f"The run crashed {MAX_ATTEMPTS} times. It is not retried.")
+        return Failed(message=f"The run crashed {MAX_ATTEMPTS} times. It will not be retried.")
     if attempts == 1 and (reason := newer_due_run()):
         return Completed(name="Skipped", message=reason)
     if reason := os.environ.get(NOT_LAID_OUT):

@@ -1,4 +1,4 @@
-"""Escapes names and texts for the Prefect UI, which renders Markdown."""
+"""Escapes names and text for the Prefect UI, which renders Markdown."""
 
 import re
 
@@ -6,5 +6,5 @@ MARKUP = re.compile(r"[\\`*_{}\[\]<>|~!#&$@]|:(?=//)|(?<=\bwww)\.")
 
 
 def escaped(text: object) -> str:
-    """The text on one line, for a heading, a paragraph or a table cell."""
+    """The text as one line, for a heading, a paragraph or a table cell."""
     return MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))

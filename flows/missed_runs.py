@@ -1,4 +1,4 @@
-"""Scheduled runs that were missed. After a night without power, one run is enough."""
+"""Skips missed scheduled runs. After a night without power, one run is enough."""
 
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 
 
 def newer_due_run() -> str | None:
-    """Why this run is skipped, if a newer run of the same schedule is due. Deletes the runs between the two."""
+    """Return why this run is skipped, if a newer run of the same schedule is due. Deletes the runs in between."""
     if flow_run.id is None:
         return None
     with get_client(sync_client=True) as client:
@@ -39,4 +39,4 @@ def newer_due_run() -> str | None:
         for run in missed[1:]:
             client.delete_flow_run(run.id)
     get_run_logger().info("%d scheduled runs were missed; only the newest will run.", len(missed))
-    return f"Skipped: {missed[0].name} is due too."
+    return f"Skipped: {missed[0].name} is also due."

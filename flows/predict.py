@@ -1,4 +1,4 @@
-"""The flow that has a registered version predict a folder of images: masks, overlays and a table."""
+"""The flow that runs a registered version on a folder of images and writes masks, overlays and a table."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def predict(images: str, out: str, model: str = "champion") -> State[Any]:
 def _predict(
     workplace: Workplace, environment: Mapping[str, str], images: Path, out: Path, model: str
 ) -> Told | Failure:
-    """Run `pspnet predict`. It continues a folder that an earlier attempt began."""
+    """Run `pspnet predict`. It resumes in a folder that an earlier attempt started."""
     progress = Progress("predict")
     command = ["pspnet", "predict", str(images), "--out", str(out), "--model", model]
     ended = run(command, workplace.folder, environment, get_run_logger().info, on_progress=progress.show)
@@ -97,7 +97,7 @@ class PredictionSummary:
             yield "\n".join(["Skipped:", "", *(f"    {line}" for line in lines)])
 
     def _pictures(self, table: pa.Table) -> Iterator[str]:
-        """The overlays with the lowest confidence, which deserve a look first."""
+        """The overlays with the lowest confidence, which are worth checking first."""
         pixels = pc.multiply(table["height"].cast(pa.int64()), table["width"].cast(pa.int64()))
         names = table.filter(pc.less_equal(pixels, LARGEST_PX)).sort_by("confidence")["image"]
         overlays = [self._out / "overlays" / f"{name}.png" for name in names[:PICTURES].to_pylist()]

@@ -26,7 +26,7 @@ class Progress:
         self._text = ""
 
     def show(self, event: Event) -> None:
-        """Show a progress event of the stage, unless the last one was shown only moments ago."""
+        """Show a progress event from the stage, unless the last one was shown only moments ago."""
         if event["title"] != self._stage:
             return
         self._first = self._first or event
@@ -49,7 +49,7 @@ class Progress:
 
 
 def pace(first: Event, now: Event) -> str:
-    """The speed since the first event, and the time left. A resumed run starts in the middle."""
+    """The speed since the first event, and the time left. A resumed run starts partway through."""
     seconds, done = (now["time"] - first["time"]) / 1000, now["done"] - first["done"]
     if seconds <= 0 or done <= 0:
         return ""
@@ -63,7 +63,7 @@ def artifact_key(*words: str) -> str:
 
 @contextmanager
 def harmless() -> Iterator[None]:
-    """Log errors within the block as a warning: a server that is down for a moment must not fail the run."""
+    """Log errors inside the block as warnings: a brief server outage must not fail the run."""
     try:
         yield
     except Exception as error:

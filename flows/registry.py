@@ -1,4 +1,7 @@
-"""Commands that change the registry and MLflow, outside DVC: the registry is not a function of the stages' inputs."""
+"""Commands that change the registry and MLflow.
+
+DVC does not run them, because the registry is not a function of the stages' inputs.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +19,6 @@ def send_records(workplace: Workplace, environment: Mapping[str, str]) -> Failur
 
 
 def registry_command(workplace: Workplace, environment: Mapping[str, str], *words: str) -> dict[str, Any] | Failure:
-    """Run `pspnet WORDS`. Returns its result; a version that is not promoted is a result, not a failure."""
+    """Run `pspnet WORDS`. Returns its result. If the version is not promoted, that is a result, not a failure."""
     ended = run(["pspnet", *words], workplace.folder, environment, get_run_logger().info)
     return ended.result or failure_of(ended, None) or Failure(FAILED, f"pspnet {words[0]} reported no result.")

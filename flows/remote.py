@@ -18,7 +18,7 @@ def push(workplace: Workplace, environment: Mapping[str, str]) -> Failure | None
 
 
 def restore(workplace: Workplace, stage: str, environment: Mapping[str, str]) -> bool | Failure:
-    """Restore the stage's results if any machine has run it on these inputs. Returns whether one has."""
+    """Restore the stage's results if any machine has run it on these inputs. Returns whether one did."""
     command = [sys.executable, "-P", "-m", "flows.restore", stage]
     ended = run(command, workplace.folder, environment, get_run_logger().info)
     if ended.status in (0, NOT_KNOWN):

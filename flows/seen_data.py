@@ -22,7 +22,7 @@ class SeenData:
 
 @contextmanager
 def seen_data(state: Path) -> Iterator[dict[str, SeenData]]:
-    """The seen data of each source, by name. Changes made within the block are saved."""
+    """The data already seen, by source name. Changes made inside the block are saved."""
     path = state / "taken.json"
     with exclusive(state / "taken.lock", "the data", STARTS_SECONDS):
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -21,7 +21,10 @@ def bring_up_to_date(
     given: Mapping[str, str] | None,
     has_remote: bool,
 ) -> Failure | None:
-    """Bring a source up to date. In a worktree, given data comes first, then the checkout's, then committed data."""
+    """Bring a source up to date.
+
+    In a worktree, data given to the run takes precedence over the checkout's, and that over committed data.
+    """
     if workplace.is_worktree and given and source.file in given:
         workplace.write({source.file: given[source.file]})
     elif (workplace.checkout / source.name).exists():
@@ -38,7 +41,7 @@ def bring_up_to_date(
 
 
 def update(checkout: Path, source: Source, environment: Mapping[str, str]) -> Failure | None:
-    """Update the source's .dvc file to the data in the checkout or, for an import, at its origin."""
+    """Update the source's .dvc file to match the data in the checkout or, for an import, at its origin."""
     if source.is_import:
         return dvc(checkout, environment, "update", source.file)
     return dvc(checkout, environment, "add", source.name)

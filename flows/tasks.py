@@ -69,7 +69,7 @@ def reproduce(workplace: Workplace, stage: Stage, environment: Mapping[str, str]
     ended = run(command, workplace.folder, environment, log, stage.timeout_seconds, progress.show)
     if failure := failure_of(ended, stage.timeout_seconds):
         return failure
-    if ran := ended.end is not None:  # DVC runs no command if it finds the results in its cache
+    if ran := ended.end is not None:  # DVC does not run the command if the results are in its cache
         progress.finish()
     return StageResult(stage.name, "ran" if ran else "cached", ended.seconds)
 

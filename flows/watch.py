@@ -40,7 +40,7 @@ def watch(settled_seconds: int = SETTLED_SECONDS, deployment: str = RETRAIN) -> 
 def _check_checkout(
     workplace: Workplace, environment: Mapping[str, str], dag: Dag, settled_seconds: int, deployment: str
 ) -> str | Failure:
-    """Check the checkout, which is where data arrives."""
+    """Check the checkout, where new data arrives."""
     checkout = workplace.checkout
     return check_for_new_data(
         workplace,
@@ -60,7 +60,10 @@ def check_for_new_data(
     push: Callable[[list[Source]], Failure | None],
     start: Callable[[list[Source], list[str]], str],
 ) -> str | Failure:
-    """Start retraining if there is new data. Returns a message. Three functions do the work; this one decides."""
+    """Start retraining if there is new data.
+
+    Returns a message. This function makes the decisions, and three others do the work.
+    """
     checkout = workplace.checkout
     with seen_data(workplace.state) as seen:
         listings = {name: data.listing for name, data in seen.items()}
@@ -88,7 +91,7 @@ def check_for_new_data(
 
 
 def _start(checkout: Path, sources: list[Source], deployment: str, new: list[str]) -> str:
-    """Start retraining. The idempotency key makes repeated requests for the same data start a single run."""
+    """Start retraining. The idempotency key ensures that repeated requests for the same data start a single run."""
     files = {source.file: (checkout / source.file).read_text(encoding="utf-8") for source in sources}
     key = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     run: Any = run_deployment(

@@ -1,7 +1,7 @@
 """Where a run works: in the checkout it was started in, or in its own git worktree.
 
 A worktree has the commit's files and shares the checkout's DVC cache, remotes and state (checkpoints, MLflow records).
-A run there gives the same results as in the checkout, and leaves the checkout untouched.
+A run there produces the same results as one in the checkout, and leaves the checkout untouched.
 """
 
 import json
@@ -32,7 +32,7 @@ DATA = ".dvc"
 LAID_OUT = Path(".pspnet/laid-out")
 KEPT = 3  # worktrees of earlier runs, kept for inspection
 LAY_OUT_SECONDS = 600
-CLAIMS_SECONDS = 600  # between laying out a worktree and claiming it; many runs may begin at once
+CLAIMS_SECONDS = 600  # between creating a worktree and claiming it; many runs may start at once
 FETCH_AFTER_SECONDS = (0, 10, 60)
 POLL_SECONDS = 5
 MARK = "PSPNET_WORKPLACE"  # environment variable of every process that works there
@@ -52,7 +52,7 @@ class Workplace:
         common, _, prefix = found.stdout.partition("\n")
         owner = Path(common).parent / prefix.strip()
         ours = folder.resolve().is_relative_to(state_of(owner) / "runs")
-        return cls(folder, owner if ours else folder)  # a worktree made by a person counts as a checkout
+        return cls(folder, owner if ours else folder)  # a worktree that a person created counts as a checkout
 
     @property
     def is_worktree(self) -> bool:
@@ -70,9 +70,9 @@ class Workplace:
 
     @contextmanager
     def claimed(self, log: Callable[[str], object]) -> Iterator[None]:
-        """Hold the workplace, so that one attempt at a time works there on this machine.
+        """Lock the workplace, so that only one attempt at a time works there on this machine.
 
-        Waits for a live attempt: it may belong to this very run, presumed dead while the server was down, and its
+        Waits for a live attempt: it may belong to this same run, presumed dead while the server was down, and its
         results can be reused. Ends attempts that are frozen and processes that have lost their parent.
         """
         lock, waiting = self._lock(), False
@@ -84,7 +84,7 @@ class Workplace:
                 if not waiting:
                     log(f"Another run is working in {self.folder}; waiting for it.")
                 waiting = True
-                if self.is_worktree:  # in a checkout, a person may have suspended it
+                if self.is_worktree:  # in a checkout, the user may have suspended it
                     self._end_frozen(holder, log)
         try:
             own = psutil.Process()
@@ -98,7 +98,7 @@ class Workplace:
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
-        """Whether no run is working here and no earlier run left processes. No run can begin within the block."""
+        """Whether no run is working here and no earlier run left processes. No run can start inside the block."""
         try:
             with self._lock().acquire(blocking=False):
                 yield not marked(MARK, str(self.folder))
@@ -124,7 +124,7 @@ class Workplace:
         return self.folder.resolve().relative_to(self.state / "runs").parts[0]
 
     def set_params(self, overrides: Mapping[str, Any]) -> None:
-        """Set parameters, named like `finetune.optimizer.learning_rate`. Keeps params.yaml's comments and order."""
+        """Set parameters with names like `finetune.optimizer.learning_rate`. Keeps params.yaml's comments and order."""
         if not overrides:
             return
         if not self.is_worktree:
@@ -137,7 +137,7 @@ class Workplace:
         validate(Params, read_yaml(path), PARAMS)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Write files that a run was given. They may choose data and parameters, never code."""
+        """Write the files that the run was given. They can choose data and parameters, but never code."""
         for name, content in files.items():
             self._refuse_code(name, content)
         for name, content in files.items():
@@ -198,7 +198,10 @@ def lay_out(checkout: Path, run: str, commit: str) -> Workplace:
 
 
 def _fetch(checkout: Path, commit: str) -> None:
-    """Fetch the commit, with retries: the git server may be down for a moment. A missing commit fails later, on use."""
+    """Fetch the commit, with retries: the git server may be down for a moment.
+
+    A missing commit fails later, when it is used.
+    """
     for seconds in FETCH_AFTER_SECONDS:
         if git(checkout, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:
             return

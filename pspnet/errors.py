@@ -24,14 +24,14 @@ EXIT_CTRL_C = 130
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to fix: where it is, what was found, what was expected, and how to fix it. Every text is printable."""
+    """One thing to fix: where it is, what was found, what was expected, and how to fix it. All text is printable."""
 
     where: str
     found: str
     expected: str = ""
     fix: str = ""
     kind: str = ""  # for raw data: the key of prepare.problems that decides what happens
-    count: int = 1  # more if this line stands for several problems
+    count: int = 1  # more if this line covers several problems
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", printable(self.where))

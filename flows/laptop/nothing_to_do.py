@@ -1,4 +1,4 @@
-"""Whether retraining would change nothing. If so, `pspnet retrain` starts no flow.
+"""Checks whether retraining would change nothing. If so, `pspnet retrain` starts no flow.
 
 Each check here mirrors a task of flows.retrain. If a check cannot be made, the flow runs: it waits for locks, retries
 when a server is down, and reports what is wrong.
@@ -26,7 +26,7 @@ COMMAND = ["pspnet", "standing"]
 def ask_registry(workplace: Workplace) -> Iterator[Answer]:
     """Ask the registry about this checkout's results.
 
-    The answer is a headline, or None if registering would change something or the registry cannot be asked. The
+    The answer is a headline, or None if registering would change something or the registry cannot be reached. The
     process loads MLflow while DVC checks the rest, and is killed if the answer is not needed.
     """
     log = events.new_log(workplace.state)
@@ -52,10 +52,10 @@ def ask_registry(workplace: Workplace) -> Iterator[Answer]:
 
 
 def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = ask_registry) -> str | None:
-    """The headline if retraining would change nothing, otherwise None."""
-    if os.environ.get("PREFECT_API_URL"):  # that server shows every run, so the flow always runs
+    """Return a headline if retraining would change nothing, otherwise None."""
+    if os.environ.get("PREFECT_API_URL"):  # this server is expected to show every run, so the flow always runs
         return None
-    with suppress(Exception):  # any error from a lock, a remote or a server: the flow runs and handles it
+    with suppress(Exception):  # on any error from a lock, a remote or a server, the flow runs and handles it
         workplace = Workplace.here()
         if workplace.is_worktree:
             return None
@@ -67,7 +67,7 @@ def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = a
 
 
 def _is_unchanged(workplace: Workplace) -> bool:
-    """Whether data, stages and remote are all up to date. Opens DVC only once."""
+    """Whether data, stages and remote are all up to date. DVC is opened only once."""
     with open_repo(workplace.folder) as repo, lock_repo(repo):
         dag = dag_of(repo, workplace.folder)
         unchanged = (
@@ -83,7 +83,10 @@ def _is_unchanged(workplace: Workplace) -> bool:
 
 
 def _is_here(workplace: Workplace, source: Source) -> bool:
-    """Whether the data and its .dvc file are here. False for imports: only `dvc update` sees changes at the origin."""
+    """Whether the data and its .dvc file are both present.
+
+    False for imports: only `dvc update` sees changes at the origin.
+    """
     paths = (workplace.folder / source.name, workplace.folder / source.file)
     return not source.is_import and all(path.exists() for path in paths)
 
@@ -97,7 +100,7 @@ def _is_shared(repo: Repo) -> bool:
 
 
 def _runs(store: Any) -> set[str]:
-    """The entries of a run-cache. Their names are digests, and each appears whole or not at all."""
+    """The entries of a run-cache. Their names are digests, and each entry appears only once it is complete."""
     folder = store.fs.join(store.path, "runs")
     found = store.fs.find(folder) if store.fs.exists(folder) else []
     return {store.fs.as_posix(store.fs.relpath(path, folder)) for path in found}

@@ -1,4 +1,4 @@
-"""`pspnet retrain`: runs the flow in this process, without any service."""
+"""`pspnet retrain`: runs the flow in this process, with no services."""
 
 import os
 import time
@@ -21,7 +21,7 @@ def retrain(state: Path, changes: Sequence[str]) -> None:
     overrides, state = parse_overrides(changes), state.resolve()
     if overrides:
         checkout = Path.cwd()
-        refuse_dirty(checkout, "An override runs in a worktree of the last commit, without these changes.")
+        refuse_dirty(checkout, "With overrides, the run uses a worktree of the last commit, without these changes.")
         run = f"set-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         workplace = lay_out(checkout, run, "HEAD")
         terminal.err.print(f"Worktree: {workplace.folder}", markup=False)
@@ -42,7 +42,7 @@ def retrain(state: Path, changes: Sequence[str]) -> None:
 
 
 def end_like(state: Any) -> None:
-    """End the command as the flow ended: print its message, or raise the matching error."""
+    """End the command the way the flow ended: print its message, or raise the matching error."""
     message = str(state.message)
     if state.is_completed():
         terminal.out.print(message, style="green", markup=False)

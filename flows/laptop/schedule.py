@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 STOPPED = "`pspnet schedule` had stopped."
 WAITS = "AwaitingConcurrencySlot"
 LEASES = "concurrency_leases"
-KEEP_LEASES = {  # a server that is killed alone and restarted still knows which run holds the retraining slot
+KEEP_LEASES = {  # a server that is killed and restarted on its own still knows which run holds the retraining slot
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"
 }
-GOES_FIRST_SECONDS = 45  # the runner polls every 10 s, and a busy machine needs some seconds to start a run
+GOES_FIRST_SECONDS = 45  # the runner polls every 10 s, and a busy machine needs a few seconds to start a run
 
 
 def schedule(state: Path, cron: str, watch_seconds: int, port: int) -> None:
@@ -76,16 +76,17 @@ def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     if own:
         where = state / server.PASSWORD
         terminal.out.print(f"The Prefect UI asks for the password in {where}.", markup=False)
-    terminal.out.print(f"{address} shows the runs. Ctrl-C stops; the same command resumes.", markup=False)
-    # Otherwise it logs every few seconds that a run is still waiting for another.
+    terminal.out.print(f"See the runs at {address}. Press Ctrl-C to stop; rerun to resume.", markup=False)
+    # Otherwise Prefect logs every few seconds that a run is still waiting for another.
     logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)
     asyncio.run(runner.start())
 
 
 def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
-    """Resume the runs that were active when this command was stopped or killed, ahead of the runs that waited for them.
+    """Resume the runs that were active when this command was stopped or killed, ahead of the runs that were waiting for
+    them.
 
-    No other process executes runs of this server.
+    No other process executes this server's runs.
     """
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -97,7 +98,7 @@ def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
         return client.read_flow_runs(flow_run_filter=chosen)
 
     for run in runs(StateType.SCHEDULED):
-        if run.state_name == WAITS and run.deployment_id in deployments:  # the run it waited for goes first
+        if run.state_name == WAITS and run.deployment_id in deployments:  # the run it was waiting for goes first
             later = datetime.now(UTC) + timedelta(seconds=GOES_FIRST_SECONDS)
             client.set_flow_run_state(run.id, AwaitingConcurrencySlot(scheduled_time=later), force=True)
     # The automation also reschedules crashed runs, but only if the server lives long enough.
@@ -108,5 +109,5 @@ def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
         elif run.state_type != StateType.CRASHED:
             client.set_flow_run_state(run.id, Crashed(message=STOPPED))
-    for limit in client.read_global_concurrency_limits():  # it forgets who holds a slot, but not that it is taken
+    for limit in client.read_global_concurrency_limits():  # the server keeps the count but not the holders
         client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))

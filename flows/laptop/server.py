@@ -1,8 +1,8 @@
-"""Prefect's server as our child process: it ends when we end, even if we are killed, and Ctrl-C does not reach it.
+"""Runs the Prefect server as a child process, which ends when we end, even if we are killed, and ignores Ctrl-C.
 
-Prefect would start its own server. That server survives a SIGKILL of the flow, and Ctrl-C ends it before the flow
-has reported its final state, so Prefect waits for minutes. It would also obey anyone who reaches its port, and anyone
-who can change a deployment can run commands. Ours asks for a password and rejects pages from other sites.
+By default, Prefect starts its own server. That server survives a SIGKILL of the flow, and Ctrl-C ends it before the
+flow has reported its final state, so Prefect waits for minutes. It would also obey anyone who can reach its port, and
+anyone who can change a deployment can run commands. Ours asks for a password and rejects pages from other sites.
 """
 
 import atexit
@@ -24,8 +24,8 @@ from pspnet.machine.worktree import tethered
 HOST = "127.0.0.1"
 STARTS_SECONDS = 120
 STOPS_SECONDS = 10
-LIVES_SECONDS = 60.0  # a server that exits sooner than this after starting ...
-DEATHS = 3  # ... and does so more than this many times in a row is not restarted
+LIVES_SECONDS = 60.0  # a server that exits sooner than this has failed to start
+DEATHS = 3  # after more failures in a row than this, the server is not restarted
 PASSWORD = "prefect-password"  # noqa: S105  the name of a file in the state folder
 TETHERED = "PSPNET_TETHERED"  # environment variable of a run that must end with its parent, as its server does
 # `prefect server start` also starts this, and leaves it behind when killed.
@@ -37,7 +37,7 @@ ONE_RUN = {  # settings for a single run: no UI, no background services
 
 
 class Server:
-    """Restarts the server if it alone is killed. Meanwhile the flow's requests wait on the socket, which stays open."""
+    """Restarts the server if only the server is killed. Until then, requests wait on the socket, which is kept open."""
 
     def __init__(self, listener: socket.socket, environment: dict[str, str], log: Path) -> None:
         self._listener, self._environment, self._log = listener, environment, log
@@ -86,13 +86,13 @@ class Server:
                 deaths = deaths + 1 if time.monotonic() - started < LIVES_SECONDS else 1
                 if deaths > DEATHS:
                     terminal.err.print(f"Prefect's server keeps exiting. The reason is in {self._log}.", markup=False)
-                    os._exit(EXIT_TEMPORARY)  # requests to it would hang for minutes; our children end with us
-                terminal.err.print("Prefect's server was killed. Restarting it; the run goes on.")
+                    os._exit(EXIT_TEMPORARY)  # requests to the server would hang for minutes; our children end with us
+                terminal.err.print("Prefect's server was killed. Restarting it; the run continues.")
                 self.process = self._run()
 
 
 def start_for_this_run(state: Path) -> None:
-    """Start a server that lives as long as this run, unless PREFECT_API_URL names another."""
+    """Start a server that lasts as long as this run, unless PREFECT_API_URL names another."""
     if os.environ.get("PREFECT_API_URL"):
         configured_url()
         return
@@ -126,7 +126,7 @@ def configured_url() -> str:
 
 
 def start(state: Path, port: int, password: str, more: dict[str, str]) -> Server:
-    """Start a server. Call this before importing Prefect: it reads the address then, and uses it until exit."""
+    """Start a server. Call this before importing Prefect, which reads the address at import and uses it until exit."""
     listener = _listener(port)
     address = f"http://{HOST}:{listener.getsockname()[1]}"
     environment = {
@@ -148,7 +148,7 @@ def new_password() -> str:
 
 
 def stored_password(state: Path) -> str:
-    """The password, stored so that browsers can remember it; a new one if other users could read the file."""
+    """The password. It is stored so that browsers can remember it, and replaced if other users could read the file."""
     path = state / PASSWORD
     if path.exists() and not path.stat().st_mode & 0o077:
         return path.read_text(encoding="utf-8").strip()
@@ -164,7 +164,7 @@ def _listener(port: int) -> socket.socket:
     """Bind the port before the server has loaded, so that no other process can answer in its place, now or later."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it only on sockets it makes itself
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it only on sockets it creates itself
     try:
         listener.bind((HOST, port))
         listener.listen()

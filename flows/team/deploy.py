@@ -47,7 +47,7 @@ def deploy() -> None:
         install(client, found, afresh=False)
     terminal.out.print(f"{url}: {', '.join(names)} run commit {commit[:12]}", markup=False)
     workers = " and ".join(f"`pspnet worker {pool}`" for pool in pools)
-    terminal.out.print(f"On each machine, in a clone: {workers}. To start: prefect deployment run retrain/retrain")
+    terminal.out.print(f"On each machine, in a clone, run {workers}. To start: prefect deployment run retrain/retrain")
 
 
 def worker(pool: str, limit: int, name: str | None) -> NoReturn:
@@ -64,10 +64,10 @@ def _flow(entrypoint: str) -> str:
 
 
 def _known_to_others(checkout: Path) -> str:
-    """The checked-out commit. Raises UserError if workers' clones could not fetch it."""
+    """The checked-out commit. Raises UserError if the workers' clones could not fetch it."""
     commit = git(checkout, "rev-parse", "HEAD").stdout.strip()
     remotes = git(checkout, "remote").stdout.split()
     if remotes and not git(checkout, "branch", "--remotes", "--contains", commit).stdout.strip():
-        problem = f"commit {commit[:12]} is on no branch of {', '.join(remotes)}"
+        problem = f"commit {commit[:12]} is not on any branch of {', '.join(remotes)}"
         raise UserError(Problem("git", problem, fix="Run `git push`: the workers fetch the commit from there."))
     return commit

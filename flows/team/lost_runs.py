@@ -14,7 +14,7 @@ from pspnet.errors import Problem, UserError
 
 HEARTBEAT_SECONDS = 30  # as often as Prefect allows
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS
-RESUME_SECONDS = 20  # a worker that is given a run again while still handling its crash stops with a RuntimeError
+RESUME_SECONDS = 20  # a worker that gets a run again while still handling its crash stops with a RuntimeError
 BEGINS_SECONDS = 600  # a run fetches a commit before it begins
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
@@ -23,8 +23,8 @@ NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry
 def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> None:
     """Create or update the automations.
 
-    `afresh`: also replace unchanged ones. The server then forgets the heartbeats it waits for, which is right when all
-    their senders are gone.
+    `afresh`: also replace unchanged ones. The server then forgets the heartbeats it is waiting for, which is right once
+    all their senders are gone.
     """
     for wanted in automations(deployments):
         known = client.read_automations_by_name(wanted.name)
@@ -36,7 +36,7 @@ def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> 
 
 
 def _content(automation: AutomationCore) -> dict[str, Any]:
-    """The content to compare. Not as JSON: sets would become lists, ordered differently in each process."""
+    """The content to compare. It is not JSON, because sets would become lists, ordered differently in each process."""
     return automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
 
 

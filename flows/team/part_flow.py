@@ -36,7 +36,7 @@ def part(name: str, number: int, of: int, files: dict[str, str]) -> State[Any]:
         make = as_task(f"part {number}/{of}", make_part, stage.retries)
         result_of(make(workplace, stage, f"{number}/{of}", folder, environment))
         result_of(as_task("push", share, retries=3)(workplace, folder, environment))
-        for path in (folder, *(Path(source.name) for source in sources)):  # a machine may have many of these worktrees
+        for path in (folder, *(Path(source.name) for source in sources)):  # a machine can have many of these worktrees
             shutil.rmtree(workplace.folder / path, ignore_errors=True)
         return Completed(message=(workplace.folder / f"{folder}.dvc").read_text(encoding="utf-8"))
 
@@ -46,7 +46,7 @@ def part(name: str, number: int, of: int, files: dict[str, str]) -> State[Any]:
 def make_part(
     workplace: Workplace, stage: Stage, which: str, folder: Path, environment: Mapping[str, str]
 ) -> Failure | None:
-    """Run the stage's command for one part; its last --out counts. A killed attempt is resumed."""
+    """Run the stage's command for one part; the last --out wins. A killed attempt is resumed."""
     command = [*shlex.split(stage.command), "--part", which, "--out", str(folder)]
     progress, log = Progress(stage.name), get_run_logger().info
     ended = run(command, workplace.folder, environment, log, stage.timeout_seconds, progress.show)

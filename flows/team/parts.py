@@ -1,6 +1,7 @@
-"""A stage whose parts the pool's machines make first; `meta.parts` in dvc.yaml names the parameter that counts them.
+"""Runs a stage after the pool's machines have made its parts. `meta.parts` in dvc.yaml names the parameter that sets
+their number.
 
-A part is like any other data: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts it
+A part is data like any other: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts it
 finds and makes the rest, so its command, hashes and output bytes are the same as without parts.
 """
 
@@ -22,14 +23,14 @@ from pspnet.machine.worktree import DVC_LOCK
 
 DEPLOYMENT = "part/part"
 PARTS = Path("data/parts")  # while DVC works on them: it does not see folders that git ignores
-FETCHED = Path(".pspnet/parts")  # ignored by git, otherwise read_dag would treat them as sources
+FETCHED = Path(".pspnet/parts")  # ignored by git; otherwise read_dag would treat them as sources
 IDLE_SECONDS = 60.0  # a free worker polls every 10 s
 
 
 def reproduce_here(
     workplace: Workplace, stage: Stage, dag: Dag, environment: Mapping[str, str]
 ) -> StageResult | Failure:  # fmt: skip
-    """Run the stage here. Uses parts if there is a pool to make them and no machine has run the whole stage before."""
+    """Run the stage here. Uses parts if there is a pool to make them and no machine has already run the whole stage."""
     if stage.parts > 1 and dag.has_remote and os.environ.get("PSPNET_POOL"):
         known = restore(workplace, stage.name, environment)
         if isinstance(known, Failure):
@@ -65,7 +66,10 @@ def clear_parts(workplace: Workplace) -> None:
 def _make(
     workplace: Workplace, stage: Stage, sources: Sequence[Source], environment: Mapping[str, str]
 ) -> dict[str, str] | Failure:
-    """Have the parts made. Returns .dvc files only for parts that a worker took: all workers may be waiting for us."""
+    """Have workers make the parts.
+
+    Returns .dvc files only for parts that a worker took: all workers may be waiting for us.
+    """
     if failure := push_data(workplace.folder, sources, environment):
         return failure
     files = workplace.read(PARAMS, DVC_LOCK, *(source.file for source in sources))

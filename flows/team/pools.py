@@ -30,12 +30,12 @@ from pspnet.machine.worktree import DVC_LOCK
 
 DEPLOYMENT = "stage"
 POLL_SECONDS = 2.0
-COMES_BACK_SECONDS = 90.0  # a crashed run is rescheduled within this time, or not at all
+COMES_BACK_SECONDS = 90.0  # a crashed run that is not rescheduled within this time never is
 WITHDRAWN = "Withdrawn"
 
 
 def other_pool(stage: Stage) -> str | None:
-    """The stage's pool, if it is not the pool of this run."""
+    """The stage's pool, if it differs from this run's."""
     own = os.environ.get("PSPNET_POOL")
     return stage.pool if own and stage.pool != own else None
 
@@ -100,8 +100,8 @@ def start_run(
 def wait_for(runs: Sequence[FlowRun], idle_seconds: float | None = None) -> list[FlowRun]:
     """Wait for the runs. Returns them in their final states.
 
-    `idle_seconds`: withdraw the remaining runs when none has been active for this long: their worker may be waiting
-    for this very run.
+    `idle_seconds`: withdraw the remaining runs when none has been active for this long: their worker may be waiting for
+    this run.
     """
     log = get_run_logger()
     log.info("Waiting for %s", ", ".join(run.name for run in runs))
@@ -138,7 +138,7 @@ def wait_for(runs: Sequence[FlowRun], idle_seconds: float | None = None) -> list
 
 
 def _unfinished(runs: Mapping[UUID, FlowRun], crashed_since: Mapping[UUID, float]) -> list[FlowRun]:
-    """The runs that may still change state. A run that crashed a short time ago may be rescheduled."""
+    """The runs that may still change state. A run that crashed recently may be rescheduled."""
     long_ago = time.monotonic() - COMES_BACK_SECONDS
     return [
         run

@@ -13,7 +13,7 @@ from pspnet.machine import terminal
 from pspnet.machine.process import user
 
 LOCK = Path("dvc.lock")
-RECORD = Path("accepted.jsonl")  # committed with dvc.lock; it records which results older code made
+RECORD = Path("accepted.jsonl")  # committed with dvc.lock; records which results were made by older code
 
 
 def accept(stage: str, why: str) -> None:
@@ -37,7 +37,7 @@ def accept(stage: str, why: str) -> None:
     }
     with RECORD.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-    _dvc("commit", "--force", "--quiet", stage)  # last: results are never kept without a record
+    _dvc("commit", "--force", "--quiet", stage)  # done last, so that results are never kept without a record
     terminal.out.print(f"{stage}: results kept although {', '.join(changed)} changed; recorded in {RECORD}.")
     terminal.out.print(f"Commit it together with {LOCK}.")
 

@@ -1,6 +1,6 @@
 """`pspnet data add`: add a whole batch to the raw data or none of it, and let DVC store the result.
 
-The batch is first copied beside the raw data. After a kill, the next call discards the copy or finishes adding it.
+The batch is first copied next to the raw data. After a kill, the next call discards the copy or finishes adding it.
 """
 
 import os
@@ -74,7 +74,7 @@ def _linked(path: Path, to: Path) -> bool:
     """Hard-links the file, if possible; the original is removed only after the whole batch has been added."""
     try:
         os.link(path, to)
-    except OSError:  # a different disk, or one without links
+    except OSError:  # a different disk, or one that does not support links
         return False
     return True
 
@@ -107,7 +107,7 @@ def _remove(batch: Path, found: Batch) -> None:
 
 
 def dvc(*words: str) -> None:
-    """Runs DVC; its progress and errors go to the terminal, its advice does not."""
+    """Runs DVC and shows its progress and errors on the terminal, but not its advice."""
     done = subprocess.run(dvc_command("--wait-for-lock", *words), stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise UserError(Problem(f"dvc {' '.join(words)}", "failed", fix="See DVC's message above."))

@@ -1,4 +1,4 @@
-"""The samples that a batch adds, in whole or in part, and the raw data that may contradict them."""
+"""The samples that a batch adds, in whole or in part, and the raw data that may conflict with them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from pspnet.raw.splitting import assign_splits
 @dataclass
 class Arrivals:
     samples: list[RawSample] = field(default_factory=list)
-    same_size: list[RawSample] = field(default_factory=list)  # images in the raw data, as large as one in the batch
+    same_size: list[RawSample] = field(default_factory=list)  # raw images of the same size as one in the batch
     official: dict[tuple[str, Split], RawSample] = field(default_factory=dict)  # the first of a group and split there
     verdicts: list[Verdict] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""A batch of raw data before it is added: where its files would go, and the problems `prepare` would find with them."""
+"""A batch of raw data before it is added: where its files would go, and the problems `prepare` would find in them."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -46,8 +46,9 @@ class Addition:
 
 
 def check_batch(addition: Addition) -> Batch:
-    """The batch, or all its problems at once; problems of existing data and of the set as a whole are left to
-    `prepare`.
+    """Return the batch, or report all its problems at once.
+
+    Problems with existing data or the whole set are left to `prepare`.
     """
     batch, raw, dataset, name = addition.batch, addition.raw, addition.dataset, addition.name
     if not batch.exists():
@@ -80,7 +81,7 @@ def check_batch(addition: Addition) -> Batch:
 
 
 def _check_archive(addition: Addition) -> Batch:
-    """`check_batch` for an archive, which counts as the files in it."""
+    """`check_batch` for an archive, which is treated as the files in it."""
     batch = addition.batch
     if batch.suffix.lower() not in ARCHIVES:
         raise UserError(Problem(str(batch), "is a file", BATCH))
@@ -166,5 +167,5 @@ def _folders(dataset: DatasetParams) -> str:
 
 
 def mask_folder(source: SourceParams) -> str:
-    """The folder of the masks; layouts with annotation files have none."""
+    """The mask folder; layouts with annotation files have none."""
     return AS_IT_IS if isinstance(source, CocoParams | LabelmeParams | CvatParams) else source.masks

@@ -56,7 +56,7 @@ def _perhaps_copied(arrivals: Arrivals, together: Together, max_bytes: int) -> l
 def _verdicts(
     samples: Sequence[RawSample], mine: int, pieces: Pieces, together: Together, rules: Rules
 ) -> Iterator[Verdict]:  # fmt: skip
-    """The first `mine` samples are those of the batch."""
+    """The first `mine` samples belong to the batch."""
     digests, both_digests = np.zeros((len(samples), 32), np.uint8), np.zeros((len(samples), 32), np.uint8)
     is_used, is_labeled = np.zeros(len(samples), bool), np.zeros(len(samples), bool)
     for first, batch in pieces.batches("image_digest", "digest", "classes", "verdicts"):

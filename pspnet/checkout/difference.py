@@ -25,7 +25,7 @@ class Move(NamedTuple):
 
 
 class ClassPixels(NamedTuple):
-    """Pixels of a class in the masks."""
+    """The pixels of a class in the masks."""
 
     name: str
     before: int
@@ -157,7 +157,7 @@ def _problems(dataset: PreparedDataset, outcome: Outcome) -> dict[str, str]:
 
 
 def _without(samples: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    # A merge, because isin() would make an object for every id.
+    # Uses a merge because isin() would create an object for every id.
     marked = samples.merge(others[["id"]], on="id", how="left", indicator=True)
     return marked[marked["_merge"] == "left_only"]
 

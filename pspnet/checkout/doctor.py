@@ -1,4 +1,4 @@
-"""`pspnet doctor`: check what the pipeline needs, and say what to do."""
+"""`pspnet doctor`: check what the pipeline needs, and say what to fix."""
 
 import importlib.metadata
 import os
@@ -30,7 +30,7 @@ MARKS = {"good": "[green]good[/]", "warning": "[yellow]warning[/]", "problem": "
 @dataclass(frozen=True)
 class Finding:
     subject: str
-    verdict: Literal["good", "warning", "problem"]  # problem: the pipeline cannot run like this
+    verdict: Literal["good", "warning", "problem"]  # problem: the pipeline cannot run until it is fixed
     found: str
     fix: str = ""
 

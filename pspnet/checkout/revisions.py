@@ -33,7 +33,7 @@ def diff(rev: str, prepared: Path, limit: int, as_json: bool) -> None:
         _lay_out(_recorded(rev, commit, prepared), Path(folder), f"{prepared} of {rev}")
         try:
             before = PreparedDataset.open(Path(folder))
-        except UserError as error:  # a different version of the package made it
+        except UserError as error:  # made by a different version of the package
             named = [replace(problem, where=f"{prepared} of {rev}", fix="") for problem in error.problems]
             raise UserError(named) from None
         with terminal.progress("diff") as tick:
@@ -124,7 +124,7 @@ def _show(difference: Difference, title: str, limit: int) -> None:
                 f"{row.gained:,}", f"{row.lost:,}",
             )  # fmt: skip
         terminal.out.print(table)
-        terminal.out.print("gained, lost: only in changed masks; the difference also counts added and removed masks")
+        terminal.out.print("gained and lost count only changed masks; the difference includes added and removed ones")
 
 
 def _table(first: str, *others: str, title: str | None = None) -> Table:

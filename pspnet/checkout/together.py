@@ -54,7 +54,7 @@ class OneArchive(RawFiles):
 
 
 class Together(RawFiles):
-    """The files of the raw data and of the batch. `below` lists them; the other methods use what it has listed."""
+    """The files of the raw data and of the batch. `below` lists them; the other methods use its list."""
 
     def __init__(self, raw: Path, batch: RawFiles, place: Place) -> None:
         super().__init__(raw)

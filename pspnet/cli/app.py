@@ -44,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def state() -> Path:
-    """The folder for checkpoints and other state of this machine, which are never outputs."""
+    """The folder for checkpoints and other state of this machine. None of it is an output."""
     return Path(os.environ.get("PSPNET_STATE", STATE))
 
 

@@ -26,7 +26,7 @@ def data_inspect(
     write: Annotated[bool, typer.Option("--write", help="Write the params into params.yaml.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Detect the layout of a folder and the values in its masks, and print params that fit or write them.
+    """Detect the layout of a folder and the values in its masks, and print or write params that fit.
 
     Example: pspnet data inspect data/raw --write
     """
@@ -87,7 +87,7 @@ def data_export(
         list[str] | None, typer.Option(help="Export only this split. Repeat for several.", metavar="SPLIT")
     ] = None,
 ) -> None:
-    """Export a prepared dataset as files. Prepared with layout `folder`, they give the same dataset.
+    """Export a prepared dataset as files. Preparing them with layout `folder` gives the same dataset.
 
     Example: pspnet data export data/prepared exported --split train --split val
     """

@@ -17,7 +17,7 @@ def retrain(
 ) -> None:
     """Run the changed stages, register the model, promote it if it passes the gate, and push the results.
 
-    With --set, the run works in a git worktree and leaves this checkout as it is.
+    With --set, the run works in a git worktree and leaves this checkout unchanged.
 
     Example: pspnet retrain --set finetune.optimizer.learning_rate=0.01
     """

@@ -82,7 +82,7 @@ def export(
         float, typer.Option(help="The largest allowed difference of logits, relative to the largest logit.")
     ] = 1e-4,
 ) -> None:
-    """Export a bundle for other runtimes, after checking that it computes the same at five sizes.
+    """Export a bundle for other runtimes, after checking that its outputs match at five sizes.
 
     Example: pspnet export models/segmenter --format onnx --out segmenter.onnx
     """

@@ -33,7 +33,7 @@ def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **path
             stage_run(state(), name, params, sections, run_record, _note) if rank() == 0 else nullcontext(StageRun())
         )
         with tracked as run:
-            stage = import_module(f"pspnet.stages.{name}")  # takes seconds, during which a parent may die
+            stage = import_module(f"pspnet.stages.{name}")  # takes seconds, and the parent may die in the meantime
             own = {section: getattr(params, section) for section in sections}
             return stage.run(**own, **paths, run=run, tick=tick)
 

@@ -37,8 +37,10 @@ def made(shared: Path) -> Path:
 
 
 def make(folder: Path) -> None:
-    """The first commit has four images and three masks. Since then, e was added, d removed, b got a different mask, and
-    c moved to train. An empty image and a copy of e were left out.
+    """The first commit has four images and three masks.
+
+    Since then, e was added, d removed, b got a different mask, and c moved to train. An empty image and a copy of e
+    were left out.
     """
     repository, project = folder / "repository", folder / "repository/project"
     write(project / "dvc.yaml", DVC_YAML)
@@ -104,7 +106,7 @@ def test_diff_prints_the_changes_since_the_last_commit(project: Path) -> None:
         "class pixels before now difference gained lost",
         "back 12 14 +2 1 3",
         "front 12 18 +6 3 1",
-        "gained, lost: only in changed masks; the difference also counts added and removed masks",
+        "gained and lost count only changed masks; the difference includes added and removed ones",
     ]
 
 

@@ -70,7 +70,7 @@ def test_only_the_newest_missed_run_runs(server: Server, monkeypatch: pytest.Mon
     for run in (by_hand, alone, last, tomorrow):
         assert asked(monkeypatch, run) is None
     assert server.names() == {"oldest", "middle", "last", "tomorrow", "by hand", "alone"}
-    assert asked(monkeypatch, oldest) == "Skipped: last is due too."
+    assert asked(monkeypatch, oldest) == "Skipped: last is also due."
     assert server.names() == {"oldest", "last", "tomorrow", "by hand", "alone"}
 
 

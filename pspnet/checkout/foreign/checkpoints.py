@@ -15,7 +15,7 @@ from pspnet.checkout.foreign.formats import CONTAINERS
 from pspnet.errors import Problem, UserError
 from pspnet.model.backbone.weights import read_safetensors
 
-SETTINGS = Namespace  # checkpoints hold settings beside tensors; this type runs no code
+SETTINGS = Namespace  # checkpoints hold settings as well as tensors; this type runs no code
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(read_safetensors(path), (), ())
     content = _load(path)
     found: Any = content
-    for _ in CONTAINERS:  # each container may be nested in another; the bound stops one that contains itself
+    for _ in CONTAINERS:  # containers can be nested; the limit stops at one that contains itself
         container = next((name for name in CONTAINERS if isinstance(_entry(found, name), Mapping)), None)
         found = found[container] if container else found
     tensors = {str(name): value for name, value in _items(found) if isinstance(value, Tensor)}

@@ -15,7 +15,7 @@ CONTAINERS = ("state_dict", "teacher", "student", "model", "model_state_dict")  
 
 @dataclass(frozen=True)
 class WholeNetwork:
-    """How a project's network computes; the shapes of its weights alone do not show this."""
+    """How a project's network computes; the shapes of its weights do not show this."""
 
     dilation: Dilation
     align_corners: bool

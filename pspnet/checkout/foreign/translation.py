@@ -1,4 +1,4 @@
-"""Tensors under another project's names -> our backbone, or a whole network that computes the same as theirs."""
+"""Tensors under another project's names -> our backbone, or a whole network that computes the same output as theirs."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of our network a file fills, and which of its tensors have no counterpart there."""
+    """How much of our network a file fills, and which of its tensors have no counterpart in ours."""
 
     parts: tuple[Part, ...]
     missing: tuple[str, ...]
@@ -38,7 +38,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Unknown tensors count as missing: the other network may compute with them."""
+        """Unknown tensors count as missing: the other network may use them."""
         wanted = sum(part.wanted for part in self.parts) + len(self.unknown)
         return sum(part.found for part in self.parts) / wanted
 
@@ -76,7 +76,7 @@ class ForeignWeights:
         return backbone
 
     def network(self, classes: int, channels: int, output_stride: OutputStride, align_corners: bool | None) -> PSPNet:
-        """The whole network, computing as in its project unless `align_corners` is given.
+        """The whole network, which computes as it does in its project unless `align_corners` is given.
 
         If the number of classes differs from the file's, the classifier is new.
         """

@@ -185,7 +185,7 @@ def test_a_run_survives_the_kill_of_its_server(tmp_path: Path, prefects_tables: 
     done = python(KILLED, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Completed Completed\n"
-    assert "Prefect's server was killed. Restarting it; the run goes on." in done.stderr
+    assert "Prefect's server was killed. Restarting it; the run continues." in done.stderr
     assert "EventsWorker" not in done.stderr
 
 
