@@ -1,4 +1,4 @@
-"""All metrics come from one confusion matrix: rows are the masks' classes, columns the predictions'.
+"""All metrics come from one confusion matrix, with the masks' classes as rows and the predictions' as columns.
 
 A class that appears neither in the masks nor in the predictions has no IoU (NaN) and is left out of means.
 """
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Confusion = NDArray[np.int64]  # (K, K)
-COUNTED_AT_ONCE = 2**24  # pixels: OpenCV's counts are float32, exact up to this number
+COUNTED_AT_ONCE = 2**24  # pixels; OpenCV's counts are float32, exact up to this number
 NOTHING_IGNORED = 256  # not a possible mask value
 Counts = NDArray[np.int64] | NDArray[np.float64]  # (..., K)
 
 
 def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int, ignore: int) -> Confusion:
-    """Pixels counted by (class in the mask, class predicted), except where the mask is `ignore`."""
+    """Count pixels by (class in the mask, predicted class), except where the mask is `ignore`."""
     total = np.zeros((classes, classes), np.int64)
     pairs = (mask.reshape(-1), prediction.reshape(-1))
     for start in range(0, mask.size, COUNTED_AT_ONCE):
@@ -23,7 +23,7 @@ def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], cla
     if ignore < classes:
         total[ignore] = 0
     if (lost := np.count_nonzero(mask != ignore) - total.sum()) != 0:
-        raise ValueError(f"{lost} pixels have a value that is none of the {classes} classes")
+        raise ValueError(f"{lost} pixels have a value that is not one of the {classes} classes")
     return total
 
 
@@ -36,7 +36,10 @@ def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def intersection_and_union(confusion: Confusion) -> tuple[Counts, Counts]:
-    """Count for each class the pixels in both mask and prediction, and in either. They may be summed over images."""
+    """For each class, count the pixels in both mask and prediction, and in either.
+
+    The counts can be summed over images.
+    """
     both = np.diag(confusion).copy()  # a view would keep the whole matrix alive
     return both, confusion.sum(axis=0) + confusion.sum(axis=1) - both
 

@@ -1,9 +1,9 @@
-"""Makes names and texts safe to show: no terminal, page or spreadsheet acts on them."""
+"""Makes names and text safe to show, so that no terminal, page or spreadsheet acts on them."""
 
 import re
 
-# Control characters, which begin escape sequences and lines; characters that change the direction of a text, so that
-# it reads differently; and surrogates, which Python uses for bytes that are not UTF-8.
+# Control characters, which start escape sequences and lines; characters that change the text direction, so that it
+# reads differently; and surrogates, which Python uses for bytes that are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FORMULA = ("=", "+", "-", "@")
 
@@ -18,7 +18,7 @@ def printable_lines(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """The text for a table cell: a spreadsheet must not run it as a formula."""
+    """The text for a table cell, which a spreadsheet must not run as a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(FORMULA) else text
 

@@ -57,7 +57,7 @@ def test_the_ignored_value_may_be_a_class_or_any_other_value() -> None:
 
 @pytest.mark.parametrize(("mask", "prediction", "lost"), [([3, 0], [0, 0], 1), ([0, 0], [3, 255], 2)])
 def test_a_value_that_is_not_a_class_is_an_error(mask: list[int], prediction: list[int], lost: int) -> None:
-    with pytest.raises(ValueError, match=f"{lost} pixels have a value that is none of the 3 classes"):
+    with pytest.raises(ValueError, match=f"{lost} pixels have a value that is not one of the 3 classes"):
         confusion_matrix(np.array(mask, np.uint8), np.array(prediction, np.uint8), 3, IGNORE)
 
 

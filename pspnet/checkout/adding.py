@@ -80,8 +80,9 @@ def _linked(path: Path, to: Path) -> bool:
 
 
 def _join(copied: Path, raw: Path, masks: Path) -> None:
-    """Moves the copy into the raw data with few renames, masks first: an image without its mask would count as
-    unlabeled.
+    """Moves the copy into the raw data with few renames.
+
+    Masks go first: an image without its mask would count as unlabeled.
     """
     raw.mkdir(parents=True, exist_ok=True)
     for entry in sorted(copied.iterdir(), key=lambda entry: (not masks.is_relative_to(entry), entry.name)):

@@ -1,4 +1,4 @@
-"""A bundle and a split of the prepared set -> the report, and pictures of the best and the worst images."""
+"""A bundle and a split of the prepared set -> the report, and pictures of the best and worst images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,13 +68,13 @@ def best_and_worst(
 
 
 def best_val_mean_iou(histories: dict[str, pd.DataFrame]) -> float | None:
-    """The highest value in the training histories; None if val was never measured."""
+    """The highest value in the training histories, or None if val was never measured."""
     measured = [history["val_mean_iou"].max() for history in histories.values() if "val_mean_iou" in history]
     return max(measured, default=None)
 
 
 def _facts(model: Bundle) -> dict[str, str]:
-    """The network's properties, as the report's table shows them."""
+    """The network's properties, as shown in the report's table."""
     architecture = model.network.architecture
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return {

@@ -18,7 +18,7 @@ class Predicts(Protocol):
     """A Predictor, or a client of a served version."""
 
     def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
-        """Images of one size, (N, H, W, 3)."""
+        """Images of the same size, (N, H, W, 3)."""
 
 
 def measure(
@@ -28,7 +28,10 @@ def measure(
     ignore: int,
     tick: Callable[[int], None],
 ) -> tuple[Confusion, pd.DataFrame]:
-    """The confusion matrix and the table of images. Only counts are kept in memory. `tick` gets the number measured."""
+    """The confusion matrix and the table of images.
+
+    Only counts are kept in memory. `tick` is called with the number of images measured.
+    """
     total = np.zeros((len(classes), len(classes)), np.int64)
     rows, counts = [], []
     for sample, prediction in predict_all(predictor, samples):
@@ -54,7 +57,10 @@ def measure(
 
 
 def predict_all(predictor: Predicts, samples: Iterable[Annotated]) -> Iterator[tuple[Annotated, Prediction]]:
-    """Each sample with its prediction, in order; neighbors of one size share a pass through the network."""
+    """Each sample with its prediction, in order.
+
+    Consecutive images of the same size share a pass through the network.
+    """
     batch: list[Annotated] = []
     for sample in samples:
         height, width = sample.mask.shape

@@ -1,4 +1,4 @@
-"""Pictures of an image with its mask, its prediction and the errors. Needs no torch."""
+"""Pictures of an image with its mask, its prediction and the errors. Does not need torch."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The report of an evaluation: numbers for programs (JSON, Parquet, CSV) and one page for people (HTML).
 
-The same report always gives the same bytes: no time, no path, no random order.
+The same report always gives the same bytes: it has no times, no paths and no random order.
 """
 
 import json
@@ -22,13 +22,13 @@ from pspnet.errors import Problem, UserError
 from pspnet.evaluation.panels import IGNORED, Picture, class_layer, error_layer, save_panel, wrong_pixels
 from pspnet.printable import cell
 
-Histories = dict[str, pd.DataFrame]  # training stage -> one row per record; no rows: it was skipped
+Histories = dict[str, pd.DataFrame]  # training stage -> one row per record; no rows if it was skipped
 FORMAT = 3
 PAGE = "report.html"
 PICTURE = "picture.png"  # of one test image, the worst; an evaluation without pictures has none
 COUNTING = (
     "One confusion matrix counts the labeled pixels of all images, and IoU and pixel accuracy are read from it. A "
-    "class that neither the masks nor the predictions show is absent: it has no IoU and is left out of the mean."
+    "class that appears in neither the masks nor the predictions is absent: it has no IoU and is left out of the mean."
 )
 LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # sides of a picture on the page
 
@@ -68,7 +68,7 @@ class EvaluationReport:
         return table.sort_values("mean_iou", kind="stable", ignore_index=True)
 
     def summary(self) -> dict[str, Any]:
-        """The headline numbers for JSON; missing ones are None."""
+        """The headline numbers for JSON; missing numbers are None."""
         return {
             "mean_iou": _or_none(self.mean_iou),
             "pixel_accuracy": _or_none(self.pixel_accuracy),
@@ -187,7 +187,10 @@ def _data_url(pixels: NDArray[np.uint8]) -> str:
 
 
 def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
-    """Losses share one chart, scores another; every other column has its own. Epochs without a value have no point."""
+    """Losses share one chart, scores share another, and every other column has its own.
+
+    Epochs without a value have no point.
+    """
     panels: dict[str, list[dict[str, Any]]] = {"loss": [], "score": []}
     for name in history.select_dtypes("number").columns.drop(["step", "epoch"], errors="ignore"):
         measured = history[np.isfinite(history[name])]
@@ -208,7 +211,7 @@ def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _ticks(values: list[float]) -> list[float]:
-    """About five round numbers around the values, from zero if that wastes less than half of the axis."""
+    """About five round numbers that span the values, from zero if that wastes less than half of the axis."""
     low, high = min(values), max(values)
     low = 0.0 if 0 <= low < high / 2 else low
     rough = (high - low if high - low > 1e-4 * abs(high) else abs(high) or 1.0) / 5  # a constant also needs an axis

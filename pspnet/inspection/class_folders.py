@@ -17,7 +17,7 @@ from pspnet.raw.masks import levels_in
 
 MOST_NAMES = 20  # masks opened
 MOST_CLASSES = 50
-MOST_UNCERTAIN = 20  # with more folders, a folder is more likely a patient or a scene
+MOST_UNCERTAIN = 20  # with more folders, each is more likely a patient or a scene
 MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label", "_seg", "_segmentation")
 WITHOUT_DEFECTS = {"good", "ok", "normal"}
 UNCERTAIN = "The folders could just as well be scenes, patients or batches."
@@ -81,7 +81,7 @@ def _masks_in_folders(
 def _masks_beside_images(
     parent: str, below: list[str], classes: list[str], folders: Folders, listing: Listing
 ) -> LayoutGuess | None:
-    """CLASS/ID.png beside CLASS/ID_mask.png."""
+    """CLASS/ID.png next to CLASS/ID_mask.png."""
     for suffix in MASK_ENDINGS:
         own = [_ending(folders[folder], suffix) for folder in below]
         masks = [path for masks in own for path in masks]
@@ -101,7 +101,7 @@ def _ending(paths: dict[str, str], suffix: str) -> list[str]:
 
 
 def _are_classes(names: list[str], masks: list[str], listing: Listing) -> bool:
-    """Whether folders can stand for classes: names that differ by more than a number, and two-valued masks."""
+    """Whether folders can represent classes: their names differ by more than a number, and masks have two values."""
     plain = {re.sub(r"[\d_\- ]", "", name) for name in names} - {""}
     return 2 <= len(names) <= MOST_UNCERTAIN and len(plain) == len(names) and are_two_valued(masks, listing.raw)
 

@@ -1,4 +1,4 @@
-"""Class names from files beside the data."""
+"""Class names from files next to the data."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ MOST_TABLES = 20
 
 
 def names_beside(listing: Listing, values: Collection[int]) -> tuple[dict[int, str], str]:
-    """Value -> name, and the file's name; only a file that names every value counts."""
+    """Value -> name, and the file's name. Only files that name every value are used."""
     wanted = {*values} - {255}
     for file in listing.ending(".txt", ".names", ".csv")[: MOST_TABLES * 10]:
         table = file.name.lower().endswith(".csv")

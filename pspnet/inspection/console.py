@@ -29,7 +29,7 @@ SEVERAL = "several readings are possible; choose one with --use"
 
 
 def asked_for(params: Path) -> PrepareParams:
-    """The section `prepare` of params.yaml, or the usual shares if there is none here."""
+    """The section `prepare` of params.yaml, or the usual shares if params.yaml has none."""
     try:
         return load_params(params).prepare
     except UserError:
@@ -45,7 +45,7 @@ def inspect(
     asked: PrepareParams,
     target: Target | None,
 ) -> None:
-    """`target`: write the section there."""
+    """`target`: where to write the section."""
     if sheet.resolve().is_relative_to(folder.resolve()):
         found = "is inside the inspected folder"
         raise UserError(Problem(str(sheet), found, "a path outside it", "Choose one: --sheet PATH"))

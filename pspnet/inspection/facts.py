@@ -17,9 +17,9 @@ from pspnet.raw.files import RawFiles
 from pspnet.raw.images import FORMATS, TURNS, Refused, TooLarge, decoded, limited_pillow, to_rgb
 from pspnet.raw.masks import InColors, RawMask, Values, colors_in, levels_in, numbers_in
 
-MOST_OPENED = 2000  # images whose size is read from the header
+MOST_OPENED = 2000  # images to read the size of from the header
 MOST_DECODED = 200
-MAX_PIXELS = 30 * 10**6  # in an image that is decoded here
+MAX_PIXELS = 30 * 10**6  # the most in an image that is decoded here
 MAX_BYTES = 512 * 2**20
 LARGEST_PIXELS = 500 * 10**6  # in the large image that is decoded to confirm its size; takes 2 GB
 MOST_LARGE = 3  # large images tried
@@ -42,14 +42,14 @@ class ImageFacts:
     formats: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # path -> upright (width, height), if decoded
-    stated: dict[str, tuple[int, int]] = field(default_factory=dict)  # the same from the header, which may be wrong
+    stated: dict[str, tuple[int, int]] = field(default_factory=dict)  # from the header, which may be wrong
     rotated: list[str] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)
     unusable: dict[str, str] = field(default_factory=dict)  # path -> why
 
 
 def stable_sample(names: Iterable[str], most: int) -> list[str]:
-    """At most `most` names, the same on every machine."""
+    """At most `most` names, chosen the same way on every machine."""
     return sorted(names, key=lambda name: (stable_uniform(name), name))[:most]
 
 
@@ -84,7 +84,7 @@ def _decode(path: str, files: RawFiles, facts: ImageFacts, max_pixels: int) -> b
 
 
 def _decode_largest(files: RawFiles, facts: ImageFacts) -> None:
-    """Decodes the largest image, so that the largest size is real and not from a wrong header."""
+    """Decodes the largest image, so that the largest size does not come from a wrong header."""
     pixels = {path: width * height for path, (width, height) in facts.stated.items()}
     large = [path for path in pixels if MAX_PIXELS < pixels[path] <= LARGEST_PIXELS]
     for path in sorted(large, key=lambda path: (-pixels[path], path))[:MOST_LARGE]:
@@ -106,7 +106,7 @@ def _header(path: str, files: RawFiles, facts: ImageFacts) -> tuple[int, int]:
         except UnidentifiedImageError:
             empty = file.is_file() and not file.stat().st_size
             raise Refused("is empty (0 bytes)" if empty else "cannot be recognized as an image", "an image") from None
-        except Exception as error:  # decoders raise anything on broken bytes
+        except Exception as error:  # decoders can raise anything on corrupt data
             raise Refused(f"cannot be decoded ({str(error) or type(error).__name__})", "a complete image") from None
     facts.formats["JPEG" if format_ == "MPO" else format_] += 1
     facts.kinds[kind] += 1
@@ -136,7 +136,7 @@ class OpenedMask:
     shape: tuple[int, int]
     values: NDArray[np.int64]
     pixels: NDArray[np.int64]  # of each value
-    border: NDArray[np.int64]  # of each value, only those beside a different value
+    border: NDArray[np.int64]  # of each value, only those next to a different value
     palette: bool
     is_jpeg: bool
 
@@ -164,7 +164,7 @@ class MaskFacts:
 
 
 def open_masks(masks: Iterable[RawMask], files: RawFiles, as_layout: bool, most: int) -> MaskFacts:
-    """Facts about a sample of masks. `as_layout`: read them as the layout does, otherwise by each file's kind."""
+    """Facts about a sample of masks. `as_layout`: read them as the layout does, not by each file's kind."""
     facts = MaskFacts()
     by_path = {mask.path: mask for mask in masks}
     pixels = 0

@@ -26,9 +26,9 @@ class Inspection:
     listing: Listing
     layout: LayoutGuess | None = None  # the layout of the proposed section
     number: int = 1  # of this reading among the readings
-    readings: list[LayoutGuess] = field(default_factory=list)  # every way to read the folder, the most likely first
+    readings: list[LayoutGuess] = field(default_factory=list)  # every way to read the folder, most likely first
     others: list[LayoutGuess] = field(default_factory=list)  # guesses that cannot be read
-    choices: list["Inspection"] = field(default_factory=list)  # one for each reading, if a person has to choose
+    choices: list["Inspection"] = field(default_factory=list)  # one for each reading, if the user must choose
     images: list[FoundImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     image_facts: ImageFacts = field(default_factory=ImageFacts)
@@ -52,7 +52,7 @@ class Inspection:
 
     @property
     def missing(self) -> str:
-        """What the folder has and lacks, if no layout was found."""
+        """What the folder has and what it lacks, if no layout was found."""
         if not self.listing.images:
             return "no files with the suffix of an image, and no known annotations"
         if self.only_masks:
@@ -73,7 +73,7 @@ class Inspection:
         return ""
 
     def class_name(self, value: int) -> str:
-        """The value's name in the layout, in a list beside the data, or in the proposed section."""
+        """The value's name in the layout, in a list next to the data, or in the proposed section."""
         if value in self.class_names:
             return self.class_names[value]
         if not self.dataset:

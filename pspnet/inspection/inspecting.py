@@ -58,8 +58,9 @@ STEPS = ("names", "layout", "images", "masks", "groups", "contact sheet")
 def inspect_folder(
     folder: Path, tick: Tick, most_masks: int = MOST_MASKS, use: int | None = None, asked: PrepareParams = USUAL
 ) -> Inspection:
-    """Inspects the folder using its best reading, or reading number `use`. If several readings are equally good, the
-    result holds a short inspection of each instead.
+    """Inspect the folder using its best reading, or reading number `use`.
+
+    If several readings are equally good, the result holds a short inspection of each instead.
     """
 
     def step(place: int) -> None:
@@ -97,7 +98,7 @@ def _without_layout(listing: Listing, readings: Readings, step: Step) -> Inspect
 
 
 def _choices(listing: Listing, readings: Readings, step: Step) -> Inspection:
-    """A short inspection of each reading: a person needs the picture, not the details."""
+    """A short inspection of each reading: to choose, the user needs the picture, not the details."""
     inspection = Inspection(listing, readings=[reading.guess for reading in readings.found])
     for number, reading in enumerate(readings.found, start=1):
         step(min(number + 1, len(STEPS) - 1))
@@ -168,7 +169,7 @@ def _masks(inspection: Inspection, most: int) -> tuple[dict[str, Any], dict[str,
 
 
 def _own_classes(inspection: Inspection) -> dict[str, Any] | None:
-    """The classes of data laid out like a public set, if they are probably not that set's own classes."""
+    """The classes of data that is laid out like a public set but probably does not have that set's classes."""
     layout, root = inspection.layout, inspection.listing.raw.root
     assert layout
     owner = OWNERS.get(layout.layout)
@@ -231,7 +232,7 @@ def _write_section(
         )
     dataset_params(section)
     inspection.dataset = section
-    if inspection.layout and inspection.layout.layout == "folder":  # again, with the right kind of masks
+    if inspection.layout and inspection.layout.layout == "folder":  # read again, now with the right kind of masks
         again = read(inspection.layout._replace(source=source), inspection.listing)
         if isinstance(again, Reading):
             inspection.images, inspection.problems = again.images, again.problems

@@ -1,4 +1,4 @@
-"""A guess about the layout of a folder, and what the recognizers share."""
+"""A guess about the layout of a folder, and helpers that the recognizers share."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -9,9 +9,9 @@ class LayoutGuess(NamedTuple):
     layout: str
     reason: str
     source: dict[str, Any]  # known fields of dataset.source
-    obstacle: str = ""  # why it cannot be read as it is
-    note: str = ""  # what a person should know
-    certain: bool = True  # if not, other readings are shown beside it
+    obstacle: str = ""  # why it cannot be read yet
+    note: str = ""  # what the user should know
+    certain: bool = True  # if not, other readings are shown as well
     unlikely: bool = False  # other readings come before it
 
 
@@ -20,7 +20,7 @@ def parent_of(path: str) -> str:
 
 
 def common(folders: Iterable[str]) -> str:
-    """The deepest folder that contains all of these."""
+    """The deepest folder that contains all of these folders."""
     several = [PurePosixPath(folder).parts for folder in folders]
     same = []
     for level in zip(*several, strict=False):

@@ -10,7 +10,7 @@ from pspnet.raw.images import Refused
 from pspnet.raw.layouts.pairs import SUFFIXES
 
 LARGEST_TEXT = 64 * 2**20
-HEAD = 2**17  # bytes read from the start and the end of a larger text
+HEAD = 2**17  # bytes read from each end of a larger text
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Listing:
         return [file for file in self.others if file.name.lower().endswith(suffixes)]
 
     def text(self, file: RawFile) -> str:
-        """The text, as far as it can be read."""
+        """The text, or as much of it as can be read."""
         return self._bytes(file).decode("utf-8-sig", errors="replace")
 
     def ends(self, file: RawFile) -> str:

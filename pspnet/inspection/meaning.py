@@ -14,9 +14,9 @@ from pspnet.inspection.spelling import counted
 from pspnet.raw.classes import MOST_CLASSES
 from pspnet.raw.masks import COLOR, spelled
 
-MOST_COLORS = 64  # that a person would assign to classes
+MOST_COLORS = 64  # that a user would assign to classes
 VOID_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unannotated", "not annotated"}
-TWINS = 3  # values this near to each other and far from all others may mean the same
+TWINS = 3  # values this close together and far from all others may mean the same
 FAR = 60  # from the next value
 FEW = 0.002  # share of the pixels; values of blurred edges between classes are rarer
 MIDDLE = 128
@@ -38,8 +38,9 @@ class Meaning:
 
 
 def interpret(facts: MaskFacts, several: bool, names: Mapping[int, str]) -> Meaning:
-    """Guesses the kind of masks and their classes. `several`: an image has several masks. `names`: value -> name, from
-    a list beside the data.
+    """Guess the kind of masks and their classes.
+
+    `several`: an image has several masks. `names`: value -> name, from a list next to the data.
     """
     kinds = Counter(mask.kind for mask in facts.looked_at)
     if not kinds:
@@ -136,7 +137,7 @@ def _numbers(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, 
 
 
 def _twins(values: list[int]) -> list[int]:
-    """The bright values at the end of a scale that lie next to each other and far from all others."""
+    """The bright values at the end of a scale that are next to each other and far from all others."""
     last = [value for value in values if values[-1] - value <= TWINS]
     others = [value for value in values if value not in last]
     return last if len(last) > 1 and others and last[0] - others[-1] >= FAR else []
@@ -159,7 +160,7 @@ def _ignored(table: pd.DataFrame, values: list[int], twins: list[int]) -> tuple[
     if 255 not in values:
         return [], []
     row = table[table["value"] == 255].iloc[0]
-    numbers = f"{row['share']:.1%} of the pixels, {row['at_border']:.0%} of them beside another value"
+    numbers = f"{row['share']:.1%} of the pixels, {row['at_border']:.0%} of them next to another value"
     others = [value for value in values if value != 255 and value not in twins]
     if not others or (twins and len(others) == 1):
         return [], []
@@ -188,7 +189,7 @@ def _about_numbers(
     if len(zero) and len(kept) > 2 and (share := zero.iloc[0]["share"]) < 0.1:
         found = (
             f'0 may mean "not annotated": it covers {share:.1%} of the pixels, '
-            f"{zero.iloc[0]['at_border']:.0%} of them beside another value, and occurs in "
+            f"{zero.iloc[0]['at_border']:.0%} of them next to another value, and occurs in "
             f"{int(zero.iloc[0]['masks'])} of {counted(masks, 'mask')}"
         )
         yield Remark(found, "It is treated as a class. If it is not one, move it to ignore_values.")
@@ -199,7 +200,7 @@ def _about_numbers(
 
 
 def _blurred(table: pd.DataFrame) -> tuple[int, Remark] | None:
-    """The threshold between two values that make up nearly all pixels, if many rare border values lie between."""
+    """The threshold between two values that make up nearly all pixels, if many rare border values are in between."""
     if len(table) < 5:
         return None
     two = table.head(2)
@@ -214,7 +215,7 @@ def _blurred(table: pd.DataFrame) -> tuple[int, Remark] | None:
     threshold = (low + high + 1) // 2
     found = (
         f"the edges are gray: {low} and {high} cover {two['share'].sum():.1%} of the pixels, and {len(between)} values "
-        f"between them the rest, {_at_border(between)} of it beside another value: the masks were scaled or smoothed"
+        f"between them the rest, {_at_border(between)} of it next to another value: the masks were scaled or smoothed"
     )
     advice = (
         f"mask_kind: levels separates the two at {threshold}. It is better to export the masks at their original size."
@@ -228,7 +229,7 @@ def _is_blurred(table: pd.DataFrame, dominant: pd.DataFrame) -> bool:
 
 
 def _two_peaks(table: pd.DataFrame) -> tuple[int, int, float] | None:
-    """(dark, bright, share of the pixels with a value near either), or None if there are not two peaks."""
+    """(dark, bright, share of the pixels with a value near either), or None unless there are two peaks."""
     shares = np.zeros(65536)
     shares[table["value"].astype(int)] = table["share"]
     first = int(table["value"].iloc[0])
@@ -253,12 +254,12 @@ def _classes(
     remarks: list[Remark],
     twins: Sequence[int] = (),
 ) -> Meaning:
-    """A class for each value, but one for twins and none for a value that a list calls void."""
-    values = sorted({*values, *names} - {*ignored})  # a list names rare classes too
+    """A class for each value, except that twins share a class and values that a list calls void have none."""
+    values = sorted({*values, *names} - {*ignored})  # a list also names rare classes
     void = [value for value in values if names.get(value, "").strip("_ ").lower() in VOID_NAMES]
     if void:
         listed = ", ".join(f"{spelled(value)} {names[value]}" for value in void)
-        found = f'the list beside the data calls {listed}, which means "not annotated"'
+        found = f'the list next to the data calls {listed}, which means "not annotated"'
         remarks.append(Remark(found, "It is in ignore_values; if it is a class, name it under classes instead."))
     kept = [value for value in values if value not in void][:MOST_CLASSES]
     numbered = {value: value if value < COLOR else place for place, value in enumerate(kept)}

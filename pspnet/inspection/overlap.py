@@ -1,4 +1,4 @@
-"""What the pixels of several masks say about their roles: a region of interest, annotators, classes."""
+"""What the pixels of several masks reveal about their roles: a region of interest, annotators, classes."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -13,9 +13,9 @@ from pspnet.raw.masks import levels_in
 
 MOST_OPENED = 12
 SMALL_PX = 64  # masks are compared at this size
-REGION = 0.9  # masks of different images with at least this intersection over union are the same region
+REGION = 0.9  # masks of different images with at least this intersection over union cover the same region
 ANNOTATORS = 0.3  # two masks of one image with at least this intersection over union show the same thing
-NEAR = 0.1  # of the brightest value; a level this near to black or to that value counts as equal
+NEAR = 0.1  # of the brightest value; a level this close to black or to that value counts as equal
 
 
 def is_region(masks: Iterable[str], files: RawFiles) -> bool:
@@ -26,7 +26,7 @@ def is_region(masks: Iterable[str], files: RawFiles) -> bool:
 
 
 def are_annotators(masks: Sequence[Sequence[str]], files: RawFiles) -> bool:
-    """Whether the masks of one image, given together, mostly overlap, as if several people drew the same thing."""
+    """Whether the masks of each image mostly overlap, as if several people had drawn the same thing."""
     overlaps = []
     for paths in masks[:MOST_OPENED]:
         opened = [small for path in paths if (small := _bright(path, files)) is not None and small.any()]
@@ -35,7 +35,7 @@ def are_annotators(masks: Sequence[Sequence[str]], files: RawFiles) -> bool:
 
 
 def are_two_valued(masks: Iterable[str], files: RawFiles) -> bool:
-    """Whether the masks hold only black and one bright value, apart from blurred edges."""
+    """Whether the masks hold only black and one bright value, except at blurred edges."""
     levels = [opened for path in stable_sample(masks, MOST_OPENED) if (opened := _levels(path, files)) is not None]
     highest = max((int(one.max()) for one in levels), default=0)
     if not highest:

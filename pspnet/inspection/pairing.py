@@ -1,4 +1,4 @@
-"""Distinguish images from masks using words in their names, and find the parts of the names that pair them."""
+"""Tells images from masks by words in their names, and finds the parts of the names that pair them."""
 
 import re
 import zlib
@@ -24,16 +24,16 @@ DERIVED_WORDS = {  # for pictures made from images or masks
     "preds", "prediction", "predictions", "preview", "previews", "thumb", "thumbs", "thumbnail", "thumbnails",
     "color", "colors", "colour", "colours", "contour", "contours", "depth", "disparity", "object", "objects", "parts",
 }  # fmt: skip
-GLUED = sorted(word for word in MASK_WORDS | IMAGE_WORDS if len(word) >= 5)  # also found within `trainannot`
+GLUED = sorted(word for word in MASK_WORDS | IMAGE_WORDS if len(word) >= 5)  # also found inside `trainannot`
 SPLIT_AND_WORD = re.compile(f"(?:{'|'.join(SPLIT_FOLDERS)})({'|'.join(GLUED)})")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 MOST_OPERATIONS = 30  # tried of each kind
 MOST_KEYS = 4000
 MOST_CANDIDATES = 20
-FEWEST_BY_LOOKS = 0.25  # share of the files that must pair if no word names images or masks
+FEWEST_BY_LOOKS = 0.25  # the share of files that must pair if no word identifies images or masks
 SMALL = 200  # up to this many names, even parts of a single name are tried
 
-WEIGHTS = {  # removing less scores higher
+WEIGHTS = {  # shorter removals score higher
     "": 1.0, "suffix": 0.98, "suffix, number or not": 0.98, "prefix": 0.97, "name": 0.96, "suffix and number": 0.9,
     "number": 0.85, "folder": 0.8, "rest": 0.7,
 }  # fmt: skip
@@ -79,7 +79,7 @@ class _Match:
 
 
 def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Partners]:
-    """The most promising pairings first. `is_mask` opens a file; it is called only if words do not decide."""
+    """The most promising pairings first. `is_mask` opens a file, so it is called only if words do not decide."""
     step = len(names) * 4 // MOST_KEYS + 1
     matches = _matches(names, step)
     ranked = sorted(matches, key=lambda pair: (-matches[pair].images * _weight(pair), pair))
@@ -92,7 +92,7 @@ def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Par
         match = matches[image, mask]
         one, other = match.example
         is_image = (side_words(image) - side_words(mask)) & IMAGE_WORDS or not is_mask(one)
-        share = match.images * step / len(names)  # at most half, because `names` holds images and masks
+        share = match.images * step / len(names)  # at most half, because `names` holds both images and masks
         if side_words(mask) & MASK_WORDS or (share >= FEWEST_BY_LOOKS and is_image and is_mask(other)):
             found = Partners(image, mask, None, match.images, match.several > 0)
             if is_image:
@@ -113,7 +113,7 @@ def _with_further_masks(partners: Partners, names: list[str]) -> Partners:
 
 
 def _matches(names: list[str], step: int) -> dict[tuple[Side, Side], _Match]:
-    """(image side, mask side) -> how often removing them leaves equal names, counted for one name in `step`."""
+    """(image side, mask side) -> how often removing them leaves equal names, for every `step`-th name."""
     keyed: dict[str, dict[Side, list[int]]] = defaultdict(dict)
     operations = _Operations(names)
     for place, name in enumerate(names):
@@ -138,7 +138,7 @@ def _are_splits(one: Side, other: Side) -> bool:
 
 
 class _Operations:
-    """The parts that may be removed from names: those in many of the names, but not in all."""
+    """The parts that may be removed from names: those found in many of the names, but not in all."""
 
     def __init__(self, names: list[str]) -> None:
         folders: Counter[str] = Counter()
@@ -210,7 +210,7 @@ def _prefixes(stem: str) -> list[str]:
 
 
 def _affixes(part: str) -> Iterator[tuple[Literal["end", "start"], str, str]]:
-    """`_images` in `train_images`, `labels` in `labelsTr`: only words for images or masks."""
+    """Words for images or masks only, such as `_images` in `train_images` or `labels` in `labelsTr`."""
     known = MASK_WORDS | IMAGE_WORDS
     if (match := re.fullmatch(r"(.+?)([_\- .]([A-Za-z]+))", part)) and match[3].lower() in known:
         yield "end", match[2], match[1]
@@ -231,7 +231,7 @@ def _frequent(counts: Counter[str], least: int, most: int) -> set[str]:
 
 
 def _weight(pair: tuple[Side, Side]) -> float:
-    """How well the words fit; between equal fits, removing less scores higher."""
+    """How well the words fit. Among equal fits, the shorter removal scores higher."""
     image, mask = pair
     in_image, in_mask = side_words(image), side_words(mask)
     weight = 1.0 if in_mask & MASK_WORDS else 0.5
@@ -251,7 +251,7 @@ def side_words(side: Side) -> set[str]:
 
 
 def _by_suffix(names: list[str], is_mask: Callable[[str], bool]) -> Partners | None:
-    """Pairs such as a.jpg and a.png in one folder."""
+    """Pairs such as a.jpg and a.png in the same folder."""
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_stem[str(PurePosixPath(name).with_suffix(""))].append(name)

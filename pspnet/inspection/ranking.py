@@ -1,4 +1,4 @@
-"""The ways in which a folder can be read, the most likely first."""
+"""The ways a folder can be read, most likely first."""
 
 import re
 from collections import Counter
@@ -29,8 +29,8 @@ from pspnet.raw.layouts import LAYOUTS
 from pspnet.raw.layouts.pairs import FoundImage
 
 MOST_READINGS = 6
-SAME = 0.5  # two readings with at least this share of files in common are about the same masks, or the same images
-FEWEST = 0.1  # share of the images that a second reading must give a mask
+SAME = 0.5  # two readings with at least this share of files in common cover the same masks, or the same images
+FEWEST = 0.1  # the share of images that a second reading must give a mask
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Readings:
 
 
 def find_readings(listing: Listing) -> Readings:
-    """Tries the layouts with a signature first; pairs of names are weaker evidence, since most layouts have them."""
+    """Try the layouts with a signature first. Pairs of names are weaker evidence, because most layouts have them."""
     certain: list[Reading] = []
     uncertain: list[Reading] = []
     unreadable: list[LayoutGuess] = []
@@ -85,7 +85,10 @@ def find_readings(listing: Listing) -> Readings:
 
 
 def _pairs(listing: Listing) -> list[Reading]:
-    """Readings based on names, each with its own masks. A region of interest, the same in every image, comes last."""
+    """Readings based on names, each with its own masks.
+
+    A region of interest that is the same in every image is listed last.
+    """
     files = {file.name: file.path for file in listing.images}
     names = [name for name in files if not is_derived(name)]
     tried: list[tuple[Partners, Reading]] = []
@@ -116,9 +119,7 @@ def _as_region(reading: Reading) -> Reading:
 
 
 def _is_rival(reading: Reading, partners: Partners, best_partners: Partners, best: Reading, listing: Listing) -> bool:
-    """Whether a later candidate gives the same images different masks, or the same masks different images, so that only
-    a person can choose.
-    """
+    """Whether only the user can choose, because a later candidate pairs the same images or masks differently."""
     if (side_words(partners.mask) | side_words(partners.image)) & DERIVED_WORDS:
         return False
     if reading.masks & best.labeled_paths or reading.labeled_paths & best.masks:
@@ -139,12 +140,12 @@ def _is_rival(reading: Reading, partners: Partners, best_partners: Partners, bes
 
 
 def _are_companions(side: Side, best: Side) -> bool:
-    """Whether files of the side are named after the images, as x_superpixels.png after x.jpg beside it."""
+    """Whether this side's files are named after images next to them, as x_superpixels.png is named after x.jpg."""
     return side.folder == best.folder and not best.tail[0]
 
 
 def _without_masks_of_others(place: int, tried: list[tuple[Partners, Reading]], listing: Listing) -> Reading:
-    """The reading, with an image pattern that leaves out the masks of the other readings and the companions."""
+    """The reading, with an image pattern that excludes the other readings' masks and the companions."""
     _, reading = tried[place]
     unlabeled = {item.image for item in reading.images if not item.mask}
     ahead = [without(partners.mask) for partners, other in tried if other.masks & unlabeled]
@@ -158,9 +159,7 @@ def _without_masks_of_others(place: int, tried: list[tuple[Partners, Reading]], 
 
 
 def _companions(reading: Reading) -> list[str]:
-    """Suffixes of pictures named after labeled images, such as `_superpixels` in x_superpixels.png beside x.jpg: they
-    were made from the images.
-    """
+    """Suffixes of pictures made from labeled images, such as `_superpixels` in x_superpixels.png next to x.jpg."""
     labeled = {item.id for item in reading.labeled}
     suffixes: Counter[str] = Counter()
     for item in reading.images:
@@ -171,7 +170,7 @@ def _companions(reading: Reading) -> list[str]:
 
 
 def read(guess: LayoutGuess, listing: Listing) -> Reading | LayoutGuess:
-    """The folder read with the guessed layout, or the guess with its obstacle."""
+    """The folder as read with the guessed layout, or the guess with its obstacle."""
     images, problems = [], []
     try:
         source = dataset_params(section_of(source_section(guess.layout, guess.source))).source

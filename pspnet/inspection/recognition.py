@@ -1,4 +1,4 @@
-"""Recognize the layout of a folder: one small function per layout looks at file names and texts."""
+"""Recognize the layout of a folder. Each layout has one small function that looks at file names and contents."""
 
 import json
 import re
@@ -22,7 +22,7 @@ CVATS_XML = re.compile(r"<annotations>\s*<version>.*<image\s", re.DOTALL)
 
 
 def recognize_layouts(listing: Listing) -> Iterator[LayoutGuess]:
-    """Every layout whose signature the folder has, the most certain first."""
+    """Every layout with a signature that the folder matches, most certain first."""
     for recognize in RECOGNIZERS.values():
         if found := recognize(listing):
             yield found
@@ -54,7 +54,7 @@ def cvat(listing: Listing) -> LayoutGuess | None:
     folder = _parent(files[0])
     images = _below(folder, "images") if _any_below(listing, _below(folder, "images")) else folder
     source = {"images": images, "annotations": _any_of(files), "line_width_px": 0}
-    return LayoutGuess("cvat", f"{files[0].name} begins like CVAT's XML for images", source)
+    return LayoutGuess("cvat", f"{files[0].name} starts like CVAT's XML for images", source)
 
 
 def cvat_masks(listing: Listing) -> LayoutGuess | None:
@@ -98,7 +98,7 @@ def ade20k(listing: Listing) -> LayoutGuess | None:
 
 
 def camvid(listing: Listing) -> LayoutGuess | None:
-    """CamVid's drives have unique names. Color masks are left to pairing by name, since the layout reads numbers."""
+    """CamVid's drives have unique names. Color masks are left to pairing by name, because this layout reads numbers."""
     drive = re.compile(r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+(?:_L)?")
     frames = [file for file in listing.images if drive.fullmatch(PurePosixPath(file.name).stem)]
     masks = [file for file in frames if words(_parent(file)) & MASK_WORDS]
@@ -202,7 +202,7 @@ RECOGNIZERS: dict[str, Callable[[Listing], LayoutGuess | None]] = {
 
 
 def _first_groups(listing: Listing, pattern: str) -> list[str]:
-    """The texts that the first parentheses capture, most frequent first."""
+    """The text captured by the first group in each match, most frequent first."""
     compiled = re.compile(pattern)
     found = (compiled.fullmatch(file.name) for file in listing.images)
     counts = Counter(match[1] or "." for match in found if match)
@@ -210,7 +210,7 @@ def _first_groups(listing: Listing, pattern: str) -> list[str]:
 
 
 def _texts(listing: Listing, suffix: str) -> list[RawFile]:
-    """The files nearest to the top, at most MOST_TEXTS."""
+    """The files nearest the top, at most MOST_TEXTS of them."""
     files = sorted(listing.ending(suffix), key=lambda file: (file.name.count("/"), file.name))
     return files[:MOST_TEXTS]
 

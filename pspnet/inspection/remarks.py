@@ -1,4 +1,4 @@
-"""Remarks on the findings: what a person should know, and what to do about it."""
+"""Remarks on the findings: what the user should know, and what to do about it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def about_images(inspection: Inspection) -> None:
     if facts.misnamed:
         count = f"{len(facts.misnamed)} of {facts.looked_at} images"
         found = f"{count} have a different format than their suffix says, such as {facts.misnamed[0]}"
-        remarks.append(Remark(found, "Nothing to do: the content counts."))
+        remarks.append(Remark(found, "Nothing to do: the format is read from the content."))
     if facts.unusable:
         path, why = next(iter(sorted(facts.unusable.items())))
         found = f"{len(facts.unusable)} of {facts.looked_at} images cannot be used: {path} {why}"
@@ -79,7 +79,7 @@ def about_groups(inspection: Inspection, best: Grouping | None) -> None:
         found = _described(best)
         advice = f"group_pattern {best.pattern} keeps each group in one split."
         if best.is_block:
-            advice += " At the border of two blocks, neighbors can still be in different splits."
+            advice += " Where two blocks meet, neighbors can still be in different splits."
         inspection.remarks.append(Remark(f"{alike}; {found}" if alike else found, advice))
     elif alike:
         leak = "val" if official and official[0] == "val_is_test" else "val and test"
@@ -89,7 +89,7 @@ def about_groups(inspection: Inspection, best: Grouping | None) -> None:
         inspection.remarks.append(Remark(alike, f"{advice}. Assign the parts to splits in splits.csv."))
     elif coarse:
         found = _described(coarse)
-        advice = f"If the images of a group belong together (a scene, a patient), set group_pattern: {coarse.pattern}"
+        advice = f"If the images in a group belong together (a scene, a patient), set group_pattern: {coarse.pattern}"
         inspection.remarks.append(Remark(found, advice))
 
 
@@ -138,7 +138,7 @@ def _splits(one: SplitList) -> str:
 
 
 def about_shares(inspection: Inspection, splits: Counter[Split], asked: PrepareParams) -> None:
-    """How a random split would divide the masks, if not as requested."""
+    """Remark on how a random split would divide the masks, if not as requested."""
     count = len(inspection.labeled)
     official, remarks = inspection.prepare.get("official_splits"), inspection.remarks
     if not all(splits[split] for split in ANNOTATED):
@@ -160,7 +160,7 @@ def about_shares(inspection: Inspection, splits: Counter[Split], asked: PrepareP
 
 
 def about_other_files(inspection: Inspection, asked: PrepareParams) -> None:
-    """Files that `prepare` would count as unusable, if there are too many to go on."""
+    """Files that `prepare` would count as unusable, if there are too many to continue."""
     others = [problem for problem in inspection.problems if problem.kind == "not_an_image"]
     found = len(inspection.images) + len(inspection.problems)
     if others and asked.problems.not_an_image != "allow" and len(others) > asked.tolerated_share * found:
@@ -186,5 +186,5 @@ def _then(splits: set[Split]) -> str:
     if {"train", "val", "test"} <= splits:
         return " (prepare.official_splits: kept)"
     if {"train", "val"} <= splits:
-        return " and prepare.official_splits: val_is_test, since there is no test."
+        return " and prepare.official_splits: val_is_test, because there is no test split."
     return " Then assign images to the missing splits too."

@@ -14,7 +14,7 @@ SOURCES = {
 
 
 def source_section(layout: str, known: dict[str, Any]) -> dict[str, Any]:
-    """The section `dataset.source` with those known fields that the layout has."""
+    """The section `dataset.source`, with the known fields that the layout has."""
     return {"layout": layout} | {name: known[name] for name in SOURCES[layout].model_fields if name in known}
 
 
@@ -33,8 +33,9 @@ _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(LIS
 
 
 def as_yaml(dataset: dict[str, Any], prepare: dict[str, tuple[Any, str]]) -> str:
-    """The sections as text; `prepare` is key -> (value, reason), and the reason becomes a comment. The key
-    `problems.KIND` goes into the section prepare.problems.
+    """The sections as text; `prepare` is key -> (value, reason), and the reason becomes a comment.
+
+    The key `problems.KIND` goes into the section prepare.problems.
     """
     lines = [_dumped({"dataset": dataset}).rstrip()]
     if prepare:

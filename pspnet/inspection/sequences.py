@@ -24,7 +24,7 @@ EVERY_IMAGE = "(.*)"
 MOST_PAIRS = 24  # compared
 ALIKE = 0.5  # correlation of thumbnails of neighbors
 THUMBNAIL_PX = 32
-FEWEST_GROUPS = 8  # with fewer, a random split may leave one of the three splits empty
+FEWEST_GROUPS = 8  # with fewer, a random split can leave one of the three splits empty
 USUAL = PrepareParams.model_construct(  # as in the recipes
     val_share=0.15,
     test_share=0.2,
@@ -50,7 +50,7 @@ class Grouping(NamedTuple):
 
 
 class Neighbors(NamedTuple):
-    """Median correlation of the thumbnails of neighboring images, and of images far apart."""
+    """The median correlation between thumbnails of neighboring images, and of images far apart."""
 
     following: float
     any_two: float
@@ -62,7 +62,7 @@ class Neighbors(NamedTuple):
 
 
 def groupings(ids: Sequence[str]) -> list[Grouping]:
-    """Patterns that put several ids into one group, the simplest first."""
+    """Patterns that put several ids into one group, simplest first."""
     patterns = {
         r"(.*)/[^/]+": "the folder",
         rf"(?:.*/)?([^/]+?){NUMBER}": "the part before the last number",
@@ -92,7 +92,7 @@ def choose_grouping(
     official: Official,
     asked: PrepareParams = USUAL,
 ) -> Grouping | None:
-    """The first grouping with enough groups to split; blocks of numbers only if neighbors look alike."""
+    """The first grouping with enough groups to split. Blocks of numbers are used only if neighbors look alike."""
     for candidate in candidates:
         if candidate.is_block and not (neighbors and neighbors.alike):
             continue
@@ -106,7 +106,7 @@ def choose_grouping(
 def deal_masks(
     found: Sequence[FoundImage], pattern: str, official: Official, asked: PrepareParams = USUAL
 ) -> Counter[Split]:
-    """Masks by split, as `prepare` splits them with the shares asked for; empty if a group would be divided."""
+    """Masks by split, as `prepare` would split them with the requested shares; empty if a group would be divided."""
     prepare = PrepareParams.model_construct(
         val_share=asked.val_share, test_share=asked.test_share, official_splits=official, split_seed=asked.split_seed,
         problems=ProblemsParams.model_construct(contradicting_splits="error"),
@@ -122,7 +122,7 @@ def deal_masks(
 
 
 def far_from_asked(splits: Counter[Split], asked: PrepareParams) -> str:
-    """The splits and the shares asked for, if a split has less than half of its share or more than one and a half."""
+    """The splits and requested shares, if any split has less than half or more than 1.5 times its share."""
     masks = splits.total()
     shares: dict[Split, float] = {"val": asked.val_share, "test": asked.test_share}
     off = any(abs(splits[split] - share * masks) > FAR_FROM_ASKED * share * masks for split, share in shares.items())
@@ -141,12 +141,12 @@ def official_splits(found: Sequence[FoundImage]) -> tuple[Official, str] | None:
     if {"train", "val", "test"} <= masks.keys():
         return "kept", shown
     if {"train", "val"} <= masks.keys():
-        return "val_is_test", f"{shown}, none in test: val becomes test, and a part of train becomes val"
+        return "val_is_test", f"{shown}, none in test: val becomes test, and part of train becomes val"
     return "ignored", f"{shown}: too few splits to keep"
 
 
 def compare_neighbors(found: Sequence[FoundImage], files: RawFiles) -> Neighbors | None:
-    """Compares each numbered image with the next one and with one far away: video frames and slices look alike."""
+    """Compare each numbered image with the next one and with a distant one: video frames and slices look alike."""
     numbered = sorted((item for item in found if re.search(r"\d$", item.id)), key=lambda item: natural_key(item.id))
     if len(numbered) < 8:
         return None
@@ -189,6 +189,6 @@ def _correlation(one: NDArray[np.float64] | None, other: NDArray[np.float64] | N
 
 
 def split_folders(ids: Iterable[str]) -> dict[str, int]:
-    """First folders of ids that are named after a split -> number of images."""
+    """Top folders of ids that are named after a split -> number of images."""
     firsts = Counter(name.partition("/")[0] for name in ids if "/" in name)
     return {folder: count for folder, count in sorted(firsts.items()) if folder.lower() in SPLIT_FOLDERS}

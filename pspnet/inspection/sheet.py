@@ -1,4 +1,4 @@
-"""A contact sheet for people: a few images, each beside a copy with its mask laid over."""
+"""A contact sheet for the user: a few images, each next to a copy with its mask laid over it."""
 
 import io
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ MOST_NAMED = 24  # classes in the legend
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (120, 120, 120)
 IGNORED_COLOR, UNKNOWN_COLOR = (255, 255, 255), (255, 0, 255)
 OPACITY, FAINT_OPACITY = 0.6, 0.2
-UNKNOWN = IGNORE - 1  # free in practice: a sheet of 255 classes is unreadable anyway
+UNKNOWN = IGNORE - 1  # unused in practice: a sheet with 255 classes is unreadable anyway
 
 
 class _Shown(NamedTuple):
@@ -84,7 +84,7 @@ def _palette(classes: Classes) -> NDArray[np.uint8]:
 
 
 def _over(one: _Shown, classes: Classes, most: int) -> Image.Image:
-    """The image under its colored mask; the most frequent class is faint."""
+    """The image under its colored mask, with the most frequent class drawn faintly."""
     assert one.classes is not None
     opacity = np.full(256, OPACITY * 255, np.uint8)
     opacity[most], opacity[IGNORE] = FAINT_OPACITY * 255, 255
@@ -96,7 +96,7 @@ def _over(one: _Shown, classes: Classes, most: int) -> Image.Image:
 
 
 def _fitted(pixels: NDArray[np.uint8]) -> Image.Image:
-    """The picture at the size of a tile; small pictures are enlarged, so that every pixel is visible."""
+    """The picture, scaled to the size of a tile. Small pictures are enlarged so that every pixel is visible."""
     height, width = pixels.shape[:2]
     factor = PICTURE_PX / max(height, width)
     size = max(round(width * factor), 1), max(round(height * factor), 1)
@@ -162,7 +162,7 @@ def _legend(counts: NDArray[np.int64], classes: Classes | None) -> list[tuple[tu
 def _shortened(
     text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> str:
-    """The text, cut at its start to fit the width: the end of a path says more."""
+    """The text, cut at the start to fit the width, because the end of a path says more."""
     text = printable(text)
     if draw.textlength(text, font) <= width:
         return text

@@ -43,7 +43,7 @@ def patterns_for(partners: Partners, names: list[str], is_mask: Callable[[str], 
         root = _common(str(PurePosixPath(name).parent) for name in names if name.endswith(partners.suffixes))
         return Patterns(root or ".", root or ".", image, mask)
     sides = (partners.image, partners.mask)
-    # Ids must be equal on both sides, so they are paths below one folder.
+    # Ids must be equal on both sides, so they are paths below a shared folder.
     root = _common(before for side in sides for before in _before(side, names))
     (images, image_names), (masks, mask_names) = (_pattern(side, names, root) for side in sides)
     if image_names == ANY_NAME and images != "." and (elsewhere := _elsewhere(names, images, masks, is_mask)):
@@ -53,7 +53,7 @@ def patterns_for(partners: Partners, names: list[str], is_mask: Callable[[str], 
 
 
 def _elsewhere(names: list[str], images: str, masks: str, is_mask: Callable[[str], bool]) -> list[str]:
-    """Folders of other images, unless a word or their first files say that they hold masks or derived pictures."""
+    """Folders of other images, unless their names or first files suggest that they hold masks or derived pictures."""
     by_parent: dict[PurePosixPath, list[str]] = defaultdict(list)
     for name in names:
         by_parent[PurePosixPath(name).parent].append(name)
@@ -124,7 +124,7 @@ def _pattern(side: Side, names: list[str], root: str) -> tuple[str, str]:
 
 
 def _is_deep(side: Side, names: Iterable[str]) -> bool:
-    """Whether there are folders below the one that this side removes."""
+    """Whether there are folders below the folder that this side removes."""
     for name in names:
         parents = PurePosixPath(name).parts[:-1]
         place = _place(side.folder, parents)
@@ -151,7 +151,7 @@ def _tail(tail: Tail) -> str:
 
 
 def _common(folders: Iterable[str]) -> str:
-    """The deepest folder that contains all of these; '' is the root."""
+    """The deepest folder that contains all of these folders; '' is the root."""
     several = [PurePosixPath(folder).parts for folder in {*folders}]
     parts = []
     for level in zip(*several, strict=False):

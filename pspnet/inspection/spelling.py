@@ -1,4 +1,4 @@
-"""Counts as a person writes them."""
+"""Counts, written as a person would write them."""
 
 
 def counted(count: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""Official splits in files beside the data: lists of names, tables with a column of splits, YAML or JSON."""
+"""Official splits in files next to the data: lists of names, tables with a column of splits, YAML or JSON."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ class SplitList(NamedTuple):
     file: str
     splits: dict[Split, int]  # names that are images
     listed: int  # names in it
-    lines: Split | None  # if every line is just an id, the split of them all
+    lines: Split | None  # if every line is just an id, the split for all of them
 
     @property
     def known(self) -> int:
@@ -35,7 +35,7 @@ class SplitList(NamedTuple):
 
 
 def split_lists(listing: Listing, ids: set[str]) -> list[SplitList]:
-    """Files that name a split for images; at least half of their names must be images."""
+    """Files that assign images to splits; at least half of their names must be images."""
     by_name = defaultdict(list)
     for name in ids:
         by_name[PurePosixPath(name).name].append(name)
@@ -80,7 +80,7 @@ def _parsed(text: str, suffix: str) -> Any:
 
 
 def _in_mapping(content: Any) -> Iterator[tuple[Split, str]]:
-    """`train: [names]`, at the top or one level below."""
+    """Lists such as `train: [names]`, at the top level or one level below."""
     if not isinstance(content, dict):
         return
     for part in (content, *(value for value in content.values() if isinstance(value, dict))):
@@ -91,7 +91,7 @@ def _in_mapping(content: Any) -> Iterator[tuple[Split, str]]:
 
 
 def _in_table(text: str, delimiter: str) -> Iterable[tuple[Split, str]]:
-    """The rows of a table with a column that holds only splits, and one of names before or after it."""
+    """The rows of a table with a column that holds only splits, and a column of names before or after it."""
     try:
         rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter, skipinitialspace=True))
     except csv.Error:

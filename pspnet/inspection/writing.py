@@ -15,7 +15,7 @@ from pspnet.machine.outputs import replace_text
 
 
 class Target(NamedTuple):
-    """Where the section goes, and the folder that it describes."""
+    """Where the section is written, and the folder that it describes."""
 
     params: Path
     raw: Path
@@ -24,7 +24,7 @@ class Target(NamedTuple):
 
 
 def check_folder(folder: Path, target: Target) -> None:
-    """Raises unless the folder is the one that params.yaml describes."""
+    """Raise an error unless the folder is the one that params.yaml describes."""
     own, raw = folder.resolve(), target.raw.resolve()
     if own == raw or not folder.exists():
         return

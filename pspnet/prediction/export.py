@@ -1,6 +1,6 @@
 """A bundle as one file for other runtimes, written only if its results match the bundle's.
 
-The graph maps pixels to logits and includes the normalization, so that no caller can get it wrong. Its metadata holds
+The graph maps pixels to logits and includes the normalization, so callers cannot get it wrong. Its metadata holds
 the bundle's classes, preprocessing, architecture and digest, under `pspnet`.
 """
 
@@ -32,11 +32,11 @@ Run = Callable[[Tensor], Tensor]  # (N, 3, H, W) uint8 -> (N, K, H, W) float32
 
 @dataclass(frozen=True)
 class Parity:
-    """The differences between the file and the bundle at one size."""
+    """The differences between the file and the bundle at a single size."""
 
     size: tuple[int, int, int]
-    difference: float  # the largest of any logit, relative to the largest logit or to 1
-    other_class: float  # share of the pixels whose class differs
+    difference: float  # the largest over all logits, relative to the largest logit or to 1
+    other_class: float  # the share of pixels with a different class
 
 
 class Segmenter(nn.Module):
@@ -52,7 +52,7 @@ class Segmenter(nn.Module):
 
 
 def export(bundle: Path, form: str, out: Path, tolerance: float) -> list[Parity]:
-    """Write the bundle in `form`, one of FORMATS, if it agrees within `tolerance` at every size."""
+    """Write the bundle in `form`, one of FORMATS, if the results agree within `tolerance` at every size."""
     kind = FORMATS[form]
     if missing := [name for name in kind.packages if importlib.util.find_spec(name) is None]:
         found = f"needs {', '.join(missing)}, which cannot be imported"
@@ -135,7 +135,7 @@ def _read_onnx(path: Path) -> Run:
 
 
 def _write_pt2(segmenter: Segmenter, facts: str, path: Path) -> None:
-    """Write with torch's own pooling, which compilers recognize; only its backward pass is not deterministic."""
+    """Write with torch's own pooling, which compilers recognize; only its backward pass is nondeterministic."""
     plain = copy.deepcopy(segmenter)
     for module in list(plain.modules()):
         for name, child in module.named_children():

@@ -25,7 +25,7 @@ from pspnet.raw.files import read_file
 from pspnet.raw.images import Refused, read_image
 from pspnet.raw.validation import max_bytes
 
-SUBMISSION = "submission"  # folder in that of the predictions
+SUBMISSION = "submission"  # folder inside the predictions folder
 
 
 def predict_folder(
@@ -39,7 +39,7 @@ def predict_folder(
     layout: str | None,
     tick: Callable[[int, int, str], None],
 ) -> list[Problem]:
-    """Predict the images; returns a Problem for each unreadable one. `layout`: the benchmark of a submission."""
+    """Predict the images; returns a Problem for each unreadable image. `layout`: the benchmark of a submission."""
     files, refused = list_images(images, out)
     models = _of_one_kind(bundles)
     classes = models[0].classes
@@ -60,7 +60,7 @@ def predict_folder(
 
 
 def _of_one_kind(bundles: Sequence[Path]) -> list[Bundle]:
-    """The bundles, which must have the same classes: probabilities are averaged class by class."""
+    """Load the bundles, which must have the same classes: probabilities are averaged class by class."""
     models = [Bundle.load(bundle) for bundle in bundles]
     for bundle, model in zip(bundles, models, strict=True):
         if model.classes != models[0].classes:
@@ -72,12 +72,12 @@ def _of_one_kind(bundles: Sequence[Path]) -> list[Bundle]:
 def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem]]:
     """The files in the folder by name, with a Problem for each unusable name."""
     if not images.is_dir():
-        raise UserError(Problem(str(images), "is not a folder", fix="Name the folder of the images."))
+        raise UserError(Problem(str(images), "is not a folder", fix="Give the folder of images."))
     if out.resolve().is_relative_to(images.resolve()):
-        found = "lies in the folder of the images, where its masks would be treated as images"
+        found = "is in the image folder, where its masks would be treated as images"
         raise UserError(Problem(str(out), found, fix="Give another folder with --out."))
     if images.resolve().is_relative_to(out.resolve()):
-        raise UserError(Problem(str(images), "lies in the folder to write", fix="Give another folder with --out."))
+        raise UserError(Problem(str(images), "is in the output folder", fix="Give another folder with --out."))
     files, refused = {}, []
     for parent, _, names in os.walk(images, onerror=_unlisted):
         below = Path(parent).relative_to(images).as_posix()
@@ -87,11 +87,11 @@ def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem
             if name.startswith(".") or (stamp := _stamp(path)) is None:
                 continue
             if UNPRINTABLE.search(prefix + name):
-                found = "has control characters or no UTF-8 in its name"
+                found = "has a name with control characters or invalid UTF-8"
                 refused.append(Problem(path, found, "text", "Rename it."))
                 continue
             files[prefix + name] = stamp
-    # An empty folder may be an unmounted one: its predictions must not be removed.
+    # An empty folder may be an unmounted disk, so its predictions must not be removed.
     if not files and not refused:
         raise UserError(Problem(str(images), "holds no file"))
     return files, sorted(refused, key=str)
@@ -109,7 +109,7 @@ def _stamp(path: str) -> Stamp | None:
 
 
 def _unlisted(error: OSError) -> NoReturn:
-    """Stop: images in an unlisted folder would count as removed."""
+    """Stop, because images in an unlisted folder would count as removed."""
     raise UserError(Problem(str(error.filename), f"cannot be listed ({error.strerror})", "a readable folder"))
 
 
@@ -121,7 +121,7 @@ def predict_images(
     max_pixels: int,
     tick: Callable[[int, int, str], None],
 ) -> list[Problem]:
-    """Predict those of `files` that `folder` lacks; returns a Problem for each image that cannot be read."""
+    """Predict the files that `folder` lacks; returns a Problem for each image that cannot be read."""
     refused = []
     unfinished = folder.unfinished(files)
     finished = len(files) - len(unfinished)
@@ -138,7 +138,7 @@ def predict_images(
                 image = decode_image(read_image(data, max_pixels).data)
                 [prediction] = predictor.predict(image[None])
                 folder.add(name, sha256, files[name], image, prediction)
-        except Refused as error:  # retried each time: perhaps only permission is missing
+        except Refused as error:  # retried each time: it may only lack permission
             folder.refuse(name)
             refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
         except MemoryError:

@@ -1,6 +1,6 @@
 """A folder of predictions that mirrors a folder of images; a killed run resumes in it.
 
-settings.json         the images, model and params; a folder without it is not ours
+settings.json         the images, model and params; a folder without it is not one of ours
 masks/ overlays/      IMAGE.png for each image
 predictions.parquet   a row for each image, sorted by name; written last
 .digests.parquet      digest, size and time of each image file when it was read, so that it need not be read again
@@ -37,17 +37,17 @@ Color = tuple[int, int, int]
 
 
 class Stamp(NamedTuple):
-    """Size and time of a file: if both are unchanged, the file need not be read."""
+    """The size and time of a file: if both are unchanged, the file need not be read."""
 
     size_bytes: int
     mtime_ns: int
 
 
 class PredictionFolder:
-    """The folder's state is the table plus the rows that an interrupted run left; an image's last row counts.
+    """The folder's state is the table plus the rows that an interrupted run left; for each image, its last row counts.
 
-    A row without figures says that the image's pictures may be invalid, and is written before any change that makes
-    them so. Only pictures that a row has named are removed: a person may have put other files beside them.
+    A row without figures marks the image's pictures as possibly invalid, and is written before any change that makes
+    them so. Only pictures that a row has named are removed, because the user may have put other files next to them.
     """
 
     def __init__(self, folder: Path, classes: tuple[str, ...], colors: tuple[Color, ...]) -> None:
@@ -77,7 +77,10 @@ class PredictionFolder:
         return sorted(self._finished)
 
     def unfinished(self, files: Mapping[str, Stamp]) -> list[str]:
-        """The images that are new or may have changed, sorted. Images not in `files` count as removed from now on."""
+        """The images that are new or may have changed, sorted.
+
+        Images not in `files` are treated as removed from now on.
+        """
         self._finished = {name: sha256 for name, sha256 in self._finished.items() if name in files}
         as_it_was = {name for name, sha256 in self._finished.items() if self._seen.get(name) == (sha256, *files[name])}
         return sorted(files.keys() - as_it_was)
@@ -105,7 +108,7 @@ class PredictionFolder:
         self._finished.pop(name, None)
 
     def finish(self) -> None:
-        """Write the table, then remove the pictures it no longer names: a reader finds the mask of every row."""
+        """Write the table, then remove the pictures it no longer names, so that readers find the mask for every row."""
         gone = sorted(self._known - self._finished.keys())
         if self._is_current and not gone:
             return
@@ -119,7 +122,7 @@ class PredictionFolder:
         (self._folder / ROWS).unlink(missing_ok=True)
 
     def _overlay(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Image.Image:
-        """Blend strip by strip: the intermediate arrays of a whole large image would take gigabytes."""
+        """Blend strip by strip: intermediate arrays for a large image would take gigabytes."""
         overlay = np.empty_like(image)
         for top in range(0, len(image), STRIP_ROWS):
             rows = slice(top, top + STRIP_ROWS)
@@ -152,7 +155,7 @@ class PredictionFolder:
         renewed = set(rows["image"].to_pylist())
         table = _where(self._table(), lambda name: name in self._finished and name not in renewed)
         rows = _where(rows, lambda name: name in self._finished).select(self._schema.names)
-        # In one chunk: Parquet would begin a page at each chunk, and the bytes would depend on the history.
+        # In one chunk: Parquet would start a page at each chunk, and the bytes would depend on the history.
         return pa.concat_tables([table, rows]).sort_by("image").combine_chunks()
 
     def _whole_digests(self) -> pa.Table:
@@ -186,12 +189,12 @@ class PredictionFolder:
 def opened(
     folder: Path, images: Path, settings: dict[str, Any], classes: tuple[str, ...], colors: tuple[Color, ...]
 ) -> Iterator[PredictionFolder]:
-    """Lock the folder. A second run fails at once: waiting is useless, because it would do the same work."""
-    # Not resolved: a link that leads to a new folder each day is one folder to its user.
+    """Lock the folder. A second run fails at once: there is no point in waiting to do the same work."""
+    # Not resolved: a link that points to a new folder each day is one folder to its user.
     settings = {"format_version": FORMAT_VERSION, "images": os.path.abspath(images), **settings}  # noqa: PTH100
     _check(folder, settings)
     with exclusive(folder / LOCK, str(folder), seconds=0):
-        _check(folder, settings)  # another run may have started it in between
+        _check(folder, settings)  # another run may have created it in the meantime
         if not (folder / SETTINGS).exists():
             with whole_file(folder / SETTINGS) as partial:
                 partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -204,7 +207,7 @@ def has_room(name: str) -> bool:
 
 
 def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
-    """A PNG in which programs read class indices and people see colors. `palette` is (K, 3)."""
+    """A PNG that programs read as class indices and people see in color. `palette` is (K, 3)."""
     indexed = Image.fromarray(mask)
     # For up to 16 colors Pillow writes fewer than 8 bits per pixel, which some readers do not read as indices.
     indexed.putpalette([*palette.ravel().tolist(), *[0] * 3 * max(0, 17 - len(palette))])
@@ -212,7 +215,7 @@ def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder with different settings: its masks could not be told apart, or would be removed."""
+    """Refuse a folder with different settings: its masks would be mixed with ours, or removed."""
     path = folder / SETTINGS
     fix = "Give another folder with --out, or remove this one."
     if folder.exists() and not folder.is_dir():
@@ -222,7 +225,7 @@ def _check(folder: Path, settings: dict[str, Any]) -> None:
         if known | {"images": settings["images"]} == settings:
             found = f"holds predictions of the images in {known['images']}"
         raise UserError(Problem(str(folder), found, fix=fix))
-    first_of_all = {LOCK, f"{SETTINGS}.partial"}  # a run killed at its start may leave these
+    first_of_all = {LOCK, f"{SETTINGS}.partial"}  # a run killed during startup can leave these
     if not path.exists() and folder.exists() and any(one.name not in first_of_all for one in folder.iterdir()):
         raise UserError(Problem(str(folder), "is not empty and holds no predictions", fix=fix))
 
@@ -238,7 +241,7 @@ def _digests(rows: pa.Table) -> dict[str, str]:
 
 
 def _seen(rows: pa.Table) -> dict[str, tuple[str, int, int]]:
-    """Image -> digest, size and time. The digest must agree with the table's: the files may be out of step."""
+    """Image -> digest, size and time. The digest must agree with the table's, because the files can be out of step."""
     columns = [rows[name].to_pylist() for name in ("sha256", "size_bytes", "mtime_ns")]
     return dict(zip(rows["image"].to_pylist(), zip(*columns, strict=True), strict=True))
 
@@ -256,13 +259,13 @@ def _names(folder: Path) -> Iterable[str]:
 
 
 def _remove(path: Path) -> None:
-    """Remove the file, its partial file from a killed run, and folders that become empty."""
+    """Remove the file, any partial file from a killed run, and folders that become empty."""
     path.unlink(missing_ok=True)
     partial_of(path).unlink(missing_ok=True)
     for parent in path.parents:
         try:
             parent.rmdir()
-        except OSError:  # it holds something else
+        except OSError:  # it still holds other files
             return
 
 

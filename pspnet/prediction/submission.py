@@ -19,7 +19,7 @@ from pspnet.raw.layouts import ade20k, cityscapes, voc
 
 @dataclass(frozen=True)
 class Benchmark:
-    values: Mapping[str, int]  # class -> its value in a submitted mask
+    values: Mapping[str, int]  # class -> its value in the submitted mask
     image_names: str  # pattern of an image's name; its group names the submitted mask
     mask_name: str  # with {} for that group
     palette: NDArray[np.uint8] | None  # (256, 3); without one, masks are gray
@@ -28,7 +28,7 @@ class Benchmark:
 BENCHMARKS = {
     # The evaluation finds CITY_SEQUENCE_FRAME*.png in any folder.
     "cityscapes": Benchmark(cityscapes.LABEL_IDS, r"(.*)_leftImg8bit\.\w+", "{}_pred_labelIds.png", None),
-    # The competition for networks that were also trained on other data.
+    # The competition for networks also trained on other data.
     "voc": Benchmark(
         {name: value for value, name in enumerate(voc.NAMES)},
         r"(.*)\.\w+",
@@ -45,7 +45,7 @@ BENCHMARKS = {
 
 
 def mask_names(layout: str, images: Iterable[str], classes: tuple[str, ...], bundle: Path) -> dict[str, str]:
-    """Image -> its submitted mask. Every obstacle to a submission is reported before anything is predicted."""
+    """Image -> its submitted mask. Anything that prevents a submission is reported before any image is predicted."""
     benchmark = BENCHMARKS[layout]
     problems = []
     if unknown := [name for name in classes if name not in benchmark.values]:

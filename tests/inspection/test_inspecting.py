@@ -200,7 +200,7 @@ def test_255_beside_small_numbers_is_ignored(tmp_path: Path) -> None:
     inspection = values(tmp_path, pixels)
     dataset = pasted(inspection)
     assert (dataset.classes, dataset.ignore_values) == ({"class_0": 0, "class_2": 2}, [255])
-    assert '255 means "not annotated": it covers 4.8% of the pixels, 100% of them beside another value' in remarks_of(
+    assert '255 means "not annotated": it covers 4.8% of the pixels, 100% of them next to another value' in remarks_of(
         inspection
     )
 

@@ -423,7 +423,7 @@ def test_a_name_that_is_not_text_is_reported(params: Params, images: Path, bundl
         Path(os.fsdecode(bytes(images) + b"/" + name)).write_bytes(encoded(noise(5, 5)))
     refused = [str(problem) for problem in run(params, images, bundle, tmp_path / "out")]
     assert refused[:2] == [
-        f"{images}/{name}: has control characters or no UTF-8 in its name; expected text. Rename it."
+        f"{images}/{name}: has a name with control characters or invalid UTF-8; expected text. Rename it."
         for name in (r"caf\udce9.png", r"two\nlines.png")
     ]
     assert read_table(tmp_path / "out")["image"].tolist() == SOUND
@@ -487,15 +487,15 @@ def test_a_folder_with_other_content_is_not_written_to(
 
 def test_predictions_inside_the_folder_of_images_are_refused(params: Params, images: Path, bundle: Path) -> None:
     """The next run would treat the masks as images."""
-    with pytest.raises(UserError, match="lies in the folder of the images"):
+    with pytest.raises(UserError, match="is in the image folder"):
         run(params, images, bundle, images / "predictions")
     assert not (images / "predictions").exists()
-    with pytest.raises(UserError, match="lies in the folder to write"):
+    with pytest.raises(UserError, match="is in the output folder"):
         run(params, images, bundle, images.parent)
 
 
 def test_a_missing_or_empty_folder_of_images_is_reported(params: Params, bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is not a folder. Name the folder of the images"):
+    with pytest.raises(UserError, match=r"is not a folder. Give the folder of images"):
         run(params, tmp_path / "nowhere", bundle, tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no file"):

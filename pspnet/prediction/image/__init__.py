@@ -1,1 +1,1 @@
-"""One image -> class probabilities of its size. Every result is computed here."""
+"""One image -> class probabilities of the same size. Every result is computed here."""

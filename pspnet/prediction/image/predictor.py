@@ -24,7 +24,7 @@ class Prediction:
     confidence: NDArray[np.float32]  # (H, W) probability of that class
 
     def class_shares(self, classes: int) -> NDArray[np.float64]:
-        """The share of each class in the pixels."""
+        """The share of pixels in each class."""
         pixels = np.diag(confusion_matrix(self.mask, self.mask, classes, NOTHING_IGNORED))
         return pixels / self.mask.size
 
@@ -47,20 +47,20 @@ class Predictor:
     precision: str
 
     def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
-        """Images of one size, (N, H, W, 3)."""
+        """Images of the same size, (N, H, W, 3)."""
         masks = np.empty(images.shape[:3], np.uint8)
         confidences = np.empty(images.shape[:3], np.float32)
         for rows, probabilities in self.bands(images):
             confidence, mask = probabilities.max(dim=1)
             masks[:, rows] = mask.to(torch.uint8).cpu().numpy()
             confidences[:, rows] = confidence.cpu().numpy()
-            del probabilities  # free them before the next ones take as much memory
+            del probabilities  # free these before the next ones take as much memory
         return [Prediction(mask, confidence) for mask, confidence in zip(masks, confidences, strict=True)]
 
     def bands(self, images: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
-        """Images of one size, (N, H, W, 3) -> their rows from top to bottom, with the probabilities (N, K, rows, W).
+        """Images of the same size, (N, H, W, 3) -> their rows from top to bottom, with probabilities (N, K, rows, W).
 
-        Whatever the height, only the rows under the current windows are in memory.
+        Only the rows under the current windows are in memory, whatever the height.
         """
         for member in self.members:
             member.network.eval()
@@ -106,7 +106,7 @@ class Predictor:
         return len(self.members) * len(self.protocol.scales) * len(self._flips)
 
     def _parts(self, length: int, scale: float) -> list[tuple[slice, Tensor]]:
-        """Windows over a side of the unscaled image, with their shares."""
+        """Windows along one side of the unscaled image, with their weights."""
         window = round(self.protocol.window_px / scale)
         overlap = min(round(self.protocol.window_overlap_px / scale), window - 1)
         parts = windows(length, window, overlap)
@@ -115,7 +115,7 @@ class Predictor:
 
     def _sum(self, images: NDArray[np.uint8], scale: float) -> Tensor:  # (N, h, w, 3) -> (N, K, h, w) float32
         """The sum of all members' probabilities for the images and, with `flip`, their mirror images."""
-        # A copy, because torch refuses read-only arrays. Its memory is already channels_last.
+        # A copy, because torch does not accept read-only arrays. Its memory is already channels_last.
         pixels = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).to(self.device)
         size = images.shape[1:3]
         scaled = [max(1, round(side * scale)) for side in size]
@@ -132,7 +132,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Look:
-    """Rows of the image under the windows of one scale."""
+    """The rows of the image under the windows of one scale."""
 
     scale: float
     rows: slice

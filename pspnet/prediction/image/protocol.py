@@ -1,4 +1,4 @@
-"""How an image is predicted: windows, scales, flip. Needs no torch."""
+"""How an image is predicted: windows, scales and flipping. Does not need torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

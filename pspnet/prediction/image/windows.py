@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def windows(length: int, window: int, overlap: int) -> list[slice]:
-    """Windows of one size that cover `length`; the last is moved back to end where `length` ends."""
+    """Windows of the same size that cover `length`; the last is moved back to end where `length` ends."""
     if length <= window:
         return [slice(0, length)]
     last = length - window
@@ -15,10 +15,11 @@ def windows(length: int, window: int, overlap: int) -> list[slice]:
 
 
 def shares(length: int, parts: Sequence[slice], overlap: int) -> list[Tensor]:
-    """The weight of each window at each of its positions; at every position in `length` they add up to 1.
+    """The weight of each window at each of its positions; the weights add up to 1 at every position in `length`.
 
-    A weight rises across the overlap, from the window's border inward. At the border, where the window does not
-    show what lies beyond, it counts least, so that no seam is visible.
+    A weight rises across the overlap, from the window's border inward.
+
+    It is lowest at the border, where the window does not show what is beyond, so that no seam is visible.
     """
     side = parts[0].stop - parts[0].start
     places = torch.arange(side)
