@@ -92,7 +92,7 @@ def _colors(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, s
     if len(dominant) <= MOST_COLORS and covered >= 0.9:
         found = (
             f"the masks are RGB pictures in which {len(dominant)} colors make up {covered:.1%} of the pixels; the rest "
-            f"is {len(table) - len(dominant):,} other colors, {_at_border(table.drop(dominant.index))} of it beside "
+            f"is {len(table) - len(dominant):,} other colors, {_at_border(table.drop(dominant.index))} of it next to "
             "another color: the edges were smoothed"
         )
         if len(dominant) == 2:

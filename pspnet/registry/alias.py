@@ -3,16 +3,16 @@
 from pspnet.registry.versions import CHAMPION, Versions
 from pspnet.tracking.connection import without_retries
 
-WRITING = "pspnet.writing."  # prefix of a model tag: a write of the alias that may still arrive
+WRITING = "pspnet.writing."  # prefix of a model tag for a write of the alias that may still arrive
 
 
 class ChampionAlias:
-    """The alias as one process reads and writes it; version 0 stands for no alias."""
+    """The alias as one process reads and writes it; version 0 means no alias."""
 
     def __init__(self, versions: Versions, process: str) -> None:
         self._versions, self._process = versions, process
         self._writes = 0
-        self._answered: dict[str, int] = {}  # our writes that may have been late: tag -> version
+        self._answered: dict[str, int] = {}  # our writes that may have arrived late: tag -> version
 
     def read(self) -> int:
         return self._versions.alias(CHAMPION) or 0
@@ -37,7 +37,7 @@ class ChampionAlias:
         return bool(self._answered)
 
     def forget_writes(self) -> None:
-        """Remove the tags of our writes: the alias agrees with the audit."""
+        """Remove the tags of our writes, because the alias agrees with the audit."""
         for tag in self._answered:
             self._versions.remove_model_tag(tag)
         self._answered.clear()

@@ -6,7 +6,7 @@ names of experiments are unique in its database, even those of deleted experimen
 1. Settle what earlier processes left unfinished, and read the number of the last move and the champion (`attempts`).
 2. The caller decides about that champion.
 3. Claim the next number: create the experiment `MODEL.promotion.N`, whose tags hold the whole move (`apply`). If N is
-   taken, another process has moved the alias since step 1: the caller starts over at step 1.
+   taken, another process has moved the alias since step 1: the caller starts over from step 1.
 4. Write the record, with the state `pending`: a run in the experiment `MODEL.promotions`.
 5. Write the alias and read it back.
 6. Settle how the move ended: create the experiment `MODEL.promotion.N.closed` with the state `done`, or `abandoned` if
@@ -17,13 +17,13 @@ names of experiments are unique in its database, even those of deleted experimen
 A claim that still exists is an unfinished move, and any process can repeat steps 4 to 8.
 
 A write of the alias may arrive late: its process was suspended before sending it, or the network delayed it. So it is
-sent once, without the retries of MLflow's client, after the model has been given the tag
-`pspnet.writing.PROCESS.COUNT` with the version to be written. The tag is removed once the write has been answered and
-one of two things is true: its process was the first to close the move, so the write was in time; or no move is
-unfinished and the alias agrees with the last move that is done. Until then, its process puts the alias back to what
-the audit says. If that process dies, its tag remains. Any process that finds an alias that disagrees with the audit
-looks for such a tag: if there is one, the write was late, and the alias is put back. Otherwise somebody moved it
-outside pspnet, and the move is recorded and kept.
+sent once, without the retries of MLflow's client, after the model has been given the tag `pspnet.writing.PROCESS.COUNT`
+with the version to be written. The tag is removed once the write has been answered and one of two things is true: its
+process was the first to close the move, so the write was in time; or no move is unfinished and the alias agrees with
+the last move that is done. Until then, its process puts the alias back to what the audit says. If that process dies,
+the tag is left behind. Any process that finds an alias that disagrees with the audit looks for such a tag: if there is
+one, the write was late, and the alias is put back. Otherwise, someone moved it outside pspnet, and the move is recorded
+and kept.
 """
 
 import socket
@@ -64,7 +64,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Position:
-    """Where the audit stands. A move claims `number`, so it fails if another process has moved the alias since."""
+    """The state of the audit. A move claims `number`, so it fails if another process has moved the alias since."""
 
     number: int  # of the next move
     recorded: int  # champion according to the audit
@@ -73,7 +73,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Overtaken:
-    """A move that was not made because another process or person was quicker."""
+    """A move that was not made because another process or person was faster."""
 
     why: str
 
@@ -83,7 +83,7 @@ class Audit:
         self, client: "MlflowClient", state: Path, versions: Versions, warn: Callable[[str], None],
         clock: Clock = Clock(), process: str = "",
     ) -> None:  # fmt: skip
-        """`warn` prints a message for a person: the alias was put back, or was moved outside pspnet."""
+        """`warn` prints a message for the user: the alias was put back, or was moved outside pspnet."""
         self._versions, self._warn, self._clock = versions, warn, clock
         self._model = versions.model
         self._process = process or uuid.uuid4().hex
@@ -95,7 +95,7 @@ class Audit:
         return self.ledger.moves()
 
     def check(self, version: Version) -> None:
-        """Refuse a version whose files differ from those that were promoted."""
+        """Refuse a version if its files differ from those that were promoted."""
         moves = [move for move in self.moves() if move.state == DONE and move.to_version == version.number]
         promoted = [move for move in moves if move.content]  # a move made outside pspnet records no digest
         if promoted and promoted[-1].content != version.content:
@@ -125,7 +125,7 @@ class Audit:
 
     def busy(self) -> Busy:
         """Return the error for a move that was overtaken in every attempt."""
-        return Busy(f"The champion of {self._model} was moved by others {ATTEMPTS} times in a row. Try again later.")
+        return Busy(f"Other processes moved the champion of {self._model} {ATTEMPTS} times in a row. Try again later.")
 
     def settle(self) -> None:
         """Finish the moves of processes that are gone and wait for the others, until alias and audit agree."""
@@ -148,10 +148,10 @@ class Audit:
                 self._clock.sleep(0.1)
 
     def _position(self) -> Position | None:
-        """Return the number to claim and the champion it would replace; None while a move is under way.
+        """Return the number to claim and the champion it would replace, or None while a move is in progress.
 
-        The order of the reads matters: a move that is not among the records either shows up as a claim or has the
-        number we want.
+        The order of the reads matters: a move that is not in the records either appears as a claim or has the number we
+        want.
         """
         records = self.ledger.records()
         newest = max(records, default=0)
@@ -184,12 +184,12 @@ class Audit:
         return False
 
     def _warn_of_outside(self, found: Position) -> None:
-        """Warn about an earlier version: a person may have set it on purpose, or a request may have been repeated."""
+        """Warn about an earlier version: someone may have set it on purpose, or a request may have been repeated."""
         earlier = [move.number for move in self.moves() if move.to_version == found.champion and move.kind != "outside"]
         if earlier and found.champion:
             self._warn(
                 f"{self._model}: the alias {CHAMPION} went from version {found.recorded} to version {found.champion} "
-                f"outside pspnet, and stays there. Move {earlier[-1]} had set it before: if nobody "
+                f"outside pspnet, and is left there. Move {earlier[-1]} had set it before: if nobody "
                 f"did so now, a late write did, and `pspnet rollback --to {found.recorded}` undoes it."
             )
 
@@ -199,18 +199,18 @@ class Audit:
     def _put_back(self, champion: int, recorded: int) -> None:
         self.alias.write(recorded)
         now = f"put back to version {recorded}" if recorded else "removed"
-        undo = f" If somebody set it on purpose: `pspnet rollback --to {champion}`." if champion else ""
+        undo = f" If someone set it on purpose: `pspnet rollback --to {champion}`." if champion else ""
         found = f"was set to version {champion}" if champion else "was removed"
         self._warn(f"{self._model}: the alias {CHAMPION} {found} by a late write; it is {now}.{undo}")
         self._repair()
 
     def _repair(self) -> None:
-        """Put the alias back as long as it holds this process's write and disagrees with the audit."""
+        """Put the alias back for as long as it holds this process's write and disagrees with the audit."""
         for _ in range(ATTEMPTS):
             if not self.alias.wrote(self.alias.read()):
                 return self.alias.forget_writes()
             position = self._position()
-            if position is None:  # our write may have hit a move that is under way
+            if position is None:  # our write may have interfered with a move in progress
                 self._finish_all()
             elif position.champion == position.recorded or not self._exists(position.recorded):
                 return self.alias.forget_writes()
@@ -222,7 +222,7 @@ class Audit:
         return not version or self._versions.exists(version)
 
     def _finish(self, claim: "Experiment | None", move: Move) -> Move:
-        """Take steps 4 to 8; the result is the same if they are repeated or two processes take them at once."""
+        """Take steps 4 to 8. The result is the same if they are repeated or if two processes take them at once."""
         self.ledger.record(move)
         closed = self.ledger.closed(move) or self._carry_out(move)  # closed: another process finished it while we slept
         if claim:
@@ -241,10 +241,10 @@ class Audit:
             if champion != move.from_version or move.kind == "outside":
                 recorded = self.ledger.champion()
                 if champion == recorded or not self._is_late(champion, recorded):
-                    abandoned = replace(move, state=ABANDONED, note=f"the champion was {champion} by then")
+                    abandoned = replace(move, state=ABANDONED, note=f"the champion was already {champion}")
                     return self._close(abandoned, outside=None if champion == recorded else champion)
             if not self._exists(target):
-                return self._close(replace(move, state=ABANDONED, note=f"version {target} was gone by then"))
+                return self._close(replace(move, state=ABANDONED, note=f"version {target} was already gone"))
             self.alias.write(target)
         raise self.busy()
 

@@ -1,4 +1,4 @@
-"""The process that claimed a move: how it identifies itself, and whether it is gone."""
+"""The process that claimed a move: how it is identified, and whether it is gone."""
 
 import os
 import socket
@@ -11,14 +11,14 @@ from pspnet.registry.records import Move
 
 
 def pid() -> str:
-    """Return the pid and start time of this process; unlike a bare pid, they are never reused on this system."""
+    """Return the pid and start time of this process. Unlike a bare pid, the pair is never reused on this system."""
     return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
 
 
 def system() -> str:
-    """Return an id that two processes share if they see each other: same boot of the same kernel, same container.
+    """Return an id that two processes share if they can see each other: same boot of the same kernel, same container.
 
-    Host names would not do: two containers may share one.
+    A host name would not work, because two containers can share one.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -9,7 +9,7 @@ from pspnet.registry.gate import Decision, reaches, score
 
 
 def decision_page(decision: Decision) -> str:
-    """Return the page as HTML that loads nothing else."""
+    """Return the page as HTML that loads no other files."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"score": score, "signed": _signed}
     template = environment.from_string(Path(__file__).with_name("decision_page.html.j2").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def _signed(value: float | None, missing: str = "") -> str:
 
 
 def _class_rows(decision: Decision) -> list[dict[str, Any]]:
-    """Return a row for each class of the candidate, then for each class that only the champion knows."""
+    """Return a row for each class of the candidate, then for each class that only the champion has."""
     new = decision.candidate.class_iou
     old = decision.champion.class_iou if decision.champion else {}
     rows = []
@@ -52,7 +52,7 @@ def _class_rows(decision: Decision) -> list[dict[str, Any]]:
 
 
 def _axis(decision: Decision) -> dict[str, float] | None:
-    """Return where the interval's ends, zero and the required gain are drawn, as shares of the axis from the left."""
+    """Return the positions of the interval's ends, zero and the required gain, as fractions of the axis."""
     if decision.difference is None or decision.interval is None:
         return None
     required = decision.rules["min_gain"]

@@ -25,7 +25,7 @@ LONGEST_TAG = 4000
 def question_key(
     candidate: str, champion: str, fingerprint: str, rules: dict[str, Any], withdrawn: bool, forced: bool
 ) -> str:
-    """Return the digest of a question to the gate; each question is decided once."""
+    """Return the digest of a question to the gate. Each question is decided once."""
     facts = [candidate, champion, fingerprint, rules, withdrawn, forced]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -36,7 +36,7 @@ class Decisions:
         self._home = experiment(client, state, versions.model)
 
     def find(self, key: str, version: Version) -> Decision | None:
-        """Return the decision on a question asked before, and show it on the version again; None if there is none."""
+        """Return the earlier decision on a question, or None, and show it on the version again."""
         from mlflow.artifacts import load_dict
 
         run = self._run(key)
@@ -57,7 +57,7 @@ class Decisions:
         return len(self._client.search_runs([self._home], filter_string, max_results=50_000))
 
     def record(self, key: str, decision: Decision, version: Version) -> str:
-        """Record a decision and return the id of its run; repeating it after a kill completes the same run."""
+        """Record a decision and return the id of its run. Repeating this after a kill completes the same run."""
         run = self._run(key)
         if run is None:
             tags = {
@@ -92,7 +92,7 @@ class Decisions:
             Path(folder, PAGE).write_text(decision_page(decision), encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
         self._show(version, decision, run_id)
-        self._client.set_terminated(run_id)  # last: only now `find` returns it
+        self._client.set_terminated(run_id)  # last: only then does `find` return it
         return run_id
 
     def _show(self, version: Version, decision: Decision, run_id: str) -> None:

@@ -1,7 +1,7 @@
-"""The gate: two reports and the rules -> a decision with reasons. It is pure: it reads only its arguments.
+"""The gate: two reports and the rules -> a decision with reasons. It is a pure function of its arguments.
 
-refused   a rule that no one may overrule is broken
-held      the only broken rules are some that a person may overrule (`forced`)
+refused   a rule that cannot be overruled is broken
+held      all broken rules can be overruled by a person (`forced`)
 passed    the candidate may become the champion
 """
 
@@ -18,7 +18,7 @@ from pspnet.registry.bootstrap import Interval, paired_bootstrap
 
 Outcome = Literal["passed", "refused", "held"]
 MAY_BE_FORCED = {"not rolled back", "same classes"}
-ROUNDING = 1e-12  # 0.8 - 0.7 is less than 0.1 by 1e-16: a value that misses a limit by less than this reaches it
+ROUNDING = 1e-12  # 0.8 - 0.7 is less than 0.1 by 1e-16, so values that miss a limit by less than this pass
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Decision:
 
     @property
     def digest(self) -> str:
-        """Equal for decisions on the same grounds, regardless of when they are made and of the version numbers."""
+        """Equal for decisions on the same grounds, regardless of the version numbers and of when they are made."""
         grounds = {
             "candidate": self.candidate.bundle,
             "champion": self.champion and self.champion.bundle,
@@ -110,8 +110,8 @@ def decide(
 ) -> Decision:
     """Return the decision on a candidate.
 
-    `predicts_the_same` is None, or says how the registered version differs from its bundle; `withdrawn` is None, or
-    says how it was rolled back. The caller measures the champion on the candidate's test split first.
+    `predicts_the_same` is None, or describes how the registered version differs from its bundle. `withdrawn` is None,
+    or describes how it was rolled back. The caller measures the champion on the candidate's test split first.
     """
     reasons = [_loads_and_predicts(predicts_the_same), _not_rolled_back(withdrawn), _floor(candidate, rules)]
     difference, interval = None, None
@@ -199,7 +199,7 @@ def _same_test_split(candidate: EvaluationReport, champion: EvaluationReport) ->
     if ours != theirs:
         text = (
             f"measured on the test split {ours[:12]}, the champion on {theirs[:12]}: not comparable until the champion "
-            "is evaluated on this split too"
+            "is also evaluated on this split"
         )
     return Reason("same test split", ours == theirs, text)
 
@@ -273,7 +273,7 @@ def _limit(limit: float) -> str:
 
 
 def _beside(value: float, limit: float) -> str:
-    """Format a value with as many digits, at least three, as it takes to distinguish it from the limit."""
+    """Format a value with at least three digits, and with more if needed to distinguish it from the limit."""
     if abs(value - limit) <= ROUNDING:
         return _limit(limit)
     texts = (f"{value:.{digits}f}" for digits in range(3, 14))

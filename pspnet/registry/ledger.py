@@ -36,7 +36,7 @@ class Ledger:
         return [found[number] for number in sorted(found)]
 
     def unfinished(self) -> "tuple[Experiment | None, Move] | None":
-        """Return the oldest claim; without one, an open record, whose claim must have been deleted."""
+        """Return the oldest claim. If there is none, return an open record, which must have lost its claim."""
         records = self.records()
         if claims := self.claims():
             return claims[0]
@@ -44,12 +44,12 @@ class Ledger:
         return (None, newest) if newest and newest.state == PENDING else None
 
     def champion(self) -> int:
-        """Return the champion according to the records; 0 if there is none."""
+        """Return the champion according to the records, or 0 if there is none."""
         done = ((number, move.to_version) for number, move in self.records().items() if move.state == DONE)
         return max(done, default=(0, 0))[1]
 
     def claim(self, move: Move) -> "tuple[Experiment, Move] | None":
-        """Claim the number of a move; None if another process has it."""
+        """Claim the number of a move; return None if another process has it."""
         from mlflow.exceptions import MlflowException
 
         name = f"{self._claim_prefix}{move.number}"
@@ -61,11 +61,11 @@ class Ledger:
         taken = self._client.get_experiment_by_name(name)
         if taken is None:
             return None
-        if Move.from_tags(taken.tags) == move:  # ours: only the answer to our request was lost
+        if Move.from_tags(taken.tags) == move:  # it is ours: only the answer to our request was lost
             return taken, move
         if taken.lifecycle_stage == "deleted" and not self._runs(move.number):
             after = replace(move, number=move.number + 1)
-            return self.claim(after.signed(self._model))  # a person has deleted an unfinished claim
+            return self.claim(after.signed(self._model))  # someone has deleted an unfinished claim
         return None
 
     def claims(self) -> "list[tuple[Experiment, Move]]":
@@ -89,12 +89,12 @@ class Ledger:
         return f"{move.kind} {number} (to version {move.to_version}) was won by {move.who} on {move.host}"
 
     def remove(self, experiment_id: str) -> None:
-        """Delete a claim; its name stays taken."""
+        """Delete a claim. Its name cannot be reused."""
         from mlflow.exceptions import MlflowException
 
         try:
             self._client.delete_experiment(experiment_id)
-        except MlflowException:  # another process has finished this move at the same time
+        except MlflowException:  # another process finished this move at the same time
             if self._client.get_experiment(experiment_id).lifecycle_stage != "deleted":
                 raise
 
@@ -107,7 +107,7 @@ class Ledger:
             self._client.create_run(home, tags=tags, run_name=name)
 
     def records(self, number: int | None = None) -> dict[int, Move]:
-        """Return the records by number; of two with the same number, the closed one, otherwise the older one."""
+        """Return the records by number. Of two with the same number, the closed one wins, otherwise the older one."""
         found: dict[int, Move] = {}
         for move in (Move.from_tags(run.data.tags) for run in self._runs(number)):
             if move.number not in found or (found[move.number].state == PENDING and move.state != PENDING):
@@ -117,12 +117,12 @@ class Ledger:
         return found
 
     def closed(self, move: Move) -> Move | None:
-        """Return the move as another process has closed it, or None while it is open."""
+        """Return the move as another process closed it, or None while it is open."""
         found = self.records(move.number).get(move.number)
         return found if found and found.state != PENDING else None
 
     def close(self, move: Move) -> tuple[Move, bool]:
-        """Return how the move ended, and whether this process was the first to say so."""
+        """Return how the move ended, and whether this process was the first to record it."""
         from mlflow.exceptions import MlflowException
 
         name = f"{self._claim_prefix}{move.number}.closed"
@@ -153,13 +153,13 @@ class Ledger:
         except MlflowException:
             if self._client.get_run(oldest.info.run_id).info.lifecycle_stage != "deleted":
                 raise
-            self.file(move)  # another process saw an older record and has deleted this one
+            self.file(move)  # another process saw an older record and deleted this one
             return
         for run in others:
             self._client.delete_run(run.info.run_id)
 
     def _refuse_forged(self, records: Collection[Move]) -> None:
-        """With a key, refuse unsigned records, except those older than all signed ones: they predate the key."""
+        """With a key, refuse unsigned records unless they are older than all signed ones, and so predate the key."""
         signed = {move.number for move in records if move.is_signed(self._model)}
         for move in records:
             if signed and move.number > min(signed) and move.number not in signed:
@@ -170,7 +170,7 @@ class Ledger:
         home = self._client.get_experiment_by_name(self._home)
         if home is None:
             return []
-        if home.lifecycle_stage == "deleted":  # by a person; restoring it restores its runs
+        if home.lifecycle_stage == "deleted":  # by someone; restoring it restores its runs
             self._client.restore_experiment(home.experiment_id)
         found: list[MlflowRun] = []
         token = None
@@ -189,5 +189,5 @@ class Ledger:
 
 
 def _forged(where: str, remedy: str) -> UserError:
-    fix = f"Every process that promotes needs the key. If somebody else has written it, {remedy}."
+    fix = f"Every process that promotes needs the key. If someone else wrote it, {remedy}."
     return UserError(Problem(where, f"is not signed with {KEY}", fix=fix))

@@ -105,7 +105,7 @@ def _run(registry: ModelRegistry, run_id: str | None) -> Facts | None:
 
 
 def _runs(registry: ModelRegistry, version: Version, kept: Path, stages: list[str]) -> dict[str, Facts]:
-    """Return for each stage its run, whether this server knows that run, and what the run record says."""
+    """Return each stage's run, whether this server has that run, and what the run record says."""
     found: dict[str, Facts] = {stage: {"run_id": None, "page": None, "elsewhere": False} for stage in stages}
     for tag, run_id in version.tags.items():
         if tag.startswith(RUN):
@@ -160,14 +160,14 @@ def _tree(facts: Facts) -> Tree:
     where = f" on {_count(report['images'], 'image')} of {report['split']} {report['fingerprint'][:SHORT]}"
     tree.add(Text(f"report: mIoU {score}" + (where if report["images"] else "")))
     if facts["accepted"]:
-        _branch(tree, "accepted without running again", map(_acceptance, facts["accepted"]))
+        _branch(tree, "accepted without rerunning", map(_acceptance, facts["accepted"]))
     _branch(tree, "decisions", (f"{_time(one['when'])} {one['summary']}" for one in facts["decisions"]))
     _branch(tree, "moves of the champion", map(_move, facts["moves"]))
     return tree
 
 
 def _branch(tree: Tree, title: str, lines: Iterable[str], empty: str = "none") -> None:
-    """Add lines as text, not markup: a person's words may contain brackets."""
+    """Add lines as text, not markup, because user-written text can contain brackets."""
     branch = tree.add(Text(title, style="cyan"))
     shown = list(lines) or ([empty] if empty else [])
     for line in shown[:SHOWN]:
@@ -177,7 +177,7 @@ def _branch(tree: Tree, title: str, lines: Iterable[str], empty: str = "none") -
 
 
 def _method(params: Facts) -> str | None:
-    """Return the self-supervised method. Params of older versions name it alone, without its settings."""
+    """Return the self-supervised method. Params of older versions give only its name, without its settings."""
     method: Facts | str | None = params.get("pretrain", {}).get("method")
     return method["kind"] if isinstance(method, dict) else method
 

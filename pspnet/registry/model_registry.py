@@ -1,4 +1,4 @@
-"""The registry of one model, opened: its versions, audit and decisions."""
+"""The opened registry of one model: its versions, audit and decisions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,20 +26,20 @@ class ModelRegistry:
     decisions: Decisions
 
     def folder(self, version: Version) -> Path:
-        """Return the folder of a version's files on this machine, checked; warn once if it has no seal to check."""
+        """Return the checked folder of a version's files on this machine. Warn once if it has no seal to check."""
         folder = self.versions.folder(version)
         self.audit.check(version)
         warned = folder.with_name("told")
         if not version.content and not warned.exists():
             name, fix = f"{self.versions.model} version {version.number}", f"pspnet models seal {version.number}"
-            text = f"{name} has no seal: a change of its files would go unnoticed. `{fix}` seals it."
+            text = f"{name} has no seal, so changes to its files would go unnoticed. `{fix}` seals it."
             terminal.err.print(text, style="yellow", markup=False)
             warned.touch()
         return folder
 
 
 def open_registry(state: Path, params: Params) -> ModelRegistry:
-    """Open the registry once everything that stages could not send to MLflow has been sent."""
+    """Open the registry, after sending everything that stages could not send to MLflow."""
     for trouble in replay(state):
         terminal.err.print(trouble, style="yellow", markup=False)
     model = params.registry.model

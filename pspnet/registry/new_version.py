@@ -1,4 +1,4 @@
-"""A new version from a bundle: its report is checked, its files are packed, its runs are linked."""
+"""Makes a new version from a bundle: checks its report, packs its files and links its runs."""
 
 import math
 import tempfile
@@ -40,7 +40,7 @@ def _report_of(results: Results, key: str, predict: PredictParams) -> Evaluation
         raise UserError(Problem(str(results.report), found, "the report on this bundle", "`dvc repro` evaluates it."))
     served = str(PredictionProtocol(**predict.model_dump()))
     if report.protocol != served:
-        found = f"was measured with different settings than params.yaml has: {report.protocol}"
+        found = f"was measured with settings other than those in params.yaml: {report.protocol}"
         raise UserError(Problem(str(results.report), found, served, "`dvc repro` evaluates it again."))
     return report
 
@@ -67,7 +67,7 @@ def _add(
     extra = {"provenance": provenance, "report": results.report, "expected": expected}
     save_version(results.bundle, params, extra, version)
     run_id = pipeline_run(client, registry.state, params, pipeline_key(params))
-    # A new folder for each attempt: otherwise MLflow would mix it with the leftovers of a killed one.
+    # A new folder for each attempt, because MLflow would mix it with the leftovers of a killed attempt.
     place = f"versions/{report.bundle[:16]}-{uuid4().hex[:8]}"
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
@@ -81,7 +81,7 @@ def _add(
 
 
 def _tag_reuse(registry: ModelRegistry, pipeline: str, tags: dict[str, str]) -> None:
-    """Tag the pipeline's run with each stage whose result was made by an earlier run or on another machine."""
+    """Tag the pipeline's run with each stage that got its result from an earlier run or another machine."""
     for tag, value in tags.items():
         kind, _, stage = tag.partition(".")
         if kind != "run":

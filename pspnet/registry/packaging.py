@@ -1,4 +1,4 @@
-"""A bundle packed as a version that MLflow can serve: with its code and settings, and nothing pickled."""
+"""Packs a bundle as a version that MLflow can serve, with its code and settings and without pickles."""
 
 import importlib.metadata
 import logging
@@ -35,8 +35,8 @@ def save_version(bundle: Path, params: Params, extra: Mapping[str, Path], folder
     # MLflow would read every installed file to compare `requirements` with the packages they were made from.
     requirements_utils._MODULES_TO_PACKAGES = {}  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as temporary, _quiet():
-        # Copied first: MLflow refuses links, which DVC makes where its cache is shared, and it names an artifact after
-        # the last part of its path.
+        # Copied first, because MLflow refuses links, which DVC makes if its cache is shared, and names an artifact
+        # after the last part of its path.
         artifacts = {name: Path(temporary, "artifacts", name) for name in (BUNDLE, *extra)}
         for name, path in {BUNDLE: bundle, **extra}.items():
             _copy(path, artifacts[name])
@@ -63,7 +63,7 @@ def requirements() -> Iterator[str]:
     for line in importlib.metadata.requires("pspnet") or []:
         name = re.split(r"[^\w.-]", line)[0]
         if "extra ==" not in line and name not in NOT_NEEDED_TO_SERVE:
-            # Without a local version: 2.15.0+cpu is on no public index.
+            # Without the local version label: 2.15.0+cpu is not on any public index.
             yield f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
 
 
@@ -101,7 +101,7 @@ def _copy_code(folder: Path) -> Path:
 
 
 def _example() -> pd.DataFrame:
-    """Return one image: a bright disc on a dark background."""
+    """Return an image of a bright disc on a dark background."""
     rows, columns = np.ogrid[:48, :64]
     pixels = np.where((rows - 24) ** 2 + (columns - 32) ** 2 < 18**2, 220, 40).astype(np.uint8)
     image = encode_image(np.repeat(pixels[..., None], 3, axis=2))
@@ -110,7 +110,7 @@ def _example() -> pd.DataFrame:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence MLflow's progress messages and bars; its warnings still come through."""
+    """Silence MLflow's progress messages and bars, but not its warnings."""
     logger, bars = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
     level, setting = logger.level, os.environ.get(bars)
     logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""A worktree with the checkout as it was when a version was registered. DVC can run in it."""
+"""A worktree that restores the checkout to when a version was registered. DVC can run in it."""
 
 import shutil
 import signal
@@ -18,7 +18,7 @@ HERE = Path()
 
 
 def lay_out(tree: Path, commit: str, kept: Path) -> Path:
-    """Make the worktree; return the folder of its dvc.yaml."""
+    """Create the worktree and return the folder that has its dvc.yaml."""
     project = add(HERE, tree, commit)
     if (kept / DIFF).exists():
         applied = git(tree, "apply", "--binary", "--whitespace=nowarn", str((kept / DIFF).resolve()))
@@ -34,7 +34,7 @@ def lay_out(tree: Path, commit: str, kept: Path) -> Path:
 
 
 def dvc(project: Path, *arguments: str, quiet: bool = False) -> int:
-    """Run DVC in the project and return its exit status. Its stages log no runs and find no old checkpoints."""
+    """Run DVC in the project and return its exit status. Its stages do not log runs or find old checkpoints."""
     own = environment(project) | {"PSPNET_TRACKING": "off", "PSPNET_STATE": str(project / ".pspnet")}
     own.pop("PSPNET_PIPELINE", None)
     silence = subprocess.DEVNULL if quiet else None
@@ -49,7 +49,7 @@ def dvc(project: Path, *arguments: str, quiet: bool = False) -> int:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `Interrupted` on a request to stop."""
+    """Raise `Interrupted` if asked to stop."""
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
         status = EXIT_CTRL_C if number == signal.SIGINT else EXIT_TEMPORARY

@@ -1,4 +1,4 @@
-"""The outcome of `pspnet register --promote` when it would change nothing: then `pspnet retrain` starts no flow."""
+"""The outcome of `pspnet register --promote` when it would change nothing, so that `pspnet retrain` starts no flow."""
 
 from mlflow.exceptions import MlflowException
 
@@ -11,7 +11,7 @@ from pspnet.registry.versions import CHALLENGER, CHAMPION, Version
 
 
 def headline(registry: ModelRegistry, results: Results) -> str | None:
-    """Return what `pspnet register --promote` would print; None if it would change something or must decide first."""
+    """Return what `pspnet register --promote` would print, or None if it would change or decide something."""
     with exclusive(registry.state / LOCK, "the registry from this checkout"):
         version = version_of(registry, results)
         if version is None or not _run_names(registry, version):
@@ -41,5 +41,5 @@ def _run_names(registry: ModelRegistry, version: Version) -> bool:
     """Return whether the pipeline's run names its version."""
     try:
         return registry.client.get_run(version.run_id).data.tags.get("pspnet.version") == str(version.number)
-    except MlflowException:  # a person may have deleted it
+    except MlflowException:  # someone may have deleted it
         return True

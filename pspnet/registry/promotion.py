@@ -1,4 +1,4 @@
-"""`pspnet promote`, `rollback` and `models seal`: the champion moves, or a message says why not."""
+"""`pspnet promote`, `rollback` and `models seal`: each moves the champion, or prints why not."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from pspnet.registry.model_registry import ModelRegistry
 from pspnet.registry.records import DONE, Move, ProposedMove, previous_champion
 from pspnet.registry.versions import CHALLENGER, CHAMPION, SHORT, Version
 
-LOCK = "registry.lock"  # in the state of a checkout, whose commands share downloads and measurements
+LOCK = "registry.lock"  # in the checkout's state, so that its commands share downloads and measurements
 
 Outcome = Literal["promoted", "is champion", "waiting", "refused", "held"]
 
@@ -21,7 +21,7 @@ Outcome = Literal["promoted", "is champion", "waiting", "refused", "held"]
 class Promotion:
     outcome: Outcome
     version: int
-    decision: Decision | None = None  # None: none was needed
+    decision: Decision | None = None  # None if none was needed
     move: Move | None = None
 
     def headline(self, model: str) -> str:
@@ -82,7 +82,7 @@ def _promote(
 
 
 def rollback(registry: ModelRegistry, to: str | None, why: str) -> Move:
-    """Move the champion back. The gate is not asked: at that moment a person knows better."""
+    """Move the champion back. The gate is not asked, because the person rolling back knows better."""
     with exclusive(registry.state / LOCK, "the registry from this checkout"):
         for position in registry.audit.attempts():
             target = _earlier_champion(registry, to, position.champion)
@@ -95,7 +95,7 @@ def rollback(registry: ModelRegistry, to: str | None, why: str) -> Move:
 
 
 def _earlier_champion(registry: ModelRegistry, to: str | None, champion: int) -> Version:
-    """Return the version to roll back to: the one named, otherwise the champion before the current one."""
+    """Return the version to roll back to: the named version, or else the previous champion."""
     moves = registry.audit.moves()
     champions = {move.to_version for move in moves if move.state == DONE}
     existing = [version.number for version in registry.versions.all()]
@@ -110,7 +110,7 @@ def _earlier_champion(registry: ModelRegistry, to: str | None, champion: int) ->
 
 
 def seal(registry: ModelRegistry, which: str) -> None:
-    """Seal a version's files as they are now; for the champion, the audit records the new digest too."""
+    """Seal a version's files in their current state. For the champion, the audit also records the new digest."""
     version = registry.versions.seal(registry.versions.get(which))
     name = f"{registry.versions.model} version {version.number}"
     if registry.versions.alias(CHAMPION) == version.number:
@@ -129,7 +129,7 @@ def _record_seal(registry: ModelRegistry, version: Version, name: str) -> None:
 
 
 def candidate(registry: ModelRegistry, which: str | None) -> Version:
-    """Return the version named, or the challenger if none is named."""
+    """Return the named version, or the challenger if no version is named."""
     if which is None and registry.versions.alias(CHALLENGER) is None:
         fix = "`make retrain` registers what it trains; or name a version: `pspnet models` lists them."
         raise UserError(Problem(registry.versions.model, "has no challenger to promote", fix=fix))

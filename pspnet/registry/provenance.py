@@ -1,4 +1,4 @@
-"""The files a version keeps so that it can be traced and made again."""
+"""The files a version keeps so that it can be traced and reproduced."""
 
 import importlib.metadata
 import json
@@ -41,7 +41,7 @@ MAIN_PACKAGES = (
     "mlflow",
     "dvc",
 )
-# DVC changes these while the pipeline runs; versions keep them whole.
+# DVC changes these while the pipeline runs; versions keep complete copies.
 NO_CHANGES = (":(exclude)dvc.lock", ":(exclude)*.dvc", ":(exclude)accepted.jsonl", ":(exclude).dvc/config")
 
 
@@ -69,13 +69,13 @@ def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]
 def _diff() -> bytes:
     """Return the diff to the commit: changed files, and new files that stages use; others may hold secrets."""
     with tempfile.TemporaryDirectory() as temporary:
-        index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}  # the person's own index is left unchanged
+        index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}  # the user's own index is left unchanged
         _git("read-tree", "HEAD", **index)
         _git("add", "--update", "--", ".", *NO_CHANGES, **index)
         listed = _git("ls-files", "-z", "--others", "--exclude-standard", "--", "pspnet", *_named_files(), **index)
         if new := [os.fsdecode(name) for name in listed.split(b"\0") if name]:
             _git("--literal-pathspecs", "add", "--", *new, **index)
-        # Not `git diff`: a person's settings (color, prefixes, lines of context) would change its output.
+        # Not `git diff`, because the user's settings (color, prefixes, lines of context) would change its output.
         plumbing = ("diff-index", "--cached", "--patch", "--binary", "--full-index", "--no-ext-diff")
         return _git(*plumbing, "HEAD", "--", ".", *NO_CHANGES, **index)
 
@@ -98,7 +98,7 @@ def data_files(kept: Path) -> list[Path]:
 
 
 def accepted(kept: Path, stages: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the acceptances of the results in `stages`, from a dvc.lock; those of older results are left out."""
+    """Return the acceptances of the results in `stages`, from a dvc.lock, without those of older results."""
     if not (kept / ACCEPTED).exists():
         return []
     outs = {stage: {out["path"]: out.get("md5") for out in facts.get("outs", [])} for stage, facts in stages.items()}
@@ -117,7 +117,7 @@ def changes(kept: Path) -> list[Change]:
     """Return how the working tree differed from its commit."""
     if not (kept / DIFF).exists():
         return []
-    # Run in a folder of a checkout, git would leave out everything above it.
+    # If run in a subfolder of a checkout, git would leave out everything above it.
     command = ["git", "apply", "--numstat", "-z", str((kept / DIFF).resolve())]
     parsed = subprocess.run(command, cwd=kept.resolve().anchor, capture_output=True, check=True, timeout=GIT_SECONDS)
     return list(_parsed(os.fsdecode(parsed.stdout)))
@@ -131,7 +131,7 @@ def _parsed(numstat: str) -> Iterator[Change]:
 
 @cache
 def installed() -> Mapping[str, str]:
-    """Return the packages this process can import; this takes a moment."""
+    """Return the packages this process can import. This takes a moment."""
     found = {"python": platform.python_version()}
     for item in importlib.metadata.distributions():
         found.setdefault(_plain(str(item.name)), item.version)  # the first of two copies is the one imported
@@ -161,7 +161,7 @@ class OtherPackage:
 
 
 def other_packages(kept: Path) -> list[OtherPackage]:
-    """Return packages that differ here, the main ones first; pspnet is left out, since it comes with the version."""
+    """Return packages that differ here, main packages first; pspnet is left out, because it is part of the version."""
     here = installed()
     found = [
         OtherPackage(name, version, here.get(name))
@@ -184,12 +184,12 @@ def run_page(client: "MlflowClient", state: Path, run_id: str) -> str | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
-    server = re.sub(r"(://)[^/]*@", r"\1", uri.rstrip("/"))  # drops a password
+    server = re.sub(r"(://)[^/]*@", r"\1", uri.rstrip("/"))  # removes any password
     return f"{server}/#/experiments/{found}/runs/{run_id}"
 
 
 def stage_runs(client: "MlflowClient", experiments: Sequence[str], records: Path) -> dict[str, str]:
-    """Return tags with each stage's run, if this MLflow has it, otherwise with the run in the stage's record."""
+    """Return tags with each stage's run if this MLflow has it, or else the run in the stage's record."""
     tags = {}
     for path in sorted(records.glob("*.json")):
         record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The moves of the champion alias as data: the fields of a move, its signature, and what a list of moves says."""
+"""Moves of the champion alias as data: the fields of a move, its signature, and what a list of moves shows."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ Kind = Literal["promotion", "rollback", "outside", "seal"]
 
 @dataclass(frozen=True)
 class ProposedMove:
-    """Where the alias should go, as decided for the current champion."""
+    """Where the alias should move, as decided for the current champion."""
 
     kind: Kind
     to_version: int
@@ -25,7 +25,7 @@ class ProposedMove:
 
 @dataclass(frozen=True)
 class Move:
-    """One line of the audit; version 0 stands for no version."""
+    """One line of the audit; version 0 means no version."""
 
     number: int
     kind: Kind
@@ -63,7 +63,7 @@ class Move:
         return replace(self, closing=signature(self._outcome()))
 
     def is_signed(self, model: str) -> bool:
-        """Return whether the signatures are right; without a key, every move counts as signed."""
+        """Return whether the signatures are valid. Without a key, every move counts as signed."""
         ended = self.state == PENDING or is_signature(self.closing, self._outcome())
         return ended and is_signature(self.signature, self._facts(model))
 
@@ -76,7 +76,7 @@ class Move:
 
 
 def previous_champion(moves: list[Move], existing: Collection[int]) -> int:
-    """Return the champion before the current one; two rollbacks in a row go back two versions."""
+    """Return the previous champion. Two rollbacks in a row go back two versions."""
     stack: list[int] = []
     for move in moves:
         if move.state != DONE or move.kind == "seal":
@@ -92,7 +92,7 @@ def previous_champion(moves: list[Move], existing: Collection[int]) -> int:
 
 
 def withdrawal(moves: list[Move], version: int) -> str | None:
-    """Return how a version was rolled back, or None if it never was or has been champion again since."""
+    """Return how a version was rolled back, or None if it never was, or became champion again afterward."""
     reason = None
     for move in moves:
         if move.state != DONE:

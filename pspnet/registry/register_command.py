@@ -1,6 +1,6 @@
 """`pspnet register`: register the results of the stages and, if asked, promote them, then print what happened.
 
-This module loads nothing heavy: the process that will try the new version loads torch while this one loads the rest.
+This module imports nothing heavy: the process that will try the new version loads torch while this one loads the rest.
 """
 
 import json

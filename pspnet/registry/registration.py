@@ -1,4 +1,4 @@
-"""`pspnet register`: a bundle becomes a version, with everything needed to trace it, make it again and trust it."""
+"""`pspnet register`: a bundle becomes a version, with everything needed to trace, reproduce and trust it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +22,7 @@ from pspnet.serving.client import Call
 
 @dataclass(frozen=True)
 class Results:
-    """Paths of the stages' outputs; a bundle from elsewhere may lack some."""
+    """Paths of the stages' outputs. A bundle from elsewhere may lack some."""
 
     bundle: Path
     report: Path
@@ -31,7 +31,7 @@ class Results:
 
 
 def examples_of(results: Results, params: Params, call: Call | None = None) -> Callable[[], Examples]:
-    """Return a function that makes examples for a new version; with `call`, another process makes them in advance."""
+    """Return a function that makes examples for a new version. With `call`, another process makes them in advance."""
     return examples_later(call, results.bundle, results.prepared, settings(params))
 
 
@@ -47,10 +47,10 @@ def register(
             from pspnet.registry.new_version import add
 
             version = add(registry, results, examples or examples_of(results, registry.params))
-        # For a known version too: the process that added it may have been killed before this point.
+        # Also for a known version, because the process that added it may have been killed before this point.
         if version.number not in (registry.versions.alias(CHAMPION), registry.versions.alias(CHALLENGER)):
             registry.versions.set_alias(CHALLENGER, version.number)
-        with suppress(MlflowException):  # a person may have deleted the run of a known version
+        with suppress(MlflowException):  # someone may have deleted the run of a known version
             registry.client.set_tag(version.run_id, "pspnet.version", str(version.number))
         return registry.versions.get(str(version.number)), known is None
 

@@ -1,4 +1,4 @@
-"""`pspnet reproduce`: makes a version again in a worktree, from the files it keeps, and compares the two."""
+"""`pspnet reproduce`: rebuilds a version in a worktree from the files it keeps, and compares the two."""
 
 import json
 import shlex
@@ -34,7 +34,7 @@ class Result:
     name: str
     stage: str
     expected: str  # digest
-    found: str  # empty: absent
+    found: str  # empty if absent
 
     @property
     def equal(self) -> bool:
@@ -79,7 +79,7 @@ def reproduce(registry: ModelRegistry, which: str, run_again: bool, keep: bool) 
 
 
 def _commit(name: str, version: Version, kept: Path, bundle: Path) -> str:
-    """Return the version's commit, after checking everything that can be checked beforehand."""
+    """Return the version's commit, after checking everything that can be checked in advance."""
     problems = []
     if (found := digest(bundle)) != version.bundle:
         problem = f"holds the bundle {found[:SHORT]}, but is registered with {version.bundle[:SHORT]}"
@@ -100,7 +100,7 @@ def _commit(name: str, version: Version, kept: Path, bundle: Path) -> str:
 
 
 def _make(project: Path, kept: Path, run_again: bool) -> None:
-    """Run the pipeline with --no-commit: otherwise the cache would offer these untracked runs as results."""
+    """Run the pipeline with --no-commit, because the cache would otherwise offer these untracked runs as results."""
     data = [str(path) for path in data_files(kept)]
     missing = list(_not_on_record(project, kept))
     if missing:
@@ -122,7 +122,7 @@ def _not_on_record(project: Path, kept: Path) -> Iterator[Problem]:
     known = {Path(name) for facts in locked.values() for name in _digests(facts)}
     known |= {path.with_suffix("") for path in data_files(kept)}
     for name, facts in locked.items():
-        if "wdir" in stages.get(name, {}):  # its paths are relative to that
+        if "wdir" in stages.get(name, {}):  # its paths are relative to that folder
             continue
         for path in map(Path, _digests(facts, "deps")):
             inside = not path.is_absolute() and ":" not in path.parts[0]  # no s3://
@@ -153,7 +153,7 @@ def _data(project: Path, kept: Path) -> Iterator[Result]:
 
 
 def _outs(then: Stages, now: Stages) -> Iterator[Result]:
-    """Compare all outputs but the run records, which differ with each run."""
+    """Compare all outputs except the run records, which differ in every run."""
     records = _run_records(then)
     for stage, facts in then.items():
         found = _digests(now.get(stage, {}))

@@ -1,7 +1,7 @@
 """Seals: the digest of all files of a version, signed if PSPNET_AUDIT_KEY is set.
 
-MLflow keeps the digest; an artifact store keeps the files. Somebody who can write only to the store cannot change a
-version unnoticed. Somebody who can write to MLflow can change both, unless there is a key that is unknown to MLflow.
+MLflow keeps the digest, and an artifact store keeps the files. Someone who can write only to the store cannot change a
+version unnoticed. Someone who can write to MLflow can change both, unless there is a key that MLflow does not have.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ def seal(model: str, bundle: str, content: str) -> dict[str, str]:
 
 
 def is_signed(model: str, bundle: str, tags: Mapping[str, str]) -> bool:
-    """Return whether the seal in these tags is signed with this process's key; without a key, any seal will do."""
+    """Return whether the seal in these tags is signed with this process's key; without a key, any seal is accepted."""
     return is_signature(tags.get(SIGNATURE, ""), _facts(model, bundle, tags.get(CONTENT, "")))
 
 
 def signature(facts: Mapping[str, str]) -> str:
-    """Return the HMAC-SHA256 of the facts; empty without a key."""
+    """Return the HMAC-SHA256 of the facts, or an empty string without a key."""
     key = _key()
     if not key:
         return ""

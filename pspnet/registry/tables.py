@@ -1,4 +1,4 @@
-"""`pspnet models`: a table of the versions; `pspnet models history`: a table of the moves of the champion."""
+"""`pspnet models`: a table of versions; `pspnet models history`: a table of champion moves."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def models(registry: ModelRegistry, as_json: bool) -> None:
 
 
 def overview(registry: ModelRegistry) -> None:
-    """Print the table of versions, and where to see runs and decisions."""
+    """Print the table of versions, and where to find runs and decisions."""
     models(registry, as_json=False)
     uri = tracking_uri(registry.state)
     if uri.startswith("http"):
@@ -62,7 +62,7 @@ def history(registry: ModelRegistry, as_json: bool) -> None:
         print(json.dumps([asdict(move) for move in moves], indent=2))  # noqa: T201
         return
     if not moves:
-        terminal.out.print(f"{registry.versions.model} has had no champion yet.")
+        terminal.out.print(f"{registry.versions.model} has not had a champion yet.")
         return
     table = Table("", "what", "from", "to", "who", "when", "why", "state",
                   title=f"champions of {registry.versions.model}",

@@ -1,4 +1,4 @@
-"""Registered versions and their aliases, and the folders they are downloaded to."""
+"""Registered versions, their aliases, and the folders they are downloaded to."""
 
 import contextlib
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 FOLDERS, SHORT = "versions", 16  # in the state: MODEL-NUMBER-BUNDLE, with this many characters of the bundle's digest
-MEMORY = "content"  # file beside a downloaded version: the digest of its files
-BUNDLE = "pspnet.bundle"  # tag: the digest of a version's bundle
+MEMORY = "content"  # file next to a downloaded version: the digest of its files
+BUNDLE = "pspnet.bundle"  # tag with the digest of a version's bundle
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Version:
 
     @property
     def content(self) -> str:
-        """Return the digest of its files; empty if it was registered before versions had seals."""
+        """Return the digest of its files, or an empty string if it was registered before versions had seals."""
         return self.tags.get(CONTENT, "")
 
     @property
@@ -47,7 +47,7 @@ class Version:
 
 
 def has_folder(state: Path, bundle: str) -> bool:
-    """Return whether a version of this bundle was downloaded here, without asking MLflow."""
+    """Return whether a version of this bundle was downloaded here. Does not ask MLflow."""
     return any((state / FOLDERS).glob(f"*-{bundle[:SHORT]}"))
 
 
@@ -90,10 +90,10 @@ class Versions:
         return self._aliases().get(alias)
 
     def add(self, source: str, run_id: str, bundle: str, content: str, tags: Mapping[str, str]) -> Version:
-        """Add a version, tags included, in one write. If two hosts add the same bundle at once, the first wins."""
+        """Add a version with its tags in one write. If two hosts add the same bundle at once, the first wins."""
         from mlflow.exceptions import MlflowException
 
-        with contextlib.suppress(MlflowException):  # it exists already; if not, the next call says why
+        with contextlib.suppress(MlflowException):  # it already exists; if not, the next call reports why
             self.client.create_registered_model(self.model)
         self.client.create_model_version(
             self.model, source, run_id, tags={**tags, BUNDLE: bundle, **seal(self.model, bundle, content)}
@@ -109,7 +109,7 @@ class Versions:
         found = [version for version in self.all() if version.bundle == bundle]
         for version in found[1:]:
             if not version.aliases:
-                with contextlib.suppress(MlflowException):  # that host has deleted it
+                with contextlib.suppress(MlflowException):  # the other host has deleted it
                     self.client.delete_model_version(self.model, str(version.number))
         return found[0] if found else None
 
@@ -134,13 +134,13 @@ class Versions:
         self.client.delete_registered_model_tag(self.model, key)
 
     def folder(self, version: Version) -> Path:
-        """Return the folder of a version on this machine, downloaded if needed, with its seal checked."""
+        """Return the folder of a version on this machine, after downloading it if needed and checking its seal."""
         folder = self._downloaded(version)
         self._check_seal(version, content_of(folder))
         return folder
 
     def seal(self, version: Version) -> Version:
-        """Seal a version with the digest of its files as they are now."""
+        """Seal a version with the digest of its current files."""
         content = content_of(self._downloaded(version))
         if version.content:
             self._check_content(version, content)
@@ -153,7 +153,7 @@ class Versions:
             raise UserError(Problem(self._name(version), "was not registered by pspnet", fix=fix))
         folder = self._folders / f"{self.model}-{version.number}-{version.bundle[:SHORT]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{folder}.lock"):  # another process of this checkout may be downloading it
+        with filelock.FileLock(f"{folder}.lock"):  # another process in this checkout may be downloading it
             if not folder.exists():
                 self._download(version, folder)
             if not (folder / MEMORY).exists():  # downloaded before versions had seals
@@ -168,7 +168,7 @@ class Versions:
                 download_artifacts(artifact_uri=version.source, dst_path=str(partial / "download"))
                 (files,) = [path.parent for path in (partial / "download").rglob("MLmodel")]
                 found = digest(part(files, "bundle"))
-            except Exception as error:  # each kind of store raises its own
+            except Exception as error:  # each kind of store raises its own errors
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 problem = f"cannot be downloaded from {version.source} ({reason})"
                 raise UserError(Problem(self._name(version), problem)) from error
@@ -193,7 +193,7 @@ class Versions:
     def _check_content(self, version: Version, content: str) -> None:
         if content != version.content:
             digest = f"digest {content[:SHORT]}, from {version.source}"
-            problem = f"has different files than when it was registered ({digest})"
+            problem = f"has files that differ from when it was registered ({digest})"
             raise UserError(Problem(self._name(version), problem, f"the digest {version.content[:SHORT]}", CHANGED))
 
     def _name(self, version: Version) -> str:
@@ -226,12 +226,12 @@ def _no_champion(model: str, versions: list[Version]) -> Problem:
     return Problem(model, f"has no champion yet{found}", fix=fix)
 
 
-CHANGED = "Somebody has changed the files. Use another version, and find out who can write there."
+CHANGED = "Someone has changed the files. Use another version, and find out who can write there."
 HOW_TO_REGISTER = "`make retrain` registers what it trains."
 
 
 def content_of(folder: Path) -> str:
-    """Return the digest of a version's files in `folder`, as computed at its download."""
+    """Return the digest of a version's files in `folder`, as computed when it was downloaded."""
     return (folder.parent / MEMORY).read_text(encoding="utf-8").strip()
 
 

@@ -1,6 +1,6 @@
-"""Asks a version in a separate process, where the version's code answers, not the pspnet in use here.
+"""Queries a version in a separate process, which runs the version's own code instead of the pspnet in use here.
 
-This module is quick to import, so that the process can start first and load torch and MLflow while this one goes on.
+This module is quick to import, so that the process can start early and load torch and MLflow while this one continues.
 """
 
 import json
@@ -30,7 +30,7 @@ WORKER = Path(__file__).with_name("worker.py")
 LOAD_SECONDS = 300
 SECONDS_PER_IMAGE = 600  # a large image, a large network, a small CPU
 END_SECONDS = 10
-LAST_LINES = 15  # of the log of a worker that failed
+LAST_LINES = 15  # from the log of a worker that failed
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def served(model_folder: Path) -> Iterator[Ask]:
         yield ask
 
 
-# The variables that a version's own code may see. Any other may be a credential.
+# The variables that a version's own code may see. Any other variable may be a credential.
 _KEPT = frozenset(
     ("COLUMNS", "FORCE_COLOR", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LINES", "LOGNAME", "NO_COLOR", "PATH",
      "PYTHONFAULTHANDLER", "PYTHONHASHSEED", "PYTHONUNBUFFERED", "PYTHONWARNINGS", "TEMP", "TERM", "TMP", "TMPDIR",
@@ -95,16 +95,16 @@ _KEPT_KINDS = ("LC_", "CUDA_", "CUBLAS_", "CUDNN_", "GOMP_", "KMP_", "MKL_", "NC
 
 
 def own_code_environment() -> dict[str, str]:
-    """Return this environment without credentials and without paths to any pspnet but the version's."""
+    """Return this environment without credentials or paths to any pspnet but the version's."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_KINDS)}
-    # No byte code is written into the version's folder, which is sealed.
+    # Do not write bytecode into the version's folder, which is sealed.
     fixed = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**SWITCHES, **kept, **fixed}
 
 
-Worker = tuple["subprocess.Popen[str]", IO[bytes]]  # with its log
+Worker = tuple["subprocess.Popen[str]", IO[bytes]]  # and its log
 Result = Callable[[], Any]  # waits for the result
-Call = Callable[[str, float, dict[str, Any]], Result]  # (a function as "module.name", its seconds, its arguments)
+Call = Callable[[str, float, dict[str, Any]], Result]  # (function as "module.name", seconds, arguments)
 
 _warm: list[tuple[Worker, Result]] = []
 
@@ -113,15 +113,15 @@ _warm: list[tuple[Worker, Result]] = []
 def warm_process() -> Iterator[Call]:
     """Start the process for the next version before that version exists, so that it can load torch and MLflow.
 
-    Yield a way to call a function of this checkout's pspnet in a child of that process. Arguments and result travel
-    as JSON.
+    Yield a way to call a function of this checkout's pspnet in a child of that process. Arguments and the result are
+    passed as JSON.
     """
     worker, log = _started()
 
     def call(function: str, seconds: float, arguments: dict[str, Any]) -> Result:
         assert worker.stdin
         question = {"call": function, "arguments": arguments, "path": sys.path}
-        with suppress(BrokenPipeError):  # it has ended; `result` says why
+        with suppress(BrokenPipeError):  # the process has ended; `result` reports why
             worker.stdin.write(json.dumps(question) + "\n")
             worker.stdin.flush()
 
@@ -171,7 +171,7 @@ def _end(worker: "subprocess.Popen[str]", log: IO[bytes]) -> None:
 
 def _started() -> Worker:
     environment = own_code_environment()
-    environment.pop("MLFLOW_PYFUNC_INFERENCE_CONFIG", None)  # settings for a server, not for measuring
+    environment.pop("MLFLOW_PYFUNC_INFERENCE_CONFIG", None)  # settings that are for a server, not for measuring
     log = tempfile.TemporaryFile()  # noqa: SIM115  closed with its worker
     command = [sys.executable, "-P", str(WORKER)]
     worker = subprocess.Popen(

@@ -15,14 +15,14 @@ from mlflow.pyfunc.model import PythonModel
 import pspnet
 from pspnet.errors import UserError
 
-CODE = Path(__file__).parent / "code"  # beside this file once it is in a version
+CODE = Path(__file__).parent / "code"  # next to this file once it is in a version
 
 
 class Answer(MlflowException):
-    """The error a client gets instead of rows."""
+    """The error that a client receives instead of rows."""
 
     def serialize_as_json(self) -> str:
-        # Not self.message: MLflow's server adds the request to it, megabytes of base64.
+        # Not self.message, because MLflow's server adds the request to it, which can be megabytes of base64.
         return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 
@@ -37,7 +37,8 @@ class SegmentationModel(PythonModel):
                 f"{CODE.parent}: this process uses the pspnet of {in_use}; expected the version's own in {CODE}. "
                 "Load the version in a process that has not imported pspnet (pspnet.serving.client does)."
             )
-        # Not at the top: a different pspnet may lack this module, and the ImportError would hide the message above.
+        # Not imported at the top: a different pspnet may lack this module, and the ImportError would hide the message
+        # above.
         from pspnet.serving.service import Service
 
         self._service = Service(Path(context.artifacts["bundle"]), context.model_config)
@@ -49,12 +50,12 @@ class SegmentationModel(PythonModel):
             raise Answer(str(error), INVALID_PARAMETER_VALUE) from None
         except Exception as error:
             if self.given_up():
-                raise Answer("The request was given up: its client has left or its time is up.", CANCELLED) from None
+                raise Answer("The request was given up: its client left or its time ran out.", CANCELLED) from None
             logging.getLogger(__name__).exception("A request failed.")
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
-                found = "The request needs more memory than is free now. Try again, or send fewer or smaller images."
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch raises the latter
+                found = "The request needs more memory than is free. Try again, or send fewer or smaller images."
                 raise Answer(found, TEMPORARILY_UNAVAILABLE) from None
-            raise Answer("The server failed; its log says why.", INTERNAL_ERROR) from None
+            raise Answer("The server failed; see its log.", INTERNAL_ERROR) from None
 
 
 mlflow.models.set_model(SegmentationModel())

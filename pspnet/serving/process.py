@@ -22,13 +22,13 @@ def serve(model_folder: Path, title: str, host: str, port: int) -> None:
         raise UserError(Problem(str(model_folder), "holds no MLmodel", "the folder of a registered version"))
     command = [sys.executable, "-P", str(SERVER), "--until-stdin-ends", "--model", str(model_folder.resolve()),
                "--title", title, "--host", host, "--port", str(port)]  # fmt: skip
-    # A version's process may see no other secret; the server removes this one before it loads the version.
+    # A version's process must not see any other secret. The server removes this one before it loads the version.
     token = {TOKEN: os.environ[TOKEN]} if TOKEN in os.environ else {}
-    # Our end of the pipe closes when this process ends, however it ends.
+    # Our end of the pipe closes when this process ends, however that happens.
     with subprocess.Popen(command, env={**own_code_environment(), **token}, stdin=subprocess.PIPE) as server:
 
         def stop(number: int, frame: FrameType | None) -> None:
-            # The terminal sends a Ctrl-C to the server too; a second SIGINT would make it drop requests under way.
+            # The terminal also sends Ctrl-C to the server, and a second SIGINT would make it drop requests in progress.
             server.terminate()
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

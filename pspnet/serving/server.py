@@ -2,12 +2,12 @@
 
 python -P server.py --model FOLDER --port 5001
 
-Memory stays bounded, whatever arrives: the bytes of all bodies are counted as they come in, few requests are worked on
-at once, and the others are asked to try again later. Where something is scarce, the client that has the most of it
-gives way. A refused or failed request gets a short JSON response.
+Memory use is bounded, whatever arrives: the bytes of all bodies are counted as they arrive, only a few requests are
+processed at once, and the others are asked to try again later. When a resource is scarce, the client that is using the
+most of it gives way. A refused or failed request gets a short JSON response.
 
 This is one long file on purpose: it runs in the process that loads the version, where the only pspnet must be the
-version's, so it cannot import helper modules.
+version's own, so it cannot import helper modules.
 """
 
 import argparse
@@ -45,15 +45,15 @@ MOST_BODY_MB = 64
 BODY_SECONDS = 60  # for a client to send its whole request
 PROGRESS_SECONDS, PROGRESS_BYTES = 10, 16_000  # at least this many bytes must arrive in each period
 HEADER_SECONDS = 10  # for a client to send a request's headers, or the rest of a refused body
-ANSWER_SECONDS = 60  # for a client to take a part of its answer
+ANSWER_SECONDS = 60  # for a client to receive part of its answer
 CHECK_SECONDS = 1  # between two checks of a connection
 MOST_CONNECTIONS = 200  # some systems allow a process 256 open files
 MOST_OF_A_CLIENT = 64
-DRAIN_SECONDS = 5  # how long a refused body is read; otherwise the client sees a broken connection, not our answer
-STOP_SECONDS = 10  # for requests under way when the server stops
+DRAIN_SECONDS = 5  # how long a refused body is read, so that the client sees our answer, not a broken connection
+STOP_SECONDS = 10  # for requests in progress when the server stops
 RETRY_SECONDS = 1
 WORK_SECONDS = 600  # MLflow's limit; its default of 60 is too short for many large images on a CPU
-MOST_VALUES = 10_000  # in a request's JSON: ten million empty lists fit into 64 MB, but take gigabytes
+MOST_VALUES = 10_000  # in a request's JSON; ten million empty lists fit into 64 MB but take gigabytes
 MOST_MESSAGE = 20_000  # characters of an error
 ADDRESS = b"/invocations"
 WITHOUT_TOKEN = (b"/ping", b"/health")
@@ -71,7 +71,7 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-    """The client has left; there is no one to answer."""
+    """The client has disconnected, so there is no one to answer."""
 
 
 def _busy(unread: bool) -> Refused:
@@ -81,13 +81,16 @@ def _busy(unread: bool) -> Refused:
 class Body:
     def __init__(self, client: str) -> None:
         self.client = client
-        self.size = 0  # bytes that have arrived
+        self.size = 0  # bytes received so far
         self.evicted = False
         self.limit = asyncio.timeout(None)
 
 
 class Memory:
-    """Counts the bytes of all bodies. Above the limit, the client that holds the most loses its most stalled body."""
+    """Counts the bytes of all bodies.
+
+    Above the limit, the client that holds the most bytes loses its most stalled body.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -109,7 +112,7 @@ class Memory:
                 victim.limit.reschedule(0)
 
     def arrived(self, body: Body) -> None:
-        """Keep this body from now on, whatever others send."""
+        """Keep this body from now on, whatever other clients send."""
         self._arriving.pop(body, None)
 
     def forget(self, body: Body) -> None:
@@ -125,7 +128,7 @@ class Memory:
 
 
 class Turns:
-    """Clients take turns; the requests of one client keep their order."""
+    """Clients take turns; requests from one client keep their order."""
 
     def __init__(self, working: int, waiting: int) -> None:
         self._free = working
@@ -151,16 +154,16 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                with suppress(KeyError, ValueError):  # _next has passed it over
+                with suppress(KeyError, ValueError):  # _next has skipped it
                     self._waiting[client].remove(turn)
                     if not self._waiting[client]:
                         del self._waiting[client]
             elif not turn.exception():
-                self._next()  # the turn came just as it was cancelled
+                self._next()  # its turn came just as it was cancelled
             raise
 
     def _make_room(self, client: str) -> None:
-        """Make a client with many waiting requests give up its last one for a client with few."""
+        """Make a client with many waiting requests give up its last request for a client with few."""
         if sum(map(len, self._waiting.values())) < self._most_waiting:
             return
         most = max(self._waiting.values(), key=len, default=deque[asyncio.Future[None]]())
@@ -186,7 +189,7 @@ _given_up: ContextVar[threading.Event | None] = ContextVar("_given_up", default=
 
 
 def given_up() -> bool:
-    """Return whether nobody is waiting for this thread's work anymore."""
+    """Return whether no one is waiting for this thread's work anymore."""
     event = _given_up.get()
     return event is not None and event.is_set()
 
@@ -206,7 +209,7 @@ class Bounded:
         try:
             self._let_in(scope)
             if scope["method"] in ("GET", "HEAD"):
-                await self._app(scope, receive, send)  # no handler for these reads a body
+                await self._app(scope, receive, send)  # no handler for these addresses reads a body
                 return
             status, headers, body = await self._answer(scope, receive)
         except ClientGone:
@@ -229,7 +232,10 @@ class Bounded:
         await send({"type": "http.response.body", "body": body})
 
     def _let_in(self, scope: Scope) -> None:
-        """Check token, address and method. The address is compared as sent: routes accept other spellings of it."""
+        """Check token, address and method.
+
+        The address is compared exactly as sent, because routes accept other spellings of it.
+        """
         method, address = scope["method"], scope["raw_path"]
         reads = method in ("GET", "HEAD")
         if self._authorization and not (reads and address in WITHOUT_TOKEN):
@@ -259,7 +265,7 @@ class Bounded:
             self._memory.forget(body)
 
     async def _read(self, body: Body, receive: Receive) -> bytes:
-        """Read a body. Headers may declare any size, so the bytes that arrive are counted."""
+        """Read a body. Headers can declare any size, so the bytes that arrive are counted."""
         now = asyncio.get_running_loop().time
         chunks, more, progress, started = [], True, 0, now()
         due = started + PROGRESS_SECONDS
@@ -293,7 +299,10 @@ class Bounded:
     async def _work(
         self, scope: Scope, receive: Receive, body: bytes, client: str
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Return the answer of MLflow's app. If the client leaves, its request loses its turn or is abandoned."""
+        """Return the answer from MLflow's app.
+
+        If the client disconnects, its request loses its turn or is abandoned.
+        """
         question = [{"type": "http.request", "body": body, "more_body": False}]
         answer: list[Message] = []
         nobody_waits, begun = threading.Event(), asyncio.Event()
@@ -320,21 +329,21 @@ class Bounded:
                 nobody_waits.set()
                 if not begun.is_set():
                     work.cancel()
-                await asyncio.wait([work])  # a thread cannot be stopped: it keeps its slot and memory until it ends
+                await asyncio.wait([work])  # a thread cannot be stopped, so it keeps its slot and memory until it ends
                 raise ClientGone
         finally:
             nobody_waits.set()
             leave.cancel()
             work.cancel()
             if work.done() and not work.cancelled():
-                work.exception()  # retrieved: otherwise asyncio would log it
+                work.exception()  # retrieved, because otherwise asyncio would log it
         try:
             work.result()
         except Refused:
             raise
         except Exception:
             log.exception("A request failed.")
-            raise Refused(500, "INTERNAL_ERROR", "The server failed; its log says why.") from None
+            raise Refused(500, "INTERNAL_ERROR", "The server failed; see its log.") from None
         start, *parts = answer
         return start["status"], list(start["headers"]), b"".join(part.get("body", b"") for part in parts)
 
@@ -359,9 +368,9 @@ def _declared(length: bytes | None) -> int | None:
 
 
 async def _drained(scope: Scope, receive: Receive) -> bool:
-    """Read the rest of a refused body; return whether the client is still there."""
+    """Read the rest of a refused body; return whether the client is still connected."""
     if (b"expect", b"100-continue") in scope["headers"]:
-        return True  # it waits for an answer before it sends the body
+        return True  # the client waits for an answer before it sends the body
     until = time.monotonic() + DRAIN_SECONDS
     while (left := until - time.monotonic()) > 0:
         try:
@@ -391,7 +400,7 @@ def _complaint(body: bytes, most_bytes: int) -> str:
     if len(used) != 1 or content.keys() - {*used, "params"}:
         found = ", ".join(repr(key[:50]) for key in list(content)[:5]) or "none"
         return f"The request has the keys {found}; expected exactly one of {', '.join(FORMATS)}, {example}."
-    # MLflow makes a NumPy array of these two, where every text takes four bytes per character of the longest.
+    # MLflow turns these two into a NumPy array, in which every string takes four bytes per character of the longest.
     if used[0] in ("inputs", "instances") and 4 * len(lengths) * max(lengths, default=0) > most_bytes:
         return f"{used[0]} of very different lengths take too much memory; expected dataframe_split, {example}."
     return ""
@@ -422,7 +431,10 @@ def _error(code: str, message: str) -> bytes:
 
 
 class Connection(H11Protocol):
-    """Closes if its client keeps us waiting too long. The oldest idle connection gives way to a new one."""
+    """A connection that closes if its client keeps us waiting too long.
+
+    The oldest idle connection gives way to a new one.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -455,7 +467,10 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _awaited(self) -> tuple[str, int] | None:
-        """Return what the client must do next: take its answer or send a request's headers. None while we work."""
+        """Return what the client must do next: receive its answer or send a request's headers.
+
+        None while we are working.
+        """
         if unsent := self.transport.get_write_buffer_size():
             return "answer", unsent
         under_way = self.cycle is not None and not self.cycle.response_complete
@@ -479,7 +494,7 @@ def settings(app: App) -> uvicorn.Config:
 
 
 def _token() -> str:
-    """Remove the token from the environment, before the version's code can read it, and return it."""
+    """Remove the token from the environment before the version's code can read it, and return it."""
     token = os.environ.pop(TOKEN, None)
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         found = "is empty" if not token.strip() else "has spaces, line breaks or non-ASCII characters"
@@ -488,7 +503,7 @@ def _token() -> str:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Bind the port before the model is loaded, to report a taken port at once. Nobody can connect yet."""
+    """Bind the port before the model is loaded, to report at once if it is taken. No one can connect yet."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -525,13 +540,13 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5001, help="0: any free port")
     parser.add_argument("--max-body-mb", type=float, help="default: from the model's limits, at most 64")
-    parser.add_argument("--working", type=int, default=2, help="requests worked on at once")
-    parser.add_argument("--waiting", type=int, default=16, help="requests that may wait; others get a 503")
+    parser.add_argument("--working", type=int, default=2, help="requests processed at once")
+    parser.add_argument("--waiting", type=int, default=16, help="requests that can wait; others get a 503")
     parser.add_argument("--until-stdin-ends", action="store_true", help="stop when the standard input ends")
     arguments = parser.parse_args()
     title = arguments.title or arguments.model
 
-    # Before uvicorn handles signals, and after it has stopped: do not wait for a prediction under way.
+    # Before uvicorn handles signals and after it has stopped, do not wait for a prediction in progress.
     def end(number: int, frame: FrameType | None) -> None:
         os._exit(0)
 
@@ -544,7 +559,7 @@ def main() -> None:
     listener = _bind(arguments.host, arguments.port)
     os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(WORK_SECONDS))
     model = _load(arguments.model, title)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns about every odd request
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # uvicorn warns about every malformed request
 
     from mlflow.pyfunc import scoring_server
 
@@ -558,7 +573,7 @@ def main() -> None:
     )
 
     async def serve() -> None:
-        # MLflow works in the loop's threads. With few of them, requests that have timed out cannot pile up.
+        # MLflow works in the loop's threads. Keeping them few prevents timed-out requests from piling up.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(arguments.working))
         listener.listen(128)
         host, port = listener.getsockname()[:2]

@@ -1,4 +1,4 @@
-"""One request: base64 images -> rows, or all problems with it. Knows neither MLflow nor HTTP."""
+"""One request: base64 images -> rows, or all problems with the request. Independent of MLflow and HTTP."""
 
 import binascii
 import io
@@ -33,18 +33,18 @@ DATA_URL = re.compile(rb"data:[^,]{0,100},")
 EXPECTED = "base64 of an image file"
 
 
-GivenUp = Callable[[], bool]  # returns whether nobody is waiting for the answer anymore
+GivenUp = Callable[[], bool]  # returns whether no one is waiting for the answer anymore
 
 
 class Abandoned(Exception):
-    """Work on a request stopped early, because nobody is waiting for the answer."""
+    """Work on a request stopped early because no one is waiting for the answer."""
 
 
 class Service:
     def __init__(self, bundle: Path, settings: Mapping[str, Any]) -> None:
         """`settings` are keys of the sections predict, runtime and serve, in one flat mapping."""
         predict = validate(PredictParams, _section(PredictParams, settings), "model_config")
-        # Any seed will do, since nothing is random, and only training compiles.
+        # Any seed works, because nothing is random, and only training compiles.
         fixed = {"seed": 0, "compile": False}
         runtime = validate(RuntimeParams, {**_section(RuntimeParams, settings), **fixed}, "model_config")
         self._limits = validate(ServeParams, _section(ServeParams, settings), "model_config")
@@ -63,7 +63,7 @@ class Service:
         self._one_at_a_time = threading.Lock()
 
     def answer(self, table: pd.DataFrame, given_up: GivenUp = lambda: False) -> pd.DataFrame:
-        """Return a row for each image; one bad image refuses the request before any image is predicted.
+        """Return a row for each image. A single bad image makes the request fail before any image is predicted.
 
         `given_up` is called before each image and each window.
         """
@@ -97,7 +97,7 @@ class Service:
         stored = _stored(data, self._limits.max_megapixels)
         if stored is data:
             return partial(decode_image, data)
-        # `stored` is an RGB PNG, which may be a hundred times larger than `data`: it is made again when needed.
+        # `stored` is an RGB PNG, which can be a hundred times larger than `data`, so it is recreated when needed.
         return lambda: decode_image(_stored(data, self._limits.max_megapixels))
 
     def _row(self, pixels: Callable[[], NDArray[np.uint8]], given_up: GivenUp) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Service:
 
 def _go_on(given_up: GivenUp) -> None:
     if given_up():
-        raise Abandoned("The client has left, or its time is up.")
+        raise Abandoned("The client disconnected, or its time ran out.")
 
 
 def _stored(data: bytes, max_megapixels: float) -> bytes:
@@ -147,7 +147,7 @@ def _decoded(value: object, max_mb: float) -> bytes:
         text = value.encode("ascii")
     except UnicodeEncodeError:
         raise _not_base64(value) from None
-    # Not with split() or a regex: on "a a a ..." they would make millions of strings.
+    # Not split() or a regex, which would create millions of strings from "a a a ...".
     text = text.translate(None, WHITESPACE)
     if url := DATA_URL.match(text):
         text = text[url.end() :]
@@ -161,5 +161,5 @@ def _decoded(value: object, max_mb: float) -> bytes:
 
 
 def _not_base64(value: str) -> Refused:
-    fix = "Encode the bytes of the file itself, not its name or address."
-    return Refused(f"is not base64 (it begins with {value[:20]!r})", EXPECTED, fix)
+    fix = "Encode the bytes of the file, not its name or address."
+    return Refused(f"is not base64 (it starts with {value[:20]!r})", EXPECTED, fix)

@@ -1,4 +1,5 @@
-"""Answers for one version over a pipe. Imports nothing from pspnet at first: the version brings its own.
+"""Answers requests for one version over a pipe. Imports nothing from pspnet at first, because the version includes its
+own.
 
 python -P worker.py
 
@@ -6,7 +7,7 @@ line in                                    line out
 {"folder": "..."}                          {"ready": true, "code": "..."}
 {"images": [base64, ...]}, repeatedly      {"rows": [...]} or {"error": "..."}
 
-A child of this process can answer one line before these, using the asking process's pspnet:
+A child of this process can first answer one line, using the calling process's pspnet:
 {"call": "module.function", "arguments": {...}, "path": [...]}     {"returned": ...} or {"error": "..."}
 """
 
@@ -23,12 +24,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Limits are for requests from outside. Here the version's owner asks, with images of any size.
+# Limits are for outside requests. These come from the version's owner, with images of any size.
 WITHOUT_LIMITS = {"max_images": 1_000_000, "max_image_mb": 1e6, "max_megapixels": 1e6}
 
 
 def main() -> None:
-    # Neither Python nor native code may print between the answers.
+    # Neither Python nor native code may print between answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     questions = _questions()
@@ -37,8 +38,8 @@ def main() -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
-    # These take seconds; the version may not exist yet. No pspnet here: it comes with the version.
-    gc.disable()  # saves nearly half of the time
+    # These imports take seconds, and the version may not exist yet. No pspnet here, because the version includes it.
+    gc.disable()  # saves nearly half the time
     import cv2  # noqa: F401
     import pandas as pd
     import pydantic  # noqa: F401
@@ -52,7 +53,7 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     version = next(questions) if "call" in first else first
-    # Without warnings: MLflow would read every file of the packages to compare them.
+    # Without warnings, because MLflow would read every file in the packages to compare them.
     model = mlflow.pyfunc.load_model(version["folder"], suppress_warnings=True, model_config=WITHOUT_LIMITS)
     code = getattr(sys.modules.get("pspnet"), "__file__", None)
     send({"ready": True, "code": code and str(Path(code).parent)})
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def _questions() -> Iterator[dict[str, Any]]:
-    """Yield questions, read in a thread, so that this process ends at once when the asking process does."""
+    """Yield questions that are read in a thread, so that this process ends as soon as the calling process does."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -80,7 +81,7 @@ def _questions() -> Iterator[dict[str, Any]]:
 
 
 def _in_a_child(question: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-    """Answer in a child. Forking is safe: this process has loaded torch, but computed nothing yet."""
+    """Answer in a child. Forking is safe, because this process has loaded torch but not computed anything yet."""
     parent = os.getpid()
     if child := os.fork():
         threading.Thread(target=_end_with, args=(child,), daemon=True).start()
@@ -104,7 +105,7 @@ def _in_a_child(question: dict[str, Any], send: Callable[[dict[str, Any]], None]
 
 
 def _end_with(child: int) -> None:
-    """If the child fails, end this process the same way; the asking process then reads no answer."""
+    """If the child fails, end this process the same way; the calling process then receives no answer."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
         os.kill(os.getpid(), -status)

@@ -1,4 +1,4 @@
-"""The bundle on the test split -> the report: numbers, tables, and a page with pictures."""
+"""The bundle and the test split -> the report: numbers, tables, and a page with pictures."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ def run(
     figures = {f"test_{name}": summary[name] for name in ("mean_iou", "pixel_accuracy")}
     figures["test_iou"] = summary["class_iou"]
     run.figures(figures)
-    # Log val too: the training stage that measured it may have been a cache hit, which has no run.
+    # Also log val, because the training stage that measured it may have been a cache hit, which has no run.
     run.headline({**figures, "val_mean_iou": best_val_mean_iou(curves)})
     run.artifacts(metrics, *sorted(out.iterdir()))
     for kind, pictures in (("best", best), ("worst", worst)):

@@ -20,7 +20,7 @@ from pspnet.raw.workers import check_pieces
 from pspnet.tracking.run import StageRun
 
 Tick = Callable[[int, int, str], None]
-LISTING = "prepare/problems.csv"  # below the checkpoints: every problem, if the stage stops
+LISTING = "prepare/problems.csv"  # in the checkpoints folder: every problem, if the stage stops
 
 
 def run(
@@ -35,9 +35,9 @@ def run(
     tick: Tick,
 ) -> str:
     """Prepare the dataset; returns a one-line summary. `merge`: folders of parts checked elsewhere."""
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other pools keep freed memory
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other memory pools keep freed memory
     listing = checkpoints / LISTING
-    listing.unlink(missing_ok=True)  # an earlier run's
+    listing.unlink(missing_ok=True)  # left by an earlier run
     found = take_inventory(dataset, prepare, raw)
     stop_before_reading(found, prepare, listing)
     run.identify(raw=raw)
@@ -65,7 +65,7 @@ def run(
 
 @contextmanager
 def _recorded(listing: Path, run: StageRun) -> Iterator[None]:
-    """Adds the list of problems to the run that they stop: on a team's worker, few people can read the file."""
+    """Adds the list of problems to the run that they stop, because few people can read files on a team's worker."""
     try:
         yield
     except UserError:
@@ -77,7 +77,7 @@ def _recorded(listing: Path, run: StageRun) -> Iterator[None]:
 def run_part(
     dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, checkpoints: Path, part: str, tick: Tick
 ) -> None:  # fmt: skip
-    """Check one part of the raw data, and write it as a folder for `merge` of `run`."""
+    """Check one part of the raw data, and write it as a folder for the `merge` argument of `run`."""
     own, found = parse_part(part), take_inventory(dataset, prepare, raw)
     stop_before_reading(found, prepare, checkpoints / LISTING)
     write_part(found, own, out, tick)

@@ -1,5 +1,5 @@
-"""Runs in MLflow: stages record themselves in the event log, and a process alongside them sends the records.
+"""Runs in MLflow: stages write records to the event log, and a separate process sends them.
 
-May import `inspection` and everything below. Tracking never fails a stage or makes it wait. Start at `journal.py`. Safe
+May import `inspection` and everything below. Tracking never makes a stage fail or wait. Start at `journal.py`. Safe
 to change: what a stage records, with the names in `naming.py`.
 """

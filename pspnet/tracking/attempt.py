@@ -1,4 +1,4 @@
-"""One attempt at a stage: starts the sender, records how the attempt ended, and writes the run record."""
+"""One attempt at a stage: starts the sender, records how the attempt ends, and writes the run record."""
 
 import json
 import os
@@ -38,22 +38,25 @@ def tracking_is_on() -> bool:
 
 
 class Sender(Protocol):
-    """Sends a journal to MLflow while it grows."""
+    """Sends a growing journal to MLflow."""
 
     def follow(self, folder: Path) -> None:
         """Send the journal in this folder."""
 
     def finish(self, seconds: float) -> int | None:
-        """Say that nothing more will be written. Returns the exit status, or None if there is none within `seconds`."""
+        """Signal that nothing more will be written.
+
+        Returns the exit status, or None if the process does not exit within `seconds`.
+        """
 
 
 class SenderProcess:
-    """A process that loads MLflow while the stage itself loads."""
+    """A process that loads MLflow while the stage is loading."""
 
     def __init__(self, state: Path) -> None:
         (state / "tracking").mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-P", "-m", "pspnet.tracking.sender", str(state.resolve()), str(os.getpid())]
-        # The process writes to this log until it knows the journal's folder.
+        # The process logs here until it knows the journal's folder.
         with open(state / "tracking/sender.log", "w", opener=private_file) as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, bufsize=0)
 
@@ -65,7 +68,7 @@ class SenderProcess:
     def finish(self, seconds: float) -> int | None:
         assert self._process.stdin
         with suppress(BrokenPipeError):
-            self._process.stdin.write(b"\n")  # closing is not enough: a loader process may hold the pipe open
+            self._process.stdin.write(b"\n")  # closing is not enough, because a loader process may hold the pipe open
             self._process.stdin.close()
         try:
             with _stop_requests_interrupt():
@@ -80,7 +83,7 @@ class SenderProcess:
 
 @contextmanager
 def _stop_requests_interrupt() -> Iterator[None]:
-    """Within the block, Ctrl-C and SIGTERM raise KeyboardInterrupt at once: the stage has no next step to wait for."""
+    """Inside the block, Ctrl-C and SIGTERM raise KeyboardInterrupt at once: the stage has no next step to wait for."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -102,9 +105,9 @@ def stage_run(
     warn: Callable[[str], object],
     start_sender: Callable[[Path], Sender] = SenderProcess,
 ) -> Iterator[StageRun]:
-    """Send what the stage records within the block to MLflow, then write facts about the attempt to `out`.
+    """Send what the stage records inside the block to MLflow, then write facts about the attempt to `out`.
 
-    A tracking error is reported in one line through `warn`, and never fails the stage.
+    Tracking errors are reported in one line through `warn`, and never make the stage fail.
     """
     started = time.monotonic()
     run = StageRun(log=events.log())
@@ -148,7 +151,7 @@ def _close(
     try:
         status = sender.finish(seconds if run.error is None else IMPATIENCE_SECONDS) if sender else None
         if run.error:
-            warn(f"{stage}: this run is tracked in part only ({reason(run.error)}).")
+            warn(f"{stage}: this run is only partly tracked ({reason(run.error)}).")
         if run.journal and (pending := Delivery(state, run.journal.folder).pending):
             late = status in (None, TOO_LATE)
             why = "there was no time left" if late else f"the sender ended with exit status {status}"
@@ -159,7 +162,7 @@ def _close(
 
 
 def _write_record(out: Path, run: StageRun, params: Params, seconds: float) -> None:
-    """Write the run record. No stage may depend on it: it differs between machines and between runs."""
+    """Write the run record. No stage may depend on it, because it differs between machines and between runs."""
     receipt = Receipt.of(run.journal.folder) if run.journal else Receipt()
     facts = {
         "run_id": receipt.run_id or None,
@@ -181,7 +184,7 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
     }
-    torch = sys.modules.get("torch")  # only stages that use it have loaded it
+    torch = sys.modules.get("torch")  # loaded only by stages that use it
     if torch and torch.cuda.is_initialized():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts

@@ -1,4 +1,4 @@
-"""The journals of earlier stages: sends what has not reached MLflow, and removes the oldest delivered ones."""
+"""Handles earlier stages' journals: sends what MLflow does not have, and removes the oldest delivered journals."""
 
 import shutil
 import time
@@ -15,14 +15,14 @@ from pspnet.tracking.delivery import Delivery, lock
 from pspnet.tracking.journal import JOURNAL
 from pspnet.tracking.receipt import Receipt
 
-KEPT = 50  # delivered journals kept for each stage, so that repeated work continues the same run
-UNNAMED_SECONDS = 7 * 24 * 3600  # a log that no journal names by then will never be named: its reader was killed
+KEPT = 50  # delivered journals kept per stage, so that repeated work continues the same run
+UNNAMED_SECONDS = 7 * 24 * 3600  # a log that no journal names after this time never will be: its reader was killed
 
 
 def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:
     """Deliver the pending entries of all journals, until `stop` returns true. Returns a message for each failure.
 
-    Does not load MLflow if there is nothing to send.
+    MLflow is not loaded if there is nothing to send.
     """
     deliveries = [delivery for folder in journals(state) if (delivery := unsent(state, folder))]
     if not deliveries:
@@ -73,7 +73,7 @@ def unsent(state: Path, folder: Path) -> Delivery | None:
 
 
 def prune(state: Path) -> None:
-    """Remove the oldest delivered journals of each stage, and old logs that no journal names."""
+    """Remove the oldest delivered journals of each stage, and old logs that are not named by any journal."""
     kept: Counter[str] = Counter()
     newest_first = sorted(journals(state), key=lambda folder: (folder / JOURNAL).stat().st_mtime, reverse=True)
     for folder in newest_first:

@@ -20,13 +20,13 @@ from pspnet.tracking.connection import SQLITE, connect, fail_fast, tracking_uri
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-CLASS = "test_iou/"  # prefix of the metrics of single classes
+CLASS = "test_iou/"  # prefix of per-class metrics
 SHORT = 8  # characters of a run id to show
 LONGEST = 60  # characters of a param's value to show
 STATES = {"FINISHED": "done", "RUNNING": "running", "FAILED": "failed", "KILLED": "stopped"}
 STYLES = {"done": "green", "running": "cyan", "failed": "red"}
 DIFFERS = "what differs"
-NARROWEST = 24  # columns, for the name of a param
+NARROWEST = 24  # columns for the name of a param
 
 
 def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) -> None:
@@ -49,13 +49,13 @@ def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) ->
 
 
 def send(state: Path) -> None:
-    """Send the records that could not be sent because a server was down. The next run would send them too."""
+    """Send the records that could not be sent because a server was down. Otherwise, the next run sends them."""
     if failures := replay(state):
         raise Busy("\n".join(failures))
 
 
 def _search(state: Path, model: str, limit: int, with_stages: bool) -> "tuple[Sequence[Run], Sequence[Run]]":
-    """The newest pipeline runs and, if requested, the runs of their stages."""
+    """The newest pipeline runs and, if requested, their stages' runs."""
     uri = tracking_uri(state)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return [], []

@@ -1,4 +1,4 @@
-"""The address of MLflow, a client for it, and the messages when it is down."""
+"""The address of MLflow, a client for it, and the messages shown when it is down."""
 
 import os
 import uuid
@@ -29,7 +29,10 @@ def tracking_uri(state: Path) -> str:
 
 
 def connect(state: Path) -> "MlflowClient":
-    """A client for an existing database. Only one process at a time creates the database; two would break it."""
+    """A client for an existing database.
+
+    Only one process at a time may create the database, because two would break it.
+    """
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     uri = tracking_uri(state)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # some parts of MLflow read only the environment
@@ -58,7 +61,7 @@ def _one_at_a_time(state: Path, uri: str) -> Iterator[None]:
 
 
 def _make_database(path: Path) -> None:
-    """Create the database under another name first: MLflow needs many steps, and cannot resume an interrupted one."""
+    """Create the database under another name first: MLflow needs many steps and cannot resume if interrupted."""
     from mlflow.tracking import MlflowClient
 
     if path.exists() and path.stat().st_size:
@@ -81,7 +84,7 @@ def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str
         try:
             return str(client.create_experiment(name, _artifacts(state), tags=marked))
         except MlflowException as error:
-            found = client.get_experiment_by_name(name)  # another process was quicker
+            found = client.get_experiment_by_name(name)  # another process was faster
             if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
     if found.lifecycle_stage == "deleted":
@@ -92,14 +95,14 @@ def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str
 def server_identity(client: "MlflowClient", experiment_id: str) -> str:
     """A value that identifies the tracking server: a tag of the experiment, created if necessary."""
     found = client.get_experiment(experiment_id).tags.get(IDENTITY)
-    if found is None:  # the experiment was not created by us
+    if found is None:  # we did not create the experiment
         found = uuid.uuid4().hex
         client.set_experiment_tag(experiment_id, IDENTITY, found)
     return str(found)
 
 
 def _artifacts(state: Path) -> str | None:
-    """Where artifacts are stored: beside a local database. None for a server, which decides for itself."""
+    """Where artifacts are stored: next to a local database. None for a server, which decides on its own."""
     uri = tracking_uri(state)
     if uri.startswith("http"):
         return None
@@ -109,17 +112,17 @@ def _artifacts(state: Path) -> str | None:
 
 @contextmanager
 def short_timeouts() -> Iterator[None]:
-    """Within the block, requests fail soon. By default, MLflow waits for minutes for a server that is down."""
+    """Inside the block, requests fail quickly. By default, MLflow waits for minutes if a server is down."""
     with _environment({name: os.environ.get(name, value) for name, value in SHORT_TIMEOUTS.items()}):
         yield
 
 
 @contextmanager
 def without_retries() -> Iterator[None]:
-    """Within the block, MLflow's client sends each request once.
+    """Inside the block, MLflow's client sends each request once.
 
-    It would repeat a request that was not answered in time, and the first of the two might arrive last. A local
-    database is asked once in any case.
+    By default, it repeats a request that is not answered in time, and the first of the two could arrive last. Requests
+    to a local database are never repeated.
     """
     with _environment({RETRIES: "0"}):
         yield
@@ -141,7 +144,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def fail_fast(state: Path) -> Iterator[None]:
-    """Within the block, a server that is down soon raises Busy, and any other MLflow error a UserError, in one line."""
+    """Inside the block, a server that is down quickly raises Busy, and other MLflow errors a one-line UserError."""
     with short_timeouts():
         try:
             yield
@@ -157,7 +160,7 @@ def fail_fast(state: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The error in a few words: the message of the system error that caused it, or the error's own first line."""
+    """The error in brief: the message of the system error that caused it, or the error's own first line."""
     found, cause = error, error
     while (cause := cause.__cause__ or cause.__context__) is not None:  # type: ignore[assignment]
         if isinstance(cause, OSError):

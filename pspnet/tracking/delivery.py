@@ -1,4 +1,7 @@
-"""Delivers a journal to MLflow. An interrupted delivery can be repeated without a second run or a second row."""
+"""Delivers a journal to MLflow.
+
+An interrupted delivery can be repeated without creating a second run or a second row.
+"""
 
 import logging
 import platform
@@ -23,13 +26,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLLOWED = "pspnet.followed"  # tag of a pipeline run: the time of the stage entry that set its status
-METRICS_AT_ONCE = 1000  # the most that one request may hold
+FOLLOWED = "pspnet.followed"  # tag of a pipeline run with the time of the stage entry that set its status
+METRICS_AT_ONCE = 1000  # the most that one request can hold
 TOO_LATE = 3  # exit status of a sender that ran out of time
 
 
 class Delivery:
-    """The delivery of one journal. Only a process that holds the journal's lock may deliver it."""
+    """Delivers one journal. Only a process that holds the journal's lock may deliver it."""
 
     def __init__(self, state: Path, folder: Path) -> None:
         self._state, self.folder = state, folder
@@ -67,7 +70,7 @@ class Delivery:
         return begin is not None and ended((record.entry for record in self._records), begin.entry["attempt"])
 
     def end_if_dead(self) -> None:
-        """Write the end entry on behalf of a process that was killed."""
+        """Write the end entry for a process that was killed."""
         begin = self._begin()
         if begin is None or self.ended or _alive(begin.entry["process"]):
             return
@@ -87,12 +90,12 @@ class Delivery:
                         shutil.rmtree((self.folder / entry["file"]).parent, ignore_errors=True)
         receipt = self._receipt
         if receipt.offsets != self._reader.offsets or receipt.ended != self.ended or receipt.trouble:
-            self._advance(self._reader.offsets)  # past duplicates
+            self._advance(self._reader.offsets)  # skip duplicates
         if self.ended:
             shutil.rmtree(self.folder / "artifacts", ignore_errors=True)
 
     def record_failure(self, error: Exception) -> None:
-        """Write to the receipt why nothing can be delivered."""
+        """Record in the receipt why nothing can be delivered."""
         if self._receipt.trouble != (trouble := reason(error)):
             self._receipt.trouble = trouble
             self._receipt.write(self.folder)
@@ -107,7 +110,7 @@ class Delivery:
         return self._records[0].entry
 
     def _begin(self, attempt: int | None = None) -> Record | None:
-        """The begin entry of an attempt, by default of the latest."""
+        """The begin entry of an attempt, by default the latest."""
         begins = [record for record in self._records if record.entry["kind"] == "begin"]
         if attempt is not None:
             begins = [begin for begin in begins if begin.entry["attempt"] == attempt]
@@ -118,7 +121,7 @@ class Delivery:
         return begin is not None and begin.entry["attempt"] == entry["attempt"]
 
     def _find_run(self, client: "MlflowClient") -> "Run":
-        """The run named by the receipt. If the server does not know that run, a new one is given the whole journal."""
+        """The run named by the receipt. If the server does not have that run, a new run gets the whole journal."""
         header = self._header
         experiment_id = experiment(client, self._state, header["experiment"])
         server = server_identity(client, experiment_id)
@@ -132,7 +135,10 @@ class Delivery:
         return run
 
     def _send_group(self, client: "MlflowClient", run: "Run", group: list[Event], alone: bool = False) -> None:
-        """Send a group. If the server refuses it, send its entries one by one, and drop those it refuses again."""
+        """Send a group.
+
+        If the server rejects it, send its entries one by one, and drop those that are rejected again.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
@@ -144,14 +150,14 @@ class Delivery:
                 self._run, self._receipt.server = None, ""
                 raise
             if alone:
-                logger.warning("The server refused %s: %s", group[0], error)
+                logger.warning("The server rejected %s: %s", group[0], error)
                 return
             self._pipelines = {}  # the deleted run may be a pipeline run
             for entry in group:
                 self._send_group(client, run, [entry], alone=True)
 
     def _send_entries(self, client: "MlflowClient", run: "Run", group: list[Event]) -> None:
-        """Send the entries of a group. Metrics come in groups, every other entry alone."""
+        """Send the entries of a group. Metrics are sent in groups, and every other entry on its own."""
         run_id = run.info.run_id
         first = group[0]
         match first["kind"]:
@@ -192,7 +198,7 @@ class Delivery:
             self._follow(client, _key(begin.entry), entry["status"], entry["time"])
 
     def _send_headline(self, client: "MlflowClient", entry: Event) -> None:
-        """Send headline metrics to the pipeline run, except those it already has from another stage."""
+        """Send headline metrics to the pipeline run, except those that it already has from another stage."""
         if pipeline := self._pipeline(client, entry["pipeline"]):
             known = pipeline.data.metrics
             new = [metric for metric in metrics(entry) if known.get(metric.key) != metric.value]
@@ -207,7 +213,7 @@ class Delivery:
             logger.info("Already sent, perhaps to another server: %s", entry["name"])
 
     def _follow(self, client: "MlflowClient", key: str | None, status: str, time_ms: int) -> None:
-        """Give the pipeline run the status of the stage that was active last."""
+        """Give the pipeline run the status of the most recently active stage."""
         if (pipeline := self._pipeline(client, key)) is None:
             return
         run_id = pipeline.info.run_id
@@ -256,7 +262,7 @@ def _log_metrics(client: "MlflowClient", run_id: str, found: "list[Metric]") -> 
 
 
 def _key(begin: Event) -> str | None:
-    """The key of the pipeline that an attempt belongs to."""
+    """The key of the pipeline to which an attempt belongs."""
     return begin["pipeline"]["key"] if begin.get("pipeline") else None
 
 
@@ -275,7 +281,7 @@ def _usable(client: "MlflowClient", run_id: str) -> "Run | None":
 
 
 def _alive(process: dict[str, Any]) -> bool:
-    """Whether the process is alive. A process on another machine counts as alive, since nothing is known about it."""
+    """Whether the process is alive. A process on another machine counts as alive, because it cannot be checked."""
     if process["host"] != platform.node():
         return True
     return is_alive(process["pid"], process["created"])

@@ -1,4 +1,4 @@
-"""Journal entries as the objects of MLflow's client."""
+"""Journal entries as objects for MLflow's client."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from pspnet.machine.events import Event
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
 
-LONGEST_DIGEST = 36  # MLflow refuses longer ones
+LONGEST_DIGEST = 36  # MLflow rejects longer values
 
 
 def metrics(entry: Event) -> "list[Metric]":

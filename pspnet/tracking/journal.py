@@ -1,8 +1,8 @@
 """The journal: what a stage records for MLflow, one JSON object per line, in order.
 
-The file `journal.jsonl` identifies the work and names the event log of each attempt at it. The records are in the logs.
-Each line has its time in milliseconds. MLflow stores a metric by (name, time, step, value), so sending one twice makes
-a single row.
+The file `journal.jsonl` identifies the work and names the event log of each attempt. The records are in the logs. Each
+line includes its time in milliseconds. MLflow stores a metric by (name, time, step, value), so sending one twice
+creates only one row.
 """
 
 import json
@@ -26,7 +26,7 @@ class Record(NamedTuple):
 
 
 class JournalReader:
-    """Reads a journal while it grows: its own file, then the logs that it names."""
+    """Reads a growing journal: its own file, then the logs that it names."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +56,7 @@ class JournalReader:
 
 
 class Journal:
-    """The journal, opened for a new attempt at the same work. Entries of earlier attempts are not written again."""
+    """The journal, opened for a new attempt at the same work. Entries from earlier attempts are not written again."""
 
     def __init__(self, folder: Path, log: Path, **about: Any) -> None:
         """`log`: the event log of this attempt."""
@@ -77,7 +77,7 @@ class Journal:
             self.add("end", attempt=self.attempt - 1, **KILLED)
 
     def add(self, kind: str, **content: Any) -> bool:
-        """Write an entry unless the journal has it already. Returns whether it was new."""
+        """Write an entry unless the journal already has it. Returns whether it was new."""
         entry = event(kind, **content)
         if entry_key(entry) in self._known:
             return False
@@ -91,7 +91,7 @@ def ended(entries: Iterable[Event], attempt: int) -> bool:
 
 
 def entry_key(entry: Event) -> str:
-    """Equal for two entries with the same content. An epoch is identified by its step; times do not count."""
+    """Equal for two entries with the same content. An epoch is identified by its step; times are ignored."""
     if entry["kind"] == "epoch":
         return f"epoch {entry['step']}"
     return json.dumps({key: value for key, value in entry.items() if key != "time"}, sort_keys=True)

@@ -15,7 +15,7 @@ LONGEST_PART, LONGEST_VALUE = 150, 5000  # MLflow's limits: 250 for a name, 6000
 
 
 def flat(section: BaseModel, prefix: str) -> dict[str, str]:
-    """The params by full name. A mapping with names chosen by the user (classes, colors) is one value."""
+    """The params by full name. A mapping with user-chosen names (classes, colors) is treated as one value."""
     params: dict[str, str] = {}
     for name in type(section).model_fields:
         value: Any = getattr(section, name)
@@ -40,7 +40,7 @@ def metrics(values: Values) -> dict[str, float]:
 
 
 def distinct(names: Mapping[str, Any]) -> dict[str, str]:
-    """A valid part of a name for each name. The parts differ even if case is ignored."""
+    """A valid name part for each name. The parts differ even if case is ignored."""
     valid = {name: _valid(name) for name in names}
     count = Counter(part.casefold() for part in valid.values())
     return {
@@ -51,4 +51,4 @@ def distinct(names: Mapping[str, Any]) -> dict[str, str]:
 
 def _valid(name: str) -> str:
     part = re.sub(r"[^\w.\- ]", "_", name)[:LONGEST_PART]
-    return part if part.strip(".") else "_" * max(1, len(part))  # `.` and `..` have a meaning in paths
+    return part if part.strip(".") else "_" * max(1, len(part))  # `.` and `..` have special meanings in paths

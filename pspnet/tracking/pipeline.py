@@ -1,4 +1,4 @@
-"""The pipeline run, parent of its stages' runs. The same params, data and code mean the same pipeline."""
+"""The pipeline run, which is the parent of its stages' runs. The same params, data and code mean the same pipeline."""
 
 import getpass
 import hashlib
@@ -78,7 +78,10 @@ def ensure_pipeline(
 def ensure_run(
     client: "MlflowClient", experiment_id: str, mark: tuple[str, str], name: str, tags: Mapping[str, str], started: int
 ) -> "Run":
-    """The run with the tag `mark`, created if necessary. The oldest, if two machines created one at the same time."""
+    """The run with the tag `mark`, created if necessary.
+
+    If two machines created one at the same time, the oldest run.
+    """
     order = ["attributes.start_time", "attributes.run_id"]
     found = client.search_runs([experiment_id], f"tags.`{mark[0]}` = '{mark[1]}'", max_results=1, order_by=order)
     return found[0] if found else client.create_run(experiment_id, started, {**tags, mark[0]: mark[1]}, name)
@@ -89,12 +92,12 @@ def add_params(client: "MlflowClient", run: "Run", params: Mapping[str, str]) ->
     from mlflow.entities import Param
 
     new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    for start in range(0, len(new), 100):  # the most that one request may hold
+    for start in range(0, len(new), 100):  # the most that one request can hold
         client.log_batch(run.info.run_id, params=new[start : start + 100])
 
 
 def log_metrics(client: "MlflowClient", run_id: str, values: Mapping[str, float]) -> None:
-    """Log the metrics in one request, which is also one disk write of the database."""
+    """Log the metrics in one request, which is also a single disk write for the database."""
     from mlflow.entities import Metric
 
     now = time.time_ns() // 1_000_000
@@ -102,7 +105,7 @@ def log_metrics(client: "MlflowClient", run_id: str, values: Mapping[str, float]
 
 
 def circumstances() -> dict[str, str]:
-    """Tags with the commit, host, user and flow run that a run was started from, as far as known."""
+    """Tags with the commit, host, user and flow run that a run was started from, where known."""
     tags = {"mlflow.source.type": "LOCAL", "pspnet.host": platform.node()}
     if (commit := _git("rev-parse", "HEAD")) is not None:
         # DVC writes dvc.lock and *.dvc while the pipeline runs; changes there do not make the commit dirty.
@@ -129,7 +132,7 @@ def _stages() -> dict[str, Any]:
 
 
 def _sections(params: Params) -> list[str]:
-    """The sections that stages read. How models are compared and served does not make a different pipeline."""
+    """The sections that stages read. Changes to how models are compared and served do not make a different pipeline."""
     read = {name for stage in _stages().values() for name in stage.get("params", [])}
     return [name for name in type(params).model_fields if name in read or not read]
 

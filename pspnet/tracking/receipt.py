@@ -1,4 +1,4 @@
-"""How far a journal has been delivered, kept beside it."""
+"""How far a journal has been delivered, kept next to it."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ class Receipt:
     journal: str = ""
     server: str = ""  # see connection.server_identity
     run_id: str = ""
-    offsets: dict[str, int] = field(default_factory=dict)  # of each file of the journal
+    offsets: dict[str, int] = field(default_factory=dict)  # for each file of the journal
     ended: bool = False  # the whole journal is delivered and the latest attempt has ended
     trouble: str = ""  # why delivery is stuck
 

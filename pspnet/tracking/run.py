@@ -20,12 +20,12 @@ from pspnet.tracking.naming import Values, flat, metrics
 
 
 class StageRun:
-    """Records a stage in the event log of its attempt, from the call of `identify` on.
+    """Records a stage in the event log of its attempt, starting with the call to `identify`.
 
-    With a root, a journal below it names the log and keeps the artifacts. Without, the records are events for the
-    reader of the log, if there is one.
+    With a root, a journal below it names the log and keeps the artifacts. Without a root, the records are events for
+    the reader of the log, if any.
 
-    No method fails the stage: the first error is kept in `error`.
+    No method makes the stage fail: the first error is kept in `error`.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class StageRun:
         return self._attempt["pipeline"]["key"] if self._attempt.get("pipeline") else None
 
     def identify(self, **facts: Any) -> None:
-        """Identify the work. With the same stage, params, code and facts, an earlier run is continued.
+        """Identify the work.
 
-        A fact that is a folder stands for the names, sizes and times of its files.
+        With the same stage, params, code and facts, an earlier run is continued. A folder given as a fact represents
+        the names, sizes and times of its files.
         """
         with self._never_failing():
             if self._root is None:
@@ -81,14 +82,14 @@ class StageRun:
 
     @contextmanager
     def _never_failing(self) -> Iterator[None]:
-        """Keep the first error within the block, to be reported when the stage ends."""
+        """Keep the first error inside the block, to be reported when the stage ends."""
         try:
             yield
         except Exception as error:
             self.error = self.error or error
 
     def epochs(self, records: Iterable[Mapping[str, float]]) -> Iterator[Mapping[str, float]]:
-        """Record and yield the records of a training run. A resumed run may yield earlier records again."""
+        """Record and yield the records of a training run. A resumed run can yield earlier records again."""
         for record in records:
             self.epoch(record)
             yield record
@@ -99,7 +100,7 @@ class StageRun:
             self._record("epoch", step=int(record["step"]), values=values)
 
     def figures(self, values: Values) -> None:
-        """Record numbers of the whole stage."""
+        """Record numbers for the whole stage."""
         with self._never_failing():
             self._record("figures", values=metrics(values))
 
@@ -117,7 +118,7 @@ class StageRun:
             self.artifact(path.name, partial(shutil.copyfile, path))
 
     def artifact(self, name: str, write: Callable[[Path], object]) -> None:
-        """Record a file. `write` is called with the path to write, where the file stays until it is sent."""
+        """Record a file. `write` is called with the path to write, where the file is kept until it is sent."""
         with self._never_failing():
             if self.journal is None:
                 return
@@ -131,7 +132,7 @@ class StageRun:
             kept = self.journal.folder / "artifacts" / content.hexdigest()[:16] / partial_file.name
             kept.parent.mkdir(exist_ok=True)
             sync(partial_file)
-            partial_file.replace(kept)  # before the entry that names it
+            partial_file.replace(kept)  # written before the entry that names it
             self.journal.add("artifact", name=name, file=str(kept.relative_to(self.journal.folder)))
 
     def end(self, status: str, message: str = "", **facts: Any) -> None:

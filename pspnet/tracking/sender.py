@@ -2,8 +2,8 @@
 
 python -m pspnet.tracking.sender STATE PID
 
-PID is the stage's process id. The stage writes the journal's folder to our standard input; a second line, or the end
-of the input, means that the stage has ended.
+PID is the stage's process id. The stage writes the journal's folder to our standard input. A second line or the end of
+the input means that the stage has ended.
 """
 
 import gc
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 0.1
 WORK_SECONDS = 0.02  # of CPU time; less does not count as progress
-UNUSED = ("pandas", "scipy")  # optional for MLflow's client, and a quarter of its import time
+UNUSED = ("pandas", "scipy")  # optional for MLflow's client, but a quarter of its import time
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Limits:
     poll: float = 0.5
     longest_pause: float = 2.0  # between attempts to reach a server that is down
     last: float = 110.0  # after the stage has ended; a busy machine may need 30 s to import MLflow
-    still: float = 20.0  # without progress, after the stage has ended: something does not answer
+    still: float = 20.0  # without progress, after the stage has ended, because something does not answer
     away: float = 3.0  # for a server that is down, after the stage has ended
     others: float = 5.0  # for other journals, after our own is delivered
 
@@ -70,7 +70,7 @@ class Watch:
     def verdict(self, now: float, worked: float) -> int | None:
         """The exit status once time is up, otherwise None. `worked` is the CPU time spent on sending.
 
-        CPU time shows progress: importing MLflow and talking to a server take some, waiting for an answer takes none.
+        CPU time shows progress: importing MLflow and talking to a server use some, and waiting for an answer uses none.
         """
         if worked - self._worked >= WORK_SECONDS:
             self._worked, self._worked_at = worked, now
@@ -84,7 +84,7 @@ class Watch:
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they reach the whole process group; the stage decides when we end
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole process group, but the stage decides when we end
     state, stage = Path(sys.argv[1]), int(sys.argv[2])
     watch = Watch(Limits())
     threading.Thread(target=_listen, args=(watch,), daemon=True).start()
@@ -115,9 +115,9 @@ def _listen(watch: Watch) -> None:
 
 
 def _guard(watch: Watch, stage: int) -> None:
-    """End this process when time is up, even if something hangs."""
+    """End this process when its time is up, even if something hangs."""
     while not watch.over.wait(watch.limits.poll):
-        if os.getppid() != stage:  # the stage was killed, and a child of it may hold our input open
+        if os.getppid() != stage:  # the stage was killed, and one of its children may hold our input open
             _end(watch)
     while (status := watch.verdict(time.monotonic(), time.process_time() - time.thread_time())) is None:
         time.sleep(WATCH_SECONDS)
@@ -131,7 +131,7 @@ def _end(watch: Watch) -> None:
 
 
 def _load(state: Path) -> None:
-    """Import what sending needs, while the stage itself loads."""
+    """Import what sending needs while the stage is loading."""
     for name in UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
     gc.disable()  # a third of the import time, and unused
@@ -143,14 +143,14 @@ def _load(state: Path) -> None:
 
 
 def _locked(folder: Path) -> filelock.BaseFileLock:
-    """The journal's lock, which waits until the sender of an earlier attempt has ended."""
+    """The journal's lock. Taking it waits until the sender of an earlier attempt has ended."""
     held = lock(folder)
     held.timeout = -1
     return held
 
 
 class Sending:
-    """Sends our own journal, then the pending entries of other journals."""
+    """Sends our own journal, then pending entries from other journals."""
 
     def __init__(self, state: Path, own: Delivery, watch: Watch) -> None:
         self._state, self._own, self._watch = state, own, watch
@@ -161,7 +161,7 @@ class Sending:
     def step(self) -> bool:
         """Send everything pending. Returns whether the stage has ended and nothing is left to send."""
         watch, own = self._watch, self._own
-        over = watch.over.is_set()  # checked before reading: after this, no entry is written
+        over = watch.over.is_set()  # checked before reading, because no entry is written after this
         own.read_journal()
         if over:
             own.end_if_dead()
@@ -189,7 +189,7 @@ class Sending:
         for failure in backlog.replay(self._state, stop):
             logger.info(failure)
         backlog.prune(self._state)
-        self._others_are_due = stop()  # the end of our own journal goes first
+        self._others_are_due = stop()  # the end of our own journal is sent first
 
     def pause(self) -> None:
         limits = self._watch.limits

@@ -232,7 +232,7 @@ def test_a_move_is_abandoned_if_the_champion_changes_meanwhile(registry: Audited
     registry.versions.set_alias("champion", 5)
     overtaken = registry.audit.apply(ProposedMove("promotion", 2, ""), position)
     assert isinstance(overtaken, Overtaken)
-    assert "was abandoned, since the champion was 5 by then" in overtaken.why
+    assert "was abandoned, since the champion was already 5" in overtaken.why
     again = next(attempts)
     assert (position.champion, again.champion) == (0, 5)
     done = registry.audit.apply(ProposedMove("promotion", 2, ""), again)
@@ -310,7 +310,7 @@ def test_a_version_set_back_outside_pspnet_stays_with_a_warning(registry: Audite
     registry.audit.settle()
     assert registry.assert_in_order()[-1].to_version == 1
     (warning,) = registry.warnings
-    assert "went from version 2 to version 1 outside pspnet, and stays there" in warning
+    assert "went from version 2 to version 1 outside pspnet, and is left there" in warning
     assert "`pspnet rollback --to 2` undoes it" in warning
 
 
@@ -319,7 +319,7 @@ def test_a_move_to_a_version_that_was_deleted_is_abandoned(registry: AuditedRegi
     killed_after_its_claim(registry, wanted(registry, "promotion", 1, 3))
     registry.client.delete_model_version(registry.name, "3")
     registry.audit.settle()
-    assert registry.assert_in_order()[-1].note == "version 3 was gone by then"
+    assert registry.assert_in_order()[-1].note == "version 3 was already gone"
 
 
 def test_a_claim_or_the_audit_deleted_by_a_person_stops_nothing(registry: AuditedRegistry) -> None:

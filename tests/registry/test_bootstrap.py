@@ -107,10 +107,10 @@ def test_the_groups_are_the_candidates() -> None:
 def test_reports_of_other_images_are_a_bug() -> None:
     candidate, champion, names, _ = scenes(0, 10, 3)
     for other in (champion[1:], champion.replace({"id": {"image0": "image99"}}), pd.concat([champion, champion[:1]])):
-        with pytest.raises(ValueError, match="not of the same images"):
+        with pytest.raises(ValueError, match="do not cover the same images"):
             paired_bootstrap(candidate, other, names, 200)
     twice = pd.concat([candidate, candidate[:1]])
-    with pytest.raises(ValueError, match="not of the same images"):
+    with pytest.raises(ValueError, match="do not cover the same images"):
         paired_bootstrap(twice, twice, names, 200)
 
 

@@ -36,7 +36,7 @@ def test_files_changed_in_the_store_are_refused(registry: ModelRegistry, tmp_pat
     version = add_packed(registry.versions, tmp_path / "made")
     with (tmp_path / "made" / file).open("a") as changed:
         changed.write("\n")
-    with pytest.raises(UserError, match="version 1: has different files than when it was registered"):
+    with pytest.raises(UserError, match="version 1: has files that differ from when it was registered"):
         registry.folder(version)
     assert no_download_is_left(registry)
 
@@ -44,7 +44,7 @@ def test_files_changed_in_the_store_are_refused(registry: ModelRegistry, tmp_pat
 def test_a_file_missing_from_the_store_is_refused(registry: ModelRegistry, tmp_path: Path) -> None:
     version = add_packed(registry.versions, tmp_path / "made")
     (tmp_path / "made/code/pspnet/__init__.py").unlink()
-    with pytest.raises(UserError, match="version 1: has different files than when it was registered"):
+    with pytest.raises(UserError, match="version 1: has files that differ from when it was registered"):
         registry.folder(version)
 
 
@@ -87,7 +87,7 @@ def test_a_version_without_a_seal_causes_one_warning_and_can_be_sealed(
 def test_changed_files_are_not_sealed(registry: ModelRegistry, tmp_path: Path) -> None:
     version = add_packed(registry.versions, tmp_path / "made")
     (tmp_path / "made/code/pspnet/__init__.py").write_text("import evil")
-    with pytest.raises(UserError, match="version 1: has different files than when it was registered"):
+    with pytest.raises(UserError, match="version 1: has files that differ from when it was registered"):
         registry.versions.seal(version)
 
 

@@ -159,8 +159,8 @@ def test_limits_can_be_changed_at_load_and_failures_hide_their_traceback(
     message = "request: holds 2 images; expected at most 1 (serve.max_images). Send them in several requests."
     assert answer() == (400, message)
     monkeypatch.setattr(service, "answer", failing(MemoryError()))
-    message = "The request needs more memory than is free now. Try again, or send fewer or smaller images."
+    message = "The request needs more memory than is free. Try again, or send fewer or smaller images."
     assert answer() == (503, message)
     monkeypatch.setattr(service, "answer", failing(ZeroDivisionError("a bug")))
-    assert answer() == (500, "The server failed; its log says why.")
+    assert answer() == (500, "The server failed; see its log.")
     assert "ZeroDivisionError: a bug" in caplog.text

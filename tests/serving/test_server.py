@@ -550,7 +550,7 @@ def test_a_failure_is_500_without_its_traceback(caplog: pytest.LogCaptureFixture
         assert client.response.status == 500
         assert client.response.content == {
             "error_code": "INTERNAL_ERROR",
-            "message": "The server failed; its log says why.",
+            "message": "The server failed; see its log.",
         }
 
     run(test)

@@ -23,7 +23,7 @@ from tests.serving.conftest import CLASSES
 from tests.serving.processes import png_of_zeros, predicted, text
 
 FORMATS = "JPEG, PNG, WEBP, TIFF, BMP, GIF"
-NOT_BASE64 = "expected base64 of an image file. Encode the bytes of the file itself, not its name or address."
+NOT_BASE64 = "expected base64 of an image file. Encode the bytes of the file, not its name or address."
 
 
 @pytest.fixture(scope="session")
@@ -117,10 +117,10 @@ def test_images_are_read_like_training_images(service: Service, bundle: Path) ->
         ("", "is empty (0 bytes); expected an image"),
         (" \n", "is empty (0 bytes); expected an image"),
         ("data:image/png;base64,", "is empty (0 bytes); expected an image"),
-        ("holidays/beach.jpg", f"is not base64 (it begins with 'holidays/beach.jpg'); {NOT_BASE64}"),
-        ("https://example.org/beach.jpg", f"is not base64 (it begins with 'https://example.org/'); {NOT_BASE64}"),
-        ("Straße", f"is not base64 (it begins with 'Straße'); {NOT_BASE64}"),
-        ("AAA", f"is not base64 (it begins with 'AAA'); {NOT_BASE64}"),
+        ("holidays/beach.jpg", f"is not base64 (it starts with 'holidays/beach.jpg'); {NOT_BASE64}"),
+        ("https://example.org/beach.jpg", f"is not base64 (it starts with 'https://example.org/'); {NOT_BASE64}"),
+        ("Straße", f"is not base64 (it starts with 'Straße'); {NOT_BASE64}"),
+        ("AAA", f"is not base64 (it starts with 'AAA'); {NOT_BASE64}"),
         (
             b"These are words.",
             (f"cannot be recognized as an image; expected one of {FORMATS}. "

@@ -208,7 +208,7 @@ def test_an_error_in_the_middle_is_reported_in_one_line(database: str, state: Pa
         run.artifacts(tmp_path / "missing.html")
         record_epochs(run, 2, 2)
     (line,) = warnings
-    assert line == "finetune: this run is tracked in part only (No such file or directory)."
+    assert line == "finetune: this run is only partly tracked (No such file or directory)."
     client = MlflowClient(database)
     assert history(client, the_run(client, "disk"), "loss") == losses(2)
     assert (tmp_path / "record.json").exists()
