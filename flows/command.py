@@ -119,7 +119,7 @@ class _LogReader:
 def _ended_with_all(
     mark: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> Iterator[psutil.Popen]:
-    # psutil.Popen: psutil.wait_procs would take the exit status away from a subprocess.Popen.
+    # psutil.Popen, because psutil.wait_procs would consume the exit status of a subprocess.Popen.
     process = psutil.Popen(
         command, cwd=folder, env={**environment, MARK: mark}, text=True, errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

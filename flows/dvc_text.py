@@ -1,4 +1,7 @@
-"""DVC output that flows parse, because DVC offers no other way to get it. Its exit status is always 255."""
+"""DVC output that flows parse, because DVC does not provide these facts any other way.
+
+Its exit status is always 255.
+"""
 
 import re
 from collections.abc import Callable

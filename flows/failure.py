@@ -7,7 +7,7 @@ from flows import dvc_text
 from flows.command import CommandResult
 from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY
 
-# Names of Prefect states, shown in its UI. Only the TEMPORARY ones are retried.
+# Names of Prefect states, as shown in its UI. Only the TEMPORARY ones are retried.
 KILLED, BUSY, INTERRUPTED, NETWORK = "Killed", "Busy", "Interrupted", "Network"
 TEMPORARY = (KILLED, BUSY, INTERRUPTED, NETWORK)
 TIMED_OUT, FAILED = "TimedOut", "Failed"
@@ -27,7 +27,7 @@ class Failure:
 def failure_of(ended: CommandResult, timeout_seconds: float | None) -> Failure | None:
     """The failure, or None if the command succeeded.
 
-    Decides by the exit event, or by the exit status if there is no event.
+    The exit event decides, or the exit status if there is no event.
     """
     if ended.timed_out:
         took = f"It ran longer than {timeout_seconds:,.0f} s and was stopped with all its processes."

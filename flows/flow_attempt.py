@@ -21,7 +21,7 @@ from flows.workplace import Workplace
 from pspnet.errors import Busy, PspnetError
 from pspnet.machine.process import die_with_parent
 
-NOT_LAID_OUT = "PSPNET_NOT_LAID_OUT"  # environment variable: why the run has no worktree
+NOT_LAID_OUT = "PSPNET_NOT_LAID_OUT"  # environment variable with the reason why the run has no worktree
 MAX_ATTEMPTS = 10  # a run that has crashed this many times will crash again
 ENGINE_MESSAGES = re.compile("exited with unexpected exception|^Finished in state Failed")
 

@@ -27,7 +27,7 @@ from pspnet.machine.worktree import mend
 def retrain(overrides: dict[str, Any] | None = None, data: dict[str, str] | None = None) -> State[Any]:
     """`overrides`: parameters for this run only, such as {"finetune.optimizer.learning_rate": 0.01}.
 
-    `data`: the content of .dvc files, to train on other data than the checkout has.
+    `data`: the content of .dvc files, to train on data other than the checkout's.
     """
     return attempt(lambda workplace, environment: _retrain(workplace, environment, data), overrides)
 

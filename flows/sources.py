@@ -23,7 +23,7 @@ def bring_up_to_date(
 ) -> Failure | None:
     """Bring a source up to date.
 
-    In a worktree, data given to the run takes precedence over the checkout's, and that over committed data.
+    In a worktree, the order of precedence is data given to the run, the checkout's data, committed data.
     """
     if workplace.is_worktree and given and source.file in given:
         workplace.write({source.file: given[source.file]})

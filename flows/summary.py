@@ -10,7 +10,7 @@ from flows.pictures import data_url
 from flows.progress import harmless
 from flows.tasks import StageResult
 
-LONGEST_PX = 1280  # of the picture
+LONGEST_PX = 1280  # the picture's longest side
 
 
 class RetrainSummary:

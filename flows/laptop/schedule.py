@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STOPPED = "`pspnet schedule` had stopped."
 WAITS = "AwaitingConcurrencySlot"
 LEASES = "concurrency_leases"
-KEEP_LEASES = {  # a server that is killed and restarted on its own still knows which run holds the retraining slot
+KEEP_LEASES = {  # a server that was killed and restarted still knows which run holds the retraining slot
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"
 }
 GOES_FIRST_SECONDS = 45  # the runner polls every 10 s, and a busy machine needs a few seconds to start a run
@@ -31,7 +31,7 @@ def schedule(state: Path, cron: str, watch_seconds: int, port: int) -> None:
     with exclusive(state / "schedule.lock", "the schedule of this checkout", seconds=5):
         own = not os.environ.get("PREFECT_API_URL")
         if own:
-            shutil.rmtree(Path(os.environ["PREFECT_HOME"]) / LEASES, ignore_errors=True)  # their runs have ended
+            shutil.rmtree(Path(os.environ["PREFECT_HOME"]) / LEASES, ignore_errors=True)  # of runs that have ended
             server.start(state, port, server.stored_password(state), KEEP_LEASES)
             os.environ[server.TETHERED] = "1"
         else:
@@ -76,7 +76,7 @@ def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     if own:
         where = state / server.PASSWORD
         terminal.out.print(f"The Prefect UI asks for the password in {where}.", markup=False)
-    terminal.out.print(f"See the runs at {address}. Press Ctrl-C to stop; rerun to resume.", markup=False)
+    terminal.out.print(f"See the runs at {address}. Ctrl-C stops; run it again to resume.", markup=False)
     # Otherwise Prefect logs every few seconds that a run is still waiting for another.
     logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)
     asyncio.run(runner.start())

@@ -1,4 +1,4 @@
-"""Runs the Prefect server as a child process, which ends when we end, even if we are killed, and ignores Ctrl-C.
+"""Runs the Prefect server as a child process that ends when we do, even if we are killed. Ctrl-C does not reach it.
 
 By default, Prefect starts its own server. That server survives a SIGKILL of the flow, and Ctrl-C ends it before the
 flow has reported its final state, so Prefect waits for minutes. It would also obey anyone who can reach its port, and
@@ -70,9 +70,9 @@ class Server:
         with open(self._log, "ab", opener=private_file) as output:
             return subprocess.Popen(
                 tethered(*SERVER), env=self._environment,
-                stdin=self._listener.fileno(),  # the --fd of SERVER
+                stdin=self._listener.fileno(),  # SERVER's --fd
                 stdout=output, stderr=output,
-                start_new_session=True,  # at Ctrl-C the flows end first and report their state to it
+                start_new_session=True,  # on Ctrl-C, the flows end first and report their state to it
             )  # fmt: skip
 
     def _keep_alive(self) -> None:

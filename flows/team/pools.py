@@ -30,7 +30,7 @@ from pspnet.machine.worktree import DVC_LOCK
 
 DEPLOYMENT = "stage"
 POLL_SECONDS = 2.0
-COMES_BACK_SECONDS = 90.0  # a crashed run that is not rescheduled within this time never is
+COMES_BACK_SECONDS = 90.0  # a crashed run that is not rescheduled within this time never will be
 WITHDRAWN = "Withdrawn"
 
 
@@ -94,7 +94,7 @@ def start_run(
         )
         if run.state is None or not run.state.is_final() or run.state.is_completed() or run.state.is_crashed():
             return run
-        number += 1  # this one belongs to an earlier attempt, and failed
+        number += 1  # this run belongs to an earlier attempt and failed
 
 
 def wait_for(runs: Sequence[FlowRun], idle_seconds: float | None = None) -> list[FlowRun]:

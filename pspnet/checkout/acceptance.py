@@ -22,7 +22,7 @@ def accept(stage: str, why: str) -> None:
         raise UserError(Problem("dvc.yaml", f"has no stage '{stage}'", ", ".join(stages)))
     before = read_yaml(LOCK)["stages"].get(stage) if LOCK.exists() else None
     if before is None:
-        raise UserError(Problem(str(LOCK), f"has no results of '{stage}'", fix=f"Run `dvc repro {stage}` first."))
+        raise UserError(Problem(str(LOCK), f"has no results for '{stage}'", fix=f"Run `dvc repro {stage}` first."))
     changed = _changed_code(stage)
     if not changed:
         terminal.out.print(f"{stage}: nothing has changed, so there is nothing to accept.")

@@ -26,7 +26,7 @@ def add(batch: Path, raw: Path, params: Params, name: str | None, move: bool, st
         if copied.exists():
             _join(copied, raw, copied / masks)
             dvc("add", str(raw))
-            finished = f"{raw}: finished adding the batch that was interrupted; {raw}.dvc is updated."
+            finished = f"{raw}: finished adding the interrupted batch; {raw}.dvc is updated."
             terminal.out.print(f"{finished} If that was not {batch}, add it now.", markup=False)
             return
         with terminal.progress("check") as tick:

@@ -11,7 +11,7 @@ from pspnet.machine import events, terminal
 # Repeated here because the modules that define them load torch; tests keep both in sync.
 Benchmark = Literal["cityscapes", "voc", "ade20k"]
 ExportFormat = Literal["onnx", "pt2"]
-LOGGED = 20  # skipped images that a flow logs
+LOGGED = 20  # the most skipped images that a flow logs
 
 
 @app.command(rich_help_panel=PREDICTIONS)
@@ -47,7 +47,7 @@ def predict(
         )
     for problem in refused:
         events.tell("skipped", problem=str(problem))
-    # A flow logs these lines, and has all of them as events.
+    # A flow logs only these lines, but gets all of them as events.
     for problem in refused[:LOGGED] if events.log() else refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
     skipped = f", {len(refused)} images skipped" if refused else ""

@@ -78,7 +78,7 @@ def promote(
     prepared: PreparedNow = PREPARED,
     as_json: Json = False,
 ) -> None:
-    """Make a version champion if it passes the gate. Exits with status 1 if it is not champion afterwards.
+    """Make a version champion if it passes the gate. Exits with status 1 if it is not champion afterward.
 
     Example: pspnet promote 3 --approve
     """

@@ -25,7 +25,7 @@ from pspnet.printable import cell
 Histories = dict[str, pd.DataFrame]  # training stage -> one row per record; no rows if it was skipped
 FORMAT = 3
 PAGE = "report.html"
-PICTURE = "picture.png"  # of one test image, the worst; an evaluation without pictures has none
+PICTURE = "picture.png"  # of the worst test image; missing if the evaluation has no pictures
 COUNTING = (
     "One confusion matrix counts the labeled pixels of all images, and IoU and pixel accuracy are read from it. A "
     "class that appears in neither the masks nor the predictions is absent: it has no IoU and is left out of the mean."

@@ -17,9 +17,9 @@ from pspnet.raw.files import RawFiles
 from pspnet.raw.images import FORMATS, TURNS, Refused, TooLarge, decoded, limited_pillow, to_rgb
 from pspnet.raw.masks import InColors, RawMask, Values, colors_in, levels_in, numbers_in
 
-MOST_OPENED = 2000  # images to read the size of from the header
+MOST_OPENED = 2000  # images opened to read their size from the header
 MOST_DECODED = 200
-MAX_PIXELS = 30 * 10**6  # the most in an image that is decoded here
+MAX_PIXELS = 30 * 10**6  # the most pixels in an image that is decoded here
 MAX_BYTES = 512 * 2**20
 LARGEST_PIXELS = 500 * 10**6  # in the large image that is decoded to confirm its size; takes 2 GB
 MOST_LARGE = 3  # large images tried

@@ -54,14 +54,14 @@ class Inspection:
     def missing(self) -> str:
         """What the folder has and what it lacks, if no layout was found."""
         if not self.listing.images:
-            return "no files with the suffix of an image, and no known annotations"
+            return "no files with an image suffix, and no known annotations"
         if self.only_masks:
             return "pictures that look like masks, but no images that belong to them"
         if table := self._table_of_runs():
             return f"images, and {table} with masks as run lengths, which no layout reads: save the masks as PNG files"
         return (
-            "images but no masks. That is enough only for pretraining: finetuning needs masks in train, and evaluation "
-            "needs masks in val and test"
+            "images but no masks. That is enough only for pretraining: fine-tuning needs masks in train, and "
+            "evaluation needs masks in val and test"
         )
 
     def _table_of_runs(self) -> str:

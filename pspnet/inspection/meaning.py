@@ -149,7 +149,7 @@ def _about_twins(twins: list[int], values: list[int], table: pd.DataFrame, ignor
         listed = f"{', '.join(map(str, twins[:-1]))} and {twins[-1]}"
         parts = ", ".join(f"{shares[value]:.2%}" for value in twins)
         found = (
-            f"{listed} ({parts} of the pixels) lie next to each other, far from {values[-len(twins) - 1]}: they "
+            f"{listed} ({parts} of the pixels) are next to each other and far from {values[-len(twins) - 1]}: they "
             "probably mean the same"
         )
         advice = "All are in ignore_values." if ignored else "They are one class below."
@@ -168,7 +168,7 @@ def _ignored(table: pd.DataFrame, values: list[int], twins: list[int]) -> tuple[
         found = f"255 is a class: the only other number is {others[0]}, and 255 covers {numbers}"
         return [], [Remark(found, "Nothing to do: it is the second of two classes.")]
     if others[-1] > 127:
-        found = f"255 ends a scale whose next lower number is {others[-1]} ({numbers})"
+        found = f"255 is the end of a scale, and the next lower number is {others[-1]} ({numbers})"
         return [], [Remark(found, 'It is treated as a class. If it means "not annotated", move it to ignore_values.')]
     found = f'255 means "not annotated": it covers {numbers}, and the other numbers end at {others[-1]}'
     advice = "It is in ignore_values; if it is a class, name it under classes instead."

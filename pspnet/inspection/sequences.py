@@ -128,7 +128,7 @@ def far_from_asked(splits: Counter[Split], asked: PrepareParams) -> str:
     off = any(abs(splits[split] - share * masks) > FAR_FROM_ASKED * share * masks for split, share in shares.items())
     if not off:
         return ""
-    shown = [f"{splits[split]:,} into {split} ({share:.0%} asked for)" for split, share in shares.items()]
+    shown = [f"{splits[split]:,} into {split} ({share:.0%} requested)" for split, share in shares.items()]
     return f"{splits['train']:,} of {counted(masks, 'mask')} into train, {shown[0]}, {shown[1]}"
 
 

@@ -32,7 +32,7 @@ UNKNOWN = IGNORE - 1  # unused in practice: a sheet with 255 classes is unreadab
 class _Shown(NamedTuple):
     name: str
     image: Image.Image
-    classes: NDArray[np.uint8] | None  # in the image's own size
+    classes: NDArray[np.uint8] | None  # at the image's own size
 
 
 def contact_sheet(

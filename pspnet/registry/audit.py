@@ -251,7 +251,7 @@ class Audit:
     def _close(self, move: Move, outside: int | None = None) -> Move:
         """Close the move; the first process to do so decides how. `outside`: the alias as set outside pspnet."""
         move, first = self.ledger.close(replace(move, finished=self._now()).closed())
-        if first:  # our writes came before
+        if first:  # our writes came earlier
             self.alias.forget_writes()
         if move.state == DONE and move.to_version:
             with without_retries():

@@ -39,7 +39,7 @@ def paired_bootstrap(
         totals = times.astype(np.float64) @ sums.reshape(groups, -1)
         drawn.append(_difference(totals.reshape(count, *sums.shape[1:])))
     differences = np.concatenate(drawn)
-    differences = differences[~np.isnan(differences)]  # NaN: draws without a labeled pixel
+    differences = differences[~np.isnan(differences)]  # NaN for draws without a labeled pixel
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(differences, (tail, 1 - tail))
     return float(_difference(sums.sum(axis=0))), (float(low), float(high))

@@ -92,7 +92,7 @@ class Decisions:
             Path(folder, PAGE).write_text(decision_page(decision), encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
         self._show(version, decision, run_id)
-        self._client.set_terminated(run_id)  # last: only then does `find` return it
+        self._client.set_terminated(run_id)  # written last, so that only then does `find` return it
         return run_id
 
     def _show(self, version: Version, decision: Decision, run_id: str) -> None:
@@ -108,7 +108,7 @@ class Decisions:
                 "decision": decision.outcome,
                 "decision.summary": summary,
                 "decision.reasons": reasons[:LONGEST_TAG],
-                "decision.run": run_id,  # last: it marks the others as complete
+                "decision.run": run_id,  # written last, because it marks the others as complete
             },
         )
 

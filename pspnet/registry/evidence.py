@@ -1,4 +1,4 @@
-"""The evidence for the gate: reports on today's test split, and whether a version predicts what its bundle did."""
+"""The evidence for the gate: reports on the current test split, and whether a version predicts what its bundle did."""
 
 import json
 from dataclasses import dataclass

@@ -102,7 +102,7 @@ def _ask(folder: Path) -> str | None:
         if wanted.shape != answer.mask.shape:
             return f"image {number} has a mask of shape {answer.mask.shape}, not {wanted.shape}"
         if (share := float(np.mean(wanted != answer.mask))) > TOLERATED_SHARE:
-            return f"{share:.1%} of the pixels of image {number} differ"
+            return f"{share:.1%} of the pixels in image {number} differ"
     return None
 
 

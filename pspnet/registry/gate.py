@@ -32,7 +32,7 @@ class Reason:
 class Side:
     bundle: str  # digest
     version: int | None
-    mean_iou: float | None  # None: no class has an IoU
+    mean_iou: float | None  # None if no class has an IoU
     class_iou: dict[str, float | None]  # None: absent
     images: int
 
@@ -44,7 +44,7 @@ class Decision:
     candidate: Side
     champion: Side | None
     fingerprint: str  # of the test split
-    difference: float | None  # candidate - champion, in mean IoU; None: not comparable
+    difference: float | None  # candidate - champion, in mean IoU; None if not comparable
     interval: Interval | None  # of the difference, 95% confidence
     rules: dict[str, Any]
     earlier_decisions: int  # made on this test split
@@ -164,7 +164,7 @@ def _not_rolled_back(withdrawn: str | None) -> Reason:
 def _floor(candidate: EvaluationReport, rules: PromotionParams) -> Reason:
     required = f"at least {_limit(rules.min_mean_iou)} is required"
     if math.isnan(candidate.mean_iou):
-        return Reason("floor", False, f"no test mIoU: no pixel of the test split is labeled; {required}")
+        return Reason("floor", False, f"no test mIoU: no pixel in the test split is labeled; {required}")
     text = f"test mIoU {_beside(candidate.mean_iou, rules.min_mean_iou)}, {required}"
     return Reason("floor", reaches(candidate.mean_iou, rules.min_mean_iou), text)
 

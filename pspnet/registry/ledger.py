@@ -36,7 +36,7 @@ class Ledger:
         return [found[number] for number in sorted(found)]
 
     def unfinished(self) -> "tuple[Experiment | None, Move] | None":
-        """Return the oldest claim. If there is none, return an open record, which must have lost its claim."""
+        """Return the oldest claim. If there is none, return an open record, whose claim must have been deleted."""
         records = self.records()
         if claims := self.claims():
             return claims[0]
@@ -147,7 +147,7 @@ class Ledger:
 
         oldest, *others = self._runs(move.number)
         try:
-            for key in ("note", "finished", "closing", "state"):  # the state last: it closes the record
+            for key in ("note", "finished", "closing", "state"):  # the state is set last, because it closes the record
                 self._client.set_tag(oldest.info.run_id, key, getattr(move, key))
             self._client.set_terminated(oldest.info.run_id, "FINISHED" if move.state == DONE else "KILLED")
         except MlflowException:
@@ -170,7 +170,7 @@ class Ledger:
         home = self._client.get_experiment_by_name(self._home)
         if home is None:
             return []
-        if home.lifecycle_stage == "deleted":  # by someone; restoring it restores its runs
+        if home.lifecycle_stage == "deleted":  # someone deleted it; restoring it restores its runs
             self._client.restore_experiment(home.experiment_id)
         found: list[MlflowRun] = []
         token = None

@@ -1,4 +1,4 @@
-"""A worktree that restores the checkout to when a version was registered. DVC can run in it."""
+"""A worktree with the checkout's state from when a version was registered. DVC can run in it."""
 
 import shutil
 import signal

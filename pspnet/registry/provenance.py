@@ -109,7 +109,7 @@ def accepted(kept: Path, stages: Mapping[str, Any]) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class Change:
     path: str
-    added: int | None  # lines; None: not a text file
+    added: int | None  # number of lines; None if it is not a text file
     removed: int | None
 
 
@@ -154,7 +154,7 @@ def _plain(name: str) -> str:
 class OtherPackage:
     name: str
     then: str
-    here: str | None  # None: not installed
+    here: str | None  # None if not installed
 
     def __str__(self) -> str:
         return f"{self.name} {self.then} -> {self.here or 'not installed'}"

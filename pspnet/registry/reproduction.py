@@ -51,7 +51,7 @@ def reproduce(registry: ModelRegistry, which: str, run_again: bool, keep: bool) 
         terminal.err.print(f"Packages that differ from the version's: {others}", style="yellow", markup=False)
     tree = (registry.state / "reproduce" / f"v{version.number}").resolve()
     with exclusive(tree.with_name(f"{tree.name}.lock"), f"the worktree of version {version.number}"):
-        terminal.err.print(f"{name}: making it again in {tree}", markup=False)
+        terminal.err.print(f"{name}: rebuilding it in {tree}", markup=False)
         try:
             with stoppable():
                 project = lay_out(tree, commit, kept)
@@ -64,7 +64,7 @@ def reproduce(registry: ModelRegistry, which: str, run_again: bool, keep: bool) 
         terminal.out.print(_table(results))
         ran = {stage: path for stage, path in _run_records(then).items() if _is_other(then, now, stage, path)}
         if not all(result.equal for result in results):
-            text = f"{name} was made again and came out different: {_why(results, then, now, kept, project, ran)}"
+            text = f"{name} was rebuilt and came out different: {_why(results, then, now, kept, project, ran)}"
             raise UserError([], f"{text}\nThe new results are in {project}.")
         if keep:
             terminal.err.print(f"Kept: {project}", markup=False)
@@ -74,7 +74,7 @@ def reproduce(registry: ModelRegistry, which: str, run_again: bool, keep: bool) 
         note = f"But its {LOCK} names other inputs ({changed}): a change before its registration made no difference."
         terminal.err.print(note, style="yellow", markup=False)
     how = f"{_and(list(ran))} ran here" if ran else "from DVC's cache: --run-again runs every stage"
-    text = f"{name} was made again ({how}), and all {len(results)} results are equal."
+    text = f"{name} was rebuilt ({how}), and all {len(results)} results are identical."
     terminal.out.print(f"{text} {time.monotonic() - started:.0f} s.", style="green", markup=False)
 
 
@@ -207,7 +207,7 @@ def _why(
     causes += list(_other_machines([stage for stage in stages if stage in ran], kept, project, ran))
     causes += [f"code that {one['who']} accepted for {one['stage']} ({one['why']})" for one in accepted(kept, then)]
     because = f"What differs here: {_and(causes)}." if causes else "Packages and machine are the same as on record."
-    return f"{_and(stages)} made different results from the same code, params and data. {because}"
+    return f"{_and(stages)} produced different results from the same code, params and data. {because}"
 
 
 def _changed_inputs(then: Stages, now: Stages) -> Iterator[str]:

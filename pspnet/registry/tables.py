@@ -24,7 +24,7 @@ def models(registry: ModelRegistry, as_json: bool) -> None:
         print(json.dumps([_facts(version) for version in versions], indent=2))  # noqa: T201
         return
     if not versions:
-        terminal.out.print(f"{registry.versions.model} has no version yet. {HOW_TO_REGISTER}")
+        terminal.out.print(f"{registry.versions.model} has no versions yet. {HOW_TO_REGISTER}")
         return
     champions = {move.to_version for move in registry.audit.moves() if move.state == DONE}
     table = Table("version", "", "test mIoU", "decision", "registered", "commit", "bundle",

@@ -77,7 +77,7 @@ class Versions:
             if which in (str(version.number), *version.aliases):
                 return version
         if not versions:
-            raise UserError(Problem(self.model, "has no version yet", fix=HOW_TO_REGISTER))
+            raise UserError(Problem(self.model, "has no versions yet", fix=HOW_TO_REGISTER))
         if which == CHAMPION:
             raise UserError(_no_champion(self.model, versions))
         known = ", ".join(str(v.number) + "".join(f" ({alias})" for alias in v.aliases) for v in versions)

@@ -244,10 +244,12 @@ class Bounded:
                 found = f"The token is {'wrong' if sent else 'missing'}; expected Authorization: Bearer TOKEN."
                 raise Refused(401, "UNAUTHENTICATED", found, unread=True)
         if not reads and address != ADDRESS:
-            found = f"{address[:100].decode(errors='replace')} takes no {method}; expected {ADDRESS.decode()}."
+            found = f"{address[:100].decode(errors='replace')} does not accept {method}; expected {ADDRESS.decode()}."
             raise Refused(404, "ENDPOINT_NOT_FOUND", found, unread=True)
         if not reads and method != "POST":
-            raise Refused(405, "BAD_REQUEST", f"{ADDRESS.decode()} takes no {method}; expected POST.", unread=True)
+            raise Refused(
+                405, "BAD_REQUEST", f"{ADDRESS.decode()} does not accept {method}; expected POST.", unread=True
+            )
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         headers = dict(scope["headers"])
@@ -563,7 +565,7 @@ def main() -> None:
 
     from mlflow.pyfunc import scoring_server
 
-    model.unwrap_python_model().given_up = given_up  # older versions do not call it
+    model.unwrap_python_model().given_up = given_up  # older versions do not call this
     app = Bounded(
         scoring_server.init(model),
         _body_bytes(model, arguments.max_body_mb),

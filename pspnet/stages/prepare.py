@@ -20,7 +20,7 @@ from pspnet.raw.workers import check_pieces
 from pspnet.tracking.run import StageRun
 
 Tick = Callable[[int, int, str], None]
-LISTING = "prepare/problems.csv"  # in the checkpoints folder: every problem, if the stage stops
+LISTING = "prepare/problems.csv"  # in the checkpoints folder; lists every problem if the stage stops
 
 
 def run(

@@ -39,7 +39,7 @@ def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) ->
         print(json.dumps([_facts(run, stages) for run in pipelines], indent=2, ensure_ascii=False))  # noqa: T201
     elif not pipelines:
         where = hidden(tracking_uri(state))
-        terminal.err.print(f"{where} has no run of {model} yet. Start one with `make retrain`.")
+        terminal.err.print(f"{where} has no runs of {model} yet. Start one with `make retrain`.")
     else:
         rows = _rows(pipelines, classes)
         table = _table(rows)

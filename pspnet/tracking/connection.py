@@ -144,7 +144,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def fail_fast(state: Path) -> Iterator[None]:
-    """Inside the block, a server that is down quickly raises Busy, and other MLflow errors a one-line UserError."""
+    """In the block, a server that is down quickly raises Busy, and other MLflow errors raise a one-line UserError."""
     with short_timeouts():
         try:
             yield

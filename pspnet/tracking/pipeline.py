@@ -80,7 +80,7 @@ def ensure_run(
 ) -> "Run":
     """The run with the tag `mark`, created if necessary.
 
-    If two machines created one at the same time, the oldest run.
+    If two machines created one at the same time, returns the oldest.
     """
     order = ["attributes.start_time", "attributes.run_id"]
     found = client.search_runs([experiment_id], f"tags.`{mark[0]}` = '{mark[1]}'", max_results=1, order_by=order)

@@ -1,4 +1,4 @@
-"""How far a journal has been delivered, kept next to it."""
+"""How far a journal has been delivered. The receipt is kept next to the journal."""
 
 import json
 from dataclasses import asdict, dataclass, field

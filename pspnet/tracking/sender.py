@@ -42,7 +42,7 @@ class Limits:
     poll: float = 0.5
     longest_pause: float = 2.0  # between attempts to reach a server that is down
     last: float = 110.0  # after the stage has ended; a busy machine may need 30 s to import MLflow
-    still: float = 20.0  # without progress, after the stage has ended, because something does not answer
+    still: float = 20.0  # without progress, after the stage has ended: something does not answer
     away: float = 3.0  # for a server that is down, after the stage has ended
     others: float = 5.0  # for other journals, after our own is delivered
 
@@ -134,7 +134,7 @@ def _load(state: Path) -> None:
     """Import what sending needs while the stage is loading."""
     for name in UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
-    gc.disable()  # a third of the import time, and unused
+    gc.disable()  # unused, but a third of the import time
     import mlflow.tracking
 
     if not tracking_uri(state).startswith("http"):

@@ -121,7 +121,7 @@ def test_a_change_of_the_result_is_not_accepted(repository: Path, change: Callab
             "finetune", 0, "finetune: nothing has changed, so there is nothing to accept.", marks=pytest.mark.e2e
         ),
         ("finetun", 1, "dvc.yaml: has no stage 'finetun'; expected finetune, evaluate"),
-        ("evaluate", 1, "dvc.lock: has no results of 'evaluate'. Run `dvc repro evaluate` first."),
+        ("evaluate", 1, "dvc.lock: has no results for 'evaluate'. Run `dvc repro evaluate` first."),
     ],
 )
 def test_nothing_changes_if_there_is_nothing_to_accept(repository: Path, stage: str, status: int, message: str) -> None:

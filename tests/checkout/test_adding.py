@@ -473,7 +473,7 @@ def test_a_batch_killed_while_joining_is_finished_by_the_next_call(project: Path
     shutil.copytree(may / "images", project / "data/raw.adding.partial/images/may")
     done = pspnet("data", "add", may, cwd=project)
     assert done.stdout == (
-        "data/raw: finished adding the batch that was interrupted; data/raw.dvc is updated. "
+        "data/raw: finished adding the interrupted batch; data/raw.dvc is updated. "
         f"If that was not {may}, add it now.\n"
     )
     assert done.returncode == 0

@@ -40,7 +40,7 @@ SETTINGS = {
     "user.email": "t@example.org",
 }
 HOOK = "#!/bin/sh\ntouch .git-hook-ran\nexit 1\n"
-EQUAL = "was made again"
+EQUAL = "was rebuilt ("
 
 
 @pytest.fixture(scope="session")
@@ -187,7 +187,7 @@ def test_a_different_result_is_named_and_exits_with_1(project: Path) -> None:
     done = pspnet(project, "reproduce", "1")
     assert done.returncode == 1
     assert [line.split("│")[0].strip() for line in done.stdout.splitlines() if "differs" in line] == [metrics["path"]]
-    assert "evaluate made different results from the same code, params and data" in done.stderr
+    assert "evaluate produced different results from the same code, params and data" in done.stderr
     assert f"The new results are in {worktree(project)}" in done.stderr
     assert (worktree(project) / "models/segmenter/model.json").exists()
 

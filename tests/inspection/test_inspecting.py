@@ -553,7 +553,7 @@ def test_the_printed_section_prepares(name: str, tmp_path: Path) -> None:
 def test_an_empty_folder_has_no_layout(tmp_path: Path) -> None:
     inspection = inspected(tmp_path)
     assert (inspection.layout, inspection.section, inspection.sheet) == (None, "", None)
-    assert inspection.missing.startswith("no files with the suffix of an image")
+    assert inspection.missing.startswith("no files with an image suffix")
 
 
 def test_text_files_are_not_data(tmp_path: Path) -> None:
@@ -561,7 +561,7 @@ def test_text_files_are_not_data(tmp_path: Path) -> None:
         write(tmp_path / f"{number}.txt", "words\n")
         write(tmp_path / f"{number}.json", "{")
         write(tmp_path / f"{number}.xml", "<annotations><version>1.1")
-    assert inspected(tmp_path).missing.startswith("no files with the suffix of an image")
+    assert inspected(tmp_path).missing.startswith("no files with an image suffix")
 
 
 def test_images_alone_are_not_enough(tmp_path: Path) -> None:

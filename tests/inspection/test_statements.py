@@ -65,5 +65,5 @@ def test_archives_count_as_their_contents(tmp_path: Path) -> None:
 def test_nothing_to_propose_ends_with_status_1_and_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "data/raw").mkdir(parents=True)
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)
-    assert "data/raw: no files with the suffix of an image, and no known annotations" in words(done.stdout)
+    assert "data/raw: no files with an image suffix, and no known annotations" in words(done.stdout)
     assert done.returncode == 1

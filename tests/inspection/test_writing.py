@@ -194,7 +194,7 @@ def test_a_params_file_in_braces_is_written_too(checkout: Path) -> None:
 
 def test_the_requested_shares_are_those_in_params_yaml(checkout: Path) -> None:
     sets.uneven_patients(checkout / "data/raw")
-    assert "into val (20% asked for)" in inspect(checkout).stdout.replace("\n", " ")
+    assert "into val (20% requested)" in inspect(checkout).stdout.replace("\n", " ")
     text = (checkout / "params.yaml").read_text().replace("split_by: hash  ", "split_by: stratified")
     write(checkout / "params.yaml", text)
     assert "asked for" not in inspect(checkout).stdout

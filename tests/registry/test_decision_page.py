@@ -35,13 +35,13 @@ def test_the_page_shows_the_decision() -> None:
 def test_the_page_of_the_first_version_compares_nothing() -> None:
     page = decision_page(gate(GOOD, None, earlier_decisions=0))
     assert "<figure" not in page and ">difference<" not in page and "bundle of the champion" not in page
-    assert "made no decisions before" in " ".join(page.split())
+    assert "used for no decisions before" in " ".join(page.split())
 
 
 @pytest.mark.parametrize(("earlier", "words"), [(1, "1 decision before"), (1234, "1,234 decisions before")])
 def test_the_page_says_how_many_decisions_the_split_has_made(earlier: int, words: str) -> None:
     page = " ".join(decision_page(gate(GOOD, OLD, earlier_decisions=earlier)).split())
-    assert f"This test split has made {words} this one; each further decision makes a lucky winner more likely." in page
+    assert f"This test split was used for {words} this one; each further decision makes a lucky winner" in page
 
 
 @pytest.mark.parametrize("min_gain", [-1.0, -0.01, 0.0, 0.5])

@@ -130,5 +130,5 @@ def test_a_version_that_predicts_otherwise_than_its_bundle_is_refused(team: Team
     versions.set_tags(2, {CONTENT: content_digest(version)})
     output = team.call("promote", "2", "--force", "--why", "try", status=1)
     assert "not passed  loads and predicts: the registered version does not predict what the bundle predicts" in output
-    assert "of the pixels of image 1 differ" in output
+    assert "of the pixels in image 1 differ" in output
     assert "version 2 is not promoted" in output

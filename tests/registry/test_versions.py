@@ -40,7 +40,7 @@ def test_without_a_champion_the_message_says_which_command_makes_one(state: Path
             versions.get("champion")
         return str(error.value)
 
-    assert message() == "streets: has no version yet. `make retrain` registers what it trains."
+    assert message() == "streets: has no versions yet. `make retrain` registers what it trains."
     for number in (1, 2):
         versions.add(f"file:///nowhere/{number}", "", f"digest {number}", "", {})
     assert message() == "streets: has no champion yet. Run `pspnet promote 2`, or name a version instead: 1, 2."

@@ -340,9 +340,9 @@ def test_a_body_is_accepted_at_one_address_only(method: str, address: str) -> No
         app = Bounded(app_, 1000, 1, 1)
         response = (await Client(GOOD, method=method, address=address).ask(app)).response
         assert response.status == 404
-        assert response.message == f"{address} takes no {method}; expected /invocations."
+        assert response.message == f"{address} does not accept {method}; expected /invocations."
         other = (await Client(GOOD, method="PUT").ask(app)).response
-        assert (other.status, other.message) == (405, "/invocations takes no PUT; expected POST.")
+        assert (other.status, other.message) == (405, "/invocations does not accept PUT; expected POST.")
         assert reached == []
 
     run(test)

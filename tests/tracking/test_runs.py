@@ -49,7 +49,7 @@ def test_without_runs_the_command_says_how_to_start_one(project: Path) -> None:
     done = pspnet("runs", cwd=project)
     assert (done.stdout, done.returncode) == ("", 0)
     where = f"sqlite:///{project}/.pspnet/mlflow.db"
-    assert done.stderr == f"{where} has no run of pspnet-demo yet. Start one with `make retrain`.\n"
+    assert done.stderr == f"{where} has no runs of pspnet-demo yet. Start one with `make retrain`.\n"
     assert json.loads(pspnet("runs", "--json", cwd=project).stdout) == []
     assert not (project / ".pspnet").exists()
 

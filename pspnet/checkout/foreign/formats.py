@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pspnet.model.backbone.resnet import Dilation
 
 WRAPPERS = r"(module\.|_orig_mod\.|model\.)*"
-CONTAINERS = ("state_dict", "teacher", "student", "model", "model_state_dict")  # may hold the tensors; first one wins
+CONTAINERS = ("state_dict", "teacher", "student", "model", "model_state_dict")  # may hold the tensors; the first wins
 
 
 @dataclass(frozen=True)

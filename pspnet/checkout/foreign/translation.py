@@ -61,8 +61,8 @@ class ForeignWeights:
     depth: Depth
     width: float
     stem: Stem
-    classes: int  # of a whole network; 0 for a backbone
-    tensors: Mapping[str, Tensor]  # by our names
+    classes: int  # in a whole network; 0 for a backbone
+    tensors: Mapping[str, Tensor]  # under our names
     coverage: Coverage
 
     @property
@@ -132,8 +132,8 @@ def import_weights(checkpoint: Checkpoint, project: str, where: str) -> ForeignW
 def adapt_first_convolution(weight: Tensor, channels: int) -> Tensor:
     """(K, M, h, w) -> (K, channels, h, w), so that an image with equal channels gives the same output as before.
 
-    Fewer than M channels share the sum of the filters, so gray reaches all of them. More channels take the M filters in
-    turn; channels with the same filter divide it.
+    Fewer than M channels share the sum of the filters, so gray reaches all of them. More than M channels reuse the M
+    filters in turn; channels with the same filter share it equally.
     """
     own = weight.shape[1]
     if channels < own:
