@@ -99,7 +99,7 @@ def text(decision: Decision, rule: str) -> str:
             report(NOTHING), OLD, {}, "refused", ["floor", "gain"], "no gain: the candidate has no test mIoU",
             id="candidate without mIoU",
         ),
-        pytest.param(report(NOTHING), None, {}, "refused", ["floor"], "no pixel of the test split", id="first without"),
+        pytest.param(report(NOTHING), None, {}, "refused", ["floor"], "no pixel in the test split", id="first without"),
         pytest.param(
             GOOD, report(NOTHING, bundle="b"), {}, "refused", ["gain"], "the champion has no test mIoU",
             id="champion without mIoU",
