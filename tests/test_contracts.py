@@ -114,7 +114,7 @@ def test_no_parameter_has_a_default_and_each_says_what_it_means() -> None:
     check(Params)
 
 
-def test_flows_match_no_text_of_our_own_commands() -> None:
+def test_flows_match_no_text_that_our_own_commands_print() -> None:
     """What our commands report is in the event log."""
     used_for = {
         "flows/dag.py": "durations in dvc.yaml",

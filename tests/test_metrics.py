@@ -47,7 +47,7 @@ def test_agrees_with_two_other_libraries() -> None:
     assert mean_iou(confusion) == pytest.approx(theirs.item())
 
 
-def test_the_ignored_value_may_be_a_class_or_any_other_value() -> None:
+def test_the_ignored_value_can_be_a_class_or_any_other_value() -> None:
     mask = np.array([[0, 1, 2, 11, 255]], np.uint8)
     prediction = np.array([[0, 1, 1, 0, 1]], np.uint8)
     assert confusion_matrix(mask[:, :4], prediction[:, :4], 3, 11).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]

@@ -15,12 +15,12 @@ def test_a_test_without_a_marker_starts_no_process() -> None:
         subprocess.run([sys.executable, "-c", ""], check=True)
 
 
-def test_git_may_run(tmp_path: Path) -> None:
+def test_a_test_may_run_git(tmp_path: Path) -> None:
     assert subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True).returncode == 0
 
 
 @pytest.mark.e2e
-def test_a_marked_test_may_start_one() -> None:
+def test_a_marked_test_may_start_a_process() -> None:
     assert subprocess.run([sys.executable, "-S", "-c", ""], check=True).returncode == 0
 
 

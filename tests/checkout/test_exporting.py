@@ -143,7 +143,7 @@ def test_an_id_that_is_not_a_path_is_refused(project: Path, name: str) -> None:
     assert not (project / "out").exists()
 
 
-def test_an_interrupted_export_leaves_nothing(project: Path) -> None:
+def test_an_interrupted_export_leaves_nothing_behind(project: Path) -> None:
     def stop(done: int, total: int, note: str) -> None:
         assert total == 6
         if done == 3:

@@ -164,7 +164,7 @@ def test_a_bundle_alone_leaves_the_pipelines_backbone_unchanged(folder: Path) ->
 
 
 @pytest.mark.e2e  # it starts DVC
-def test_outside_dvc_the_default_folder_is_refused(folder: Path) -> None:
+def test_the_default_folder_is_refused_outside_dvc(folder: Path) -> None:
     done = pspnet("weights", "import", "train.pth", "--from", "hszhao", cwd=folder)
     assert done.returncode == 1
     assert "dvc root: failed" in done.stderr

@@ -206,12 +206,12 @@ def test_the_published_recipes_have_the_published_numbers(recipe: str) -> None:
     assert {path: value(recipe, path) for path in published} == published
 
 
-def test_each_choice_of_the_params_is_used_by_a_recipe() -> None:
+def test_each_choice_in_the_params_is_used_by_a_recipe() -> None:
     found = choices()
     assert sorted(found) == sorted(USED_BY)
     assert {choice: recipe for choice, recipe in USED_BY.items() if recipe not in found[choice]} == {}
 
 
-def test_each_recipe_begins_with_a_comment_that_says_its_purpose() -> None:
+def test_each_recipe_begins_with_a_comment_that_states_its_purpose() -> None:
     for recipe in RECIPES:
         assert (ROOT / f"recipes/{recipe}.yaml").read_text().startswith("# ")

@@ -114,7 +114,7 @@ def test_an_image_and_its_mask_get_the_same_crop() -> None:
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
-def test_a_scaled_or_rotated_image_still_lies_on_its_mask(rotation_degrees: float) -> None:
+def test_a_scaled_or_rotated_image_still_matches_its_mask(rotation_degrees: float) -> None:
     """Two pixels from any border of a block, interpolation blends nothing, so colors are exact."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     compared = 0
@@ -135,7 +135,7 @@ def uniform(mask: Pixels, radius: int) -> NDArray[np.bool_]:
     return np.asarray(windows.min(axis=(2, 3)) == windows.max(axis=(2, 3)))
 
 
-def test_only_the_seed_decides() -> None:
+def test_the_result_depends_only_on_the_seed() -> None:
     one, two = augmentation(color_jitter=0.4), augmentation(color_jitter=0.4)
     image, mask = noise(60, 80), blocks(60, 80, 5, 0)
     first = [one.image_and_mask(image, mask, seed) for seed in range(20)]
@@ -171,7 +171,7 @@ def test_images_are_flipped_with_the_given_probability(probability: float, expec
     assert (sum(flipped), sum(kept)) == (expected, 50 - expected)
 
 
-def test_scales_lie_within_the_given_range() -> None:
+def test_scales_are_within_the_given_range() -> None:
     augment = augmentation(height_px=400, width_px=400, scale_min=0.5, scale_max=1.5)
     heights = []
     for seed in range(200):
@@ -317,7 +317,7 @@ def test_only_the_shown_part_of_a_large_image_is_read() -> None:
     assert peak < 1_000_000
 
 
-def test_the_crop_is_blurred_with_the_given_probability_and_the_mask_never() -> None:
+def test_the_crop_is_blurred_with_the_given_probability_but_the_mask_never_is() -> None:
     image, mask = noise(60, 80), blocks(60, 80, 5, 0)
     blurred = 0
     for seed in range(100):
@@ -329,7 +329,7 @@ def test_the_crop_is_blurred_with_the_given_probability_and_the_mask_never() -> 
     assert 18 < blurred < 42
 
 
-def test_colors_are_scaled_drawn_from_gray_and_from_the_mean_gray() -> None:
+def test_brightness_contrast_and_saturation_change_in_turn() -> None:
     """Brightness, contrast and saturation in turn, in floating point, within the range that needs no clipping."""
     image = (100 + noise(48, 64) // 8).astype(np.uint8)
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, color_jitter=0.4)

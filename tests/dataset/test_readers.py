@@ -86,7 +86,7 @@ def test_a_sample_is_decoded_from_the_mapped_shard_without_a_copy(tmp_path: Path
 
 
 @pytest.mark.e2e
-def test_loader_processes_read_the_same_and_receive_little_data(prepared: PreparedDataset) -> None:
+def test_loader_processes_read_the_same_samples_and_receive_little_data(prepared: PreparedDataset) -> None:
     augmentation = Augmentation(96, 128, 1.0, 1.0, 10.0, 0.5, 0.5, 0.0, (1, 2, 3), 255)
     used = TrainingCrops(prepared.reader(), prepared.annotated("train"), augmentation, seed=0)
     keys = [(0, position) for position in range(len(used))]

@@ -129,7 +129,7 @@ def test_almost_nothing_is_thinner_than_five_pixels(streets: Streets) -> None:
     assert thin < 0.003 * masks.size  # 0.0007 to 0.0010
 
 
-def test_a_mostly_hidden_thing_is_left_out() -> None:
+def test_a_mostly_hidden_object_is_left_out() -> None:
     street, _ = synthetic._build(np.random.default_rng(0))
     near = synthetic._Thing(4, x=60, foot=85, width=40, height=24, style=[0, 0, 0])  # a car, from row 61 down
     behind = synthetic._Thing(5, x=60, foot=80, width=9, height=20, style=[0, 0, 0])  # a person, from row 60 down

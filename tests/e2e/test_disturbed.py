@@ -155,7 +155,7 @@ def test_a_timed_out_stage_leaves_no_process_and_is_not_retried(place: Path) -> 
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("warm")
-def test_a_mistake_found_by_the_stage_is_not_retried(place: Path) -> None:
+def test_a_mistake_found_by_a_stage_is_not_retried(place: Path) -> None:
     write_params(place, finetune__batch_size=4000)
     with retraining(place, tracking="off") as retrained:
         assert retrained.process.wait(ENDS_SECONDS) == 1

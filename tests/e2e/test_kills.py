@@ -257,7 +257,7 @@ def test_kills_leave_no_trace_in_the_results(
     assert_one_version_and_one_decision(disturbed)
 
 
-def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_restart_waits_for_an_orphan(undisturbed: Path, tmp_path: Path) -> None:
     """If DVC alone is killed and started again at once, two training processes never write the same checkpoint."""
     folder = copied(undisturbed, tmp_path / "copy")
     forget(folder, "finetune")

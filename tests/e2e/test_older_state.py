@@ -63,7 +63,7 @@ def test_a_prepared_set_still_opens(before: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("warm")
-def test_versions_and_audit_go_on_where_the_older_code_ended(place: Path, tmp_path: Path) -> None:
+def test_versions_and_audit_continue_where_the_older_code_stopped(place: Path, tmp_path: Path) -> None:
     assert champions(place) == [("promotion", 0, 1), ("promotion", 1, 2)]
     lineage = json.loads(run(place, "pspnet", "lineage", "1", "--json"))
     assert lineage["pretraining"] == "jigsaw"  # the older params kept its settings elsewhere

@@ -19,7 +19,7 @@ def test_the_report_is_written(finished: Path) -> None:
     assert run(finished, "dvc", "metrics", "show", "--json")
 
 
-def test_nothing_runs_when_nothing_changed(finished: Path) -> None:
+def test_nothing_runs_if_nothing_has_changed(finished: Path) -> None:
     assert reproduce(finished) == []
     assert json.loads(run(finished, "dvc", "status", "--json")) == {}
 

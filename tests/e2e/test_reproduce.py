@@ -178,7 +178,7 @@ def test_a_version_is_reproduced_by_running_every_stage(project: Path) -> None:
         assert worktrees(project) == [project, worktree(project)]
 
 
-def test_a_different_result_is_named_and_exits_with_1(project: Path) -> None:
+def test_a_different_result_is_named_and_the_command_exits_with_1(project: Path) -> None:
     lock = kept(project) / "dvc.lock"
     text = lock.read_text()
     metrics = read_yaml(lock)["stages"]["evaluate"]["outs"][1]

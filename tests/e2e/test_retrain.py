@@ -139,7 +139,7 @@ class TestMistakes:
             "  params.yaml: finetune.optimizer.learning_rate is -1; expected greater than 0\n"
         )
 
-    def test_in_git_uncommitted_changes_refuse_an_override(self, retrained: Path) -> None:
+    def test_in_git_uncommitted_changes_rule_out_an_override(self, retrained: Path) -> None:
         with (retrained / "pspnet/losses/terms.py").open("a") as file:
             file.write("# new\n")
         said = self.told(retrained, "--set", "finetune.optimizer.learning_rate=0.01")

@@ -88,7 +88,7 @@ def server(folder: Path, port: int) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_at_ctrl_c(folder: Path) -> None:
+def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_on_ctrl_c(folder: Path) -> None:
     port = free_port()
     with schedule(folder, port, every_minute()) as process:
         until(lambda: STARTED in said(folder), folder)

@@ -55,7 +55,7 @@ def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def test_our_dag_has_dvcs_stages_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_dag_has_the_stages_of_dvc_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dag = read_dag(checkout(tmp_path, prepare__parts=3))
     with dvc(ROOT) as repo:  # as `dvc stage list` does
@@ -158,7 +158,7 @@ def test_changed_stages_are_those_that_are_not_up_to_date(project: Path) -> None
     assert changed_stages(project) == {"last"}
 
 
-def test_a_project_may_be_a_subfolder_of_its_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_can_be_a_subfolder_of_its_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sub = project / "sub"
     sub.mkdir()
     (sub / "raw").write_text("r")

@@ -166,7 +166,7 @@ def test_the_time_of_a_change_is_not_the_mtime_of_a_copy(folder: Path) -> None:
     assert watch._listing(folder)[1] == (folder / "sub").stat().st_ctime  # removing a file is also a change
 
 
-def test_data_may_be_a_single_file(folder: Path) -> None:
+def test_data_can_be_a_single_file(folder: Path) -> None:
     archive = folder / "a.png"
     first, changed_at = watch._listing(archive)
     assert first

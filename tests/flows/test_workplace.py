@@ -108,7 +108,9 @@ class TestLayingOut:
             assert repo.config["remote"]["my.own"]["url"] == str(project.parent / "own")
             assert repo.config["remote"]["folder"]["url"] == str(project / ".pspnet/dvc-remote")
 
-    def test_a_project_in_a_subfolder_of_its_repository_stays_one(self, project: Path) -> None:
+    def test_a_project_in_a_subfolder_of_its_repository_gets_a_worktree_with_that_subfolder(
+        self, project: Path
+    ) -> None:
         sub = project / "sub"
         for name in ("dvc.yaml", ".dvc/config"):
             (sub / name).parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +193,7 @@ class TestLayingOut:
 
 
 class TestParams:
-    def test_are_set_and_everything_else_stays(self, place: Workplace) -> None:
+    def test_are_set_and_everything_else_is_kept(self, place: Workplace) -> None:
         path = place.folder / "params.yaml"
         before = path.read_text()
         place.set_params(

@@ -303,7 +303,7 @@ def test_colors_with_smoothed_edges_are_reported(tmp_path: Path) -> None:
     assert pasted(inspection).classes == {"class_0": "#000000", "class_1": "#0082c8", "class_2": "#dc143c"}
 
 
-def test_masks_of_another_size_or_with_one_value_are_reported(tmp_path: Path) -> None:
+def test_masks_of_a_different_size_or_with_a_single_value_are_reported(tmp_path: Path) -> None:
     inspection = values(tmp_path, np.zeros((4, 4), np.uint8))
     for number in range(COUNT):
         write(tmp_path / f"images/{number}.jpg", photo(number))
@@ -369,7 +369,7 @@ def test_one_sequence_is_cut_into_blocks(tmp_path: Path) -> None:
     assert "12 groups by 10 consecutive numbers" in remarks_of(inspection)
 
 
-def test_images_unlike_their_neighbors_are_their_own_groups(tmp_path: Path) -> None:
+def test_images_unlike_their_neighbors_form_their_own_groups(tmp_path: Path) -> None:
     inspection = inspected(fill(tmp_path, "images/{}.jpg", "masks/{}.png", count=60))
     assert pasted(inspection).group_pattern == "(.*)"
     assert "look alike" not in remarks_of(inspection)
@@ -628,7 +628,7 @@ def test_files_that_break_decoders_are_reported_one_by_one() -> None:
     assert "EXIF rotates" in remarks_of(inspection)
 
 
-def test_a_size_only_claimed_by_a_header_is_not_proposed(tmp_path: Path) -> None:
+def test_a_size_that_only_a_header_claims_is_not_proposed(tmp_path: Path) -> None:
     fill(tmp_path, "images/{}.jpg", "masks/{}.png")
     write(tmp_path / "images/lies.png", png_claiming(60_000, 50_000))
     write(tmp_path / "images/lies_less.png", png_claiming(20_000, 20_000))

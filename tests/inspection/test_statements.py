@@ -62,7 +62,7 @@ def test_archives_count_as_their_contents(tmp_path: Path) -> None:
     assert "12 images, 12 with a mask, 0 without" in done.stdout
 
 
-def test_nothing_to_propose_ends_with_status_1_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_having_nothing_to_propose_ends_with_status_1_and_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "data/raw").mkdir(parents=True)
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)
     assert "data/raw: no files with the suffix of an image, and no known annotations" in words(done.stdout)

@@ -95,7 +95,7 @@ def test_the_number_of_a_reading_is_stable(name: str, tmp_path: Path) -> None:
         assert inspected(raw, choice.number).layout == choice.layout
 
 
-def test_objects_in_files_of_a_folder_per_image_are_merged(tmp_path: Path) -> None:
+def test_object_masks_in_one_folder_per_image_are_merged(tmp_path: Path) -> None:
     raw = sets.folder_per_image(tmp_path)
     inspection = inspected(raw)
     counts = [len(item.mask.paths) for item in inspection.images if item.mask]
@@ -111,7 +111,7 @@ def test_images_and_masks_in_one_folder_are_distinguished_by_their_names(tmp_pat
     }
 
 
-def test_the_folder_beside_names_the_class_and_second_masks_are_merged(tmp_path: Path) -> None:
+def test_the_folder_name_is_the_class_and_second_masks_are_merged(tmp_path: Path) -> None:
     raw = sets.class_beside(tmp_path)
     dataset = proposed(inspected(raw, 1))
     files = RawFiles(raw)
@@ -134,7 +134,7 @@ def test_numbered_folders_and_masks_of_many_values_are_not_classes(tmp_path: Pat
     assert not inspected(raw).choices
 
 
-def test_glued_camvid_is_camvid_and_void_is_ignored(tmp_path: Path) -> None:
+def test_camvid_with_color_masks_is_recognized_and_void_is_ignored(tmp_path: Path) -> None:
     inspection = inspected(sets.glued_camvid(tmp_path))
     assert inspection.layout and inspection.layout.layout == "camvid"
     assert inspection.class_name(sets.VOID) == "(ignored)"
@@ -175,7 +175,7 @@ def test_vocs_own_images_keep_vocs_names() -> None:
 
 
 @pytest.mark.parametrize(("name", "values"), [("twin_palette", [254, 255]), ("nearly_white", [253, 254, 255])])
-def test_values_beside_255_are_one_class(name: str, values: list[int], tmp_path: Path) -> None:
+def test_values_that_always_occur_with_255_are_one_class(name: str, values: list[int], tmp_path: Path) -> None:
     inspection = inspected(sets.SETS[name](tmp_path))
     assert proposed(inspection).classes == {"class_0": 0, "class_255": values}
     assert "they probably mean the same" in remarks_of(inspection)

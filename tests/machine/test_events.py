@@ -81,12 +81,12 @@ def test_a_log_is_written_only_on_request(tmp_path: Path, monkeypatch: pytest.Mo
     assert [event["text"] for event, _ in read(path)] == ["http://bob:***@host"]
 
 
-def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_causes_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "missing/log.jsonl"))
     tell("a")
 
 
-def test_each_of_several_processes_says_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_several_processes_identifies_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = new_log(tmp_path)
     for name, value in {VARIABLE: str(path), "TORCHELASTIC_RUN_ID": "r", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -119,5 +119,5 @@ def test_processes_of_a_command_share_a_log_even_without_a_request(
     assert given.exists()
 
 
-def test_a_log_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+def test_a_log_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     assert new_log(tmp_path).stat().st_mode & 0o777 == 0o600

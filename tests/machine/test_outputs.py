@@ -41,7 +41,7 @@ def test_a_folder_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: py
     assert str(tmp_path) in synced, "the new name may be lost"
 
 
-def test_a_checkpoint_that_does_not_fit_says_where_and_how_much_it_needs(tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_is_reported_with_its_folder_and_the_space_it_needs(tmp_path: Path) -> None:
     module = nn.Linear(500, 500)
     state = TrainingState(module, build_optimizer(demo_params().finetune.optimizer, [(module.parameters(), 1.0)]))
     checkpoint = Checkpoint(tmp_path / "finetune-1")

@@ -125,7 +125,7 @@ def test_a_command_that_typer_ends_reports_that_it_is_done(tmp_path: Path, monke
 
 
 @pytest.mark.e2e
-def test_a_killed_command_reports_no_end(tmp_path: Path) -> None:
+def test_a_killed_command_reports_no_exit(tmp_path: Path) -> None:
     done = subprocess.run(script("tick(1, 2, ''); os.kill(os.getpid(), signal.SIGKILL)"), cwd=tmp_path, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [event["kind"] for event, _ in read(tmp_path / LOG)] == ["progress"]
@@ -267,7 +267,7 @@ def test_a_stop_request_is_handled_only_within_the_block(number: int) -> None:
 
 
 @pytest.mark.e2e
-def test_a_process_with_an_optimizer_ends_without_a_report_of_leaks() -> None:
+def test_a_process_with_an_optimizer_ends_without_a_leak_report() -> None:
     """torch loads triton for an optimizer, and triton's binding prints what was not freed at exit."""
     code = (
         "from pspnet.machine.process import collect_less_garbage as rarely; rarely(); import torch;"

@@ -233,6 +233,6 @@ def test_the_low_level_decoder_sees_what_the_pyramid_does_not() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4, 7])
-def test_images_may_have_any_number_of_channels(channels: int) -> None:
+def test_images_can_have_any_number_of_channels(channels: int) -> None:
     network = PSPNet(replace(PLAIN, image_channels=channels)).eval()
     assert network(torch.randn(1, channels, 40, 40)).shape == (1, 5, 40, 40)

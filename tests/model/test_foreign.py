@@ -193,7 +193,7 @@ def test_a_network_saved_without_its_auxiliary_head_is_complete() -> None:
     assert [part.name for part in weights.coverage.parts] == ["backbone", "pyramid", "head"]
 
 
-def test_another_number_of_classes_drops_the_last_convolution_only() -> None:
+def test_a_different_number_of_classes_drops_only_the_last_convolution() -> None:
     weights = imported(random_tensors("hszhao_pspnet50_voc", narrow=NARROW), "hszhao")
     full, other = (weights.network(classes, 3, 8, None).state_dict() for classes in (21, 5))
     assert [name for name in full if not torch.equal(full[name], other[name])] == ["head.4.weight", "head.4.bias"]
@@ -229,7 +229,7 @@ def test_colors_keep_their_filters_if_channels_are_added() -> None:
     assert torch.equal(adapt_first_convolution(gray, 3), gray.repeat(1, 3, 1, 1) / 3)
 
 
-def test_normalization_has_a_number_for_each_channel() -> None:
+def test_normalization_has_one_number_per_channel() -> None:
     assert adapt_preprocessing(3).mean == (0.485, 0.456, 0.406)
     assert adapt_preprocessing(1).mean == pytest.approx((0.449,))
     assert adapt_preprocessing(4).std == (0.229, 0.224, 0.225, 0.229)
@@ -238,7 +238,7 @@ def test_normalization_has_a_number_for_each_channel() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_an_imported_network_takes_the_requested_number_of_channels(channels: int) -> None:
+def test_an_imported_network_gets_the_requested_number_of_channels(channels: int) -> None:
     weights = imported(random_tensors("hszhao_pspnet50_voc", narrow=NARROW), "hszhao")
     images = torch.randn(1, 1, 33, 33)
     with torch.no_grad():

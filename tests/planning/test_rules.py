@@ -85,7 +85,7 @@ def test_several_rare_classes_get_weights() -> None:
     assert (params.finetune.loss.kind, params.finetune.loss.class_weights) == ("cross_entropy", "none")
 
 
-def test_weights_from_elsewhere_keep_their_network() -> None:
+def test_weights_from_elsewhere_keep_their_network_architecture() -> None:
     params, _ = planned(STEEL, LAPTOP, minutes=12, weights="imagenet", imported=Rung(34, 1.0, 16))
     assert (params.backbone.depth, params.backbone.width, params.backbone.weights) == (34, 1.0, "imagenet")
 

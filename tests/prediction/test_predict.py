@@ -255,7 +255,7 @@ def change(few: Path) -> None:
 @pytest.mark.kills
 @pytest.mark.parametrize(("mode", "least"), [("once", 30), ("again and again", 15)])
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
-def test_a_run_after_a_kill_ends_as_if_nothing_was_killed(
+def test_a_run_after_a_kill_ends_as_if_nothing_had_been_killed(
     params: Params, few: Path, bundle: Path, tmp_path: Path, is_first: bool, mode: str, least: int
 ) -> None:
     """The run is killed before each change it makes to the folder; readers always find complete data."""
@@ -368,7 +368,7 @@ def test_removed_pictures_are_made_again(params: Params, images: Path, bundle: P
     assert contents(out) == before
 
 
-def test_other_files_beside_the_masks_stay(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+def test_other_files_next_to_the_masks_are_kept(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(params, images, bundle, out)
     corrected = write(out / "masks/deep/er/turned.corrected.png", encoded(noise(2, 2)))
@@ -429,7 +429,7 @@ def test_a_name_that_is_not_text_is_reported(params: Params, images: Path, bundl
     assert read_table(tmp_path / "out")["image"].tolist() == SOUND
 
 
-def test_names_may_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
+def test_names_can_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
     """The name NAME.png may be 255 bytes long; NAME.png.partial may not."""
     for letter, length in (("a", 247), ("b", 251), ("c", 252), ("é", 255)):
         write(tmp_path / f"images/{letter * (length // len(letter.encode()))}", encoded(noise(20, 20)))
@@ -450,7 +450,7 @@ def test_an_image_for_which_the_memory_is_not_enough_is_named(params: Params, bu
     assert read_table(tmp_path / "out")["image"].tolist() == ["small.png"]
 
 
-def test_a_name_that_pandas_reads_as_missing_is_a_name(params: Params, bundle: Path, tmp_path: Path) -> None:
+def test_a_name_that_pandas_would_read_as_missing_is_kept(params: Params, bundle: Path, tmp_path: Path) -> None:
     write(tmp_path / "images/NA", encoded(noise(20, 20)))
     for _ in range(2):
         run(params, tmp_path / "images", bundle, tmp_path / "out")
@@ -541,7 +541,7 @@ def test_several_bundles_predict_the_likeliest_class_of_their_mean(
         run(params, tmp_path / "images", bundle, tmp_path / "out")
 
 
-def test_bundles_with_other_classes_are_not_averaged(
+def test_bundles_with_different_classes_are_not_averaged(
     params: Params, images: Path, bundle: Path, foreign_bundle: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as error:

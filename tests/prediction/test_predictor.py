@@ -203,7 +203,7 @@ def test_mask_is_the_likeliest_class_and_confidence_its_probability() -> None:
         assert np.array_equal(prediction.confidence, found[number].amax(dim=0).numpy())
 
 
-def test_a_read_only_array_is_predicted_and_unchanged() -> None:
+def test_a_read_only_array_is_predicted_and_left_unchanged() -> None:
     images = noise(20, 30)
     images.flags.writeable = False
     before = images.copy()

@@ -149,13 +149,13 @@ def of_layout(layout: Declared, **changes: Any) -> Classes:
     return declared_classes(dataset_params(**{"ignore_values": [], **changes}), Path("raw"), layout)
 
 
-def test_params_may_use_the_layouts_names_for_values() -> None:
+def test_params_can_use_the_names_of_the_layout_for_values() -> None:
     classes = of_layout(NUMBERED, classes={"way": ["road", 8], "vehicle": ["car", "truck"]}, ignore_values=[0])
     assert classes.values == {7: 0, 8: 0, 26: 1, 27: 1, 29: 1}
     assert classes.ignore_values == (0,)
 
 
-def test_labels_can_be_merged_into_classes() -> None:
+def test_several_labels_can_be_merged_into_one_class() -> None:
     changes = {"classes": {"background": "background", "vehicle": ["car", "truck"]}, "ignore_values": ["dirt"]}
     classes = of_layout(LABELED, **changes)
     assert (classes.names, classes.values) == (("background", "vehicle"), {0: 0, 1: 1, 2: 1})

@@ -94,7 +94,7 @@ def test_every_kind_of_shape_is_drawn(tmp_path: Path, shape: str, expected: list
     assert drawn(tmp_path) == expected
 
 
-def test_z_order_decides_first_and_then_the_order_in_the_file(tmp_path: Path) -> None:
+def test_z_order_comes_before_the_order_in_the_file(tmp_path: Path) -> None:
     write_xml(tmp_path, box("0 0 6 4", z_order=1), box("0 0 3 4", "tree"), box("0 0 1 4", "tree", z_order=1))
     assert drawn(tmp_path) == ["211111"] * 4
     write_xml(tmp_path, box("0 0 6 4", z_order=-1), box("0 0 3 4", "tree"))
@@ -200,7 +200,7 @@ def test_color_masks_have_the_classes_of_the_labelmap(tmp_path: Path) -> None:
     assert drawn(tmp_path, MASKS, **changes) == ["..11.."] * 4
 
 
-def test_the_export_may_stay_packed_beside_its_images(tmp_path: Path) -> None:
+def test_the_export_can_stay_packed_next_to_its_images(tmp_path: Path) -> None:
     write_masks(tmp_path / "export", "day 1/a")
     write(tmp_path / "export/ImageSets/Segmentation/Train.txt", '"day 1/a"\n')
     write(tmp_path / "export/ImageSets/Segmentation/default.txt", "day 1/a\n")

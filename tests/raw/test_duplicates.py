@@ -54,7 +54,7 @@ def test_pictures_that_look_alike_within_a_held_out_split_are_marked() -> None:
     assert not repeated(hashes_of(every), np.array([TEST, VAL, TRAIN, -1, VAL, TEST, TRAIN, -1])).any()
 
 
-def test_flat_pictures_are_never_alike() -> None:
+def test_flat_pictures_never_count_as_alike() -> None:
     assert alike(np.full((2, GLANCE_PX, GLANCE_PX), 200, np.uint8), [TRAIN, TEST]) == {}
 
 

@@ -43,7 +43,7 @@ def test_a_gray_image_decodes_to_three_equal_channels() -> None:
     assert np.array_equal(decoded(encoded(GRAY)), np.stack([GRAY] * 3, axis=-1))
 
 
-def test_a_decoded_image_can_be_written_to() -> None:
+def test_a_decoded_image_is_writable() -> None:
     decoded(encoded(GRAY))[0, 0] = 1
 
 

@@ -93,7 +93,7 @@ def test_a_mask_in_the_file_is_drawn_at_its_corners(tmp_path: Path) -> None:
     assert drawn(tmp_path) == ["......", "...11.", "..1...", "......"]
 
 
-def test_lines_and_points_may_be_left_out(tmp_path: Path) -> None:
+def test_lines_and_points_can_be_left_out(tmp_path: Path) -> None:
     lines = shape("line", [[2, 2], [4, 2]]), shape("linestrip", [[2, 2], [4, 2]]), shape("point", [[2, 2]])
     write_photo(tmp_path, *lines, shape("points", [[2, 2]]), shape("rectangle", [[0, 0], [1, 1]]))
     assert drawn(tmp_path, line_width_px=0) == ["1.....", "......", "......", "......"]
@@ -218,7 +218,7 @@ def test_one_broken_file_does_not_stop_the_others(tmp_path: Path, text: str, mes
         assert error.value.problems[0].found == message
 
 
-def test_a_photo_rotated_by_exif_may_be_annotated_upright_or_as_stored(tmp_path: Path) -> None:
+def test_a_photo_rotated_by_exif_can_be_annotated_upright_or_as_stored(tmp_path: Path) -> None:
     pixels = noise(4, 6)
     write_photo(tmp_path, shape("rectangle", [[0, 0], [1, 1]]), imageHeight=6, imageWidth=4)
     write(tmp_path / "a.jpg", encoded(pixels, "JPEG", orientation=6))

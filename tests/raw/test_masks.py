@@ -69,7 +69,7 @@ def test_a_partly_transparent_mask_is_refused() -> None:
         numbers_in(encoded(transparent), LIMIT)
 
 
-def test_a_mask_in_colors_is_refused_with_the_number_of_colors() -> None:
+def test_a_color_mask_is_refused_with_its_number_of_colors() -> None:
     colors = np.array([[[255, 0, 0], [0, 255, 0], [255, 0, 0]]], np.uint8)
     with pytest.raises(Refused, match=r"a color picture \(2 colors\)"):
         numbers_in(encoded(colors), LIMIT)

@@ -226,7 +226,7 @@ def test_an_image_that_needs_too_much_memory_is_reported_and_left_out(
     assert (reported.problem.where, reported.problem.found) == ("masks/13.png", "needs more memory than there is")
 
 
-def test_parts_divide_the_pieces_and_join_to_the_whole(raw: Path, tmp_path: Path) -> None:
+def test_parts_divide_the_pieces_and_add_up_to_the_whole(raw: Path, tmp_path: Path) -> None:
     whole, _ = check_all(raw, tmp_path / "whole")
     folders = []
     for number in (1, 2, 3):
@@ -241,7 +241,7 @@ def test_parts_divide_the_pieces_and_join_to_the_whole(raw: Path, tmp_path: Path
     assert counts == [COUNT]  # newer than the raw files: nothing is checked again
 
 
-def test_pieces_made_elsewhere_are_used_and_the_others_are_made(
+def test_pieces_made_elsewhere_are_used_and_only_the_others_are_made(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = check_all(raw, tmp_path / "whole")
@@ -287,7 +287,7 @@ def test_parts_of_other_data_are_not_taken(raw: Path, tmp_path: Path, name: str)
     assert sorted(contents(tmp_path / "joined")) == sorted(piece.name for piece in wanted[1:])
 
 
-def test_a_part_made_again_holds_no_older_pieces(raw: Path, tmp_path: Path) -> None:
+def test_a_remade_part_holds_no_older_pieces(raw: Path, tmp_path: Path) -> None:
     for mask in (MASK, 1 - MASK):
         write(raw / "masks/00.png", encoded(mask))
         wanted = cut(samples(raw), RawFiles(raw), RULES)

@@ -60,7 +60,7 @@ def test_a_real_layout_is_prepared_and_each_unusable_file_is_reported(folder: st
 
 
 @pytest.mark.parametrize("folder", REFUSED)
-def test_a_real_layout_of_another_kind_is_refused(folder: str) -> None:
+def test_a_real_layout_of_a_different_kind_is_refused(folder: str) -> None:
     source, message = REFUSED[folder]
     with pytest.raises(UserError) as error:
         found(shared_data("layouts") / folder, params(source))

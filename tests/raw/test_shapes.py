@@ -41,7 +41,7 @@ def test_a_polygon_covers_the_pixels_whose_centers_are_inside() -> None:
     assert drawn(polygon("p", 1, [0, 0, 5, 0, 0, 5])) == ["####....", "###.....", "##......", "#.......", "........"]
 
 
-def test_a_polygon_may_be_concave_and_cross_itself() -> None:
+def test_a_polygon_can_be_concave_and_cross_itself() -> None:
     u_shape = [0, 0, 2, 0, 2, 3, 4, 3, 4, 0, 6, 0, 6, 5, 0, 5]
     assert drawn(polygon("p", 1, u_shape)) == ["##..##..", "##..##..", "##..##..", "######..", "######.."]
     twice_around = [0, 0, 6, 0, 6, 5, 0, 5, 0, 0, 2, 1, 2, 4, 4, 4, 4, 1, 2, 1]
@@ -172,7 +172,7 @@ def test_outlines_that_would_take_forever_are_refused(monkeypatch: pytest.Monkey
     assert refusal(box("b", 1, [0, 0, 8, 5])) == "has 1 shapes on a.png of 0.0 megapixels"
 
 
-def test_a_drawing_without_a_size_has_that_of_its_upright_image(tmp_path: Path) -> None:
+def test_a_drawing_without_a_size_takes_the_size_of_its_upright_image(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", encoded(noise(4, 6), "JPEG", orientation=6))
     drawing = Drawing("a.json", None, 7, (), "a.jpg")
     assert drawing.paths == ("a.jpg",)

@@ -47,7 +47,7 @@ def test_adding_data_moves_no_group() -> None:
     assert {group: after[group] for group in before} == before
 
 
-def test_another_seed_splits_differently() -> None:
+def test_a_different_seed_splits_differently() -> None:
     assert assign(SCENES, seed=1) != assign(SCENES)
 
 
@@ -76,7 +76,7 @@ def test_if_official_val_becomes_test_val_is_taken_from_train() -> None:
     assert {group: split for group, split in found.items() if group.startswith("scene")} == assign(SCENES)
 
 
-def test_official_splits_may_be_ignored() -> None:
+def test_official_splits_can_be_ignored() -> None:
     torn = [sample(f"{one.id} {number}", one.group, split="val") for number, one in enumerate(SCENES)]
     assert assign(torn, official="ignored") == assign(SCENES)
     assert set(assign(torn).values()) == {"val"}

@@ -129,7 +129,7 @@ def test_each_number_is_won_by_one_of_eight_processes(registry: AuditedRegistry)
 
 
 @pytest.mark.e2e
-def test_a_process_that_expected_another_champion_stops(registry: AuditedRegistry) -> None:
+def test_a_process_that_expected_a_different_champion_stops(registry: AuditedRegistry) -> None:
     outputs = race([registry.ready(version, expected=0) for version in range(1, 9)])
     (move,) = registry.assert_in_order()
     assert sum("stopped: the champion is" in text for text in outputs) == 7
@@ -258,7 +258,7 @@ def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedReg
     assert registry.champion == 3
 
 
-def test_the_audit_does_not_wait_for_a_process_that_is_gone_from_here(registry: AuditedRegistry) -> None:
+def test_the_audit_does_not_wait_for_a_process_that_has_ended_on_this_host(registry: AuditedRegistry) -> None:
     killed_after_its_claim(registry, wanted(registry, "promotion", 0, 3))
     registry.audit.settle()
     assert (registry.time.seconds, registry.champion) == (0, 3)

@@ -97,14 +97,14 @@ def test_draws_without_a_labeled_pixel_are_left_out() -> None:
     assert (difference, low, high) == pytest.approx((0.1, 0.1, 0.1))
 
 
-def test_the_groups_are_the_candidates() -> None:
+def test_the_groups_are_those_of_the_candidate() -> None:
     """An older report on the same split may name its groups differently."""
     candidate, champion, names, _ = scenes(0, 20, 3)
     first = paired_bootstrap(candidate, champion, names, 200)
     assert paired_bootstrap(candidate, champion.assign(group="all"), names, 200) == first
 
 
-def test_reports_of_other_images_are_a_bug() -> None:
+def test_reports_on_different_images_are_a_bug() -> None:
     candidate, champion, names, _ = scenes(0, 10, 3)
     for other in (champion[1:], champion.replace({"id": {"image0": "image99"}}), pd.concat([champion, champion[:1]])):
         with pytest.raises(ValueError, match="not of the same images"):

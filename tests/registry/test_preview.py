@@ -68,7 +68,7 @@ def test_only_a_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None
     assert headline(registry, first) is None  # a missing champion
 
 
-def test_a_decision_stands_until_the_question_changes(state: Path, tmp_path: Path) -> None:
+def test_a_decision_holds_until_the_question_changes(state: Path, tmp_path: Path) -> None:
     registry, better, worse = opened(state), results(tmp_path, 6), results(tmp_path, 4)
     promoted(registry, registered(registry, better), better)
     second = registered(registry, worse)

@@ -105,7 +105,7 @@ def test_eight_hosts_promote_eight_versions_at_once(team: Team) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_version_with_other_classes_is_held_until_a_person_forces_it(team: Team) -> None:
+def test_a_version_with_different_classes_is_held_until_a_person_forces_it(team: Team) -> None:
     team.call("promote", "1")
     output = team.call("promote", "9", status=1)
     assert "version 9 is held" in output

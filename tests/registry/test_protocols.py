@@ -37,7 +37,7 @@ def mirrored() -> Params:
     return demo_params(predict__flip=True)
 
 
-def test_a_model_measured_with_other_settings_is_not_registered(results: Results, state: Path) -> None:
+def test_a_model_measured_with_different_settings_is_not_registered(results: Results, state: Path) -> None:
     with pytest.raises(UserError) as refusal:
         register(open_registry(state, mirrored()), results)
     assert "was measured with different settings than params.yaml has" in str(refusal.value)

@@ -105,7 +105,7 @@ def test_inpainting_hides_its_share_in_whole_blocks(image: NDArray[np.uint8]) ->
     assert set(np.unique(blocks)) == {0, block**2}
 
 
-def test_inpainting_network_never_sees_what_is_hidden(image: NDArray[np.uint8]) -> None:
+def test_the_inpainting_network_never_sees_what_is_hidden(image: NDArray[np.uint8]) -> None:
     pretext, views = build("inpainting").eval(), batch("inpainting", image)
     noise = torch.randint_like(views["image"], 256)
     changed = views | {"image": torch.where(views["hidden"], noise, views["image"])}

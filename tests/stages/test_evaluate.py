@@ -144,7 +144,7 @@ def test_the_same_inputs_make_the_same_bytes(params: Params, prepared: Path, bun
     assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
 
 
-def test_a_bundle_with_other_classes_is_refused(
+def test_a_bundle_with_different_classes_is_refused(
     params: Params, prepared: Path, foreign_bundle: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as error:

@@ -100,7 +100,7 @@ def tiny(recipe: str) -> Params:
 
 
 @pytest.mark.parametrize("recipe", RAW)
-def test_a_recipe_trains_on_files_laid_out_as_its_set_is(
+def test_a_recipe_trains_on_files_laid_out_like_its_data(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", "0")

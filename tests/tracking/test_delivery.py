@@ -67,7 +67,7 @@ def test_a_delivered_journal_is_not_sent_again(
 
 
 @pytest.mark.e2e
-def test_replay_of_nothing_loads_no_mlflow(state: Path, tmp_path: Path) -> None:
+def test_replaying_nothing_loads_no_mlflow(state: Path, tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from pspnet.tracking.backlog import replay;"
     code += f"assert replay(Path({str(state)!r})) == []; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=tmp_path)
@@ -92,7 +92,7 @@ def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, l
     assert len(runs(client, model, "pipeline")) == 1
 
 
-def test_two_processes_at_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
+def test_two_processes_doing_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
     """A new process works alongside an orphan; neither knows what the other writes."""
     folder = state / "tracking/finetune-1"
     orphan, new = new_journal(folder, "orphan"), new_journal(folder, "orphan")

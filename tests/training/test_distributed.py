@@ -52,7 +52,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(case: str, alone: Path,
         assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_a_batch_in_parts_is_the_whole_batch(alone: Path) -> None:
+def test_a_batch_in_parts_equals_the_whole_batch(alone: Path) -> None:
     """The parts have unequal numbers of annotated pixels."""
     assert max(differences(alone / "unequal", alone / "in parts")) < 1e-4
 

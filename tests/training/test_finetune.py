@@ -204,7 +204,7 @@ def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbo
     assert any(not torch.equal(kept[name], tensors[f"module/network.{name}"]) for name in kept)
 
 
-def test_half_an_epoch_and_validations_between_epochs(
+def test_training_can_end_mid_epoch_and_validate_between_epochs(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
     params = changed(params, finetune={"epochs": 1.5, "validations": 3})

@@ -185,7 +185,7 @@ def test_a_process_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, sta
     assert end_of(log) == ("interrupted" if asked else None)
 
 
-def test_the_likeliest_cause_is_the_end_of_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_likeliest_cause_is_reported_for_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log.jsonl"
     for rank, kind in enumerate(("bug", "user", "interrupted")):
         append(log, event("exit", rank=rank, **{"class": kind, "status": 1, "message": f"of device {rank}"}))

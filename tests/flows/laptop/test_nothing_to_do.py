@@ -206,7 +206,7 @@ def test_any_change_runs_the_flow(project: Path, change: Callable[[Path], None])
     assert not (project / ".pspnet/taken.json").exists()
 
 
-def test_without_a_remote_nothing_has_to_be_pushed(project: Path) -> None:
+def test_without_a_remote_nothing_needs_to_be_pushed(project: Path) -> None:
     with Repo(str(project)) as repo, repo.config.edit("repo") as config:
         del config["core"]["remote"]
     assert nothing_to_do(registry) == HEADLINE
@@ -240,7 +240,7 @@ def test_no_run_starts_while_the_registry_is_queried(project: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [Busy("the database"), UserError([], "a mistake"), ConnectionError("away")])
-def test_an_error_of_the_registry_runs_the_flow(project: Path, error: Exception) -> None:
+def test_a_registry_error_runs_the_flow(project: Path, error: Exception) -> None:
     def fails() -> str:
         raise error
 
