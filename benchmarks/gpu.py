@@ -1,10 +1,10 @@
-"""What the training core does on a GPU, measured within eight minutes by one command.
+"""How the training core performs on a GPU, measured within eight minutes by one command.
 
 python benchmarks/gpu.py --out gpu-results
 python benchmarks/gpu.py --out gpu-results --data FOLDER --recipe recipes/camvid.yaml     plus a small real training run
 
 It needs torch 2.6 or later, the training core's packages and no network. Each part is a process with its own
-time limit: a part that fails or runs late says so in its row, and the others go on. `gpu.json` and `gpu.md` are
+time limit: a part that fails or takes too long says so in its row, and the others continue. `gpu.json` and `gpu.md` are
 rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program and
 measures nothing.
 """
@@ -115,7 +115,7 @@ def run(name: str, seconds: float, arguments: argparse.Namespace) -> Measured:
     result, log = arguments.out / f"{name}.part.json", arguments.out / f"{name}.log"
     result.unlink(missing_ok=True)
     if seconds <= 0:
-        return {"error": f"No time was left of the {ALL_SECONDS:.0f} s."}
+        return {"error": f"None of the {ALL_SECONDS:.0f} s was left."}
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -292,7 +292,7 @@ def resume(arguments: argparse.Namespace) -> Measured:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train to the end, or until killed halfway. The resumed run goes on where the killed one stopped."""
+    """Train to the end, or until killed halfway. The resumed run continues where the killed run stopped."""
     os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
     folder = arguments.out / "resume"
     own = folder / ("alone" if arguments.training == "alone" else "killed")

@@ -99,7 +99,7 @@ class Idea:
     crop: float = 1.0  # factors on the set's numbers
     batch: float = 1.0
     prototypes: tuple[str, ...] = ()
-    same_cost: bool = False  # a step takes as long as one of base
+    same_cost: bool = False  # a step takes as long as a step of base
 
 
 def change(**changes: Any) -> Idea:
@@ -158,7 +158,7 @@ IDEAS: dict[str, Idea] = {
 
 
 class CenteredCrop(AffineCrop):
-    """A crop around `center`, in pixels of the image, as far as the image allows; anywhere without one."""
+    """A crop around `center`, in pixels of the image, as far as the image allows; without a center, anywhere."""
 
     center: tuple[float, float] | None = None
 
@@ -435,7 +435,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("ideas", nargs="*", default=list(IDEAS))
-    parser.add_argument("--table", action="store_true", help="print the results so far and do nothing else")
+    parser.add_argument("--table", action="store_true", help="only print the results so far")
     own = parser.parse_args()
     if own.table:
         print(table(own.results))

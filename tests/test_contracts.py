@@ -1,4 +1,4 @@
-"""Rules of the architecture that span several modules."""
+"""Architecture rules that span several modules."""
 
 import inspect
 import re

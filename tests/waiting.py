@@ -10,7 +10,7 @@ T = TypeVar("T")
 def wait_until(
     met: Callable[[], T], seconds: float = 120, otherwise: str | Callable[[], str] = "", pause: float = 0.02
 ) -> T:
-    """Wait until `met` returns something true, and return it. `otherwise`: the message if it never does."""
+    """Wait until `met` returns a true value, and return it. `otherwise`: the message if it never does."""
     deadline = time.monotonic() + seconds
     while not (found := met()):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""`prepare` makes the same set again from the files that `pspnet data export` writes."""
+"""`prepare` recreates the same set from the files that `pspnet data export` writes."""
 
 import shutil
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_an_unsuitable_folder_is_refused(project: Path, words: tuple[str, str], 
 
 @pytest.mark.parametrize("name", ["../out", "/out", ".hidden/a", "a//b"])
 def test_an_id_that_is_not_a_path_is_refused(project: Path, name: str) -> None:
-    """Our code never makes such a set."""
+    """Our code never produces such a set."""
     path = project / "data/prepared/shards/00000.arrow"
     table = pa.Table.from_batches([open_shard(path)])
     names = [name, *table["id"].to_pylist()[1:]]

@@ -157,7 +157,7 @@ def test_a_folder_with_other_files_is_left_alone(folder: Path, option: str, fact
 
 def test_a_bundle_alone_leaves_the_pipelines_backbone_unchanged(folder: Path) -> None:
     words = ("train.pth", "--from", "hszhao", "--bundle", "bundle", "--classes", "classes.yaml")
-    for _ in range(2):  # a bundle may replace a bundle
+    for _ in range(2):  # a bundle can replace a bundle
         assert pspnet("weights", "import", *words, cwd=folder).returncode == 0
     assert (folder / "bundle/model.json").exists()
     assert not (folder / "data").exists()

@@ -1,4 +1,4 @@
-"""The commands as a person uses them."""
+"""The commands as a user runs them."""
 
 import gc
 import inspect
@@ -160,7 +160,7 @@ def test_help_loads_no_heavy_package(tmp_path: Path) -> None:
 
 
 def test_commands_collect_garbage_less_often_than_python_does(tmp_path: Path) -> None:
-    """Each collection scans the million objects of MLflow and torch."""
+    """Each collection scans a million objects from MLflow and torch."""
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
     try:

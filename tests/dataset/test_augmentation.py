@@ -1,4 +1,4 @@
-"""Facts that hold for all parameters, picture sizes and seeds, each checked on a few hundred draws."""
+"""Properties that hold for all parameters, picture sizes and seeds, each checked on a few hundred random draws."""
 
 import tracemalloc
 from typing import Any
@@ -231,7 +231,7 @@ def soft_image(height: int, width: int) -> Pixels:
 def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_in_turn(
     rotation_degrees: float,
 ) -> None:
-    """Apply the published steps in turn with the same six draws. The image is soft because each step blurs a little."""
+    """Apply the published steps in turn with the same six random draws. The image is soft: each step blurs a little."""
     image = soft_image(90, 120)
     mask = (image[..., 0] // 64).astype(np.uint8)
     augment = augmentation(scale_min=0.6, rotation_degrees=rotation_degrees)

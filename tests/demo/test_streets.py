@@ -1,4 +1,4 @@
-"""Every bound below leaves a margin around the measured value, which is in the comment beside it."""
+"""Every bound below leaves a margin around the measured value, which is in the comment next to it."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""`pspnet retrain` starts no flow if nothing changed, and one if only the registry has something to do."""
+"""`pspnet retrain` starts no flow if nothing has changed, but starts one if only the registry has work to do."""
 
 from pathlib import Path
 

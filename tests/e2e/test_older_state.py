@@ -1,4 +1,4 @@
-"""Today's code on the state that commit 47d5f51 left: bundle, prepared set, two versions, audit, MLflow's database.
+"""Today's code reads what commit 47d5f51 left: bundle, prepared set, two versions, audit, MLflow's database.
 
 `older-47d5f51.tar.xz` was made at that commit, in /before, from twelve synthetic images, by running `pspnet retrain`
 with a tiny network, then again with a different learning rate. Version 1 became champion, then version 2.
@@ -66,7 +66,7 @@ def test_a_prepared_set_still_opens(before: Path) -> None:
 def test_versions_and_audit_continue_where_the_older_code_stopped(place: Path, tmp_path: Path) -> None:
     assert champions(place) == [("promotion", 0, 1), ("promotion", 1, 2)]
     lineage = json.loads(run(place, "pspnet", "lineage", "1", "--json"))
-    assert lineage["pretraining"] == "jigsaw"  # the older params kept its settings elsewhere
+    assert lineage["pretraining"] == "jigsaw"  # the older params had these settings elsewhere
     assert lineage["params"]["differ_today"]["pretrain.method"] == {"then": "jigsaw", "today": None}
     done = json.loads(run(place, "pspnet", "register", "models/segmenter", "--promote", "--json").splitlines()[-1])
     reasons = {reason["rule"]: reason["passed"] for reason in done["promotion"]["decision"]["reasons"]}

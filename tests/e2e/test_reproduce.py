@@ -30,7 +30,7 @@ from torch import nn
 def rectifier() -> nn.Module:   
     return nn.LeakyReLU(0.2, inplace=True)
 '''  # noqa: W291  `apply.whitespace = fix` would remove this trailing space
-# Personal git settings that would spoil a diff made or applied carelessly.
+# Personal git settings that would break a carelessly made or applied diff.
 SETTINGS = {
     "diff.noprefix": "true",
     "diff.context": "0",
@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_nothing_behind_and_the_command_works_again(project: Path)
 
 
 def stop_in_the_middle(project: Path) -> None:
-    """Stop `pspnet reproduce` in the middle. A worktree left by someone else is also in the way."""
+    """Stop `pspnet reproduce` partway through. A worktree left by someone else is also in the way."""
     no_hook = ("-c", "core.hooksPath=/dev/null")
     run(project, "git", *no_hook, "worktree", "add", "--quiet", "--detach", str(worktree(project)), "HEAD~3")
     log = project / ".pspnet/stopped.log"

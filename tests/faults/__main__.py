@@ -58,8 +58,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--tree", type=Path, default=Path(__file__).parents[2], help="the checkout to copy and change")
     parser.add_argument("--results", type=Path, help="CSV file in which to replace the rows of this suite")
-    parser.add_argument("--suite", default="now", help="what these rows are called in the CSV file")
-    parser.add_argument("--table", type=Path, metavar="RESULTS", help="print such a file as Markdown, and run nothing")
+    parser.add_argument("--suite", default="now", help="the name of these rows in the CSV file")
+    parser.add_argument("--table", type=Path, metavar="RESULTS", help="only print a results file as Markdown")
     parser.add_argument("--no-baseline", action="store_true", help="trust that the tests pass without a fault")
     return parser.parse_args()
 

@@ -65,7 +65,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
 
 
 def _likely(tree: Path, tests: tuple[str, ...], file: str) -> list[str]:
-    """The tests named after the module or its folder. They come first, because they catch most mutants."""
+    """The tests named after the module or its folder. They run first, because they catch most mutants."""
     path = Path(file)
     names = [f"test_{name}.py" for name in (path.stem, path.parent.name)]
     return [f"{folder}/{name}" for name in names for folder in tests if (tree / folder / name).is_file()]

@@ -33,7 +33,7 @@ LIBRARIES = (
     "albumentations", "pydantic", "jinja2", "safetensors.torch", "hypothesis", "typer", "rich.progress",
     "mlflow.tracking", "mlflow.pyfunc", "prefect", "prefect.client.orchestration", "prefect.deployments", "dvc.repo",
 )  # fmt: skip
-TEST_SECONDS = 300  # a test that hangs has noticed the fault as well
+TEST_SECONDS = 300  # a test that hangs has also noticed the fault
 LIMIT_SECONDS = 3600.0  # for all tests of a trial
 LOG_LINES = 60
 TIERS = ("e2e", "kills", "team")  # all other tests belong to `make test`
@@ -214,7 +214,7 @@ class _Recorder:
 
 
 def _become(trial: Trial, tree: Path, copy: Path, folder: Path) -> NoReturn:
-    """Turn this child into the trial: import all our code anew, from the copy."""
+    """Turn this child into the trial: import all our code again, from the copy."""
     status = 1
     try:
         os.setpgid(0, 0)

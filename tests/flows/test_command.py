@@ -82,7 +82,7 @@ def test_lines_arrive_in_order_while_the_command_runs(bash: Bash, tmp_path: Path
     def on_line(line: str) -> None:
         lines.append(line)
         if line == "two":
-            (tmp_path / "go-on").touch()  # the command waits for this file: buffered lines would come too late
+            (tmp_path / "go-on").touch()  # the command waits for this file: buffered lines would arrive too late
 
     began = time.monotonic()
     ended = bash("echo one; echo two >&2; until [ -e go-on ]; do sleep 0.01; done; echo three", on_line=on_line)

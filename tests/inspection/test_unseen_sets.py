@@ -175,14 +175,14 @@ def test_vocs_own_images_keep_vocs_names() -> None:
 
 
 @pytest.mark.parametrize(("name", "values"), [("twin_palette", [254, 255]), ("nearly_white", [253, 254, 255])])
-def test_values_that_always_occur_with_255_are_one_class(name: str, values: list[int], tmp_path: Path) -> None:
+def test_values_close_to_255_are_one_class(name: str, values: list[int], tmp_path: Path) -> None:
     inspection = inspected(sets.SETS[name](tmp_path))
     assert proposed(inspection).classes == {"class_0": 0, "class_255": values}
     assert "they probably mean the same" in remarks_of(inspection)
     assert {inspection.class_name(value) for value in values} == {"class_255"}
 
 
-def test_values_beside_255_are_ignored_with_it(tmp_path: Path) -> None:
+def test_a_value_next_to_255_is_ignored_with_it(tmp_path: Path) -> None:
     for number in range(sets.COUNT):
         pixels = sets.numbers(number, 3)
         pixels[0], pixels[1] = 254, 255

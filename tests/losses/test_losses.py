@@ -19,7 +19,7 @@ SIZES = [((5, 7), (23, 31)), ((3, 3), (24, 24)), ((6, 5), (6, 5)), ((1, 1), (9, 
 
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes small images span several strips."""
+    """Make small images span several strips."""
     monkeypatch.setattr(likelihood, "CPU_VALUES", 600)
 
 

@@ -56,7 +56,7 @@ def test_focal_loss_of_two_classes_equals_their_binary_loss(gamma: float) -> Non
 
 
 def test_their_multiclass_focal_loss_is_a_different_function() -> None:
-    """Theirs compares each class with the rest by sigmoids; ours is a softmax: for 4 classes the gradients differ."""
+    """Theirs compares each class with the rest by sigmoids; ours is a softmax, so the gradients differ for 4 classes."""
     logits, masks = batch((23, 31))
     theirs = smp.FocalLoss("multiclass", gamma=2.0, ignore_index=IGNORE)(logits, masks.long())
     assert len(CLASSES) > 2

@@ -1,4 +1,4 @@
-"""The locked versions of Prefect, MLflow and DVC work on this machine alone."""
+"""The locked versions of Prefect, MLflow and DVC work without anything outside this machine."""
 
 import os
 import re

@@ -42,7 +42,7 @@ def exits(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def script(body: str) -> list[str]:
-    """The command line of a process that does the same."""
+    """The command line of a process that does the same thing."""
     indented = "\n".join(f"        {line}" for line in body.splitlines())
     code = f"""
 import os, signal, time
@@ -204,7 +204,7 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
         while select.select([ours], [], [], 0)[0]:
             try:
                 shown += os.read(ours, 2**16)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # how Linux reports that the other end is closed
                 break
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
 

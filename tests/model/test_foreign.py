@@ -1,4 +1,4 @@
-"""Imported weights are complete, and the network computes the same function as in its project."""
+"""Imported weights are complete, and the network computes the same function as in its original project."""
 
 import argparse
 import pickle

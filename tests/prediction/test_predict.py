@@ -245,7 +245,7 @@ def few(images: Path, tmp_path: Path) -> Path:
 
 
 def change(few: Path) -> None:
-    """One image is new, one is changed, one has become unreadable, one is removed with its folders."""
+    """One image is new, one has changed, one has become unreadable, and one has been removed with its folders."""
     write(few / "new/one.png", encoded(noise(20, 30)))
     write(few / "gray.png", encoded(noise(30, 20)))
     write(few / "straße.png", b"These are words.\n")
@@ -269,7 +269,7 @@ def test_a_run_after_a_kill_ends_as_if_nothing_had_been_killed(
 
 @pytest.mark.e2e
 def test_the_killed_command_resumes(images: Path, bundle: Path, tmp_path: Path) -> None:
-    """SIGKILL comes from outside while the command works."""
+    """SIGKILL is sent from outside while the command is working."""
     for number in range(60):
         write(images / f"many/{number:02}.png", encoded(noise(200, 150, seed=number)))
 
@@ -392,7 +392,7 @@ def test_masks_of_one_image_folder_are_not_replaced_by_those_of_another(
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may list every folder")
+@pytest.mark.skipif(os.getuid() == 0, reason="root can list every folder")
 def test_images_in_an_unreadable_folder_do_not_count_as_removed(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""CVAT's two exports of images: XML with shapes, and color masks."""
+"""CVAT's two export formats for images: XML with shapes, and color masks."""
 
 import shutil
 from pathlib import Path

@@ -21,7 +21,7 @@ from pspnet.raw.images import TURNS, Refused, limited_pillow, read_image
 from pspnet.raw.masks import colors_in, levels_in, numbers_in
 from tests.raw.rawdata import LIMIT, ORIENTATION, Pixels, encoded, noise, shared_data
 
-CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces an entry and ends there
+CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces one entry and then ends
 GRAY = np.array([[0, 100, 255], [7, 8, 9]], np.uint8)
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
@@ -157,7 +157,7 @@ def test_an_image_rotated_by_exif_becomes_upright_pixel_by_pixel(orientation: in
 
 
 def turned_by(kind: str, where: str) -> bytes:
-    """UPRIGHT as stored under orientation 6, which the file stores in one of the places that programs use."""
+    """UPRIGHT as stored under orientation 6, which the file stores in one of the places that programs read."""
     stored, exif, chunks = as_stored(UPRIGHT, 6), Image.Exif(), PngImagePlugin.PngInfo()
     exif[ORIENTATION] = 6
     xmp = '<rdf:Description tiff:Orientation="6"/>'

@@ -1,4 +1,4 @@
-"""labelme's JSON beside the photos."""
+"""labelme's JSON files, next to the photos."""
 
 import base64
 import json

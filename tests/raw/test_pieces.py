@@ -175,7 +175,7 @@ def test_a_run_killed_at_any_moment_and_restarted_writes_the_same_bytes(raw: Pat
 
 
 class Deadly(Numbers):
-    """A mask that crashes the process that decodes it, as a broken decoder may."""
+    """A mask that crashes the process that decodes it, as a broken decoder might."""
 
     def values(self, *_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -201,7 +201,7 @@ def test_an_image_that_crashes_its_process_is_found_and_left_out(raw: Path, tmp_
 
 
 class Huge(Numbers):
-    """Fails as Pillow does without enough memory."""
+    """Fails as Pillow does when there is not enough memory."""
 
     def values(self, *_: Any) -> Any:
         raise MemoryError

@@ -1,4 +1,4 @@
-"""Drawn shapes compared with text pictures, in which `#` is inside."""
+"""Drawn shapes compared with text pictures, where `#` is inside."""
 
 import pickle
 from pathlib import Path

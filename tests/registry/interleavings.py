@@ -1,9 +1,9 @@
 """Runs the audit in two or three processes at once, over a registry in memory, in every order up to a bound.
 
 Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process continues, which
-write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short where it reaches a
-state that an earlier one has been in (the registry, what each process has read so far, what may still happen). At its
-end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
+write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short when it reaches a
+state that an earlier schedule has been in (the registry, what each process has read so far, what may still happen). At
+its end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
 
     python -m tests.registry.interleavings                 # all schedules within the bounds of CASES
     git show COMMIT:pspnet/registry/audit.py > old.py
@@ -38,12 +38,12 @@ from tests.registry.memory import WRITES, Registry
 MODEL = "streets"
 WRITE_ALIAS = "set_registered_model_alias"
 SLOW = 100.0  # seconds that pass in a second of sleep, so that no schedule waits for long
-LONGEST = 1500  # calls in a schedule; a longer one never ends
+LONGEST = 1500  # calls in a schedule; a longer schedule would never end
 NAMES = "ABC"
 
 
 class Process:
-    """Promotes a version, or settles what others left (None). The audit treats it as MLflow's client."""
+    """Promotes a version, or settles what others left behind (None). The audit treats it as MLflow's client."""
 
     def __init__(self, world: "World", name: str, version: int | None) -> None:
         self.world, self.name, self.version = world, name, version
@@ -231,7 +231,7 @@ class Case:
     versions: tuple[int | None, ...]  # the version each process promotes; None: it settles
     bounds: Bounds
     person: int = 5  # the version that a person sets
-    most: int | None = None  # schedules, chosen at random, where running all would take days
+    most: int | None = None  # schedules, chosen at random, because running all would take days
 
 
 CASES = (
@@ -399,8 +399,8 @@ def _set_retries(value: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--audit", type=Path, help="a different audit.py, such as an older one")
-    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--audit", type=Path, help="a different audit.py, such as an older version")
+    parser.add_argument("--case", default="", help="only the cases that contain this text in their name")
     parser.add_argument("--limit", type=int, help="run only this many schedules of each case, chosen at random")
     options = parser.parse_args()
     module = _load(options.audit) if options.audit else shipped

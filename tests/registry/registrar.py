@@ -1,6 +1,6 @@
 """`python -m tests.registry.registrar STATE FOLDER` makes eight versions, each better than the one before.
 
-The networks are untrained; each report measures predictions that are wrong less often than the last. A ninth version
+The networks are untrained; each report measures predictions with fewer errors than the one before. A ninth version
 has a different class.
 """
 

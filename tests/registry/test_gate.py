@@ -42,7 +42,7 @@ def text(decision: Decision, rule: str) -> str:
 @pytest.mark.parametrize(
     ("candidate", "champion", "changes", "outcome", "rules", "words"),
     [
-        # no champion: only the rules about the candidate alone
+        # no champion: only the rules that need nothing but the candidate
         pytest.param(GOOD, None, {}, "passed", [], "test mIoU 0.900, at least 0.500 is required", id="first"),
         pytest.param(GOOD, None, {"min_mean_iou": 0.91}, "refused", ["floor"], "at least 0.910", id="first too weak"),
         pytest.param(GOOD, None, {"withdrawn": "was rolled back"}, "held", ["not rolled back"], "", id="first, rolled"),

@@ -1,4 +1,4 @@
-"""`pspnet retrain` starts no flow where promoting would change nothing."""
+"""`pspnet retrain` starts no flow if promoting would change nothing."""
 
 import hashlib
 import json

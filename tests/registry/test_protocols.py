@@ -1,4 +1,4 @@
-"""A version serves with the settings it was measured with: reports made with other settings do not count."""
+"""A version serves with the settings it was measured with, so reports made with other settings do not count."""
 
 import dataclasses
 import shutil

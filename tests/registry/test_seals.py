@@ -1,4 +1,4 @@
-"""Somebody who can write to the artifact store cannot change a version unnoticed."""
+"""Someone who can write to the artifact store cannot change a version unnoticed."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_with_a_key_only_signed_seals_count(
 def test_with_a_key_the_seal_of_another_version_is_refused(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody who can write to MLflow copies the files and both tags of a signed version."""
+    """Someone who can write to MLflow copies the files and both tags of a signed version."""
     monkeypatch.setenv(KEY, SECRET)
     add_packed(registry.versions, tmp_path / "first", "1")
     second = add_packed(registry.versions, tmp_path / "second", "2")

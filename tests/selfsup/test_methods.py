@@ -1,4 +1,4 @@
-"""Properties of every method, and the task of each one."""
+"""Properties that every method has, and each method's own task."""
 
 from typing import Any
 

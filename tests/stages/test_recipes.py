@@ -88,7 +88,7 @@ RAW: dict[str, Callable[[Path], None]] = {
 
 
 def tiny(recipe: str) -> Params:
-    """The recipe with a tiny network and short training, without downloads and compilation; its choices are kept."""
+    """The recipe with a tiny network and short training, without downloads or compilation; its choices are kept."""
     changes: dict[str, Any] = {
         "prepare__val_share": 0.3, "backbone__depth": 18, "backbone__width": 0.125, "backbone__weights": "random",
         "pretrain__epochs": 1, "pretrain__batch_size": 4, "pretrain__crop_px": 64,

@@ -39,7 +39,7 @@ def empty_database(shared: Path) -> Path:
 
 @pytest.fixture
 def database(empty_database: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty database for this test alone, opened in pytest's process."""
+    """The address of an empty database used only by this test, opened in pytest's process."""
     state.mkdir(exist_ok=True)
     shutil.copy(empty_database, state / "mlflow.db")
     uri = f"sqlite:///{state}/mlflow.db"

@@ -1,4 +1,4 @@
-"""What `stage_run` sends, writes and reports, with a sender in pytest's process. `test_processes.py` has a real one."""
+"""What `stage_run` sends, writes and reports, with a sender in pytest's process. test_processes.py uses a real one."""
 
 import json
 import os

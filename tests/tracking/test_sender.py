@@ -57,7 +57,7 @@ def test_other_journals_get_a_few_seconds_after_our_own(watch: Watch, done_at: f
 
 
 class EndsMeanwhile(threading.Event):
-    """An event that is not set at the first check, and is set from the second on."""
+    """An event that is not set at the first check but is set from the second check on."""
 
     checks = 0
 

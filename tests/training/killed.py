@@ -20,7 +20,7 @@ ENVIRONMENT = {"PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"}
 def digest_after_kills(
     whole: Finished, params: Params, prepared: Path, backbone: Path, folder: Path, kills: int, seed: int
 ) -> str:
-    """The bundle's digest after kills at random points of the `whole` training run and a run to the end."""
+    """The bundle's digest after kills at random points of the `whole` training run and a final run to the end."""
     rng = random.Random(seed)
     places = [BEGINNING, *whole.places]
     for place in sorted(rng.sample(places, kills)):

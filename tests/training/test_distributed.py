@@ -1,4 +1,4 @@
-"""Several processes train like one, over gloo, which needs no GPU."""
+"""Several processes train like one process, over gloo, which needs no GPU."""
 
 import json
 from collections.abc import Iterator

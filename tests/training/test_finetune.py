@@ -29,7 +29,7 @@ def test_training_stopped_anywhere_and_resumed_ends_the_same(
 ) -> None:
     whole = finetuned(params)
     in_validation = whole.places.index((16, 1))
-    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # -1: nothing is left to do
+    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # -1: there is nothing left to do
     for place in [whole.places[moment] for moment in moments]:
         with pytest.raises(Interrupted):
             run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
@@ -191,7 +191,7 @@ def test_a_different_seed_gives_different_weights(params: Params, finetuned: Fin
 
 
 def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    """The learning rate is so high that the network gets worse again."""
+    """The learning rate is so high that the network eventually gets worse."""
     params = changed(params, finetune={"optimizer": {"learning_rate": 0.3}, "epochs": 6, "ema_decay": 0.0})
     run_finetune(params, prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")

@@ -1,4 +1,4 @@
-"""PSPNET_DEVICES: one command, several processes, as a person and as the system see them."""
+"""PSPNET_DEVICES: one command, several processes, as seen by a person and by the system."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, p
         assert done.stderr.count("finetune: done in") == 1  # only one process reports
         assert "unused parameters" not in done.stderr
         assert end_of(Path(log)) == "done"
-    else:  # forked: as many processes, without loading torch again
+    else:  # forked: the same number of processes, without loading torch again
         trained_by(int(devices), project)
     assert digest(project / "bundle") == digest(alone / "bundle")
     assert (project / "history.csv").read_text() == (alone / "history.csv").read_text()

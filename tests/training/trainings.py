@@ -48,7 +48,7 @@ def changed(params: Params, **sections: dict[str, Any]) -> Params:
 def _changed(section: Section, changes: Mapping[str, Any]) -> Section:
     """The section with changes; changes to an inner section may name only some of its keys.
 
-    With `epochs` alone, `finetune` measures val after each epoch.
+    If only `epochs` is given, `finetune` measures val after each epoch.
     """
     if "epochs" in changes and isinstance(section, FinetuneParams):
         changes = {"validations": changes["epochs"], **changes}

@@ -89,7 +89,7 @@ def _of_a_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have DVC and the stages start at once."""
+    """Make DVC and the stages start instantly."""
     monkeypatch.setattr(sys, "executable", warm_python)
 
 
