@@ -70,7 +70,7 @@ def test_all_256_values_can_be_classes_and_arrays_of_any_layout_count(part: tupl
     assert np.array_equal(confusion_matrix(mask[part], prediction[part], 256, NOTHING_IGNORED), expected)
 
 
-def test_no_pixels_give_an_empty_confusion_matrix() -> None:
+def test_no_pixels_lead_to_an_empty_confusion_matrix() -> None:
     nothing = np.zeros((0, 5), np.uint8)
     assert confusion_matrix(nothing, nothing, 2, IGNORE).tolist() == [[0, 0], [0, 0]]
 

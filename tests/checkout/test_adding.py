@@ -91,7 +91,7 @@ class TestCheckBatch:
         write(raw / "classes.yaml", "classes: {back: 0, front: 1}")
         assert self.check(batch, raw, classes={}, ignore_values=[]).masks == 1
 
-    def test_problems_of_the_whole_set_are_left_to_prepare(self, batch: Path, tmp_path: Path) -> None:
+    def test_problems_that_concern_the_whole_set_are_left_to_prepare(self, batch: Path, tmp_path: Path) -> None:
         """One group cannot be in three splits, and no mask shows the class `front`."""
         policies = {"problems__absent_class": "error", "problems__near_duplicate": "error"}
         assert self.check(batch, tmp_path / "nothing", **policies).groups == 1
@@ -132,7 +132,7 @@ class TestCheckBatch:
         }  # fmt: skip
         assert (found.images, found.masks) == (1, 1)
 
-    def test_other_layouts_keep_their_folders(self, tmp_path: Path) -> None:
+    def test_batches_in_other_layouts_keep_their_folders(self, tmp_path: Path) -> None:
         source = {"layout": "ade20k", "images": "images", "masks": "annotations"}
         write(tmp_path / "b/images/training/1.jpg", encoded(noise(2, 3), "JPEG"))
         write(tmp_path / "b/annotations/training/1.png", MASK)
@@ -155,7 +155,7 @@ class TestCheckBatch:
         assert problem.startswith(f"{tmp_path}/broken/1.json: ")
 
     @pytest.mark.parametrize("inside", [".", "images", "masks"])
-    def test_an_archive_in_a_batch_counts_as_the_files_inside_it(self, batch: Path, raw: Path, inside: str) -> None:
+    def test_an_archive_in_a_batch_is_treated_as_the_files_inside_it(self, batch: Path, raw: Path, inside: str) -> None:
         with zipfile.ZipFile(batch / inside / "more.zip", "w") as archive:
             prefix = "images/" if inside == "." else ""
             archive.writestr(f"{prefix}{'x' if inside == 'masks' else 'z'}.png", MASK)
@@ -196,7 +196,7 @@ class TestCheckBatch:
             for name, target in (("key", secret), ("lost", tmp_path / "nothing"), ("twice", secret))
         ]
 
-    def test_a_link_within_the_batch_counts_as_its_target(self, batch: Path, raw: Path, tmp_path: Path) -> None:
+    def test_a_link_within_the_batch_is_treated_as_its_target(self, batch: Path, raw: Path, tmp_path: Path) -> None:
         (batch / "images/same.png").symlink_to("x.png")
         (tmp_path / "linked").symlink_to(batch)
         for folder in (batch, tmp_path / "linked"):

@@ -228,7 +228,7 @@ def soft_image(height: int, width: int) -> Pixels:
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 10.0, 45.0])
-def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_in_turn(
+def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_one_after_another(
     rotation_degrees: float,
 ) -> None:
     """Apply the published steps in turn with the same six random draws. The image is soft: each step blurs a little."""
@@ -329,7 +329,7 @@ def test_the_crop_is_blurred_with_the_given_probability_but_the_mask_never_is() 
     assert 18 < blurred < 42
 
 
-def test_brightness_contrast_and_saturation_change_in_turn() -> None:
+def test_brightness_contrast_and_saturation_change_one_after_another() -> None:
     """Brightness, contrast and saturation in turn, in floating point, within the range that needs no clipping."""
     image = (100 + noise(48, 64) // 8).astype(np.uint8)
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, color_jitter=0.4)

@@ -80,7 +80,7 @@ def test_the_folder_is_complete_and_its_classes_fit_the_params(tmp_path: Path) -
     assert ticks == [(done, 5, "drawing") for done in range(1, 6)]
 
 
-def test_masks_go_to_whole_streets_at_even_intervals(tmp_path: Path) -> None:
+def test_masks_are_assigned_to_whole_streets_at_even_intervals(tmp_path: Path) -> None:
     synthesize(tmp_path / "raw", 80, 16, 0, quiet)
     names = [path.stem for path in sorted((tmp_path / "raw/masks").iterdir())]
     assert names == [f"street{street:05d}_{frame}" for street in (0, 5, 10, 15) for frame in range(4)]

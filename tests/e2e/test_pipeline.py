@@ -30,7 +30,7 @@ def test_git_sees_only_what_a_user_commits(finished: Path) -> None:
     assert set(status) == {"??", "data/raw.dvc", "dvc.lock"}
 
 
-def test_another_clone_in_another_folder_gets_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+def test_a_clone_in_a_different_folder_gets_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     other = clone(finished, tmp_path / "another/deeper")
     run(other, *SYNTHESIZE)
     assert reproduce(other) == list(STEPS)

@@ -254,7 +254,7 @@ def test_changes_that_do_not_apply_are_reported(project: Path) -> None:
     assert "changes.diff: cannot be applied to the commit" in done.stderr
 
 
-def test_a_version_with_a_broken_record_is_refused_at_once(project: Path) -> None:
+def test_a_version_with_a_broken_record_is_refused_immediately(project: Path) -> None:
     append(kept(project).parent / "bundle/model.json", "\n")
     with closing(sqlite3.connect(project / ".pspnet/mlflow.db")) as database:
         database.execute("delete from model_version_tags where key = 'git.commit'")

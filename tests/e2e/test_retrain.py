@@ -99,7 +99,7 @@ def test_runs_and_version_link_to_the_flow_run(retrained: Path) -> None:
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_second_retraining_runs_and_registers_nothing(retrained: Path) -> None:
+def test_a_second_retraining_runs_nothing_and_registers_nothing(retrained: Path) -> None:
     def known() -> list[str]:
         return sorted(
             one.info.run_id for one in client.search_runs([e.experiment_id for e in client.search_experiments()])

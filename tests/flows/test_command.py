@@ -239,7 +239,7 @@ def test_ctrl_c_ends_the_command(bash: Bash, tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_a_second_ctrl_c_does_not_wait(bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_stops_without_waiting(bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "STOP_SECONDS", 10 * FOREVER)
     asked = tmp_path / "asked-to-end"
 
@@ -267,7 +267,7 @@ def test_a_missing_command_is_an_error(tmp_path: Path) -> None:
         commands.run(["no-such-command"], tmp_path, os.environ, print)
 
 
-def test_marked_finds_only_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marked_finds_only_processes_other_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TEST, str(tmp_path))
     process = psutil.Popen(["sleep", str(FOREVER)])
     try:

@@ -208,7 +208,7 @@ class TestParams:
         ]  # fmt: skip
         assert read_yaml(path)["backbone"]["stem"] == "deep"
 
-    def test_a_section_of_another_kind_replaces_the_whole_section(self, place: Workplace) -> None:
+    def test_a_section_of_a_different_kind_replaces_the_whole_section(self, place: Workplace) -> None:
         place.set_params({"pretrain.method": {"kind": "none"}})
         assert read_yaml(place.folder / "params.yaml")["pretrain"]["method"] == {"kind": "none"}
 
@@ -367,7 +367,7 @@ class TestClaiming:
         wait_until(lambda: len(marked(MARK, str(place.folder))) == 1)
 
     @pytest.mark.e2e
-    def test_a_killed_run_holds_no_claim(self, place: Workplace) -> None:
+    def test_a_killed_run_leaves_no_claim_behind(self, place: Workplace) -> None:
         lines: list[str] = []
         with self.holder(place) as holder:
             holder.kill()

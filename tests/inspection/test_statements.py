@@ -54,7 +54,7 @@ def test_inspect_makes_params_that_prepare_reads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_archives_count_as_their_contents(tmp_path: Path) -> None:
+def test_archives_are_treated_as_their_contents(tmp_path: Path) -> None:
     sets.plain(tmp_path / "loose")
     shutil.make_archive(str(tmp_path / "data/raw/batch"), "zip", tmp_path / "loose")
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)

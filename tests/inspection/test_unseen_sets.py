@@ -242,13 +242,13 @@ def test_lists_named_after_splits_are_mentioned(tmp_path: Path) -> None:
     assert "notes.txt" not in remark.found
 
 
-def test_a_folder_of_everything_is_written_as_a_dot(tmp_path: Path) -> None:
+def test_a_folder_that_contains_everything_is_written_as_a_dot(tmp_path: Path) -> None:
     section = inspected(sets.pairs_by_suffix(tmp_path)).section
     assert "images: .\n" in section
     assert "masks: .\n" in section
 
 
-def test_one_is_not_plural(tmp_path: Path) -> None:
+def test_a_count_of_one_is_not_plural(tmp_path: Path) -> None:
     text = remarks_of(inspected(sets.plain(tmp_path, count=1)))
     assert "there are only 1 mask" in text or "of 1 mask " in text
     assert not re.search(r"\b1 (masks|images|groups|files)\b", text)
@@ -260,7 +260,7 @@ def test_other_files_that_would_stop_prepare_are_reported(tmp_path: Path) -> Non
     assert "  problems:\n    not_an_image: allow" in inspection.section
 
 
-def test_masks_that_nobody_named_are_not_images(tmp_path: Path) -> None:
+def test_unnamed_masks_are_not_treated_as_images(tmp_path: Path) -> None:
     raw = sets.plain(tmp_path)
     for number in range(sets.COUNT):
         for folder in ("second", "third", "fourth"):

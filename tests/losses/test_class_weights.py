@@ -66,6 +66,6 @@ def test_class_weights_that_do_not_fit_the_classes_are_refused(given: dict[str, 
     assert found == [f"finetune.loss.given_weights: {message}" for message in messages]
 
 
-def test_fully_ignored_masks_give_no_class_weights() -> None:
+def test_fully_ignored_masks_allow_no_class_weights() -> None:
     with pytest.raises(UserError, match="train: has no annotated pixel"):
         weights([0, 0, 0, 0], class_weights="median_frequency")

@@ -68,7 +68,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RUN_AGAIN)
-def test_an_edit_reruns_what_it_can_change(package: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_reruns_every_stage_whose_results_it_can_change(
+    package: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(code, "PACKAGE", package)
     before = {stage: code_digest(parts) for stage, parts in CODE.items()}
     text = (package / name).read_text(encoding="utf-8")
@@ -78,6 +80,6 @@ def test_an_edit_reruns_what_it_can_change(package: Path, name: str, monkeypatch
     assert tuple(stage for stage in ALL if before[stage] != after[stage]) == RUN_AGAIN[name]
 
 
-def test_every_room_has_an_edit_here(package: Path) -> None:
+def test_every_package_has_an_edit_here(package: Path) -> None:
     rooms = {path.name for path in package.iterdir() if path.name != "__init__.py"}
     assert rooms == {Path(name).parts[0] for name in RUN_AGAIN}

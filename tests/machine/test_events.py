@@ -23,7 +23,7 @@ def test_events_are_read_in_order_and_from_an_offset(tmp_path: Path) -> None:
     assert [event["step"] for event, _ in read(path, found[0][1])] == [1, 2]
 
 
-def test_a_torn_last_line_is_skipped_and_the_next_event_is_whole(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_skipped_and_the_next_event_is_complete(tmp_path: Path) -> None:
     path = new_log(tmp_path)
     append(path, event("a"))
     with path.open("ab") as file:
@@ -59,7 +59,7 @@ def write_many(path: Path, writer: int) -> None:
 
 
 @pytest.mark.e2e
-def test_two_writers_never_mix_their_lines(tmp_path: Path) -> None:
+def test_the_lines_of_two_writers_are_never_mixed(tmp_path: Path) -> None:
     path = new_log(tmp_path)
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=write_many, args=(path, writer)) for writer in range(2)]
@@ -94,7 +94,7 @@ def test_each_of_several_processes_identifies_itself(tmp_path: Path, monkeypatch
     assert [event["rank"] for event, _ in read(path)] == [1]
 
 
-def test_a_log_is_kept_only_for_a_journal(tmp_path: Path) -> None:
+def test_a_log_is_kept_only_if_a_journal_needs_it(tmp_path: Path) -> None:
     read_by_flow, tracked = new_log(tmp_path), new_log(tmp_path)
     append(read_by_flow, event("exit"))
     append(tracked, event("begin"))

@@ -114,7 +114,7 @@ def test_servers_started_by_hand_send_no_telemetry() -> None:
     assert sorted(started) == ["mlflow server", "mlflow server", "prefect server start"]
 
 
-def test_go_offline_keeps_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_go_offline_keeps_the_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SWITCHES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
@@ -169,7 +169,7 @@ def test_dvc_run_by_hand_keeps_its_index_there_too(checkout: Path) -> None:
     assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)
 
 
-def test_the_users_dvc_settings_are_kept(checkout: Path, tmp_path: Path) -> None:
+def test_the_dvc_settings_of_the_user_are_kept(checkout: Path, tmp_path: Path) -> None:
     (checkout / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {tmp_path}/mine\n")
     configure_dvc_by_hand(checkout)
     assert index_of_dvc(checkout).is_relative_to(tmp_path / "mine")

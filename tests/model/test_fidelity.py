@@ -79,7 +79,7 @@ def test_deeper_networks_agree_too(depth: Depth) -> None:
 
 @pytest.mark.parametrize("output_stride", [16, 32])
 @pytest.mark.parametrize("dilation", DILATIONS)
-def test_coarser_strides_agree_too(output_stride: OutputStride, dilation: Dilation) -> None:
+def test_networks_with_coarser_strides_agree_too(output_stride: OutputStride, dilation: Dilation) -> None:
     ours = supervised(replace(PLAIN, output_stride=output_stride, dilation=dilation)).eval()
     images = torch.randn(1, 3, 97, 65)
     with torch.no_grad():

@@ -78,7 +78,7 @@ BACKBONES = [
 ]
 
 
-def test_every_project_has_a_format_here() -> None:
+def test_every_project_has_an_example_here() -> None:
     assert {project for _, project, *_ in [*WHOLE, *BACKBONES]} == set(FORMATS)
 
 
@@ -303,7 +303,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         (pickle.dumps([1, 2], protocol=2), "holds more than tensors|cannot be read"),
     ],
 )
-def test_a_file_that_holds_no_tensors_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_contains_no_tensors_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / "file.pth")
@@ -311,7 +311,7 @@ def test_a_file_that_holds_no_tensors_is_named(content: bytes, message: str, tmp
         read_checkpoint(tmp_path / "none.pth")
 
 
-def test_a_file_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
+def test_the_message_about_a_file_without_tensors_says_what_it_contains(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "file.pth")
     with pytest.raises(UserError, match=r"has no tensors \(epoch, lr\)"):
         read_checkpoint(tmp_path / "file.pth")

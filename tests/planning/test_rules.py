@@ -52,7 +52,7 @@ def test_a_laptop_gets_a_narrow_network_and_whole_small_images() -> None:
     assert (params.runtime.precision, params.runtime.threads) == ("fp32", 4)
 
 
-def test_a_gpu_gets_the_whole_network_for_the_same_minutes() -> None:
+def test_a_gpu_gets_the_full_width_network_for_the_same_minutes() -> None:
     params, _ = planned(ROADS, GPU, minutes=60)
     assert (params.backbone.depth, params.backbone.width) == (50, 1.0)
     assert params.runtime.precision == "bf16"

@@ -293,7 +293,7 @@ def test_the_killed_command_resumes(images: Path, bundle: Path, tmp_path: Path) 
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_second_run_has_nothing_to_do(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_second_run_has_nothing_left_to_do(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     run(params, images, bundle, tmp_path / "out")
     before, written = contents(tmp_path / "out"), times(tmp_path / "out")
     refused = run(params, images, bundle, tmp_path / "out")

@@ -41,7 +41,7 @@ def by_hand(one: Member, images: NDArray[np.uint8]) -> torch.Tensor:
     return logits.softmax(dim=1)
 
 
-def test_windows_cover_every_pixel_and_stay_inside() -> None:
+def test_windows_cover_every_pixel_and_do_not_leave_the_image() -> None:
     for length in range(1, 60):
         covered = np.zeros(length, int)
         for window in windows(length, 16, 4):
@@ -194,7 +194,7 @@ def test_several_members_are_averaged_each_with_its_own_preprocessing() -> None:
     assert torch.allclose(probabilities(predictor(one, other), images), expected, atol=1e-6)
 
 
-def test_mask_is_the_likeliest_class_and_confidence_its_probability() -> None:
+def test_the_mask_holds_the_likeliest_class_and_the_confidence_is_its_probability() -> None:
     images = noise(60, 90, images=2)
     model = predictor(member(), window_px=32)
     found = probabilities(model, images)

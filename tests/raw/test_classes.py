@@ -26,7 +26,7 @@ def test_classes_come_from_the_params(tmp_path: Path) -> None:
     assert classes.ignore_values == (255,)
 
 
-def test_classes_come_from_the_file_beside_the_data(tmp_path: Path) -> None:
+def test_classes_come_from_the_file_next_to_the_data(tmp_path: Path) -> None:
     text = "classes: {sky: 10, road: [3, 4]}\ncolors: {sky: [9, 9, 9]}\nignore_values: [0]\n"
     classes = from_file(tmp_path, text)
     assert classes.names == ("sky", "road")
@@ -137,7 +137,7 @@ def test_unknown_values_are_listed_with_their_pixels() -> None:
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
 @pytest.mark.parametrize("expected", [{0, 3}, {3}, {0, 3, 9}, {0, 3, 1000}, set(range(20))])
-def test_expected_values_do_not_change_the_counts(kind: type, expected: set[int]) -> None:
+def test_declaring_more_values_does_not_change_the_counts(kind: type, expected: set[int]) -> None:
     assert pixel_counts(np.array([[3, 3, 0], [3, 0, 3]], kind), expected) == {0: 2, 3: 4}
 
 

@@ -115,7 +115,7 @@ def test_real_files_for_train_and_val_name_the_splits() -> None:
     assert problem.found == "for images/train/a.jpg: annotation 1 has no segmentation"
 
 
-def test_the_smaller_of_two_objects_lies_on_top(tmp_path: Path) -> None:
+def test_the_smaller_of_two_objects_is_on_top(tmp_path: Path) -> None:
     large, small = object_([[0, 0, 6, 0, 6, 4, 0, 4]]), object_([SQUARE], category=3)
     write_coco(tmp_path, small, large)
     assert drawn(tmp_path) == ["111111", "122111", "122111", "111111"]
@@ -171,7 +171,7 @@ def test_two_files_can_number_their_categories_differently(tmp_path: Path) -> No
         ("val2017/train.json", "train"),
     ],
 )
-def test_the_name_of_a_file_or_its_folder_gives_the_official_split(tmp_path: Path, file: str, split: str) -> None:
+def test_the_name_of_a_file_or_its_folder_determines_the_official_split(tmp_path: Path, file: str, split: str) -> None:
     write_coco(tmp_path, object_([SQUARE]))
     write(tmp_path / file, (tmp_path / "annotations/all.json").read_text())
     [sample] = found(tmp_path, params(COCO | {"annotations": file}))[0].values()
@@ -198,7 +198,7 @@ def test_a_name_without_a_folder_means_the_image_in_the_top_folder(tmp_path: Pat
     assert not problems
 
 
-def test_the_folder_of_an_image_gives_its_split_if_no_file_does(tmp_path: Path) -> None:
+def test_the_folder_of_an_image_determines_its_split_if_no_file_does(tmp_path: Path) -> None:
     write_coco(tmp_path)
     (tmp_path / "images/val2017").mkdir()
     (tmp_path / "images/a.jpg").rename(tmp_path / "images/val2017/a.jpg")

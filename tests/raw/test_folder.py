@@ -117,7 +117,7 @@ def test_an_image_with_two_masks_is_refused(raw: Path) -> None:
     assert problem.found == "has 2 masks: masks/a/1.png, masks/a/1.tif"
 
 
-def test_a_link_to_a_file_is_a_file_and_a_link_to_a_folder_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_file_counts_as_a_file_and_a_link_to_a_folder_is_refused(raw: Path, tmp_path: Path) -> None:
     (raw / "images/a/3.png").symlink_to(raw / "images/a/2.png")
     (raw / "images/more").symlink_to(raw / "images/a")
     samples, [problem] = found(raw)
@@ -224,7 +224,7 @@ def test_params_decide_the_kind_of_mask(raw: Path) -> None:
     assert found(raw, source__mask_kind="levels")[0][0].mask == Levels("masks/a/1.png", 128)
 
 
-def test_splits_csv_gives_official_splits_and_groups(raw: Path) -> None:
+def test_splits_csv_defines_official_splits_and_groups(raw: Path) -> None:
     write(raw / "splits.csv", "\ufeffid,split,group\na/1,test,\na/2, test ,a\nb/deep/1.old,unlabeled,other\n")
     samples, _ = found(raw)
     assert [(sample.split, sample.group) for sample in samples] == [

@@ -111,7 +111,7 @@ def test_later_shapes_are_on_top_and_special_labels_are_background_or_ignored(tm
     assert drawn(tmp_path) == ["11222x", "1..22x", "2..22x", "22222x"]
 
 
-def test_the_labels_file_gives_all_labels_and_their_order(tmp_path: Path) -> None:
+def test_the_labels_file_defines_all_labels_and_their_order(tmp_path: Path) -> None:
     write(tmp_path / "labels.txt", "__ignore__\n_background_\nvan\ncar\n")
     write_photo(tmp_path, shape("rectangle", [[0, 0], [2, 2]], "car"))
     write_photo(tmp_path, shape("rectangle", [[0, 0], [2, 2]], "cra"), name="b")
@@ -145,7 +145,7 @@ def test_a_photo_without_a_file_has_no_mask_and_folders_are_official_splits(tmp_
         (3, "files/a"),
     ],
 )
-def test_a_photo_is_found_at_its_path_or_beside_its_json_file(tmp_path: Path, path: Any, photo: str) -> None:
+def test_a_photo_is_found_at_its_path_or_next_to_its_json_file(tmp_path: Path, path: Any, photo: str) -> None:
     write_photo(tmp_path, name="files/a", imagePath=path)
     write(tmp_path / "photos/a.jpg", encoded(noise(4, 6), "JPEG"))
     write(tmp_path / "files/b.jpg", encoded(noise(4, 6), "JPEG"))

@@ -318,7 +318,7 @@ def test_a_folder_that_is_not_a_part_is_refused(tmp_path: Path, content: str | N
         join([tmp_path / "part"], dataset(tmp_path, []), tmp_path / "joined", quiet)
 
 
-def test_pieces_of_a_live_run_stay_and_those_of_a_dead_run_are_removed(raw: Path, tmp_path: Path) -> None:
+def test_pieces_of_a_live_run_are_kept_and_those_of_a_dead_run_are_removed(raw: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     wanted, _ = check_all(raw, state / "own")
     for name in ("alive", "dead"):

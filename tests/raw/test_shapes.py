@@ -74,7 +74,7 @@ def test_boxes_ellipses_and_lines_are_polygons() -> None:
     assert drawn(*line("l", 1, [3, 2], 2)) == ["........", "..##....", "..##....", "........", "........"]
 
 
-def test_runs_go_along_rows_or_down_columns() -> None:
+def test_runs_can_go_along_rows_or_down_columns() -> None:
     assert drawn(runs("r", 1, [1, 3, 2], (2, 1, 3, 2), by_columns=False)) == [
         "........", "...##...", "..#.....", "........", "........",
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_runs_that_coco_compressed_are_read() -> None:
     assert shape.area_px == mask.sum()
 
 
-def test_a_picture_is_inside_where_it_is_not_0() -> None:
+def test_a_picture_marks_the_inside_wherever_it_is_not_0() -> None:
     data = encoded(np.array([[0, 1, 255], [1, 0, 0]], np.uint8))
     assert drawn(Picture("m", 1, 2, 1, 3, 2, data)) == ["........", "...##...", "..#.....", "........", "........"]
     assert refusal(Picture("m", 1, 2, 1, 4, 2, data)).endswith("m is a picture of 3 x 2 pixels")
@@ -145,7 +145,7 @@ def test_invalid_runs_are_refused(counts: list[object], found: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\x00", "é", "o" * 40, "😀"])
-def test_compressed_runs_in_another_encoding_are_refused(text: str) -> None:
+def test_compressed_runs_in_a_different_encoding_are_refused(text: str) -> None:
     with pytest.raises(Refused, match="r has runs in another encoding"):
         uncompressed("r", text)
 

@@ -170,7 +170,7 @@ def test_a_blurred_color_mask_takes_the_nearest_color(tmp_path: Path) -> None:
 EMPTY = np.full((2, 3), 255, np.uint8)
 
 
-def test_a_mask_of_only_ignored_pixels_counts_as_none(tmp_path: Path) -> None:
+def test_a_mask_of_only_ignored_pixels_is_treated_as_missing(tmp_path: Path) -> None:
     result = checked(tmp_path, encoded(IMAGE), encoded(EMPTY))
     assert outcomes(result) == [("empty_mask", "fixed")]
     assert result.image is not None and result.mask is None and result.class_counts == {}

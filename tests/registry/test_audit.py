@@ -303,7 +303,7 @@ def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.Mon
     assert asked == ["registered-models/set-tag", "registered-models/alias", *["model-versions/set-tag"] * 3]
 
 
-def test_a_version_set_back_outside_pspnet_stays_with_a_warning(registry: AuditedRegistry) -> None:
+def test_a_version_set_back_outside_pspnet_is_kept_with_a_warning(registry: AuditedRegistry) -> None:
     for version in (1, 2):
         registry.promote(version)
     registry.versions.set_alias("champion", 1)

@@ -91,7 +91,7 @@ def test_a_class_absent_from_a_draw_is_left_out_of_its_mean() -> None:
     assert (difference, low, high) == (1, 1, 1)
 
 
-def test_draws_without_a_labeled_pixel_are_left_out() -> None:
+def test_draws_without_labeled_pixels_are_left_out() -> None:
     candidate, champion = (report(found(a), NOTHING, bundle=str(a)) for a in (90, 80))
     difference, (low, high) = paired_bootstrap(candidate.images, champion.images, CLASSES, 100)
     assert (difference, low, high) == pytest.approx((0.1, 0.1, 0.1))

@@ -155,7 +155,7 @@ def text(decision: Decision, rule: str) -> str:
         pytest.param(GOOD, OLD, {"forced": True}, "passed", [], "though nothing held it", id="forced without need"),
     ],
 )  # fmt: skip
-def test_the_gate_decides(
+def test_the_gate_decides_as_expected(
     candidate: EvaluationReport,
     champion: EvaluationReport | None,
     changes: dict[str, Any],
@@ -175,7 +175,7 @@ def test_the_gate_decides(
     decision_page(decision)
 
 
-def test_a_comparison_gives_a_reason_for_every_rule() -> None:
+def test_a_comparison_states_a_reason_for_every_rule() -> None:
     assert [reason.rule for reason in gate(GOOD, OLD).reasons] == EVERY_RULE
 
 

@@ -141,7 +141,7 @@ def test_code_is_a_commit_and_the_changes_to_it(facts: dict[str, Any]) -> None:
     ]
 
 
-def test_a_run_is_known_here_or_elsewhere_or_not_tracked(facts: dict[str, Any]) -> None:
+def test_a_run_is_tracked_here_or_elsewhere_or_not_at_all(facts: dict[str, Any]) -> None:
     runs = facts["runs"]
     assert list(runs) == ["prepare", "pretrain", "finetune"]
     assert [(run["run_id"] is None, run["elsewhere"]) for run in runs.values()] == [

@@ -48,7 +48,7 @@ def promoted(registry: ModelRegistry, version: Version, found: Results) -> str:
     return promote(registry, version, LocalData(found.prepared, found.report)).headline(MODEL)
 
 
-def test_only_a_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_is_already_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None:
     registry, first = opened(state), results(tmp_path, 5)
     assert headline(registry, first) is None  # no version yet
     version = registered(registry, first)

@@ -223,7 +223,7 @@ def test_an_unsigned_claim_is_not_carried_out(registry: ModelRegistry, records: 
     assert registry.versions.alias("champion") == 4
 
 
-def test_records_signed_with_another_key_are_refused(
+def test_records_signed_with_a_different_key_are_refused(
     registry: ModelRegistry, records: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(registry, 3)

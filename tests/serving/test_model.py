@@ -112,7 +112,7 @@ def test_a_request_without_images_or_with_too_many_gets_400(port: int) -> None:
 
 
 @pytest.mark.e2e
-def test_a_process_that_uses_another_pspnet_cannot_load_a_version(
+def test_a_process_that_uses_a_different_pspnet_cannot_load_a_version(
     version: Path, tmp_path: Path, warm_python: str
 ) -> None:
     code = "import pspnet.errors, mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1])"

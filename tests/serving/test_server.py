@@ -103,7 +103,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_a_request_and_its_answer_pass_through_whole() -> None:
+def test_a_request_and_its_answer_pass_through_unchanged() -> None:
     async def test() -> None:
         client = await Client(GOOD[:5], GOOD[5:9], GOOD[9:]).ask(Bounded(echo, 1000, 1, 1))
         assert client.response.content == json.loads(GOOD)
@@ -682,7 +682,7 @@ def test_a_client_that_sends_too_much_gets_an_answer(port: int, streamed: bool) 
 
 
 @pytest.mark.e2e
-def test_mlflows_other_addresses_answer(port: int) -> None:
+def test_the_other_addresses_of_mlflow_answer(port: int) -> None:
     assert (get(port, "/ping").status, get(port, "/health").status) == (200, 200)
     assert get(port, "/version").text.count(".") == 2
     assert (get(port, "/nothing").status, get(port, URL).status) == (404, 405)

@@ -112,7 +112,7 @@ def test_color_masks_make_the_same_dataset(raw: Path, tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_the_folder_holds_shards_facts_and_a_report_only(raw: Path, tmp_path: Path) -> None:
+def test_the_folder_holds_only_shards_facts_and_a_report(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path / "out")
     assert sorted(contents(tmp_path / "out")) == [
         "data_report.html",
@@ -131,7 +131,7 @@ def test_no_group_is_in_two_splits(raw: Path, tmp_path: Path) -> None:
     assert index.loc[index["split"] == "unlabeled", "id"].tolist() == ["unseen/1"]
 
 
-def test_added_data_moves_no_sample_to_another_split(raw: Path, tmp_path: Path) -> None:
+def test_added_data_moves_no_sample_to_a_different_split(raw: Path, tmp_path: Path) -> None:
     before = run(raw, tmp_path / "before").index().set_index("id")["split"]
     for scene in range(30, 40):
         write_pair(raw, f"scene{scene}/1", mask_of(f"{scene}"))
@@ -275,7 +275,7 @@ def scene(height: int, width: int, seed: int) -> Any:
 
 
 @pytest.mark.parametrize(("policy", "duplicates"), [("quarantine", 1), ("allow", 0)])
-def test_a_smaller_copy_in_another_split_is_found(tmp_path: Path, policy: str, duplicates: int) -> None:
+def test_a_smaller_copy_in_a_different_split_is_found(tmp_path: Path, policy: str, duplicates: int) -> None:
     raw = tmp_path / "raw"
     for number in range(60):
         write(raw / f"images/{number:02d}.png", encoded(scene(120, 160, number)))

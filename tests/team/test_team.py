@@ -116,7 +116,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_mistake_in_params_fails_at_once_with_its_message(team: Team) -> None:
+def test_a_mistake_in_params_fails_immediately_with_its_message(team: Team) -> None:
     mistake = team.finished(team.retrain(finetune__optimizer__learning_rate="fast"))
     assert mistake.state and mistake.state.is_failed() and mistake.state.message
     assert "params.yaml" in mistake.state.message and "finetune.optimizer.learning_rate" in mistake.state.message
@@ -152,7 +152,7 @@ def somebody_at_work(team: Team) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
+def test_new_files_start_one_retraining_while_another_run_waits_and_a_person_works(
     team: Team, mlflow: MlflowClient
 ) -> None:
     def watch() -> list[FlowRun]:

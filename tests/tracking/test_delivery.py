@@ -67,7 +67,7 @@ def test_a_delivered_journal_is_not_sent_again(
 
 
 @pytest.mark.e2e
-def test_replaying_nothing_loads_no_mlflow(state: Path, tmp_path: Path) -> None:
+def test_replaying_nothing_does_not_load_mlflow(state: Path, tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from pspnet.tracking.backlog import replay;"
     code += f"assert replay(Path({str(state)!r})) == []; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=tmp_path)
@@ -159,7 +159,7 @@ def test_a_run_deleted_during_delivery_is_created_again(client: MlflowClient, st
     assert history(client, the_run(client, "gone"), "loss") == LOSSES[:2]
 
 
-def test_another_database_gets_everything(
+def test_a_different_database_gets_everything(
     client: MlflowClient, state: Path, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(empty_database, tmp_path / "other.db")
@@ -207,7 +207,7 @@ def test_a_pipeline_has_the_status_of_its_latest_stage_in_any_order_of_delivery(
     assert the_run(client, "state", "pipeline").info.status == "FAILED"
 
 
-def test_work_continued_by_another_pipeline_moves_there(client: MlflowClient, state: Path) -> None:
+def test_work_continued_by_another_pipeline_moves_to_that_pipeline(client: MlflowClient, state: Path) -> None:
     """The stage is killed, params of a later stage change, and it starts again."""
     new_journal(state / "tracking/finetune-1", "moves", "old").add("epoch", step=1, values={"loss": 1.0})
     replay(state)

@@ -117,7 +117,7 @@ def test_a_server_that_is_down_for_a_while_misses_nothing(client: MlflowClient, 
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_server_that_is_down_at_the_end_gets_the_rest_later(
+def test_a_server_that_is_down_at_the_end_gets_the_remaining_records_later(
     client: MlflowClient, server: Server, state: Path, tmp_path: Path
 ) -> None:
     warnings: list[str] = []

@@ -37,7 +37,7 @@ def test_a_busy_sender_has_nearly_two_minutes(watch: Watch) -> None:
     assert (round(seconds), status) == (110, TOO_LATE)
 
 
-def test_a_sender_that_gets_no_answer_gives_up_earlier(watch: Watch) -> None:
+def test_a_sender_that_gets_no_answer_gives_up_sooner(watch: Watch) -> None:
     seconds, status = first_verdict(watch, cpu_share=0)
     assert (round(seconds), status) == (20, TOO_LATE)
 
@@ -82,7 +82,7 @@ def test_the_end_of_our_own_journal_is_sent_before_other_journals(database: str,
     assert history(client, the_run(client, "own"), "loss") == [(1, 1.0)]
 
 
-def test_a_long_stage_sends_other_journals_at_once(database: str, state: Path) -> None:
+def test_a_long_stage_sends_other_journals_immediately(database: str, state: Path) -> None:
     other, journal = new_journal(state / "tracking/other-1", "other"), new_journal(state / "tracking/own-1", "own")
     assert not Sending(state, Delivery(state, journal.folder), Watch(LIMITS)).step()
     assert Receipt.of(other.folder).run_id

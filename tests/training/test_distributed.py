@@ -57,7 +57,7 @@ def test_a_batch_in_parts_equals_the_whole_batch(alone: Path) -> None:
     assert max(differences(alone / "unequal", alone / "in parts")) < 1e-4
 
 
-def test_the_cases_differ(alone: Path) -> None:
+def test_the_training_cases_differ(alone: Path) -> None:
     """Otherwise the tests above would prove little."""
     for case in CASES[1:4]:
         assert max(differences(alone / CASES[0], alone / case)) > 1e-3

@@ -149,7 +149,7 @@ def test_a_mask_value_that_is_not_a_class_is_reported(
         pytest.param("cuda", "bf16", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
     ],
 )
-def test_other_devices_and_precisions_resume_exactly(
+def test_training_on_other_devices_and_in_other_precisions_resumes_exactly(
     device: str, precision: str, params: Params, prepared: Path, backbone: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

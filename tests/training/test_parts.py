@@ -49,7 +49,7 @@ def of(**changes: Any) -> OptimizerParams:
     return OptimizerParams(**plain | changes)
 
 
-def test_learning_rate_rises_linearly_and_falls_by_the_poly_rule() -> None:
+def test_the_learning_rate_rises_linearly_and_falls_by_the_poly_rule() -> None:
     rates = [learning_rate_at(step, 100, of(warmup_steps=3)) for step in range(100)]
     assert rates[:4] == pytest.approx([0.25, 0.5 * 0.99**0.9, 0.75 * 0.98**0.9, 0.97**0.9])
     assert rates[50] == pytest.approx(0.5**0.9)
@@ -57,7 +57,7 @@ def test_learning_rate_rises_linearly_and_falls_by_the_poly_rule() -> None:
     assert learning_rate_at(0, 100, of()) == 1
 
 
-def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> None:
+def test_the_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> None:
     rates = [learning_rate_at(step, 100, of(learning_rate=2.0, schedule="cosine")) for step in range(101)]
     assert rates[0] == 2
     assert rates[25] == pytest.approx(1 + math.sqrt(0.5))
@@ -256,14 +256,14 @@ def test_changed_stage_code_gets_a_different_checkpoint(tmp_path: Path, monkeypa
     assert {change(name) for name in ("machine/terminal.py", "stages/pretrain.py", "losses/notes.txt")} == {digests[-1]}
 
 
-def test_the_digest_of_code_does_not_depend_on_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_of_code_does_not_depend_on_which_modules_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     before = training_digest("finetune", {}, {}, CPU)
     for name in [name for name in sys.modules if name.startswith("pspnet.losses")]:
         monkeypatch.delitem(sys.modules, name)
     assert training_digest("finetune", {}, {}, CPU) == before
 
 
-def test_a_room_that_does_not_exist_has_no_digest() -> None:
+def test_a_package_that_does_not_exist_has_no_digest() -> None:
     with pytest.raises(FileNotFoundError, match="no code there"):
         code_digest(["losses", "loses"])
 

@@ -230,7 +230,7 @@ def test_the_flow_waits_for_another_run(project: Path) -> None:
     assert nothing_to_do(registry) == HEADLINE
 
 
-def test_no_run_starts_while_the_registry_is_queried(project: Path) -> None:
+def test_no_run_starts_while_the_registry_is_being_queried(project: Path) -> None:
     def begins() -> str:
         with pytest.raises(filelock.Timeout):
             filelock.FileLock(project / ".pspnet/retrain.lock", timeout=0).acquire()
