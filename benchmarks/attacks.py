@@ -32,7 +32,7 @@ def directories() -> Iterator[bytes]:
 
 
 def chunks() -> Iterator[bytes]:
-    """60 MB in chunks, declared as one byte, and never ended."""
+    """60 MB in chunks, declared as one byte and never completed."""
     yield HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
     for _ in range(60):
         yield f"{MB:x}\r\n".encode() + b" " * MB + b"\r\n"

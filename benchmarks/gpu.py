@@ -5,7 +5,7 @@ python benchmarks/gpu.py --out gpu-results --data FOLDER --recipe recipes/camvid
 
 It needs torch 2.6 or later, the training core's packages and no network. Each part is a process with its own
 time limit: a part that fails or takes too long says so in its row, and the others continue. `gpu.json` and `gpu.md` are
-rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program and
+rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program but
 measures nothing.
 """
 
@@ -169,7 +169,7 @@ def eager(arguments: argparse.Namespace) -> Measured:
 
 
 def compiled(arguments: argparse.Namespace) -> Measured:
-    """Compiled training at the batch size that was best without compiling: a compilation takes a minute."""
+    """Compiled training at the batch size that was best without compiling, because each compilation takes a minute."""
     if arguments.toy:
         torch.compile = partial(torch.compile, backend="aot_eager")  # avoids the C++ compiler, which takes minutes
     before = arguments.out / "eager.part.json"
@@ -331,7 +331,7 @@ def prediction(arguments: argparse.Namespace) -> Measured:
 
 
 def learning(arguments: argparse.Namespace) -> Measured:
-    """The test mIoU of the data's own recipe, from a random backbone: no weights are available."""
+    """The test mIoU of the data's own recipe, starting from a random backbone because no weights are available."""
     folder = fresh(arguments.out / "learning")
     params = validate(Params, read_yaml(arguments.recipe or ROOT / "params.yaml"), str(arguments.recipe))
     if arguments.toy:
@@ -423,7 +423,7 @@ def told_loader(part: Measured, parts: dict[str, Measured]) -> str:
     return f"{part['images_per_second']:.4g} images/s from {part['processes']} processes{shares}"
 
 
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the seconds each may take
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the number of seconds each may take
     "matrix": (matrix, 40),
     "eager": (eager, 100),
     "compiled": (compiled, 150),

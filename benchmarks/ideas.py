@@ -55,7 +55,7 @@ from pspnet.training.shared.steps import Session  # noqa: E402
 
 Sample = dict[str, Tensor]
 
-# A first guess at what is good for every set; the ideas change it.
+# A first guess at what works well for every set; the ideas change it.
 BASE: dict[str, Any] = {
     "backbone__depth": 18, "backbone__width": 0.5, "backbone__stem": "seven", "backbone__weights": "random",
     "finetune__epochs": 1, "finetune__validations": 1, "finetune__scale_min": 0.75, "finetune__scale_max": 1.5,
@@ -410,7 +410,7 @@ COLUMNS = ["set", "idea", "seed", "share", "precision", "cost", "steps", "images
 
 
 def table(results: Path) -> str:
-    """A line per idea: its gain over `base` on each set, the mean over seeds that both have."""
+    """A line per idea: its gain over `base` on each set, averaged over the seeds that both have."""
     frame = pd.read_csv(results)
     own = frame.set_index(["set", "precision", "share", "seed"])
     base = own[own["idea"] == "base"]["val_mean_iou"]

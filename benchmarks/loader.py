@@ -1,4 +1,4 @@
-"""Augmented crops a second on one core, from CamVid: ours against the same augmentation written in OpenCV.
+"""Augmented crops a second on one core, from CamVid: ours compared with the same augmentation written in OpenCV.
 
 python benchmarks/loader.py --data FOLDER      FOLDER: used as data/raw of recipes/camvid.yaml
 

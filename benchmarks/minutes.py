@@ -1,4 +1,4 @@
-"""`pspnet plan` against U-Net and FPN of segmentation-models-pytorch, with the same training time and random weights.
+"""`pspnet plan` versus U-Net and FPN from segmentation-models-pytorch, with equal training time and random weights.
 
 uv pip install segmentation-models-pytorch
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv [--sets steel camvid cells]
@@ -9,8 +9,8 @@ whichever is faster for it, until time is up, without validation. Both are measu
 follow one another, each with two threads and one loader process; nothing else should be running. Every finished run is
 a row; a run already in the file is not repeated, so the program can be stopped and restarted at will.
 
-Steel: six peers once, the best two at a second learning rate, then the best and ours in turns with three seeds. The
-other sets: the best two of steel and ours, in turns.
+Steel: six peers once, the best two at a second learning rate, then the best and ours alternately with three seeds. The
+other sets: the best two on steel and ours, alternately.
 """
 
 import argparse

@@ -78,7 +78,7 @@ def _status(function: Callable[[], object]) -> int:
 class _Stream:
     """Standard output or error, including the output of child processes.
 
-    One file serves all calls: a logging handler keeps the stream that it found when its library was imported.
+    All calls share one file, because a logging handler keeps the stream that existed when its library was imported.
     """
 
     def __init__(self, name: str, number: int) -> None:
@@ -149,7 +149,7 @@ def _determinism() -> tuple[bool, bool]:
 
 @contextmanager
 def _logging_state() -> Iterator[None]:
-    """Restore all loggers. Some libraries silence every logger but their own when they are set up."""
+    """Restore all loggers. Some libraries silence every other logger when they are set up."""
     known = logging.root.manager.loggerDict.values()
     loggers = [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
     before = [(logger, logger.level, logger.disabled) for logger in loggers]

@@ -18,7 +18,7 @@ go_offline()
 # the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width they were created with
-# The same examples in every run. No deadline: the first example may have to import packages.
+# Use the same examples in every run, without a deadline: the first example may have to import packages.
 settings.register_profile("ours", derandomize=True, deadline=None)
 settings.load_profile("ours")
 
@@ -27,7 +27,7 @@ CHEAP = ("git", "ldconfig", "uname")  # take milliseconds; the last two are star
 
 
 class Guard:
-    """Raises an error if a test of `make test` or one of its fixtures starts a process."""
+    """Raises an error if a `make test` test or one of its fixtures starts a process."""
 
     on = False
 
@@ -57,7 +57,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown() -> None:
-    guard.on = False  # the last test, whichever it is, also stops servers started by other tests
+    guard.on = False  # whichever test runs last also stops servers started by other tests
 
 
 @pytest.fixture(autouse=True)

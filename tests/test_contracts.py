@@ -162,7 +162,7 @@ print([name for name in ("mlflow", "prefect", "dvc", "typer", "rich") if name in
 
 @pytest.mark.e2e
 def test_registering_and_promoting_load_no_torch() -> None:
-    """Loading torch takes a second; another process does it at the same time."""
+    """Loading torch takes a second, and another process is already doing it at the same time."""
     code = """
 import sys
 import pspnet.registry.new_version, pspnet.registry.promotion, pspnet.registry.expected

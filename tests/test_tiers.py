@@ -25,7 +25,7 @@ def test_a_marked_test_may_start_a_process() -> None:
 
 
 def test_make_test_kills_covers_every_folder_with_kills() -> None:
-    """The target names folders, which saves loading all other tests."""
+    """The target names folders, so that pytest does not load all other tests."""
     (command,) = re.findall(r"\$\(TESTS\) (.*) -m kills ", (ROOT / "Makefile").read_text())
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark" + ".kills" in path.read_text()]
     assert files

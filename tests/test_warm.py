@@ -1,4 +1,4 @@
-"""Properties that a warm Python shares with a newly started one."""
+"""Properties that a warm Python shares with a newly started Python."""
 
 import os
 import subprocess

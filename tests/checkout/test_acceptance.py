@@ -31,7 +31,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which `finetune` has run once and `evaluate` never."""
+    """A repository in which `finetune` has run once and `evaluate` has never run."""
     folder = tmp_path_factory.mktemp("made") / "repository"
     write(folder / "dvc.yaml", DVC_YAML)
     write(folder / "params.yaml", "finetune: {epochs: 1}\n")

@@ -92,7 +92,7 @@ class TestCheckBatch:
         assert self.check(batch, raw, classes={}, ignore_values=[]).masks == 1
 
     def test_problems_that_concern_the_whole_set_are_left_to_prepare(self, batch: Path, tmp_path: Path) -> None:
-        """One group cannot be in three splits, and no mask shows the class `front`."""
+        """A single group cannot fill three splits, and no mask shows the class `front`."""
         policies = {"problems__absent_class": "error", "problems__near_duplicate": "error"}
         assert self.check(batch, tmp_path / "nothing", **policies).groups == 1
 
@@ -525,7 +525,7 @@ def pairs(names: str) -> set[str]:
 def test_the_flow_updates_data_imported_from_a_repository(project: Path, origin: Path) -> None:
     new_repository(origin, f"    remote = folder\n['remote \"folder\"']\n    url = {origin.parent}/remote\n")
     released(origin)
-    (project / "data/raw").mkdir(parents=True)  # an empty folder also counts: DVC would import into it
+    (project / "data/raw").mkdir(parents=True)  # an empty folder is fine too: DVC alone would import into it
     done = pspnet("data", "add", "--import", origin, "set", cwd=project)
     assert done.stdout.startswith(f"data/raw: imported from set of {origin}, as recorded in data/raw.dvc.\n")
     assert (files(project / "data/raw"), done.returncode) == (pairs("a"), 0)

@@ -31,7 +31,7 @@ SAMPLES = [  # id, split, group, format, with a mask
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with SAMPLES prepared. The last one is a 16-bit gray picture, so it is re-encoded."""
+    """A project with SAMPLES prepared. The last sample is a 16-bit grayscale image, so it is re-encoded."""
     folder = tmp_path_factory.mktemp("export")
     shutil.copy(ROOT / "params.yaml", folder)
     write(folder / "data/raw/classes.yaml", "classes: {back: 0, scratch: 7}\ncolors: {scratch: [1, 2, 3]}\n"

@@ -79,7 +79,7 @@ OWN = {
 
 
 # A recipe does not choose these: the data layout and the policy for bad files depend on the data, a new self-supervised
-# method changes no recipe, and the rest is for experiments (`--set`) and machines.
+# method changes no recipe, and the rest depends on the experiment (`--set`) or the machine.
 LEFT_OUT = ("dataset.", "pretrain.method", "prepare.problems.", "prepare.split_seed", "runtime.seed", "runtime.threads")
 # A number that some recipe sets to its neutral value (0 if allowed, otherwise 1) is a switch.
 NEUTRAL = {"finetune.backbone_learning_rate_factor": 1, "predict.scales": [1.0]}

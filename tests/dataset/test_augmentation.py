@@ -63,7 +63,7 @@ def test_sizes_are_exact_and_masks_gain_no_value_but_ignore(
         height_px=crop[0], width_px=crop[1], scale_min=min(scales), scale_max=max(scales),
         rotation_degrees=rotation_degrees, blur_probability=looks[0], color_jitter=looks[1],
     )  # fmt: skip
-    # only 0 and 254, so that any number in between is a blend
+    # only 0 and 254, so that any other value is a blend
     before = np.where(noise(*size, seed)[..., 0] < 128, 0, 254).astype(np.uint8)
     image, mask = augment.image_and_mask(noise(*size, seed), before, seed)
     assert (image.shape, mask.shape) == ((*crop, 3), crop)
@@ -99,7 +99,7 @@ def test_pictures_larger_than_the_crop_are_not_padded() -> None:
 
 
 def test_an_image_and_its_mask_get_the_same_crop() -> None:
-    """If an image shows the colors of its mask, every pixel of an unscaled crop still does."""
+    """If an image has the colors of its mask, so does every pixel of an unscaled crop."""
     augment = augmentation(scale_min=1.0, scale_max=1.0)
     palette = np.zeros((256, 3), np.uint8)
     palette[:4], palette[IGNORE] = COLORS, FILL
@@ -115,7 +115,7 @@ def test_an_image_and_its_mask_get_the_same_crop() -> None:
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
 def test_a_scaled_or_rotated_image_still_matches_its_mask(rotation_degrees: float) -> None:
-    """Two pixels from any border of a block, interpolation blends nothing, so colors are exact."""
+    """Colors are exact two pixels or more from the edge of a block, where interpolation blends nothing."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     compared = 0
     for seed in range(60):
@@ -279,7 +279,7 @@ def test_half_of_the_images_are_rotated_by_up_to_the_given_angle() -> None:
 
 @pytest.mark.parametrize("period", [2, 4, 10])
 def test_a_fine_pattern_becomes_its_mean_when_scaled_down(period: int) -> None:
-    """Without averaging, thin stripes would vanish or become broad ones."""
+    """Without averaging, thin stripes would vanish or become wide."""
     stripes = np.zeros((600, 800), np.uint8)
     stripes[:, ::period] = 255
     augment = augmentation(scale_min=1 / period, scale_max=1 / period)
@@ -330,7 +330,7 @@ def test_the_crop_is_blurred_with_the_given_probability_but_the_mask_never_is() 
 
 
 def test_brightness_contrast_and_saturation_change_one_after_another() -> None:
-    """Brightness, contrast and saturation in turn, in floating point, within the range that needs no clipping."""
+    """Brightness, contrast and saturation, one after another, in floating point, in a range that needs no clipping."""
     image = (100 + noise(48, 64) // 8).astype(np.uint8)
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, color_jitter=0.4)
     weights = np.array([0.299, 0.587, 0.114])

@@ -33,7 +33,7 @@ SHADES = {"a": 0, "b": 255, "c": 10, "d": 20, "e": 30}
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> PreparedDataset:
-    """Images with two pixels of one shade, masks with one pixel of class 1 and one ignored, one shard per sample."""
+    """Images with two pixels of one shade, masks with a pixel of class 1 and an ignored pixel, one shard per sample."""
     return make(tmp_path)
 
 

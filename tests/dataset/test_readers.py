@@ -1,4 +1,4 @@
-"""Reading a prepared set with our reader, without copies, and with other tools as docs/prepared-data.md shows."""
+"""Reading a prepared set with our reader, without copies, and with other tools, as docs/prepared-data.md shows."""
 
 import json
 import os

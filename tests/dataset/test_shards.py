@@ -90,7 +90,7 @@ def test_inserting_images_rewrites_few_shards(tmp_path: Path) -> None:
     assert len(before) > 100
     assert (
         len(checksums(after) - checksums(before)) <= 6
-    )  # 30 consecutive images are about two shards; a forced cut shifts a few more
+    )  # 30 consecutive images fill about two shards; a forced cut shifts a few more
 
 
 def test_an_image_larger_than_a_shard_gets_its_own_shard(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checkouts that are made once per session, and fixtures that copy them for a test."""
+"""Checkouts that are created once per session, and fixtures that copy them for each test."""
 
 from pathlib import Path
 

@@ -39,7 +39,7 @@ def test_a_clone_in_a_different_folder_gets_the_same_bytes(finished: Path, tmp_p
 
 
 def test_results_travel_through_the_run_cache(finished: Path, tmp_path: Path) -> None:
-    """A second machine that shares only the remote runs no stage, and needs no dvc.lock."""
+    """A second machine that shares only the remote runs no stages and needs no dvc.lock."""
     run(finished, "dvc", "push", "--run-cache", "--quiet")
     other = clone(finished, tmp_path / "second/clone")
     run(other, *SYNTHESIZE)
@@ -65,7 +65,7 @@ class TestWhatAChangeRuns:
     def test_a_comment_in_the_losses_runs_neither_prepare_nor_pretrain(self, finished: Path) -> None:
         with (finished / "pspnet/losses/terms.py").open("a") as file:
             file.write("# a comment\n")
-        assert reproduce(finished) == ["finetune"]  # and its bundle is the same, so evaluate has nothing to do
+        assert reproduce(finished) == ["finetune"]  # its bundle is the same, so evaluate has nothing to do
 
     def test_a_comment_can_be_accepted(self, finished: Path) -> None:
         with (finished / "pspnet/metrics.py").open("a") as file:

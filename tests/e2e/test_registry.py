@@ -1,4 +1,4 @@
-"""The life of a model, with the commands that a person or a flow would use."""
+"""The life of a model, using the commands that a person or a flow would run."""
 
 import json
 import shutil

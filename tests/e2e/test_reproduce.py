@@ -69,7 +69,7 @@ def develop(folder: Path) -> None:
     replace(folder / NETWORK, "\n\n\n@", "\nfrom pspnet.model.rectifier import rectifier\n\n\n@")
     (folder / "dvc.yaml").write_text(pipeline.replace(f"- {NETWORK}\n", f"- {NETWORK}\n      - {NEW_MODULE}\n"))
     write_params(folder, finetune__dropout=0.3)
-    # This run is tracked, so its records differ from those of an untracked run, however fast both are.
+    # This run is tracked, so its records differ from an untracked run's, no matter how fast both are.
     assert reproduce(folder, PSPNET_TRACKING="on") == ["finetune", "evaluate"]
     run(folder, "pspnet", "register", "models/segmenter")
     run(folder, "pspnet", "lineage", "1")  # downloads its files

@@ -94,7 +94,7 @@ def test_numbers_on_the_page_equal_those_in_the_report(tmp_path: Path) -> None:
 
 
 def test_groups_are_listed_worst_first_with_the_mean_over_their_images(report: EvaluationReport) -> None:
-    # bad/1 is (0.6 + 0.5) / 2; bad/2 calls all of it road: (4 / 7 + 0) / 2.
+    # bad/1 has (0.6 + 0.5) / 2; bad/2 is predicted as road everywhere: (4 / 7 + 0) / 2.
     assert report.groups["group"].tolist() == ["bad", "good"]
     assert report.groups["images"].tolist() == [2, 1]
     assert report.groups["pixels"].tolist() == [14, 7]
@@ -270,5 +270,5 @@ def test_a_page_of_many_pictures_and_classes_stays_small(tmp_path: Path) -> None
         "noise", 0.5, np.random.default_rng(0).integers(0, 256, (720, 960, 3), dtype=np.uint8), stripes, stripes
     )
     write_report(report, [noise] * 4, [noise] * 4, {}, tmp_path)
-    # A 480 x 360 photograph of pure noise is 0.5 MB, or 0.7 MB as text. It appears once per picture, not per layer.
+    # A 480 x 360 photograph of pure noise is 0.5 MB, or 0.7 MB as text. It is stored once per picture, not per layer.
     assert (tmp_path / "report.html").stat().st_size < 8 * 0.7e6 + 4e6

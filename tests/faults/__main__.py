@@ -84,7 +84,7 @@ def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
 
 
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
-    """The tests that exist in this tree; another checkout may lack some."""
+    """The tests that exist in this tree; a different checkout may not have all of them."""
     return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
 
 
@@ -150,7 +150,7 @@ def _check_baseline(trials: Trials, groups: Sequence[Sequence[str]], markers: st
 
 
 def _keep(path: Path, row: dict[str, str]) -> None:
-    """Save the row, replacing the one with the same suite and name."""
+    """Save the row, replacing any row with the same suite and name."""
     known = _read(path) if path.exists() else []
     rows = [one for one in known if (one["suite"], one["name"]) != (row["suite"], row["name"])]
     with path.open("w", encoding="utf-8", newline="") as file:

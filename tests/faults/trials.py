@@ -95,7 +95,7 @@ def copy_tree(tree: Path, copy: Path) -> None:
 
 
 class Trials:
-    """Runs several trials at once, each in its own folder below `home`."""
+    """Runs several trials at once, each in its own folder under `home`."""
 
     def __init__(self, tree: Path, home: Path, at_once: int) -> None:
         self._tree, self._home, self._at_once = tree, home, at_once
@@ -146,7 +146,7 @@ class Trials:
         process = os.fork()
         if process == 0:
             _become(trial, self._tree, copy, folder)
-        with suppress(PermissionError, ProcessLookupError):  # the child does it too, perhaps first
+        with suppress(PermissionError, ProcessLookupError):  # the child does this too, perhaps first
             os.setpgid(process, process)
         self._running[os.pidfd_open(process)] = trial, process, time.monotonic()
 

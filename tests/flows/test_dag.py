@@ -79,7 +79,7 @@ def test_a_made_up_dag_is_read_as_written(project: Path) -> None:
         Stage("middle", "gpu", 2 * 86400, 3, ("kept",), "cat kept > middle", 4),
         Stage("last", None, 90 * 60, 0, ("middle", "raw/a"), "cat middle raw/a > last", 1),
     )
-    # A dependency that git ignores and no stage makes is data, even before `dvc add`; git tracks code.py.
+    # A dependency is data if git ignores it and no stage makes it, even before `dvc add`; git tracks code.py.
     assert set(dag.sources) == {Source("kept"), Source("raw/a")}
     assert not dag.has_remote
     assert dag.sources_of(dag.named("last")) == [Source("raw/a")]

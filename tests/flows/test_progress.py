@@ -20,7 +20,7 @@ def test_the_pace_of_a_resumed_run_is_measured_from_its_first_event() -> None:
 
 
 class Api:
-    """Prefect's API, which is down now and then."""
+    """Prefect's API, which is down from time to time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.away = False

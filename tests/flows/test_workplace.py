@@ -362,7 +362,7 @@ class TestClaiming:
                 process.kill()
 
     def orphan(self, place: Workplace) -> None:
-        """A stage that has lost its parent."""
+        """A stage whose parent has died."""
         subprocess.run(["sh", "-c", "sleep 50 &"], env=os.environ | {MARK: str(place.folder)}, check=True, timeout=10)
         wait_until(lambda: len(marked(MARK, str(place.folder))) == 1)
 
@@ -383,7 +383,7 @@ class TestClaiming:
             holder.send_signal(signal.SIGSTOP)
             with place.claimed(lines.append):
                 assert holder.wait(60) == -signal.SIGKILL
-        # A killed process may be visible for a moment and be reported as left behind.
+        # A killed process may be visible for another moment and reported as left behind.
         assert lines[1] == f"Process {holder.pid} of that run is frozen; ending it."
         assert left(tmp_path) == []
 

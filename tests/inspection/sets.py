@@ -32,7 +32,7 @@ def black() -> Pixels:
 
 
 def field_of_view() -> Pixels:
-    """The region that the camera sees, the same in every image."""
+    """The region that the camera sees, which is the same in every image."""
     pixels = black()
     cv2.circle(pixels, (WIDTH // 2, HEIGHT // 2), 22, 255, -1)
     return pixels

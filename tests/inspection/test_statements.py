@@ -1,4 +1,4 @@
-"""What the docs say about `pspnet data inspect`, sentence by sentence, where no other test in this folder checks it."""
+"""Checks, sentence by sentence, what the docs say about `pspnet data inspect` and no other test here covers."""
 
 import re
 import shutil

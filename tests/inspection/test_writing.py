@@ -167,7 +167,7 @@ def test_everything_prepare_needs_is_written_too(checkout: Path) -> None:
     assert "official_splits: val_is_test # kept | val_is_test | ignored" in (checkout / "params.yaml").read_text()
 
 
-def test_the_demos_params_give_way_to_the_start_recipe(checkout: Path) -> None:
+def test_the_demos_params_are_replaced_by_the_start_recipe(checkout: Path) -> None:
     sets.plain(checkout / "data/raw")
     write(checkout / "recipes/start.yaml", (ROOT / "recipes/start.yaml").read_text())
     done = inspect(checkout, "--write")

@@ -1,4 +1,4 @@
-"""Agreement with segmentation_models_pytorch where its definitions match ours, and the differences elsewhere."""
+"""Our losses agree with segmentation_models_pytorch where the definitions match; other tests show the differences."""
 
 import pytest
 import torch

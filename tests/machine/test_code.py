@@ -1,4 +1,4 @@
-"""Which stages run again after which edit. `tests/test_contracts.py` shows that DVC depends on the same code."""
+"""Which stages rerun after which edit. `tests/test_contracts.py` shows that DVC depends on the same code."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from pspnet.machine.code import CODE, code_digest
 
 ALL = ("prepare", "pretrain", "finetune", "evaluate")
 TRAIN_AND_MEASURE = ("pretrain", "finetune", "evaluate")
-# One file from each room, and from each part that some stages depend on and others do not.
+# One file from each room, and one from each part that only some stages depend on.
 RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "checkout/doctor.py": (),
     "cli/stages.py": (),
@@ -80,6 +80,6 @@ def test_an_edit_reruns_every_stage_whose_results_it_can_change(
     assert tuple(stage for stage in ALL if before[stage] != after[stage]) == RUN_AGAIN[name]
 
 
-def test_every_package_has_an_edit_here(package: Path) -> None:
+def test_every_room_has_an_edit_here(package: Path) -> None:
     rooms = {path.name for path in package.iterdir() if path.name != "__init__.py"}
     assert rooms == {Path(name).parts[0] for name in RUN_AGAIN}

@@ -17,7 +17,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """A GPU, which this machine may not have."""
+    """A fake GPU, because this machine may not have one."""
     properties = type("Properties", (), {"uuid": uuid.uuid4()})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     return torch.device("cuda:0")

@@ -52,7 +52,7 @@ print(mlflow.MlflowClient().get_run(run.info.run_id).data.metrics)
 
 
 def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
-    """The output of a new process with only these settings."""
+    """The output of a new process that has only these settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -77,7 +77,7 @@ def stopped_by(number: int) -> Callable[[Tick], None]:
 
 
 STOPPED = "Stopped. Nothing is half-written; run the same command to continue."
-OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # as torch calls its own
+OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # as torch names its own error
 
 
 @pytest.mark.parametrize(

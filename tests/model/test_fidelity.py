@@ -21,7 +21,7 @@ PLAIN = Architecture(depth=50, width=0.125, output_stride=8, classes=5, dropout=
 
 
 def supervised(architecture: Architecture) -> SupervisedPSPNet:
-    """Gives BatchNorm realistic statistics and factors, as after training; initial ones would hide mistakes."""
+    """Gives BatchNorm realistic statistics and factors, as after training; the initial values would hide mistakes."""
     torch.manual_seed(0)
     network = SupervisedPSPNet(PSPNet(architecture))
     for module in network.modules():

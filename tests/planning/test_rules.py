@@ -10,7 +10,7 @@ from pspnet.planning.facts import DataFacts
 from pspnet.planning.rules import Plan, Rung
 from tests.planning.laptop import LAPTOP, laptop_seconds, params_of
 
-# Assumed, not measured: no GPU was at hand.
+# Assumed, not measured, because no GPU was available.
 GPU = Device("cuda", cores=16, precision="bf16")
 GPU_SPEEDUP = 500
 

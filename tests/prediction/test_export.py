@@ -40,7 +40,7 @@ ARCHITECTURES = {
 
 
 def make_bundle(architecture: Architecture, folder: Path) -> Path:
-    """A network with statistics from data, and logits about as large as those of a trained one."""
+    """A network with statistics from data, and logits about as large as a trained network's."""
     torch.manual_seed(0)
     network = PSPNet(architecture)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def metadata(path: Path) -> Any:
 def test_every_network_can_be_exported(
     form: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R50 with two blocks in each stage: more would test nothing new, and more layers take longer to export."""
+    """R50 with two blocks per stage: more blocks would test nothing new and take longer to export."""
     monkeypatch.setitem(BLOCKS, 50, BLOCKS[18])
     own = make_bundle(ARCHITECTURES[architecture], tmp_path / "segmenter")
     parities = export(own, form, tmp_path / f"model.{form}", 1e-4)

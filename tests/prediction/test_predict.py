@@ -45,7 +45,7 @@ Tick = Callable[[int, int, str], None]
 
 @pytest.fixture
 def images(prepared: Path, tmp_path: Path) -> Path:
-    """Images of every kind that people have, and two files that are not images."""
+    """Images of every kind that users have, and two files that are not images."""
     folder = tmp_path / "images"
     street = np.array(Image.open(prepared.parent / "raw/images/street00000_0.png"))
     gray = street[..., 0]
@@ -258,7 +258,7 @@ def change(few: Path) -> None:
 def test_a_run_after_a_kill_ends_as_if_nothing_had_been_killed(
     params: Params, few: Path, bundle: Path, tmp_path: Path, is_first: bool, mode: str, least: int
 ) -> None:
-    """The run is killed before each change it makes to the folder; readers always find complete data."""
+    """The run is killed before each change it makes to the folder, and readers always find complete data."""
     before, expected = tmp_path / "before", tmp_path / "expected"
     if not is_first:
         run(params, few, bundle, before)
@@ -335,7 +335,7 @@ def test_an_image_that_was_only_touched_keeps_its_mask(
 
 
 def test_the_folder_follows_the_images(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
-    """After images were added, changed, removed or damaged, the folder equals a new one."""
+    """After images have been added, changed, removed or damaged, the folder equals one made from scratch."""
     out = tmp_path / "out"
     run(params, images, bundle, out)
     masks = {name: (out / f"masks/{name}.png").stat().st_mtime_ns for name in SOUND}

@@ -106,7 +106,7 @@ def test_neighbors_are_blended_by_their_shares() -> None:
     left, right = by_hand(one, images[:, :, :64]), by_hand(one, images[:, :, 26:])
     assert torch.allclose(tiled[..., :26], left[..., :26], atol=1e-6)
     assert torch.allclose(tiled[..., 64:], right[..., 38:], atol=1e-6)
-    # Both shares rise over the 32 px from border to middle; the 6 px between the middles are 32 from either border.
+    # Both shares rise over the 32 px from border to middle; the 6 px between the middles are 32 px from either border.
     from_left, from_right = (np.minimum(np.minimum(p, 63 - p), 38) + 1.0 for p in (np.arange(26, 64), np.arange(38)))
     share = torch.tensor(from_right / (from_left + from_right), dtype=torch.float32)
     assert torch.allclose(tiled[..., 26:64], left[..., 26:] * (1 - share) + right[..., :38] * share, atol=1e-6)
@@ -137,7 +137,7 @@ def test_rows_are_yielded_once_no_later_window_covers_them() -> None:
 
 @pytest.mark.e2e
 def test_memory_grows_with_an_images_width_but_hardly_with_its_height() -> None:
-    """All probabilities of the second image at once, for 20 classes, would take 210 MB."""
+    """Holding all probabilities of the second image at once, for 20 classes, would take 210 MB."""
     code = """
 import resource, torch, numpy as np
 from pspnet.model.network import Architecture, PSPNet

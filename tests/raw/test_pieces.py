@@ -1,4 +1,4 @@
-"""Checking piece by piece: in several processes, in parts, killed and restarted."""
+"""Checking data piece by piece: in several processes, in parts, killed and restarted."""
 
 import multiprocessing
 import os
@@ -238,7 +238,7 @@ def test_parts_divide_the_pieces_and_add_up_to_the_whole(raw: Path, tmp_path: Pa
     join(folders, dataset(raw, whole), tmp_path / "joined", quiet)
     assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
     _, counts = check_all(raw, tmp_path / "joined")
-    assert counts == [COUNT]  # newer than the raw files: nothing is checked again
+    assert counts == [COUNT]  # newer than the raw files, so nothing is checked again
 
 
 def test_pieces_made_elsewhere_are_used_and_only_the_others_are_made(

@@ -134,7 +134,7 @@ class World:
         self.module, self.seconds = module, 0.0
         self.registry = _start(module).copy()
         self.in_flight: list[partial[Any]] = []
-        self.repeated = False  # a write, by the network
+        self.repeated = False  # whether the network has repeated a write
         self.set_by_persons: list[int] = []
         self.warnings: list[str] = []
         self.processes = [Process(self, name, version) for name, version in zip(NAMES, versions, strict=False)]
@@ -216,7 +216,7 @@ class Bounds:
     """How much may happen in one schedule."""
 
     switches: int  # away from a process that could continue
-    deaths: int = 0  # before a write; a process that is never resumed stands for a death anywhere else
+    deaths: int = 0  # before a write; a process that is never resumed represents a death anywhere else
     faults: int = 0  # writes lost or late; the network may also repeat writes of the alias
     persons: int = 0
 
@@ -280,7 +280,7 @@ def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) 
 def _follow(
     world: World, case: Case, prefix: list[Choice], todo: list[list[Choice]], seen: dict[int, list[Bounds]]
 ) -> tuple[list[Choice], bool]:
-    """Take the choices in `prefix`, then always the first, adding the others to `todo`; return whether this was new."""
+    """Take the choices in `prefix`, then always the first one; add the others to `todo`. Return whether this was new."""
     left, current = case.bounds, 0
     taken: list[Choice] = []
     while not all(process.ended for process in world.processes) and len(taken) < LONGEST:
@@ -301,7 +301,7 @@ def _follow(
 
 
 def _choices(world: World, current: int, left: Bounds) -> Iterator[tuple[Choice, Bounds]]:
-    """Yield each possible next event, the most ordinary first, with what may happen after it."""
+    """Yield each possible next event, the most common first, with what may happen after it."""
     alive = [number for number, process in enumerate(world.processes) if not process.ended]
     process = world.processes[current]
     if current in alive:

@@ -26,7 +26,7 @@ from tests.registry.moves import make_move
 from tests.waiting import wait_until
 
 SECONDS = 60
-MOMENTS = 8  # in each history, because longer ones are slow to read
+MOMENTS = 8  # in each history, because long histories are slow to read
 killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # without e2e
 
 
@@ -96,7 +96,7 @@ class AuditedRegistry:
         return make_move(self.audit, ProposedMove("promotion", version, ""), contended)
 
     def assert_in_order(self) -> list[Move]:
-        """Check that numbers are complete, each move starts where the last ended, and the alias agrees."""
+        """Check that no number is missing, each move starts where the last one ended, and the alias agrees."""
         moves = self.audit.moves()
         assert [move.number for move in moves] == list(range(1, len(moves) + 1))
         done = [move for move in moves if move.state == "done"]
@@ -125,7 +125,7 @@ def test_each_number_is_won_by_one_of_eight_processes(registry: AuditedRegistry)
     assert [move.state for move in moves] == ["done"] * 8
     assert sorted(move.to_version for move in moves) == list(range(1, 9))
     assert all("moved" in text for text in outputs)
-    assert any("was won by" in text for text in outputs)  # otherwise they never competed
+    assert any("was won by" in text for text in outputs)  # otherwise, they never competed
 
 
 @pytest.mark.e2e

@@ -87,7 +87,7 @@ def test_a_class_absent_from_a_draw_is_left_out_of_its_mean() -> None:
     train_as_car[4, 1] = road_as_car[0, 1] = 10
     champion = report(train_as_car, road_as_car, bundle="b")
     difference, (low, high) = paired_bootstrap(candidate.images, champion.images, CLASSES, 1000)
-    # With the train alone, the road alone or both: 1 for the candidate, 0 for the champion.
+    # With only the train, only the road or both: 1 for the candidate, 0 for the champion.
     assert (difference, low, high) == (1, 1, 1)
 
 

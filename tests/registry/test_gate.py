@@ -167,7 +167,7 @@ def test_the_gate_decides_as_expected(
     assert (decision.outcome, broken(decision)) == (outcome, rules)
     assert words in "\n".join(reason.text for reason in decision.reasons)
     assert decision.forced == changes.get("forced", False)
-    # The rules keep their order, whatever the outcome.
+    # The rules keep their order regardless of the outcome.
     assert [*filter([r.rule for r in decision.reasons].__contains__, [*EVERY_RULE, "forced"])] == [
         reason.rule for reason in decision.reasons
     ]

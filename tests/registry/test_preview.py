@@ -60,7 +60,7 @@ def test_a_bundle_that_is_already_champion_needs_no_promotion(state: Path, tmp_p
     )
 
     registry.client.set_tag(version.run_id, "pspnet.version", "")
-    assert headline(registry, first) is None  # its run does not name it
+    assert headline(registry, first) is None  # its run does not name the version
     register(registry, first)
     assert headline(registry, first)
 

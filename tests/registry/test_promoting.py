@@ -119,7 +119,7 @@ def test_a_version_with_different_classes_is_held_until_a_person_forces_it(team:
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_version_that_predicts_otherwise_than_its_bundle_is_refused(team: Team) -> None:
-    """Its process would answer with different masks, because of packages, hardware or a bug in our code."""
+    """Its process would return different masks, because of packages, hardware or a bug in our code."""
     bundles = {item["version"]: item["bundle"][:16] for item in json.loads(team.call("models", "--json"))}
     store = Path(team.database.removeprefix("sqlite:///")).parent
     version, other = (next(store.rglob(f"versions/{bundles[number]}-*")) for number in (2, 3))

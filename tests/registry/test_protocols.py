@@ -59,6 +59,6 @@ def test_the_gate_ignores_a_report_made_with_other_settings(
     write_report(dataclasses.replace(perfect, protocol="mirrored too"), [], [], {}, other)
     decision = decide_on(registry, version, None, LocalData(tmp_path / "none", other), forced=False)
     assert decision.candidate.mean_iou == pytest.approx(registered.mean_iou)
-    # With the same settings, the newer report counts. Forcing it makes it a different question.
+    # With the same settings, the newer report counts. Forcing it makes this a different question.
     decision = decide_on(registry, version, None, LocalData(tmp_path / "none", same), forced=True)
     assert decision.candidate.mean_iou == 1

@@ -111,7 +111,7 @@ def test_the_inpainting_network_never_sees_what_is_hidden(image: NDArray[np.uint
     changed = views | {"image": torch.where(views["hidden"], noise, views["image"])}
     seen = [GRAY(v["image"]).masked_fill(v["hidden"], 0) for v in (views, changed)]
     assert torch.equal(*seen)
-    # The prediction is the same, so the error outside the holes is too, while the error inside them is not.
+    # The prediction is the same, so only the error inside the holes changes, not the error outside them.
     (loss, figures), (other_loss, other_figures) = pretext(views), pretext(changed)
     assert torch.isclose(figures["visible_error"], other_figures["visible_error"])
     assert loss != other_loss

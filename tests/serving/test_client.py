@@ -236,9 +236,7 @@ def test_one_process_runs_todays_code_on_the_bundle_and_then_the_versions_own(ve
 @pytest.mark.parametrize("function", ["os.getpid", EXAMPLES])
 def test_a_version_answers_even_if_nobody_waited_for_the_call(version: Path, function: str) -> None:
     with warm_process() as call:
-        call(
-            function, 100, examples_of(version / "nowhere") if function == EXAMPLES else {}
-        )  # its error reaches nobody
+        call(function, 100, examples_of(version / "nowhere") if function == EXAMPLES else {})  # nobody sees its error
         with served(version) as ask:
             assert len(ask([encoded(noise(8, 8))])) == 1
 

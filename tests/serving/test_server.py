@@ -47,7 +47,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Client:
-    """One connection: the parts it sends and the answer it gets. If not `complete`, it never sends the rest."""
+    """A connection: the parts it sends and the answer it gets. If not `complete`, it never sends the rest."""
 
     def __init__(
         self,

@@ -1,5 +1,4 @@
-"""Files that break decoders, rotated photos and decompression bombs: each is prepared correctly, or named with the
-reason."""
+"""Files that break decoders, rotated photos and decompression bombs: each is prepared correctly or reported."""
 
 import csv
 import shutil

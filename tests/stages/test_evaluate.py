@@ -45,7 +45,7 @@ def run(params: Params, prepared: Path, bundle: Path, folder: Path, tick: Tick =
 
 
 def measured_by_hand(prepared: Path, bundle: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Id -> the annotated pixels of a test image and their prediction, using none of our code but the network."""
+    """Id -> the annotated pixels of a test image and their prediction, using none of our code except the network."""
     dataset, model = PreparedDataset.open(prepared), Bundle.load(bundle)
     mean, std = (np.array(values) for values in (dataset.mean, dataset.std))
     pairs = {}

@@ -41,7 +41,7 @@ from tests.tracking.server import Server, answers
 from tests.waiting import wait_until
 
 STARTS_SECONDS = 240
-SOON_SECONDS = 180  # for things that take a moment, on a slow and busy machine
+SOON_SECONDS = 180  # for things that normally take a moment, on a slow, busy machine
 DUE_SECONDS = 8  # from a schedule to its first run; the server checks for new schedules every two seconds
 RETRAIN = "retrain/retrain"
 POOLS = ("cpu", "gpu")
@@ -102,7 +102,7 @@ class Team:
             "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
             cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address, PREFECT_SERVER_API_AUTH_STRING=self._password,
         )  # fmt: skip
-        with ThreadPoolExecutor(1) as beside:  # a server needs seconds to start
+        with ThreadPoolExecutor(1) as beside:  # a server takes seconds to start
             mlflow = beside.submit(self.mlflow.start)
             self._publish()
             origin = str(self.folder / "origin.git")

@@ -20,11 +20,11 @@ from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, 
 from tests.tracking.runs import history, runs
 from tests.waiting import wait_until
 
-# Pytest's two processes each begin with half of the folder's tests. In this order, both halves take equally long.
+# Each of pytest's two processes begins with half of the folder's tests. In this order, both halves take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
 LONG = 30  # epochs of disturbed training, which must still be running when its first checkpoint is seen
-ON_TIME_SECONDS = 25  # the worker may begin a moment early, and the machine is busy
+ON_TIME_SECONDS = 25  # the worker may start a moment early, and the machine is busy
 PAUSE_SECONDS = 3  # a person's pause between two commands
 MODEL = "pspnet-demo"
 

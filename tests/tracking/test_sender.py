@@ -23,7 +23,7 @@ def watch() -> Watch:
 
 
 def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
-    """The seconds after which the sender ends, and its exit status."""
+    """The number of seconds until the sender ends, and its exit status."""
     end = time.monotonic()
     for tick in range(2000):
         seconds = tick / 10
@@ -33,7 +33,7 @@ def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
 
 
 def test_a_busy_sender_has_nearly_two_minutes(watch: Watch) -> None:
-    seconds, status = first_verdict(watch, cpu_share=0.1)  # MLflow loads on a very busy machine
+    seconds, status = first_verdict(watch, cpu_share=0.1)  # MLflow is loading on a very busy machine
     assert (round(seconds), status) == (110, TOO_LATE)
 
 

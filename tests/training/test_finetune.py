@@ -300,7 +300,7 @@ def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: 
                         dataset.classes, dataset.ignore),
         loss_of, params.finetune, Session(params.runtime, Peers(0, 1, device), Checkpoint(tmp_path), quiet),
     )  # fmt: skip
-    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # later epochs need not run
+    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # later epochs do not have to run
 
 
 def test_frozen_layers_keep_weights_and_statistics(

@@ -113,7 +113,7 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("devices", ["2", "3"])  # from three devices on, the order of a sum matters: decision 0022
+@pytest.mark.parametrize("devices", ["2", "3"])  # with three or more devices, the order of a sum matters: decision 0022
 def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
     write_params(project, epochs=6)  # long enough to be stopped
@@ -178,7 +178,7 @@ def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> Non
 
 @pytest.mark.parametrize(("asked", "status"), [(True, 75), (False, 128 + signal.SIGKILL)])
 def test_a_process_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status: int, tmp_path: Path) -> None:
-    """torchrun kills it in the end, once the first process has saved the checkpoint."""
+    """torchrun eventually kills it, once the first process has saved the checkpoint."""
     log = tmp_path / "log.jsonl"
     append(log, event("exit", rank=0, **{"class": "interrupted", "status": 75, "message": "saved"}))
     assert blame("finetune", 2, log, tmp_path, asked) == status

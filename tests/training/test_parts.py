@@ -137,7 +137,7 @@ def test_validations_are_evenly_spread_and_the_last_one_ends_the_training() -> N
     [
         ([], 2, False),
         ([0.1, 0.5, 0.4], 2, False),
-        ([0.1, 0.5, 0.4, 0.5], 2, True),  # equal is not better
+        ([0.1, 0.5, 0.4, 0.5], 2, True),  # an equal value is not better
         ([0.1, 0.5, 0.4, 0.5], 0, False),
         ([0.1, 0.5, 0.4, 0.6], 2, False),
         ([0.1] * 6, 0, True),
@@ -263,7 +263,7 @@ def test_the_digest_of_code_does_not_depend_on_which_modules_are_loaded(monkeypa
     assert training_digest("finetune", {}, {}, CPU) == before
 
 
-def test_a_package_that_does_not_exist_has_no_digest() -> None:
+def test_a_room_that_does_not_exist_has_no_digest() -> None:
     with pytest.raises(FileNotFoundError, match="no code there"):
         code_digest(["losses", "loses"])
 

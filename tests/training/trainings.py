@@ -30,7 +30,7 @@ def place_of(done: int, note: str) -> Place:
 
 
 def stopping_at(place: Place) -> Tick:
-    """A tick that interrupts at this point, wherever training began."""
+    """A tick that interrupts at this point, no matter where training began."""
 
     def tick(done: int, total: int, note: str) -> None:
         if place_of(done, note) >= place:
