@@ -14,7 +14,7 @@ METHOD_PARAMS: dict[str, type[MethodParams]] = {
 
 
 def demo_params(**changes: Any) -> Params:
-    """`demo_params(finetune__epochs=1)` is the demo with finetune.epochs 1."""
+    """`demo_params(finetune__epochs=1)` returns the demo's params with finetune.epochs set to 1."""
     return validate(Params, changed(read_yaml(ROOT / "params.yaml"), changes), "params.yaml")
 
 

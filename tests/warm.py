@@ -2,9 +2,9 @@
 
 Loading them takes longer than most tests. The fixture `warm_python` is a program that replaces `sys.executable`: it
 passes its arguments, environment, folder and streams to a server, which forks a process for them. That process has not
-loaded pspnet: it imports the package from its own path, like any Python. If the program is killed, the process ends
-with everything that it started. The program ends with the process's status. `os.getppid()` returns the program's
-parent. `pspnet` and `dvc` are next to the program.
+loaded pspnet, so it imports the package from its own path, like any Python process. If the program is killed, the
+process ends with everything that it started. The program ends with the process's status. `os.getppid()` returns the
+program's parent. `pspnet` and `dvc` are next to the program.
 
 Tests of startup itself, of signals and of process trees use `sys.executable`.
 

@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
 
 
 def checkout(folder: Path, **changes: Any) -> Path:
-    """Copy the files that git tracks, as they are now, into a new git and DVC repository."""
+    """Copy the files that git tracks, in their current state, into a new git and DVC repository."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )

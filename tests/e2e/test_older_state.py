@@ -35,7 +35,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(before: Path, finished: Path) -> Path:
-    """A checkout of today's code with the older registry, and a bundle that is not a version yet."""
+    """A checkout of today's code with the older registry, and a bundle that is not registered yet."""
     shutil.rmtree(finished / ".pspnet/mlartifacts", ignore_errors=True)
     (finished / ".pspnet/mlflow.db").unlink(missing_ok=True)
     shutil.copytree(before / ".pspnet", finished / ".pspnet", dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""`pspnet data inspect` on sets arranged like public ones. Each of them once led to a wrong proposal or to none."""
+"""`pspnet data inspect` on sets arranged like public sets. Each of them once led to a wrong proposal or none."""
 
 import json
 import re

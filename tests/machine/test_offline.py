@@ -74,7 +74,7 @@ def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
 
 @pytest.mark.e2e
 def test_prefect_runs_a_flow_without_a_server(tmp_path: Path, prefects_tables: Path) -> None:
-    """Fails if a dependency of the server is too new for it, as fastapi 0.151 was."""
+    """This fails if a dependency of the server is too new for it, as fastapi 0.151 was."""
     copy_tables(prefects_tables, tmp_path / "prefect")
     printed, log = python(
         FLOW,
@@ -149,7 +149,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_command_keeps_dvcs_index_in_a_private_folder(checkout: Path) -> None:
-    (checkout / ".pspnet").mkdir(mode=0o755)  # as earlier versions made it
+    (checkout / ".pspnet").mkdir(mode=0o755)  # as earlier versions created it
     done = pspnet("data", "diff", cwd=checkout)
     assert "Traceback" not in done.stderr
     assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)

@@ -241,7 +241,7 @@ CHILDREN["a stage in a shell"] = ["/bin/sh", "-c", f"{shlex.join(CHILDREN['a sta
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can promise it")
 @pytest.mark.parametrize("child", CHILDREN)
 def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
-    environment = "os.environ | {'DVC_STAGE': 'a stage'}"  # as DVC sets it; a run by hand may outlive its terminal
+    environment = "os.environ | {'DVC_STAGE': 'a stage'}"  # as DVC sets it; a manual run may outlive its terminal
     parent = f"import os, subprocess; subprocess.run({CHILDREN[child]!r}, env={environment})"
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout

@@ -1,4 +1,4 @@
-"""torchvision's weights come from its cache; without a cache or a network, there is a message."""
+"""torchvision's weights are read from its cache; without a cache or a network, a message says what to do."""
 
 from pathlib import Path
 

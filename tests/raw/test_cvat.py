@@ -183,7 +183,7 @@ LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:220,20,60::
 
 
 def write_masks(raw: Path, name: str = "a", labelmap: str = LABELMAP) -> None:
-    """Write a mask with two columns per label, and the image, which the export lacks."""
+    """Write a mask with two columns per label, and the image, which is not in the export."""
     colors = np.array([[0, 0, 0], [220, 20, 60], [10, 20, 30]], np.uint8).repeat(2, axis=0)
     write(raw / f"SegmentationClass/{name}.png", encoded(np.tile(colors, (4, 1, 1))))
     write(raw / f"SegmentationObject/{name}.png", encoded(np.tile(colors, (4, 1, 1))))

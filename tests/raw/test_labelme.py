@@ -41,7 +41,7 @@ def drawn(raw: Path, **changes: Any) -> list[str]:
 
 
 def near_a_border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """True where the nine pixels around a pixel are not all of one class."""
+    """True where a pixel and its eight neighbors are not all of one class."""
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, 1, mode="edge"), (3, 3))
     return np.asarray(windows.max(axis=(2, 3)) != windows.min(axis=(2, 3)))
 

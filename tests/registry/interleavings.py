@@ -280,7 +280,7 @@ def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) 
 def _follow(
     world: World, case: Case, prefix: list[Choice], todo: list[list[Choice]], seen: dict[int, list[Bounds]]
 ) -> tuple[list[Choice], bool]:
-    """Take the choices in `prefix`, then always the first one; add the others to `todo`. Return whether this was new."""
+    """Take the choices in `prefix`, then always the first; add the others to `todo`. Return whether this was new."""
     left, current = case.bounds, 0
     taken: list[Choice] = []
     while not all(process.ended for process in world.processes) and len(taken) < LONGEST:

@@ -250,7 +250,7 @@ def test_an_unfinished_record_of_an_outside_move_writes_nothing(registry: Audite
 
 
 def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedRegistry) -> None:
-    """It may be in another container, so an unused pid here proves nothing."""
+    """It may be in another container, so the pid being unused here proves nothing."""
     elsewhere = replace(wanted(registry, "promotion", 0, 3), system="another kernel pid:[1]")
     killed_after_its_claim(registry, elsewhere)
     registry.audit.settle()

@@ -12,7 +12,7 @@ from tests.registry.reports import CLASSES, NOTHING, found, report
 
 
 def scenes(seed: int, groups: int, classes: int) -> tuple[pd.DataFrame, pd.DataFrame, list[str], NDArray[np.int64]]:
-    """Return two models' images from scenes easy or hard for both, and the pixels summed by group: (G, 4, K)."""
+    """Return two models' images from scenes easy or hard for both models, and the pixels summed by group: (G, 4, K)."""
     rng = np.random.default_rng(seed)
     names = [f"class{k}" for k in range(classes)]
     group = rng.permutation(np.concatenate([np.arange(groups), rng.integers(0, groups, 2 * groups)]))

@@ -82,7 +82,7 @@ def process(command: Sequence[object], folder: Path, **settings: str) -> Iterato
 
 @contextmanager
 def server(python: str, version: Path, folder: Path, *options: str, **settings: str) -> Iterator[tuple[Process, int]]:
-    """Start our server on a free port; yield once it answers."""
+    """Start our server on a free port; yield as soon as it answers."""
     with process([python, "-P", SERVER, *options_for(version), *options], folder, **settings) as started:
         yield started, port_of(started, folder)
 

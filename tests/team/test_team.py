@@ -35,7 +35,7 @@ def trainings(mlflow: MlflowClient, flow_run: FlowRun) -> list[Run]:
 
 
 def versions(mlflow: MlflowClient) -> dict[str, list[str]]:
-    """The versions of each flow run."""
+    """The versions that each flow run registered."""
     found: dict[str, list[str]] = {}
     for version in mlflow.search_model_versions(f"name = '{MODEL}'"):
         found.setdefault(version.tags["prefect.flow_run"], []).append(version.version)

@@ -20,7 +20,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Itera
 
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server process that is running when the test begins, even if the last test stopped it."""
+    """A server process that is running when the test begins, even if the previous test stopped it."""
     _server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.uri)
     return _server

@@ -87,7 +87,7 @@ def test_a_run_says_how_its_stage_ended(
 
 
 class WaitRecorder:
-    """A sender that only records how long the stage would wait for it."""
+    """A sender that only records how long the stage would have waited for it."""
 
     seconds: float
 

@@ -27,7 +27,7 @@ LOSSES = [(step, 1 / step) for step in range(1, EPOCHS + 1)]
 
 
 def finished(state: Path, model: str, epochs: int = EPOCHS, pipeline: str | None = "p") -> Journal:
-    """The journal of a stage that has ended."""
+    """The journal of a finished stage."""
     journal = new_journal(state / "tracking/finetune-1", model, pipeline)
     for step in range(1, epochs + 1):
         journal.add("epoch", step=step, values={"loss": 1 / step, "val_mean_iou": step / 100})
@@ -167,7 +167,7 @@ def test_a_different_database_gets_everything(
     replay(state)
     there = the_run(client, "moved").info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
-    assert replay(state) == []  # a delivered journal of an ended stage is left where it is
+    assert replay(state) == []  # a delivered journal of a finished stage is left in place
     again = new_journal(journal.folder, "moved", "p")
     again.add("epoch", step=EPOCHS + 1, values={"loss": 0.0})
     assert replay(state) == []
@@ -291,7 +291,7 @@ def test_logs_that_no_journal_names_are_removed_when_they_are_old(state: Path) -
 
 
 def test_a_journal_of_an_older_version_is_delivered(client: MlflowClient, state: Path) -> None:
-    """Such a journal holds the records itself, and its receipt has a different format."""
+    """Such a journal contains the records itself, and its receipt has a different format."""
     folder = state / "tracking/finetune-1"
     folder.mkdir(parents=True)
     about = {"id": "older", "stage": "finetune", "key": "key", "params": {}, "experiment": "older", "started": 1}

@@ -1,4 +1,4 @@
-"""Training that is killed again and again, each time in its own process."""
+"""Training that is killed repeatedly, each time in its own process."""
 
 import os
 import random
@@ -25,7 +25,7 @@ def digest_after_kills(
     places = [BEGINNING, *whole.places]
     for place in sorted(rng.sample(places, kills)):
         while not _killed_at(place, rng.uniform(0, whole.seconds / len(places)), params, prepared, backbone, folder):
-            shutil.rmtree(folder)  # it ended before the kill
+            shutil.rmtree(folder)  # it finished before the kill
     process, talk = _started(params, prepared, backbone, folder)
     assert _last(talk) == "done"
     process.join()

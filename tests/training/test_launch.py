@@ -134,7 +134,7 @@ def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, p
         log = str(project / "again.jsonl")
         done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES=devices, PSPNET_EVENTS=log)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("finetune: done in") == 1  # only one process reports
+        assert done.stderr.count("finetune: done in") == 1  # only one process reports progress
         assert "unused parameters" not in done.stderr
         assert end_of(Path(log)) == "done"
     else:  # forked: the same number of processes, without loading torch again
@@ -229,7 +229,7 @@ def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -
     rng = random.Random(kill_seed())
     for kill, step in enumerate(sorted(rng.choices(range(STEPS), k=10))):
         hit = hit_below_torchrun if kill % 4 == 1 else hit_forked
-        while not hit(project, step, rng):  # it ended before the kill
+        while not hit(project, step, rng):  # it finished before the kill
             shutil.rmtree(project / "bundle")
             shutil.rmtree(project / ".pspnet")
     trained_by(2, project)

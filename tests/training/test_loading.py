@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Pictures(Dataset[Sample]):
-    """Twelve images whose brightness is their position, with the other tensors that a sample may hold."""
+    """Twelve images whose brightness equals their position, with the other tensors that a sample can contain."""
 
     def __len__(self) -> int:
         return 12

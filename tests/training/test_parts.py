@@ -240,7 +240,7 @@ def test_changed_params_data_code_or_device_get_a_different_checkpoint() -> None
 
 
 def test_changed_stage_code_gets_a_different_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished checkpoint must not count as the result of later code."""
+    """A finished checkpoint must not be treated as the result of later code."""
     shutil.copytree(ROOT / "pspnet", tmp_path / "pspnet")
     monkeypatch.setattr("pspnet.machine.code.PACKAGE", tmp_path / "pspnet")
 
