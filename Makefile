@@ -1,10 +1,10 @@
-# The same targets for people and for CI. `make help` lists them.
+# People and CI use the same targets. `make help` lists them.
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Some container images set this; every process then compiles torch again, which takes longer than loading it.
+# Some container images set this. Every process then compiles torch again, which takes longer than loading it.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo retrain test test-e2e coverage test-kills test-team faults mutants check bench lock
@@ -18,15 +18,15 @@ demo: $(INSTALLED)  ## run the whole pipeline on synthetic street scenes
 	@pspnet synthesize data/raw --images 600 --labeled 200 --seed 0
 	@pspnet retrain
 
-retrain: $(INSTALLED)  ## run what changed on the data in data/raw, up to the champion
+retrain: $(INSTALLED)  ## run every step that changed, on the data in data/raw, up to the champion
 	@pspnet retrain
 
 TESTS = python -m pytest -n 2 --dist worksteal --durations 15
 
-test: $(INSTALLED)  ## run the tests that start no process, after each change
+test: $(INSTALLED)  ## run the tests that start no process; use it after each change
 	$(TESTS) -m "not e2e and not kills and not team"
 
-test-e2e: $(INSTALLED)  ## test with real commands, DVC, servers, PostgreSQL
+test-e2e: $(INSTALLED)  ## test with real commands, DVC, servers and PostgreSQL
 	$(TESTS) -m e2e
 
 coverage: $(INSTALLED)  ## run test and test-e2e and show which lines they run; takes 50% longer
@@ -41,10 +41,10 @@ test-team: $(INSTALLED)  ## kill and freeze servers and workers on this machine
 faults: $(INSTALLED)  ## make small wrong changes to copies of the code: does a test notice each?
 	python -m tests.faults
 
-mutants: $(INSTALLED)  ## do the same with random changes; only the share noticed counts
+mutants: $(INSTALLED)  ## do the same with random changes; only the share caught counts
 	python -m tests.faults --mutants
 
-check: $(INSTALLED)  ## check style, types, layers
+check: $(INSTALLED)  ## check style, types and layers
 	ruff check .
 	ruff format --check .
 	mypy
@@ -53,7 +53,7 @@ check: $(INSTALLED)  ## check style, types, layers
 bench: $(INSTALLED)  ## time the demo stage by stage, in a clone
 	python benchmarks/pipeline.py
 
-lock: $(INSTALLED)  ## resolve the ranges of pyproject.toml into requirements.lock again
+lock: $(INSTALLED)  ## update requirements.lock from the version ranges in pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --extra dev pyproject.toml --output-file requirements.lock
 
 $(INSTALLED): requirements.lock pyproject.toml

@@ -2,7 +2,7 @@
 
 python benchmarks/attacks.py PORT SECONDS           prints what came back for each, and how often, as JSON
 
-Every attack worked on an earlier server: everybody else was refused or had to wait, or memory ran out.
+Every attack worked on an earlier server: all other clients were refused or had to wait, or memory ran out.
 """
 
 import json
@@ -32,19 +32,19 @@ def directories() -> Iterator[bytes]:
 
 
 def chunks() -> Iterator[bytes]:
-    """60 MB in chunks, declared as one byte, and never ended."""
+    """60 MB in chunks, declared as one byte and never completed."""
     yield HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
     for _ in range(60):
         yield f"{MB:x}\r\n".encode() + b" " * MB + b"\r\n"
 
 
 def declared() -> Iterator[bytes]:
-    """One byte of a declared 64 MB."""
+    """One byte out of a declared 64 MB."""
     yield HEAD + b"content-length: 64000000\r\n\r\n{"
 
 
 def trickle() -> Iterator[bytes]:
-    """A byte a second, of a declared 64 MB."""
+    """One byte a second, out of a declared 64 MB."""
     yield HEAD + b"content-length: 64000000\r\n\r\n{"
     while True:
         time.sleep(1)
@@ -56,7 +56,7 @@ def half_headers() -> Iterator[bytes]:
 
 
 def slow_headers() -> Iterator[bytes]:
-    """A header a second, endlessly."""
+    """One header a second, endlessly."""
     yield HEAD
     for number in range(1_000_000):
         time.sleep(1)
@@ -100,7 +100,7 @@ def tiff_of(directories: int) -> bytes:
 
 
 def attempt(port: int, host: str, parts: Iterator[bytes], until: float) -> str:
-    """The answer's status, or how the attempt ended without one."""
+    """The response's status, or how the attempt ended if there was no response."""
     try:
         with socket.create_connection(("127.0.0.1", port), 10, source_address=(host, 0)) as client:
             for part in parts:

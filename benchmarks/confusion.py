@@ -1,4 +1,4 @@
-"""Confusion matrices of masks such as CamVid's: `pspnet.metrics` against torchmetrics, image by image, on one thread.
+"""Confusion matrices of masks such as CamVid's: `pspnet.metrics` compared with torchmetrics, per image, on one thread.
 
 python benchmarks/confusion.py                  300 pairs of 360 x 480, 11 classes, void ignored
 

@@ -1,11 +1,11 @@
-"""What the training core does on a GPU, measured within eight minutes by one command.
+"""How the training core performs on a GPU, measured within eight minutes by one command.
 
 python benchmarks/gpu.py --out gpu-results
 python benchmarks/gpu.py --out gpu-results --data FOLDER --recipe recipes/camvid.yaml     plus a small real training run
 
 It needs torch 2.6 or later, the training core's packages and no network. Each part is a process with its own
-time limit: a part that fails or runs late says so in its row, and the others go on. `gpu.json` and `gpu.md` are
-rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program and
+time limit: a part that fails or takes too long says so in its row, and the others continue. `gpu.json` and `gpu.md` are
+rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program but
 measures nothing.
 """
 
@@ -115,7 +115,7 @@ def run(name: str, seconds: float, arguments: argparse.Namespace) -> Measured:
     result, log = arguments.out / f"{name}.part.json", arguments.out / f"{name}.log"
     result.unlink(missing_ok=True)
     if seconds <= 0:
-        return {"error": f"No time was left of the {ALL_SECONDS:.0f} s."}
+        return {"error": f"None of the {ALL_SECONDS:.0f} s was left."}
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -169,7 +169,7 @@ def eager(arguments: argparse.Namespace) -> Measured:
 
 
 def compiled(arguments: argparse.Namespace) -> Measured:
-    """Compiled training at the batch size that was best without compiling: a compilation takes a minute."""
+    """Compiled training at the batch size that was best without compiling, because each compilation takes a minute."""
     if arguments.toy:
         torch.compile = partial(torch.compile, backend="aot_eager")  # avoids the C++ compiler, which takes minutes
     before = arguments.out / "eager.part.json"
@@ -292,7 +292,7 @@ def resume(arguments: argparse.Namespace) -> Measured:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train to the end, or until killed halfway. The resumed run goes on where the killed one stopped."""
+    """Train to the end, or until killed halfway. The resumed run continues where the killed run stopped."""
     os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
     folder = arguments.out / "resume"
     own = folder / ("alone" if arguments.training == "alone" else "killed")
@@ -331,7 +331,7 @@ def prediction(arguments: argparse.Namespace) -> Measured:
 
 
 def learning(arguments: argparse.Namespace) -> Measured:
-    """The test mIoU of the data's own recipe, from a random backbone: no weights are available."""
+    """The test mIoU of the data's own recipe, starting from a random backbone because no weights are available."""
     folder = fresh(arguments.out / "learning")
     params = validate(Params, read_yaml(arguments.recipe or ROOT / "params.yaml"), str(arguments.recipe))
     if arguments.toy:
@@ -423,7 +423,7 @@ def told_loader(part: Measured, parts: dict[str, Measured]) -> str:
     return f"{part['images_per_second']:.4g} images/s from {part['processes']} processes{shares}"
 
 
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the seconds each may take
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the number of seconds each may take
     "matrix": (matrix, 40),
     "eager": (eager, 100),
     "compiled": (compiled, 150),

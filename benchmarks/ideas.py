@@ -55,7 +55,7 @@ from pspnet.training.shared.steps import Session  # noqa: E402
 
 Sample = dict[str, Tensor]
 
-# A first guess at what is good for every set; the ideas change it.
+# A first guess at what works well for every set; the ideas change it.
 BASE: dict[str, Any] = {
     "backbone__depth": 18, "backbone__width": 0.5, "backbone__stem": "seven", "backbone__weights": "random",
     "finetune__epochs": 1, "finetune__validations": 1, "finetune__scale_min": 0.75, "finetune__scale_max": 1.5,
@@ -99,7 +99,7 @@ class Idea:
     crop: float = 1.0  # factors on the set's numbers
     batch: float = 1.0
     prototypes: tuple[str, ...] = ()
-    same_cost: bool = False  # a step takes as long as one of base
+    same_cost: bool = False  # a step takes as long as a step of base
 
 
 def change(**changes: Any) -> Idea:
@@ -158,7 +158,7 @@ IDEAS: dict[str, Idea] = {
 
 
 class CenteredCrop(AffineCrop):
-    """A crop around `center`, in pixels of the image, as far as the image allows; anywhere without one."""
+    """A crop around `center`, in pixels of the image, as far as the image allows; without a center, anywhere."""
 
     center: tuple[float, float] | None = None
 
@@ -410,7 +410,7 @@ COLUMNS = ["set", "idea", "seed", "share", "precision", "cost", "steps", "images
 
 
 def table(results: Path) -> str:
-    """A line per idea: its gain over `base` on each set, the mean over seeds that both have."""
+    """A line per idea: its gain over `base` on each set, averaged over the seeds that both have."""
     frame = pd.read_csv(results)
     own = frame.set_index(["set", "precision", "share", "seed"])
     base = own[own["idea"] == "base"]["val_mean_iou"]
@@ -435,7 +435,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("ideas", nargs="*", default=list(IDEAS))
-    parser.add_argument("--table", action="store_true", help="print the results so far and do nothing else")
+    parser.add_argument("--table", action="store_true", help="only print the results so far")
     own = parser.parse_args()
     if own.table:
         print(table(own.results))

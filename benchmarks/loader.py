@@ -1,9 +1,9 @@
-"""Augmented crops a second on one core, from CamVid: ours against the same augmentation written in OpenCV.
+"""Augmented crops a second on one core, from CamVid: ours compared with the same augmentation written in OpenCV.
 
 python benchmarks/loader.py --data FOLDER      FOLDER: used as data/raw of recipes/camvid.yaml
 
 Every pipeline begins with the same encoded image and ends with a crop of 321 x 321 px: scale 0.5 to 2, half rotated by
-up to 10 degrees, half blurred, half mirrored. Masks are read as stored: raw, or in ours as `prepare` packed them.
+up to 10 degrees, half blurred, half mirrored. Masks are read as stored: raw, or for ours, as `prepare` packed them.
 Seconds are CPU time, which other processes hardly affect.
 """
 

@@ -1,16 +1,16 @@
-"""The same time for all: `pspnet plan` against U-Net and FPN of segmentation-models-pytorch, from random weights.
+"""`pspnet plan` versus U-Net and FPN from segmentation-models-pytorch, with equal training time and random weights.
 
 uv pip install segmentation-models-pytorch
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv [--sets steel camvid cells]
 
-FOLDER holds steel_defects/, camvid/ and cell_membranes/. Ours: params by `pspnet plan --minutes N`, then the stages as
-they are; fine-tuning and validation count. A peer: AdamW, poly, the crops and batch of ours, fp32 or bf16, whichever is
-faster for it, until time is up, without validation. Both are measured on test by the same code. One run after the
-other, two threads each, with one process that loads; nothing else should be running. Every finished run is a row; a run
-in the file is not repeated, so the program can be stopped and restarted at will.
+FOLDER holds steel_defects/, camvid/ and cell_membranes/. Ours: params by `pspnet plan --minutes N`, then the unmodified
+stages; the time covers fine-tuning and validation. A peer: AdamW, poly, our crops and batch size, fp32 or bf16,
+whichever is faster for it, until time is up, without validation. Both are measured on test by the same code. Runs
+follow one another, each with two threads and one loader process; nothing else should be running. Every finished run is
+a row; a run already in the file is not repeated, so the program can be stopped and restarted at will.
 
-Steel: six peers once, the best two at a second learning rate, then the best and ours in turns with three seeds. The
-other sets: the best two of steel and ours, in turns.
+Steel: six peers once, the best two at a second learning rate, then the best and ours alternately with three seeds. The
+other sets: the best two on steel and ours, alternately.
 """
 
 import argparse

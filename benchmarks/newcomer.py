@@ -108,7 +108,7 @@ def call(clone: Path, *words: str) -> Done:
 
 
 def training_minutes(clone: Path) -> str:
-    """From the run record of fine-tuning, which is what the plan's minutes cover."""
+    """Read from the run record of fine-tuning, which is what the plan's minutes cover."""
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{clone}/.pspnet/mlflow.db")

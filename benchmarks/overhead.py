@@ -1,6 +1,6 @@
 """What DVC, the flow and a team's workers add to the demo: the same work four ways, each in clones of this checkout.
 
-Then everything is repeated with nothing changed. Servers and workers run on this machine and start before the clock
+Then everything is repeated without any changes. Servers and workers run on this machine and start before the clock
 does.
 """
 
@@ -62,7 +62,7 @@ def in_process(folder: Path) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def workers(folder: Path) -> Iterator[Callable[[], float]]:
-    """The servers keep their data in SQLite."""
+    """The servers store their data in SQLite."""
     person = demo(folder, "person")
     run(["dvc", "remote", "modify", "folder", "url", str(folder / "remote")], person)
     run([*GIT, "commit", "--quiet", "--all", "--message", "The team's remote"], person)

@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def run(command: list[str], folder: Path) -> float:
-    """Seconds that a command takes. Its output goes to standard error, as progress."""
+    """The number of seconds that a command takes. Its output goes to standard error, as progress."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),

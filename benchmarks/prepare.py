@@ -99,7 +99,7 @@ def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
 
 
 def seconds(work: Callable[[], None], times: int) -> float:
-    """The seconds that one call takes."""
+    """The number of seconds that one call takes."""
     started = time.perf_counter()
     for _ in range(times):
         work()

@@ -1,11 +1,11 @@
 """Twenty clients send a server good and bad requests at once: how fast it answers and how much memory it takes.
 
-Every answer is checked: a good image's mask must equal the one that the version gives when asked alone, and each
+Every answer is checked: a good image's mask must equal the one that the version returns for that image alone, and each
 bad request must be refused properly. Exits with 1 if any answer is wrong.
 
 python benchmarks/serving.py                        an untrained network of the demo's size
 python benchmarks/serving.py --model FOLDER         a version, downloaded or saved
-python benchmarks/serving.py --attacks              good clients alone, then beside the attacks of attacks.py
+python benchmarks/serving.py --attacks              good clients alone, then alongside the attacks in attacks.py
 
 Under attack, every good request must be answered correctly, the 95th percentile (from the first try) must be at most
 three times that without attacks, and the server must stay below 1.5 GB.

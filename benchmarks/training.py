@@ -76,7 +76,7 @@ def main() -> None:
     ways = ["ours"] if arguments.no_straightforward else ["straightforward", "ours"]
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(TURNS):
-        for way in ways:  # alternating: if the machine slows down, it does so for both
+        for way in ways:  # alternating: if the machine slows down, it slows down both
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
             turns[way].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
     tell(arguments, turns)

@@ -1,8 +1,8 @@
 """A pytest plugin that prints the cost of each test file: `pytest -p tests.census`.
 
-The cost is the seconds, the processes started, and how many of those loaded torch, MLflow or Prefect. Every Python
-process of a test has `census_hook/sitecustomize.py` on its path, which appends lines to one log. A process belongs to
-the test that `PYTEST_CURRENT_TEST` named when the process started.
+The cost is the time in seconds, the number of processes started, and how many of them loaded torch, MLflow or Prefect.
+Every Python process that a test starts has `census_hook/sitecustomize.py` on its path, which appends lines to one log.
+A process counts toward the test that `PYTEST_CURRENT_TEST` named when the process started.
 """
 
 import json

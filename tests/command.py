@@ -29,12 +29,12 @@ SETTINGS = {"COLUMNS": "200", "PSPNET_TRACKING": "off"}
 
 
 def pspnet(*arguments: str | Path, cwd: Path, **environment: str) -> Done:
-    """Call the command. Returns its output and exit status. An exception becomes a traceback, as in a process."""
+    """Call the command. Returns its output and exit status. An exception becomes a traceback, as in a real process."""
     return call(main, cwd, ("pspnet", *map(str, arguments)), SETTINGS | environment)
 
 
 def pspnet_process(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a process, to test signals, exit statuses and everything printed around it."""
+    """Run the command as a separate process, to test signals, exit statuses and all of its output."""
     return subprocess.run(
         [PSPNET, *map(str, arguments)],
         cwd=cwd,
@@ -78,7 +78,7 @@ def _status(function: Callable[[], object]) -> int:
 class _Stream:
     """Standard output or error, including the output of child processes.
 
-    One file serves all calls: a logging handler keeps the stream that it found when its library was imported.
+    All calls share one file, because a logging handler keeps the stream that existed when its library was imported.
     """
 
     def __init__(self, name: str, number: int) -> None:
@@ -115,7 +115,7 @@ _stdout, _stderr = _Stream("stdout", 1), _Stream("stderr", 2)
 def _processes_state() -> Iterator[None]:
     environment, folder, words = dict(os.environ), Path.cwd(), sys.argv
     try:
-        with warnings.catch_warnings():  # pytest turns warnings into errors; a process shows Python's default ones
+        with warnings.catch_warnings():  # pytest makes warnings errors; a real process does not
             warnings.simplefilter("default")
             for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", category)
@@ -149,7 +149,7 @@ def _determinism() -> tuple[bool, bool]:
 
 @contextmanager
 def _logging_state() -> Iterator[None]:
-    """Restore all loggers. Some libraries silence every logger but their own when they are set up."""
+    """Restore all loggers. Some libraries silence every other logger when they are set up."""
     known = logging.root.manager.loggerDict.values()
     loggers = [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
     before = [(logger, logger.level, logger.disabled) for logger in loggers]

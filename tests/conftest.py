@@ -14,10 +14,11 @@ from tests.files import made_once
 from tests.sharing import shared_server
 
 go_offline()
-# Set before torch is imported. Otherwise threads of several processes would wait for each other, using 5x CPU time.
+# Set before torch is imported. Otherwise, the threads of several processes would wait for each other and use 5 times
+# the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width they were created with
-# The same examples in every run. No deadline: the first example may have to import packages.
+# Use the same examples in every run, without a deadline: the first example may have to import packages.
 settings.register_profile("ours", derandomize=True, deadline=None)
 settings.load_profile("ours")
 
@@ -26,7 +27,7 @@ CHEAP = ("git", "ldconfig", "uname")  # take milliseconds; the last two are star
 
 
 class Guard:
-    """Raises an error if a test of `make test` or one of its fixtures starts a process."""
+    """Raises an error if a `make test` test or one of its fixtures starts a process."""
 
     on = False
 
@@ -56,7 +57,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown() -> None:
-    guard.on = False  # the last test, whichever it is, also stops servers started by other tests
+    guard.on = False  # whichever test runs last also stops servers started by other tests
 
 
 @pytest.fixture(autouse=True)
@@ -89,9 +90,9 @@ def prefects_tables(shared: Path, warm_python: str) -> Path:
 
 @pytest.fixture(scope="session")
 def stand_ins(warm_python: str) -> Path:
-    """A folder for the PATH, with a `pspnet` and a `dvc` that start at once.
+    """A folder for the PATH, with a `pspnet` and a `dvc` that start instantly.
 
-    They end when every process that works in their checkout is killed. Tests of signals or process trees, including the
-    kill of DVC alone, need the real commands.
+    They end when every process that works in their checkout is killed. Tests of signals or process trees, including
+    those that kill only DVC, need the real commands.
     """
     return Path(warm_python).parent

@@ -3,9 +3,9 @@
 Each trial is a separate checkout with an MLflow server. One kill hits the whole process tree, the command, one
 process of its tree, Prefect's server, or MLflow's, which is then started again. The command is repeated until it
 succeeds. Then the results must have the digests of an undisturbed run, with one version, one move and no process left,
-and the command must have ended within a minute after a champion existed.
+and the command must have ended within a minute after the champion was set.
 
-Results are appended to FOLDER/results.csv. Called again, it resumes; `--kills` is the total number of kills.
+Results are appended to FOLDER/results.csv. If run again, it resumes; `--kills` is the total number of kills.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main() -> int:
                 shutil.rmtree(folder / "trial", ignore_errors=True)
                 trial = Trial(folder / "trial", source, expected)
                 wrong = trial.run(partial(trial.kill, target, rng), moment)
-                if wrong or trial.killed != "nothing":  # otherwise, no such process existed or all had ended
+                if wrong or trial.killed != "nothing":  # if false, no such process existed or all of them had ended
                     break
             _keep(folder, (number, target, f"{moment:.1f}", trial.killed, trial.starts, f"{trial.seconds:.0f}",
                            f"{trial.after_the_champion:.1f}", "; ".join(wrong)))  # fmt: skip

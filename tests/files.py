@@ -9,7 +9,7 @@ import filelock
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file below the folder, by name."""
+    """The bytes of every file under the folder, by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 

@@ -1,4 +1,4 @@
-"""The seed from which tests draw the moments of their kills."""
+"""The seed that tests use to choose the moments of their kills."""
 
 import os
 

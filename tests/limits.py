@@ -1,4 +1,4 @@
-"""Limits the size of files, which looks like a full disk to this process."""
+"""Limits the size of files, so that the disk looks full to this process."""
 
 import resource
 from collections.abc import Iterator

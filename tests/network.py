@@ -1,4 +1,4 @@
-"""Free ports of this machine."""
+"""Free ports on this machine."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Parameters for tests: the committed demo's with a few changed numbers, and each method with its example settings."""
+"""Parameters for tests: the demo's with a few changed numbers, and each method with its example settings."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -14,19 +14,19 @@ METHOD_PARAMS: dict[str, type[MethodParams]] = {
 
 
 def demo_params(**changes: Any) -> Params:
-    """`demo_params(finetune__epochs=1)` is the demo with finetune.epochs 1."""
+    """`demo_params(finetune__epochs=1)` returns the demo's params with finetune.epochs set to 1."""
     return validate(Params, changed(read_yaml(ROOT / "params.yaml"), changes), "params.yaml")
 
 
 def method_params(kind: str, **changes: Any) -> MethodParams:
-    """The method's settings, each as in the example beside it."""
+    """The method's settings, each with the example value from its description."""
     fields = METHOD_PARAMS[kind].model_fields
     examples = {name: field.examples[0] for name, field in fields.items() if field.examples}
     return METHOD_PARAMS[kind].model_validate({"kind": kind, **examples, **changes})
 
 
 def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`content` with changes. With `finetune__epochs` alone, val is measured after each epoch."""
+    """`content` with changes. If only `finetune__epochs` is given, val is measured after each epoch."""
     if "finetune__epochs" in changes:
         changes = {"finetune__validations": changes["finetune__epochs"], **changes}
     for path, value in changes.items():

@@ -1,4 +1,4 @@
-"""Git and DVC repositories for tests. DVC is called in this process and starts another only to run a stage."""
+"""Git and DVC repositories for tests. DVC is called in this process and starts another process only to run a stage."""
 
 import subprocess
 import sys

@@ -66,12 +66,14 @@ def leave(status: object) -> None:
 
 
 @pytest.mark.parametrize(("status", "returncode", "stderr"), [(None, 0, ""), (3, 3, ""), ("a word", 1, "a word\n")])
-def test_the_exit_status_is_as_in_a_process(tmp_path: Path, status: object, returncode: int, stderr: str) -> None:
+def test_the_exit_status_is_the_same_as_in_a_process(
+    tmp_path: Path, status: object, returncode: int, stderr: str
+) -> None:
     done = call(lambda: leave(status), tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (returncode, "", stderr)
 
 
-def test_an_exception_is_a_traceback_and_status_1(tmp_path: Path) -> None:
+def test_an_exception_gives_a_traceback_and_status_1(tmp_path: Path) -> None:
     done = call(lambda: 1 / 0, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback") and done.stderr.endswith("ZeroDivisionError: division by zero\n")

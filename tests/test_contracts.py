@@ -1,4 +1,4 @@
-"""Rules of the architecture that span several modules."""
+"""Architecture rules that span several modules."""
 
 import inspect
 import re
@@ -114,7 +114,7 @@ def test_no_parameter_has_a_default_and_each_says_what_it_means() -> None:
     check(Params)
 
 
-def test_flows_match_no_text_of_our_own_commands() -> None:
+def test_flows_match_no_text_that_our_own_commands_print() -> None:
     """What our commands report is in the event log."""
     used_for = {
         "flows/dag.py": "durations in dvc.yaml",
@@ -162,7 +162,7 @@ print([name for name in ("mlflow", "prefect", "dvc", "typer", "rich") if name in
 
 @pytest.mark.e2e
 def test_registering_and_promoting_load_no_torch() -> None:
-    """Loading torch takes a second; another process does it at the same time."""
+    """Loading torch takes a second, and another process is already doing it at the same time."""
     code = """
 import sys
 import pspnet.registry.new_version, pspnet.registry.promotion, pspnet.registry.expected

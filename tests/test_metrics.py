@@ -47,7 +47,7 @@ def test_agrees_with_two_other_libraries() -> None:
     assert mean_iou(confusion) == pytest.approx(theirs.item())
 
 
-def test_the_ignored_value_may_be_a_class_or_any_other_value() -> None:
+def test_the_ignored_value_can_be_a_class_or_any_other_value() -> None:
     mask = np.array([[0, 1, 2, 11, 255]], np.uint8)
     prediction = np.array([[0, 1, 1, 0, 1]], np.uint8)
     assert confusion_matrix(mask[:, :4], prediction[:, :4], 3, 11).tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
@@ -70,7 +70,7 @@ def test_all_256_values_can_be_classes_and_arrays_of_any_layout_count(part: tupl
     assert np.array_equal(confusion_matrix(mask[part], prediction[part], 256, NOTHING_IGNORED), expected)
 
 
-def test_no_pixels_give_an_empty_confusion_matrix() -> None:
+def test_no_pixels_lead_to_an_empty_confusion_matrix() -> None:
     nothing = np.zeros((0, 5), np.uint8)
     assert confusion_matrix(nothing, nothing, 2, IGNORE).tolist() == [[0, 0], [0, 0]]
 

@@ -1,4 +1,4 @@
-"""File names can contain anything. Every character is shown, and none has an effect."""
+"""File names can contain anything. Every character is shown, and none of them has an effect."""
 
 import os
 

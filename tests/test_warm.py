@@ -1,4 +1,4 @@
-"""Properties that a warm Python shares with a newly started one."""
+"""Properties that a warm Python shares with a newly started Python."""
 
 import os
 import subprocess
@@ -32,7 +32,9 @@ def test_the_parent_of_a_warm_python_is_its_caller(warm_python: str) -> None:
     assert of_its_child == itself
 
 
-def test_prefect_has_the_settings_that_a_program_makes_before_it_uses_prefect(warm_python: str, tmp_path: Path) -> None:
+def test_prefect_has_the_settings_that_a_program_changes_before_it_uses_prefect(
+    warm_python: str, tmp_path: Path
+) -> None:
     """`prefect.main` sets up logging with the current settings."""
     done = subprocess.run([warm_python, "-c", SETTINGS], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path} False\n"

@@ -2,9 +2,9 @@
 
 Loading them takes longer than most tests. The fixture `warm_python` is a program that replaces `sys.executable`: it
 passes its arguments, environment, folder and streams to a server, which forks a process for them. That process has not
-loaded pspnet: it imports the package from its own path, like any Python. If the program is killed, the process ends
-with everything that it started. The program ends with the process's status. `os.getppid()` returns the program's
-parent. `pspnet` and `dvc` are beside the program.
+loaded pspnet, so it imports the package from its own path, like any Python process. If the program is killed, the
+process ends with everything that it started. The program ends with the process's status. `os.getppid()` returns the
+program's parent. `pspnet` and `dvc` are next to the program.
 
 Tests of startup itself, of signals and of process trees use `sys.executable`.
 
@@ -119,7 +119,7 @@ def main(address: str, program: str, *modules: str) -> None:
 
 
 def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
-    """Fork again. The parent stays here as the keeper of the child. Returns the request in the child."""
+    """Fork again. The parent remains here as the keeper of the child. Returns the request in the child."""
     program, *_ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     size, streams, *_ = socket.recv_fds(client, 4, 3)
     with client.makefile("rb") as file:
@@ -166,7 +166,7 @@ def _parent_of(program: int) -> Callable[[], int]:
 
 
 class _PrefectSettings:
-    """Reads Prefect's settings when they are first used. Prefect read the server's own on import."""
+    """Reads Prefect's settings when they are first used. Prefect read the server's settings on import."""
 
     def __getattr__(self, name: str) -> Any:
         prefect: Any = import_module("prefect.context")

@@ -1,4 +1,4 @@
-"""Loaded by every Python process of a counted test: logs its start and the heavy packages that it imports."""
+"""Logs the start of each Python process of a counted test and the heavy packages that it imports."""
 
 import json
 import os
@@ -14,7 +14,7 @@ if log := os.environ.get("PSPNET_CENSUS"):
         os.close(descriptor)
 
     class Watch:
-        """A finder that finds nothing. Python asks it first for every module that is not loaded yet."""
+        """A finder that finds nothing. Python asks it first for each module that is not loaded yet."""
 
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
             if name in HEAVY:

@@ -31,7 +31,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which `finetune` has run once and `evaluate` never."""
+    """A repository in which `finetune` has run once and `evaluate` has never run."""
     folder = tmp_path_factory.mktemp("made") / "repository"
     write(folder / "dvc.yaml", DVC_YAML)
     write(folder / "params.yaml", "finetune: {epochs: 1}\n")
@@ -61,7 +61,7 @@ def accept(repository: Path, stage: str = "finetune", why: str = "a comment") ->
 
 
 @pytest.mark.e2e
-def test_a_result_is_kept_and_recorded_after_a_comment_has_changed(repository: Path) -> None:
+def test_a_result_is_kept_and_recorded_after_a_comment_changes(repository: Path) -> None:
     write(repository / "pspnet/x.py", "x = 1  # one\n")
     write(repository / "accepted.jsonl", '{"stage": "an earlier one"}\n')
     result = repository / "net.txt"
@@ -133,6 +133,6 @@ def test_nothing_changes_if_there_is_nothing_to_accept(repository: Path, stage: 
     assert not (repository / "accepted.jsonl").exists()
 
 
-def test_the_missing_file_is_named_outside_a_project(tmp_path: Path) -> None:
+def test_outside_a_project_the_message_names_the_missing_file(tmp_path: Path) -> None:
     done = accept(tmp_path)
     assert (done.stderr, done.returncode) == ("dvc.yaml: is missing. Run this in the folder of your checkout.\n", 1)

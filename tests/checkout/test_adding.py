@@ -65,7 +65,7 @@ class TestCheckBatch:
             self.check(batch, raw, name, **changes)
         return [str(problem) for problem in caught.value.problems]
 
-    def test_a_batch_becomes_a_folder_in_the_images_and_in_the_masks(self, batch: Path, raw: Path) -> None:
+    def test_a_batch_becomes_a_folder_in_both_images_and_masks(self, batch: Path, raw: Path) -> None:
         write(batch / "images/sub/2.jpg", encoded(noise(2, 3), "JPEG"))
         write(batch / "images/.DS_Store", "")
         write(batch / "Thumbs.db", "")
@@ -91,12 +91,12 @@ class TestCheckBatch:
         write(raw / "classes.yaml", "classes: {back: 0, front: 1}")
         assert self.check(batch, raw, classes={}, ignore_values=[]).masks == 1
 
-    def test_problems_of_the_whole_set_are_left_to_prepare(self, batch: Path, tmp_path: Path) -> None:
-        """One group cannot be in three splits, and no mask shows the class `front`."""
+    def test_problems_that_concern_the_whole_set_are_left_to_prepare(self, batch: Path, tmp_path: Path) -> None:
+        """A single group cannot fill three splits, and no mask shows the class `front`."""
         policies = {"problems__absent_class": "error", "problems__near_duplicate": "error"}
         assert self.check(batch, tmp_path / "nothing", **policies).groups == 1
 
-    def test_images_may_come_before_their_masks(self, tmp_path: Path, raw: Path) -> None:
+    def test_images_can_be_added_before_their_masks(self, tmp_path: Path, raw: Path) -> None:
         write(tmp_path / "unlabeled/images/9.png", image())
         found = self.check(tmp_path / "unlabeled", raw)
         assert (found.images, found.masks) == (1, 0)
@@ -105,7 +105,7 @@ class TestCheckBatch:
         assert (found.images, found.masks, found.groups) == (0, 1, 1)
         assert [str(to) for to in found.files.values()] == ["masks/early/1.png"]
 
-    def test_a_batch_may_keep_its_own_folders(self, batch: Path, raw: Path) -> None:
+    def test_a_batch_can_keep_its_own_folders(self, batch: Path, raw: Path) -> None:
         write(batch / "classes.yaml", "classes: {back: 0, front: 1}")
         write(batch / "splits.csv", "id,split\nx,test\n")
         found = self.check(batch, raw, ".", classes={}, ignore_values=[])
@@ -113,7 +113,7 @@ class TestCheckBatch:
             "classes.yaml", "images/x.png", "masks/x.png", "splits.csv",
         }  # fmt: skip
 
-    def test_the_classes_and_splits_that_a_batch_brings_are_checked(self, batch: Path, raw: Path) -> None:
+    def test_the_classes_and_splits_in_a_batch_are_checked(self, batch: Path, raw: Path) -> None:
         write(batch / "splits.csv", "id,split\ny,test\n")
         [problem] = self.problems(batch, raw, ".")
         assert problem.startswith(f"{batch}/splits.csv line 2: id 'y' has no image")
@@ -122,7 +122,7 @@ class TestCheckBatch:
         assert problem.startswith(f"{batch}/classes.yaml: names only one class, back; expected at least two.")
 
     @pytest.mark.parametrize(("images", "masks"), [(".", "."), (".", "masks"), ("in/images", "in")])
-    def test_folders_may_have_other_names(self, tmp_path: Path, images: str, masks: str) -> None:
+    def test_folders_can_have_other_names(self, tmp_path: Path, images: str, masks: str) -> None:
         write(tmp_path / f"b/{images}/x_i.png", image())
         write(tmp_path / f"b/{masks}/x_m.png", MASK)
         names = {"source__image_names": r"(.*)_i\.png", "source__mask_names": r"(.*)_m\.png"}
@@ -132,7 +132,7 @@ class TestCheckBatch:
         }  # fmt: skip
         assert (found.images, found.masks) == (1, 1)
 
-    def test_other_layouts_keep_their_folders(self, tmp_path: Path) -> None:
+    def test_batches_in_other_layouts_keep_their_folders(self, tmp_path: Path) -> None:
         source = {"layout": "ade20k", "images": "images", "masks": "annotations"}
         write(tmp_path / "b/images/training/1.jpg", encoded(noise(2, 3), "JPEG"))
         write(tmp_path / "b/annotations/training/1.png", MASK)
@@ -141,7 +141,7 @@ class TestCheckBatch:
         [problem] = self.problems(tmp_path / "b", tmp_path / "raw", "may", source=source)
         assert problem == "--name may: names a folder, but layout ade20k has its own folders. Leave it out."
 
-    def test_annotations_are_read_in_the_batch(self, tmp_path: Path) -> None:
+    def test_annotations_in_the_batch_are_read(self, tmp_path: Path) -> None:
         source = {"layout": "labelme", "images": ".", "annotations": r".*\.json", "line_width_px": 2}
         own: dict[str, Any] = {"source": source, "classes": {}, "ignore_values": []}
         batch = shared_data("layouts") / "labelme_instances"
@@ -155,7 +155,7 @@ class TestCheckBatch:
         assert problem.startswith(f"{tmp_path}/broken/1.json: ")
 
     @pytest.mark.parametrize("inside", [".", "images", "masks"])
-    def test_an_archive_in_a_batch_counts_as_the_files_in_it(self, batch: Path, raw: Path, inside: str) -> None:
+    def test_an_archive_in_a_batch_is_treated_as_the_files_inside_it(self, batch: Path, raw: Path, inside: str) -> None:
         with zipfile.ZipFile(batch / inside / "more.zip", "w") as archive:
             prefix = "images/" if inside == "." else ""
             archive.writestr(f"{prefix}{'x' if inside == 'masks' else 'z'}.png", MASK)
@@ -196,13 +196,13 @@ class TestCheckBatch:
             for name, target in (("key", secret), ("lost", tmp_path / "nothing"), ("twice", secret))
         ]
 
-    def test_a_link_within_the_batch_counts_as_its_target(self, batch: Path, raw: Path, tmp_path: Path) -> None:
+    def test_a_link_within_the_batch_is_treated_as_its_target(self, batch: Path, raw: Path, tmp_path: Path) -> None:
         (batch / "images/same.png").symlink_to("x.png")
         (tmp_path / "linked").symlink_to(batch)
         for folder in (batch, tmp_path / "linked"):
             assert self.check(folder, raw).images == 2
 
-    def test_an_existing_id_with_another_suffix_is_reported(self, tmp_path: Path, raw: Path) -> None:
+    def test_an_existing_id_with_a_different_suffix_is_reported(self, tmp_path: Path, raw: Path) -> None:
         write(tmp_path / "b/images/a.jpg", encoded(noise(2, 3), "JPEG"))
         [problem] = self.problems(tmp_path / "b", raw, ".")
         assert problem.startswith(f"{tmp_path}/b/images/a.jpg: has the same id as images/a.png")
@@ -245,12 +245,12 @@ class TestCheckBatch:
         [problem] = self.problems(packed, raw, problems__wrong_suffix="quarantine")
         assert problem.startswith(f"{packed}/{message.replace('images/may', 'june.zip/images')}")
 
-    def test_what_a_policy_fixes_or_allows_is_added(self, batch: Path, raw: Path) -> None:
+    def test_files_that_a_policy_fixes_or_allows_are_added(self, batch: Path, raw: Path) -> None:
         write(batch / "images/x.png", encoded(noise(2, 3), "JPEG"))
         write(batch / "masks/x.png", encoded(np.array([[7, 0, 1]] * 2, np.uint8)))
         assert self.check(batch, raw, problems__mask_values="fix").masks == 1
 
-    def test_the_refusal_names_the_policies_that_would_help_and_lists_many_problems(
+    def test_the_refusal_names_the_policies_that_would_help_and_lists_the_problems(
         self, batch: Path, raw: Path
     ) -> None:
         for number in range(30):
@@ -293,7 +293,7 @@ class TestCheckBatch:
             [problem] = self.problems(sent, raw)
             assert problem.startswith(f"{sent}/images/3.png: is empty (0 bytes)")
 
-    def test_problems_of_an_image_that_is_already_there_do_not_block_its_mask(self, tmp_path: Path, raw: Path) -> None:
+    def test_problems_with_an_existing_image_do_not_block_its_mask(self, tmp_path: Path, raw: Path) -> None:
         write(raw / "images/early/1.png", b"")
         write(tmp_path / "masks_only/masks/1.png", MASK)
         assert self.check(tmp_path / "masks_only", raw, "early").masks == 1
@@ -467,7 +467,7 @@ def test_a_kill_while_copying_leaves_no_data_and_the_command_can_be_repeated(pro
 
 
 @pytest.mark.e2e
-def test_a_batch_killed_while_joining_is_finished_by_the_next_call(project: Path, may: Path) -> None:
+def test_a_batch_whose_command_was_killed_is_finished_by_the_next_call(project: Path, may: Path) -> None:
     pair(project / "data/raw", "a")
     shutil.copytree(may / "masks", project / "data/raw/masks/may")
     shutil.copytree(may / "images", project / "data/raw.adding.partial/images/may")
@@ -525,7 +525,7 @@ def pairs(names: str) -> set[str]:
 def test_the_flow_updates_data_imported_from_a_repository(project: Path, origin: Path) -> None:
     new_repository(origin, f"    remote = folder\n['remote \"folder\"']\n    url = {origin.parent}/remote\n")
     released(origin)
-    (project / "data/raw").mkdir(parents=True)  # an empty folder also counts: DVC would import into it
+    (project / "data/raw").mkdir(parents=True)  # an empty folder is fine too: DVC alone would import into it
     done = pspnet("data", "add", "--import", origin, "set", cwd=project)
     assert done.stdout.startswith(f"data/raw: imported from set of {origin}, as recorded in data/raw.dvc.\n")
     assert (files(project / "data/raw"), done.returncode) == (pairs("a"), 0)
@@ -569,7 +569,7 @@ def test_dvc_update_refreshes_data_imported_from_an_address(project: Path, origi
 
 
 @pytest.mark.e2e
-def test_a_failed_import_leaves_nothing(project: Path, origin: Path, tmp_path: Path) -> None:
+def test_a_failed_import_leaves_nothing_behind(project: Path, origin: Path, tmp_path: Path) -> None:
     before = files(project)
     for words, message in (
         (["--import-url", str(tmp_path / "nothing")], "failed. See DVC's message above."),
@@ -583,7 +583,7 @@ def test_a_failed_import_leaves_nothing(project: Path, origin: Path, tmp_path: P
 
 
 @pytest.mark.e2e
-def test_an_import_over_existing_data_is_refused_with_a_fix(project: Path) -> None:
+def test_an_import_over_existing_data_is_refused_and_the_fix_is_named(project: Path) -> None:
     pair(project / "data/raw", "a")
     done = pspnet("data", "add", "--import-url", "s3://bucket/set", cwd=project)
     assert done.stderr == (

@@ -49,7 +49,7 @@ def test_the_section_from_inspect_works_in_params_yaml(raw: Path, tmp_path: Path
     assert json.loads((tmp_path / "data/prepared/dataset.json").read_text())["counts"]["prepared"] == 20
 
 
-def test_inspect_gives_programs_the_same_facts(raw: Path, tmp_path: Path) -> None:
+def test_inspect_as_json_gives_the_same_facts(raw: Path, tmp_path: Path) -> None:
     done = pspnet("data", "inspect", raw, "--json", "--sheet", "pictures/sheet.png", cwd=tmp_path)
     facts = json.loads(done.stdout)
     assert facts["layout"] == "folder"
@@ -61,7 +61,7 @@ def test_inspect_gives_programs_the_same_facts(raw: Path, tmp_path: Path) -> Non
     assert (tmp_path / facts["sheet"]).is_file()
 
 
-def test_inspect_says_that_images_alone_need_masks(raw: Path, tmp_path: Path) -> None:
+def test_inspect_says_that_images_without_masks_are_not_enough(raw: Path, tmp_path: Path) -> None:
     for path in raw.rglob("*_mask.png"):
         path.unlink()
     done = pspnet("data", "inspect", raw, cwd=tmp_path)
@@ -77,14 +77,14 @@ def test_the_contact_sheet_is_not_written_into_the_inspected_folder(raw: Path) -
     assert not (raw / "inspect.png").exists()
 
 
-def test_a_contact_sheet_that_cannot_be_written_is_one_message(raw: Path, tmp_path: Path) -> None:
+def test_an_unwritable_contact_sheet_gives_one_message(raw: Path, tmp_path: Path) -> None:
     write(tmp_path / "file", "words")
     done = pspnet("data", "inspect", raw, "--sheet", "file/sheet.png", cwd=tmp_path)
     assert done.stderr.startswith("file/sheet.png: cannot be written (")
     assert (done.stdout, done.returncode) == ("", 1)
 
 
-def test_inspect_of_a_missing_folder_is_one_message(raw: Path, tmp_path: Path) -> None:
+def test_inspecting_a_missing_folder_gives_one_message(raw: Path, tmp_path: Path) -> None:
     shutil.rmtree(raw)
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)
     assert done.stderr == "data/raw: is missing; expected the data folder\n"

@@ -110,7 +110,7 @@ def test_every_kind_of_change_is_distinguished(sets: Sets) -> None:
     assert difference.moved == [Move("moved", "train", "test")]
     assert (difference.recoded, difference.classes_added, difference.classes_removed) == ([], [], [])
     assert difference.classes_renamed == []
-    # One mask changed, from [0, 0, 1, 255] to [0, 1, 1, 0]; the others count only in the totals.
+    # One mask changed, from [0, 0, 1, 255] to [0, 1, 1, 0]; the other masks count only toward the totals.
     assert difference.labels == [
         ClassPixels("a", 2 + 1 + 4 + 4 + 2, 3 + 1 + 4 + 2 + 4 + 2, gained=1, lost=1),
         ClassPixels("b", 2 + 1 + 4 + 1, 1 + 1 + 1 + 2, gained=1, lost=0),
@@ -153,12 +153,12 @@ def test_files_that_were_left_out_are_compared_with_their_reasons(sets: Sets) ->
     assert difference.duplicates == Changes(1, 1, ["images/e.jpg (duplicate)"], ["images/copy.png (duplicate)"])
 
 
-def test_image_and_mask_may_change_together(sets: Sets) -> None:
+def test_an_image_and_its_mask_can_change_together(sets: Sets) -> None:
     difference = sets.compared(BEFORE, BEFORE | {"kept": ("train", b"44", [1, 1, 255, 255])})
     assert (difference.images.changed, difference.masks.changed) == (["kept"], ["kept"])
 
 
-def test_a_mask_of_another_size_counts_as_a_whole(sets: Sets) -> None:
+def test_every_pixel_of_a_resized_mask_counts(sets: Sets) -> None:
     difference = sets.compared({"x": ("train", b"1", [0, 0])}, {"x": ("train", b"2", [0, 1, 1])})
     assert difference.masks.changed == ["x"]
     assert [row[3:] for row in difference.labels] == [(1, 2), (2, 0), (0, 0)]
@@ -173,7 +173,7 @@ def test_a_class_is_renamed_if_some_masks_are_unchanged(sets: Sets) -> None:
     ]  # fmt: skip
 
 
-def test_sets_without_a_common_class_or_image_are_compared(sets: Sets) -> None:
+def test_sets_with_no_class_or_image_in_common_are_compared(sets: Sets) -> None:
     now: dict[str, Sample] = {"x": ("train", b"1", [0, 1, 1, 2])}
     difference = sets.compared({"y": ("val", b"2", [0, 1, 255, 1])}, now, AB, ("p", "q", "r"))
     assert (difference.classes_added, difference.classes_removed) == (["p", "q", "r"], ["a", "b"])
@@ -184,8 +184,8 @@ def test_sets_without_a_common_class_or_image_are_compared(sets: Sets) -> None:
     ]  # fmt: skip
 
 
-def test_masks_with_the_same_classes_under_other_numbers_are_recoded(sets: Sets) -> None:
-    """A class was inserted before the others."""
+def test_masks_with_the_same_classes_under_different_numbers_count_as_recoded(sets: Sets) -> None:
+    """A class was inserted in front of the others."""
     difference = sets.compared(
         {"x": ("train", b"1", [0, 1, 255, 1])}, {"x": ("train", b"1", [1, 2, 255, 2])}, AB, ("new", *AB)
     )
@@ -195,7 +195,7 @@ def test_masks_with_the_same_classes_under_other_numbers_are_recoded(sets: Sets)
     ]  # fmt: skip
 
 
-def test_masks_with_other_classes_under_the_same_numbers_are_changed(sets: Sets) -> None:
+def test_masks_with_different_classes_under_the_same_numbers_count_as_changed(sets: Sets) -> None:
     """Two names were swapped; no byte of an image or mask changed."""
     samples: dict[str, Sample] = {"x": ("train", b"1", [0, 1, 255, 1]), "y": ("train", b"1", [255] * 4)}
     difference = sets.compared(samples, samples, ("a", "b"), ("b", "a"))

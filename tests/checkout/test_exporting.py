@@ -1,4 +1,4 @@
-"""`prepare` makes the same set again from the files that `pspnet data export` writes."""
+"""`prepare` recreates the same set from the files that `pspnet data export` writes."""
 
 import shutil
 from pathlib import Path
@@ -31,7 +31,7 @@ SAMPLES = [  # id, split, group, format, with a mask
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with SAMPLES prepared. The last one is a 16-bit gray picture, so it is re-encoded."""
+    """A project with SAMPLES prepared. The last sample is a 16-bit grayscale image, so it is re-encoded."""
     folder = tmp_path_factory.mktemp("export")
     shutil.copy(ROOT / "params.yaml", folder)
     write(folder / "data/raw/classes.yaml", "classes: {back: 0, scratch: 7}\ncolors: {scratch: [1, 2, 3]}\n"
@@ -129,7 +129,7 @@ def test_an_unsuitable_folder_is_refused(project: Path, words: tuple[str, str], 
 
 @pytest.mark.parametrize("name", ["../out", "/out", ".hidden/a", "a//b"])
 def test_an_id_that_is_not_a_path_is_refused(project: Path, name: str) -> None:
-    """Our code never makes such a set."""
+    """Our code never produces such a set."""
     path = project / "data/prepared/shards/00000.arrow"
     table = pa.Table.from_batches([open_shard(path)])
     names = [name, *table["id"].to_pylist()[1:]]
@@ -143,7 +143,7 @@ def test_an_id_that_is_not_a_path_is_refused(project: Path, name: str) -> None:
     assert not (project / "out").exists()
 
 
-def test_an_interrupted_export_leaves_nothing(project: Path) -> None:
+def test_an_interrupted_export_leaves_nothing_behind(project: Path) -> None:
     def stop(done: int, total: int, note: str) -> None:
         assert total == 6
         if done == 3:

@@ -125,7 +125,7 @@ def test_a_limit_shortens_the_lists(project: Path) -> None:
     assert "moved to another split (2): a (train -> test), and 1 more\n" in done.stdout
 
 
-def test_files_missing_from_the_dvc_cache_come_from_the_remote(project: Path) -> None:
+def test_files_missing_from_the_dvc_cache_are_fetched_from_the_remote(project: Path) -> None:
     expected = pspnet("data", "diff", cwd=project).stdout
     shutil.rmtree(project / ".dvc/cache")
     done = pspnet("data", "diff", cwd=project)

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_whole_network_becomes_a_bundle_that_predicts_and_a_backbone(folder: Path) -> None:
+def test_a_whole_network_becomes_a_working_bundle_and_a_backbone(folder: Path) -> None:
     words = ("train.pth", "--from", "hszhao", "--out", "backbone", "--bundle", "bundle", "--classes", "classes.yaml")
     done = pspnet("weights", "import", *words, cwd=folder)
     assert (done.stderr, done.returncode) == ("", 0)
@@ -102,7 +102,7 @@ def test_missing_tensors_are_named_and_nothing_is_written(folder: Path) -> None:
     assert (folder / "backbone/backbone.safetensors").exists()
 
 
-def test_fewer_classes_give_a_new_classifier_and_a_warning(folder: Path) -> None:
+def test_fewer_classes_lead_to_a_new_classifier_and_a_warning(folder: Path) -> None:
     write(folder / "two.yaml", "classes:\n  road: 0\n  sky: 1\n")
     words = ("train.pth", "--from", "hszhao", "--out", "backbone", "--bundle", "bundle", "--classes", "two.yaml")
     done = pspnet("weights", "import", *words, cwd=folder)
@@ -155,16 +155,16 @@ def test_a_folder_with_other_files_is_left_alone(folder: Path, option: str, fact
     assert [path.name for path in (folder / "mine").iterdir()] == ["notes.txt"]
 
 
-def test_a_bundle_alone_leaves_the_pipelines_backbone_unchanged(folder: Path) -> None:
+def test_importing_only_a_bundle_leaves_the_backbone_of_the_pipeline_unchanged(folder: Path) -> None:
     words = ("train.pth", "--from", "hszhao", "--bundle", "bundle", "--classes", "classes.yaml")
-    for _ in range(2):  # a bundle may replace a bundle
+    for _ in range(2):  # a bundle can replace a bundle
         assert pspnet("weights", "import", *words, cwd=folder).returncode == 0
     assert (folder / "bundle/model.json").exists()
     assert not (folder / "data").exists()
 
 
 @pytest.mark.e2e  # it starts DVC
-def test_outside_dvc_the_default_folder_is_refused(folder: Path) -> None:
+def test_the_default_folder_is_refused_outside_dvc(folder: Path) -> None:
     done = pspnet("weights", "import", "train.pth", "--from", "hszhao", cwd=folder)
     assert done.returncode == 1
     assert "dvc root: failed" in done.stderr

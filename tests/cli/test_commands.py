@@ -1,4 +1,4 @@
-"""The commands as a person uses them."""
+"""The commands as a user runs them."""
 
 import gc
 import inspect
@@ -52,7 +52,7 @@ def test_use_replaces_params_yaml_and_shows_the_changes(project: Path) -> None:
     assert "The previous params are in .pspnet/params.before.yaml." in done.stdout
 
 
-def test_use_of_the_current_recipe_changes_nothing(project: Path) -> None:
+def test_using_the_current_recipe_changes_nothing(project: Path) -> None:
     done = pspnet("use", ROOT / "params.yaml", cwd=project)
     assert done.stdout == f"params.yaml already equals {ROOT / 'params.yaml'}.\n"
     assert list(contents(project)) == ["params.yaml"]
@@ -73,7 +73,7 @@ def test_use_refuses_an_invalid_recipe_and_leaves_params_yaml_alone(project: Pat
     assert contents(project) == before
 
 
-def test_synthesize_does_not_draw_over_synthetic_images(tmp_path: Path) -> None:
+def test_synthesize_does_not_overwrite_synthetic_images(tmp_path: Path) -> None:
     first = pspnet("synthesize", "raw", "--images", "3", "--labeled", "2", cwd=tmp_path)
     assert (first.stdout, first.stderr, first.returncode) == ("", "", 0)
     drawn = contents(tmp_path)
@@ -159,8 +159,8 @@ def test_help_loads_no_heavy_package(tmp_path: Path) -> None:
     assert not loaded & {"torch", "mlflow", "prefect", "dvc", "pandas", "pyarrow", "numpy", "pydantic"}
 
 
-def test_commands_collect_garbage_less_often_than_python(tmp_path: Path) -> None:
-    """Each collection scans the million objects of MLflow and torch."""
+def test_commands_collect_garbage_less_often_than_python_does(tmp_path: Path) -> None:
+    """Each collection scans a million objects from MLflow and torch."""
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
     try:

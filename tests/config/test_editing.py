@@ -23,7 +23,7 @@ FILES = sorted([*ROOT.glob("recipes/*.yaml"), ROOT / "params.yaml"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_no_values_change_nothing(path: Path) -> None:
+def test_passing_no_values_changes_nothing(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert edited(text, {}, "params.yaml") == text
 

@@ -30,7 +30,7 @@ def test_an_unknown_key_is_reported_with_the_closest_known_key() -> None:
     assert problems(colour=3) == ["params.yaml: unknown key 'colour'"]
 
 
-def test_keys_from_before_the_optimizer_section_are_reported_with_their_new_place() -> None:
+def test_keys_from_before_the_optimizer_section_are_reported_with_their_new_location() -> None:
     old = {f"finetune__{name}": value for name, value in demo_params().finetune.optimizer.model_dump().items()}
     del old["finetune__kind"]
     keys = ", ".join(OptimizerParams.model_fields)
@@ -43,7 +43,7 @@ def test_keys_from_before_the_optimizer_section_are_reported_with_their_new_plac
     ]
 
 
-def test_keys_from_before_the_method_section_are_reported_with_their_new_place() -> None:
+def test_keys_from_before_the_method_section_are_reported_with_their_new_location() -> None:
     jigsaw, inpainting = {"grid": 3, "gap_px": 2, "gray_probability": 0.3}, {"block_px": 16, "hidden_share": 0.4}
     assert problems(pretrain__method="jigsaw", pretrain__jigsaw=jigsaw, pretrain__inpainting=inpainting) == [
         (
@@ -64,7 +64,7 @@ def test_keys_from_before_the_method_section_are_reported_with_their_new_place()
     ]
 
 
-def test_another_kind_is_reported_with_the_keys_it_needs_and_those_of_the_old_kind() -> None:
+def test_a_changed_kind_is_reported_with_the_keys_it_needs_and_those_of_the_old_kind() -> None:
     assert problems(pretrain__method__kind="inpainting") == [
         "params.yaml: 'pretrain.method.block_px' is missing. Side of the hidden square blocks. For example: 32",
         "params.yaml: 'pretrain.method.hidden_share' is missing. Share of the blocks that are hidden. For example: 0.4",
@@ -88,7 +88,7 @@ def test_a_section_without_a_kind_is_reported_with_the_possible_kinds(value: obj
     assert problems(pretrain__method=value) == [f"params.yaml: {told}"]
 
 
-def test_a_key_in_the_wrong_section_is_reported_with_its_place() -> None:
+def test_a_key_in_the_wrong_section_is_reported_with_the_right_one() -> None:
     assert problems(split_seed=3) == ["params.yaml: unknown key 'split_seed'; did you mean 'prepare.split_seed'?"]
 
 
@@ -171,7 +171,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     assert len(problems(pretrain__epochs=0, runtime__threads=0, prepare__val_share=2, nonsense=1)) == 4
 
 
-def test_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+def test_numbers_can_be_written_with_an_exponent(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.004", "learning_rate: 4e-3")
     (tmp_path / "params.yaml").write_text(text)
     assert load_params(tmp_path / "params.yaml").finetune.optimizer.learning_rate == 0.004

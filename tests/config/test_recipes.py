@@ -1,4 +1,4 @@
-"""The recipes have the authors' numbers, and at least one uses each choice in params.yaml."""
+"""The recipes have the authors' numbers, and each choice in params.yaml is used by at least one recipe."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -79,9 +79,9 @@ OWN = {
 
 
 # A recipe does not choose these: the data layout and the policy for bad files depend on the data, a new self-supervised
-# method changes no recipe, and the rest is for experiments (`--set`) and machines.
+# method changes no recipe, and the rest depends on the experiment (`--set`) or the machine.
 LEFT_OUT = ("dataset.", "pretrain.method", "prepare.problems.", "prepare.split_seed", "runtime.seed", "runtime.threads")
-# A number that a recipe sets to its neutral value is a switch: 0 where 0 is allowed, otherwise 1.
+# A number that some recipe sets to its neutral value (0 if allowed, otherwise 1) is a switch.
 NEUTRAL = {"finetune.backbone_learning_rate_factor": 1, "predict.scales": [1.0]}
 
 # Each choice, and a recipe that uses it. A choice counts as used if either stage's optimizer uses it.
@@ -206,12 +206,12 @@ def test_the_published_recipes_have_the_published_numbers(recipe: str) -> None:
     assert {path: value(recipe, path) for path in published} == published
 
 
-def test_each_choice_of_the_params_is_used_by_a_recipe() -> None:
+def test_each_choice_in_the_params_is_used_by_a_recipe() -> None:
     found = choices()
     assert sorted(found) == sorted(USED_BY)
     assert {choice: recipe for choice, recipe in USED_BY.items() if recipe not in found[choice]} == {}
 
 
-def test_each_recipe_begins_with_a_comment_that_says_its_purpose() -> None:
+def test_each_recipe_begins_with_a_comment_that_states_its_purpose() -> None:
     for recipe in RECIPES:
         assert (ROOT / f"recipes/{recipe}.yaml").read_text().startswith("# ")

@@ -1,4 +1,4 @@
-"""Facts that hold for all parameters, picture sizes and seeds, each checked on a few hundred draws."""
+"""Properties that hold for all parameters, picture sizes and seeds, each checked on a few hundred random draws."""
 
 import tracemalloc
 from typing import Any
@@ -63,7 +63,7 @@ def test_sizes_are_exact_and_masks_gain_no_value_but_ignore(
         height_px=crop[0], width_px=crop[1], scale_min=min(scales), scale_max=max(scales),
         rotation_degrees=rotation_degrees, blur_probability=looks[0], color_jitter=looks[1],
     )  # fmt: skip
-    # only 0 and 254, so that any number in between is a blend
+    # only 0 and 254, so that any other value is a blend
     before = np.where(noise(*size, seed)[..., 0] < 128, 0, 254).astype(np.uint8)
     image, mask = augment.image_and_mask(noise(*size, seed), before, seed)
     assert (image.shape, mask.shape) == ((*crop, 3), crop)
@@ -99,7 +99,7 @@ def test_pictures_larger_than_the_crop_are_not_padded() -> None:
 
 
 def test_an_image_and_its_mask_get_the_same_crop() -> None:
-    """If an image shows the colors of its mask, every pixel of an unscaled crop still does."""
+    """If an image has the colors of its mask, so does every pixel of an unscaled crop."""
     augment = augmentation(scale_min=1.0, scale_max=1.0)
     palette = np.zeros((256, 3), np.uint8)
     palette[:4], palette[IGNORE] = COLORS, FILL
@@ -114,8 +114,8 @@ def test_an_image_and_its_mask_get_the_same_crop() -> None:
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
-def test_a_scaled_or_rotated_image_still_lies_on_its_mask(rotation_degrees: float) -> None:
-    """Two pixels from any border of a block, interpolation blends nothing, so colors are exact."""
+def test_a_scaled_or_rotated_image_still_matches_its_mask(rotation_degrees: float) -> None:
+    """Colors are exact two pixels or more from the edge of a block, where interpolation blends nothing."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     compared = 0
     for seed in range(60):
@@ -135,7 +135,7 @@ def uniform(mask: Pixels, radius: int) -> NDArray[np.bool_]:
     return np.asarray(windows.min(axis=(2, 3)) == windows.max(axis=(2, 3)))
 
 
-def test_only_the_seed_decides() -> None:
+def test_the_result_depends_only_on_the_seed() -> None:
     one, two = augmentation(color_jitter=0.4), augmentation(color_jitter=0.4)
     image, mask = noise(60, 80), blocks(60, 80, 5, 0)
     first = [one.image_and_mask(image, mask, seed) for seed in range(20)]
@@ -171,7 +171,7 @@ def test_images_are_flipped_with_the_given_probability(probability: float, expec
     assert (sum(flipped), sum(kept)) == (expected, 50 - expected)
 
 
-def test_scales_lie_within_the_given_range() -> None:
+def test_scales_are_within_the_given_range() -> None:
     augment = augmentation(height_px=400, width_px=400, scale_min=0.5, scale_max=1.5)
     heights = []
     for seed in range(200):
@@ -228,10 +228,10 @@ def soft_image(height: int, width: int) -> Pixels:
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 10.0, 45.0])
-def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_in_turn(
+def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_one_after_another(
     rotation_degrees: float,
 ) -> None:
-    """Apply the published steps in turn with the same six draws. The image is soft because each step blurs a little."""
+    """Apply the published steps in turn with the same six random draws. The image is soft: each step blurs a little."""
     image = soft_image(90, 120)
     mask = (image[..., 0] // 64).astype(np.uint8)
     augment = augmentation(scale_min=0.6, rotation_degrees=rotation_degrees)
@@ -279,7 +279,7 @@ def test_half_of_the_images_are_rotated_by_up_to_the_given_angle() -> None:
 
 @pytest.mark.parametrize("period", [2, 4, 10])
 def test_a_fine_pattern_becomes_its_mean_when_scaled_down(period: int) -> None:
-    """Without averaging, thin stripes would vanish or become broad ones."""
+    """Without averaging, thin stripes would vanish or become wide."""
     stripes = np.zeros((600, 800), np.uint8)
     stripes[:, ::period] = 255
     augment = augmentation(scale_min=1 / period, scale_max=1 / period)
@@ -317,7 +317,7 @@ def test_only_the_shown_part_of_a_large_image_is_read() -> None:
     assert peak < 1_000_000
 
 
-def test_the_crop_is_blurred_with_the_given_probability_and_the_mask_never() -> None:
+def test_the_crop_is_blurred_with_the_given_probability_but_the_mask_never_is() -> None:
     image, mask = noise(60, 80), blocks(60, 80, 5, 0)
     blurred = 0
     for seed in range(100):
@@ -329,8 +329,8 @@ def test_the_crop_is_blurred_with_the_given_probability_and_the_mask_never() -> 
     assert 18 < blurred < 42
 
 
-def test_colors_are_scaled_drawn_from_gray_and_from_the_mean_gray() -> None:
-    """Brightness, contrast and saturation in turn, in floating point, within the range that needs no clipping."""
+def test_brightness_contrast_and_saturation_change_one_after_another() -> None:
+    """Brightness, contrast and saturation, one after another, in floating point, in a range that needs no clipping."""
     image = (100 + noise(48, 64) // 8).astype(np.uint8)
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, color_jitter=0.4)
     weights = np.array([0.299, 0.587, 0.114])

@@ -33,7 +33,7 @@ SHADES = {"a": 0, "b": 255, "c": 10, "d": 20, "e": 30}
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> PreparedDataset:
-    """Images with two pixels of one shade, masks with one pixel of class 1 and one ignored, one shard per sample."""
+    """Images with two pixels of one shade, masks with a pixel of class 1 and an ignored pixel, one shard per sample."""
     return make(tmp_path)
 
 
@@ -97,7 +97,7 @@ def test_annotated_returns_the_images_of_a_split_with_masks(dataset: PreparedDat
     assert dataset.annotated("test")["id"].tolist() == ["d"]
 
 
-def test_the_reader_finds_samples_by_the_index(dataset: PreparedDataset) -> None:
+def test_the_reader_finds_samples_through_the_index(dataset: PreparedDataset) -> None:
     reader = dataset.reader()
     for name, shard, row in dataset.index()[["id", "shard", "row"]].itertuples(index=False):
         assert reader.image(shard, row).tolist() == [[[SHADES[name]] * 3] * 2]
@@ -111,7 +111,7 @@ def test_a_fingerprint_is_the_digest_of_class_names_ids_and_contents(dataset: Pr
     assert dataset.fingerprints["test"] == hashlib.sha256(lines.encode()).hexdigest()
 
 
-def test_another_train_image_changes_only_two_fingerprints(tmp_path: Path) -> None:
+def test_an_extra_train_image_changes_only_two_fingerprints(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     one, two = make(tmp_path / "one"), make(tmp_path / "two", {**SHADES, "a": 1})
@@ -125,7 +125,7 @@ def test_a_missing_dataset_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 1}'])
-def test_a_dataset_of_another_format_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_dataset_in_a_different_format_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path / "dataset.json", text)
     with pytest.raises(UserError, match=r"dataset\.json"):
         PreparedDataset.open(tmp_path)

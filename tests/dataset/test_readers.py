@@ -1,4 +1,4 @@
-"""Reading a prepared set with our reader, without copies, and with other tools as docs/prepared-data.md shows."""
+"""Reading a prepared set with our reader, without copies, and with other tools, as docs/prepared-data.md shows."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from tests.raw.rawdata import encoded, noise
 from tests.training.conftest import quiet
 
 PAGE = ROOT / "docs/prepared-data.md"
-UNREAD = 20_000_000  # bytes after the end of a picture, where no decoder reads
+UNREAD = 20_000_000  # bytes after the end of the picture, which no decoder reads
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_sample_is_decoded_from_the_mapped_shard_without_a_copy(tmp_path: Path
 
 
 @pytest.mark.e2e
-def test_loader_processes_read_the_same_and_receive_little_data(prepared: PreparedDataset) -> None:
+def test_loader_processes_read_the_same_samples_and_receive_little_data(prepared: PreparedDataset) -> None:
     augmentation = Augmentation(96, 128, 1.0, 1.0, 10.0, 0.5, 0.5, 0.0, (1, 2, 3), 255)
     used = TrainingCrops(prepared.reader(), prepared.annotated("train"), augmentation, seed=0)
     keys = [(0, position) for position in range(len(used))]
@@ -103,7 +103,7 @@ def test_loader_processes_read_the_same_and_receive_little_data(prepared: Prepar
 @pytest.mark.e2e
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_index_reads_no_byte_of_an_image(prepared: PreparedDataset, tmp_path: Path) -> None:
-    """Pages of a mapped file count as memory of the process once they are read."""
+    """Pages of a mapped file count toward the process's memory once they are read."""
     image = bytes(UNREAD)
     writer = ShardWriter(tmp_path / "shards", 10**9)
     for name in "abcde":
@@ -160,7 +160,7 @@ def test_duckdb_queries_the_shards_and_the_facts(
 
 @pytest.mark.e2e
 def test_hugging_face_datasets_open_the_shards(project: Path, prepared: PreparedDataset, tmp_path: Path) -> None:
-    """This runs in another process, because the library reads its switches at import."""
+    """This runs in another process, because the library reads its settings on import."""
     told = """
 import json, numpy
 print(json.dumps([list(samples["id"]), list(samples["split"]), test[0]["id"], numpy.asarray(picture).tolist(),

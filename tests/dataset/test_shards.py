@@ -90,7 +90,7 @@ def test_inserting_images_rewrites_few_shards(tmp_path: Path) -> None:
     assert len(before) > 100
     assert (
         len(checksums(after) - checksums(before)) <= 6
-    )  # 30 consecutive images are about two shards; a forced cut shifts a few more
+    )  # 30 consecutive images fill about two shards; a forced cut shifts a few more
 
 
 def test_an_image_larger_than_a_shard_gets_its_own_shard(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_other_processes_read_the_same_pixels(shards: ShardReader) -> None:
     assert np.array_equal(image, noise(1, 3, 2))
 
 
-def test_shards_may_outnumber_the_files_that_can_be_open(tmp_path: Path) -> None:
+def test_shards_can_outnumber_the_files_that_can_be_open(tmp_path: Path) -> None:
     paths = written(tmp_path / "s", [record(f"{n:03d}", encoded(noise(1, 3, n))) for n in range(100)], 1)
     assert len(paths) == 100
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

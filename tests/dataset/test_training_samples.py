@@ -77,7 +77,7 @@ def test_every_epoch_position_and_seed_has_its_own_crop(dataset: PreparedDataset
     assert len({image.numpy().tobytes() for image in images}) == len(images)
 
 
-def test_neighboring_images_have_different_randomness(dataset: PreparedDataset) -> None:
+def test_neighboring_images_get_different_random_numbers(dataset: PreparedDataset) -> None:
     """The same picture at two positions is cropped differently."""
     index = dataset.annotated("train")
     twice = TrainingCrops(dataset.reader(), pd.concat([index[:1]] * 2), augmentation(), seed=0)

@@ -75,7 +75,7 @@ def test_every_epoch_position_and_seed_has_its_own_view(dataset: PreparedDataset
     assert len({image.numpy().tobytes() for image in images}) == len(images)
 
 
-def test_the_crop_and_the_question_are_random_independently(dataset: PreparedDataset) -> None:
+def test_the_crop_and_the_question_are_drawn_independently(dataset: PreparedDataset) -> None:
     """Over many epochs, a picture gets every question, because the crop does not determine it."""
     samples = views(dataset, "rotation")
     asked = [[value for name, value in samples[epoch, 0].items() if name != "image"] for epoch in range(40)]

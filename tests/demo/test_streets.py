@@ -1,4 +1,4 @@
-"""Every bound below leaves a margin around the measured value, which is in the comment beside it."""
+"""Every bound below leaves a margin around the measured value, which is in the comment next to it."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def test_the_same_arguments_draw_the_same_bytes_on_every_machine(tmp_path: Path)
         digests.append(hashlib.sha256(repr(files).encode()).hexdigest())
     assert (
         digests == ["fbb3fcf1666123f90b233825993a7cf3aaf8a330abebba5470675f51892078e4"] * 2
-    )  # if the drawing changed on purpose, also raise "format"
+    )  # if you changed the drawing on purpose, also increase "format"
 
 
 def test_a_different_seed_draws_different_streets(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_the_folder_is_complete_and_its_classes_fit_the_params(tmp_path: Path) -
     assert ticks == [(done, 5, "drawing") for done in range(1, 6)]
 
 
-def test_masks_go_to_whole_streets_at_even_intervals(tmp_path: Path) -> None:
+def test_masks_are_assigned_to_whole_streets_at_even_intervals(tmp_path: Path) -> None:
     synthesize(tmp_path / "raw", 80, 16, 0, quiet)
     names = [path.stem for path in sorted((tmp_path / "raw/masks").iterdir())]
     assert names == [f"street{street:05d}_{frame}" for street in (0, 5, 10, 15) for frame in range(4)]
@@ -104,7 +104,7 @@ def test_every_class_occurs_in_most_images(streets: Streets) -> None:
     for index in range(CLASSES):
         assert (streets[1] == index).any(
             axis=(1, 2)
-        ).mean() > 0.9  # persons are the rarest: 0.95 to 1.00 over three seeds
+        ).mean() > 0.9  # people are the rarest: 0.95 to 1.00 over three seeds
 
 
 def grow(shape: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
@@ -121,7 +121,7 @@ def test_almost_nothing_is_thinner_than_five_pixels(streets: Streets) -> None:
     for index in range(CLASSES):
         shape = masks == index
         thick = grow(~grow(~shape, 2), 2) & shape  # the pixels that a 5 x 5 box inside the shape covers
-        bound = 0.92 if index == 5 else 0.96  # persons have round heads: 0.94; the others: 0.972 or more
+        bound = 0.92 if index == 5 else 0.96  # people have round heads: 0.94; the other classes: 0.972 or more
         assert thick.sum() > bound * shape.sum()
         while (more := grow(thick, 1) & shape).sum() > thick.sum():
             thick = more
@@ -129,7 +129,7 @@ def test_almost_nothing_is_thinner_than_five_pixels(streets: Streets) -> None:
     assert thin < 0.003 * masks.size  # 0.0007 to 0.0010
 
 
-def test_a_mostly_hidden_thing_is_left_out() -> None:
+def test_a_mostly_hidden_object_is_left_out() -> None:
     street, _ = synthetic._build(np.random.default_rng(0))
     near = synthetic._Thing(4, x=60, foot=85, width=40, height=24, style=[0, 0, 0])  # a car, from row 61 down
     behind = synthetic._Thing(5, x=60, foot=80, width=9, height=20, style=[0, 0, 0])  # a person, from row 60 down

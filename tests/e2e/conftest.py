@@ -1,4 +1,4 @@
-"""Checkouts that are made once per session, and fixtures that copy them for a test."""
+"""Checkouts that are created once per session, and fixtures that copy them for each test."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promoti
 
 @pytest.fixture
 def warm(stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`pspnet` and `dvc` start at once and without tracking, for tests that are not about either."""
+    """Make `pspnet` and `dvc` start instantly and without tracking, for tests that are not about either."""
     for name, value in warmed(stand_ins).items():
         monkeypatch.setenv(name, value)
 

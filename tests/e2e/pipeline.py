@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
 
 
 def checkout(folder: Path, **changes: Any) -> Path:
-    """Copy the files that git tracks, as they are now, into a new git and DVC repository."""
+    """Copy the files that git tracks, in their current state, into a new git and DVC repository."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -76,7 +76,7 @@ def move_addresses(database: Path, old: str, new: str) -> None:
 
 
 def clone(source: Path, folder: Path) -> Path:
-    """Clone a checkout, as another machine would: with the committed files and nothing else."""
+    """Clone a checkout as another machine would, with only the committed files."""
     folder.parent.mkdir(exist_ok=True)
     run(source, "git", "clone", "--quiet", str(source), str(folder))
     return folder
@@ -111,7 +111,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment in which commands use this checkout's package instead of the installed one."""
     given = os.environ | more
     return given | {
-        "SHELL": "/bin/sh",  # DVC starts stages with it; dash stays as a process in between
+        "SHELL": "/bin/sh",  # DVC starts stages with this shell; dash would remain as a process in between
         "PATH": os.pathsep.join(filter(None, [given.get(STAND_INS), str(BIN), given["PATH"]])),
         "PYTHONPATH": str(folder),
         "PSPNET_LOADER_WORKERS": "1",
@@ -120,7 +120,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def warmed(stand_ins: Path) -> dict[str, str]:
-    """Environment variables for commands that start at once, without tracking."""
+    """Environment variables for commands that start instantly, without tracking."""
     return {STAND_INS: str(stand_ins), "PSPNET_TRACKING": "off"}
 
 

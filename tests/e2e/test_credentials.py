@@ -1,4 +1,4 @@
-"""A whole run against a server with a password in its address, which must not appear anywhere else."""
+"""A complete run against a server with a password in its address; the password must not appear anywhere else."""
 
 import stat
 from pathlib import Path

@@ -34,7 +34,7 @@ ENDS_SECONDS = 600
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
 LIMIT_SECONDS = 3600  # only the clock in OVERDUE reaches it
-# `pspnet retrain` with a clock that puts its stages over LIMIT_SECONDS once a file exists, and soon any retry as well.
+# `pspnet retrain` with a clock that puts its stages over LIMIT_SECONDS once a file exists, and any retry soon after.
 OVERDUE = """
 import time
 from pathlib import Path
@@ -155,7 +155,7 @@ def test_a_timed_out_stage_leaves_no_process_and_is_not_retried(place: Path) -> 
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("warm")
-def test_a_mistake_found_by_the_stage_is_not_retried(place: Path) -> None:
+def test_a_mistake_found_by_a_stage_is_not_retried(place: Path) -> None:
     write_params(place, finetune__batch_size=4000)
     with retraining(place, tracking="off") as retrained:
         assert retrained.process.wait(ENDS_SECONDS) == 1
@@ -166,7 +166,7 @@ def test_a_mistake_found_by_the_stage_is_not_retried(place: Path) -> None:
 
 @pytest.mark.kills
 def test_a_killed_stage_is_retried_with_the_same_result(place: Path, undisturbed: Path) -> None:
-    """The command is first stopped with Ctrl-C, then killed as a whole; the next start resumes each time."""
+    """The command is first stopped with Ctrl-C, then killed with all its processes; each new start resumes."""
     ctrl_c_ends_it_within_seconds(place)
     nothing_is_left_when_it_is_killed(place)
     with retraining(place) as retrained:
@@ -236,7 +236,7 @@ def ctrl_c_ends_it_within_seconds(place: Path) -> None:
 
 
 def nothing_is_left_when_it_is_killed(place: Path) -> None:
-    """Not even Prefect's server is left. The run resumes where it was stopped before."""
+    """Not even Prefect's server is left. The run resumes where it was stopped."""
     with retraining(place) as retrained:
         retrained.training(30)
         assert any("uvicorn" in cmdline(one) for one in processes_of(place))

@@ -66,7 +66,7 @@ SECONDS = ".pspnet/seconds.json"  # the duration of each step
 @dataclass(frozen=True)
 class Kill:
     step: str
-    only_dvc: bool = False  # kill DVC alone instead of everything
+    only_dvc: bool = False  # kill only DVC instead of everything
     real: bool = False  # use the real commands, which start slowly, instead of the warm ones
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ def kill_dvc(folder: Path) -> None:
 
 
 def wait_until_gone(folder: Path) -> None:
-    """Wait until no process is left. A killed process may still wait for a busy disk."""
+    """Wait until no process is left. A killed process may still be waiting for a busy disk."""
     assert left(folder, 12 * GONE_SECONDS) == []
 
 
@@ -127,7 +127,7 @@ def wait_for(folder: Path, shell: subprocess.Popen[bytes], text: str) -> bool:
 
 
 def forget(folder: Path, step: str) -> None:
-    """Remove everything that a step has left, so that the next run starts it from scratch."""
+    """Remove everything that a step has left behind, so that the next run starts it from scratch."""
     for path in OUTPUTS[step]:
         target = folder / path
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
@@ -208,7 +208,7 @@ def assert_one_version_and_one_decision(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def at_once(stand_ins: Path) -> dict[str, str]:
-    """Environment variables for commands that start at once and are killed with their checkout."""
+    """Environment variables for commands that start instantly and are killed with their checkout."""
     return {STAND_INS: str(stand_ins)}
 
 
@@ -257,8 +257,8 @@ def test_kills_leave_no_trace_in_the_results(
     assert_one_version_and_one_decision(disturbed)
 
 
-def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: Path) -> None:
-    """If DVC alone is killed and started again at once, two training processes never write the same checkpoint."""
+def test_a_restart_waits_for_an_orphan(undisturbed: Path, tmp_path: Path) -> None:
+    """If only DVC is killed and immediately restarted, two training processes never write the same checkpoint."""
     folder = copied(undisturbed, tmp_path / "copy")
     forget(folder, "finetune")
     shutil.rmtree(folder / ".pspnet/tracking")
@@ -268,13 +268,13 @@ def test_a_new_start_beside_an_orphan_waits_for_it(undisturbed: Path, tmp_path: 
         took = saved.stat().st_mtime - begun(folder, "finetune")[0]
         trainings = [process for process in processes_of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
         trainer = min(trainings, key=lambda process: process.create_time())  # the others are its loader's workers
-        trainer.send_signal(signal.SIGSTOP)  # so it cannot notice the death of its parent
+        trainer.send_signal(signal.SIGSTOP)  # so it cannot notice that its parent has died
         before = saved.stat().st_mtime_ns
         kill_dvc(folder)
         shell.wait(60)  # a zombie would look alive to DVC
         again = subprocess.Popen(["dvc", "repro", "finetune"], cwd=folder, env=environment(folder))
         second = wait_until(lambda: begun(folder, "finetune")[1:])[0]
-        # Without waiting for the lock, this is enough time to save a first checkpoint.
+        # If it did not wait for the lock, this would be enough time to save a first checkpoint.
         wait_until(lambda: time.time() > second + max(2, 3 * took))
         assert again.poll() is None
         assert saved.stat().st_mtime_ns == before
@@ -295,7 +295,7 @@ def wait_for_work(folder: Path, shell: subprocess.Popen[bytes], step: str, start
 
 
 def begun(folder: Path, step: str) -> list[float]:
-    """The time when each attempt at the step had loaded its packages. Training then waits for the lock."""
+    """The time at which each attempt at the step had loaded its packages. Training then waits for the lock."""
     journals = (folder / ".pspnet/tracking").glob(f"{step}-*")
     entries = [record.entry for journal in journals for record in JournalReader(journal).new()]
     return [entry["time"] / 1000 for entry in entries if entry["kind"] == "begin"]

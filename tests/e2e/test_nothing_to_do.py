@@ -1,4 +1,4 @@
-"""`pspnet retrain` starts no flow if nothing changed, and one if only the registry has something to do."""
+"""`pspnet retrain` starts no flow if nothing has changed, but starts one if only the registry has work to do."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def flow_runs(folder: Path) -> int:
     return int(count)
 
 
-def test_no_flow_starts_if_nothing_changed(retrained: Path) -> None:
+def test_no_flow_starts_if_nothing_has_changed(retrained: Path) -> None:
     before = flow_runs(retrained)
     assert run(retrained, "pspnet", "retrain") == NOTHING
     assert flow_runs(retrained) == before

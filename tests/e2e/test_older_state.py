@@ -1,4 +1,4 @@
-"""Today's code on the state that commit 47d5f51 left: bundle, prepared set, two versions, audit, MLflow's database.
+"""Today's code reads what commit 47d5f51 left: bundle, prepared set, two versions, audit, MLflow's database.
 
 `older-47d5f51.tar.xz` was made at that commit, in /before, from twelve synthetic images, by running `pspnet retrain`
 with a tiny network, then again with a different learning rate. Version 1 became champion, then version 2.
@@ -35,7 +35,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(before: Path, finished: Path) -> Path:
-    """A checkout of today's code with the older registry, and a bundle that is not a version yet."""
+    """A checkout of today's code with the older registry, and a bundle that is not registered yet."""
     shutil.rmtree(finished / ".pspnet/mlartifacts", ignore_errors=True)
     (finished / ".pspnet/mlflow.db").unlink(missing_ok=True)
     shutil.copytree(before / ".pspnet", finished / ".pspnet", dirs_exist_ok=True)
@@ -63,10 +63,10 @@ def test_a_prepared_set_still_opens(before: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.usefixtures("warm")
-def test_versions_and_audit_go_on_where_the_older_code_ended(place: Path, tmp_path: Path) -> None:
+def test_versions_and_audit_continue_where_the_older_code_stopped(place: Path, tmp_path: Path) -> None:
     assert champions(place) == [("promotion", 0, 1), ("promotion", 1, 2)]
     lineage = json.loads(run(place, "pspnet", "lineage", "1", "--json"))
-    assert lineage["pretraining"] == "jigsaw"  # the older params kept its settings elsewhere
+    assert lineage["pretraining"] == "jigsaw"  # the older params had these settings elsewhere
     assert lineage["params"]["differ_today"]["pretrain.method"] == {"then": "jigsaw", "today": None}
     done = json.loads(run(place, "pspnet", "register", "models/segmenter", "--promote", "--json").splitlines()[-1])
     reasons = {reason["rule"]: reason["passed"] for reason in done["promotion"]["decision"]["reasons"]}

@@ -19,7 +19,7 @@ def test_the_report_is_written(finished: Path) -> None:
     assert run(finished, "dvc", "metrics", "show", "--json")
 
 
-def test_nothing_runs_when_nothing_changed(finished: Path) -> None:
+def test_nothing_runs_if_nothing_has_changed(finished: Path) -> None:
     assert reproduce(finished) == []
     assert json.loads(run(finished, "dvc", "status", "--json")) == {}
 
@@ -30,7 +30,7 @@ def test_git_sees_only_what_a_user_commits(finished: Path) -> None:
     assert set(status) == {"??", "data/raw.dvc", "dvc.lock"}
 
 
-def test_another_clone_in_another_folder_gets_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+def test_a_clone_in_a_different_folder_gets_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     other = clone(finished, tmp_path / "another/deeper")
     run(other, *SYNTHESIZE)
     assert reproduce(other) == list(STEPS)
@@ -39,7 +39,7 @@ def test_another_clone_in_another_folder_gets_the_same_bytes(finished: Path, tmp
 
 
 def test_results_travel_through_the_run_cache(finished: Path, tmp_path: Path) -> None:
-    """A second machine that shares only the remote runs no stage, and needs no dvc.lock."""
+    """A second machine that shares only the remote runs no stages and needs no dvc.lock."""
     run(finished, "dvc", "push", "--run-cache", "--quiet")
     other = clone(finished, tmp_path / "second/clone")
     run(other, *SYNTHESIZE)
@@ -65,7 +65,7 @@ class TestWhatAChangeRuns:
     def test_a_comment_in_the_losses_runs_neither_prepare_nor_pretrain(self, finished: Path) -> None:
         with (finished / "pspnet/losses/terms.py").open("a") as file:
             file.write("# a comment\n")
-        assert reproduce(finished) == ["finetune"]  # and its bundle is the same, so evaluate has nothing to do
+        assert reproduce(finished) == ["finetune"]  # its bundle is the same, so evaluate has nothing to do
 
     def test_a_comment_can_be_accepted(self, finished: Path) -> None:
         with (finished / "pspnet/metrics.py").open("a") as file:

@@ -30,7 +30,7 @@ from torch import nn
 def rectifier() -> nn.Module:   
     return nn.LeakyReLU(0.2, inplace=True)
 '''  # noqa: W291  `apply.whitespace = fix` would remove this trailing space
-# Personal git settings that would spoil a diff made or applied carelessly.
+# Personal git settings that would break a carelessly made or applied diff.
 SETTINGS = {
     "diff.noprefix": "true",
     "diff.context": "0",
@@ -69,7 +69,7 @@ def develop(folder: Path) -> None:
     replace(folder / NETWORK, "\n\n\n@", "\nfrom pspnet.model.rectifier import rectifier\n\n\n@")
     (folder / "dvc.yaml").write_text(pipeline.replace(f"- {NETWORK}\n", f"- {NETWORK}\n      - {NEW_MODULE}\n"))
     write_params(folder, finetune__dropout=0.3)
-    # This run is tracked, so its records differ from those of an untracked run, however fast both are.
+    # This run is tracked, so its records differ from an untracked run's, no matter how fast both are.
     assert reproduce(folder, PSPNET_TRACKING="on") == ["finetune", "evaluate"]
     run(folder, "pspnet", "register", "models/segmenter")
     run(folder, "pspnet", "lineage", "1")  # downloads its files
@@ -178,7 +178,7 @@ def test_a_version_is_reproduced_by_running_every_stage(project: Path) -> None:
         assert worktrees(project) == [project, worktree(project)]
 
 
-def test_a_different_result_is_named_and_exits_with_1(project: Path) -> None:
+def test_a_different_result_is_named_and_the_command_exits_with_1(project: Path) -> None:
     lock = kept(project) / "dvc.lock"
     text = lock.read_text()
     metrics = read_yaml(lock)["stages"]["evaluate"]["outs"][1]
@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_nothing_behind_and_the_command_works_again(project: Path)
 
 
 def stop_in_the_middle(project: Path) -> None:
-    """Stop `pspnet reproduce` in the middle. A worktree left by someone else is also in the way."""
+    """Stop `pspnet reproduce` partway through. A worktree left by someone else is also in the way."""
     no_hook = ("-c", "core.hooksPath=/dev/null")
     run(project, "git", *no_hook, "worktree", "add", "--quiet", "--detach", str(worktree(project)), "HEAD~3")
     log = project / ".pspnet/stopped.log"
@@ -254,7 +254,7 @@ def test_changes_that_do_not_apply_are_reported(project: Path) -> None:
     assert "changes.diff: cannot be applied to the commit" in done.stderr
 
 
-def test_a_version_with_a_broken_record_is_refused_at_once(project: Path) -> None:
+def test_a_version_with_a_broken_record_is_refused_immediately(project: Path) -> None:
     append(kept(project).parent / "bundle/model.json", "\n")
     with closing(sqlite3.connect(project / ".pspnet/mlflow.db")) as database:
         database.execute("delete from model_version_tags where key = 'git.commit'")

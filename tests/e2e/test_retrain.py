@@ -99,7 +99,7 @@ def test_runs_and_version_link_to_the_flow_run(retrained: Path) -> None:
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_second_retraining_runs_and_registers_nothing(retrained: Path) -> None:
+def test_a_second_retraining_runs_nothing_and_registers_nothing(retrained: Path) -> None:
     def known() -> list[str]:
         return sorted(
             one.info.run_id for one in client.search_runs([e.experiment_id for e in client.search_experiments()])
@@ -139,7 +139,7 @@ class TestMistakes:
             "  params.yaml: finetune.optimizer.learning_rate is -1; expected greater than 0\n"
         )
 
-    def test_in_git_uncommitted_changes_refuse_an_override(self, retrained: Path) -> None:
+    def test_in_git_uncommitted_changes_rule_out_an_override(self, retrained: Path) -> None:
         with (retrained / "pspnet/losses/terms.py").open("a") as file:
             file.write("# new\n")
         said = self.told(retrained, "--set", "finetune.optimizer.learning_rate=0.01")

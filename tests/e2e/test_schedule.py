@@ -1,4 +1,4 @@
-"""`pspnet schedule` starts runs on time. After a SIGKILL of everything or of Prefect's server, the same run resumes."""
+"""`pspnet schedule` starts runs on time. After a SIGKILL to everything or to Prefect's server, the same run resumes."""
 
 import os
 import shutil
@@ -61,7 +61,7 @@ def schedule(folder: Path, port: int, cron: str) -> Iterator[subprocess.Popen[by
 
 
 def every_minute() -> str:
-    """A cron line with seconds as its last field, due soon after the server has started, which takes a while."""
+    """A cron line with seconds as its last field, due soon after the server has started (startup takes a while)."""
     return f"* * * * * {int(time.time() + STARTS_SECONDS) % 60}"
 
 
@@ -70,7 +70,7 @@ def said(folder: Path) -> str:
 
 
 def until(met: Callable[[], Any], folder: Path) -> Any:
-    return wait_until(met, 300, lambda: said(folder), pause=0.2)  # each check makes work for the server
+    return wait_until(met, 300, lambda: said(folder), pause=0.2)  # each check puts some load on the server
 
 
 def completed(client: SyncPrefectClient, flow_run: UUID) -> FlowRun | None:
@@ -88,13 +88,13 @@ def server(folder: Path, port: int) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_at_ctrl_c(folder: Path) -> None:
+def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_on_ctrl_c(folder: Path) -> None:
     port = free_port()
     with schedule(folder, port, every_minute()) as process:
         until(lambda: STARTED in said(folder), folder)
         with server(folder, port) as client:
             started = until(lambda: [one for one in client.read_flow_runs() if one.start_time], folder)[0]
-            # This run is due while the other is running, as may happen with runs every minute.
+            # This run is due while the other is running, as can happen with runs every minute.
             waiter = client.create_flow_run_from_deployment(started.deployment_id)
             until(lambda: client.read_flow_run(waiter.id).state_name == "AwaitingConcurrencySlot", folder)
             until(lambda: list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")), folder)
@@ -115,7 +115,7 @@ def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_at_ctrl_c(folde
         alone.kill()
         until(lambda: END in said(folder), folder)
         with server(folder, port) as client:
-            # The waiting run may have gone first and left nothing for this one to do.
+            # The waiting run may have gone first and left nothing for this run to do.
             ended = until(lambda: completed(client, killed.id), folder)
             # Otherwise the server would miss a heartbeat of the killed run, and count the resumed run as crashed.
             assert waiting.isdisjoint(one.id for one in client.read_automations())

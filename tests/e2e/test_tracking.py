@@ -1,4 +1,4 @@
-"""What MLflow holds after `pspnet retrain` has run the pipeline, with a database in a file."""
+"""What MLflow contains after `pspnet retrain` has run the pipeline, with a database in a file."""
 
 import json
 import shlex
@@ -109,7 +109,7 @@ def test_a_run_record_names_its_run(client: MlflowClient, retrained_once: Path) 
 def test_records_of_another_pipeline_are_sent_once_the_server_is_back(
     retrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The records of the stages that ran wait for the next command that uses MLflow."""
+    """The records of the finished stages are kept until the next command that uses MLflow."""
     client = client_of(retrained)
     write_params(retrained, finetune__optimizer__learning_rate=0.001)
     with monkeypatch.context() as patch:

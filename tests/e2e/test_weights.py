@@ -20,8 +20,8 @@ def first_convolution(project: Path) -> torch.Tensor:
     return load_file(project / "models/backbone/backbone.safetensors")["conv1.weight"]
 
 
-def test_imported_weights_start_training_here_and_on_another_machine(finished: Path, tmp_path: Path) -> None:
-    """Pretrain has run before, without weights."""
+def test_imported_weights_are_used_for_training_here_and_on_another_machine(finished: Path, tmp_path: Path) -> None:
+    """Pretrain has already run without weights."""
     one = import_weights(finished, seed=1)
     write_params(finished, backbone__weights="imported", pretrain__method={"kind": "none"})
     assert up_to_pretrain(finished) == ["pretrain"]

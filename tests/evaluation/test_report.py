@@ -76,7 +76,7 @@ def write(report: EvaluationReport, folder: Path, best: list[Picture] | None = N
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_headline_numbers_are_those_computed_by_hand() -> None:
+def test_headline_numbers_equal_those_computed_by_hand() -> None:
     one = report_of(("scene", picture("only")))
     # mask road: 4 pixels, 3 found; mask car: 3, 2 found. Each union is 3 + 1 + 1 = 5 and 2 + 1 + 1 = 4.
     assert one.confusion.tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
@@ -86,15 +86,15 @@ def test_headline_numbers_are_those_computed_by_hand() -> None:
     assert one.summary()["pixels"] == 7
 
 
-def test_numbers_on_the_page_are_those_of_the_report(tmp_path: Path) -> None:
+def test_numbers_on_the_page_equal_those_in_the_report(tmp_path: Path) -> None:
     page = write(report_of(("scene", picture("only"))), tmp_path)
     assert '<dd class="big">0.550</dd>' in page
     assert "<dt>pixel accuracy</dt><dd>0.714</dd>" in page
     assert "road → road: 3 (75.0 %)" in page
 
 
-def test_groups_are_worst_first_with_the_mean_over_their_images(report: EvaluationReport) -> None:
-    # bad/1 is (0.6 + 0.5) / 2; bad/2 calls all of it road: (4 / 7 + 0) / 2.
+def test_groups_are_listed_worst_first_with_the_mean_over_their_images(report: EvaluationReport) -> None:
+    # bad/1 has (0.6 + 0.5) / 2; bad/2 is predicted as road everywhere: (4 / 7 + 0) / 2.
     assert report.groups["group"].tolist() == ["bad", "good"]
     assert report.groups["images"].tolist() == [2, 1]
     assert report.groups["pixels"].tolist() == [14, 7]
@@ -135,7 +135,7 @@ def test_a_class_named_like_a_formula_is_text_in_a_table(report: EvaluationRepor
 
 
 @pytest.mark.parametrize("missing", ["report.json", "images.parquet"])
-def test_an_incomplete_folder_is_named_with_what_it_lacks(
+def test_an_incomplete_folder_is_reported_with_what_it_lacks(
     report: EvaluationReport, tmp_path: Path, missing: str
 ) -> None:
     write(report, tmp_path)
@@ -144,7 +144,7 @@ def test_an_incomplete_folder_is_named_with_what_it_lacks(
         load_report(tmp_path)
 
 
-def test_a_report_in_another_format_is_refused(report: EvaluationReport, tmp_path: Path) -> None:
+def test_a_report_in_a_different_format_is_refused(report: EvaluationReport, tmp_path: Path) -> None:
     write(report, tmp_path)
     path = tmp_path / "report.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
@@ -176,7 +176,7 @@ def test_class_names_and_image_ids_are_escaped(report: EvaluationReport, tmp_pat
     assert "<script" not in page
 
 
-def test_the_page_needs_nothing_but_itself(report: EvaluationReport, tmp_path: Path) -> None:
+def test_the_page_needs_no_other_files(report: EvaluationReport, tmp_path: Path) -> None:
     page = write(report, tmp_path)
     assert not re.search(r"https?://|@import|<link|<script|<iframe", page)
     references = re.findall(r"""(?:href|src)=["']?([^"'\s>]{5})|url\(([^)]{5})""", page)
@@ -212,14 +212,14 @@ def test_errors_mark_exactly_the_wrong_pixels_that_are_not_ignored() -> None:
     assert clear.tolist() == [[True, True, True, False], [True, False, True, False]]
 
 
-def test_the_class_layer_shows_class_colors_and_leaves_none_on_ignored_pixels() -> None:
+def test_the_class_layer_shows_class_colors_and_none_on_ignored_pixels() -> None:
     layer = class_layer(MASK, COLORS)
     assert layer[0, 0].tolist() == [*COLORS[0], 255]
     assert layer[1, 2].tolist() == [*COLORS[1], 255]
     assert layer[1, 3, :3].tolist() == [128, 128, 128]
 
 
-def test_skipped_pretraining_says_skipped(report: EvaluationReport, tmp_path: Path) -> None:
+def test_skipped_pretraining_is_shown_as_skipped(report: EvaluationReport, tmp_path: Path) -> None:
     page = write(report, tmp_path)
     pretrain, finetune = page.split("<h3>pretrain</h3>")[1].split("<h3>finetune</h3>")
     assert "Skipped" in pretrain and "<svg" not in pretrain
@@ -270,5 +270,5 @@ def test_a_page_of_many_pictures_and_classes_stays_small(tmp_path: Path) -> None
         "noise", 0.5, np.random.default_rng(0).integers(0, 256, (720, 960, 3), dtype=np.uint8), stripes, stripes
     )
     write_report(report, [noise] * 4, [noise] * 4, {}, tmp_path)
-    # A 480 x 360 photograph of pure noise is 0.5 MB, or 0.7 MB as text. It appears once per picture, not per layer.
+    # A 480 x 360 photograph of pure noise is 0.5 MB, or 0.7 MB as text. It is stored once per picture, not per layer.
     assert (tmp_path / "report.html").stat().st_size < 8 * 0.7e6 + 4e6

@@ -58,8 +58,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--tree", type=Path, default=Path(__file__).parents[2], help="the checkout to copy and change")
     parser.add_argument("--results", type=Path, help="CSV file in which to replace the rows of this suite")
-    parser.add_argument("--suite", default="now", help="what these rows are called in the CSV file")
-    parser.add_argument("--table", type=Path, metavar="RESULTS", help="print such a file as Markdown, and run nothing")
+    parser.add_argument("--suite", default="now", help="the name of these rows in the CSV file")
+    parser.add_argument("--table", type=Path, metavar="RESULTS", help="only print a results file as Markdown")
     parser.add_argument("--no-baseline", action="store_true", help="trust that the tests pass without a fault")
     return parser.parse_args()
 
@@ -84,7 +84,7 @@ def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
 
 
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
-    """The tests that exist in this tree; another checkout may lack some."""
+    """The tests that exist in this tree; a different checkout may not have all of them."""
     return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
 
 
@@ -150,7 +150,7 @@ def _check_baseline(trials: Trials, groups: Sequence[Sequence[str]], markers: st
 
 
 def _keep(path: Path, row: dict[str, str]) -> None:
-    """Save the row, replacing the one with the same suite and name."""
+    """Save the row, replacing any row with the same suite and name."""
     known = _read(path) if path.exists() else []
     rows = [one for one in known if (one["suite"], one["name"]) != (row["suite"], row["name"])]
     with path.open("w", encoding="utf-8", newline="") as file:

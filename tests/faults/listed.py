@@ -1,4 +1,4 @@
-"""Reads the wrong changes that were picked by hand from listed.yaml."""
+"""Reads the hand-picked wrong changes from listed.yaml."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -34,7 +34,7 @@ COMPARISONS: dict[type[ast.cmpop], ast.cmpop] = {
 ARITHMETIC: dict[type[ast.operator], ast.operator] = {
     ast.Add: ast.Sub(), ast.Sub: ast.Add(), ast.Mult: ast.Add(), ast.FloorDiv: ast.Mult(), ast.Mod: ast.Add(),
 }  # fmt: skip
-# Calls whose output only people see, and names of limits on how long or how often something may happen.
+# Calls whose output only people see, and names of limits on how long or how often something can happen.
 SPOKEN = {"Problem", "print", "Trouble", "Refused", "info", "warning", "error", "log", "tell", "tick", "Remark"}
 PATIENCE = re.compile(r"SECONDS|LONGEST|SHOWN|LINES|^MOST|KEPT|_PX$|ATTEMPTS|AT_ONCE")
 
@@ -56,7 +56,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
         candidates = [one for source in sources for path in _files(tree / source) for one in _candidates(tree, path)]
         candidates.sort(key=lambda one: hashlib.sha256(f"{seed}\0{one.key}".encode()).hexdigest())
         for number in range(1, count + 1):
-            one = min(candidates, key=lambda one: drawn_of[one.kind])  # every kind equally often, then by seed
+            one = min(candidates, key=lambda one: drawn_of[one.kind])  # each kind equally often, then by seed
             candidates = [other for other in candidates if other.line != one.line]
             drawn_of[one.kind] += 1
             own = (*_likely(tree, tests, one.change.file), *(test for test in tests if (tree / test).exists()))
@@ -65,7 +65,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
 
 
 def _likely(tree: Path, tests: tuple[str, ...], file: str) -> list[str]:
-    """The tests named after the module or its folder. They come first, because they catch most mutants."""
+    """The tests named after the module or its folder. They run first, because they catch most mutants."""
     path = Path(file)
     names = [f"test_{name}.py" for name in (path.stem, path.parent.name)]
     return [f"{folder}/{name}" for name in names for folder in tests if (tree / folder / name).is_file()]
@@ -102,7 +102,7 @@ def _candidates(tree: Path, path: Path) -> Iterator[_Candidate]:
         assert node.end_col_offset is not None
         first, last = place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset)
         old = content[first:last].decode()
-        # The whole line, so that the text is found once and everything else is left unchanged.
+        # Use the whole line, so that the text occurs only once and nothing else is changed.
         begin, end = starts[node.lineno - 1], starts[node.end_lineno]
         before = content[begin:end].decode()
         after = content[begin:first].decode() + new + content[last:end].decode()

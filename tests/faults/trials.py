@@ -33,7 +33,7 @@ LIBRARIES = (
     "albumentations", "pydantic", "jinja2", "safetensors.torch", "hypothesis", "typer", "rich.progress",
     "mlflow.tracking", "mlflow.pyfunc", "prefect", "prefect.client.orchestration", "prefect.deployments", "dvc.repo",
 )  # fmt: skip
-TEST_SECONDS = 300  # a test that hangs has noticed the fault as well
+TEST_SECONDS = 300  # a test that hangs has also noticed the fault
 LIMIT_SECONDS = 3600.0  # for all tests of a trial
 LOG_LINES = 60
 TIERS = ("e2e", "kills", "team")  # all other tests belong to `make test`
@@ -95,7 +95,7 @@ def copy_tree(tree: Path, copy: Path) -> None:
 
 
 class Trials:
-    """Runs several trials at once, each in its own folder below `home`."""
+    """Runs several trials at once, each in its own folder under `home`."""
 
     def __init__(self, tree: Path, home: Path, at_once: int) -> None:
         self._tree, self._home, self._at_once = tree, home, at_once
@@ -146,7 +146,7 @@ class Trials:
         process = os.fork()
         if process == 0:
             _become(trial, self._tree, copy, folder)
-        with suppress(PermissionError, ProcessLookupError):  # the child does it too, perhaps first
+        with suppress(PermissionError, ProcessLookupError):  # the child does this too, perhaps first
             os.setpgid(process, process)
         self._running[os.pidfd_open(process)] = trial, process, time.monotonic()
 
@@ -214,7 +214,7 @@ class _Recorder:
 
 
 def _become(trial: Trial, tree: Path, copy: Path, folder: Path) -> NoReturn:
-    """Turn this child into the trial: import all our code anew, from the copy."""
+    """Turn this child into the trial: import all our code again, from the copy."""
     status = 1
     try:
         os.setpgid(0, 0)

@@ -26,7 +26,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def left(folder: Path, seconds: float = GONE_SECONDS) -> list[list[str]]:
-    """The commands of processes still there after a few seconds: a killed process may need a moment to end."""
+    """The commands of processes still running after a few seconds, since a killed process may need a moment to end."""
     return alive(lambda: processes_of(folder), seconds)
 
 

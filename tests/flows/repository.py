@@ -1,4 +1,4 @@
-"""Calls DVC in this process, which is much faster than its command, for tests that are not about the command."""
+"""Calls DVC in this process, which is much faster than its command, for tests that are not about the command itself."""
 
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager

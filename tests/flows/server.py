@@ -1,4 +1,4 @@
-"""One Prefect server for all tests of a process. Each test has its own flows, deployments and runs.
+"""One Prefect server for all tests in a process. Each test has its own flows, deployments and runs.
 
 Prefect takes five seconds to create its tables, so they are created once and copied.
 """

@@ -76,13 +76,13 @@ def bash(tmp_path: Path) -> Bash:
     return run
 
 
-def test_lines_come_in_order_while_the_command_runs(bash: Bash, tmp_path: Path) -> None:
+def test_lines_arrive_in_order_while_the_command_runs(bash: Bash, tmp_path: Path) -> None:
     lines: list[str] = []
 
     def on_line(line: str) -> None:
         lines.append(line)
         if line == "two":
-            (tmp_path / "go-on").touch()  # the command waits for this file: buffered lines would come too late
+            (tmp_path / "go-on").touch()  # the command waits for this file: buffered lines would arrive too late
 
     began = time.monotonic()
     ended = bash("echo one; echo two >&2; until [ -e go-on ]; do sleep 0.01; done; echo three", on_line=on_line)
@@ -109,7 +109,7 @@ def test_progress_is_read_while_the_command_runs(tmp_path: Path) -> None:
     assert ended.events == []
 
 
-def test_results_and_the_end_are_read_when_the_command_has_ended(bash: Bash, tmp_path: Path) -> None:
+def test_results_and_the_exit_event_are_read_after_the_command_has_ended(bash: Bash, tmp_path: Path) -> None:
     lines = [RESULT.replace("1", number) for number in "56"] + [END, '{"kind": "exit", "time": 2, "rank": 1}', "torn"]
     ended = bash("\n".join(f"""echo '{line}' >> "$PSPNET_EVENTS\"""" for line in lines))
     assert ended.result["version"] == 6
@@ -139,7 +139,7 @@ def test_lines_printed_just_before_the_end_are_read(bash: Bash) -> None:
     assert ended.output.splitlines() == lines[-commands.LAST_LINES :]
 
 
-def test_all_lines_are_read_even_if_a_process_is_left_behind(bash: Bash) -> None:
+def test_all_lines_are_read_even_if_a_process_outlives_the_command(bash: Bash) -> None:
     lines: list[str] = []
 
     def slowly(line: str) -> None:
@@ -207,7 +207,7 @@ def test_a_command_that_ended_in_time_has_not_timed_out(bash: Bash, clock: Clock
 
 
 @pytest.mark.parametrize("script", [f"sleep {FOREVER}", "while true; do echo talks; done"], ids=["silent", "talks"])
-def test_a_process_left_behind_with_the_pipe_is_ended(bash: Bash, tmp_path: Path, script: str) -> None:
+def test_a_leftover_process_that_holds_the_pipe_is_ended(bash: Bash, tmp_path: Path, script: str) -> None:
     lines: list[str] = []
     ended = bash(f"echo one; setsid bash -c '{script}' & echo two; exit 3", on_line=lines.append)
     assert (ended.status, ended.timed_out) == (3, False)
@@ -216,7 +216,7 @@ def test_a_process_left_behind_with_the_pipe_is_ended(bash: Bash, tmp_path: Path
     assert left(tmp_path) == []
 
 
-def test_a_process_left_behind_without_the_pipe_is_ended(bash: Bash, tmp_path: Path) -> None:
+def test_a_leftover_process_that_does_not_hold_the_pipe_is_ended(bash: Bash, tmp_path: Path) -> None:
     assert bash(f"setsid sleep {FOREVER} >/dev/null 2>&1 & echo $!").status == 0
     assert left(tmp_path) == []
 
@@ -239,7 +239,7 @@ def test_ctrl_c_ends_the_command(bash: Bash, tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-def test_a_second_ctrl_c_does_not_wait(bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_stops_without_waiting(bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "STOP_SECONDS", 10 * FOREVER)
     asked = tmp_path / "asked-to-end"
 
@@ -267,7 +267,7 @@ def test_a_missing_command_is_an_error(tmp_path: Path) -> None:
         commands.run(["no-such-command"], tmp_path, os.environ, print)
 
 
-def test_marked_finds_only_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marked_finds_only_processes_other_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TEST, str(tmp_path))
     process = psutil.Popen(["sleep", str(FOREVER)])
     try:

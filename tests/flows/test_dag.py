@@ -55,7 +55,7 @@ def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def test_our_dag_has_dvcs_stages_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_dag_has_the_stages_of_dvc_and_the_raw_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dag = read_dag(checkout(tmp_path, prepare__parts=3))
     with dvc(ROOT) as repo:  # as `dvc stage list` does
@@ -79,7 +79,7 @@ def test_a_made_up_dag_is_read_as_written(project: Path) -> None:
         Stage("middle", "gpu", 2 * 86400, 3, ("kept",), "cat kept > middle", 4),
         Stage("last", None, 90 * 60, 0, ("middle", "raw/a"), "cat middle raw/a > last", 1),
     )
-    # A dependency that git ignores and no stage makes is data, even before `dvc add`; git tracks code.py.
+    # A dependency is data if git ignores it and no stage makes it, even before `dvc add`; git tracks code.py.
     assert set(dag.sources) == {Source("kept"), Source("raw/a")}
     assert not dag.has_remote
     assert dag.sources_of(dag.named("last")) == [Source("raw/a")]
@@ -158,7 +158,7 @@ def test_changed_stages_are_those_that_are_not_up_to_date(project: Path) -> None
     assert changed_stages(project) == {"last"}
 
 
-def test_a_project_may_be_a_subfolder_of_its_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_can_be_a_subfolder_of_its_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sub = project / "sub"
     sub.mkdir()
     (sub / "raw").write_text("r")

@@ -18,7 +18,7 @@ def told(kind: str, status: int, message: str, **more: int) -> Event:
     return event("exit", **{"class": kind, "status": status, "message": message}, **more)
 
 
-def test_success_is_no_failure() -> None:
+def test_success_is_not_a_failure() -> None:
     assert failure_of(ended(0, AWAY), None) is None
 
 
@@ -56,7 +56,7 @@ def test_the_launcher_says_why_its_processes_failed() -> None:
     )
 
 
-def test_dvc_may_fail_after_the_stage_succeeded() -> None:
+def test_dvc_can_fail_after_the_stage_has_succeeded() -> None:
     output = "finetune: done in 3 s\nERROR: failed to push data: connection reset"
     found = failure_of(ended(255, output, events=[told("done", 0, "")]), None)
     assert found == Failure(NETWORK, "failed to push data: connection reset")
@@ -88,7 +88,7 @@ def test_the_exit_status_of_another_command_decides(status: int) -> None:
         "unexpected error - database is locked",
     ],
 )
-def test_a_lock_of_dvc_is_temporary(said: str) -> None:
+def test_a_dvc_lock_is_temporary(said: str) -> None:
     found = failure_of(ended(255, f"Adding...\nERROR: {said}\n"), None)
     assert found == Failure(BUSY, said)
 
@@ -117,11 +117,11 @@ def test_network_errors_are_temporary(said: str) -> None:
         "output 'data/raw' does not exist",
     ],
 )
-def test_other_errors_of_dvc_are_permanent(said: str) -> None:
+def test_other_dvc_errors_are_permanent(said: str) -> None:
     assert failure_of(ended(255, f"ERROR: {said}"), None) == Failure(FAILED, said)
 
 
-def test_errors_of_dvc_are_shown_without_its_advice() -> None:
+def test_dvc_errors_are_shown_without_its_advice() -> None:
     output = "\n".join(
         [
             "3 files pushed",

@@ -53,7 +53,7 @@ def tags(text: str) -> set[str]:
     return {tag for tag in ("<img", "<a ", "<script", "<code", "<del", "<em") if tag in html}
 
 
-def test_the_retrain_summary_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_retrain_summary_shows_names_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[Any] = []
     monkeypatch.setattr(summary, "create_markdown_artifact", lambda *arguments: made.append(arguments))
     monkeypatch.setattr(summary, "create_table_artifact", lambda *arguments: made.append(arguments))
@@ -73,7 +73,7 @@ def test_the_retrain_summary_shows_names_as_they_are(monkeypatch: pytest.MonkeyP
         assert PAGE.render(text).count("<td>") == 3 * len(EVIL) + 5
 
 
-def test_the_prediction_summary_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_prediction_summary_shows_names_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made: list[Any] = []
     monkeypatch.setattr(predict, "create_markdown_artifact", lambda *arguments: made.append(arguments))
     shares = {f"share_{name}": [0.5] for name in EVIL}

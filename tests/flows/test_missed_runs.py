@@ -1,4 +1,4 @@
-"""Missed runs on a real server. The scheduler is a fake: only a scheduler can mark a run as automatic."""
+"""Missed runs on a real server. The scheduler is a fake, because only a scheduler can mark a run as automatic."""
 
 import sqlite3
 from collections.abc import Iterator

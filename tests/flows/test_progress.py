@@ -12,7 +12,7 @@ def told(done: int, total: int, note: str = "", seconds: float = 0.0, title: str
     return {"kind": "progress", "time": 1000 * seconds, **facts}
 
 
-def test_the_pace_of_a_resumed_run_counts_from_its_first_event() -> None:
+def test_the_pace_of_a_resumed_run_is_measured_from_its_first_event() -> None:
     first = told(1000, 4800)
     assert pace(first, told(1350, 4800, seconds=10)) == "35 images/s, 99 s left"
     assert pace(first, first) == ""
@@ -20,7 +20,7 @@ def test_the_pace_of_a_resumed_run_counts_from_its_first_event() -> None:
 
 
 class Api:
-    """Prefect's API, which is down now and then."""
+    """Prefect's API, which is down from time to time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.away = False

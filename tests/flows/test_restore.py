@@ -26,12 +26,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_stage_that_never_ran_is_not_known() -> None:
+def test_a_stage_that_has_never_run_is_unknown() -> None:
     assert restore.main() == NOT_KNOWN
 
 
 @pytest.mark.usefixtures("project")
-def test_a_file_that_vanishes_during_the_restore_is_a_reason_to_try_again(
+def test_a_file_that_vanishes_during_the_restore_leads_to_a_retry(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def vanished(self: StageCache, stage: object, pull: bool) -> None:

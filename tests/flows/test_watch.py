@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def check(project: Path, settled_seconds: int = 0, found: Failure | None = None) -> str | Failure:
-    """Check for new data as the flow does, with DVC in this process. `found`: why DVC cannot push."""
+    """Check for new data as the flow does, with DVC in this process. `found`: the reason why DVC cannot push."""
 
     def bring_in(source: Source) -> None:
         with dvc(project) as repo:
@@ -92,7 +92,7 @@ def test_new_data_starts_one_retraining_once_settled(project: Path, server: Serv
     server.is_away = False
     assert check(project, found=AWAY) == AWAY
     assert server.asked == []
-    assert check(project) == STARTED  # the new data was not forgotten
+    assert check(project) == STARTED  # the new data has not been forgotten
     [(key, files)] = server.asked
     assert files == {"data/raw.dvc": (project / "data/raw.dvc").read_text()}
     assert not not_in_remote(project)
@@ -166,7 +166,7 @@ def test_the_time_of_a_change_is_not_the_mtime_of_a_copy(folder: Path) -> None:
     assert watch._listing(folder)[1] == (folder / "sub").stat().st_ctime  # removing a file is also a change
 
 
-def test_data_may_be_a_single_file(folder: Path) -> None:
+def test_data_can_be_a_single_file(folder: Path) -> None:
     archive = folder / "a.png"
     first, changed_at = watch._listing(archive)
     assert first

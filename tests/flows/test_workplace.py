@@ -108,7 +108,9 @@ class TestLayingOut:
             assert repo.config["remote"]["my.own"]["url"] == str(project.parent / "own")
             assert repo.config["remote"]["folder"]["url"] == str(project / ".pspnet/dvc-remote")
 
-    def test_a_project_in_a_subfolder_of_its_repository_stays_one(self, project: Path) -> None:
+    def test_a_project_in_a_subfolder_of_its_repository_gets_a_worktree_with_that_subfolder(
+        self, project: Path
+    ) -> None:
         sub = project / "sub"
         for name in ("dvc.yaml", ".dvc/config"):
             (sub / name).parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +193,7 @@ class TestLayingOut:
 
 
 class TestParams:
-    def test_are_set_and_everything_else_stays(self, place: Workplace) -> None:
+    def test_are_set_and_everything_else_is_kept(self, place: Workplace) -> None:
         path = place.folder / "params.yaml"
         before = path.read_text()
         place.set_params(
@@ -206,7 +208,7 @@ class TestParams:
         ]  # fmt: skip
         assert read_yaml(path)["backbone"]["stem"] == "deep"
 
-    def test_a_section_of_another_kind_replaces_the_whole_section(self, place: Workplace) -> None:
+    def test_a_section_of_a_different_kind_replaces_the_whole_section(self, place: Workplace) -> None:
         place.set_params({"pretrain.method": {"kind": "none"}})
         assert read_yaml(place.folder / "params.yaml")["pretrain"]["method"] == {"kind": "none"}
 
@@ -360,12 +362,12 @@ class TestClaiming:
                 process.kill()
 
     def orphan(self, place: Workplace) -> None:
-        """A stage that has lost its parent."""
+        """A stage whose parent has died."""
         subprocess.run(["sh", "-c", "sleep 50 &"], env=os.environ | {MARK: str(place.folder)}, check=True, timeout=10)
         wait_until(lambda: len(marked(MARK, str(place.folder))) == 1)
 
     @pytest.mark.e2e
-    def test_a_killed_run_holds_no_claim(self, place: Workplace) -> None:
+    def test_a_killed_run_leaves_no_claim_behind(self, place: Workplace) -> None:
         lines: list[str] = []
         with self.holder(place) as holder:
             holder.kill()
@@ -381,7 +383,7 @@ class TestClaiming:
             holder.send_signal(signal.SIGSTOP)
             with place.claimed(lines.append):
                 assert holder.wait(60) == -signal.SIGKILL
-        # A killed process may be visible for a moment and be reported as left behind.
+        # A killed process may be visible for another moment and reported as left behind.
         assert lines[1] == f"Process {holder.pid} of that run is frozen; ending it."
         assert left(tmp_path) == []
 

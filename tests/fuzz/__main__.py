@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("name", choices=names())
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: a new one each time")
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000, help="default: a new seed each time")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "pspnet-fuzz"))
     arguments = parser.parse_args()
     aim = target(arguments.name)
@@ -44,7 +44,7 @@ def main() -> int:
     def run(data: bytes) -> None:
         nonlocal counted, slowest, peak
         current.write_bytes(data)
-        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # also ends an endless loop in C
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # this also ends an endless loop in C
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             aim.one(data, Path(folder))

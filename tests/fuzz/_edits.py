@@ -1,4 +1,4 @@
-"""Bytes with a few mistakes in them."""
+"""Bytes that contain a few mistakes."""
 
 from typing import Literal
 

@@ -62,7 +62,7 @@ odd: st.SearchStrategy[Any] = st.recursive(
 
 
 def seldom(usual: Any) -> st.SearchStrategy[Any]:
-    """Mostly the usual value, sometimes an odd one."""
+    """Usually the normal value, sometimes an odd one."""
     return st.integers(0, 11).flatmap(lambda draw: st.just(usual) if draw else odd)
 
 

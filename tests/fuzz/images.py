@@ -19,7 +19,7 @@ MOST_PIXELS = 4 * 10**6
 
 
 def one(data: bytes, folder: Path) -> None:
-    """The result is pixels or a refusal with a reason, without a warning; nothing is written."""
+    """The result is pixels or a refusal with a reason, without any warning; nothing is written."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with suppress(Refused):

@@ -23,8 +23,9 @@ from tests.serving.conftest import make_bundle
 from tests.serving.processes import png_of_zeros, without_code
 
 HEADERS = [(b"content-type", b"application/json")]
-# The limits are small so that a few large images stay within an input's time and memory. The process takes up
-# 750 MB before the first input, an image of 1 megapixel needs 220 MB, and torch keeps some memory for each new size.
+# The limits are small so that a few large images stay within the limits for one input. The process
+# takes up 750 MB before the first input, an image of 1 megapixel needs 220 MB, and torch keeps some memory for each new
+# size.
 LIMITS = demo_params(serve__max_images=4, serve__max_image_mb=1.0, serve__max_megapixels=0.25)
 EXPECTED = (200, 400, 413, 415)
 
@@ -66,7 +67,7 @@ async def _ask(data: bytes) -> tuple[int, bytes]:
 
 @cache
 def _loop() -> asyncio.Runner:
-    """One runner for all inputs, as in the server: it keeps its threads, and torch's memory for each of them."""
+    """One runner for all inputs, as in the server: it keeps its threads and torch's memory for each thread."""
     return asyncio.Runner()
 
 

@@ -32,7 +32,7 @@ def black() -> Pixels:
 
 
 def field_of_view() -> Pixels:
-    """The region that the camera sees, the same in every image."""
+    """The region that the camera sees, which is the same in every image."""
     pixels = black()
     cv2.circle(pixels, (WIDTH // 2, HEIGHT // 2), 22, 255, -1)
     return pixels
@@ -69,7 +69,7 @@ def same_names_in_folders(raw: Path) -> Path:
 
 
 def class_beside(raw: Path) -> Path:
-    """The folder names the class; masks lie beside the images, sometimes two per image: breast ultrasound (BUSI)."""
+    """The folder names the class; masks are next to the images, sometimes two per image: breast ultrasound (BUSI)."""
     for place, name in enumerate(("benign", "malignant", "normal")):
         for number in range(1, COUNT + 1):
             seed = 100 * place + number
@@ -156,7 +156,7 @@ def experts_in_folders(raw: Path) -> Path:
 
 
 def region_beside(raw: Path) -> Path:
-    """A region mask in its own folder beside the real masks."""
+    """A region mask in its own folder, next to the real masks."""
     for number in range(COUNT):
         write(raw / f"images/{number:02}.jpg", photo(number, "JPEG"))
         write(raw / f"masks/{number:02}.png", encoded(field_of_view()))
@@ -165,7 +165,7 @@ def region_beside(raw: Path) -> Path:
 
 
 def foreign_voc(raw: Path) -> Path:
-    """The folders of PASCAL VOC with other classes."""
+    """The folders of PASCAL VOC with different classes."""
     for number in range(COUNT):
         write(raw / f"JPEGImages/weld_{number:02}.jpg", photo(number, "JPEG"))
         write(raw / f"SegmentationClass/weld_{number:02}.png", encoded(numbers(number, 3)))
@@ -173,7 +173,7 @@ def foreign_voc(raw: Path) -> Path:
 
 
 def foreign_cityscapes(raw: Path) -> Path:
-    """The folders of Cityscapes with other classes."""
+    """The folders of Cityscapes with different classes."""
     for split in ("train", "val"):
         for number in range(COUNT):
             name = f"plant_{number:06}_000019"
@@ -197,7 +197,7 @@ def twin_palette(raw: Path) -> Path:
 
 
 def nearly_white(raw: Path) -> Path:
-    """253 and 254 beside 255, in a gray picture."""
+    """253 and 254 along with 255, in a grayscale picture."""
     for number in range(COUNT):
         pixels = blob(number)
         pixels[pixels == 255] = np.where(np.arange((pixels == 255).sum()) % 9 == 0, 253 + number % 2, 255)
@@ -234,7 +234,7 @@ def two_modalities(raw: Path) -> Path:
 
 
 def companions(raw: Path) -> Path:
-    """Pictures made from the images lie beside them: skin lesions (ISIC 2017)."""
+    """Pictures made from the images are stored next to them: skin lesions (ISIC 2017)."""
     for number in range(COUNT):
         write(raw / f"Training_Data/ISIC_{number:07}.jpg", photo(number, "JPEG"))
         write(raw / f"Training_Data/ISIC_{number:07}_superpixels.png", photo(500 + number))

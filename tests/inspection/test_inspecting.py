@@ -194,7 +194,7 @@ def block(height: int, width: int, value: int, around: int = 0, size: int = 40) 
     return pixels
 
 
-def test_255_beside_small_numbers_is_ignored(tmp_path: Path) -> None:
+def test_255_is_ignored_if_the_other_values_are_small_numbers(tmp_path: Path) -> None:
     pixels = block(20, 20, 255)
     pixels[11:29, 11:29] = 2
     inspection = values(tmp_path, pixels)
@@ -236,14 +236,14 @@ def test_a_palette_is_reported_and_its_indices_are_the_values(tmp_path: Path) ->
     assert "12 of 12 masks have a palette" in remarks_of(inspection)
 
 
-def test_few_colors_are_classes(tmp_path: Path) -> None:
+def test_a_few_colors_are_treated_as_classes(tmp_path: Path) -> None:
     colors = np.array([(0, 0, 0), (220, 20, 60), (0, 130, 200)], np.uint8)
     dataset = pasted(values(tmp_path, colors[STRIPES]))
     assert dataset.source.mask_kind == "colors"  # type: ignore[union-attr]
     assert dataset.classes == {"class_0": "#000000", "class_1": "#0082c8", "class_2": "#dc143c"}
 
 
-def test_a_table_beside_the_data_names_the_colors(tmp_path: Path) -> None:
+def test_a_table_next_to_the_data_names_the_colors(tmp_path: Path) -> None:
     write(tmp_path / "class_dict.csv", "name, r, g, b\nroad, 220, 20, 60\nvoid, 0, 0, 0\nsky, 0, 130, 200\n")
     colors = np.array([(0, 0, 0), (220, 20, 60), (0, 130, 200)], np.uint8)
     inspection = values(tmp_path, colors[STRIPES])
@@ -253,7 +253,7 @@ def test_a_table_beside_the_data_names_the_colors(tmp_path: Path) -> None:
     assert "calls '#000000' void, which means \"not annotated\"" in remarks_of(inspection)
 
 
-def test_a_list_beside_the_data_names_the_numbers(tmp_path: Path) -> None:
+def test_a_list_next_to_the_data_names_the_numbers(tmp_path: Path) -> None:
     write(tmp_path / "labels.txt", "__ignore__\n_background_\nscratch\ndent\n")
     assert pasted(values(tmp_path, STRIPES)).classes == {"background": 0, "scratch": 1, "dent": 2}
 
@@ -269,7 +269,7 @@ def blurred(bright: int = 255) -> Pixels:
     return np.asarray(Image.fromarray(block(20, 20, bright, size=60)).resize((90, 90), Image.Resampling.BICUBIC))
 
 
-def test_gray_edges_lead_to_levels(tmp_path: Path) -> None:
+def test_gray_edges_lead_to_reading_masks_by_levels(tmp_path: Path) -> None:
     inspection = values(tmp_path, blurred())
     dataset = pasted(inspection)
     assert (dataset.source.mask_kind, dataset.source.mask_threshold) == ("levels", 128)  # type: ignore[union-attr]
@@ -277,7 +277,7 @@ def test_gray_edges_lead_to_levels(tmp_path: Path) -> None:
     assert "the edges are gray: 0 and 255 cover" in remarks_of(inspection)
 
 
-def test_jpeg_masks_of_two_classes_lead_to_levels(tmp_path: Path) -> None:
+def test_jpeg_masks_of_two_classes_lead_to_reading_masks_by_levels(tmp_path: Path) -> None:
     for number in range(COUNT):
         write(tmp_path / f"images/{number}.jpg", photo(number, (40, 40)))
         write(tmp_path / f"masks/{number}.jpg", encoded(block(20, 20, 255), "JPEG"))
@@ -303,7 +303,7 @@ def test_colors_with_smoothed_edges_are_reported(tmp_path: Path) -> None:
     assert pasted(inspection).classes == {"class_0": "#000000", "class_1": "#0082c8", "class_2": "#dc143c"}
 
 
-def test_masks_of_another_size_or_with_one_value_are_reported(tmp_path: Path) -> None:
+def test_masks_of_a_different_size_or_with_a_single_value_are_reported(tmp_path: Path) -> None:
     inspection = values(tmp_path, np.zeros((4, 4), np.uint8))
     for number in range(COUNT):
         write(tmp_path / f"images/{number}.jpg", photo(number))
@@ -313,7 +313,7 @@ def test_masks_of_another_size_or_with_one_value_are_reported(tmp_path: Path) ->
     assert "every mask that was opened holds only 0" in remarks_of(inspection)
 
 
-def test_numbers_of_objects_are_not_classes(tmp_path: Path) -> None:
+def test_object_numbers_are_not_classes(tmp_path: Path) -> None:
     pixels = np.arange(96, dtype=np.uint16).reshape(8, 12) * 97
     inspection = values(tmp_path, pixels)
     assert "96 different numbers, up to 9,215" in remarks_of(inspection)
@@ -369,7 +369,7 @@ def test_one_sequence_is_cut_into_blocks(tmp_path: Path) -> None:
     assert "12 groups by 10 consecutive numbers" in remarks_of(inspection)
 
 
-def test_images_unlike_their_neighbors_are_their_own_groups(tmp_path: Path) -> None:
+def test_images_unlike_their_neighbors_form_their_own_groups(tmp_path: Path) -> None:
     inspection = inspected(fill(tmp_path, "images/{}.jpg", "masks/{}.png", count=60))
     assert pasted(inspection).group_pattern == "(.*)"
     assert "look alike" not in remarks_of(inspection)
@@ -578,7 +578,7 @@ def test_masks_without_images_are_reported(tmp_path: Path) -> None:
     assert "look like masks" in inspected(tmp_path).missing
 
 
-def test_two_views_of_a_scene_are_not_image_and_mask(tmp_path: Path) -> None:
+def test_two_views_of_a_scene_are_not_treated_as_image_and_mask(tmp_path: Path) -> None:
     for number in range(COUNT):
         write(tmp_path / f"left/{number}.png", encoded(noise(9, 9, seed=number)))
         write(tmp_path / f"right/{number}.png", encoded(noise(9, 9, seed=-number % 999 + 1000)))
@@ -628,7 +628,7 @@ def test_files_that_break_decoders_are_reported_one_by_one() -> None:
     assert "EXIF rotates" in remarks_of(inspection)
 
 
-def test_a_size_only_claimed_by_a_header_is_not_proposed(tmp_path: Path) -> None:
+def test_a_size_that_only_a_header_claims_is_not_proposed(tmp_path: Path) -> None:
     fill(tmp_path, "images/{}.jpg", "masks/{}.png")
     write(tmp_path / "images/lies.png", png_claiming(60_000, 50_000))
     write(tmp_path / "images/lies_less.png", png_claiming(20_000, 20_000))

@@ -1,4 +1,4 @@
-"""What the docs say about `pspnet data inspect`, sentence by sentence, where no other test in this folder checks it."""
+"""Checks, sentence by sentence, what the docs say about `pspnet data inspect` and no other test here covers."""
 
 import re
 import shutil
@@ -54,7 +54,7 @@ def test_inspect_makes_params_that_prepare_reads(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_archives_count_as_their_contents(tmp_path: Path) -> None:
+def test_archives_are_treated_as_their_contents(tmp_path: Path) -> None:
     sets.plain(tmp_path / "loose")
     shutil.make_archive(str(tmp_path / "data/raw/batch"), "zip", tmp_path / "loose")
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)
@@ -62,7 +62,7 @@ def test_archives_count_as_their_contents(tmp_path: Path) -> None:
     assert "12 images, 12 with a mask, 0 without" in done.stdout
 
 
-def test_nothing_to_propose_ends_with_status_1_and_says_what_is_missing(tmp_path: Path) -> None:
+def test_having_nothing_to_propose_ends_with_status_1_and_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "data/raw").mkdir(parents=True)
     done = pspnet("data", "inspect", "data/raw", cwd=tmp_path)
     assert "data/raw: no files with an image suffix, and no known annotations" in words(done.stdout)

@@ -1,4 +1,4 @@
-"""`pspnet data inspect` on sets arranged like public ones. Each of them once led to a wrong proposal or to none."""
+"""`pspnet data inspect` on sets arranged like public sets. Each of them once led to a wrong proposal or none."""
 
 import json
 import re
@@ -95,7 +95,7 @@ def test_the_number_of_a_reading_is_stable(name: str, tmp_path: Path) -> None:
         assert inspected(raw, choice.number).layout == choice.layout
 
 
-def test_objects_in_files_of_a_folder_per_image_are_merged(tmp_path: Path) -> None:
+def test_object_masks_in_one_folder_per_image_are_merged(tmp_path: Path) -> None:
     raw = sets.folder_per_image(tmp_path)
     inspection = inspected(raw)
     counts = [len(item.mask.paths) for item in inspection.images if item.mask]
@@ -111,7 +111,7 @@ def test_images_and_masks_in_one_folder_are_distinguished_by_their_names(tmp_pat
     }
 
 
-def test_the_folder_beside_names_the_class_and_second_masks_are_merged(tmp_path: Path) -> None:
+def test_the_folder_name_is_the_class_and_second_masks_are_merged(tmp_path: Path) -> None:
     raw = sets.class_beside(tmp_path)
     dataset = proposed(inspected(raw, 1))
     files = RawFiles(raw)
@@ -134,7 +134,7 @@ def test_numbered_folders_and_masks_of_many_values_are_not_classes(tmp_path: Pat
     assert not inspected(raw).choices
 
 
-def test_glued_camvid_is_camvid_and_void_is_ignored(tmp_path: Path) -> None:
+def test_camvid_with_color_masks_is_recognized_and_void_is_ignored(tmp_path: Path) -> None:
     inspection = inspected(sets.glued_camvid(tmp_path))
     assert inspection.layout and inspection.layout.layout == "camvid"
     assert inspection.class_name(sets.VOID) == "(ignored)"
@@ -175,14 +175,14 @@ def test_vocs_own_images_keep_vocs_names() -> None:
 
 
 @pytest.mark.parametrize(("name", "values"), [("twin_palette", [254, 255]), ("nearly_white", [253, 254, 255])])
-def test_values_beside_255_are_one_class(name: str, values: list[int], tmp_path: Path) -> None:
+def test_values_close_to_255_are_one_class(name: str, values: list[int], tmp_path: Path) -> None:
     inspection = inspected(sets.SETS[name](tmp_path))
     assert proposed(inspection).classes == {"class_0": 0, "class_255": values}
     assert "they probably mean the same" in remarks_of(inspection)
     assert {inspection.class_name(value) for value in values} == {"class_255"}
 
 
-def test_values_beside_255_are_ignored_with_it(tmp_path: Path) -> None:
+def test_a_value_next_to_255_is_ignored_with_it(tmp_path: Path) -> None:
     for number in range(sets.COUNT):
         pixels = sets.numbers(number, 3)
         pixels[0], pixels[1] = 254, 255
@@ -242,13 +242,13 @@ def test_lists_named_after_splits_are_mentioned(tmp_path: Path) -> None:
     assert "notes.txt" not in remark.found
 
 
-def test_a_folder_of_everything_is_written_as_a_dot(tmp_path: Path) -> None:
+def test_a_folder_that_contains_everything_is_written_as_a_dot(tmp_path: Path) -> None:
     section = inspected(sets.pairs_by_suffix(tmp_path)).section
     assert "images: .\n" in section
     assert "masks: .\n" in section
 
 
-def test_one_is_not_plural(tmp_path: Path) -> None:
+def test_a_count_of_one_is_not_plural(tmp_path: Path) -> None:
     text = remarks_of(inspected(sets.plain(tmp_path, count=1)))
     assert "there are only 1 mask" in text or "of 1 mask " in text
     assert not re.search(r"\b1 (masks|images|groups|files)\b", text)
@@ -260,7 +260,7 @@ def test_other_files_that_would_stop_prepare_are_reported(tmp_path: Path) -> Non
     assert "  problems:\n    not_an_image: allow" in inspection.section
 
 
-def test_masks_that_nobody_named_are_not_images(tmp_path: Path) -> None:
+def test_unnamed_masks_are_not_treated_as_images(tmp_path: Path) -> None:
     raw = sets.plain(tmp_path)
     for number in range(sets.COUNT):
         for folder in ("second", "third", "fourth"):

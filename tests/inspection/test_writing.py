@@ -67,7 +67,7 @@ def test_names_colors_and_fraction_chosen_by_a_person_are_kept(checkout: Path) -
     assert (dataset.colors, dataset.labeled_fraction) == ({"pore": [200, 0, 0]}, 0.5)
 
 
-def test_comments_before_the_next_section_stay(checkout: Path) -> None:
+def test_comments_before_the_next_section_are_kept(checkout: Path) -> None:
     sets.plain(checkout / "data/raw")
     text = (checkout / "params.yaml").read_text()
     own = text.replace(DATASET_ENDS, "\n# ours\n\n# about prepare\nprepare:\n")
@@ -93,7 +93,7 @@ def test_several_readings_are_shown_with_a_picture_of_each(checkout: Path) -> No
     assert all(f"Look at {name}." in done.stdout for name in pictures)
 
 
-def test_a_reading_is_chosen_by_its_number(checkout: Path) -> None:
+def test_use_chooses_a_reading_by_its_number(checkout: Path) -> None:
     sets.region_beside(checkout / "data/raw")
     done = inspect(checkout, "--use", "2", "--write")
     assert done.returncode == 0, done.stderr
@@ -117,7 +117,7 @@ def test_nothing_is_written_before_a_reading_is_chosen(checkout: Path) -> None:
     assert (checkout / "params.yaml").read_bytes() == before
 
 
-def test_a_number_without_a_reading_is_one_message(checkout: Path) -> None:
+def test_a_number_without_a_reading_gives_one_message(checkout: Path) -> None:
     sets.plain(checkout / "data/raw")
     done = inspect(checkout, "--use", "2")
     message = (
@@ -139,7 +139,7 @@ def test_unclear_classes_are_not_written(checkout: Path) -> None:
     assert (checkout / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
-def test_data_elsewhere_is_not_written(checkout: Path) -> None:
+def test_params_for_data_elsewhere_are_not_written(checkout: Path) -> None:
     sets.plain(checkout / "downloads/set")
     done = pspnet("data", "inspect", "downloads/set", "--write", cwd=checkout)
     message = (
@@ -157,7 +157,7 @@ def test_data_elsewhere_is_not_written(checkout: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("", message, 1)
 
 
-def test_what_prepare_needs_is_written_too(checkout: Path) -> None:
+def test_everything_prepare_needs_is_written_too(checkout: Path) -> None:
     sets.foreign_cityscapes(checkout / "data/raw")
     before = read_yaml(checkout / "params.yaml")["prepare"]
     done = inspect(checkout, "--write")
@@ -167,7 +167,7 @@ def test_what_prepare_needs_is_written_too(checkout: Path) -> None:
     assert "official_splits: val_is_test # kept | val_is_test | ignored" in (checkout / "params.yaml").read_text()
 
 
-def test_the_demos_params_give_way_to_the_start_recipe(checkout: Path) -> None:
+def test_the_demos_params_are_replaced_by_the_start_recipe(checkout: Path) -> None:
     sets.plain(checkout / "data/raw")
     write(checkout / "recipes/start.yaml", (ROOT / "recipes/start.yaml").read_text())
     done = inspect(checkout, "--write")
@@ -200,7 +200,7 @@ def test_the_requested_shares_are_those_in_params_yaml(checkout: Path) -> None:
     assert "asked for" not in inspect(checkout).stdout
 
 
-def test_programs_get_the_readings_as_data(checkout: Path) -> None:
+def test_json_has_the_readings(checkout: Path) -> None:
     sets.two_annotators_in_one_folder(checkout / "data/raw")
     facts = json.loads(inspect(checkout, "--json").stdout)
     assert [one["number"] for one in facts["readings"]] == [1, 2]

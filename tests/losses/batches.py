@@ -43,8 +43,7 @@ def batch(
 def straightforward(
     kind: str, logits: Tensor, masks: Tensor, align_corners: bool, weights: dict[str, float] | None = None
 ) -> Tensor:
-    """Losses with the numbers of params.yaml: gamma 2, threshold 0.7, least share 0.1, half cross-entropy and half
-    Dice."""
+    """Losses with the params.yaml values: gamma 2, threshold 0.7, minimum share 0.1, half cross-entropy, half Dice."""
     full = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=align_corners)
     of_class = torch.tensor(list((weights or dict.fromkeys(CLASSES, 1.0)).values()), dtype=full.dtype)
     valid = masks != IGNORE

@@ -59,13 +59,13 @@ MISSING = "has no weight for {}; expected a weight for each class. 1.0 is neutra
         (dict.fromkeys(CLASSES, 0.0), ["is 0 for every class; expected a class to learn"]),
     ],
 )
-def test_given_weights_that_do_not_fit_the_classes_are_refused(given: dict[str, float], messages: list[str]) -> None:
+def test_class_weights_that_do_not_fit_the_classes_are_refused(given: dict[str, float], messages: list[str]) -> None:
     with pytest.raises(UserError) as error:
         weights([1, 1, 1, 1], class_weights="given", given_weights=given)
     found = [str(problem) for problem in error.value.problems]
     assert found == [f"finetune.loss.given_weights: {message}" for message in messages]
 
 
-def test_fully_ignored_masks_give_no_class_weights() -> None:
+def test_fully_ignored_masks_allow_no_class_weights() -> None:
     with pytest.raises(UserError, match="train: has no annotated pixel"):
         weights([0, 0, 0, 0], class_weights="median_frequency")

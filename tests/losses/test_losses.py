@@ -19,7 +19,7 @@ SIZES = [((5, 7), (23, 31)), ((3, 3), (24, 24)), ((6, 5), (6, 5)), ((1, 1), (9, 
 
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes small images span several strips."""
+    """Make small images span several strips."""
     monkeypatch.setattr(likelihood, "CPU_VALUES", 600)
 
 
@@ -83,7 +83,7 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_classes_have_no_order(kind: str) -> None:
+def test_the_order_of_classes_does_not_matter(kind: str) -> None:
     logits, masks = batch()
     loss = build(kind)(logits, masks).item()
     for order in permutations(range(len(CLASSES))):
@@ -94,7 +94,7 @@ def test_classes_have_no_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_class_weights_count_relative_to_each_other(kind: str) -> None:
+def test_only_the_ratios_of_class_weights_matter(kind: str) -> None:
     logits, masks = batch()
     twice = build(kind, class_weights="given", given_weights={name: 2 * w for name, w in WEIGHTS.items()})
     assert twice(logits, masks).item() == pytest.approx(weighted(kind)(logits, masks).item(), rel=1e-6)
@@ -136,7 +136,7 @@ def test_a_value_that_is_no_class_makes_the_loss_nan(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_infinite_logit_makes_the_loss_not_finite(kind: str) -> None:
+def test_an_infinite_logit_makes_the_loss_infinite_or_nan(kind: str) -> None:
     logits, masks = batch()
     with torch.no_grad():
         logits[0, 0, 0, 0] = torch.nan
@@ -249,7 +249,7 @@ def test_focal_loss_has_a_finite_gradient_at_probability_one(gamma: float) -> No
     size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     coarse=st.tuples(st.integers(1, 6), st.integers(1, 6)),
 )
-def test_losses_keep_their_order(seed: int, size: tuple[int, int], coarse: tuple[int, int]) -> None:
+def test_losses_compare_as_their_definitions_imply(seed: int, size: tuple[int, int], coarse: tuple[int, int]) -> None:
     logits, masks = batch(coarse, size, torch.float32, seed)
     losses = {kind: build(kind)(logits, masks).item() for kind in KINDS}
     assert 0 <= losses["dice"] <= 1

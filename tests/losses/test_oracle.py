@@ -1,4 +1,4 @@
-"""Agreement with segmentation_models_pytorch where its definitions match ours, and the differences elsewhere."""
+"""Our losses agree with segmentation_models_pytorch where the definitions match; other tests show the differences."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_dice_gradients_equal_theirs() -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(theirs, logits)[0])
 
 
-def test_their_dice_counts_absent_classes_as_learned_and_ours_leaves_them_out() -> None:
+def test_their_dice_treats_absent_classes_as_learned_and_ours_leaves_them_out() -> None:
     logits, masks = batch((23, 31))
     masks[masks == 3] = 2
     theirs = smp.DiceLoss("multiclass", ignore_index=IGNORE)(logits, masks.long())
@@ -56,7 +56,7 @@ def test_focal_loss_of_two_classes_equals_their_binary_loss(gamma: float) -> Non
 
 
 def test_their_multiclass_focal_loss_is_a_different_function() -> None:
-    """Theirs compares each class with the rest by sigmoids; ours is a softmax: for 4 classes the gradients differ."""
+    """Theirs compares each class with the rest by sigmoids; ours is a softmax, so gradients differ for 4 classes."""
     logits, masks = batch((23, 31))
     theirs = smp.FocalLoss("multiclass", gamma=2.0, ignore_index=IGNORE)(logits, masks.long())
     assert len(CLASSES) > 2

@@ -1,4 +1,4 @@
-"""Which stages run again after which edit. `tests/test_contracts.py` shows that DVC depends on the same code."""
+"""Which stages rerun after which edit. `tests/test_contracts.py` shows that DVC depends on the same code."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from pspnet.machine.code import CODE, code_digest
 
 ALL = ("prepare", "pretrain", "finetune", "evaluate")
 TRAIN_AND_MEASURE = ("pretrain", "finetune", "evaluate")
-# One file from each room, and from each part that some stages depend on and others do not.
+# One file from each room, and one from each part that only some stages depend on.
 RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "checkout/doctor.py": (),
     "cli/stages.py": (),
@@ -68,7 +68,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RUN_AGAIN)
-def test_an_edit_reruns_what_it_can_change(package: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_reruns_every_stage_whose_results_it_can_change(
+    package: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(code, "PACKAGE", package)
     before = {stage: code_digest(parts) for stage, parts in CODE.items()}
     text = (package / name).read_text(encoding="utf-8")

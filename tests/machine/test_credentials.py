@@ -129,7 +129,7 @@ def test_a_version_keeps_no_password_of_an_import(
     assert SECRET not in str(tags)
 
 
-def test_journals_and_logs_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+def test_journals_and_logs_are_readable_only_by_their_owner(tmp_path: Path) -> None:
     with open(tmp_path / "server.log", "ab", opener=private_file):
         pass
     journal = Journal(tmp_path / "journal", new_log(tmp_path), experiment="e", started=0)

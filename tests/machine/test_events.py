@@ -23,7 +23,7 @@ def test_events_are_read_in_order_and_from_an_offset(tmp_path: Path) -> None:
     assert [event["step"] for event, _ in read(path, found[0][1])] == [1, 2]
 
 
-def test_a_torn_last_line_is_skipped_and_the_next_event_is_whole(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_skipped_and_the_next_event_is_complete(tmp_path: Path) -> None:
     path = new_log(tmp_path)
     append(path, event("a"))
     with path.open("ab") as file:
@@ -59,7 +59,7 @@ def write_many(path: Path, writer: int) -> None:
 
 
 @pytest.mark.e2e
-def test_two_writers_never_mix_their_lines(tmp_path: Path) -> None:
+def test_the_lines_of_two_writers_are_never_mixed(tmp_path: Path) -> None:
     path = new_log(tmp_path)
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=write_many, args=(path, writer)) for writer in range(2)]
@@ -81,12 +81,12 @@ def test_a_log_is_written_only_on_request(tmp_path: Path, monkeypatch: pytest.Mo
     assert [event["text"] for event, _ in read(path)] == ["http://bob:***@host"]
 
 
-def test_a_log_that_cannot_be_written_fails_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_causes_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "missing/log.jsonl"))
     tell("a")
 
 
-def test_each_of_several_processes_says_which_one_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_several_processes_identifies_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = new_log(tmp_path)
     for name, value in {VARIABLE: str(path), "TORCHELASTIC_RUN_ID": "r", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -94,7 +94,7 @@ def test_each_of_several_processes_says_which_one_it_is(tmp_path: Path, monkeypa
     assert [event["rank"] for event, _ in read(path)] == [1]
 
 
-def test_a_log_is_kept_only_for_a_journal(tmp_path: Path) -> None:
+def test_a_log_is_kept_only_if_a_journal_needs_it(tmp_path: Path) -> None:
     read_by_flow, tracked = new_log(tmp_path), new_log(tmp_path)
     append(read_by_flow, event("exit"))
     append(tracked, event("begin"))
@@ -119,5 +119,5 @@ def test_processes_of_a_command_share_a_log_even_without_a_request(
     assert given.exists()
 
 
-def test_a_log_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+def test_a_log_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     assert new_log(tmp_path).stat().st_mode & 0o777 == 0o600

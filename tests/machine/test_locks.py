@@ -17,7 +17,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """A GPU, which this machine may not have."""
+    """A fake GPU, because this machine may not have one."""
     properties = type("Properties", (), {"uuid": uuid.uuid4()})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     return torch.device("cuda:0")
@@ -46,7 +46,7 @@ def test_a_gpu_used_by_one_user_is_free_for_another(
         os.seteuid(0)
 
 
-def test_a_name_is_held_once_and_the_message_names_no_file() -> None:
+def test_only_one_process_can_hold_a_name_and_the_message_names_no_file() -> None:
     name = f"pspnet-test-{uuid.uuid4()}"
     with exclusive_on_machine(name, "this GPU"):
         with pytest.raises(Busy) as error, exclusive_on_machine(name, "this GPU", seconds=0):

@@ -1,4 +1,4 @@
-"""The locked versions of Prefect, MLflow and DVC work on this machine alone."""
+"""The locked versions of Prefect, MLflow and DVC work without anything outside this machine."""
 
 import os
 import re
@@ -52,7 +52,7 @@ print(mlflow.MlflowClient().get_run(run.info.run_id).data.metrics)
 
 
 def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
-    """The output of a new process with only these settings."""
+    """The output of a new process that has only these settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -74,7 +74,7 @@ def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
 
 @pytest.mark.e2e
 def test_prefect_runs_a_flow_without_a_server(tmp_path: Path, prefects_tables: Path) -> None:
-    """Fails if a dependency of the server is too new for it, as fastapi 0.151 was."""
+    """This fails if a dependency of the server is too new for it, as fastapi 0.151 was."""
     copy_tables(prefects_tables, tmp_path / "prefect")
     printed, log = python(
         FLOW,
@@ -114,7 +114,7 @@ def test_servers_started_by_hand_send_no_telemetry() -> None:
     assert sorted(started) == ["mlflow server", "mlflow server", "prefect server start"]
 
 
-def test_go_offline_keeps_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_go_offline_keeps_the_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SWITCHES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "true")
@@ -149,7 +149,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_command_keeps_dvcs_index_in_a_private_folder(checkout: Path) -> None:
-    (checkout / ".pspnet").mkdir(mode=0o755)  # as earlier versions made it
+    (checkout / ".pspnet").mkdir(mode=0o755)  # as earlier versions created it
     done = pspnet("data", "diff", cwd=checkout)
     assert "Traceback" not in done.stderr
     assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)
@@ -169,7 +169,7 @@ def test_dvc_run_by_hand_keeps_its_index_there_too(checkout: Path) -> None:
     assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)
 
 
-def test_the_users_dvc_settings_are_kept(checkout: Path, tmp_path: Path) -> None:
+def test_the_dvc_settings_of_the_user_are_kept(checkout: Path, tmp_path: Path) -> None:
     (checkout / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {tmp_path}/mine\n")
     configure_dvc_by_hand(checkout)
     assert index_of_dvc(checkout).is_relative_to(tmp_path / "mine")

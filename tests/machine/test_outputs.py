@@ -41,7 +41,7 @@ def test_a_folder_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: py
     assert str(tmp_path) in synced, "the new name may be lost"
 
 
-def test_a_checkpoint_that_does_not_fit_says_where_and_how_much_it_needs(tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_is_reported_with_its_folder_and_the_space_it_needs(tmp_path: Path) -> None:
     module = nn.Linear(500, 500)
     state = TrainingState(module, build_optimizer(demo_params().finetune.optimizer, [(module.parameters(), 1.0)]))
     checkpoint = Checkpoint(tmp_path / "finetune-1")
@@ -73,7 +73,7 @@ def test_outputs_that_do_not_fit_are_reported_and_leave_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unwritable_folder_gives_a_message(tmp_path: Path) -> None:
+def test_an_unwritable_folder_leads_to_a_message(tmp_path: Path) -> None:
     done = pspnet("synthesize", "/sys/drawn", "--images", "1", "--labeled", "1", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("/sys/drawn.partial: ")
@@ -97,7 +97,7 @@ def test_an_unwritable_folder_gives_a_message(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_system_errors_that_a_user_can_fix_give_a_message(number: int, message: str) -> None:
+def test_system_errors_that_a_user_can_fix_lead_to_a_message(number: int, message: str) -> None:
     assert str(user_error_for(OSError(number, os.strerror(number), "/data/x"))) == f"/data/x: {message}"
 
 

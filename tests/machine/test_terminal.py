@@ -42,7 +42,7 @@ def exits(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def script(body: str) -> list[str]:
-    """The command line of a process that does the same."""
+    """The command line of a process that does the same thing."""
     indented = "\n".join(f"        {line}" for line in body.splitlines())
     code = f"""
 import os, signal, time
@@ -77,7 +77,7 @@ def stopped_by(number: int) -> Callable[[Tick], None]:
 
 
 STOPPED = "Stopped. Nothing is half-written; run the same command to continue."
-OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # as torch calls its own
+OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # as torch names its own error
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_command_that_typer_ends_reports_that_it_is_done(tmp_path: Path, monke
 
 
 @pytest.mark.e2e
-def test_a_killed_command_reports_no_end(tmp_path: Path) -> None:
+def test_a_killed_command_reports_no_exit(tmp_path: Path) -> None:
     done = subprocess.run(script("tick(1, 2, ''); os.kill(os.getpid(), signal.SIGKILL)"), cwd=tmp_path, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [event["kind"] for event, _ in read(tmp_path / LOG)] == ["progress"]
@@ -204,7 +204,7 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
         while select.select([ours], [], [], 0)[0]:
             try:
                 shown += os.read(ours, 2**16)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # how Linux reports that the other end is closed
                 break
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
 
@@ -241,7 +241,7 @@ CHILDREN["a stage in a shell"] = ["/bin/sh", "-c", f"{shlex.join(CHILDREN['a sta
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can promise it")
 @pytest.mark.parametrize("child", CHILDREN)
 def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
-    environment = "os.environ | {'DVC_STAGE': 'a stage'}"  # as DVC sets it; a run by hand may outlive its terminal
+    environment = "os.environ | {'DVC_STAGE': 'a stage'}"  # as DVC sets it; a manual run may outlive its terminal
     parent = f"import os, subprocess; subprocess.run({CHILDREN[child]!r}, env={environment})"
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -267,7 +267,7 @@ def test_a_stop_request_is_handled_only_within_the_block(number: int) -> None:
 
 
 @pytest.mark.e2e
-def test_a_process_with_an_optimizer_ends_without_a_report_of_leaks() -> None:
+def test_a_process_with_an_optimizer_ends_without_a_leak_report() -> None:
     """torch loads triton for an optimizer, and triton's binding prints what was not freed at exit."""
     code = (
         "from pspnet.machine.process import collect_less_garbage as rarely; rarely(); import torch;"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FORMATS = Path(__file__).with_name("formats")
-FEWEST_CHANNELS = 32  # smaller sizes count classes, colors or kernel pixels
+FEWEST_CHANNELS = 32  # smaller sizes are numbers of classes, colors or kernel pixels
 
 
 class Trap:

@@ -21,7 +21,7 @@ PLAIN = Architecture(depth=50, width=0.125, output_stride=8, classes=5, dropout=
 
 
 def supervised(architecture: Architecture) -> SupervisedPSPNet:
-    """Gives BatchNorm realistic statistics and factors, as after training; initial ones would hide mistakes."""
+    """Gives BatchNorm realistic statistics and factors, as after training; the initial values would hide mistakes."""
     torch.manual_seed(0)
     network = SupervisedPSPNet(PSPNet(architecture))
     for module in network.modules():
@@ -79,7 +79,7 @@ def test_deeper_networks_agree_too(depth: Depth) -> None:
 
 @pytest.mark.parametrize("output_stride", [16, 32])
 @pytest.mark.parametrize("dilation", DILATIONS)
-def test_coarser_strides_agree_too(output_stride: OutputStride, dilation: Dilation) -> None:
+def test_networks_with_coarser_strides_agree_too(output_stride: OutputStride, dilation: Dilation) -> None:
     ours = supervised(replace(PLAIN, output_stride=output_stride, dilation=dilation)).eval()
     images = torch.randn(1, 3, 97, 65)
     with torch.no_grad():
@@ -233,6 +233,6 @@ def test_the_low_level_decoder_sees_what_the_pyramid_does_not() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4, 7])
-def test_images_may_have_any_number_of_channels(channels: int) -> None:
+def test_images_can_have_any_number_of_channels(channels: int) -> None:
     network = PSPNet(replace(PLAIN, image_channels=channels)).eval()
     assert network(torch.randn(1, channels, 40, 40)).shape == (1, 5, 40, 40)

@@ -1,4 +1,4 @@
-"""Imported weights are complete, and the network computes the same function as in its project."""
+"""Imported weights are complete, and the network computes the same function as in its original project."""
 
 import argparse
 import pickle
@@ -78,7 +78,7 @@ BACKBONES = [
 ]
 
 
-def test_every_project_has_a_format_here() -> None:
+def test_every_project_has_an_example_here() -> None:
     assert {project for _, project, *_ in [*WHOLE, *BACKBONES]} == set(FORMATS)
 
 
@@ -193,7 +193,7 @@ def test_a_network_saved_without_its_auxiliary_head_is_complete() -> None:
     assert [part.name for part in weights.coverage.parts] == ["backbone", "pyramid", "head"]
 
 
-def test_another_number_of_classes_drops_the_last_convolution_only() -> None:
+def test_a_different_number_of_classes_drops_only_the_last_convolution() -> None:
     weights = imported(random_tensors("hszhao_pspnet50_voc", narrow=NARROW), "hszhao")
     full, other = (weights.network(classes, 3, 8, None).state_dict() for classes in (21, 5))
     assert [name for name in full if not torch.equal(full[name], other[name])] == ["head.4.weight", "head.4.bias"]
@@ -229,7 +229,7 @@ def test_colors_keep_their_filters_if_channels_are_added() -> None:
     assert torch.equal(adapt_first_convolution(gray, 3), gray.repeat(1, 3, 1, 1) / 3)
 
 
-def test_normalization_has_a_number_for_each_channel() -> None:
+def test_normalization_has_one_number_per_channel() -> None:
     assert adapt_preprocessing(3).mean == (0.485, 0.456, 0.406)
     assert adapt_preprocessing(1).mean == pytest.approx((0.449,))
     assert adapt_preprocessing(4).std == (0.229, 0.224, 0.225, 0.229)
@@ -238,7 +238,7 @@ def test_normalization_has_a_number_for_each_channel() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_an_imported_network_takes_the_requested_number_of_channels(channels: int) -> None:
+def test_an_imported_network_gets_the_requested_number_of_channels(channels: int) -> None:
     weights = imported(random_tensors("hszhao_pspnet50_voc", narrow=NARROW), "hszhao")
     images = torch.randn(1, 1, 33, 33)
     with torch.no_grad():
@@ -303,7 +303,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         (pickle.dumps([1, 2], protocol=2), "holds more than tensors|cannot be read"),
     ],
 )
-def test_a_file_that_holds_no_tensors_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_file_that_contains_no_tensors_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / "file.pth")
@@ -311,7 +311,7 @@ def test_a_file_that_holds_no_tensors_is_named(content: bytes, message: str, tmp
         read_checkpoint(tmp_path / "none.pth")
 
 
-def test_a_file_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
+def test_the_message_about_a_file_without_tensors_says_what_it_contains(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "file.pth")
     with pytest.raises(UserError, match=r"has no tensors \(epoch, lr\)"):
         read_checkpoint(tmp_path / "file.pth")

@@ -1,4 +1,4 @@
-"""torchvision's weights come from its cache; without a cache or a network, there is a message."""
+"""torchvision's weights are read from its cache; without a cache or a network, a message says what to do."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_cached_weights_load_with_and_without_batch_counts(hub: Path) -> None:
             assert torch.equal(tensor, held.get(name, torch.tensor(0)))
 
 
-def test_a_cache_of_other_weights_is_refused(hub: Path) -> None:
+def test_a_cache_with_different_weights_is_refused(hub: Path) -> None:
     tensors = random_tensors("torchvision_resnet18")
     del tensors["layer1.0.bn1.bias"]
     torch.save(tensors, hub / CACHED)

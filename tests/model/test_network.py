@@ -35,7 +35,7 @@ def test_parameter_counts_are_the_published_ones(depth: Depth, classes: int, inf
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
-def test_backbone_keeps_the_resolution_it_promises(depth: Depth, output_stride: OutputStride) -> None:
+def test_the_backbone_keeps_the_resolution_it_promises(depth: Depth, output_stride: OutputStride) -> None:
     with torch.device("meta"):
         features = ResNet(depth, 0.25, output_stride)(torch.empty(1, 3, 64, 96))
     assert [tuple(f.shape[-2:]) for f in features] == [
@@ -75,7 +75,7 @@ def test_the_auxiliary_head_does_not_change_the_main_logits() -> None:
     assert auxiliary.shape == logits.shape == (2, 5, 8, 8)
 
 
-def test_pyramid_puts_the_features_first_and_the_whole_image_next() -> None:
+def test_the_pyramid_puts_the_features_first_and_the_whole_image_next() -> None:
     pyramid = PyramidPooling(8).eval()
     features = torch.randn(1, 8, 12, 12)
     pooled = pyramid(features)

@@ -34,7 +34,7 @@ def test_a_bundle_predicts_the_same_after_a_round_trip(tmp_path: Path) -> None:
     assert not after.network.training
 
 
-def test_the_same_weights_are_the_same_bundle(tmp_path: Path) -> None:
+def test_the_same_weights_make_the_same_bundle(tmp_path: Path) -> None:
     for name, seed in [("one", 0), ("again", 0), ("other", 1)]:
         (tmp_path / name).mkdir()
         bundle(seed).save(tmp_path / name)
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         load_weights(ResNet(18, 0.125, 8), tmp_path / "weights")
 
 
-def test_another_format_version_is_refused(tmp_path: Path) -> None:
+def test_a_different_format_version_is_refused(tmp_path: Path) -> None:
     bundle().save(tmp_path)
     facts = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(facts | {"format_version": 99}))
@@ -78,7 +78,7 @@ def test_pretrained_weights_fit_a_finer_output_stride(tmp_path: Path) -> None:
     )
 
 
-def test_a_backbone_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_a_backbone_of_a_different_shape_is_refused(tmp_path: Path) -> None:
     PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 32, 0), tmp_path)
     with pytest.raises(
         UserError, match=r"holds a ResNet-18 of width 0\.125 and stem seven .* expected ResNet-50 of width 1 "
@@ -86,7 +86,7 @@ def test_a_backbone_of_another_shape_is_refused(tmp_path: Path) -> None:
         PretrainedBackbone.open(tmp_path).load_into(ResNet(50, 1.0, 8), tmp_path)
 
 
-def test_no_pretraining_leaves_the_random_weights(tmp_path: Path) -> None:
+def test_without_pretraining_the_random_weights_are_kept(tmp_path: Path) -> None:
     PretrainedBackbone("none", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, 0), tmp_path)
     target = random_backbone(18, 0.125, 8, seed=4)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}

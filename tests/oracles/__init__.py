@@ -1,1 +1,1 @@
-"""Slow and plain second implementations, which ours must agree with."""
+"""Slow, simple second implementations that ours must agree with."""

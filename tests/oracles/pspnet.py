@@ -1,4 +1,4 @@
-"""A second PSPNet, as plain as possible, written from section 1 of the reference alone. It imports none of our code.
+"""A second PSPNet, as simple as possible, written only from section 1 of the reference. It imports none of our code.
 
 It is a function of named tensors. `Names` says which project named them, so the same few lines serve as the
 authors' network, mmsegmentation's and ours.

@@ -80,7 +80,7 @@ def test_a_class_on_one_side_makes_the_sides_differ() -> None:
     assert _left_right_difference(counts.transpose(0, 2, 1)) == 0  # the upper half
 
 
-def test_a_plan_reads_no_test_image(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_reads_no_test_images(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = PreparedDataset.annotated
 

@@ -10,7 +10,7 @@ from pspnet.planning.facts import DataFacts
 from pspnet.planning.rules import Plan, Rung
 from tests.planning.laptop import LAPTOP, laptop_seconds, params_of
 
-# Assumed, not measured: no GPU was at hand.
+# Assumed, not measured, because no GPU was available.
 GPU = Device("cuda", cores=16, precision="bf16")
 GPU_SPEEDUP = 500
 
@@ -52,7 +52,7 @@ def test_a_laptop_gets_a_narrow_network_and_whole_small_images() -> None:
     assert (params.runtime.precision, params.runtime.threads) == ("fp32", 4)
 
 
-def test_a_gpu_gets_the_whole_network_for_the_same_minutes() -> None:
+def test_a_gpu_gets_the_full_width_network_for_the_same_minutes() -> None:
     params, _ = planned(ROADS, GPU, minutes=60)
     assert (params.backbone.depth, params.backbone.width) == (50, 1.0)
     assert params.runtime.precision == "bf16"
@@ -85,7 +85,7 @@ def test_several_rare_classes_get_weights() -> None:
     assert (params.finetune.loss.kind, params.finetune.loss.class_weights) == ("cross_entropy", "none")
 
 
-def test_weights_from_elsewhere_keep_their_network() -> None:
+def test_weights_from_elsewhere_keep_their_network_architecture() -> None:
     params, _ = planned(STEEL, LAPTOP, minutes=12, weights="imagenet", imported=Rung(34, 1.0, 16))
     assert (params.backbone.depth, params.backbone.width, params.backbone.weights) == (34, 1.0, "imagenet")
 

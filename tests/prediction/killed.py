@@ -41,7 +41,7 @@ def main(images: Path, bundle: Path, before: Path, expected: Path, work: Path, m
 
 
 def run(images: Path, bundle: Path, out: Path, moment: int | None) -> int:
-    """The exit status; 0: not killed. Runs in a fork of this process, because imports take longer than the rest."""
+    """The exit status; 0 means not killed. Runs in a fork of this process, because imports take the most time."""
     child = os.fork()
     if child == 0:
         if moment is not None:

@@ -27,7 +27,7 @@ PREPROCESSING = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CLASSES = ("sky", "road", "bus", "tree")
 COLORS = tuple((10 * k, 0, 255 - k) for k in range(len(CLASSES)))
 PLAIN = Architecture(18, 0.125, 8, len(CLASSES), 0.1)
-# Every way in which a network can differ from PLAIN. An export takes seconds, so each network has several.
+# Every way in which a network can differ from PLAIN. An export takes seconds, so each network combines several.
 ARCHITECTURES = {
     "R50, stride 16, narrow stem, corners": Architecture(
         50, 0.125, 16, len(CLASSES), 0.1, stem="deep_narrow", align_corners=True
@@ -40,7 +40,7 @@ ARCHITECTURES = {
 
 
 def make_bundle(architecture: Architecture, folder: Path) -> Path:
-    """A network with statistics from data, and logits about as large as those of a trained one."""
+    """A network with statistics from data, and logits about as large as a trained network's."""
     torch.manual_seed(0)
     network = PSPNet(architecture)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def exported(request: pytest.FixtureRequest, exports: Path) -> Path:
 
 
 def runner(path: Path) -> Callable[[Tensor], Tensor]:
-    """Opens the file as a user without our code would."""
+    """Open the file as a user without our code would."""
     if path.suffix == ".pt2":
         return torch.export.load(path).module()
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -96,7 +96,7 @@ def metadata(path: Path) -> Any:
 def test_every_network_can_be_exported(
     form: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R50 with two blocks in each stage: more would test nothing new, and more layers take longer to export."""
+    """R50 with two blocks per stage: more blocks would test nothing new and take longer to export."""
     monkeypatch.setitem(BLOCKS, 50, BLOCKS[18])
     own = make_bundle(ARCHITECTURES[architecture], tmp_path / "segmenter")
     parities = export(own, form, tmp_path / f"model.{form}", 1e-4)
@@ -108,7 +108,7 @@ def test_every_network_can_be_exported(
 def test_the_exported_file_agrees_with_the_bundle_at_untested_sizes(
     exported: Path, bundle: Path, size: tuple[int, int, int]
 ) -> None:
-    """Raw pixels go in: the bundle's preprocessing is in the graph."""
+    """The input is raw pixels, because the bundle's preprocessing is in the graph."""
     images, height, width = size
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (images, 3, height, width)).astype(np.uint8))
     model = Bundle.load(bundle)

@@ -45,7 +45,7 @@ Tick = Callable[[int, int, str], None]
 
 @pytest.fixture
 def images(prepared: Path, tmp_path: Path) -> Path:
-    """Images of every kind that people have, and two files that are not images."""
+    """Images of every kind that users have, and two files that are not images."""
     folder = tmp_path / "images"
     street = np.array(Image.open(prepared.parent / "raw/images/street00000_0.png"))
     gray = street[..., 0]
@@ -245,7 +245,7 @@ def few(images: Path, tmp_path: Path) -> Path:
 
 
 def change(few: Path) -> None:
-    """One image is new, one is changed, one has become unreadable, one is removed with its folders."""
+    """One image is new, one has changed, one has become unreadable, and one has been removed with its folders."""
     write(few / "new/one.png", encoded(noise(20, 30)))
     write(few / "gray.png", encoded(noise(30, 20)))
     write(few / "straße.png", b"These are words.\n")
@@ -255,10 +255,10 @@ def change(few: Path) -> None:
 @pytest.mark.kills
 @pytest.mark.parametrize(("mode", "least"), [("once", 30), ("again and again", 15)])
 @pytest.mark.parametrize("is_first", [True, False], ids=["the first run", "a later run"])
-def test_a_run_after_a_kill_ends_as_if_nothing_was_killed(
+def test_a_run_after_a_kill_ends_as_if_nothing_had_been_killed(
     params: Params, few: Path, bundle: Path, tmp_path: Path, is_first: bool, mode: str, least: int
 ) -> None:
-    """The run is killed before each change it makes to the folder; readers always find complete data."""
+    """The run is killed before each change it makes to the folder, and readers always find complete data."""
     before, expected = tmp_path / "before", tmp_path / "expected"
     if not is_first:
         run(params, few, bundle, before)
@@ -269,7 +269,7 @@ def test_a_run_after_a_kill_ends_as_if_nothing_was_killed(
 
 @pytest.mark.e2e
 def test_the_killed_command_resumes(images: Path, bundle: Path, tmp_path: Path) -> None:
-    """SIGKILL comes from outside while the command works."""
+    """SIGKILL is sent from outside while the command is working."""
     for number in range(60):
         write(images / f"many/{number:02}.png", encoded(noise(200, 150, seed=number)))
 
@@ -293,7 +293,7 @@ def test_the_killed_command_resumes(images: Path, bundle: Path, tmp_path: Path) 
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_second_run_has_nothing_to_do(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+def test_a_second_run_has_nothing_left_to_do(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     run(params, images, bundle, tmp_path / "out")
     before, written = contents(tmp_path / "out"), times(tmp_path / "out")
     refused = run(params, images, bundle, tmp_path / "out")
@@ -335,7 +335,7 @@ def test_an_image_that_was_only_touched_keeps_its_mask(
 
 
 def test_the_folder_follows_the_images(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
-    """After images were added, changed, removed or damaged, the folder equals a new one."""
+    """After images have been added, changed, removed or damaged, the folder equals one made from scratch."""
     out = tmp_path / "out"
     run(params, images, bundle, out)
     masks = {name: (out / f"masks/{name}.png").stat().st_mtime_ns for name in SOUND}
@@ -368,7 +368,7 @@ def test_removed_pictures_are_made_again(params: Params, images: Path, bundle: P
     assert contents(out) == before
 
 
-def test_other_files_beside_the_masks_stay(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
+def test_other_files_next_to_the_masks_are_kept(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(params, images, bundle, out)
     corrected = write(out / "masks/deep/er/turned.corrected.png", encoded(noise(2, 2)))
@@ -392,7 +392,7 @@ def test_masks_of_one_image_folder_are_not_replaced_by_those_of_another(
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may list every folder")
+@pytest.mark.skipif(os.getuid() == 0, reason="root can list every folder")
 def test_images_in_an_unreadable_folder_do_not_count_as_removed(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
@@ -429,7 +429,7 @@ def test_a_name_that_is_not_text_is_reported(params: Params, images: Path, bundl
     assert read_table(tmp_path / "out")["image"].tolist() == SOUND
 
 
-def test_names_may_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
+def test_names_can_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
     """The name NAME.png may be 255 bytes long; NAME.png.partial may not."""
     for letter, length in (("a", 247), ("b", 251), ("c", 252), ("é", 255)):
         write(tmp_path / f"images/{letter * (length // len(letter.encode()))}", encoded(noise(20, 20)))
@@ -450,7 +450,7 @@ def test_an_image_for_which_the_memory_is_not_enough_is_named(params: Params, bu
     assert read_table(tmp_path / "out")["image"].tolist() == ["small.png"]
 
 
-def test_a_name_that_pandas_reads_as_missing_is_a_name(params: Params, bundle: Path, tmp_path: Path) -> None:
+def test_a_name_that_pandas_would_read_as_missing_is_kept(params: Params, bundle: Path, tmp_path: Path) -> None:
     write(tmp_path / "images/NA", encoded(noise(20, 20)))
     for _ in range(2):
         run(params, tmp_path / "images", bundle, tmp_path / "out")
@@ -541,7 +541,7 @@ def test_several_bundles_predict_the_likeliest_class_of_their_mean(
         run(params, tmp_path / "images", bundle, tmp_path / "out")
 
 
-def test_bundles_with_other_classes_are_not_averaged(
+def test_bundles_with_different_classes_are_not_averaged(
     params: Params, images: Path, bundle: Path, foreign_bundle: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as error:

@@ -41,7 +41,7 @@ def by_hand(one: Member, images: NDArray[np.uint8]) -> torch.Tensor:
     return logits.softmax(dim=1)
 
 
-def test_windows_cover_every_pixel_and_stay_inside() -> None:
+def test_windows_cover_every_pixel_and_do_not_leave_the_image() -> None:
     for length in range(1, 60):
         covered = np.zeros(length, int)
         for window in windows(length, 16, 4):
@@ -106,7 +106,7 @@ def test_neighbors_are_blended_by_their_shares() -> None:
     left, right = by_hand(one, images[:, :, :64]), by_hand(one, images[:, :, 26:])
     assert torch.allclose(tiled[..., :26], left[..., :26], atol=1e-6)
     assert torch.allclose(tiled[..., 64:], right[..., 38:], atol=1e-6)
-    # Both shares rise over the 32 px from border to middle; the 6 px between the middles are 32 from either border.
+    # Both shares rise over the 32 px from border to middle; the 6 px between the middles are 32 px from either border.
     from_left, from_right = (np.minimum(np.minimum(p, 63 - p), 38) + 1.0 for p in (np.arange(26, 64), np.arange(38)))
     share = torch.tensor(from_right / (from_left + from_right), dtype=torch.float32)
     assert torch.allclose(tiled[..., 26:64], left[..., 26:] * (1 - share) + right[..., :38] * share, atol=1e-6)
@@ -137,7 +137,7 @@ def test_rows_are_yielded_once_no_later_window_covers_them() -> None:
 
 @pytest.mark.e2e
 def test_memory_grows_with_an_images_width_but_hardly_with_its_height() -> None:
-    """All probabilities of the second image at once, for 20 classes, would take 210 MB."""
+    """Holding all probabilities of the second image at once, for 20 classes, would take 210 MB."""
     code = """
 import resource, torch, numpy as np
 from pspnet.model.network import Architecture, PSPNet
@@ -194,7 +194,7 @@ def test_several_members_are_averaged_each_with_its_own_preprocessing() -> None:
     assert torch.allclose(probabilities(predictor(one, other), images), expected, atol=1e-6)
 
 
-def test_mask_is_the_likeliest_class_and_confidence_its_probability() -> None:
+def test_the_mask_holds_the_likeliest_class_and_the_confidence_is_its_probability() -> None:
     images = noise(60, 90, images=2)
     model = predictor(member(), window_px=32)
     found = probabilities(model, images)
@@ -203,7 +203,7 @@ def test_mask_is_the_likeliest_class_and_confidence_its_probability() -> None:
         assert np.array_equal(prediction.confidence, found[number].amax(dim=0).numpy())
 
 
-def test_a_read_only_array_is_predicted_and_unchanged() -> None:
+def test_a_read_only_array_is_predicted_and_left_unchanged() -> None:
     images = noise(20, 30)
     images.flags.writeable = False
     before = images.copy()

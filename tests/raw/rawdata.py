@@ -41,7 +41,7 @@ def noise(height: int, width: int, seed: int = 0) -> Pixels:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """The header of a PNG without its pixels."""
+    """The header of a PNG file, without any pixels."""
     data = encoded(noise(1, 1)[..., 0])
     header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]

@@ -137,7 +137,7 @@ def test_folders_without_a_pair_are_refused(tmp_path: Path) -> None:
 BESIDE = MVTEC | {"masks": "."}
 
 
-def test_masks_beside_their_images_are_merged_and_a_background_folder_has_no_class(tmp_path: Path) -> None:
+def test_masks_next_to_their_images_are_merged_and_a_background_folder_has_no_class(tmp_path: Path) -> None:
     for name in ("dent/1", "dent/2", "good/3"):
         write_image(tmp_path, name)
     write_mask(tmp_path, "dent/1_mask", LEFT)

@@ -26,7 +26,7 @@ def test_classes_come_from_the_params(tmp_path: Path) -> None:
     assert classes.ignore_values == (255,)
 
 
-def test_classes_come_from_the_file_beside_the_data(tmp_path: Path) -> None:
+def test_classes_come_from_the_file_next_to_the_data(tmp_path: Path) -> None:
     text = "classes: {sky: 10, road: [3, 4]}\ncolors: {sky: [9, 9, 9]}\nignore_values: [0]\n"
     classes = from_file(tmp_path, text)
     assert classes.names == ("sky", "road")
@@ -137,7 +137,7 @@ def test_unknown_values_are_listed_with_their_pixels() -> None:
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
 @pytest.mark.parametrize("expected", [{0, 3}, {3}, {0, 3, 9}, {0, 3, 1000}, set(range(20))])
-def test_expected_values_do_not_change_the_counts(kind: type, expected: set[int]) -> None:
+def test_declaring_more_values_does_not_change_the_counts(kind: type, expected: set[int]) -> None:
     assert pixel_counts(np.array([[3, 3, 0], [3, 0, 3]], kind), expected) == {0: 2, 3: 4}
 
 
@@ -149,13 +149,13 @@ def of_layout(layout: Declared, **changes: Any) -> Classes:
     return declared_classes(dataset_params(**{"ignore_values": [], **changes}), Path("raw"), layout)
 
 
-def test_params_may_use_the_layouts_names_for_values() -> None:
+def test_params_can_use_the_names_of_the_layout_for_values() -> None:
     classes = of_layout(NUMBERED, classes={"way": ["road", 8], "vehicle": ["car", "truck"]}, ignore_values=[0])
     assert classes.values == {7: 0, 8: 0, 26: 1, 27: 1, 29: 1}
     assert classes.ignore_values == (0,)
 
 
-def test_labels_can_be_merged_into_classes() -> None:
+def test_several_labels_can_be_merged_into_one_class() -> None:
     changes = {"classes": {"background": "background", "vehicle": ["car", "truck"]}, "ignore_values": ["dirt"]}
     classes = of_layout(LABELED, **changes)
     assert (classes.names, classes.values) == (("background", "vehicle"), {0: 0, 1: 1, 2: 1})

@@ -98,7 +98,7 @@ def test_runs_and_panoptic_segments_of_the_same_real_images_agree_in_every_pixel
         ),
     ],
 )
-def test_real_files_of_another_kind_are_refused(source: dict[str, Any], message: str) -> None:
+def test_real_files_of_a_different_kind_are_refused(source: dict[str, Any], message: str) -> None:
     raw = shared_data("layouts") / "coco_panoptic/sample_data"
     with pytest.raises(UserError, match=message):
         found(raw, params(source | {"images": "input_images"}))
@@ -115,14 +115,14 @@ def test_real_files_for_train_and_val_name_the_splits() -> None:
     assert problem.found == "for images/train/a.jpg: annotation 1 has no segmentation"
 
 
-def test_the_smaller_of_two_objects_lies_on_top(tmp_path: Path) -> None:
+def test_the_smaller_of_two_objects_is_on_top(tmp_path: Path) -> None:
     large, small = object_([[0, 0, 6, 0, 6, 4, 0, 4]]), object_([SQUARE], category=3)
     write_coco(tmp_path, small, large)
     assert drawn(tmp_path) == ["111111", "122111", "122111", "111111"]
     assert classes_of(tmp_path, params(COCO)).names == ("background", "car", "tree")
 
 
-def test_an_object_may_have_several_parts_and_a_crowd_is_its_class(tmp_path: Path) -> None:
+def test_an_object_can_have_several_parts_and_a_crowd_gets_its_class(tmp_path: Path) -> None:
     crowd = {"size": [4, 6], "counts": [16, 4, 4]}
     write_coco(tmp_path, object_([SQUARE, [5, 0, 6, 0, 6, 1, 5, 1]]), object_(crowd, category=3, iscrowd=1))
     assert drawn(tmp_path) == ["....21", ".11.2.", ".11.2.", "....2."]
@@ -150,7 +150,7 @@ def test_a_category_named_background_is_the_background(tmp_path: Path) -> None:
     assert drawn(tmp_path) == ["......", ".11...", ".11...", "......"]
 
 
-def test_two_files_may_number_their_categories_differently(tmp_path: Path) -> None:
+def test_two_files_can_number_their_categories_differently(tmp_path: Path) -> None:
     other = [{"id": 1, "name": "tree"}, {"id": 2, "name": "dirt"}]
     write_coco(tmp_path, object_([SQUARE], category=1), name="b.json", categories=other)
     write_coco(tmp_path, name="a.json", images=[])
@@ -171,7 +171,7 @@ def test_two_files_may_number_their_categories_differently(tmp_path: Path) -> No
         ("val2017/train.json", "train"),
     ],
 )
-def test_the_name_of_a_file_or_its_folder_gives_the_official_split(tmp_path: Path, file: str, split: str) -> None:
+def test_the_name_of_a_file_or_its_folder_determines_the_official_split(tmp_path: Path, file: str, split: str) -> None:
     write_coco(tmp_path, object_([SQUARE]))
     write(tmp_path / file, (tmp_path / "annotations/all.json").read_text())
     [sample] = found(tmp_path, params(COCO | {"annotations": file}))[0].values()
@@ -190,7 +190,7 @@ def test_an_image_is_found_by_its_name_with_or_without_folders(tmp_path: Path) -
     assert reported(tmp_path) == [("annotations/all.json", "lists 'south/b.jpg', which is missing")]
 
 
-def test_a_name_without_a_folder_means_the_image_at_the_top(tmp_path: Path) -> None:
+def test_a_name_without_a_folder_means_the_image_in_the_top_folder(tmp_path: Path) -> None:
     write_coco(tmp_path)
     write(tmp_path / "images/old/a.jpg", encoded(noise(4, 6), "JPEG"))
     samples, problems = found(tmp_path, params(COCO))
@@ -198,7 +198,7 @@ def test_a_name_without_a_folder_means_the_image_at_the_top(tmp_path: Path) -> N
     assert not problems
 
 
-def test_the_folder_of_an_image_gives_its_split_if_no_file_does(tmp_path: Path) -> None:
+def test_the_folder_of_an_image_determines_its_split_if_no_file_does(tmp_path: Path) -> None:
     write_coco(tmp_path)
     (tmp_path / "images/val2017").mkdir()
     (tmp_path / "images/a.jpg").rename(tmp_path / "images/val2017/a.jpg")
@@ -359,7 +359,7 @@ def test_empty_folders_are_reported_together(tmp_path: Path) -> None:
         found(tmp_path, params(COCO | {"images": "../x"}))
 
 
-def test_everything_may_be_in_an_archive(tmp_path: Path) -> None:
+def test_everything_can_be_in_an_archive(tmp_path: Path) -> None:
     write_coco(tmp_path / "batch", object_([SQUARE]))
     shutil.make_archive(str(tmp_path / "raw/batch"), "zip", tmp_path / "batch")
     assert drawn(tmp_path / "raw") == ["......", ".11...", ".11...", "......"]

@@ -1,4 +1,4 @@
-"""CVAT's two exports of images: XML with shapes, and color masks."""
+"""CVAT's two export formats for images: XML with shapes, and color masks."""
 
 import shutil
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_every_kind_of_shape_is_drawn(tmp_path: Path, shape: str, expected: list
     assert drawn(tmp_path) == expected
 
 
-def test_z_order_decides_first_and_then_the_order_in_the_file(tmp_path: Path) -> None:
+def test_z_order_comes_before_the_order_in_the_file(tmp_path: Path) -> None:
     write_xml(tmp_path, box("0 0 6 4", z_order=1), box("0 0 3 4", "tree"), box("0 0 1 4", "tree", z_order=1))
     assert drawn(tmp_path) == ["211111"] * 4
     write_xml(tmp_path, box("0 0 6 4", z_order=-1), box("0 0 3 4", "tree"))
@@ -183,7 +183,7 @@ LABELMAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:220,20,60::
 
 
 def write_masks(raw: Path, name: str = "a", labelmap: str = LABELMAP) -> None:
-    """Write a mask with two columns per label, and the image, which the export lacks."""
+    """Write a mask with two columns per label, and the image, which is not in the export."""
     colors = np.array([[0, 0, 0], [220, 20, 60], [10, 20, 30]], np.uint8).repeat(2, axis=0)
     write(raw / f"SegmentationClass/{name}.png", encoded(np.tile(colors, (4, 1, 1))))
     write(raw / f"SegmentationObject/{name}.png", encoded(np.tile(colors, (4, 1, 1))))
@@ -200,7 +200,7 @@ def test_color_masks_have_the_classes_of_the_labelmap(tmp_path: Path) -> None:
     assert drawn(tmp_path, MASKS, **changes) == ["..11.."] * 4
 
 
-def test_the_export_may_stay_packed_beside_its_images(tmp_path: Path) -> None:
+def test_the_export_can_stay_packed_next_to_its_images(tmp_path: Path) -> None:
     write_masks(tmp_path / "export", "day 1/a")
     write(tmp_path / "export/ImageSets/Segmentation/Train.txt", '"day 1/a"\n')
     write(tmp_path / "export/ImageSets/Segmentation/default.txt", "day 1/a\n")

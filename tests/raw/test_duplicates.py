@@ -34,7 +34,7 @@ def test_equal_images_with_different_masks_are_paired() -> None:
     assert contradictions(images[:0], masks[:0], labeled[:0]) == []
 
 
-def test_a_slightly_changed_picture_in_another_split_is_found() -> None:
+def test_a_slightly_changed_picture_in_a_different_split_is_found() -> None:
     pictures = glances(100)
     changed = np.clip(pictures[:1].astype(int) + np.random.default_rng(1).integers(-1, 2, pictures[:1].shape), 0, 255)
     every = np.concatenate([pictures, changed.astype(np.uint8)])
@@ -54,7 +54,7 @@ def test_pictures_that_look_alike_within_a_held_out_split_are_marked() -> None:
     assert not repeated(hashes_of(every), np.array([TEST, VAL, TRAIN, -1, VAL, TEST, TRAIN, -1])).any()
 
 
-def test_flat_pictures_are_never_alike() -> None:
+def test_flat_pictures_never_count_as_alike() -> None:
     assert alike(np.full((2, GLANCE_PX, GLANCE_PX), 200, np.uint8), [TRAIN, TEST]) == {}
 
 

@@ -49,7 +49,7 @@ def read(raw: Path, *folders: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_an_archive_counts_as_the_files_in_it(tmp_path: Path, pack: object) -> None:
+def test_an_archive_is_treated_as_the_files_in_it(tmp_path: Path, pack: object) -> None:
     assert callable(pack)
     suffix = "zip" if pack is zipped else "TAR"
     pack(tmp_path / f"day1.{suffix}", CONTENT)
@@ -79,7 +79,7 @@ def test_other_folders_are_not_opened(tmp_path: Path) -> None:
     assert below(tmp_path, "images") == ({"images/1.png": "images/1.png"}, [])
 
 
-def test_another_process_opens_archives_itself(tmp_path: Path) -> None:
+def test_another_process_opens_the_archives_on_its_own(tmp_path: Path) -> None:
     zipped(tmp_path / "day1.zip", {f"images/{number}.png": b"x" for number in range(2000)})
     tarred(tmp_path / "day2.tar", CONTENT)
     files = RawFiles(tmp_path)
@@ -226,7 +226,7 @@ def test_two_members_with_the_same_name_are_both_refused(tmp_path: Path) -> None
 def test_an_encrypted_member_is_reported(tmp_path: Path) -> None:
     path = zipped(tmp_path / "day.zip", {"images/1.png": b"x"}, zipfile.ZIP_STORED)
     data = bytearray(path.read_bytes())
-    data[6] |= 1  # flags in the file's header, and below in the listing at the end
+    data[6] |= 1  # flags in the file's header, and below, in the listing at the end
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
     _, [problem] = below(tmp_path, "images")

@@ -47,14 +47,14 @@ def test_images_and_masks_are_paired_by_path_without_suffix(raw: Path) -> None:
     )
 
 
-def test_folders_may_have_other_names(tmp_path: Path) -> None:
+def test_folders_can_have_other_names(tmp_path: Path) -> None:
     write(tmp_path / "leftImg/x/1.png", encoded(noise(2, 2)))
     write(tmp_path / "gt/fine/x/1.png", encoded(MASK))
     samples, _ = found(tmp_path, source__images="leftImg", source__masks="gt/fine")
     assert samples == [RawSample("x/1", "leftImg/x/1.png", Numbers("gt/fine/x/1.png"), "x", None)]
 
 
-def test_samples_are_in_the_order_of_their_ids(raw: Path) -> None:
+def test_samples_are_sorted_by_id(raw: Path) -> None:
     for name in ("z", "a-", "B"):
         write_pair(raw, name)
     samples, _ = found(raw, group_pattern="(.*)")
@@ -89,7 +89,7 @@ def test_system_files_are_skipped(raw: Path) -> None:
     assert len(samples) == 3 and not problems
 
 
-def test_a_file_without_the_suffix_of_an_image_is_refused(raw: Path) -> None:
+def test_a_file_without_an_image_suffix_is_refused(raw: Path) -> None:
     write(raw / "images/a/notes.txt", "hello")
     samples, [problem] = found(raw)
     assert len(samples) == 3
@@ -117,7 +117,7 @@ def test_an_image_with_two_masks_is_refused(raw: Path) -> None:
     assert problem.found == "has 2 masks: masks/a/1.png, masks/a/1.tif"
 
 
-def test_a_link_to_a_file_is_a_file_and_a_link_to_a_folder_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_file_counts_as_a_file_and_a_link_to_a_folder_is_refused(raw: Path, tmp_path: Path) -> None:
     (raw / "images/a/3.png").symlink_to(raw / "images/a/2.png")
     (raw / "images/more").symlink_to(raw / "images/a")
     samples, [problem] = found(raw)
@@ -135,7 +135,7 @@ def test_a_name_that_is_not_text_is_refused(raw: Path) -> None:
     str(problem).encode()
 
 
-def test_missing_folders_are_both_named(tmp_path: Path) -> None:
+def test_both_missing_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         found(tmp_path)
     assert [Path(problem.where).name for problem in error.value.problems] == ["images", "masks"]
@@ -188,7 +188,7 @@ def test_a_name_that_matches_both_patterns_is_a_mask(tmp_path: Path) -> None:
     assert not problems
 
 
-def test_images_and_masks_may_differ_only_in_their_suffix(tmp_path: Path) -> None:
+def test_images_and_masks_can_differ_only_in_their_suffix(tmp_path: Path) -> None:
     for name in ("1.jpg", "1.png", "2.jpg"):
         write(tmp_path / "all" / name, encoded(MASK))
     samples, _ = found(
@@ -201,7 +201,7 @@ def test_images_and_masks_may_differ_only_in_their_suffix(tmp_path: Path) -> Non
     ]
 
 
-def test_each_object_of_an_image_may_have_its_own_mask(tmp_path: Path) -> None:
+def test_each_object_in_an_image_can_have_its_own_mask(tmp_path: Path) -> None:
     for name in ("a/images/a.png", "a/masks/1.png", "a/masks/2.png", "b/images/b.png"):
         write(tmp_path / "stage1" / name, encoded(MASK))
     names = {
@@ -224,7 +224,7 @@ def test_params_decide_the_kind_of_mask(raw: Path) -> None:
     assert found(raw, source__mask_kind="levels")[0][0].mask == Levels("masks/a/1.png", 128)
 
 
-def test_splits_csv_gives_official_splits_and_groups(raw: Path) -> None:
+def test_splits_csv_defines_official_splits_and_groups(raw: Path) -> None:
     write(raw / "splits.csv", "\ufeffid,split,group\na/1,test,\na/2, test ,a\nb/deep/1.old,unlabeled,other\n")
     samples, _ = found(raw)
     assert [(sample.split, sample.group) for sample in samples] == [
@@ -252,7 +252,7 @@ def test_all_problems_with_splits_csv_are_reported_at_once(raw: Path) -> None:
     ]
 
 
-def test_splits_csv_may_name_a_refused_image(raw: Path) -> None:
+def test_splits_csv_can_name_a_refused_image(raw: Path) -> None:
     write(raw / "masks/a/1.tif", encoded(MASK, "TIFF"))
     write(raw / "splits.csv", "id,split\na/1,train\na/2,val\n")
     samples, [problem] = found(raw)

@@ -21,7 +21,7 @@ from pspnet.raw.images import TURNS, Refused, limited_pillow, read_image
 from pspnet.raw.masks import colors_in, levels_in, numbers_in
 from tests.raw.rawdata import LIMIT, ORIENTATION, Pixels, encoded, noise, shared_data
 
-CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces an entry and ends there
+CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces one entry and then ends
 GRAY = np.array([[0, 100, 255], [7, 8, 9]], np.uint8)
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
@@ -43,7 +43,7 @@ def test_a_gray_image_decodes_to_three_equal_channels() -> None:
     assert np.array_equal(decoded(encoded(GRAY)), np.stack([GRAY] * 3, axis=-1))
 
 
-def test_a_decoded_image_can_be_written_to() -> None:
+def test_a_decoded_image_is_writable() -> None:
     decoded(encoded(GRAY))[0, 0] = 1
 
 
@@ -157,7 +157,7 @@ def test_an_image_rotated_by_exif_becomes_upright_pixel_by_pixel(orientation: in
 
 
 def turned_by(kind: str, where: str) -> bytes:
-    """UPRIGHT as stored under orientation 6, which the file stores in one of the places that programs use."""
+    """UPRIGHT as stored under orientation 6, which the file stores in one of the places that programs read."""
     stored, exif, chunks = as_stored(UPRIGHT, 6), Image.Exif(), PngImagePlugin.PngInfo()
     exif[ORIENTATION] = 6
     xmp = '<rdf:Description tiff:Orientation="6"/>'
@@ -306,7 +306,7 @@ def test_a_tiff_with_one_picture_is_read() -> None:
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("directories", [2, 60_000])
 def test_the_pictures_in_a_tiff_are_not_counted(directories: int) -> None:
-    """Counting takes time quadratic in their number; no directory after the second is read."""
+    """Counting takes time quadratic in their number, so no directory after the second is read."""
     for last_leads_to in (0, 2**31):
         with pytest.raises(Refused, match="holds several pictures"):
             read_image(tiff_of(directories, last_leads_to), LIMIT)
@@ -325,7 +325,7 @@ def test_a_jpeg_with_thousands_of_scans_is_refused() -> None:
 
 
 def test_a_video_appended_to_a_jpeg_is_not_a_scan() -> None:
-    """Phones append one; for a decoder, the file ends with the picture."""
+    """Phones append one; to a decoder, the file ends with the picture."""
     assert decoded(encoded(noise(16, 16), "JPEG") + b"\xff\xda" * 1000).shape == (16, 16, 3)
 
 
@@ -370,7 +370,7 @@ def test_each_image_in_one_limited_block_gets_only_its_own_warnings() -> None:
 def test_threads_restore_the_warning_filters_and_the_limit() -> None:
     before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     images = [encoded(noise(side, side), "BMP") for side in (200, 300)]
-    for _ in range(15):  # the second begins before the first ends and ends after it
+    for _ in range(15):  # the second thread begins before the first ends, and ends after it
         threads = [threading.Thread(target=read_image, args=[data, LIMIT]) for data in images]
         for thread in threads:
             thread.start()

@@ -1,4 +1,4 @@
-"""labelme's JSON beside the photos."""
+"""labelme's JSON files, next to the photos."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ def drawn(raw: Path, **changes: Any) -> list[str]:
 
 
 def near_a_border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """True where the nine pixels around a pixel are not all of one class."""
+    """True where a pixel and its eight neighbors are not all of one class."""
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, 1, mode="edge"), (3, 3))
     return np.asarray(windows.max(axis=(2, 3)) != windows.min(axis=(2, 3)))
 
@@ -93,7 +93,7 @@ def test_a_mask_in_the_file_is_drawn_at_its_corners(tmp_path: Path) -> None:
     assert drawn(tmp_path) == ["......", "...11.", "..1...", "......"]
 
 
-def test_lines_and_points_may_be_left_out(tmp_path: Path) -> None:
+def test_lines_and_points_can_be_left_out(tmp_path: Path) -> None:
     lines = shape("line", [[2, 2], [4, 2]]), shape("linestrip", [[2, 2], [4, 2]]), shape("point", [[2, 2]])
     write_photo(tmp_path, *lines, shape("points", [[2, 2]]), shape("rectangle", [[0, 0], [1, 1]]))
     assert drawn(tmp_path, line_width_px=0) == ["1.....", "......", "......", "......"]
@@ -111,7 +111,7 @@ def test_later_shapes_are_on_top_and_special_labels_are_background_or_ignored(tm
     assert drawn(tmp_path) == ["11222x", "1..22x", "2..22x", "22222x"]
 
 
-def test_the_labels_file_gives_all_labels_and_their_order(tmp_path: Path) -> None:
+def test_the_labels_file_defines_all_labels_and_their_order(tmp_path: Path) -> None:
     write(tmp_path / "labels.txt", "__ignore__\n_background_\nvan\ncar\n")
     write_photo(tmp_path, shape("rectangle", [[0, 0], [2, 2]], "car"))
     write_photo(tmp_path, shape("rectangle", [[0, 0], [2, 2]], "cra"), name="b")
@@ -145,7 +145,7 @@ def test_a_photo_without_a_file_has_no_mask_and_folders_are_official_splits(tmp_
         (3, "files/a"),
     ],
 )
-def test_a_photo_is_found_at_its_path_or_beside_its_json_file(tmp_path: Path, path: Any, photo: str) -> None:
+def test_a_photo_is_found_at_its_path_or_next_to_its_json_file(tmp_path: Path, path: Any, photo: str) -> None:
     write_photo(tmp_path, name="files/a", imagePath=path)
     write(tmp_path / "photos/a.jpg", encoded(noise(4, 6), "JPEG"))
     write(tmp_path / "files/b.jpg", encoded(noise(4, 6), "JPEG"))
@@ -218,7 +218,7 @@ def test_one_broken_file_does_not_stop_the_others(tmp_path: Path, text: str, mes
         assert error.value.problems[0].found == message
 
 
-def test_a_photo_rotated_by_exif_may_be_annotated_upright_or_as_stored(tmp_path: Path) -> None:
+def test_a_photo_rotated_by_exif_can_be_annotated_upright_or_as_stored(tmp_path: Path) -> None:
     pixels = noise(4, 6)
     write_photo(tmp_path, shape("rectangle", [[0, 0], [1, 1]]), imageHeight=6, imageWidth=4)
     write(tmp_path / "a.jpg", encoded(pixels, "JPEG", orientation=6))

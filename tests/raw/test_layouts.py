@@ -1,4 +1,4 @@
-"""Official layouts, on real files where available."""
+"""Official layouts, tested on real files where available."""
 
 import shutil
 from pathlib import Path
@@ -72,11 +72,11 @@ def test_voc_has_its_lists_and_its_21_classes() -> None:
     }
     assert not problems
     assert len(classes_of(raw, dataset).names) == 21
-    mask = prepared(raw, dataset, samples["2007_000001"])  # saved in colors
+    mask = prepared(raw, dataset, samples["2007_000001"])  # saved as colors
     assert np.array_equal(mask, np.full((10, 20), classes_of(raw, dataset).names.index("bicycle")))
 
 
-def test_voc_masks_may_be_saved_in_the_colors_of_the_palette(tmp_path: Path) -> None:
+def test_voc_masks_can_be_saved_in_the_colors_of_the_palette(tmp_path: Path) -> None:
     raw = shared_data("layouts") / "labelme_voc/data_dataset_voc"
     shutil.copytree(raw, tmp_path / "raw")
     for path in (tmp_path / "raw/SegmentationClass").iterdir():

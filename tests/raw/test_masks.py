@@ -27,26 +27,26 @@ PICTURE = np.array([[RED, GREEN, (0, 0, 1)]], np.uint8)
 VALUES = [[COLOR + 0xFF0000, COLOR + 0x008000, COLOR + 1]]
 
 
-def test_a_palette_mask_gives_its_indices() -> None:
+def test_a_palette_mask_is_read_as_its_indices() -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette([0, 0, 0, 255, 0, 0, 9, 9, 9])
     assert numbers_in(encoded(image), LIMIT).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_a_small_palette_mask_gives_its_indices(bits: int) -> None:
+def test_a_small_palette_mask_is_read_as_its_indices(bits: int) -> None:
     image = Image.fromarray(np.array([[0, 1]], np.uint8))
     image.putpalette([0, 0, 0, 255, 0, 0])
     assert numbers_in(encoded(image, bits=bits), LIMIT).tolist() == [[0, 1]]
 
 
-def test_a_1_bit_mask_gives_0_and_1() -> None:
+def test_a_1_bit_mask_is_read_as_0_and_1() -> None:
     values = numbers_in(encoded(Image.fromarray(np.array([[False, True]]))), LIMIT)
     assert values.tolist() == [[0, 1]] and values.dtype == np.uint8
 
 
 @pytest.mark.parametrize("bits", [2, 4])
-def test_a_2_or_4_bit_gray_mask_gives_the_values_in_the_file(bits: int) -> None:
+def test_a_2_or_4_bit_gray_mask_is_read_as_the_values_in_the_file(bits: int) -> None:
     assert numbers_in(gray_png([0, 1, 2, 3], bits), LIMIT).tolist() == [[0, 1, 2, 3]]
 
 
@@ -54,7 +54,7 @@ def test_a_16_bit_mask_keeps_its_values() -> None:
     assert numbers_in(encoded(np.array([[7, 1000, 65535]], np.uint16)), LIMIT).tolist() == [[7, 1000, 65535]]
 
 
-def test_a_color_mask_with_equal_channels_gives_one_channel() -> None:
+def test_a_color_mask_with_equal_channels_is_read_as_one_channel() -> None:
     assert np.array_equal(numbers_in(encoded(np.stack([GRAY] * 3, axis=-1)), LIMIT), GRAY)
 
 
@@ -69,7 +69,7 @@ def test_a_partly_transparent_mask_is_refused() -> None:
         numbers_in(encoded(transparent), LIMIT)
 
 
-def test_a_mask_in_colors_is_refused_with_the_number_of_colors() -> None:
+def test_a_color_mask_is_refused_with_its_number_of_colors() -> None:
     colors = np.array([[[255, 0, 0], [0, 255, 0], [255, 0, 0]]], np.uint8)
     with pytest.raises(Refused, match=r"a color picture \(2 colors\)"):
         numbers_in(encoded(colors), LIMIT)
@@ -80,7 +80,7 @@ def test_a_jpeg_mask_is_refused() -> None:
         numbers_in(encoded(np.zeros((8, 8), np.uint8), "JPEG"), LIMIT)
 
 
-def test_the_number_of_a_color_differs_from_any_gray_value() -> None:
+def test_the_number_for_a_color_differs_from_any_gray_value() -> None:
     assert color_value("#DC143c") == COLOR + 0xDC143C > 65535
     assert spelled(color_value("#DC143c")) == "'#dc143c'"
     assert spelled(7) == "7"
@@ -133,7 +133,7 @@ def files(tmp_path: Path) -> RawFiles:
     return RawFiles(tmp_path)
 
 
-def test_each_kind_of_mask_gives_its_numbers(files: RawFiles) -> None:
+def test_each_kind_of_mask_is_read_as_its_numbers(files: RawFiles) -> None:
     kinds: dict[RawMask, list[list[int]]] = {
         Numbers("numbers.png"): [[0, 1, 2]],
         Colors("colors.png"): VALUES,

@@ -1,4 +1,4 @@
-"""Checking piece by piece: in several processes, in parts, killed and restarted."""
+"""Checking data piece by piece: in several processes, in parts, killed and restarted."""
 
 import multiprocessing
 import os
@@ -175,7 +175,7 @@ def test_a_run_killed_at_any_moment_and_restarted_writes_the_same_bytes(raw: Pat
 
 
 class Deadly(Numbers):
-    """A mask that crashes the process that decodes it, as a broken decoder may."""
+    """A mask that crashes the process that decodes it, as a broken decoder might."""
 
     def values(self, *_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -201,7 +201,7 @@ def test_an_image_that_crashes_its_process_is_found_and_left_out(raw: Path, tmp_
 
 
 class Huge(Numbers):
-    """Fails as Pillow does without enough memory."""
+    """Fails as Pillow does when there is not enough memory."""
 
     def values(self, *_: Any) -> Any:
         raise MemoryError
@@ -226,7 +226,7 @@ def test_an_image_that_needs_too_much_memory_is_reported_and_left_out(
     assert (reported.problem.where, reported.problem.found) == ("masks/13.png", "needs more memory than there is")
 
 
-def test_parts_divide_the_pieces_and_join_to_the_whole(raw: Path, tmp_path: Path) -> None:
+def test_parts_divide_the_pieces_and_add_up_to_the_whole(raw: Path, tmp_path: Path) -> None:
     whole, _ = check_all(raw, tmp_path / "whole")
     folders = []
     for number in (1, 2, 3):
@@ -238,10 +238,10 @@ def test_parts_divide_the_pieces_and_join_to_the_whole(raw: Path, tmp_path: Path
     join(folders, dataset(raw, whole), tmp_path / "joined", quiet)
     assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
     _, counts = check_all(raw, tmp_path / "joined")
-    assert counts == [COUNT]  # newer than the raw files: nothing is checked again
+    assert counts == [COUNT]  # newer than the raw files, so nothing is checked again
 
 
-def test_pieces_made_elsewhere_are_used_and_the_others_are_made(
+def test_pieces_made_elsewhere_are_used_and_only_the_others_are_made(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = check_all(raw, tmp_path / "whole")
@@ -287,7 +287,7 @@ def test_parts_of_other_data_are_not_taken(raw: Path, tmp_path: Path, name: str)
     assert sorted(contents(tmp_path / "joined")) == sorted(piece.name for piece in wanted[1:])
 
 
-def test_a_part_made_again_holds_no_older_pieces(raw: Path, tmp_path: Path) -> None:
+def test_a_remade_part_holds_no_older_pieces(raw: Path, tmp_path: Path) -> None:
     for mask in (MASK, 1 - MASK):
         write(raw / "masks/00.png", encoded(mask))
         wanted = cut(samples(raw), RawFiles(raw), RULES)
@@ -318,7 +318,7 @@ def test_a_folder_that_is_not_a_part_is_refused(tmp_path: Path, content: str | N
         join([tmp_path / "part"], dataset(tmp_path, []), tmp_path / "joined", quiet)
 
 
-def test_pieces_of_a_live_run_stay_and_those_of_a_dead_run_are_removed(raw: Path, tmp_path: Path) -> None:
+def test_pieces_of_a_live_run_are_kept_and_those_of_a_dead_run_are_removed(raw: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     wanted, _ = check_all(raw, state / "own")
     for name in ("alive", "dead"):

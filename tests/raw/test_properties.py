@@ -45,7 +45,7 @@ def checked_sample(raw: Path, image: bytes, mask: bytes | None, kind: Any, polic
     own: RawMask | None = None if mask is None else kind("m.png", 128) if kind is Levels else kind("m.png")
     sample = RawSample("i", "i.png", own, "g", None)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # no warning may reach the user
+        warnings.simplefilter("error")  # warnings must not reach the user
         checked = check(sample, files=RawFiles(raw), rules=rules(CLASSES, 10**6, **policies))
     is_sound(checked)
     return checked

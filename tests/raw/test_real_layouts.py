@@ -30,7 +30,7 @@ PREPARED: dict[str, tuple[dict[str, Any], int, list[str]]] = {  # folder -> sour
     "tiny_cityscapes_dataset/train_dataset": (
         CITYSCAPES | {"labels": "labelTrainIds"},
         0,
-        ["has value 19"] * 4,  # these masks number more than the official 19 classes
+        ["has value 19"] * 4,  # these masks have numbers for more than the 19 official classes
     ),
     "tiny_coco_instances": (COCO, 1, ["annotation 1 has no segmentation"]),
     "tiny_for_images/export_project": (CVAT, 6, []),
@@ -60,7 +60,7 @@ def test_a_real_layout_is_prepared_and_each_unusable_file_is_reported(folder: st
 
 
 @pytest.mark.parametrize("folder", REFUSED)
-def test_a_real_layout_of_another_kind_is_refused(folder: str) -> None:
+def test_a_real_layout_of_a_different_kind_is_refused(folder: str) -> None:
     source, message = REFUSED[folder]
     with pytest.raises(UserError) as error:
         found(shared_data("layouts") / folder, params(source))

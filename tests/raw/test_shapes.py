@@ -1,4 +1,4 @@
-"""Drawn shapes compared with text pictures, in which `#` is inside."""
+"""Drawn shapes compared with text pictures, where `#` is inside."""
 
 import pickle
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_polygon_covers_the_pixels_whose_centers_are_inside() -> None:
     assert drawn(polygon("p", 1, [0, 0, 5, 0, 0, 5])) == ["####....", "###.....", "##......", "#.......", "........"]
 
 
-def test_a_polygon_may_be_concave_and_cross_itself() -> None:
+def test_a_polygon_can_be_concave_and_cross_itself() -> None:
     u_shape = [0, 0, 2, 0, 2, 3, 4, 3, 4, 0, 6, 0, 6, 5, 0, 5]
     assert drawn(polygon("p", 1, u_shape)) == ["##..##..", "##..##..", "##..##..", "######..", "######.."]
     twice_around = [0, 0, 6, 0, 6, 5, 0, 5, 0, 0, 2, 1, 2, 4, 4, 4, 4, 1, 2, 1]
@@ -74,7 +74,7 @@ def test_boxes_ellipses_and_lines_are_polygons() -> None:
     assert drawn(*line("l", 1, [3, 2], 2)) == ["........", "..##....", "..##....", "........", "........"]
 
 
-def test_runs_go_along_rows_or_down_columns() -> None:
+def test_runs_can_go_along_rows_or_down_columns() -> None:
     assert drawn(runs("r", 1, [1, 3, 2], (2, 1, 3, 2), by_columns=False)) == [
         "........", "...##...", "..#.....", "........", "........",
     ]  # fmt: skip
@@ -93,7 +93,7 @@ def test_runs_that_coco_compressed_are_read() -> None:
     assert shape.area_px == mask.sum()
 
 
-def test_a_picture_is_inside_where_it_is_not_0() -> None:
+def test_a_picture_marks_the_inside_wherever_it_is_not_0() -> None:
     data = encoded(np.array([[0, 1, 255], [1, 0, 0]], np.uint8))
     assert drawn(Picture("m", 1, 2, 1, 3, 2, data)) == ["........", "...##...", "..#.....", "........", "........"]
     assert refusal(Picture("m", 1, 2, 1, 4, 2, data)).endswith("m is a picture of 3 x 2 pixels")
@@ -145,7 +145,7 @@ def test_invalid_runs_are_refused(counts: list[object], found: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["\x00", "é", "o" * 40, "😀"])
-def test_compressed_runs_in_another_encoding_are_refused(text: str) -> None:
+def test_compressed_runs_in_a_different_encoding_are_refused(text: str) -> None:
     with pytest.raises(Refused, match="r has runs in another encoding"):
         uncompressed("r", text)
 
@@ -172,7 +172,7 @@ def test_outlines_that_would_take_forever_are_refused(monkeypatch: pytest.Monkey
     assert refusal(box("b", 1, [0, 0, 8, 5])) == "has 1 shapes on a.png of 0.0 megapixels"
 
 
-def test_a_drawing_without_a_size_has_that_of_its_upright_image(tmp_path: Path) -> None:
+def test_a_drawing_without_a_size_takes_the_size_of_its_upright_image(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", encoded(noise(4, 6), "JPEG", orientation=6))
     drawing = Drawing("a.json", None, 7, (), "a.jpg")
     assert drawing.paths == ("a.jpg",)

@@ -47,7 +47,7 @@ def test_adding_data_moves_no_group() -> None:
     assert {group: after[group] for group in before} == before
 
 
-def test_another_seed_splits_differently() -> None:
+def test_a_different_seed_splits_differently() -> None:
     assert assign(SCENES, seed=1) != assign(SCENES)
 
 
@@ -55,7 +55,7 @@ def test_a_group_without_masks_is_unlabeled() -> None:
     assert assign([sample("x", "x", labeled=False)]) == {"x": "unlabeled"}
 
 
-def test_an_image_without_a_mask_stays_with_its_group() -> None:
+def test_an_image_without_a_mask_stays_in_its_group() -> None:
     held_out = next(group for group, split in assign(SCENES).items() if split == "test")
     assert assign([sample("x", held_out, labeled=False), sample("y", held_out)]) == {held_out: "test"}
 
@@ -76,7 +76,7 @@ def test_if_official_val_becomes_test_val_is_taken_from_train() -> None:
     assert {group: split for group, split in found.items() if group.startswith("scene")} == assign(SCENES)
 
 
-def test_official_splits_may_be_ignored() -> None:
+def test_official_splits_can_be_ignored() -> None:
     torn = [sample(f"{one.id} {number}", one.group, split="val") for number, one in enumerate(SCENES)]
     assert assign(torn, official="ignored") == assign(SCENES)
     assert set(assign(torn).values()) == {"val"}
@@ -123,7 +123,7 @@ def test_stratified_splits_of_four_groups_all_have_masks() -> None:
         assert sorted(splits.values()) == ["test", "train", "train", "val"]
 
 
-def test_stratified_splits_count_the_images_of_a_group() -> None:
+def test_stratified_splits_count_the_images_in_a_group() -> None:
     splits = stratified({"film": Counter({0: 50}), **{f"g{n}": showing(0) for n in range(50)}})
     assert splits["film"] == "train"
     assert Counter(splits[f"g{n}"] for n in range(50))["train"] < 15

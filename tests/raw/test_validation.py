@@ -59,14 +59,14 @@ def test_an_image_without_a_mask_is_used_without_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", ["error", "quarantine"])
-def test_an_image_without_a_mask_may_be_a_problem(tmp_path: Path, policy: str) -> None:
+def test_an_image_without_a_mask_can_be_a_problem(tmp_path: Path, policy: str) -> None:
     result = checked(tmp_path, encoded(IMAGE), image_without_mask=policy)
     assert left_out(result).kind == "image_without_mask"
     assert result.verdicts[-1].outcome == {"error": "error", "quarantine": "quarantined"}[policy]
 
 
 @pytest.mark.parametrize("name", ["i.jpg", "i.tif", "i"])
-def test_the_content_of_a_file_counts_not_its_name(tmp_path: Path, name: str) -> None:
+def test_the_content_of_a_file_counts_and_not_its_name(tmp_path: Path, name: str) -> None:
     result = checked(tmp_path, encoded(IMAGE), name=name)
     assert result.image == encoded(IMAGE)
     assert outcomes(result) == [("wrong_suffix", "allowed")]
@@ -88,7 +88,7 @@ def test_an_undeclared_value_is_reported_with_its_pixels_and_a_fix(tmp_path: Pat
     assert problem.expected == "declared values: 0, 5, 255"
 
 
-def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_a_mask_of_a_different_size_is_refused(tmp_path: Path) -> None:
     problem = left_out(checked(tmp_path, encoded(IMAGE), encoded(MASK[:, :2])))
     assert problem.found == "has 2 x 2 pixels, its image i.png 3 x 2"
 
@@ -113,7 +113,7 @@ def test_a_mask_that_fits_both_upright_and_stored_is_refused(tmp_path: Path, ori
     assert "both before and after EXIF" in left_out(both(tmp_path, orientation, MASK)).found
 
 
-def test_a_mask_of_another_size_may_be_scaled_by_nearest_neighbor(tmp_path: Path) -> None:
+def test_a_mask_of_a_different_size_can_be_scaled_by_nearest_neighbor(tmp_path: Path) -> None:
     small = np.array([[0, 5], [255, 0]], np.uint8)
     result = checked(tmp_path, encoded(noise(4, 4)), encoded(small), mask_size="fix")
     assert outcomes(result) == [("mask_size", "fixed")]
@@ -125,7 +125,7 @@ def test_a_mask_of_a_different_shape_cannot_be_fixed(tmp_path: Path) -> None:
     assert outcomes(result) == [("mask_size", "quarantined")]
 
 
-def test_undeclared_values_may_be_ignored(tmp_path: Path) -> None:
+def test_undeclared_values_can_be_ignored(tmp_path: Path) -> None:
     mask = np.array([[0, 5, 7], [255, 9, 5]], np.uint8)
     result = checked(tmp_path, encoded(IMAGE), encoded(mask), mask_values="fix")
     assert outcomes(result) == [("mask_values", "fixed")]
@@ -149,13 +149,13 @@ def test_a_blurred_mask_is_recognized(tmp_path: Path) -> None:
     assert problem.found == "has 8 values between those of the classes, in 6.7% of its pixels"
 
 
-def test_each_pixel_of_a_blurred_mask_may_take_the_nearest_class(tmp_path: Path) -> None:
+def test_each_pixel_of_a_blurred_mask_can_take_the_nearest_class(tmp_path: Path) -> None:
     result = blurred(tmp_path, "fix")
     assert outcomes(result) == [("blurred_mask", "fixed")]
     assert mask_of(result).tolist() == [[0] * 6 + [1] * 6] * 10
 
 
-def test_a_blurred_mask_in_colors_takes_the_nearest_color(tmp_path: Path) -> None:
+def test_a_blurred_color_mask_takes_the_nearest_color(tmp_path: Path) -> None:
     colors = [(0, 0, 0), (200, 0, 0)]
     classes = Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {COLOR: 0, COLOR | 200 << 16: 1}, ())
     mask = np.array([[colors[0]] * 6 + [colors[1]] * 6] * 10, np.uint8)
@@ -170,13 +170,13 @@ def test_a_blurred_mask_in_colors_takes_the_nearest_color(tmp_path: Path) -> Non
 EMPTY = np.full((2, 3), 255, np.uint8)
 
 
-def test_a_mask_of_only_ignored_pixels_counts_as_none(tmp_path: Path) -> None:
+def test_a_mask_of_only_ignored_pixels_is_treated_as_missing(tmp_path: Path) -> None:
     result = checked(tmp_path, encoded(IMAGE), encoded(EMPTY))
     assert outcomes(result) == [("empty_mask", "fixed")]
     assert result.image is not None and result.mask is None and result.class_counts == {}
 
 
-def test_a_mask_of_only_ignored_pixels_may_be_kept_or_exclude_the_image(tmp_path: Path) -> None:
+def test_a_mask_of_only_ignored_pixels_can_be_kept_or_exclude_the_image(tmp_path: Path) -> None:
     assert (mask_of(checked(tmp_path, encoded(IMAGE), encoded(EMPTY), empty_mask="allow")) == IGNORE).all()
     assert left_out(checked(tmp_path, encoded(IMAGE), encoded(EMPTY), empty_mask="quarantine")).kind == "empty_mask"
 

@@ -8,7 +8,7 @@ from tests.files import made_once
 from tests.registry import databases
 from tests.sharing import shared_server
 
-EMPTY = "mlflow"  # a database with MLflow's tables and nothing else
+EMPTY = "mlflow"  # a database that contains only MLflow's tables
 
 
 @pytest.fixture(scope="session")

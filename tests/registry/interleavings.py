@@ -1,9 +1,9 @@
 """Runs the audit in two or three processes at once, over a registry in memory, in every order up to a bound.
 
 Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process continues, which
-write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short where it reaches a
-state that an earlier one has been in (the registry, what each process has read so far, what may still happen). At its
-end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
+write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short when it reaches a
+state that an earlier schedule has been in (the registry, what each process has read so far, what may still happen). At
+its end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
 
     python -m tests.registry.interleavings                 # all schedules within the bounds of CASES
     git show COMMIT:pspnet/registry/audit.py > old.py
@@ -38,12 +38,12 @@ from tests.registry.memory import WRITES, Registry
 MODEL = "streets"
 WRITE_ALIAS = "set_registered_model_alias"
 SLOW = 100.0  # seconds that pass in a second of sleep, so that no schedule waits for long
-LONGEST = 1500  # calls in a schedule; a longer one never ends
+LONGEST = 1500  # calls in a schedule; a longer schedule would never end
 NAMES = "ABC"
 
 
 class Process:
-    """Promotes a version, or settles what others left (None). The audit treats it as MLflow's client."""
+    """Promotes a version, or settles what others left behind (None). The audit treats it as MLflow's client."""
 
     def __init__(self, world: "World", name: str, version: int | None) -> None:
         self.world, self.name, self.version = world, name, version
@@ -134,7 +134,7 @@ class World:
         self.module, self.seconds = module, 0.0
         self.registry = _start(module).copy()
         self.in_flight: list[partial[Any]] = []
-        self.repeated = False  # a write, by the network
+        self.repeated = False  # whether the network has repeated a write
         self.set_by_persons: list[int] = []
         self.warnings: list[str] = []
         self.processes = [Process(self, name, version) for name, version in zip(NAMES, versions, strict=False)]
@@ -216,7 +216,7 @@ class Bounds:
     """How much may happen in one schedule."""
 
     switches: int  # away from a process that could continue
-    deaths: int = 0  # before a write; a process that is never resumed stands for a death anywhere else
+    deaths: int = 0  # before a write; a process that is never resumed represents a death anywhere else
     faults: int = 0  # writes lost or late; the network may also repeat writes of the alias
     persons: int = 0
 
@@ -231,7 +231,7 @@ class Case:
     versions: tuple[int | None, ...]  # the version each process promotes; None: it settles
     bounds: Bounds
     person: int = 5  # the version that a person sets
-    most: int | None = None  # schedules, chosen at random, where running all would take days
+    most: int | None = None  # schedules, chosen at random, because running all would take days
 
 
 CASES = (
@@ -280,7 +280,7 @@ def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) 
 def _follow(
     world: World, case: Case, prefix: list[Choice], todo: list[list[Choice]], seen: dict[int, list[Bounds]]
 ) -> tuple[list[Choice], bool]:
-    """Take the choices in `prefix`, then always the first, adding the others to `todo`; return whether this was new."""
+    """Take the choices in `prefix`, then always the first; add the others to `todo`. Return whether this was new."""
     left, current = case.bounds, 0
     taken: list[Choice] = []
     while not all(process.ended for process in world.processes) and len(taken) < LONGEST:
@@ -301,7 +301,7 @@ def _follow(
 
 
 def _choices(world: World, current: int, left: Bounds) -> Iterator[tuple[Choice, Bounds]]:
-    """Yield each possible next event, the most ordinary first, with what may happen after it."""
+    """Yield each possible next event, the most common first, with what may happen after it."""
     alive = [number for number, process in enumerate(world.processes) if not process.ended]
     process = world.processes[current]
     if current in alive:
@@ -399,8 +399,8 @@ def _set_retries(value: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--audit", type=Path, help="a different audit.py, such as an older one")
-    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--audit", type=Path, help="a different audit.py, such as an older version")
+    parser.add_argument("--case", default="", help="only the cases that contain this text in their name")
     parser.add_argument("--limit", type=int, help="run only this many schedules of each case, chosen at random")
     options = parser.parse_args()
     module = _load(options.audit) if options.audit else shipped

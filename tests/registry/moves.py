@@ -1,11 +1,11 @@
-"""Moves of the champion as tests make them, without the gate."""
+"""Moves the champion for tests, without the gate."""
 
 from pspnet.registry.audit import Audit
 from pspnet.registry.records import Move, ProposedMove
 
 
 def make_move(audit: Audit, proposed: ProposedMove, contended: bool = False) -> Move:
-    """Make the move. Another process may be quicker only if the alias is `contended`."""
+    """Make the move. Another process may get there first only if the alias is `contended`."""
     for position in audit.attempts():
         applied = audit.apply(proposed, position)
         if isinstance(applied, Move):

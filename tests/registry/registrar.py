@@ -1,6 +1,6 @@
 """`python -m tests.registry.registrar STATE FOLDER` makes eight versions, each better than the one before.
 
-The networks are untrained; each report measures predictions that are wrong less often than the last. A ninth version
+The networks are untrained; each report measures predictions with fewer errors than the one before. A ninth version
 has a different class.
 """
 
@@ -34,7 +34,7 @@ SAMPLES = [Annotated(f"image{n}", f"scene{n // 2}", np.zeros((24, 32, 3), np.uin
 
 
 class Careless:
-    """Predicts the mask, except for a share of the pixels."""
+    """Predicts the mask correctly, except for a share of the pixels."""
 
     def __init__(self, wrong: float) -> None:
         self._wrong, self._rng = wrong, np.random.default_rng(0)

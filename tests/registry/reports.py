@@ -25,7 +25,7 @@ Matrix = NDArray[np.int64]
 
 
 def found(road_and_car: int, sky_and_tree: int | None = None, out_of: int = 100) -> Matrix:
-    """Return a confusion matrix where road and car have the IoU road_and_car / out_of, sky and tree likewise.
+    """Return a confusion matrix where road and car have the IoU road_and_car / out_of; sky and tree work the same way.
 
     In each pair, both classes have `hits` correct pixels. The other pixels of the first class are predicted as the
     second, which has no others. So the union is `out_of` pixels for both. No pixel is a train.

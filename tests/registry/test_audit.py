@@ -26,7 +26,7 @@ from tests.registry.moves import make_move
 from tests.waiting import wait_until
 
 SECONDS = 60
-MOMENTS = 8  # in each history, because longer ones are slow to read
+MOMENTS = 8  # in each history, because long histories are slow to read
 killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # without e2e
 
 
@@ -96,7 +96,7 @@ class AuditedRegistry:
         return make_move(self.audit, ProposedMove("promotion", version, ""), contended)
 
     def assert_in_order(self) -> list[Move]:
-        """Check that numbers are complete, each move starts where the last ended, and the alias agrees."""
+        """Check that no number is missing, each move starts where the last one ended, and the alias agrees."""
         moves = self.audit.moves()
         assert [move.number for move in moves] == list(range(1, len(moves) + 1))
         done = [move for move in moves if move.state == "done"]
@@ -125,11 +125,11 @@ def test_each_number_is_won_by_one_of_eight_processes(registry: AuditedRegistry)
     assert [move.state for move in moves] == ["done"] * 8
     assert sorted(move.to_version for move in moves) == list(range(1, 9))
     assert all("moved" in text for text in outputs)
-    assert any("was won by" in text for text in outputs)  # otherwise they never competed
+    assert any("was won by" in text for text in outputs)  # otherwise, they never competed
 
 
 @pytest.mark.e2e
-def test_a_process_that_expected_another_champion_stops(registry: AuditedRegistry) -> None:
+def test_a_process_that_expected_a_different_champion_stops(registry: AuditedRegistry) -> None:
     outputs = race([registry.ready(version, expected=0) for version in range(1, 9)])
     (move,) = registry.assert_in_order()
     assert sum("stopped: the champion is" in text for text in outputs) == 7
@@ -250,7 +250,7 @@ def test_an_unfinished_record_of_an_outside_move_writes_nothing(registry: Audite
 
 
 def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedRegistry) -> None:
-    """It may be in another container, so an unused pid here proves nothing."""
+    """It may be in another container, so the pid being unused here proves nothing."""
     elsewhere = replace(wanted(registry, "promotion", 0, 3), system="another kernel pid:[1]")
     killed_after_its_claim(registry, elsewhere)
     registry.audit.settle()
@@ -258,7 +258,7 @@ def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedReg
     assert registry.champion == 3
 
 
-def test_the_audit_does_not_wait_for_a_process_that_is_gone_from_here(registry: AuditedRegistry) -> None:
+def test_the_audit_does_not_wait_for_a_process_that_has_ended_on_this_host(registry: AuditedRegistry) -> None:
     killed_after_its_claim(registry, wanted(registry, "promotion", 0, 3))
     registry.audit.settle()
     assert (registry.time.seconds, registry.champion) == (0, 3)
@@ -303,7 +303,7 @@ def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.Mon
     assert asked == ["registered-models/set-tag", "registered-models/alias", *["model-versions/set-tag"] * 3]
 
 
-def test_a_version_set_back_outside_pspnet_stays_with_a_warning(registry: AuditedRegistry) -> None:
+def test_a_version_set_back_outside_pspnet_is_kept_with_a_warning(registry: AuditedRegistry) -> None:
     for version in (1, 2):
         registry.promote(version)
     registry.versions.set_alias("champion", 1)

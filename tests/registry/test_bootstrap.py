@@ -12,7 +12,7 @@ from tests.registry.reports import CLASSES, NOTHING, found, report
 
 
 def scenes(seed: int, groups: int, classes: int) -> tuple[pd.DataFrame, pd.DataFrame, list[str], NDArray[np.int64]]:
-    """Return two models' images from scenes easy or hard for both, and the pixels summed by group: (G, 4, K)."""
+    """Return two models' images from scenes easy or hard for both models, and the pixels summed by group: (G, 4, K)."""
     rng = np.random.default_rng(seed)
     names = [f"class{k}" for k in range(classes)]
     group = rng.permutation(np.concatenate([np.arange(groups), rng.integers(0, groups, 2 * groups)]))
@@ -87,24 +87,24 @@ def test_a_class_absent_from_a_draw_is_left_out_of_its_mean() -> None:
     train_as_car[4, 1] = road_as_car[0, 1] = 10
     champion = report(train_as_car, road_as_car, bundle="b")
     difference, (low, high) = paired_bootstrap(candidate.images, champion.images, CLASSES, 1000)
-    # With the train alone, the road alone or both: 1 for the candidate, 0 for the champion.
+    # With only the train, only the road or both: 1 for the candidate, 0 for the champion.
     assert (difference, low, high) == (1, 1, 1)
 
 
-def test_draws_without_a_labeled_pixel_are_left_out() -> None:
+def test_draws_without_labeled_pixels_are_left_out() -> None:
     candidate, champion = (report(found(a), NOTHING, bundle=str(a)) for a in (90, 80))
     difference, (low, high) = paired_bootstrap(candidate.images, champion.images, CLASSES, 100)
     assert (difference, low, high) == pytest.approx((0.1, 0.1, 0.1))
 
 
-def test_the_groups_are_the_candidates() -> None:
+def test_the_groups_are_those_of_the_candidate() -> None:
     """An older report on the same split may name its groups differently."""
     candidate, champion, names, _ = scenes(0, 20, 3)
     first = paired_bootstrap(candidate, champion, names, 200)
     assert paired_bootstrap(candidate, champion.assign(group="all"), names, 200) == first
 
 
-def test_reports_of_other_images_are_a_bug() -> None:
+def test_reports_on_different_images_are_a_bug() -> None:
     candidate, champion, names, _ = scenes(0, 10, 3)
     for other in (champion[1:], champion.replace({"id": {"image0": "image99"}}), pd.concat([champion, champion[:1]])):
         with pytest.raises(ValueError, match="do not cover the same images"):

@@ -42,7 +42,7 @@ def text(decision: Decision, rule: str) -> str:
 @pytest.mark.parametrize(
     ("candidate", "champion", "changes", "outcome", "rules", "words"),
     [
-        # no champion: only the rules about the candidate alone
+        # no champion: only the rules that need nothing but the candidate
         pytest.param(GOOD, None, {}, "passed", [], "test mIoU 0.900, at least 0.500 is required", id="first"),
         pytest.param(GOOD, None, {"min_mean_iou": 0.91}, "refused", ["floor"], "at least 0.910", id="first too weak"),
         pytest.param(GOOD, None, {"withdrawn": "was rolled back"}, "held", ["not rolled back"], "", id="first, rolled"),
@@ -155,7 +155,7 @@ def text(decision: Decision, rule: str) -> str:
         pytest.param(GOOD, OLD, {"forced": True}, "passed", [], "though nothing held it", id="forced without need"),
     ],
 )  # fmt: skip
-def test_the_gate_decides(
+def test_the_gate_decides_as_expected(
     candidate: EvaluationReport,
     champion: EvaluationReport | None,
     changes: dict[str, Any],
@@ -167,7 +167,7 @@ def test_the_gate_decides(
     assert (decision.outcome, broken(decision)) == (outcome, rules)
     assert words in "\n".join(reason.text for reason in decision.reasons)
     assert decision.forced == changes.get("forced", False)
-    # The rules keep their order, whatever the outcome.
+    # The rules keep their order regardless of the outcome.
     assert [*filter([r.rule for r in decision.reasons].__contains__, [*EVERY_RULE, "forced"])] == [
         reason.rule for reason in decision.reasons
     ]
@@ -175,7 +175,7 @@ def test_the_gate_decides(
     decision_page(decision)
 
 
-def test_a_comparison_gives_a_reason_for_every_rule() -> None:
+def test_a_comparison_states_a_reason_for_every_rule() -> None:
     assert [reason.rule for reason in gate(GOOD, OLD).reasons] == EVERY_RULE
 
 

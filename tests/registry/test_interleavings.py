@@ -1,4 +1,4 @@
-"""Three schedules that once lost a champion, and a sample of the schedules that `tests.registry.interleavings` runs."""
+"""Schedules that once lost a champion, and a sample of the schedules that `tests.registry.interleavings` runs."""
 
 import pytest
 

@@ -141,7 +141,7 @@ def test_code_is_a_commit_and_the_changes_to_it(facts: dict[str, Any]) -> None:
     ]
 
 
-def test_a_run_is_known_here_or_elsewhere_or_not_tracked(facts: dict[str, Any]) -> None:
+def test_a_run_is_tracked_here_or_elsewhere_or_not_at_all(facts: dict[str, Any]) -> None:
     runs = facts["runs"]
     assert list(runs) == ["prepare", "pretrain", "finetune"]
     assert [(run["run_id"] is None, run["elsewhere"]) for run in runs.values()] == [
@@ -166,7 +166,7 @@ def test_decisions_and_moves_are_those_of_this_version(facts: dict[str, Any], re
     assert facts["moves"][0]["why"] == "looks [red]good[/]"
 
 
-def test_params_and_packages_that_differ_today_are_listed(
+def test_params_and_packages_that_differ_from_todays_are_listed(
     registry: ModelRegistry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = read_yaml(Path("params.yaml"))
@@ -194,7 +194,7 @@ def test_params_and_packages_that_differ_today_are_listed(
 
 
 @pytest.mark.parametrize("width", [40, 100])
-def test_the_tree_fits_the_terminal_and_shows_brackets_as_they_are(
+def test_the_tree_fits_the_terminal_and_shows_brackets_literally(
     registry: ModelRegistry, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(terminal, "out", Console(width=width, highlight=False, soft_wrap=True))
@@ -230,7 +230,7 @@ def test_a_version_without_provenance_is_refused(registry: ModelRegistry) -> Non
         lineage(registry, "4", as_json=False)
 
 
-def test_a_run_has_a_page_where_there_is_a_server(registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_has_a_page_if_there_is_a_server(registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     run = registry.client.get_run(registry.versions.get("1").tags["run.prepare"]).info
     assert run_page(registry.client, registry.state, run.run_id) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example.org/")
@@ -239,7 +239,7 @@ def test_a_run_has_a_page_where_there_is_a_server(registry: ModelRegistry, monke
     assert run_page(registry.client, registry.state, "0" * 32) is None  # deleted for good
 
 
-def test_new_files_that_no_stage_uses_stay_private(registry: ModelRegistry) -> None:
+def test_new_files_that_no_stage_uses_are_kept_private(registry: ModelRegistry) -> None:
     (diff, _) = Path("registered").rglob("changes.diff")
     assert b"scripts/split.py" in diff.read_bytes()
     assert b"scripts/other.py" not in diff.read_bytes()

@@ -1,4 +1,4 @@
-"""`pspnet retrain` starts no flow where promoting would change nothing."""
+"""`pspnet retrain` starts no flow if promoting would change nothing."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def promoted(registry: ModelRegistry, version: Version, found: Results) -> str:
     return promote(registry, version, LocalData(found.prepared, found.report)).headline(MODEL)
 
 
-def test_only_a_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_is_already_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None:
     registry, first = opened(state), results(tmp_path, 5)
     assert headline(registry, first) is None  # no version yet
     version = registered(registry, first)
@@ -60,7 +60,7 @@ def test_only_a_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None
     )
 
     registry.client.set_tag(version.run_id, "pspnet.version", "")
-    assert headline(registry, first) is None  # its run does not name it
+    assert headline(registry, first) is None  # its run does not name the version
     register(registry, first)
     assert headline(registry, first)
 
@@ -68,7 +68,7 @@ def test_only_a_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None
     assert headline(registry, first) is None  # a missing champion
 
 
-def test_a_decision_stands_until_the_question_changes(state: Path, tmp_path: Path) -> None:
+def test_a_decision_holds_until_the_question_changes(state: Path, tmp_path: Path) -> None:
     registry, better, worse = opened(state), results(tmp_path, 6), results(tmp_path, 4)
     promoted(registry, registered(registry, better), better)
     second = registered(registry, worse)

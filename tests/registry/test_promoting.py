@@ -1,4 +1,4 @@
-"""The commands as processes, on eight versions, each better than the one before, and a ninth with other classes."""
+"""The commands as processes, on eight versions, each better than the one before, and a ninth with different classes."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def registered(shared: Path, warm_python: str) -> Path:
 
 @pytest.fixture
 def team(database: str, registered: Path, warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
-    """The nine versions, in a database and folders used by this test alone."""
+    """The nine versions, in a database and folders used only by this test."""
     team = Team(warm_python, database, tmp_path)
     shutil.copytree(registered / "mlartifacts", tmp_path / "mlartifacts", copy_function=linked)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/mlflow.db")
@@ -88,7 +88,7 @@ def team(database: str, registered: Path, warm_python: str, tmp_path: Path, monk
 @pytest.mark.kills
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 def test_eight_hosts_promote_eight_versions_at_once(team: Team) -> None:
-    """Each version is compared with the current champion; one that is no better by then is rejected."""
+    """Each version is compared with the current champion; a version that is no better by then is rejected."""
     hosts = {number: team.start(f"host{number}", "promote", str(number)) for number in range(1, 9)}
     outputs = {number: "".join(host.communicate(timeout=300)) for number, host in hosts.items()}
     champions = team.champions()
@@ -105,7 +105,7 @@ def test_eight_hosts_promote_eight_versions_at_once(team: Team) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_version_with_other_classes_is_held_until_a_person_forces_it(team: Team) -> None:
+def test_a_version_with_different_classes_is_held_until_a_person_forces_it(team: Team) -> None:
     team.call("promote", "1")
     output = team.call("promote", "9", status=1)
     assert "version 9 is held" in output
@@ -119,7 +119,7 @@ def test_a_version_with_other_classes_is_held_until_a_person_forces_it(team: Tea
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_version_that_predicts_otherwise_than_its_bundle_is_refused(team: Team) -> None:
-    """Its process would answer with different masks, because of packages, hardware or a bug in our code."""
+    """Its process would return different masks, because of packages, hardware or a bug in our code."""
     bundles = {item["version"]: item["bundle"][:16] for item in json.loads(team.call("models", "--json"))}
     store = Path(team.database.removeprefix("sqlite:///")).parent
     version, other = (next(store.rglob(f"versions/{bundles[number]}-*")) for number in (2, 3))

@@ -1,4 +1,4 @@
-"""A version serves with the settings it was measured with: reports made with other settings do not count."""
+"""A version serves with the settings it was measured with, so reports made with other settings do not count."""
 
 import dataclasses
 import shutil
@@ -37,7 +37,7 @@ def mirrored() -> Params:
     return demo_params(predict__flip=True)
 
 
-def test_a_model_measured_with_other_settings_is_not_registered(results: Results, state: Path) -> None:
+def test_a_model_measured_with_different_settings_is_not_registered(results: Results, state: Path) -> None:
     with pytest.raises(UserError) as refusal:
         register(open_registry(state, mirrored()), results)
     assert "was measured with settings other than those in params.yaml" in str(refusal.value)
@@ -59,6 +59,6 @@ def test_the_gate_ignores_a_report_made_with_other_settings(
     write_report(dataclasses.replace(perfect, protocol="mirrored too"), [], [], {}, other)
     decision = decide_on(registry, version, None, LocalData(tmp_path / "none", other), forced=False)
     assert decision.candidate.mean_iou == pytest.approx(registered.mean_iou)
-    # With the same settings, the newer report counts. Forcing it makes it a different question.
+    # With the same settings, the newer report counts. Forcing it makes this a different question.
     decision = decide_on(registry, version, None, LocalData(tmp_path / "none", same), forced=True)
     assert decision.candidate.mean_iou == 1

@@ -1,4 +1,4 @@
-"""Somebody who can write to the artifact store cannot change a version unnoticed."""
+"""Someone who can write to the artifact store cannot change a version unnoticed."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_with_a_key_only_signed_seals_count(
 def test_with_a_key_the_seal_of_another_version_is_refused(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody who can write to MLflow copies the files and both tags of a signed version."""
+    """Someone who can write to MLflow copies the files and both tags of a signed version."""
     monkeypatch.setenv(KEY, SECRET)
     add_packed(registry.versions, tmp_path / "first", "1")
     second = add_packed(registry.versions, tmp_path / "second", "2")
@@ -223,7 +223,7 @@ def test_an_unsigned_claim_is_not_carried_out(registry: ModelRegistry, records: 
     assert registry.versions.alias("champion") == 4
 
 
-def test_records_signed_with_another_key_are_refused(
+def test_records_signed_with_a_different_key_are_refused(
     registry: ModelRegistry, records: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote(registry, 3)

@@ -10,7 +10,7 @@ from tests.registry.packed import add_packed
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow warns about its own code
 
 
-def test_the_first_of_two_versions_of_a_bundle_stays(state: Path) -> None:
+def test_the_first_of_two_versions_of_a_bundle_is_kept(state: Path) -> None:
     """Two hosts may add the same bundle at the same time."""
     client = connect(state)
     versions = Versions(client, state, "streets")
@@ -22,7 +22,7 @@ def test_the_first_of_two_versions_of_a_bundle_stays(state: Path) -> None:
     assert [version.number for version in versions.all()] == [first.number]
 
 
-def test_a_downloaded_version_is_known_without_mlflow(state: Path, tmp_path: Path) -> None:
+def test_a_downloaded_version_is_recognized_without_mlflow(state: Path, tmp_path: Path) -> None:
     client = connect(state)
     versions = Versions(client, state, "streets")
     version = add_packed(versions, tmp_path / "made")

@@ -1,4 +1,4 @@
-"""Properties of every method, and the task of each one."""
+"""Properties that every method has, and each method's own task."""
 
 from typing import Any
 
@@ -41,14 +41,14 @@ def test_the_kinds_in_the_params_are_the_methods_and_none() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_views_depend_on_the_generator_alone(name: str, image: NDArray[np.uint8]) -> None:
+def test_views_depend_only_on_the_generator(name: str, image: NDArray[np.uint8]) -> None:
     first, again, other = (views_of(name, image, seed) for seed in (5, 5, 6))
     assert all((first[key] == again[key]).all() for key in first)
     assert any((first[key] != other[key]).any() for key in first)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_loss_teaches_the_whole_backbone(name: str, image: NDArray[np.uint8]) -> None:
+def test_the_loss_trains_the_whole_backbone(name: str, image: NDArray[np.uint8]) -> None:
     pretext = build(name)
     loss, figures = pretext(batch(name, image))
     loss.backward()
@@ -80,7 +80,7 @@ def test_rotation_rotates_the_view_by_its_answer(image: NDArray[np.uint8]) -> No
     assert seen == {0, 1, 2, 3}
 
 
-def test_jigsaw_patches_lie_where_the_answers_say(image: NDArray[np.uint8]) -> None:
+def test_jigsaw_patches_are_where_the_answers_say(image: NDArray[np.uint8]) -> None:
     grid, gap, side = 3, 2, 32
     views = views_of("jigsaw", image, seed=0, grid=grid, gap_px=gap, gray_probability=0.0)
     assert sorted(views["origins"].ravel().tolist()) == list(range(grid**2))
@@ -97,7 +97,7 @@ def test_jigsaw_patches_lie_where_the_answers_say(image: NDArray[np.uint8]) -> N
         assert abs(shift.max()) <= 16
 
 
-def test_inpainting_hides_its_share_in_whole_blocks(image: NDArray[np.uint8]) -> None:
+def test_inpainting_hides_the_configured_share_in_whole_blocks(image: NDArray[np.uint8]) -> None:
     block = 16
     hidden = views_of("inpainting", image, seed=0, block_px=block, hidden_share=0.4)["hidden"][0]
     assert hidden.sum() == 14 * block**2  # of 36
@@ -105,13 +105,13 @@ def test_inpainting_hides_its_share_in_whole_blocks(image: NDArray[np.uint8]) ->
     assert set(np.unique(blocks)) == {0, block**2}
 
 
-def test_inpainting_network_never_sees_what_is_hidden(image: NDArray[np.uint8]) -> None:
+def test_the_inpainting_network_never_sees_what_is_hidden(image: NDArray[np.uint8]) -> None:
     pretext, views = build("inpainting").eval(), batch("inpainting", image)
     noise = torch.randint_like(views["image"], 256)
     changed = views | {"image": torch.where(views["hidden"], noise, views["image"])}
     seen = [GRAY(v["image"]).masked_fill(v["hidden"], 0) for v in (views, changed)]
     assert torch.equal(*seen)
-    # The prediction is the same, so the error outside the holes is too, while the error inside them is not.
+    # The prediction is the same, so only the error inside the holes changes, not the error outside them.
     (loss, figures), (other_loss, other_figures) = pretext(views), pretext(changed)
     assert torch.isclose(figures["visible_error"], other_figures["visible_error"])
     assert loss != other_loss

@@ -1,4 +1,4 @@
-"""A new method is a module, its settings, an entry in METHODS and a test: no other file names it."""
+"""A new method needs only a module, its settings, an entry in METHODS and a test. No other file names it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,7 +82,7 @@ def with_method(**settings: Any) -> AllParams:
 
 
 @pytest.mark.usefixtures("method")
-def test_it_trains_two_steps(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_trains_for_two_steps(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", "0")
     steps: list[str] = []
     run_pretrain(with_method(darkest=0.5), prepared, tmp_path, lambda done, total, note: steps.append(note))
@@ -101,7 +101,7 @@ def test_its_settings_are_checked() -> None:
 
 
 @pytest.mark.parametrize("path", [ROOT / "params.yaml", *(ROOT / "recipes").glob("*.yaml")], ids=lambda path: path.name)
-def test_params_files_stay_as_they_are(path: Path) -> None:
+def test_params_files_do_not_change(path: Path) -> None:
     validate(AllParams, read_yaml(path), path.name)
 
 

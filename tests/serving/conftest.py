@@ -46,7 +46,7 @@ def version(bundle: Path, shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def newer_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Today's package with a changed network, which would predict the opposite."""
+    """Today's package with a changed network that would predict the opposite."""
     folder = tmp_path_factory.mktemp("newer")
     shutil.copytree(ROOT / "pspnet", folder / "pspnet", ignore=shutil.ignore_patterns("__pycache__"))
     network = folder / "pspnet/model/network.py"

@@ -82,7 +82,7 @@ def process(command: Sequence[object], folder: Path, **settings: str) -> Iterato
 
 @contextmanager
 def server(python: str, version: Path, folder: Path, *options: str, **settings: str) -> Iterator[tuple[Process, int]]:
-    """Start our server on a free port; yield once it answers."""
+    """Start our server on a free port; yield as soon as it answers."""
     with process([python, "-P", SERVER, *options_for(version), *options], folder, **settings) as started:
         yield started, port_of(started, folder)
 
@@ -128,7 +128,7 @@ def get(port: int, path: str) -> Response:
 def post(
     port: int, content: Any, kind: str | None = "application/json", headers: dict[str, str] | None = None
 ) -> Response:
-    """Post bytes or an iterator of bytes as they are, anything else as JSON."""
+    """Post bytes or an iterator of bytes unchanged, and anything else as JSON."""
     body = content if isinstance(content, bytes | Iterator) else json.dumps(content).encode()
     return _request(port, "POST", URL, body, {**({"content-type": kind} if kind else {}), **(headers or {})})
 

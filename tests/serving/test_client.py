@@ -94,7 +94,7 @@ def test_answers_are_the_bundles_masks_with_confidence_and_shares(ask: Ask, bund
         assert answer.shares == {name: (answer.mask == number).mean() for number, name in enumerate(CLASSES)}
 
 
-def test_a_local_client_has_no_limits(ask: Ask) -> None:
+def test_a_local_client_has_no_request_limits(ask: Ask) -> None:
     assert len(ask([encoded(noise(8, 8))] * 20)) == 20  # over HTTP the limit is 16
 
 
@@ -138,7 +138,7 @@ def test_an_old_version_answers_with_its_own_code_when_a_newer_checkout_asks(
     assert np.array_equal(answer["mask"], predicted(bundle, noise(30, 50)))
 
 
-def test_a_worker_uses_the_versions_code_even_if_another_is_first_on_the_path(
+def test_a_worker_uses_the_versions_code_even_if_another_pspnet_is_first_on_the_path(
     version: Path, newer_checkout: Path, tmp_path: Path
 ) -> None:
     with subprocess.Popen(
@@ -236,9 +236,7 @@ def test_one_process_runs_todays_code_on_the_bundle_and_then_the_versions_own(ve
 @pytest.mark.parametrize("function", ["os.getpid", EXAMPLES])
 def test_a_version_answers_even_if_nobody_waited_for_the_call(version: Path, function: str) -> None:
     with warm_process() as call:
-        call(
-            function, 100, examples_of(version / "nowhere") if function == EXAMPLES else {}
-        )  # its error reaches nobody
+        call(function, 100, examples_of(version / "nowhere") if function == EXAMPLES else {})  # nobody sees its error
         with served(version) as ask:
             assert len(ask([encoded(noise(8, 8))])) == 1
 

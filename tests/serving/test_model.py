@@ -76,7 +76,7 @@ def test_every_request_format_of_mlflow_is_accepted(port: int, bundle: Path) -> 
 
 
 @pytest.mark.e2e
-def test_a_bad_request_is_400_with_a_short_message_and_without_a_traceback(port: int) -> None:
+def test_a_bad_request_gets_400_with_a_short_message_and_without_a_traceback(port: int) -> None:
     sound = encoded(noise(30, 50))
     bomb = png_of_zeros(50_000, 50_000, data=b"\0")
     zeros = png_of_zeros(20_000, 20_000)
@@ -98,7 +98,7 @@ def test_a_bad_request_is_400_with_a_short_message_and_without_a_traceback(port:
 
 
 @pytest.mark.e2e
-def test_a_request_without_images_or_with_too_many_is_400(port: int) -> None:
+def test_a_request_without_images_or_with_too_many_gets_400(port: int) -> None:
     none, many = post(port, split()), post(port, split(*[encoded(noise(8, 8))] * 17))
     assert (none.status, none.message) == (400, "request: holds no image; expected from 1 to 16")
     assert (many.status, many.message) == (
@@ -112,7 +112,7 @@ def test_a_request_without_images_or_with_too_many_is_400(port: int) -> None:
 
 
 @pytest.mark.e2e
-def test_a_process_that_uses_another_pspnet_cannot_load_a_version(
+def test_a_process_that_uses_a_different_pspnet_cannot_load_a_version(
     version: Path, tmp_path: Path, warm_python: str
 ) -> None:
     code = "import pspnet.errors, mlflow.pyfunc, sys; mlflow.pyfunc.load_model(sys.argv[1])"

@@ -71,7 +71,7 @@ def test_nothing_in_a_version_is_pickled(version: Path) -> None:
     assert "python_model" not in mlmodel(version)["flavors"]["python_function"]
 
 
-def test_a_version_carries_the_package_and_nothing_else_of_the_checkout(version: Path) -> None:
+def test_a_version_carries_the_package_and_nothing_else_from_the_checkout(version: Path) -> None:
     code = version / "code"
     names = {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     expected = {str(path.relative_to(ROOT)) for kind in ("*.py", "*.j2") for path in (ROOT / "pspnet").rglob(kind)}

@@ -47,7 +47,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Client:
-    """One connection: the parts it sends and the answer it gets. If not `complete`, it never sends the rest."""
+    """A connection: the parts it sends and the answer it gets. If not `complete`, it never sends the rest."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_a_request_and_its_answer_pass_through_whole() -> None:
+def test_a_request_and_its_answer_pass_through_unchanged() -> None:
     async def test() -> None:
         client = await Client(GOOD[:5], GOOD[5:9], GOOD[9:]).ask(Bounded(echo, 1000, 1, 1))
         assert client.response.content == json.loads(GOOD)
@@ -121,7 +121,7 @@ def test_a_request_and_its_answer_pass_through_whole() -> None:
     ],
     ids=["streamed", "declared", "not yet sent"],
 )
-def test_a_body_over_the_limit_is_413(client: Callable[[], Client]) -> None:
+def test_a_body_over_the_limit_gets_413(client: Callable[[], Client]) -> None:
     async def test() -> None:
         response = (await client().ask(Bounded(echo, 1000, 1, 1))).response
         assert response.status == 413
@@ -133,7 +133,7 @@ def test_a_body_over_the_limit_is_413(client: Callable[[], Client]) -> None:
     run(test)
 
 
-def test_a_body_that_never_ends_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_never_ends_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BODY_SECONDS", 0.2)
 
     async def test() -> None:
@@ -146,7 +146,7 @@ def test_a_body_that_never_ends_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test)
 
 
-def test_a_body_that_arrives_too_slowly_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_arrives_too_slowly_gets_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.2)
     monkeypatch.setattr(module, "PROGRESS_BYTES", 100)
 
@@ -161,7 +161,7 @@ def test_a_body_that_arrives_too_slowly_is_408(monkeypatch: pytest.MonkeyPatch) 
     run(test)
 
 
-def test_requests_beyond_those_that_may_wait_are_503() -> None:
+def test_requests_beyond_those_allowed_to_wait_get_503() -> None:
     async def test() -> None:
         goes_on = asyncio.Event()
 
@@ -541,7 +541,7 @@ def test_a_client_is_an_ipv4_address_or_an_ipv6_network(address: str, client: st
     assert module.client_of((address, 1)) == client
 
 
-def test_a_failure_is_500_without_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_gets_500_without_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         raise ZeroDivisionError("secret")
 
@@ -567,7 +567,7 @@ def test_a_failure_is_500_without_its_traceback(caplog: pytest.LogCaptureFixture
     ],
     ids=["traceback", "repeated request", "both", "endless"],
 )
-def test_an_error_of_the_app_is_shortened(told: dict[str, str], message: str) -> None:
+def test_an_app_error_is_shortened(told: dict[str, str], message: str) -> None:
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"1")]})
         await send({"type": "http.response.body", "body": json.dumps({"error_code": "BAD_REQUEST", **told}).encode()})
@@ -602,7 +602,7 @@ ONE_OF = "expected exactly one of dataframe_split, dataframe_records, inputs, in
     ],
     ids=["empty", "extra", "list", "key", "no key", "two keys", "values", "lengths"],
 )
-def test_a_request_that_is_costly_or_malformed_is_400(body: bytes, message: str) -> None:
+def test_a_request_that_is_costly_or_malformed_gets_400(body: bytes, message: str) -> None:
     async def test() -> None:
         response = (await Client(body).ask(Bounded(echo, 100_000, 1, 1))).response
         assert (response.status, response.message) == (400, message)
@@ -610,7 +610,7 @@ def test_a_request_that_is_costly_or_malformed_is_400(body: bytes, message: str)
     run(test)
 
 
-def test_deeply_nested_json_is_400() -> None:
+def test_deeply_nested_json_gets_400() -> None:
     async def test() -> None:
         response = (await Client(b"[" * 9_000 + b"]" * 9_000).ask(Bounded(echo, 100_000, 1, 1))).response
         assert response.status == 400
@@ -682,14 +682,14 @@ def test_a_client_that_sends_too_much_gets_an_answer(port: int, streamed: bool) 
 
 
 @pytest.mark.e2e
-def test_mlflows_other_addresses_answer(port: int) -> None:
+def test_the_other_addresses_of_mlflow_answer(port: int) -> None:
     assert (get(port, "/ping").status, get(port, "/health").status) == (200, 200)
     assert get(port, "/version").text.count(".") == 2
     assert (get(port, "/nothing").status, get(port, URL).status) == (404, 405)
 
 
 @pytest.mark.e2e
-def test_a_newline_in_the_address_is_404(port: int) -> None:
+def test_a_newline_in_the_address_gets_404(port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
         connection.request("POST", f"{URL}%0A", GOOD, {"content-type": "text/csv"})

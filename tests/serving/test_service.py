@@ -90,7 +90,7 @@ def wrapped(text: str) -> str:
     [wrapped, lambda t: f"data:image/png;base64,{t}", lambda t: f"  data:image/png;charset=x;base64,\n{wrapped(t)}"],
     ids=["line breaks", "data URL", "both"],
 )
-def test_base64_may_have_line_breaks_or_a_data_url(service: Service, wrap: Callable[[str], str]) -> None:
+def test_base64_can_have_line_breaks_or_a_data_url(service: Service, wrap: Callable[[str], str]) -> None:
     sent = text(encoded(noise(30, 50)))
     assert service.answer(table(wrap(sent))).equals(service.answer(table(sent)))
 
@@ -148,7 +148,9 @@ def test_images_are_read_like_training_images(service: Service, bundle: Path) ->
     ],
     ids=lambda value: str(value)[:20] if not isinstance(value, bytes) else "bytes",
 )  # fmt: skip
-def test_a_value_that_is_not_an_image_is_refused_with_a_fix(service: Service, value: Any, message: str) -> None:
+def test_a_value_that_is_not_an_image_is_refused_and_the_fix_is_named(
+    service: Service, value: Any, message: str
+) -> None:
     assert refusal(service, table(value)) == f"image 1: {message}"
 
 
@@ -194,7 +196,7 @@ def test_an_image_at_the_limit_is_answered(service: Service) -> None:
     assert (row["height"], row["width"]) == (1000, 1000)
 
 
-def test_threads_at_once_get_the_same_answers_as_one_thread(service: Service) -> None:
+def test_several_threads_at_once_get_the_same_answers_as_one(service: Service) -> None:
     images = [encoded(noise(20 + 5 * number, 30, seed=number)) for number in range(4)]
     expected = [service.answer(table(image)) for image in images]
     wrong: list[int] = []

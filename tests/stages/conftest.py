@@ -20,7 +20,7 @@ from tests.training.conftest import quiet
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty street scenes with masks, each with a corner that is not annotated."""
+    """Thirty street scenes with masks, each with an unannotated corner."""
     folder = tmp_path_factory.mktemp("stages")
     synthesize(folder / "raw", images=30, labeled=30, seed=0, tick=quiet)
     for path in (folder / "raw/masks").iterdir():

@@ -1,5 +1,4 @@
-"""Files that break decoders, rotated photos and decompression bombs: each is prepared correctly, or named with the
-reason."""
+"""Files that break decoders, rotated photos and decompression bombs: each is prepared correctly or reported."""
 
 import csv
 import shutil
@@ -23,7 +22,7 @@ MASKED = ("train", "val", "test")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """All awkward files as images without masks, beside three sound pairs."""
+    """All awkward files as images without masks, plus three sound pairs."""
     for number, name in enumerate(MASKED):
         write(tmp_path / f"data/raw/images/{name}.png", encoded(noise(32, 32, number)))
         write(tmp_path / f"data/raw/masks/{name}.png", encoded(np.eye(32, dtype=np.uint8)))

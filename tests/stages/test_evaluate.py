@@ -45,7 +45,7 @@ def run(params: Params, prepared: Path, bundle: Path, folder: Path, tick: Tick =
 
 
 def measured_by_hand(prepared: Path, bundle: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Id -> the annotated pixels of a test image and their prediction, using none of our code but the network."""
+    """Id -> the annotated pixels of a test image and their prediction, using none of our code except the network."""
     dataset, model = PreparedDataset.open(prepared), Bundle.load(bundle)
     mean, std = (np.array(values) for values in (dataset.mean, dataset.std))
     pairs = {}
@@ -144,7 +144,7 @@ def test_the_same_inputs_make_the_same_bytes(params: Params, prepared: Path, bun
     assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
 
 
-def test_a_bundle_with_other_classes_is_refused(
+def test_a_bundle_with_different_classes_is_refused(
     params: Params, prepared: Path, foreign_bundle: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as error:

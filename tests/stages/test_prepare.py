@@ -93,7 +93,7 @@ def test_data_packed_into_an_archive_has_the_same_fingerprint(raw: Path, tmp_pat
     assert set(packed.index()["source"]) == {f"batch.{kind}/{source}" for source in loose.index()["source"]}
 
 
-def test_masks_in_colors_make_the_same_dataset(raw: Path, tmp_path: Path) -> None:
+def test_color_masks_make_the_same_dataset(raw: Path, tmp_path: Path) -> None:
     numbered = run(raw, tmp_path / "numbers")
     colors = {0: (128, 64, 128), 1: (220, 20, 60), 255: (0, 0, 0)}
     table = np.array([colors.get(value, (1, 1, 1)) for value in range(256)], np.uint8)
@@ -112,7 +112,7 @@ def test_masks_in_colors_make_the_same_dataset(raw: Path, tmp_path: Path) -> Non
         )  # fmt: skip
 
 
-def test_the_folder_holds_shards_facts_and_a_report_only(raw: Path, tmp_path: Path) -> None:
+def test_the_folder_holds_only_shards_facts_and_a_report(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path / "out")
     assert sorted(contents(tmp_path / "out")) == [
         "data_report.html",
@@ -131,7 +131,7 @@ def test_no_group_is_in_two_splits(raw: Path, tmp_path: Path) -> None:
     assert index.loc[index["split"] == "unlabeled", "id"].tolist() == ["unseen/1"]
 
 
-def test_added_data_moves_no_sample_to_another_split(raw: Path, tmp_path: Path) -> None:
+def test_added_data_moves_no_sample_to_a_different_split(raw: Path, tmp_path: Path) -> None:
     before = run(raw, tmp_path / "before").index().set_index("id")["split"]
     for scene in range(30, 40):
         write_pair(raw, f"scene{scene}/1", mask_of(f"{scene}"))
@@ -141,7 +141,7 @@ def test_added_data_moves_no_sample_to_another_split(raw: Path, tmp_path: Path) 
     assert after[before.index].equals(before)
 
 
-def test_the_same_data_makes_the_same_bytes_wherever_it_lies(raw: Path, tmp_path: Path) -> None:
+def test_the_same_data_makes_the_same_bytes_wherever_it_is_stored(raw: Path, tmp_path: Path) -> None:
     write(raw / "images/scene00/broken.png", b"")
     run(raw, tmp_path / "one", tolerated_share=0.1)
     shutil.move(raw, tmp_path / "elsewhere")
@@ -198,7 +198,7 @@ def test_after_a_fix_only_its_piece_is_checked_again(
     assert {path.suffix for path in (tmp_path / "checkpoints/prepare").iterdir()} == {".lock"}
 
 
-def test_each_sample_is_ticked(raw: Path, tmp_path: Path) -> None:
+def test_the_progress_counts_every_sample(raw: Path, tmp_path: Path) -> None:
     ticks: list[tuple[int, int, str]] = []
     run(raw, tmp_path / "out", lambda *tick: ticks.append(tick))
     total = 2 * SCENES + 1
@@ -235,7 +235,7 @@ def test_every_image_found_is_prepared_quarantined_or_a_duplicate(raw: Path, tmp
     assert all(row["file"] in page and row["found"].split(" (")[0] in page for row in problems(tmp_path / "out"))
 
 
-def test_files_that_are_not_images_may_be_left_out_and_are_counted(raw: Path, tmp_path: Path) -> None:
+def test_files_that_are_not_images_can_be_left_out_and_are_counted(raw: Path, tmp_path: Path) -> None:
     for number in range(40):
         write(raw / f"images/scene00/{number}.txt", "no image")
     write(raw / "masks/scene00/orphan.png", encoded(mask_of("")))
@@ -244,7 +244,7 @@ def test_files_that_are_not_images_may_be_left_out_and_are_counted(raw: Path, tm
 
 
 @pytest.mark.parametrize("kind", ["unreadable", "mask_values", "duplicate"])
-def test_the_policy_error_stops_with_every_problem_of_that_kind(raw: Path, tmp_path: Path, kind: str) -> None:
+def test_the_policy_error_stops_the_run_with_every_problem_of_that_kind(raw: Path, tmp_path: Path, kind: str) -> None:
     for number in range(2):
         write(raw / f"images/scene00/broken{number}.png", b"no image")
         write_pair(raw, f"scene00/other{number}", np.full((8, 12), 77, np.uint8))
@@ -255,7 +255,7 @@ def test_the_policy_error_stops_with_every_problem_of_that_kind(raw: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_the_copy_with_a_mask_is_kept_otherwise_the_one_in_test(raw: Path, tmp_path: Path) -> None:
+def test_the_copy_with_a_mask_is_kept_or_else_the_one_in_test(raw: Path, tmp_path: Path) -> None:
     index = run(raw, tmp_path / "before").index().set_index("id")
     groups = {split: index.index[index["split"] == split][0].split("/")[0] for split in ("train", "val", "test")}
     first = sorted(groups.values())[0]
@@ -275,7 +275,7 @@ def scene(height: int, width: int, seed: int) -> Any:
 
 
 @pytest.mark.parametrize(("policy", "duplicates"), [("quarantine", 1), ("allow", 0)])
-def test_a_smaller_copy_in_another_split_is_found(tmp_path: Path, policy: str, duplicates: int) -> None:
+def test_a_smaller_copy_in_a_different_split_is_found(tmp_path: Path, policy: str, duplicates: int) -> None:
     raw = tmp_path / "raw"
     for number in range(60):
         write(raw / f"images/{number:02d}.png", encoded(scene(120, 160, number)))
@@ -483,7 +483,7 @@ def test_official_splits_are_kept(raw: Path, tmp_path: Path) -> None:
     assert dataset.masks == {"train": 6, "val": 6, "test": 6, "unlabeled": 0}
 
 
-def test_contradicting_official_splits_stop_the_stage_or_are_fixed(tmp_path: Path) -> None:
+def test_contradictory_official_splits_stop_the_stage_or_are_fixed(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for name in ("a/1", "a/2", "b/1", "c/1"):
         write_pair(raw, name, mask_of(name))
@@ -502,7 +502,7 @@ def test_contradicting_official_splits_stop_the_stage_or_are_fixed(tmp_path: Pat
     assert (row["file"], row["outcome"]) == ("group 'a'", "fixed")
 
 
-def test_contradicting_lists_of_a_layout_are_fixed_and_not_counted(tmp_path: Path) -> None:
+def test_contradictory_lists_of_a_layout_are_fixed_and_not_counted(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     for number in range(4):
         write(raw / f"JPEGImages/{number}.jpg", encoded(noise(4, 4, number), "JPEG"))

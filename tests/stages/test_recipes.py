@@ -88,7 +88,7 @@ RAW: dict[str, Callable[[Path], None]] = {
 
 
 def tiny(recipe: str) -> Params:
-    """The recipe with a tiny network and short training, without downloads and compilation; its choices are kept."""
+    """The recipe with a tiny network and short training, without downloads or compilation; its choices are kept."""
     changes: dict[str, Any] = {
         "prepare__val_share": 0.3, "backbone__depth": 18, "backbone__width": 0.125, "backbone__weights": "random",
         "pretrain__epochs": 1, "pretrain__batch_size": 4, "pretrain__crop_px": 64,
@@ -100,7 +100,7 @@ def tiny(recipe: str) -> Params:
 
 
 @pytest.mark.parametrize("recipe", RAW)
-def test_a_recipe_trains_on_files_laid_out_as_its_set_is(
+def test_a_recipe_trains_on_files_laid_out_like_its_data(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", "0")

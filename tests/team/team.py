@@ -41,11 +41,11 @@ from tests.tracking.server import Server, answers
 from tests.waiting import wait_until
 
 STARTS_SECONDS = 240
-SOON_SECONDS = 180  # for things that take a moment, on a slow and busy machine
+SOON_SECONDS = 180  # for things that normally take a moment, on a slow, busy machine
 DUE_SECONDS = 8  # from a schedule to its first run; the server checks for new schedules every two seconds
 RETRAIN = "retrain/retrain"
 POOLS = ("cpu", "gpu")
-TEAM = "PSPNET_TEST_TEAM"  # environment variable of every process in the team
+TEAM = "PSPNET_TEST_TEAM"  # environment variable that every process in the team has
 HURRIED = {  # short waits; 30 s is the shortest heartbeat interval that Prefect allows
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
@@ -102,7 +102,7 @@ class Team:
             "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
             cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address, PREFECT_SERVER_API_AUTH_STRING=self._password,
         )  # fmt: skip
-        with ThreadPoolExecutor(1) as beside:  # a server needs seconds to start
+        with ThreadPoolExecutor(1) as beside:  # a server takes seconds to start
             mlflow = beside.submit(self.mlflow.start)
             self._publish()
             origin = str(self.folder / "origin.git")
@@ -228,7 +228,7 @@ class Team:
             now = self.client.read_flow_run(run.id)
             return now if now.state and now.state.is_final() and not now.state.is_crashed() else None
 
-        found = self.until(over, seconds, lambda: f"{run.name} goes on:\n{self.log(run)}")
+        found = self.until(over, seconds, lambda: f"{run.name} is still running:\n{self.log(run)}")
         assert found
         return found
 
@@ -244,7 +244,7 @@ class Team:
         return "\n".join(entry.message for entry in sorted(logs, key=lambda entry: entry.timestamp))
 
     def children(self, run: FlowRun) -> list[FlowRun]:
-        """The run's stage runs in another pool."""
+        """The runs in another pool that make this run's stages."""
         parents = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
         tasks = {task.id for task in self.client.read_task_runs(task_run_filter=parents)}
         runs = self.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["stage"])))
@@ -284,7 +284,7 @@ class Team:
 
 
 class Plain:
-    """A clone that shares nothing with the team. Plain DVC makes the results that the team should make too."""
+    """A clone that shares nothing with the team. There, plain DVC makes the results that the team should make too."""
 
     def __init__(self, team: Team, folder: Path) -> None:
         self._team = team

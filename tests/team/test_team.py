@@ -20,11 +20,11 @@ from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, 
 from tests.tracking.runs import history, runs
 from tests.waiting import wait_until
 
-# Pytest's two processes each begin with half of the folder's tests. In this order, both halves take equally long.
+# Each of pytest's two processes begins with half of the folder's tests. In this order, both halves take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
 LONG = 30  # epochs of disturbed training, which must still be running when its first checkpoint is seen
-ON_TIME_SECONDS = 25  # the worker may begin a moment early, and the machine is busy
+ON_TIME_SECONDS = 25  # the worker may start a moment early, and the machine is busy
 PAUSE_SECONDS = 3  # a person's pause between two commands
 MODEL = "pspnet-demo"
 
@@ -35,7 +35,7 @@ def trainings(mlflow: MlflowClient, flow_run: FlowRun) -> list[Run]:
 
 
 def versions(mlflow: MlflowClient) -> dict[str, list[str]]:
-    """The versions of each flow run."""
+    """The versions that each flow run registered."""
     found: dict[str, list[str]] = {}
     for version in mlflow.search_model_versions(f"name = '{MODEL}'"):
         found.setdefault(version.tags["prefect.flow_run"], []).append(version.version)
@@ -116,7 +116,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_mistake_in_params_fails_at_once_with_its_message(team: Team) -> None:
+def test_a_mistake_in_params_fails_immediately_with_its_message(team: Team) -> None:
     mistake = team.finished(team.retrain(finetune__optimizer__learning_rate="fast"))
     assert mistake.state and mistake.state.is_failed() and mistake.state.message
     assert "params.yaml" in mistake.state.message and "finetune.optimizer.learning_rate" in mistake.state.message
@@ -152,7 +152,7 @@ def somebody_at_work(team: Team) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_new_files_start_one_retraining_while_another_waits_and_a_person_works(
+def test_new_files_start_one_retraining_while_another_run_waits_and_a_person_works(
     team: Team, mlflow: MlflowClient
 ) -> None:
     def watch() -> list[FlowRun]:

@@ -69,6 +69,6 @@ def test_parts_survive_the_kill_of_a_part_and_of_the_waiting_run(team: Team, pla
     assert team.client.read_flow_run(flow_run.id).run_count == 2
     assert digests(place)["data/prepared"] == alone["data/prepared"]
     assert not (place / "data/parts").exists()
-    team.client.set_flow_run_state(flow_run.id, Cancelling())  # the rest is the same as without parts
+    team.client.set_flow_run_state(flow_run.id, Cancelling())  # everything else is the same as without parts
     team.finished(flow_run, SOON_SECONDS)
     team.until(lambda: not team.processes(), SOON_SECONDS, "processes are left")

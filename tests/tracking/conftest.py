@@ -20,7 +20,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Itera
 
 @pytest.fixture
 def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server process that is running when the test begins, even if the last test stopped it."""
+    """A server process that is running when the test begins, even if the previous test stopped it."""
     _server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", _server.uri)
     return _server
@@ -39,7 +39,7 @@ def empty_database(shared: Path) -> Path:
 
 @pytest.fixture
 def database(empty_database: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty database for this test alone, opened in pytest's process."""
+    """The address of an empty database used only by this test, opened in pytest's process."""
     state.mkdir(exist_ok=True)
     shutil.copy(empty_database, state / "mlflow.db")
     uri = f"sqlite:///{state}/mlflow.db"

@@ -1,6 +1,6 @@
 """Child processes that send a journal or create a database, each killed and started again until one succeeds.
 
-They are forked from a process with MLflow loaded, so that the kills hit the work and not the imports.
+They are forked from a process with MLflow loaded, so that the kills hit the work, not the imports.
 """
 
 import os

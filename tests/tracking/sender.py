@@ -1,4 +1,4 @@
-"""A sender without its own process. It delivers once the stage has ended, with MLflow in pytest's process."""
+"""A sender without its own process. It delivers after the stage has ended, with MLflow in pytest's process."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `stage_run` sends, writes and reports, with a sender in pytest's process. `test_processes.py` has a real one."""
+"""What `stage_run` sends, writes and reports, with a sender in pytest's process. test_processes.py uses a real one."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_a_run_says_how_its_stage_ended(
 
 
 class WaitRecorder:
-    """A sender that only records how long the stage would wait for it."""
+    """A sender that only records how long the stage would have waited for it."""
 
     seconds: float
 

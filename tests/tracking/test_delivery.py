@@ -27,7 +27,7 @@ LOSSES = [(step, 1 / step) for step in range(1, EPOCHS + 1)]
 
 
 def finished(state: Path, model: str, epochs: int = EPOCHS, pipeline: str | None = "p") -> Journal:
-    """The journal of a stage that has ended."""
+    """The journal of a finished stage."""
     journal = new_journal(state / "tracking/finetune-1", model, pipeline)
     for step in range(1, epochs + 1):
         journal.add("epoch", step=step, values={"loss": 1 / step, "val_mean_iou": step / 100})
@@ -67,7 +67,7 @@ def test_a_delivered_journal_is_not_sent_again(
 
 
 @pytest.mark.e2e
-def test_replay_of_nothing_loads_no_mlflow(state: Path, tmp_path: Path) -> None:
+def test_replaying_nothing_does_not_load_mlflow(state: Path, tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from pspnet.tracking.backlog import replay;"
     code += f"assert replay(Path({str(state)!r})) == []; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=tmp_path)
@@ -92,7 +92,7 @@ def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, l
     assert len(runs(client, model, "pipeline")) == 1
 
 
-def test_two_processes_at_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
+def test_two_processes_doing_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
     """A new process works alongside an orphan; neither knows what the other writes."""
     folder = state / "tracking/finetune-1"
     orphan, new = new_journal(folder, "orphan"), new_journal(folder, "orphan")
@@ -159,7 +159,7 @@ def test_a_run_deleted_during_delivery_is_created_again(client: MlflowClient, st
     assert history(client, the_run(client, "gone"), "loss") == LOSSES[:2]
 
 
-def test_another_database_gets_everything(
+def test_a_different_database_gets_everything(
     client: MlflowClient, state: Path, tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(empty_database, tmp_path / "other.db")
@@ -167,7 +167,7 @@ def test_another_database_gets_everything(
     replay(state)
     there = the_run(client, "moved").info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
-    assert replay(state) == []  # a delivered journal of an ended stage is left where it is
+    assert replay(state) == []  # a delivered journal of a finished stage is left in place
     again = new_journal(journal.folder, "moved", "p")
     again.add("epoch", step=EPOCHS + 1, values={"loss": 0.0})
     assert replay(state) == []
@@ -207,7 +207,7 @@ def test_a_pipeline_has_the_status_of_its_latest_stage_in_any_order_of_delivery(
     assert the_run(client, "state", "pipeline").info.status == "FAILED"
 
 
-def test_work_continued_by_another_pipeline_moves_there(client: MlflowClient, state: Path) -> None:
+def test_work_continued_by_another_pipeline_moves_to_that_pipeline(client: MlflowClient, state: Path) -> None:
     """The stage is killed, params of a later stage change, and it starts again."""
     new_journal(state / "tracking/finetune-1", "moves", "old").add("epoch", step=1, values={"loss": 1.0})
     replay(state)
@@ -291,7 +291,7 @@ def test_logs_that_no_journal_names_are_removed_when_they_are_old(state: Path) -
 
 
 def test_a_journal_of_an_older_version_is_delivered(client: MlflowClient, state: Path) -> None:
-    """Such a journal holds the records itself, and its receipt has a different format."""
+    """Such a journal contains the records itself, and its receipt has a different format."""
     folder = state / "tracking/finetune-1"
     folder.mkdir(parents=True)
     about = {"id": "older", "stage": "finetune", "key": "key", "params": {}, "experiment": "older", "started": 1}

@@ -13,7 +13,7 @@ def kinds(folder: Path) -> list[str]:
     return [entry["kind"] for entry in entries(folder)]
 
 
-def test_a_line_torn_by_a_kill_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> None:
+def test_a_line_torn_by_a_kill_is_dropped_and_the_next_line_is_complete(tmp_path: Path) -> None:
     first = new_journal(tmp_path, "m")
     first.add("epoch", step=1, values={"loss": 1.0})
     with first.log.open("ab") as file:
@@ -71,7 +71,7 @@ def test_a_reader_gets_the_records_that_came_since_its_last_call(tmp_path: Path)
     assert reader.new() == []
 
 
-def test_events_for_other_readers_are_not_records(tmp_path: Path) -> None:
+def test_events_meant_for_other_readers_are_not_records(tmp_path: Path) -> None:
     journal = new_journal(tmp_path, "m")
     reader = JournalReader(tmp_path)
     reader.new()
@@ -85,7 +85,7 @@ def test_events_for_other_readers_are_not_records(tmp_path: Path) -> None:
 
 
 def test_a_journal_with_its_records_in_one_file_is_continued(tmp_path: Path) -> None:
-    """Versions before decision 0025 wrote the records into the journal itself."""
+    """Versions before decision 0025 wrote the records to the journal itself."""
     about = {"id": "i", "stage": "finetune", "key": "key", "params": {}, "experiment": "m", "started": 1}
     append(tmp_path / JOURNAL, event("journal", **about))
     process = {"host": "another machine", "pid": 1, "created": 0.0}

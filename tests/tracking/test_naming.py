@@ -17,7 +17,7 @@ def test_every_class_name_becomes_valid_for_mlflow() -> None:
         _validate_metric(name, 0.5, 0, 0)  # type: ignore[no-untyped-call]
 
 
-def test_valid_names_stay_as_they_are() -> None:
+def test_valid_names_are_not_changed() -> None:
     fine = ["sky", "Straße", "道路", "traffic-light", "a.b", "two words"]
     assert distinct(dict.fromkeys(fine)) == {name: name for name in fine}
 

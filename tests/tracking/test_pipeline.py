@@ -29,7 +29,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_same_params_data_and_code_are_the_same_pipeline(checkout: Path) -> None:
+def test_the_same_params_data_and_code_make_the_same_pipeline(checkout: Path) -> None:
     key = pipeline_key(demo_params())
     assert pipeline_key(demo_params()) == key
     assert pipeline_key(demo_params(finetune__optimizer__learning_rate=0.5)) != key
@@ -46,7 +46,7 @@ def test_pipeline_params_are_those_that_stages_read() -> None:
     assert {name.partition(".")[0] for name in params} == {"dataset", "prepare", "finetune", "runtime"}
 
 
-def test_a_flow_may_name_its_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_can_name_its_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_PIPELINE", "flow-run-7")
     assert pipeline_key(demo_params()) == "flow-run-7"
     monkeypatch.setenv("PSPNET_PIPELINE", "it's")

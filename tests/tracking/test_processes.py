@@ -1,4 +1,4 @@
-"""Stages with a real sender and a real server, even when any of the three is down, hangs or is killed."""
+"""Stages with a real sender and a real server, where any of the three can be down, hang or be killed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ NOT_WAITED = PATIENCE_SECONDS / 2  # a stage that waits for its sender takes at 
 
 @pytest.fixture
 def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have senders start at once, for tests that suspend none."""
+    """Make senders start instantly, for tests that suspend none."""
     monkeypatch.setattr(sys, "executable", warm_python)
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_is_down_for_a_while_misses_nothing(client: MlflowClient, 
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_server_that_is_down_at_the_end_gets_the_rest_later(
+def test_a_server_that_is_down_at_the_end_gets_the_remaining_records_later(
     client: MlflowClient, server: Server, state: Path, tmp_path: Path
 ) -> None:
     warnings: list[str] = []
@@ -215,7 +215,7 @@ def sender_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: int) -> None:
-    """The stage has ended and its outputs are whole, so it only stops waiting."""
+    """The stage has ended and its outputs are complete, so it only stops waiting."""
     with started(state.parent, "waits", 3, 0.2) as process:
         assert process.stdout
         assert process.stdout.readline() == "epoch 1\n"
@@ -224,7 +224,7 @@ def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: i
         wait_until(lambda: journals(state) and Delivery(state, journals(state)[0]).ended)
         asked = time.monotonic()
         while process.poll() is None and time.monotonic() < asked + NOT_WAITED:
-            process.send_signal(number)  # the first may come just before the stage begins to wait
+            process.send_signal(number)  # the first may arrive just before the stage begins to wait
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
@@ -254,7 +254,7 @@ def test_the_sender_of_a_killed_stage_records_the_kill_and_ends(client: MlflowCl
 def test_a_stage_killed_at_random_moments_is_one_run_with_every_epoch_once(
     client: MlflowClient, tmp_path: Path
 ) -> None:
-    """It is killed with or without its sender, and started again at once."""
+    """It is killed with or without its sender, and restarted immediately."""
     seed = int(os.environ.get("PSPNET_KILL_SEED", random.randrange(10_000)))
     rng = random.Random(seed)
     last = 40

@@ -48,7 +48,7 @@ def test_params_of_other_stages_make_no_difference(tmp_path: Path) -> None:
     assert folder(open_run(tmp_path)) == folder(open_run(tmp_path, demo_params(pretrain__epochs=1)))
 
 
-def test_a_folder_counts_by_names_sizes_and_times(tmp_path: Path) -> None:
+def test_a_folder_is_identified_by_names_sizes_and_times(tmp_path: Path) -> None:
     raw, root = tmp_path / "raw", tmp_path / "tracking"
     write(raw / "images/a.png", "one")
     (raw / "nowhere").symlink_to(tmp_path / "missing")
@@ -66,7 +66,7 @@ def test_a_folder_counts_by_names_sizes_and_times(tmp_path: Path) -> None:
 def test_the_records_of_a_training_run_pass_through_unchanged(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     assert list(run.epochs(RECORDS)) == RECORDS
-    assert list(run.epochs(RECORDS)) == RECORDS  # they come again after a resume
+    assert list(run.epochs(RECORDS)) == RECORDS  # they are repeated after a resume
     epochs = [entry for entry in entries(folder(run)) if entry["kind"] == "epoch"]
     assert [(entry["step"], entry["values"]) for entry in epochs] == [(1, {"loss": 2.5}), (2, {"loss": 1.5})]
 
@@ -77,7 +77,7 @@ def test_a_record_is_in_the_journal_before_the_next_epoch_begins(tmp_path: Path)
         assert sum(entry["kind"] == "epoch" for entry in entries(folder(run))) == number
 
 
-def test_an_artifact_is_kept_as_it_was(tmp_path: Path) -> None:
+def test_an_artifact_is_kept_unchanged(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     report = write(tmp_path / "report.html", "first")
     run.artifacts(report)
@@ -130,7 +130,7 @@ def test_without_a_root_nothing_is_recorded(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_is_kept_and_the_stage_goes_on(tmp_path: Path) -> None:
+def test_an_error_is_kept_and_the_stage_continues(tmp_path: Path) -> None:
     params = demo_params()
     everywhere = StageRun(write(tmp_path / "file", "no folder"), "prepare", {"prepare": params.prepare})
     everything(everywhere, tmp_path / "out")

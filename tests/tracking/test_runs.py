@@ -1,4 +1,4 @@
-"""`pspnet runs` as a person uses it."""
+"""`pspnet runs` as a user runs it."""
 
 import json
 import shutil

@@ -23,7 +23,7 @@ def watch() -> Watch:
 
 
 def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
-    """The seconds after which the sender ends, and its exit status."""
+    """The number of seconds until the sender ends, and its exit status."""
     end = time.monotonic()
     for tick in range(2000):
         seconds = tick / 10
@@ -33,11 +33,11 @@ def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
 
 
 def test_a_busy_sender_has_nearly_two_minutes(watch: Watch) -> None:
-    seconds, status = first_verdict(watch, cpu_share=0.1)  # MLflow loads on a very busy machine
+    seconds, status = first_verdict(watch, cpu_share=0.1)  # MLflow is loading on a very busy machine
     assert (round(seconds), status) == (110, TOO_LATE)
 
 
-def test_a_sender_that_gets_no_answer_gives_up_earlier(watch: Watch) -> None:
+def test_a_sender_that_gets_no_answer_gives_up_sooner(watch: Watch) -> None:
     seconds, status = first_verdict(watch, cpu_share=0)
     assert (round(seconds), status) == (20, TOO_LATE)
 
@@ -57,7 +57,7 @@ def test_other_journals_get_a_few_seconds_after_our_own(watch: Watch, done_at: f
 
 
 class EndsMeanwhile(threading.Event):
-    """An event that is not set at the first check, and is set from the second on."""
+    """An event that is not set at the first check but is set from the second check on."""
 
     checks = 0
 
@@ -82,7 +82,7 @@ def test_the_end_of_our_own_journal_is_sent_before_other_journals(database: str,
     assert history(client, the_run(client, "own"), "loss") == [(1, 1.0)]
 
 
-def test_a_long_stage_sends_other_journals_at_once(database: str, state: Path) -> None:
+def test_a_long_stage_sends_other_journals_immediately(database: str, state: Path) -> None:
     other, journal = new_journal(state / "tracking/other-1", "other"), new_journal(state / "tracking/own-1", "own")
     assert not Sending(state, Delivery(state, journal.folder), Watch(LIMITS)).step()
     assert Receipt.of(other.folder).run_id

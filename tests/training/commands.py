@@ -29,7 +29,7 @@ def started_together(count: int, target: Callable[..., object], *arguments: Any)
 
 
 def _within(environment: dict[str, str], target: Callable[..., object], *arguments: Any) -> None:
-    multiprocessing.set_start_method(None, force=True)  # for loaders, as in a process that is not forked
+    multiprocessing.set_start_method(None, force=True)  # for the loaders, as in a process that is not forked
     os.environ.update(environment)
     target(*arguments)
 

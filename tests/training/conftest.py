@@ -14,7 +14,7 @@ from tests.files import made_once
 from tests.parameters import demo_params
 from tests.training.trainings import Finished, quiet, run_finetune, run_pretrain
 
-__all__ = ["quiet"]  # imported by tests of other rooms
+__all__ = ["quiet"]  # imported by tests in other rooms
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 

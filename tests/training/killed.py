@@ -1,4 +1,4 @@
-"""Training that is killed again and again, each time in its own process."""
+"""Training that is killed repeatedly, each time in its own process."""
 
 import os
 import random
@@ -20,12 +20,12 @@ ENVIRONMENT = {"PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"}
 def digest_after_kills(
     whole: Finished, params: Params, prepared: Path, backbone: Path, folder: Path, kills: int, seed: int
 ) -> str:
-    """The bundle's digest after kills at random points of the `whole` training run and a run to the end."""
+    """The bundle's digest after kills at random points of the `whole` training run and a final run to the end."""
     rng = random.Random(seed)
     places = [BEGINNING, *whole.places]
     for place in sorted(rng.sample(places, kills)):
         while not _killed_at(place, rng.uniform(0, whole.seconds / len(places)), params, prepared, backbone, folder):
-            shutil.rmtree(folder)  # it ended before the kill
+            shutil.rmtree(folder)  # it finished before the kill
     process, talk = _started(params, prepared, backbone, folder)
     assert _last(talk) == "done"
     process.join()

@@ -1,7 +1,7 @@
 """Short training runs on images drawn here, shared by all processes that train together.
 
 Checkpoints and records go to a folder for each case in OUT. BatchNorm's statistics are fixed, so that no result depends
-on one process's batch. At the end each process claims to have read a different checkpoint; the refusal is also in OUT.
+on one process's batch. At the end, each process claims to have read a different checkpoint; OUT also has the refusal.
 """
 
 import json

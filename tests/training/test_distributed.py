@@ -1,4 +1,4 @@
-"""Several processes train like one, over gloo, which needs no GPU."""
+"""Several processes train like one process, over gloo, which needs no GPU."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def alone(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def together(shared: Path) -> Path:
-    """The folder of a training run by two processes."""
+    """The folder of a training run with two processes."""
 
     def make(folder: Path) -> None:
         assert statuses(started_together(2, main, folder)) == [0, 0]
@@ -52,12 +52,12 @@ def test_two_processes_train_as_one_with_the_whole_batch(case: str, alone: Path,
         assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_a_batch_in_parts_is_the_whole_batch(alone: Path) -> None:
+def test_a_batch_in_parts_equals_the_whole_batch(alone: Path) -> None:
     """The parts have unequal numbers of annotated pixels."""
     assert max(differences(alone / "unequal", alone / "in parts")) < 1e-4
 
 
-def test_the_cases_differ(alone: Path) -> None:
+def test_the_training_cases_differ(alone: Path) -> None:
     """Otherwise the tests above would prove little."""
     for case in CASES[1:4]:
         assert max(differences(alone / CASES[0], alone / case)) > 1e-3
@@ -65,7 +65,7 @@ def test_the_cases_differ(alone: Path) -> None:
 
 @pytest.mark.e2e
 def test_processes_with_different_checkpoints_stop(alone: Path, together: Path) -> None:
-    """This happens on hosts whose state is not on a shared disk."""
+    """This happens on hosts that do not keep their state on a shared disk."""
     message = "checkpoint: is at step 0 and 7 on different hosts; expected one folder for all. Put PSPNET_STATE on a"
     assert [(together / f"refusal-{rank}").read_text() for rank in range(2)] == [f"{message} shared disk."] * 2
     assert not (alone / "refusal-0").exists()

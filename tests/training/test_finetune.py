@@ -29,7 +29,7 @@ def test_training_stopped_anywhere_and_resumed_ends_the_same(
 ) -> None:
     whole = finetuned(params)
     in_validation = whole.places.index((16, 1))
-    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # -1: nothing is left to do
+    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # -1: there is nothing left to do
     for place in [whole.places[moment] for moment in moments]:
         with pytest.raises(Interrupted):
             run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
@@ -149,7 +149,7 @@ def test_a_mask_value_that_is_not_a_class_is_reported(
         pytest.param("cuda", "bf16", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
     ],
 )
-def test_other_devices_and_precisions_resume_exactly(
+def test_training_on_other_devices_and_in_other_precisions_resumes_exactly(
     device: str, precision: str, params: Params, prepared: Path, backbone: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -191,7 +191,7 @@ def test_a_different_seed_gives_different_weights(params: Params, finetuned: Fin
 
 
 def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    """The learning rate is so high that the network gets worse again."""
+    """The learning rate is so high that the network eventually gets worse."""
     params = changed(params, finetune={"optimizer": {"learning_rate": 0.3}, "epochs": 6, "ema_decay": 0.0})
     run_finetune(params, prepared, backbone, tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
@@ -204,7 +204,7 @@ def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbo
     assert any(not torch.equal(kept[name], tensors[f"module/network.{name}"]) for name in kept)
 
 
-def test_half_an_epoch_and_validations_between_epochs(
+def test_training_can_end_mid_epoch_and_validate_between_epochs(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
     params = changed(params, finetune={"epochs": 1.5, "validations": 3})
@@ -300,7 +300,7 @@ def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: 
                         dataset.classes, dataset.ignore),
         loss_of, params.finetune, Session(params.runtime, Peers(0, 1, device), Checkpoint(tmp_path), quiet),
     )  # fmt: skip
-    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # later epochs need not run
+    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # later epochs do not have to run
 
 
 def test_frozen_layers_keep_weights_and_statistics(

@@ -38,7 +38,7 @@ def test_a_training_that_is_killed_ends_with_the_same_weights(
     [{}, {"ema_decay": 0.9}, {"optimizer": {"accumulation_steps": 2}}],
     ids=["as it is", "average", "in parts"],
 )
-def test_training_killed_ten_times_ends_with_the_same_weights(
+def test_training_that_is_killed_ten_times_ends_with_the_same_weights(
     changes: dict[str, Any], params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:
     check(changes, 10, params, prepared, backbone, finetuned, tmp_path / "killed")

@@ -1,4 +1,4 @@
-"""PSPNET_DEVICES: one command, several processes, as a person and as the system see them."""
+"""PSPNET_DEVICES: one command, several processes, as seen by a person and by the system."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("devices", ["2", "3"])  # from three devices on, the order of a sum matters: decision 0022
+@pytest.mark.parametrize("devices", ["2", "3"])  # with three or more devices, the order of a sum matters: decision 0022
 def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
     write_params(project, epochs=6)  # long enough to be stopped
@@ -134,10 +134,10 @@ def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, p
         log = str(project / "again.jsonl")
         done = pspnet_process(*COMMAND, cwd=project, **ENVIRONMENT, PSPNET_DEVICES=devices, PSPNET_EVENTS=log)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.count("finetune: done in") == 1  # only one process reports
+        assert done.stderr.count("finetune: done in") == 1  # only one process reports progress
         assert "unused parameters" not in done.stderr
         assert end_of(Path(log)) == "done"
-    else:  # forked: as many processes, without loading torch again
+    else:  # forked: the same number of processes, without loading torch again
         trained_by(int(devices), project)
     assert digest(project / "bundle") == digest(alone / "bundle")
     assert (project / "history.csv").read_text() == (alone / "history.csv").read_text()
@@ -178,14 +178,14 @@ def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> Non
 
 @pytest.mark.parametrize(("asked", "status"), [(True, 75), (False, 128 + signal.SIGKILL)])
 def test_a_process_too_slow_to_stop_when_asked_is_not_the_cause(asked: bool, status: int, tmp_path: Path) -> None:
-    """torchrun kills it in the end, once the first process has saved the checkpoint."""
+    """torchrun eventually kills it, once the first process has saved the checkpoint."""
     log = tmp_path / "log.jsonl"
     append(log, event("exit", rank=0, **{"class": "interrupted", "status": 75, "message": "saved"}))
     assert blame("finetune", 2, log, tmp_path, asked) == status
     assert end_of(log) == ("interrupted" if asked else None)
 
 
-def test_the_likeliest_cause_is_the_end_of_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_likeliest_cause_is_reported_for_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log.jsonl"
     for rank, kind in enumerate(("bug", "user", "interrupted")):
         append(log, event("exit", rank=rank, **{"class": kind, "status": 1, "message": f"of device {rank}"}))
@@ -229,7 +229,7 @@ def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -
     rng = random.Random(kill_seed())
     for kill, step in enumerate(sorted(rng.choices(range(STEPS), k=10))):
         hit = hit_below_torchrun if kill % 4 == 1 else hit_forked
-        while not hit(project, step, rng):  # it ended before the kill
+        while not hit(project, step, rng):  # it finished before the kill
             shutil.rmtree(project / "bundle")
             shutil.rmtree(project / ".pspnet")
     trained_by(2, project)

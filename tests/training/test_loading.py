@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Pictures(Dataset[Sample]):
-    """Twelve images whose brightness is their position, with the other tensors that a sample may hold."""
+    """Twelve images whose brightness equals their position, with the other tensors that a sample can contain."""
 
     def __len__(self) -> int:
         return 12
@@ -64,7 +64,7 @@ def test_the_share_of_time_spent_waiting_for_data_is_measured(waiting: float, wo
     waited = Batches(slow(), clock.monotonic)
     for step, _ in enumerate(waited):
         if waiting or step:  # otherwise no time has passed
-            # The last step is still working when the share is read.
+            # The last step is still running when the share is read.
             expected = (step + 1) * waiting / ((step + 1) * waiting + step * working)
             assert waited.waited_share == pytest.approx(expected)
         clock.sleep(working)

@@ -49,7 +49,7 @@ def of(**changes: Any) -> OptimizerParams:
     return OptimizerParams(**plain | changes)
 
 
-def test_learning_rate_rises_linearly_and_falls_by_the_poly_rule() -> None:
+def test_the_learning_rate_rises_linearly_and_falls_by_the_poly_rule() -> None:
     rates = [learning_rate_at(step, 100, of(warmup_steps=3)) for step in range(100)]
     assert rates[:4] == pytest.approx([0.25, 0.5 * 0.99**0.9, 0.75 * 0.98**0.9, 0.97**0.9])
     assert rates[50] == pytest.approx(0.5**0.9)
@@ -57,7 +57,7 @@ def test_learning_rate_rises_linearly_and_falls_by_the_poly_rule() -> None:
     assert learning_rate_at(0, 100, of()) == 1
 
 
-def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> None:
+def test_the_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> None:
     rates = [learning_rate_at(step, 100, of(learning_rate=2.0, schedule="cosine")) for step in range(101)]
     assert rates[0] == 2
     assert rates[25] == pytest.approx(1 + math.sqrt(0.5))
@@ -69,7 +69,7 @@ def test_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -> No
     assert floored[100] == pytest.approx(0.2)
 
 
-def test_the_backbone_may_learn_at_a_different_rate_from_the_head() -> None:
+def test_the_backbone_can_learn_at_a_different_rate_from_the_head() -> None:
     backbone, head = nn.Linear(2, 2), nn.Linear(2, 2)
     optimizer = build_optimizer(of(), [(backbone.parameters(), 0.1), (head.parameters(), 1.0)])
     set_learning_rate(optimizer, 0.5)
@@ -83,7 +83,7 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "rmsprop"])
-def test_norms_and_biases_may_be_exempt_from_weight_decay(name: Any) -> None:
+def test_norms_and_biases_can_be_exempt_from_weight_decay(name: Any) -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     before = [parameter.detach().clone() for parameter in module.parameters()]
     params = of(kind=name, learning_rate=0.1, weight_decay=0.5, decay_norms_and_biases=False)
@@ -137,13 +137,13 @@ def test_validations_are_evenly_spread_and_the_last_one_ends_the_training() -> N
     [
         ([], 2, False),
         ([0.1, 0.5, 0.4], 2, False),
-        ([0.1, 0.5, 0.4, 0.5], 2, True),  # equal is not better
+        ([0.1, 0.5, 0.4, 0.5], 2, True),  # an equal value is not better
         ([0.1, 0.5, 0.4, 0.5], 0, False),
         ([0.1, 0.5, 0.4, 0.6], 2, False),
         ([0.1] * 6, 0, True),
     ],
 )
-def test_training_ends_early_when_val_gets_no_better(ious: list[float], patience: int, over: bool) -> None:
+def test_training_ends_early_when_val_stops_improving(ious: list[float], patience: int, over: bool) -> None:
     params = demo_params(finetune__epochs=6, finetune__patience_validations=patience).finetune
     assert is_over([{"val_mean_iou": iou} for iou in ious], params) == over
 
@@ -225,7 +225,7 @@ def test_only_the_newest_checkpoints_of_a_stage_are_kept(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"finetune-2", "finetune-3", "finetune-4", "pretrain-other"}
 
 
-def test_changed_params_data_code_or_device_have_a_different_checkpoint() -> None:
+def test_changed_params_data_code_or_device_get_a_different_checkpoint() -> None:
     params = demo_params()
     shorter = params.finetune.model_copy(update={"epochs": 1})
     digests = {
@@ -239,8 +239,8 @@ def test_changed_params_data_code_or_device_have_a_different_checkpoint() -> Non
     assert training_digest("finetune", {"finetune": params.finetune}, {"dataset": "a"}, CPU) in digests
 
 
-def test_changed_code_of_a_stage_has_a_different_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished checkpoint must not count as the result of later code."""
+def test_changed_stage_code_gets_a_different_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished checkpoint must not be treated as the result of later code."""
     shutil.copytree(ROOT / "pspnet", tmp_path / "pspnet")
     monkeypatch.setattr("pspnet.machine.code.PACKAGE", tmp_path / "pspnet")
 
@@ -256,7 +256,7 @@ def test_changed_code_of_a_stage_has_a_different_checkpoint(tmp_path: Path, monk
     assert {change(name) for name in ("machine/terminal.py", "stages/pretrain.py", "losses/notes.txt")} == {digests[-1]}
 
 
-def test_the_digest_of_code_does_not_depend_on_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_of_code_does_not_depend_on_which_modules_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     before = training_digest("finetune", {}, {}, CPU)
     for name in [name for name in sys.modules if name.startswith("pspnet.losses")]:
         monkeypatch.delitem(sys.modules, name)
@@ -314,7 +314,7 @@ def test_every_step_has_its_own_randomness() -> None:
     assert len({tuple(draw(*place)) for place in places}) == len(places)
 
 
-def test_a_wrong_setting_of_the_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_machine_setting_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSPNET_DEVICE", "abacus")
     with pytest.raises(UserError, match=r"PSPNET_DEVICE: 'abacus' cannot be used .*; expected cpu, cuda or cuda:N"):
         configure(demo_params().runtime)

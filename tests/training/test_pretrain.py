@@ -55,7 +55,9 @@ def test_a_loss_that_is_not_finite_names_the_files(params: Params, prepared: Pat
     assert len(list((tmp_path / "checkpoints").glob("pretrain-*/not-finite-0.safetensors"))) == 1
 
 
-def test_no_method_writes_no_weights_and_an_empty_history(params: Params, prepared: Path, tmp_path: Path) -> None:
+def test_without_a_method_there_are_no_weights_and_the_history_is_empty(
+    params: Params, prepared: Path, tmp_path: Path
+) -> None:
     run_pretrain(with_method(params, "none"), prepared, tmp_path)
     assert [path.name for path in (tmp_path / "backbone").iterdir()] == ["backbone.json"]
     assert pd.read_csv(tmp_path / "history.csv").empty

@@ -48,7 +48,7 @@ def test_batches_of_one_image_train(params: Params, prepared: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("changes", [{"stem": "deep"}, {"width": 0.25}, {"depth": 34}])
-def test_a_backbone_made_with_other_params_is_refused(
+def test_a_backbone_made_with_different_params_is_refused(
     changes: dict[str, Any], params: Params, prepared: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "backbone").mkdir()

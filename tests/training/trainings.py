@@ -30,7 +30,7 @@ def place_of(done: int, note: str) -> Place:
 
 
 def stopping_at(place: Place) -> Tick:
-    """A tick that interrupts at this point, wherever training began."""
+    """A tick that interrupts at this point, no matter where training began."""
 
     def tick(done: int, total: int, note: str) -> None:
         if place_of(done, note) >= place:
@@ -48,7 +48,7 @@ def changed(params: Params, **sections: dict[str, Any]) -> Params:
 def _changed(section: Section, changes: Mapping[str, Any]) -> Section:
     """The section with changes; changes to an inner section may name only some of its keys.
 
-    With `epochs` alone, `finetune` measures val after each epoch.
+    If only `epochs` is given, `finetune` measures val after each epoch.
     """
     if "epochs" in changes and isinstance(section, FinetuneParams):
         changes = {"validations": changes["epochs"], **changes}

@@ -45,7 +45,7 @@ CONFIG = """
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline that has run without starting a process, with its results in the remote beside it."""
+    """A pipeline that has run without starting a process, with its results in the remote next to it."""
     folder = tmp_path_factory.mktemp("finished") / "project"
     for name, content in {
         ".gitignore": "/data/raw/\n/.pspnet/\n", "dvc.yaml": PIPELINE, "params.yaml": "size: 1\n", "code.py": "pass\n",
@@ -164,7 +164,7 @@ def result_not_in_remote(project: Path) -> None:
 
 
 def folder_not_in_remote(project: Path) -> None:
-    """Remove a folder's list. Once DVC has seen a folder whole, even `dvc push` overlooks a missing file in it."""
+    """Remove a folder's list. Once DVC has seen a complete folder, even `dvc push` overlooks a missing file in it."""
     content = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["second"]["outs"][0]["md5"]
     next((project.parent / "remote").rglob(f"{content[2:]}")).unlink()
 
@@ -206,7 +206,7 @@ def test_any_change_runs_the_flow(project: Path, change: Callable[[Path], None])
     assert not (project / ".pspnet/taken.json").exists()
 
 
-def test_without_a_remote_nothing_has_to_be_pushed(project: Path) -> None:
+def test_without_a_remote_nothing_needs_to_be_pushed(project: Path) -> None:
     with Repo(str(project)) as repo, repo.config.edit("repo") as config:
         del config["core"]["remote"]
     assert nothing_to_do(registry) == HEADLINE
@@ -230,7 +230,7 @@ def test_the_flow_waits_for_another_run(project: Path) -> None:
     assert nothing_to_do(registry) == HEADLINE
 
 
-def test_no_run_starts_while_the_registry_is_queried(project: Path) -> None:
+def test_no_run_starts_while_the_registry_is_being_queried(project: Path) -> None:
     def begins() -> str:
         with pytest.raises(filelock.Timeout):
             filelock.FileLock(project / ".pspnet/retrain.lock", timeout=0).acquire()
@@ -240,7 +240,7 @@ def test_no_run_starts_while_the_registry_is_queried(project: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [Busy("the database"), UserError([], "a mistake"), ConnectionError("away")])
-def test_an_error_of_the_registry_runs_the_flow(project: Path, error: Exception) -> None:
+def test_a_registry_error_runs_the_flow(project: Path, error: Exception) -> None:
     def fails() -> str:
         raise error
 

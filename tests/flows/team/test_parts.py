@@ -89,7 +89,7 @@ def _of_a_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have DVC and the stages start at once."""
+    """Make DVC and the stages start instantly."""
     monkeypatch.setattr(sys, "executable", warm_python)
 
 
@@ -183,4 +183,4 @@ def test_parts_left_by_a_killed_attempt_are_removed(tmp_path: Path, monkeypatch:
     here = Workplace(project, project)
     (project / PARTS).mkdir()
     clear_parts(here)
-    assert (project / PARTS).exists()  # in a checkout, it may be a person's
+    assert (project / PARTS).exists()  # in a checkout, it may belong to a person

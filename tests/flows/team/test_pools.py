@@ -96,7 +96,7 @@ def test_a_failed_run_keeps_its_message() -> None:
     )
 
 
-def test_a_resumed_run_reuses_its_child_runs_unless_they_failed_or_had_other_data(
+def test_a_resumed_run_reuses_its_child_runs_unless_they_failed_or_had_different_data(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     runs: dict[str, FlowRun] = {}
