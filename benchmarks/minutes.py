@@ -1,13 +1,17 @@
 """`pspnet plan` versus U-Net and FPN from segmentation-models-pytorch, with equal training time and random weights.
 
 uv pip install segmentation-models-pytorch
+python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv --time
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv [--sets steel camvid cells]
 
-FOLDER holds steel_defects/, camvid/ and cell_membranes/. Ours: params by `pspnet plan --minutes N`, then the unmodified
-stages; the time covers fine-tuning and validation. A peer: AdamW, poly, our crops and batch size, fp32 or bf16,
-whichever is faster for it, until time is up, without validation. Both are measured on test by the same code. Runs
-follow one another, each with two threads and one loader process; nothing else should be running. Every finished run is
-a row; a run already in the file is not repeated, so the program can be stopped and restarted at will.
+FOLDER holds steel_defects/, camvid/ and cell_membranes/. The first command needs a quiet machine: it makes our params
+with `pspnet plan --minutes N` and measures the seconds per step of each peer, with loading. From then on the number of
+steps is fixed, so the second command trains equally long networks on a busy machine too.
+
+Ours: the stages as they are; the time includes validation. A peer: AdamW, poly, our crops and batch size, fp32 or bf16,
+whichever is faster for it, without validation. Both are measured on test by the same code, and both train with two
+threads and one loader process. Every finished run is a row and is not repeated, so the program can be stopped and
+restarted at any time.
 
 Steel: six peers once, the best two at a second learning rate, then the best and ours alternately with three seeds. The
 other sets: the best two on steel and ours, alternately.
@@ -16,6 +20,7 @@ other sets: the best two on steel and ours, alternately.
 import argparse
 import csv
 import itertools
+import json
 import shutil
 import sys
 import time
@@ -59,7 +64,8 @@ PEERS = [
 RATES = (0.001, 0.002)
 SIDE = 32  # peers need images whose sides are multiples of this
 WEIGHT_DECAY = 0.02
-COLUMNS = ["set", "model", "rate", "seed", "minutes", "took", "images", "test_mean_iou", "processor"]
+TIMED_STEPS = 20
+COLUMNS = ["set", "model", "rate", "seed", "minutes", "steps", "images", "test_mean_iou", "processor"]
 
 
 class Contest(NamedTuple):
@@ -112,51 +118,69 @@ class Padded(nn.Module):
         return self.network(F.pad(images, (0, right, 0, below)))[..., :height, :width]
 
 
-def train_peer(name: str, rate: float, dataset: PreparedDataset, params: Params, minutes: float) -> tuple[Padded, int]:
-    """The network after the given minutes, and the number of images it was trained on."""
-    import segmentation_models_pytorch as smp
+class PeerTraining:
+    def __init__(self, name: str, rate: float, dataset: PreparedDataset, params: Params) -> None:
+        import segmentation_models_pytorch as smp
 
-    decoder, encoder = name.split()
-    own, seed = params.finetune, params.runtime.seed
-    torch.manual_seed(seed)
-    torch.set_num_threads(params.runtime.threads)
-    network = Padded(smp.create_model(decoder, encoder, encoder_weights=None, classes=len(dataset.classes)))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    preprocessing = Preprocessing(dataset.mean, dataset.std)
-    crops = AnnotatedSplits.open(dataset, own, preprocessing.mean_color, seed).train
-    loss_of = build_loss(
-        params.finetune.loss, dataset.classes, dataset.class_pixels["train"], dataset.ignore, False, torch.device("cpu")
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-    batches = load_batches(crops, len(crops), own.batch_size, seed, 0, 10**6, Peers(0, 1, torch.device("cpu")))
-    seconds = {False: 0.0, True: 0.0}
-    bf16, images, started = False, 0, time.monotonic()
-    for step in itertools.count():
-        done = (time.monotonic() - started) / (60 * minutes)
-        if done >= 1:
-            break
-        if step < 8:  # try both, then keep the faster one
-            bf16 = step % 4 >= 2
-        elif step == 8:
-            bf16 = seconds[True] < seconds[False]
-        batch = next(batches)
-        began = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 30) * (1 - done) ** 0.9
-        network.train()
+        decoder, encoder = name.split()
+        own, seed = params.finetune, params.runtime.seed
+        torch.manual_seed(seed)
+        torch.set_num_threads(params.runtime.threads)
+        self._preprocessing = Preprocessing(dataset.mean, dataset.std)
+        self.network = Padded(smp.create_model(decoder, encoder, encoder_weights=None, classes=len(dataset.classes)))
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device = torch.device("cpu")
+        self._loss_of = build_loss(
+            own.loss, dataset.classes, dataset.class_pixels["train"], dataset.ignore, False, device
+        )
+        self._rate = rate
+        self._optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
+        crops = AnnotatedSplits.open(dataset, own, self._preprocessing.mean_color, seed).train
+        self.batches = load_batches(crops, len(crops), own.batch_size, seed, 0, 10**6, Peers(0, 1, device))
+
+    def step(self, number: int, bf16: bool, done: float) -> None:
+        """Train on one batch. `done`: the share of the training that is over."""
+        batch = next(self.batches)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate * min(1.0, (number + 1) / 30) * (1 - done) ** 0.9
+        self.network.train()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits = network(preprocessing(batch["image"]))
-        optimizer.zero_grad()
-        torch.autograd.backward(loss_of(logits, batch["mask"]))
-        optimizer.step()
-        images += len(batch["image"])
-        seconds[bf16] = time.monotonic() - began
-    batches.close()
-    return network, images
+            logits = self.network(self._preprocessing(batch["image"]))
+        self._optimizer.zero_grad()
+        torch.autograd.backward(self._loss_of(logits, batch["mask"]))
+        self._optimizer.step()
+
+
+class Speed(NamedTuple):
+    bf16: bool
+    step_seconds: float
+
+
+def time_peer(training: PeerTraining) -> Speed:
+    """Seconds per step in the faster precision, with loading."""
+
+    def seconds(bf16: bool, steps: int) -> float:
+        started = time.monotonic()
+        for number in range(steps):
+            training.step(number, bf16, 0.0)
+        return (time.monotonic() - started) / steps
+
+    seconds(False, 2), seconds(True, 2)  # the loader starts
+    bf16 = seconds(True, 4) < seconds(False, 4)
+    return Speed(bf16, seconds(bf16, TIMED_STEPS))
+
+
+def train_peer(training: PeerTraining, speed: Speed, minutes: float) -> int:
+    """Train for the steps that fit into the minutes. Returns their number."""
+    steps = int(60 * minutes / speed.step_seconds)
+    for number in range(steps):
+        training.step(number, speed.bf16, number / steps)
+    training.batches.close()
+    return steps
 
 
 def train_ours(params: Params, prepared: Path, work: Path) -> tuple[nn.Module, int]:
-    """The bundle's network and the number of images it was trained on, by the stages themselves."""
+    """The bundle's network and the number of its training steps, by the stages themselves."""
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     common = {"prepared": prepared, "checkpoints": work / "checkpoints", "run": StageRun(), "tick": lambda *_: None}
     pretrain.run(
@@ -167,8 +191,7 @@ def train_ours(params: Params, prepared: Path, work: Path) -> tuple[nn.Module, i
         params.backbone, params.finetune, params.runtime, pretrained=work / "backbone", out=work / "bundle",
         history=work / "finetune.csv", **common,
     )  # fmt: skip
-    steps = int(pd.read_csv(work / "finetune.csv")["step"].iloc[-1])
-    return Bundle.load(work / "bundle").network, steps * params.finetune.batch_size
+    return Bundle.load(work / "bundle").network, int(pd.read_csv(work / "finetune.csv")["step"].iloc[-1])
 
 
 def test_score(network: nn.Module, dataset: PreparedDataset, params: Params) -> float:
@@ -181,28 +204,55 @@ def test_score(network: nn.Module, dataset: PreparedDataset, params: Params) -> 
     return mean_iou(measure(predictor, test, dataset.classes, dataset.ignore, lambda _: None)[0])
 
 
-def execute(run: Run, data: Path, work: Path) -> dict[str, Any]:
-    contest = CONTESTS[run.contest]
+class Prepared(NamedTuple):
+    dataset: PreparedDataset
+    params: str  # the text of our plan
+
+
+def prepared(name: str, data: Path, work: Path) -> Prepared:
+    """The contest's data and our plan for it, made if they are not in the work folder yet."""
+    contest, folder, plan = CONTESTS[name], work / name, work / f"{name}.yaml"
     text = (ROOT / f"recipes/{contest.recipe}.yaml").read_text(encoding="utf-8")
-    text = edited(text, {"backbone.weights": "random", "runtime.seed": run.seed}, contest.recipe)
+    text = edited(text, {"backbone.weights": "random"}, contest.recipe)
     recipe = validate(Params, parse_value(text, contest.recipe), contest.recipe)
-    prepared = work / run.contest
-    if not prepared.exists():
+    if not folder.exists():
         prepare.run(
-            recipe.dataset, recipe.prepare, raw=data / contest.folder, out=prepared, checkpoints=work / "state",
+            recipe.dataset, recipe.prepare, raw=data / contest.folder, out=folder, checkpoints=work / "state",
             run=StageRun(), tick=lambda *_: None,
         )  # fmt: skip
-    dataset = PreparedDataset.open(prepared)
-    text = planned(text, choose(dataset, text, contest.minutes, work / "plan"))
+    dataset = PreparedDataset.open(folder)
+    if not plan.exists():
+        plan.write_text(planned(text, choose(dataset, text, contest.minutes, work / "plan")), encoding="utf-8")
+    return Prepared(dataset, plan.read_text(encoding="utf-8"))
+
+
+def speed_of(name: str, peer: str, data: Path, work: Path) -> Speed:
+    """The peer's speed on the contest's data, measured if it is not in the work folder yet."""
+    path = work / "speeds.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if f"{name} {peer}" not in known:
+        dataset, text = prepared(name, data, work)
+        training = PeerTraining(peer, RATES[0], dataset, validate(Params, parse_value(text, "the plan"), "the plan"))
+        known[f"{name} {peer}"] = time_peer(training)
+        training.batches.close()
+        path.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        print(name, peer, known[f"{name} {peer}"], flush=True)
+    return Speed(*known[f"{name} {peer}"])
+
+
+def execute(run: Run, data: Path, work: Path) -> dict[str, Any]:
+    contest, (dataset, text) = CONTESTS[run.contest], prepared(run.contest, data, work)
+    text = edited(text, {"runtime.seed": run.seed}, "the plan")
     params = validate(Params, parse_value(text, "the plan"), "the plan")
-    started = time.monotonic()
+    network: nn.Module
     if run.model == "ours":
-        network, images = train_ours(params, prepared, work)
+        network, steps = train_ours(params, work / run.contest, work)
     else:
-        network, images = train_peer(run.model, run.rate, dataset, params, contest.minutes)
-    took = (time.monotonic() - started) / 60
+        speed = speed_of(run.contest, run.model, data, work)
+        training = PeerTraining(run.model, run.rate, dataset, params)
+        steps, network = train_peer(training, speed, contest.minutes), training.network
     return {
-        **run._asdict(), "minutes": contest.minutes, "took": round(took, 2), "images": images,
+        **run._asdict(), "minutes": contest.minutes, "steps": steps, "images": steps * params.finetune.batch_size,
         "test_mean_iou": round(test_score(network, dataset, params), 4), "processor": processor(),
     }  # fmt: skip
 
@@ -223,10 +273,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared sets and checkpoints")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(CONTESTS), choices=list(CONTESTS))
+    parser.add_argument("--time", action="store_true", help="only make the plans and measure the speeds")
     parser.add_argument("--minutes", type=float, help="of every contest, to try this program")
     own = parser.parse_args()
     if own.minutes:
         CONTESTS.update({name: contest._replace(minutes=own.minutes) for name, contest in CONTESTS.items()})
+    if own.time:
+        for name, peer in itertools.product(own.sets, PEERS):
+            speed_of(name, peer, own.data, own.work)
+        return
     for name in own.sets:
         done = finished(own.results)
         for run in wanted(done, name):
