@@ -1,4 +1,4 @@
-"""The group and the official split of each image that a layout has found."""
+"""Find the group and the official split of each image in a layout."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ class Assignment(NamedTuple):
 def grouped(
     found: Iterable[FoundImage | Problem], group_pattern: str | None, raw: Path
 ) -> Iterator[RawSample | Problem]:
-    """Found images with their group and official split, or a Problem for each unusable file."""
+    """Yield found images with their group and official split, and a Problem for each unusable file."""
     listed: dict[str, Assignment] = {}
     if (raw / SPLITS_CSV).is_file():
         found = list(found)

@@ -1,4 +1,4 @@
-"""Image files as users have them -> valid, upright 8-bit images, checked and repaired with Pillow."""
+"""Turn users' image files into valid, upright 8-bit images, checked and repaired with Pillow."""
 
 import io
 import re
@@ -39,7 +39,8 @@ TURNS: dict[int, Turn] = {  # EXIF orientation -> the operation that makes the s
 
 
 class Refused(Exception):
-    """A file cannot be used: what was found, what was expected, how to fix it, and the kind, which has a policy."""
+    """A file cannot be used: what was found, what was expected, how to fix it, and the kind of problem, which has a
+    policy."""
 
     def __init__(self, found: str, expected: str, fix: str = "", kind: str = "unreadable") -> None:
         super().__init__(found)
@@ -69,7 +70,7 @@ class StoredImage:
 
 
 def read_image(data: bytes, max_pixels: int) -> StoredImage:
-    """Keeps the bytes of sound 8-bit JPEG and PNG files; turns anything else into an upright 8-bit RGB PNG."""
+    """Keep the bytes of sound 8-bit JPEG and PNG files, and convert anything else to an upright 8-bit RGB PNG."""
     with limited_pillow(max_pixels) as complaints:
         image, orientation = decoded(data, max_pixels)
         rgb = to_rgb(image)
@@ -84,7 +85,8 @@ def read_image(data: bytes, max_pixels: int) -> StoredImage:
 
 
 def _channel_sums(rgb: Image.Image) -> list[int]:
-    """Sums over a grid of pixels: enough for a dataset's mean and deviation, and much faster than over all."""
+    """Return sums over a grid of pixels. They are enough for a dataset's mean and deviation, and much faster to
+    compute."""
     width, height = (-(-side // SAMPLED_EVERY) for side in rgb.size)
     counts = rgb.resize((width, height), Image.Resampling.NEAREST).histogram()
     sums = np.fromiter(counts, np.int64, 3 * 256).reshape(3, 256) @ VALUES_AND_SQUARES

@@ -1,4 +1,4 @@
-"""Layout `ade20k`: the folders and 150 classes of scene parsing.
+"""Layout `ade20k`: the folders and 150 classes of the scene parsing benchmark.
 
 raw/images/training/ADE_train_00000001.jpg   raw/annotations/training/ADE_train_00000001.png
 """

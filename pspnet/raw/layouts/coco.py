@@ -32,7 +32,7 @@ class Document(NamedTuple):
     path: str
     split: Split | None
     categories: dict[Hashable, str]
-    colors: dict[str, list[int]]  # by name, for the categories that have one
+    colors: dict[str, list[int]]  # by name, for the categories that have a color
     images: list[Json]
     annotations: dict[Hashable, list[Json]]  # by image id
     problems: list[Problem]
@@ -46,7 +46,7 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class PanopticMask(OneFile):
-    """A mask whose colors are segment ids: R + 256 G + 65536 B; 0 is not annotated."""
+    """A mask in which colors are segment ids: R + 256 G + 65536 B; 0 is not annotated."""
 
     segments: tuple[tuple[int, int], ...]  # id, number
 
@@ -104,7 +104,9 @@ def panoptic_classes(source: CocoPanopticParams, raw: RawFiles) -> Declared:
 
 def _drawing(document: Document, listed: Json, labels: Labels, image: str) -> RawMask:
     size = size_in(listed.get("height"), listed.get("width"))
-    annotations = document.annotations.pop(listed["id"])  # popped: together they take several times the file's size
+    annotations = document.annotations.pop(
+        listed["id"]
+    )  # popped, because together they take several times the file's size
     objects = [_shapes(document, annotation, size, labels) for annotation in annotations]
     objects.sort(key=lambda shapes: -sum(shape.area_px for shape in shapes))
     shapes = tuple(shape for shapes in objects for shape in shapes)
@@ -150,7 +152,7 @@ def _labels(documents: list[Document], *, without_background: bool = False) -> L
 
 
 def _documents(raw: RawFiles, annotations: list[RawFile], key: str) -> list[Document]:
-    """The annotation files; every annotation must have `key`."""
+    """Yield the annotation files. Every annotation must have `key`."""
     documents = []
     problems = []
     for file in annotations:

@@ -59,7 +59,7 @@ def classes(source: CvatParams, raw: RawFiles) -> Declared:
 
 
 class _Reader:
-    """The parser's target; its memory grows only with the labels and shapes it keeps."""
+    """The target of the XML parser. Its memory grows only with the labels and shapes it keeps."""
 
     def __init__(self) -> None:
         self.labels: dict[str, list[int]] = {}
@@ -110,7 +110,7 @@ def _documents(raw: RawFiles, annotations: list[RawFile]) -> list[Document]:
             documents.append(Document(file, reader.labels, reader.images))
         except Refused as refused:
             problems.append(refused.problem_at(file.path))
-        except (ElementTree.ParseError, ValueError, LookupError) as error:  # bad encodings raise the last two
+        except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two are raised by bad encodings
             problems.append(Problem(file.path, f"is not XML ({error})", "a complete XML file", kind="unreadable"))
     if problems:  # without one of the files, some images would be lost
         raise UserError(shortened(located(problems, raw.root)))
@@ -118,7 +118,7 @@ def _documents(raw: RawFiles, annotations: list[RawFile]) -> list[Document]:
 
 
 def _labels(documents: list[Document]) -> Labels:
-    """The labels that the projects and tasks declare, otherwise the labels that occur."""
+    """Return the labels that the projects and tasks declare or, failing that, the labels that occur."""
     declared = {name: color for document in documents for name, color in document.labels.items()}
     used = {shape.get("label", "") for document in documents for image in document.images for _, shape in image.shapes}
     return Labels(declared or sorted(used), {name: color for name, color in declared.items() if color})

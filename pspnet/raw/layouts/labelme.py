@@ -1,4 +1,4 @@
-"""Layout `labelme`: one JSON file per photo, beside it or elsewhere.
+"""Layout `labelme`: one JSON file per photo, in the same folder or elsewhere.
 
 raw/street1/0001.jpg   raw/street1/0001.json   raw/labels.txt
 """
@@ -109,7 +109,8 @@ def _labels(raw: RawFiles, files: LayoutFiles, documents: list[Document]) -> Lab
 
 
 def _photo(document: Document, photos: Collection[str]) -> str | None:
-    """The photo at imagePath, otherwise the one beside the JSON file, in case both were moved or renamed together."""
+    """Return the photo at imagePath or, if both files were moved or renamed together, the photo next to the JSON
+    file."""
     folder, name = posixpath.split(document.file.name)
     places = [posixpath.join(folder, f"{PurePosixPath(name).stem}{suffix}") for suffix in SUFFIXES]
     if document.image:
