@@ -12,11 +12,11 @@ from pspnet.raw.images import GLANCE_PX
 RANK: dict[Split, int] = {"test": 3, "val": 2, "train": 1, "unlabeled": 0}
 HELD_OUT = RANK["val"]
 FLAT = 24  # gray levels between the darkest and the brightest part; below this contrast nothing is recognizable
-MOST_BITS = 15  # of 256 that may differ; there are 16 bands, so at least one is always equal
-MOST_LEVELS = 2.5  # mean difference of two glances, in gray levels
+MOST_BITS = 15  # bits of 256 that may differ; with 16 bands, at least one is always equal
+MOST_LEVELS = 2.5  # mean difference between two glances, in gray levels
 WINDOW = 24  # neighbors compared in each band; this keeps the time linear
 
-Pairs = dict[int, int]  # index of the image to drop -> index of the one to keep
+Pairs = dict[int, int]  # index of the image to drop -> index of the image to keep
 
 
 def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -35,7 +35,8 @@ def contradictions(
     digests: NDArray[np.uint8], mask_digests: NDArray[np.uint8], is_labeled: NDArray[np.bool_]
 ) -> list[tuple[int, int]]:
     """Return sorted pairs: (index of an image, index of an identical image with a different mask). `digests`,
-    `mask_digests`: (N, 32)"""
+    `mask_digests`: (N, 32)
+    """
     candidates = np.flatnonzero(is_labeled)
     order = candidates[np.lexsort([candidates, *digests[candidates].view(np.uint64).T])]
     pairs = []
@@ -63,7 +64,8 @@ def _equal(digests: NDArray[np.uint8], order: NDArray[np.int64]) -> Iterator[lis
 
 def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, GLANCE_PX, GLANCE_PX) -> (N, 32): a bit is set where a picture gets brighter. A flat picture gives all
-    zeros."""
+    zeros.
+    """
     bits = glances[:, : GLANCE_PX - 1, 1:] > glances[:, : GLANCE_PX - 1, :-1]
     hashes = np.packbits(bits.reshape(len(glances), -1), axis=1)
     hashes[np.ptp(glances.reshape(len(glances), -1), axis=1) < FLAT] = 0
@@ -72,7 +74,8 @@ def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Yield pairs from two splits, at least one of them held out, that might look the same, lower rank first. `hashes`:
-    (N, 32)."""
+    (N, 32).
+    """
     found: set[tuple[int, int]] = set()
     for one, other in _neighbors(hashes, np.flatnonzero(ranks >= 0)):
         leaks = (ranks[one] != ranks[other]) & (np.maximum(ranks[one], ranks[other]) >= HELD_OUT)
@@ -96,7 +99,8 @@ def _neighbors(
     hashes: NDArray[np.uint8], candidates: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield arrays of pairs to compare. Each hash is cut into 16 bands, and only pictures that share a band are
-    compared."""
+    compared.
+    """
     candidates = candidates[hashes[candidates].any(axis=1)]
     bands = hashes.view(np.uint16)
     for band in bands.T:

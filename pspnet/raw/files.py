@@ -17,10 +17,10 @@ from pspnet.raw.images import Refused
 ARCHIVES = (".zip", ".tar")
 # These are single streams: every access to a file unpacks everything before it.
 STREAMS = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|7z|rar|gz|bz2|xz|zst)$", re.IGNORECASE)
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # names that begin with a dot are hidden too
-MOST_MEMBERS = 200_000  # in an archive; listing them takes about ten seconds and 300 MB
-LISTED_BYTES = 128  # per member in the listing of a .zip, unless names are unusually long
-MOST_OPEN = 4  # archives open at once: ids are read in order, and so are archives
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # names that start with a dot are hidden too
+MOST_MEMBERS = 200_000  # members in an archive; listing them takes about ten seconds and 300 MB
+LISTED_BYTES = 128  # bytes per member in the listing of a .zip, unless names are unusually long
+MOST_OPEN = 4  # archives open at once; ids are read in order, so archives are too
 PACK_AGAIN = "Pack the archive again."
 
 
@@ -57,7 +57,8 @@ class RawFiles:
 
     def below(self, *folders: str) -> Iterator[RawFile | Problem]:
         """Yield every file in these folders, in no particular order, and a Problem for each unusable file. System files
-        are skipped."""
+        are skipped.
+        """
         wanted = [PurePosixPath(folder) for folder in folders]
         unreadable: list[Problem] = []
 
@@ -209,13 +210,13 @@ class _Zip:
 
 class _Tar:
     def __init__(self, path: Path) -> None:
-        self.members: dict[str, tuple[int, int] | Refused] = {}  # (offset, size) of its bytes
+        self.members: dict[str, tuple[int, int] | Refused] = {}  # the offset and size of its bytes
         try:
             with tarfile.open(path, "r:") as file:
                 for count, info in enumerate(file, start=1):
                     if count > MOST_MEMBERS:
                         raise _too_many()
-                    file.members = []  # type: ignore[attr-defined]  # otherwise it keeps a kilobyte for each
+                    file.members = []  # type: ignore[attr-defined]  # otherwise it keeps a kilobyte for each member
                     name, found = _safe(info.name)
                     if info.isdir():
                         continue

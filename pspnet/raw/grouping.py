@@ -13,14 +13,14 @@ from pspnet.raw.layouts.pairs import FoundImage
 from pspnet.raw.problems import shortened
 from pspnet.raw.sample import RawSample
 
-SPLITS_CSV = "splits.csv"  # in data/raw: id,split[,group]; it overrides the layout
+SPLITS_CSV = "splits.csv"  # in data/raw, with columns id,split[,group]; it overrides the layout
 
 
 class Assignment(NamedTuple):
     """A line of splits.csv."""
 
     split: Split
-    group: str  # "": use the group pattern
+    group: str  # "" means use the group pattern
 
 
 def grouped(
@@ -71,7 +71,7 @@ def _listed(path: Path, ids: set[str]) -> dict[str, Assignment]:
     example = min(ids)
     for row in rows:
         where, name, split = f"{path} line {rows.line_num}", row["id"] or "", (row["split"] or "").strip()
-        name = name if name in ids else name.strip()  # a file may be called `a .png`
+        name = name if name in ids else name.strip()  # a file can be named `a .png`
         if name not in ids:
             fix = f"An id is a path below the images folder without its suffix, such as {example}."
             problems.append(Problem(where, f"id '{name}' has no image", "the id of an image", fix))

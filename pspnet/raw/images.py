@@ -20,11 +20,11 @@ from pspnet.errors import Problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 GLANCE_PX = 17
-SAMPLED_EVERY = 4  # pixels, in both directions
-VALUES_AND_SQUARES = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)  # of each byte
+SAMPLED_EVERY = 4  # every fourth pixel in both directions
+VALUES_AND_SQUARES = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)  # values of each byte and their squares
 JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # markers with a length, and the end of the file
 START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
-MOST_SCANS = 100  # programs write a dozen
+MOST_SCANS = 100  # most programs write about a dozen
 
 Turn = Callable[[NDArray[Any]], NDArray[Any]]
 TURNS: dict[int, Turn] = {  # EXIF orientation -> the operation that makes the stored picture upright
@@ -40,7 +40,8 @@ TURNS: dict[int, Turn] = {  # EXIF orientation -> the operation that makes the s
 
 class Refused(Exception):
     """A file cannot be used: what was found, what was expected, how to fix it, and the kind of problem, which has a
-    policy."""
+    policy.
+    """
 
     def __init__(self, found: str, expected: str, fix: str = "", kind: str = "unreadable") -> None:
         super().__init__(found)
@@ -64,8 +65,8 @@ class StoredImage:
     height: int
     width: int
     orientation: int  # EXIF orientation of the raw file; `data` is upright
-    format: str  # of the raw file, as Pillow names it
-    channel_sums: list[int]  # over every sixteenth pixel: their number, the channels' sums, their sums of squares
+    format: str  # format of the raw file, in Pillow's terms
+    channel_sums: list[int]  # over every sixteenth pixel: pixel count, channel sums, sums of squares
     glance: bytes  # (GLANCE_PX, GLANCE_PX) gray pixels, for finding copies
 
 
@@ -86,7 +87,8 @@ def read_image(data: bytes, max_pixels: int) -> StoredImage:
 
 def _channel_sums(rgb: Image.Image) -> list[int]:
     """Return sums over a grid of pixels. They are enough for a dataset's mean and deviation, and much faster to
-    compute."""
+    compute.
+    """
     width, height = (-(-side // SAMPLED_EVERY) for side in rgb.size)
     counts = rgb.resize((width, height), Image.Resampling.NEAREST).histogram()
     sums = np.fromiter(counts, np.int64, 3 * 256).reshape(3, 256) @ VALUES_AND_SQUARES
@@ -169,12 +171,12 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = int(re.findall(r"\d+", str(error))[0])
         raise TooLarge(pixels, max_pixels, "prepare.max_megapixels") from None
-    except UnidentifiedImageError:  # its message holds a memory address
+    except UnidentifiedImageError:  # its message contains a memory address
         fix = "Export it again or remove it: it is another kind of file, or its beginning is damaged."
         raise Refused("cannot be recognized as an image", "one of " + ", ".join(FORMATS), fix) from None
     except (Refused, MemoryError):
         raise
-    except Exception as error:  # decoders raise anything on broken bytes
+    except Exception as error:  # decoders can raise anything on broken bytes
         reason = str(error) or type(error).__name__
         raise Refused(f"cannot be decoded ({reason})", "a complete image") from None
     return image, orientation if orientation in TURNS else 1

@@ -17,7 +17,7 @@ from pspnet.raw.sample import RawSample
 from pspnet.raw.splitting import assign_splits, missing_masks
 from pspnet.raw.validation import Rules
 
-LONG_BYTES = 2**30  # of raw files; reading them takes a minute or more
+LONG_BYTES = 2**30  # bytes of raw files that take a minute or more to read
 
 
 @dataclass(frozen=True)

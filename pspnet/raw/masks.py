@@ -24,7 +24,8 @@ class InColors(Refused):
 
 class RawMask(Protocol):
     """A mask found by a layout. It is small when pickled. Its repr names everything it depends on except file
-    contents."""
+    contents.
+    """
 
     @property
     def path(self) -> str:

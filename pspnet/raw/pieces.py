@@ -43,7 +43,7 @@ Tick = Callable[[int, int, str], None]
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
-        "image": pa.large_binary(),  # null: not used
+        "image": pa.large_binary(),  # null if the image is not used
         "mask": pa.large_binary(),
         "height": pa.int32(),
         "width": pa.int32(),
@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
         "classes": pa.list_(pa.uint8()),
         "class_pixels": pa.list_(pa.int64()),
         "verdicts": pa.string(),  # JSON
-        "content": pa.binary(32),  # digest of all raw files of the sample
+        "content": pa.binary(32),  # digest of all of the sample's raw files
     }
 )
 
@@ -65,7 +65,7 @@ class Piece:
 
     packed: bytes
     count: int
-    kind: str  # differs for other samples, rules or code
+    kind: str  # differs for different samples, rules or code
     stamps: str  # differs when a raw file seems to have changed
     bytes: int = 0  # size of the raw files
 

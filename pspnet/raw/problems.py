@@ -109,7 +109,8 @@ def write_problems(path: Path, verdicts: Iterable[Verdict]) -> None:
 
 def shortened(problems: Iterable[Problem]) -> list[Problem]:
     """Return the first of many problems, with advice once per kind, then counts. Problems of a kind share
-    `expected`."""
+    `expected`.
+    """
     every = list(problems)
     if len(every) <= MOST_SHOWN:
         return every

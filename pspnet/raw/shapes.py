@@ -14,10 +14,10 @@ from pspnet.raw.files import RawFiles
 from pspnet.raw.images import Refused, TooLarge, read_image
 from pspnet.raw.masks import numbers_in
 
-FARTHEST_PX = 10**7  # coordinate of a point
-MOST_CROSSINGS = 10**7  # of an outline with the rows of its image
-MOST_DRAWN_PX = 10**10  # by all shapes of an image; takes half a minute
-CORNERS = 64  # of the polygon that approximates an ellipse
+FARTHEST_PX = 10**7  # largest coordinate of a point
+MOST_CROSSINGS = 10**7  # crossings of an outline with the rows of its image
+MOST_DRAWN_PX = 10**10  # pixels drawn by all shapes of an image, which takes half a minute
+CORNERS = 64  # corners of the polygon that approximates an ellipse
 
 
 class Window(NamedTuple):
@@ -184,7 +184,8 @@ def runs(name: str, number: int, counts: Any, box_px: tuple[int, int, int, int],
 
 def uncompressed(name: str, text: str) -> list[int]:
     """Decode COCO's run-length text: 5 bits per letter, lowest first. Each run is stored minus the run two before
-    it."""
+    it.
+    """
     counts: list[int] = []
     value = bits = 0
     for letter in text:

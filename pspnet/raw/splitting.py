@@ -116,7 +116,8 @@ def chosen_masks(ids: Iterable[str], fraction: float) -> set[str]:
 
 def missing_masks(labeled: Iterable[tuple[Split, str]]) -> list[Problem]:
     """Return a problem if train, val or test has no mask. `labeled` has the split and group of each image with a
-    mask."""
+    mask.
+    """
     masks, groups = Counter[Split](), Counter[Split]()
     for (split, _), count in Counter(labeled).items():
         masks[split] += count

@@ -66,7 +66,8 @@ class Summary:
 
     def _statistics(self) -> tuple[Channels, Channels]:
         """mean = sum(x) / n, std = sqrt(sum(x^2) / n - mean^2), over integers, so the order of images does not
-        matter."""
+        matter.
+        """
         pixels, *sums = self._channel_sums
         means = np.array(sums, np.float64) / max(pixels, 1)
         mean, variance = means[:3], means[3:] - means[:3] ** 2

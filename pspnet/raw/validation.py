@@ -16,10 +16,10 @@ from pspnet.raw.masks import Values, spelled
 from pspnet.raw.problems import KEPT, Verdict, judge
 from pspnet.raw.sample import RawSample
 
-BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
+BYTES_PER_PIXEL = 8  # for uncompressed 16-bit RGBA
 METADATA_BYTES = 2**24
 BLURRED_FROM = 8  # different unknown values in a blurred mask
-BLURRED_SHARE = 0.3  # largest share of unknown pixels in a blurred mask; above it, the classes are misnamed
+BLURRED_SHARE = 0.3  # largest share of unknown pixels in a blurred mask; above that, the class values must be wrong
 COPY_AGAIN = "Copy or export it again, or remove it."
 SAME_SHAPE = 0.01  # largest relative difference in aspect ratio between a mask and its image
 
@@ -121,7 +121,8 @@ def _check_suffix(checked: CheckedSample, image: StoredImage, rules: Rules) -> N
 
 def _fitted(checked: CheckedSample, values: Values, image: StoredImage, rules: Rules) -> Values:
     """Return the mask, fitted to the upright image. It may have been drawn on the stored image, before EXIF
-    rotation."""
+    rotation.
+    """
     height, width = values.shape
     upright, stored = (image.height, image.width), (image.height, image.width)
     if image.orientation >= 5:

@@ -19,7 +19,7 @@ from pspnet.raw.problems import judge
 from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import CheckedSample, Rules, check
 
-PROCESS_BYTES = 2**25  # of raw files; it is not worth starting another process for less work
+PROCESS_BYTES = 2**25  # bytes of raw files; less work is not worth starting another process
 POLL_SECONDS = 0.2
 
 
@@ -75,7 +75,8 @@ def _check_in_processes(
     wanted: Sequence[Piece], processes: int, folder: Path, files: RawFiles, rules: Rules, tick: Callable[[int], None]
 ) -> None:
     """If a process dies or runs out of memory, check its pieces again one by one, halving them to find the bad
-    sample."""
+    sample.
+    """
     left, done = deque(wanted), 0
     while left:
         workers = _Workers(processes, folder, files, rules)

@@ -17,9 +17,8 @@ from pspnet.raw.masks import RawMask
 from pspnet.raw.problems import located, shortened
 from pspnet.raw.shapes import numbers
 
-MOST_BYTES = (
-    2 * 10**9
-)  # the size of an annotation file, which takes seven times that in memory; COCO's is 0.5 GB, LVIS's 1.1
+# An annotation file takes seven times its size in memory. COCO's is 0.5 GB and LVIS's is 1.1 GB.
+MOST_BYTES = 2 * 10**9
 OTHERS = re.compile(r".*\.(json|xml|txt|yaml|csv|md|pdf)", re.IGNORECASE)  # other files that may be among the images
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])", re.IGNORECASE)
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})\d*", re.IGNORECASE)  # train2017

@@ -1,5 +1,6 @@
 """Files, sorted by the id in their names. They are held in Arrow, because a million Python strings would take a
-gigabyte."""
+gigabyte.
+"""
 
 from collections.abc import Iterator
 from itertools import groupby

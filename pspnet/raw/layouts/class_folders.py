@@ -42,7 +42,7 @@ def _naming(source: ClassFoldersParams) -> Naming:
     no_masks = "|".join(map(re.escape, source.background_folders)) or "(?!)"
     if source.paired_by == "id":
         images, masks = r"(.*)\.\w+", rf"[^/]+/(.*){suffix}\.\w+"
-    else:  # images without masks need no pairing, and several `good` folders may hold the same names
+    else:  # images without masks need no pairing, and several `good` folders can contain the same names
         images = rf"(?:(?=(?:.*/)?(?:{no_masks})/)|(?:.*/)?(?=[^/]+/[^/]+$))(.*)\.\w+"
         masks = rf"([^/]+/[^/]+){suffix}\.\w+"
     return Naming(source.images, source.masks, images, masks, other_names=r".*\.(txt|md)", several_masks=True)

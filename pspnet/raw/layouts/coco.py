@@ -104,9 +104,8 @@ def panoptic_classes(source: CocoPanopticParams, raw: RawFiles) -> Declared:
 
 def _drawing(document: Document, listed: Json, labels: Labels, image: str) -> RawMask:
     size = size_in(listed.get("height"), listed.get("width"))
-    annotations = document.annotations.pop(
-        listed["id"]
-    )  # popped, because together they take several times the file's size
+    # Popped, because together they take several times the file's size.
+    annotations = document.annotations.pop(listed["id"])
     objects = [_shapes(document, annotation, size, labels) for annotation in annotations]
     objects.sort(key=lambda shapes: -sum(shape.area_px for shape in shapes))
     shapes = tuple(shape for shapes in objects for shape in shapes)
@@ -152,7 +151,7 @@ def _labels(documents: list[Document], *, without_background: bool = False) -> L
 
 
 def _documents(raw: RawFiles, annotations: list[RawFile], key: str) -> list[Document]:
-    """Yield the annotation files. Every annotation must have `key`."""
+    """Return the annotation files. Every annotation must have `key`."""
     documents = []
     problems = []
     for file in annotations:
@@ -160,7 +159,7 @@ def _documents(raw: RawFiles, annotations: list[RawFile], key: str) -> list[Docu
             documents.append(_document(file, json_object(raw, file.path), key))
         except Refused as refused:
             problems.append(refused.problem_at(file.path))
-    if problems:  # without one of the files, some images would be lost
+    if problems:  # if a file were skipped, some images would be lost
         raise UserError(shortened(located(problems, raw.root)))
     return documents
 

@@ -35,7 +35,7 @@ class Image(NamedTuple):
 
 class Document(NamedTuple):
     file: RawFile
-    labels: dict[str, list[int]]  # label -> color, empty if it has none
+    labels: dict[str, list[int]]  # label -> color, empty if the label has none
     images: list[Image]
 
 
@@ -112,7 +112,7 @@ def _documents(raw: RawFiles, annotations: list[RawFile]) -> list[Document]:
             problems.append(refused.problem_at(file.path))
         except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two are raised by bad encodings
             problems.append(Problem(file.path, f"is not XML ({error})", "a complete XML file", kind="unreadable"))
-    if problems:  # without one of the files, some images would be lost
+    if problems:  # if a file were skipped, some images would be lost
         raise UserError(shortened(located(problems, raw.root)))
     return documents
 
@@ -130,7 +130,7 @@ def _drawing(path: str, image: Image, labels: Labels, line_width_px: int, found:
         name = f"{kind} {place}"
         number, layer = labels.number(shape.get("label", "")), _whole(name, shape, "z_order", "0")
         layers += [(layer, part) for part in _shapes(name, number, kind, shape, line_width_px)]
-    layers.sort(key=lambda pair: pair[0])  # stable: shapes of one layer keep their order
+    layers.sort(key=lambda pair: pair[0])  # a stable sort, so shapes in one layer keep their order
     size = size_in(image.attributes.get("height"), image.attributes.get("width"))
     return Drawing(path, size, BACKGROUND, tuple(shape for _, shape in layers), found)
 

@@ -18,7 +18,7 @@ from pspnet.raw.problems import shortened
 
 LABELS = "labelmap.txt"
 LISTS = "ImageSets/Segmentation"
-MOST_BYTES = 10**8  # in a text file
+MOST_BYTES = 10**8  # maximum size of a text file
 
 
 def find(source: CvatMasksParams, raw: RawFiles) -> Iterator[FoundImage | Problem]:

@@ -40,7 +40,7 @@ Json = dict[str, Any]
 class Document(NamedTuple):
     file: RawFile
     image: str | None  # imagePath in the file
-    has_copy: bool  # imageData holds a copy of the image
+    has_copy: bool  # whether imageData contains a copy of the image
     size: tuple[Any, Any]
     shapes: list[Json]
 
@@ -110,7 +110,8 @@ def _labels(raw: RawFiles, files: LayoutFiles, documents: list[Document]) -> Lab
 
 def _photo(document: Document, photos: Collection[str]) -> str | None:
     """Return the photo at imagePath or, if both files were moved or renamed together, the photo next to the JSON
-    file."""
+    file.
+    """
     folder, name = posixpath.split(document.file.name)
     places = [posixpath.join(folder, f"{PurePosixPath(name).stem}{suffix}") for suffix in SUFFIXES]
     if document.image:

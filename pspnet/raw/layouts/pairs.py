@@ -14,7 +14,7 @@ from pspnet.raw.masks import RawMask
 from pspnet.raw.problems import located, shortened
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-OUR_FILES = ("classes.yaml", "splits.csv")  # in data/raw, in any layout
+OUR_FILES = ("classes.yaml", "splits.csv")  # found in data/raw in any layout
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -85,7 +85,8 @@ def split_by_folder(name: str) -> Split | None:
 
 def once_listed(lists: Mapping[Split, tuple[str, Iterable[str]]]) -> tuple[dict[str, Split], list[Problem]]:
     """Return the split of each id in the official lists (path, ids). An id in two lists goes to the first of test, val
-    and train."""
+    and train.
+    """
     listed: dict[str, Split] = {}
     problems = []
     for split in FIRST:
@@ -139,7 +140,8 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[FilesById, FilesById, list[Pr
 
 def _prefix(folder: str) -> str:
     """Return the prefix shared by all names in the folder. It is a string, because creating a Path for each of a
-    million files takes as long as reading them."""
+    million files takes as long as reading them.
+    """
     path = str(PurePosixPath(folder))
     return "" if path == "." else f"{path}/"
 

@@ -57,7 +57,8 @@ class VocMask(OneFile):
 
 def palette_color(index: int) -> str:
     """Return a palette color. The bits of the index go to red, green and blue in turn, with the lowest going to the
-    highest bit."""
+    highest bit.
+    """
     parts = [0, 0, 0]
     for bit in range(8):
         parts[bit % 3] |= (index >> bit & 1) << 7 - bit // 3
@@ -66,7 +67,8 @@ def palette_color(index: int) -> str:
 
 def _listed(source: VocParams, raw: RawFiles) -> tuple[dict[str, Split], list[Problem]]:
     """Return the split of each id in the official lists. Names without an image are ignored, because the test list has
-    some."""
+    some.
+    """
     paths: dict[Split, str] = {split: f"{source.splits}/{split}.txt" for split in ANNOTATED}
     return once_listed(
         {

@@ -11,7 +11,7 @@ from torch import Tensor
 from pspnet.errors import Problem, UserError
 from pspnet.machine.outputs import whole_file
 
-NAMED = 16  # maximum number of images named in the message; the file names all of them
+NAMED = 16  # maximum number of images named in the message; the file lists all of them
 
 
 def not_finite(
@@ -25,7 +25,7 @@ def not_finite(
     *,
     masks_fit: bool,
 ) -> UserError:
-    """Save this device's images of the step; returns the error. `sources` names the images of the whole step."""
+    """Save this device's images of the step, and return the error. `sources` names the images of the whole step."""
     kept = folder / f"not-finite-{rank}.safetensors"
     with whole_file(kept) as path:
         facts = {"step": str(step), "sources": json.dumps(list(sources))}
