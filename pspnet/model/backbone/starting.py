@@ -16,7 +16,7 @@ Weights = Literal["random", "imagenet", "imported"]
 def starting_backbone(
     params: BackboneParams, output_stride: OutputStride, seed: int, imported: Path, of_dataset: Preprocessing
 ) -> tuple[ResNet, str, Preprocessing]:
-    """The backbone with the weights that `params` name, their origin and the preprocessing they expect."""
+    """Return the backbone with the weights named by `params`, their origin, and the preprocessing they expect."""
     network = random_backbone(params.depth, params.width, output_stride, seed, params.stem, params.dilation)
     return network, *_fill(network, params.weights, imported, of_dataset)
 
