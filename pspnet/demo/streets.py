@@ -78,7 +78,9 @@ def synthesize(folder: Path, images: int, labeled: int, seed: int, tick: Callabl
 
 
 def _spread(images: int, labeled: int) -> set[int]:
-    """Numbers of the images that get a mask: whole, evenly spaced streets; the last may be cut short."""
+    """Return the numbers of the images that get a mask: whole, evenly spaced streets, the last of which can be cut
+    short.
+    """
     streets, chosen = -(-images // FRAMES), -(-labeled // FRAMES)
     order = sorted(range(streets), key=lambda street: street * chosen % streets >= chosen)
     numbers = (street * FRAMES + frame for street in order for frame in range(FRAMES))
