@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(Problem(str(path), "is missing", fix="Run this in the folder of your checkout.")) from None
+        raise UserError(Problem(str(path), "is missing", fix="Run this in your checkout.")) from None
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "is not UTF-8 text")) from None
     content = parse_value(text, str(path))

@@ -50,8 +50,10 @@ def synthesize(folder: Path, images: int, labeled: int, seed: int, tick: Callabl
     wanted.append(("labeled", labeled, 0 <= labeled <= max(0, images), f"from 0 to the number of images, {images}"))
     problems = [Problem(where, str(found), expected) for where, found, right, expected in wanted if not right]
     if folder.exists() and not is_synthetic(folder) and (folder.is_file() or any(folder.iterdir())):
-        fix = "Move it away. To use your own data: pspnet data inspect data/raw --write, pspnet plan, make retrain."
-        problems.append(Problem(str(folder), "holds data that is not synthetic", "an empty folder or none", fix))
+        fix = (
+            "Move it elsewhere. To use your own data: pspnet data inspect data/raw --write, pspnet plan, make retrain."
+        )
+        problems.append(Problem(str(folder), "contains data that is not synthetic", "an empty folder or none", fix))
     if problems:
         raise UserError(problems)
     if is_synthetic(folder):

@@ -106,7 +106,7 @@ def _full_disk_reported(out: Path, needed_bytes: int) -> Iterator[None]:
             free = shutil.disk_usage(_existing(out.parent)).free
             found = f"has no room for {out.name} ({reason}; {_size(free)} free)"
             expected = f"about {_size(needed_bytes)} of free space" if needed_bytes else ""
-            fix = "Make room there, then run the same command again."
+            fix = "Free some space there, then run the same command again."
             raise UserError(Problem(str(out.parent), found, expected, fix)) from error
         raise
 
@@ -126,11 +126,11 @@ def user_error_for(error: BaseException) -> UserError | None:
         return None
     where = str(error.filename or Path.cwd())
     if error.errno in FULL:
-        found, fix = "has no room", "Make room there, then run the same command again."
+        found, fix = "has no room", "Free some space there, then run the same command again."
     elif error.errno == errno.EROFS:
         found, fix = "cannot be written", "Work in a checkout on a disk that is not mounted read-only."
     else:
-        found, fix = "may not be used by this user", "Work in your own checkout, or have its owner give access."
+        found, fix = "cannot be used by this user", "Work in your own checkout, or have its owner give access."
     return UserError(Problem(where, f"{found} ({os.strerror(error.errno)})", fix=fix))
 
 

@@ -272,7 +272,7 @@ def _check_listing(path: Path) -> None:
 
 def _too_many() -> Refused:
     most = f"at most {MOST_MEMBERS:,}"
-    return Refused("holds too many files", most, "Pack them into several archives, or unpack it.")
+    return Refused("contains too many files", most, "Pack them into several archives, or unpack it.")
 
 
 def _broken(error: Exception) -> Refused:

@@ -76,7 +76,7 @@ def _listed(path: Path, ids: set[str]) -> dict[str, Assignment]:
             fix = f"An id is a path below the images folder without its suffix, such as {example}."
             problems.append(Problem(where, f"id '{name}' has no image", "the id of an image", fix))
         elif name in listed:
-            problems.append(Problem(where, f"id '{name}' occurs a second time", "each id once"))
+            problems.append(Problem(where, f"id '{name}' occurs twice", "each id once"))
         known = [known for known in SPLITS if known == split]
         if not known:
             problems.append(Problem(where, f"split '{split}'", "one of " + ", ".join(SPLITS)))

@@ -163,7 +163,7 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         # The second picture of an MPO is another view or a smaller copy; phones write them. Counting the pictures in a
         # TIFF takes quadratic time.
         if image.format != "MPO" and getattr(image, "is_animated", False):
-            raise Refused("holds several pictures", "one picture", "Save each picture as its own file.")
+            raise Refused("contains several pictures", "one picture", "Save each picture in its own file.")
         if image.format in ("JPEG", "MPO") and (scans := _scans(data)) > MOST_SCANS:
             raise Refused(f"is a JPEG with {scans:,} scans", f"at most {MOST_SCANS}", "Save it again.")
         image.load()

@@ -49,7 +49,7 @@ def take_inventory(dataset: DatasetParams, prepare: PrepareParams, raw: Path) ->
     """List the samples, and the problems with files that are not samples."""
     if not raw.is_dir():
         fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
-        raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
+        raise UserError(Problem(str(raw), "is missing", "the raw data folder", fix))
     files, layout = RawFiles(raw), LAYOUTS[dataset.source.layout]
     classes = declared_classes(dataset, raw, layout.classes(dataset.source, files))
     verdicts: list[Verdict] = []

@@ -55,7 +55,7 @@ def join(folders: Sequence[Path], raw: RawDataset, into: Path, tick: Tick) -> No
         fix = (
             f"Add {', '.join(map(str, lacking))}."
             if lacking
-            else "Make the parts again: the raw data, the parameters or the code have changed since."
+            else "Make the parts again, because the raw data, the parameters or the code have changed."
         )
         raise UserError(Problem("--merge", found, "all parts of this raw data", fix))
 

@@ -68,7 +68,7 @@ def stop_for(
         leaves_out = f"leaves out {counted(len(quarantined), 'file')}"
         choices.append(f"prepare.tolerated_share: {math.ceil(share * 1000) / 1000}  # {leaves_out}")
     if choices:
-        said += ["To go on without repairing them, choose in params.yaml:", *(f"  {line}" for line in choices)]
+        said += ["To continue without repairing them, set in params.yaml:", *(f"  {line}" for line in choices)]
     said.append(f"{listing} lists {counted(len(every), 'problem')}.")
     shown = [*lacking, *located((one.problem for one in stopping), raw)]
     raise UserError(shortened(shown), "\n".join(said))

@@ -86,7 +86,7 @@ class Polygon:
     def window(self, height: int, width: int) -> Window:
         x, y = np.asarray(self.points).reshape(-1, 2).T
         if x.max() < 0 or y.max() < 0 or x.min() > width or y.min() > height:
-            found = f"{self.name} lies outside, from ({x.min():g}, {y.min():g}) to ({x.max():g}, {y.max():g})"
+            found = f"{self.name} is outside the image, from ({x.min():g}, {y.min():g}) to ({x.max():g}, {y.max():g})"
             raise Refused(found, f"points within {width} x {height} pixels")
         top, bottom = max(0, math.floor(y.min())), min(height, math.ceil(y.max()))
         left, right = max(0, math.floor(x.min())), min(width, math.ceil(x.max()))
@@ -191,7 +191,7 @@ def uncompressed(name: str, text: str) -> list[int]:
     for letter in text:
         code = ord(letter) - 48
         if not 0 <= code < 64 or bits > 50:
-            raise Refused(f"{name} has runs in another encoding ({text[:20]!r})", "COCO's compressed runs")
+            raise Refused(f"{name} has runs in a different encoding ({text[:20]!r})", "COCO's compressed runs")
         value |= (code & 31) << bits
         bits += 5
         if not code & 32:

@@ -68,8 +68,8 @@ def assign_splits(
 def _torn(group: str, splits: Mapping[Split, str]) -> Problem:
     found = "has two splits: " + ", ".join(f"{split} ({name})" for split, name in splits.items())
     fix = (
-        "Give the whole group one split, or name smaller groups (dataset.group_pattern), or let the whole group go to "
-        "the first of test, val, train (prepare.problems.contradicting_splits: fix)."
+        "Give the whole group one split, or name smaller groups (dataset.group_pattern), or put the whole group in "
+        "the first of test, val and train (prepare.problems.contradicting_splits: fix)."
     )
     return Problem(f"group '{group}'", found, "one split", fix, "contradicting_splits")
 

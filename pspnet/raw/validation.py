@@ -115,7 +115,7 @@ def _check_suffix(checked: CheckedSample, image: StoredImage, rules: Rules) -> N
     if not checked.sample.image.lower().endswith(suffixes):
         expected = f"a name ending in {suffixes[0]}"
         problem = Problem(checked.sample.image, f"is actually a {image.format}", expected,
-                          "Rename it; the content counts, not the name.", "wrong_suffix")  # fmt: skip
+                          "Rename it to match its content, which is what is read.", "wrong_suffix")  # fmt: skip
         _judge(checked, problem, rules)
 
 

@@ -135,4 +135,4 @@ def test_nothing_changes_if_there_is_nothing_to_accept(repository: Path, stage: 
 
 def test_the_missing_file_is_named_outside_a_project(tmp_path: Path) -> None:
     done = accept(tmp_path)
-    assert (done.stderr, done.returncode) == ("dvc.yaml: is missing. Run this in the folder of your checkout.\n", 1)
+    assert (done.stderr, done.returncode) == ("dvc.yaml: is missing. Run this in your checkout.\n", 1)

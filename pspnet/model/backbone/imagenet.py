@@ -20,14 +20,14 @@ def load_imagenet(backbone: ResNet) -> None:
         tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (UnpicklingError, EOFError) as error:
         reason = str(error).partition("\n")[0]
-        fix = "Remove it: it is downloaded again."
-        raise UserError(Problem(f"{hub.get_dir()}/checkpoints", f"holds no tensors ({reason})", fix=fix)) from None
+        fix = "Remove it, and it will be downloaded again."
+        raise UserError(Problem(f"{hub.get_dir()}/checkpoints", f"contains no tensors ({reason})", fix=fix)) from None
     except (OSError, RuntimeError) as error:  # RuntimeError means that the hash differs from the one in the file name
         problem = Problem(
             "backbone.weights: imagenet",
             f"{weights.url} could not be fetched ({error}), and is not in {hub.get_dir()}/checkpoints",
-            "a connection, or the file there",
-            "With the file itself: `pspnet weights import FILE --from torchvision`, and backbone.weights: imported.",
+            "a connection, or the file in that folder",
+            "If you have the file, use `pspnet weights import FILE --from torchvision` and backbone.weights: imported.",
         )
         if is_network(error):
             raise Busy(str(problem)) from None

@@ -56,7 +56,7 @@ class PretrainedBackbone:
             fix = "Make it again with the current params.yaml, or set `backbone` there to match."
             if self.image_channels != backbone.image_channels:
                 fix = "Import it again with --channels 3."
-            raise UserError(Problem(str(folder), f"holds a {held}", wanted, fix))
+            raise UserError(Problem(str(folder), f"contains a {held}", wanted, fix))
         if self.pretraining != "none":
             load_weights(backbone, folder / WEIGHTS)
 

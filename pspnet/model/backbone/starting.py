@@ -28,9 +28,7 @@ def _fill(network: ResNet, weights: Weights, imported: Path, of_dataset: Preproc
         load_imagenet(network)
         return "imagenet", IMAGENET
     if not imported.exists():
-        fix = (
-            "`pspnet weights import FILE --from PROJECT` makes them; `dvc pull` fetches what a colleague has imported."
-        )
+        fix = "`pspnet weights import FILE --from PROJECT` makes them, and `dvc pull` fetches a colleague's import."
         raise UserError(Problem("backbone.weights: imported", f"{imported} is missing", "imported weights", fix))
     start = PretrainedBackbone.open(imported)
     start.load_into(network, imported)

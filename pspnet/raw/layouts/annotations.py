@@ -71,7 +71,7 @@ class Lookup:
             where = ", ".join(sorted(file.path for file in found))
             fix = "Write the folder in front of its name."
             raise Refused(
-                f"lists {name!r:.200}, which may be any of {where}", "one image with that name", fix, "ambiguous"
+                f"lists {name!r:.200}, which could be any of {where}", "one image with that name", fix, "ambiguous"
             )
         return found[0]
 

@@ -124,7 +124,7 @@ def _shapes(document: Document, annotation: Json, size: tuple[int, int] | None, 
                 raise Refused(found, "the size that the file lists for the image")
             lengths = uncompressed(name, counts) if isinstance(counts, str) else counts
             return [runs(name, number, lengths, (0, 0, width, height), by_columns=True)]
-    fix = "Export the objects with their outlines: boxes alone are not enough to learn from."
+    fix = "Export the objects with their outlines, because boxes are not enough to learn from."
     raise Refused(f"{name} has no segmentation", "polygons or runs of pixels", fix)
 
 

@@ -68,7 +68,7 @@ class _Reader:
         self._text = self._label = ""
 
     def doctype(self, *_: str | None) -> None:
-        raise Refused("has a DOCTYPE, whose entities could fill the memory", "XML as CVAT exports it")
+        raise Refused("has a DOCTYPE, and its entities could fill the memory", "XML as CVAT exports it")
 
     def start(self, tag: str, attributes: Attributes) -> None:
         if not self._path and tag != "annotations":

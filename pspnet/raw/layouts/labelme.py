@@ -56,7 +56,7 @@ def find(source: LabelmeParams, raw: RawFiles) -> Iterator[FoundImage | Problem]
             mask = partial(_drawing, document, labels, source.line_width_px)
             entries.append(Entry(document.file.path, photo, split_of_folders(document.file.name), mask))
         else:
-            fix = "Put it beside this file: the copy in imageData is not read." if document.has_copy else ""
+            fix = "Put it next to this file. The copy in imageData is not read." if document.has_copy else ""
             found = f"annotates the photo {document.image!r:.200}, which is missing"
             expected = f"an image in '{source.images}'"
             problems.append(Problem(document.file.path, found, expected, fix, "mask_without_image"))

@@ -129,7 +129,7 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[FilesById, FilesById, list[Pr
         if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
             continue
         if is_image:
-            reason = "is named like neither an image nor a mask"
+            reason = "does not have the name of an image or a mask"
             expected = f"an image named {naming.image_names} or a mask named {naming.mask_names}"
         else:
             reason, expected = "does not have the suffix of an image", " ".join(SUFFIXES)

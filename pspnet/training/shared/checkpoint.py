@@ -124,7 +124,7 @@ class Checkpoint:
             yield
         except Interrupted as stop:
             self.save(state)
-            message = f"Stopped after step {state.step}, which is saved: the same command continues from there."
+            message = f"Stopped after step {state.step}, which is saved. The same command continues from there."
             raise Interrupted(stop.exit_status, message) from None
 
 

@@ -33,7 +33,7 @@ def not_finite(
     name, value = next((name, value) for name, value in values.items() if not math.isfinite(value))
     fix = f"In {stage}.optimizer, lower learning_rate, raise warmup_steps or set gradient_clip_norm."
     if not masks_fit:
-        fix = "A mask holds a value that is neither a class nor ignored: prepare the data again."
+        fix = "A mask contains a value that is neither a class nor ignored, so prepare the data again."
     more = f" and {len(sources) - NAMED} more" if len(sources) > NAMED else ""
     return UserError(
         Problem(
