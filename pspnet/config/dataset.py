@@ -116,9 +116,9 @@ class ClassFoldersParams(_Folders):
 
 
 class CamvidParams(_Folders):
-    """Frames and masks with the same names, or train/ and trainannot/ in one folder. Masks number the 11 classes from
-    0, and 11 is void. The part of a name before its first `_` is the drive, which is used as the group. Folders are
-    official splits.
+    """Frames and masks with the same names, or train/ and trainannot/ in the same folder. Masks number the 11 classes
+    from 0, and 11 is void. The part of a name before its first `_` is the drive, which is used as the group. Folders
+    are official splits.
     """
 
     layout: Literal["camvid"]

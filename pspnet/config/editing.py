@@ -18,7 +18,9 @@ NO_WRAPPING = 4096  # characters
 
 
 def edited(text: str, values: Mapping[str, Any], source: str, comments: Mapping[str, str] | None = None) -> str:
-    """`values` has keys such as `finetune.optimizer.learning_rate`; `comments` replace those on lines of scalars."""
+    """`values` has keys such as `finetune.optimizer.learning_rate`; `comments` replace the comments on lines with
+    scalars.
+    """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, NO_WRAPPING
     content = yaml.load(text)

@@ -20,7 +20,9 @@ GPU_VALUES = 2**23  # logits at a time, enough to keep a GPU busy
 
 
 def negative_log_likelihood(logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:
-    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the probability of the mask's class, for pixels that have one."""
+    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the probability of the mask's class, for pixels that have a
+    class.
+    """
     nll: Tensor = _NegativeLogLikelihood.apply(logits, masks, align_corners)
     return nll
 

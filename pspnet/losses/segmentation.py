@@ -17,7 +17,7 @@ Loss = TypeVar("Loss", Tensor, float)
 
 
 class SegmentationLoss:
-    """The loss of one batch. If nothing is annotated, the loss and its gradient are 0.
+    """The loss of a batch. If nothing is annotated, the loss and its gradient are 0.
 
     If a step has several batches (one per device, for example), its loss is their mean, weighted by `weight`. For
     cross-entropy and focal loss, that equals the loss over all pixels at once. Dice and OHEM work on each batch

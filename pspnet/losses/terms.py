@@ -21,8 +21,8 @@ def focal(nll: Tensor, weights: Tensor, gamma: float) -> Tensor:
 
 
 def hardest(nll: Tensor, weights: Tensor, threshold: float, least_share: float) -> Tensor:
-    """Online hard example mining: cross-entropy over the pixels whose class is at most `threshold` likely, or over the
-    hardest `least_share` of the annotated pixels, whichever is more.
+    """Online hard example mining: cross-entropy over the pixels for which the right class is at most `threshold`
+    likely, or over the hardest `least_share` of the annotated pixels, whichever is more.
     """
     with torch.no_grad():
         counted = weights != 0

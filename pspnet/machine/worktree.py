@@ -62,7 +62,7 @@ def discard(checkout: Path, tree: Path) -> None:
 
 
 def _share_dvc(checkout: Path, project: Path) -> None:
-    """Give the worktree the checkout's current cache and remotes, not those of the commit."""
+    """Give the worktree the checkout's current cache and remotes, not the ones from the commit."""
     from dvc.config import Config
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

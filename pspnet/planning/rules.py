@@ -47,7 +47,7 @@ class Plan:
     device: Device
     timing: Timing
     minutes: float
-    weights: str  # backbone.weights, which people choose: random, imagenet, imported
+    weights: str  # backbone.weights, chosen by the user: random, imagenet or imported
     imported: Rung | None = None  # the network that fits those weights
     choices: list[Choice] = field(default_factory=list)
     step_seconds: float = 0.0  # seconds per step of the chosen network, without loading

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pspnet.dataset.store.splits import Split
 from pspnet.raw.images import GLANCE_PX
 
-# Of two images, the one in the higher split is kept. Losing a training image is better than losing a test image.
+# Of two images, the image in the higher split is kept. Losing a training image is better than losing a test image.
 RANK: dict[Split, int] = {"test": 3, "val": 2, "train": 1, "unlabeled": 0}
 HELD_OUT = RANK["val"]
 FLAT = 24  # gray levels between the darkest and the brightest part; below this contrast nothing is recognizable

@@ -103,7 +103,7 @@ def _glance(rgb: Image.Image, orientation: int) -> bytes:
 # Warning filters and Pillow's pixel limit are global to the process. The first thread that decodes sets them and the
 # last one restores them; each thread records its own warnings. The lock is not held while decoding.
 _ENTERING_OR_LEAVING = threading.Lock()
-_limits: list[int] = []  # one per open block
+_limits: list[int] = []  # one entry per open block
 _put_back = ExitStack()
 _recorded: ContextVar[list[str] | None] = ContextVar("_recorded", default=None)
 
@@ -183,7 +183,9 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
 
 
 def _scans(data: bytes) -> int:
-    """An upper bound on the scans of a JPEG. Each scan covers the whole picture, and 95 bytes are enough for one."""
+    """An upper bound on the scans of a JPEG. Each scan covers the whole picture, and a scan can be as small as 95
+    bytes.
+    """
     if (most := data.count(START_OF_SCAN)) <= MOST_SCANS:
         return most
     count, place = 0, 2

@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from pspnet.raw.files import RawFiles
 from pspnet.raw.images import TURNS, Refused, bits_per_channel, decoded, limited_pillow, to_rgb
 
-Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]  # uint32 holds colors
+Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]  # uint32 is for colors
 COLOR = 1 << 24  # added to a color's number to keep it above any gray value
 TRANSPARENT = ("is partly transparent", "one number per pixel", "Save the mask without an alpha channel.")
 

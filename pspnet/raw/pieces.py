@@ -2,7 +2,7 @@
 several machines can share the work.
 
 A piece's file name combines its samples, rules and code with the stamps of its raw files, so the machine that made it
-recognizes it by name. It holds digests of the raw files, so that a different machine, with different stamps, can
+recognizes it by name. It contains digests of the raw files, so that a different machine, with different stamps, can
 recognize it.
 """
 
@@ -47,8 +47,8 @@ SCHEMA = pa.schema(
         "mask": pa.large_binary(),
         "height": pa.int32(),
         "width": pa.int32(),
-        "image_digest": pa.binary(32),  # of the image alone
-        "digest": pa.binary(32),  # of image and mask
+        "image_digest": pa.binary(32),  # digest of the image alone
+        "digest": pa.binary(32),  # digest of the image and mask
         "glance": pa.binary(GLANCE_PX**2),
         "channel_sums": pa.list_(pa.int64(), 7),
         "classes": pa.list_(pa.uint8()),

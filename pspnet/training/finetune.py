@@ -117,7 +117,7 @@ def finetune(
                 batch = steps.begin(batches)
                 whole = peers.sum(loss_of.weight(batch["mask"])).clamp(
                     min=torch.finfo().tiny
-                )  # 0 if nothing is annotated
+                )  # it is 0 if nothing is annotated
                 figures = steps.backward(batch, partial(share, whole=whole))
                 loss = supervised_loss(figures["main_loss"], figures["auxiliary_loss"], params.auxiliary_weight)
                 figures = {"loss": loss, **figures}

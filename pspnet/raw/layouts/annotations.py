@@ -1,4 +1,4 @@
-"""Images whose names are listed in annotation files."""
+"""Images that are listed by name in annotation files."""
 
 import json
 import re

@@ -29,7 +29,7 @@ class Peers:
 
     @property
     def share_batch_statistics(self) -> bool:
-        """torch has synchronized BatchNorm for GPUs only; on CPUs each process normalizes by its own images."""
+        """torch has synchronized BatchNorm only for GPUs. On CPUs, each process normalizes by its own images."""
         return self.count > 1 and self.device.type == "cuda"
 
     def sum(self, values: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Peers:
         return total
 
     def check_step(self, step: int, folder: Path) -> None:
-        """Check that all processes read the same checkpoint: several hosts must share one folder."""
+        """Check that all processes read the same checkpoint, because several hosts must share one folder."""
         held = torch.zeros(self.count, dtype=torch.int64, device=self.device)
         held[self.rank] = step
         if len(steps := set(self.sum(held).tolist())) > 1:
