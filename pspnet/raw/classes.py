@@ -114,7 +114,7 @@ def pixel_counts(values: Values, expected: Collection[int] = ()) -> dict[int, in
         found = {value: int(np.count_nonzero(values == value)) for value in sorted(expected)}
         if sum(found.values()) == values.size:
             return {value: pixels for value, pixels in found.items() if pixels}
-    if values.dtype == np.uint8:  # Pillow counts bytes five times faster than NumPy
+    if values.dtype == np.uint8:  # Pillow counts bytes five times as fast as NumPy
         return {value: pixels for value, pixels in enumerate(Image.fromarray(values).histogram()) if pixels}
     every, pixels = np.unique(values, return_counts=True)
     return dict(zip(every.tolist(), pixels.tolist(), strict=True))
