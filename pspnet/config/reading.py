@@ -229,7 +229,7 @@ def _closest(model: type[BaseModel], path: list[str]) -> str | None:
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Return every known key, with a kind of section that has it if other kinds lack it: (dataset.source.splits,
+    """Yield every known key, with a kind of section that has it if other kinds lack it: (dataset.source.splits,
     layout: voc).
     """
     for name, field in model.model_fields.items():

@@ -101,7 +101,7 @@ def _each_kind_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _examples(dataset: PreparedDataset, index: pd.DataFrame) -> Iterable[Picture]:
-    """Return a few images with their masks from each split. The same data always yields the same images."""
+    """Yield a few images with their masks from each split. The same data always yields the same images."""
     reader = dataset.reader()
     for split in ANNOTATED:
         own = index[index["has_mask"] & (index["split"] == split)]
@@ -126,7 +126,7 @@ def _colored(mask: NDArray[np.uint8], dataset: PreparedDataset) -> NDArray[np.ui
 
 
 def _bad(verdicts: Sequence[Verdict], files: RawFiles, rules: Rules) -> Iterable[Picture]:
-    """Return pictures of the problem files that can still be displayed."""
+    """Yield pictures of the problem files that can still be displayed."""
     shown = 0
     for one in _each_kind_first(verdicts):
         if shown == MOST_BAD or one.problem.kind in (*NO_PICTURES, *NO_FILES):

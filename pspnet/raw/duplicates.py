@@ -49,7 +49,7 @@ def contradictions(
 
 
 def _equal(digests: NDArray[np.uint8], order: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Return groups of indices with equal digests. Equal digests are adjacent in `order`."""
+    """Yield groups of indices with equal digests. Equal digests are adjacent in `order`."""
     same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     group: list[int] = []
     for place in np.flatnonzero(same).tolist():
@@ -73,7 +73,7 @@ def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Yield pairs from two splits, at least one of them held out, that might look the same, lower rank first. `hashes`:
+    """Return pairs from two splits, at least one of them held out, that might look the same, lower rank first. `hashes`:
     (N, 32).
     """
     found: set[tuple[int, int]] = set()

@@ -178,7 +178,7 @@ def train_mode(supervised: SupervisedPSPNet, frozen: list[nn.Module]) -> None:
 
 
 def head_parameters(supervised: SupervisedPSPNet) -> Iterator[nn.Parameter]:
-    """Return all parameters outside the backbone."""
+    """Yield all parameters outside the backbone."""
     for name, parameter in supervised.named_parameters():
         if not name.startswith("network.backbone."):
             yield parameter
