@@ -73,7 +73,7 @@ def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return pairs from two splits, at least one of them held out, that might look the same, lower rank first. `hashes`:
+    """Return pairs from two splits, at least one held out, that might look the same, lower rank first. `hashes`:
     (N, 32).
     """
     found: set[tuple[int, int]] = set()
