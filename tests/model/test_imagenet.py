@@ -60,4 +60,4 @@ def test_the_offline_message_names_the_url_and_the_alternatives(hub: Path) -> No
         "backbone.weights: imagenet: https://download.pytorch.org/models/resnet18-f37072fd.pth could not be fetched ("
     )
     assert f"and is not in {hub}/checkpoints; expected a connection, or the file in that folder." in message
-    assert "`pspnet weights import FILE --from torchvision`, and backbone.weights: imported." in message
+    assert "`pspnet weights import FILE --from torchvision` and backbone.weights: imported." in message
