@@ -67,7 +67,7 @@ def one_of_six(helpful: str = "") -> str:
     """The end of the message if one file is left out."""
     return (
         "\n1 of 6 files (16.7%) cannot be used; prepare.tolerated_share is 1.0%."
-        "\nTo go on without repairing them, choose in params.yaml:"
+        "\nTo continue without repairing them, set in params.yaml:"
         f"\n  {helpful}prepare.tolerated_share: 0.167  # leaves out 1 file"
         "\n.pspnet/checkpoints/prepare/problems.csv lists 1 problem."
     )
@@ -117,7 +117,7 @@ def test_the_summary_counts_masks_and_problems(project: Path) -> None:
         ),
         pytest.param(
             without("data/raw"),
-            "data/raw: is missing; expected the folder of the raw data. "
+            "data/raw: is missing; expected the raw data folder. "
             "Put your data there, or draw some to try: pspnet synthesize data/raw",
             id="no raw data",
         ),
@@ -193,7 +193,7 @@ def test_the_summary_counts_masks_and_problems(project: Path) -> None:
         ),
         pytest.param(
             lambda project: (project / "params.yaml").unlink(),
-            "params.yaml: is missing. Run this in the folder of your checkout.",
+            "params.yaml: is missing. Run this in your checkout.",
             id="no params",
         ),
     ],

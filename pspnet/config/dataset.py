@@ -1,4 +1,4 @@
-"""`dataset`: how data/raw is laid out and what its masks mean."""
+"""`dataset`: the layout of data/raw and the meaning of its masks."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -50,12 +50,12 @@ class _Folders(Section):
     images: str
     """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar is read as if unpacked in place."""
     masks: str
-    """Folder of the masks, below data/raw; it may be the image folder. An image without a mask is used for pretraining
-    only."""
+    """Folder of the masks, below data/raw; it may be the image folder. Images without a mask are used only for
+    pretraining."""
 
 
 class FolderParams(_Folders):
-    """Images and masks, distinguished and paired by their names."""
+    """Images and masks, told apart and paired by name."""
 
     layout: Literal["folder"]
     image_names: Pattern
@@ -63,10 +63,10 @@ class FolderParams(_Folders):
     the image's id. `(.*)\\.\\w+`: the path without suffix. `(.*)/images/(.*)\\.\\w+` maps train/images/1.png to
     train/1."""
     mask_names: Pattern
-    """The same for a mask, such as `(.*)_gt\\.png`; the mask belongs to the image with the same id. A path that matches
+    """The same for a mask, such as `(.*)_gt\\.png`. The mask belongs to the image with the same id. A path that matches
     both patterns is a mask."""
     mask_kind: Literal["numbers", "colors", "levels", "instances"]
-    """What the pixels of a mask hold. `numbers`: a gray value or palette index. `colors`: a color, as in `road:
+    """What the pixels of a mask contain. `numbers`: a gray value or palette index. `colors`: a color, as in `road:
     '#804080'`. `levels`: 1 from mask_threshold up, 0 below, for masks that were blurred or saved as JPEG. `instances`:
     one file per object, 1 where any file has mask_threshold or more."""
     mask_threshold: Annotated[int, Field(ge=1, le=65535)]
@@ -86,7 +86,8 @@ class VocParams(_Folders):
 
     layout: Literal["voc"]
     splits: str
-    """Folder of train.txt, val.txt and test.txt, each a list of names; without them, splits are assigned by group."""
+    """Folder of train.txt, val.txt and test.txt, each a list of names. Without these files, splits are assigned by
+    group."""
 
 
 class Ade20kParams(_Folders):
@@ -97,8 +98,8 @@ class Ade20kParams(_Folders):
 
 class ClassFoldersParams(_Folders):
     """One mask per class, bright where the class is, in a folder named after the class. Where two masks are bright, the
-    class later in the alphabet wins; where none is, the pixel is background. Folders named train, val or test are
-    official splits.
+    class later in the alphabet wins. Where no mask is bright, the pixel is background. Folders named train, val or test
+    are official splits.
     """
 
     layout: Literal["class_folders"]
@@ -106,17 +107,18 @@ class ClassFoldersParams(_Folders):
     """`id`: MASKS/CLASS/ID.png belongs to IMAGES/ID.jpg. `class_and_id`: it belongs to the image ID in a folder CLASS
     anywhere below IMAGES, as in MVTec AD; IMAGES and MASKS may be the same folder."""
     mask_suffix: str
-    """The part of a mask's name after ID, such as `_mask`. A number may follow it: 1_mask.png and 1_mask_1.png are both
-    masks of image 1, and are merged."""
+    """The part of a mask's name that follows ID, such as `_mask`. A number may follow it: 1_mask.png and 1_mask_1.png
+    are both masks of image 1, so they are merged."""
     mask_threshold: Annotated[int, Field(ge=1, le=65535)]
     """The lowest gray value that counts as bright; 128 is the middle of the 8-bit range."""
     background_folders: list[str]
-    """Folders of images that show no class, such as `good`: all background. They need no masks."""
+    """Folders of images that show no class, such as `good`, and are all background. They need no masks."""
 
 
 class CamvidParams(_Folders):
-    """Frames and masks with the same names, or train/ and trainannot/ in one folder. Masks number 11 classes from 0; 11
-    is void. The part of a name before its first `_` is the drive and serves as the group; folders are official splits.
+    """Frames and masks with the same names, or train/ and trainannot/ in the same folder. Masks number the 11 classes
+    from 0, and 11 is void. The part of a name before its first `_` is the drive, which is used as the group. Folders
+    are official splits.
     """
 
     layout: Literal["camvid"]
@@ -125,16 +127,16 @@ class CamvidParams(_Folders):
 class _Annotated(Section):
     images: str
     """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar counts as its contents, unpacked in
-    place. An image named in no annotation file is used for pretraining only."""
+    place. Images not named in any annotation file are used only for pretraining."""
     annotations: Expression
     """Regular expression that must match the whole path of an annotation file below data/raw, such as
     `annotations/instances_.*\\.json`."""
 
 
 class CocoParams(_Annotated):
-    """Polygons and run lengths in JSON files. A file with train, val or test in its name or its folder's name is an
-    official split. Pixels that no object covers are background; the smaller of two objects is on top; crowds are
-    drawn as their class.
+    """Polygons and run lengths in JSON files. A file with train, val or test in its own or its folder's name is an
+    official split. Pixels not covered by any object are background. The smaller of two objects is on top, and crowds
+    are drawn as their class.
     """
 
     layout: Literal["coco"]
@@ -142,7 +144,7 @@ class CocoParams(_Annotated):
 
 class CocoPanopticParams(_Annotated):
     """One PNG of segment numbers per image, and JSON files with the class of each segment; 0 means not annotated.
-    Official splits are recognized as in layout `coco`.
+    Official splits are recognized as in the `coco` layout.
     """
 
     layout: Literal["coco_panoptic"]
@@ -157,8 +159,8 @@ class _Drawn(_Annotated):
 
 class LabelmeParams(_Drawn):
     """One JSON file per photo. Later shapes cover earlier ones; `__ignore__` means not annotated. data/raw/labels.txt
-    lists the labels, one per line; without it, the labels found are used, in alphabetical order. Folders named train,
-    val or test are official splits.
+    lists the labels, one per line. Without this file, the labels found are used in alphabetical order. Folders named
+    train, val or test are official splits.
     """
 
     layout: Literal["labelme"]
@@ -166,14 +168,15 @@ class LabelmeParams(_Drawn):
 
 class CvatParams(_Drawn):
     """CVAT for images 1.1: XML with polygons, boxes, ellipses, masks, lines and points, drawn in their z_order. A
-    subset named train, val or test is an official split; without subsets, a file or folder with such a name is.
+    subset named train, val or test is an official split. If there are no subsets, files and folders with these names
+    are.
     """
 
     layout: Literal["cvat"]
 
 
 class CvatMasksParams(_Folders):
-    """CVAT's Segmentation mask 1.1: masks in the colors of labelmap.txt, which is beside their folder; the images may
+    """CVAT's Segmentation mask 1.1: masks in the colors of labelmap.txt, which is next to their folder. The images can
     be elsewhere. ImageSets/Segmentation/train.txt, val.txt and test.txt are official splits.
     """
 
@@ -205,7 +208,7 @@ class DatasetParams(Section):
     colors: dict[str, list[ColorPart]]
     """Class name -> [red, green, blue] in pictures; other classes get distinct colors."""
     ignore_values: MaskValues
-    """Mask values that mean "not annotated": these pixels are neither trained on nor scored."""
+    """Mask values that mean "not annotated": these pixels are ignored in training and scoring."""
     group_pattern: Pattern | None
     """Regular expression, searched for anywhere in an image's id (its path without suffix); `^` stands for the start.
     Its first group is the scene, patient or video that stays in one split. `(.*)`: each image is its own group. null:
@@ -213,7 +216,7 @@ class DatasetParams(Section):
 
     labeled_fraction: Annotated[float, Field(gt=0, le=1)]
     """Share of the masks in train that are used; images whose masks are not used count as images without masks. A
-    smaller share is a subset of every larger one. Lower it only to find out what more masks are worth."""
+    smaller share is a subset of every larger one. Lower it only to measure how much additional masks help."""
 
     @field_validator("colors")
     @classmethod

@@ -1,4 +1,4 @@
-"""The text of a params file with different values. Everything else stays: order, other values, comments."""
+"""Replace values in the text of a params file. Everything else is kept: order, other values, comments."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,9 @@ NO_WRAPPING = 4096  # characters
 
 
 def edited(text: str, values: Mapping[str, Any], source: str, comments: Mapping[str, str] | None = None) -> str:
-    """`values` has keys such as `finetune.optimizer.learning_rate`; `comments` replace those on lines of scalars."""
+    """`values` has keys such as `finetune.optimizer.learning_rate`; `comments` replace the comments on lines with
+    scalars.
+    """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, NO_WRAPPING
     content = yaml.load(text)
@@ -44,7 +46,7 @@ def _place(content: Any, path: str, source: str) -> tuple[Any, str]:
 
 
 def _in_style(value: Any) -> Any:
-    """Mappings as lines, lists within a line, as in the recipes, and words such as `no` in quotes."""
+    """Write mappings on separate lines and lists within a line, as in the recipes, and quote words such as `no`."""
     if isinstance(value, Mapping):
         return CommentedMap({_in_style(key): _in_style(inner) for key, inner in value.items()})
     if isinstance(value, str) and _reads_as_something_else(value):
@@ -57,12 +59,12 @@ def _in_style(value: Any) -> Any:
 
 
 def _reads_as_something_else(word: str) -> bool:
-    """ruamel writes YAML 1.2, where `no` is a word; we read YAML 1.1, where it is false."""
+    """ruamel writes YAML 1.2, where `no` is a word, but we read YAML 1.1, where it is false."""
     return bool(re.fullmatch(r"[\w.:~+-]*", word)) and parse_value(word, "a value") != word
 
 
 def _set_comment(section: Any, key: str, comment: str) -> None:
-    """Replace the comment on the key's line, but not what follows it: blank lines and comments before the next key."""
+    """Replace the comment on the key's line, but not the blank lines and comments that follow, before the next key."""
     tokens = section.ca.items.setdefault(key, [None, None, None, None])
     following = tokens[2].value.partition("\n")[2] if tokens[2] else ""
     tokens[2] = CommentToken(f"# {comment}\n{following}", CommentMark(0), None)

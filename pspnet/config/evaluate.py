@@ -1,4 +1,4 @@
-"""`evaluate`: the report."""
+"""`evaluate`: settings for the report."""
 
 from pspnet.config.section import Count, Section
 

@@ -20,11 +20,11 @@ from pspnet.config.section import (
 
 class LossParams(Section):
     kind: Literal["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"]
-    """The loss of both heads. `cross_entropy`: the mean over the annotated pixels, as published. `cross_entropy_dice`:
-    its weighted sum with Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy pixels
-    weigh little. `ohem`: only hard pixels count."""
+    """The loss for both heads. `cross_entropy`: the mean over the annotated pixels, as published. `cross_entropy_dice`:
+    its weighted sum with Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy pixels have
+    little weight. `ohem`: only hard pixels count."""
     cross_entropy_share: Share
-    """For cross_entropy_dice: a in a * cross-entropy + (1 - a) * Dice loss."""
+    """For cross_entropy_dice: the factor a in a * cross-entropy + (1 - a) * Dice loss."""
     focal_gamma: NotNegative
     """For focal: cross-entropy times (1 - p) ** gamma, where p is the right class's probability. 2 as published."""
     ohem_threshold: Annotated[float, Field(gt=0, le=1)]
@@ -32,7 +32,7 @@ class LossParams(Section):
     ohem_least_share: Annotated[float, Field(gt=0, le=1)]
     """For ohem: the hardest pixels, this share of the annotated ones, always count."""
     class_weights: Literal["none", "given", "median_frequency", "inverse_sqrt"]
-    """How much the pixels of a class count. `median_frequency`: the median pixel count of the classes that occur in
+    """How much each class counts. `median_frequency`: the median pixel count of the classes that occur in
     the training masks, divided by the class's own count. `inverse_sqrt`: the square root of that. `given`: see
     given_weights."""
     class_weight_max: Positive
@@ -43,11 +43,12 @@ class LossParams(Section):
 
 class FinetuneParams(Section):
     epochs: Positive
-    """Passes over the training images; 0.5 sees half of them."""
+    """Passes over the training images; 0.5 uses half of them."""
     validations: AtLeastOne
-    """How often the network is measured on val, evenly spread over the steps; its best weights are kept."""
+    """How many times the network is measured on val, at evenly spaced steps. The best weights are kept."""
     batch_size: AtLeastOne
-    """Images per step, over all devices. With 1, BatchNorm in the pyramid's 1x1 bin keeps its initial statistics."""
+    """Images per step, over all devices. If it is 1, BatchNorm in the pyramid's 1x1 bin keeps its initial
+    statistics."""
     crop_height_px: Pixels
     """Height of the training crops."""
     crop_width_px: Pixels
@@ -65,12 +66,12 @@ class FinetuneParams(Section):
     color_jitter: Share
     """Strength of random brightness, contrast and saturation."""
     output_stride: Literal[8, 16, 32]
-    """Pixels per feature: 8 as published; 16 is about three times cheaper and loses thin objects."""
+    """Pixels per feature: 8 as published; 16 is about three times cheaper but loses thin objects."""
     align_corners: bool
     """How features are enlarged: true as in the authors' code, false as in most others. Any image size works."""
     decoder: Literal["plain", "low_level"]
     """`plain` as published. `low_level`: the pyramid's output is joined with features at a quarter of the image's size,
-    for thin objects; the head then costs several times as much."""
+    for thin objects, but the head then costs several times as much."""
     pyramid_weights: Literal["none", "learned"]
     """`none` as published. `learned`: a factor on each branch of the pyramid, initially 1."""
     auxiliary_weight: NotNegative
@@ -82,14 +83,14 @@ class FinetuneParams(Section):
     optimizer: OptimizerParams
     """How gradients change the weights."""
     backbone_learning_rate_factor: NotNegative
-    """Factor on the backbone's learning rate. Use 1 unless the backbone was trained at length: a smaller factor hurts
-    weak weights."""
+    """Factor on the backbone's learning rate. Use 1 unless the backbone was trained for a long time, because a smaller
+    factor hurts weak weights."""
     head_learning_rate_factor: Positive
     """The same for the pyramid and the heads, which start from random weights. 10 as published, with SGD."""
     frozen_layers: Annotated[int, Field(ge=0, le=5)]
-    """How much of the backbone is not trained: 0 nothing, 1 the stem, 2 also layer1, ... 5 everything."""
+    """How much of the backbone is frozen: 0 for nothing, 1 for the stem, 2 for layer1 too, ... 5 for everything."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    """A moving average of the weights is measured and kept; each step keeps this share of it. 0: no average."""
+    """Share of the weights' moving average that each step keeps. The average is measured and saved. 0: no average."""
     patience_validations: Count
     """Training ends after this many validations without improvement; 0: no early stopping."""
 

@@ -11,13 +11,13 @@ class OptimizerParams(Section):
     kind: Literal["adamw", "sgd", "rmsprop"]
     """AdamW suits short runs, SGD long ones. The published PSPNet was trained with SGD."""
     learning_rate: Positive
-    """Learning rate at the start of the schedule; the warm-up rises to it."""
+    """Learning rate at the start of the schedule, reached at the end of the warm-up."""
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    """For SGD and RMSprop; AdamW has its own."""
+    """For SGD and RMSprop; AdamW uses its own."""
     weight_decay: NotNegative
-    """Decoupled in AdamW, added to the gradient in SGD and RMSprop."""
+    """Weight decay: decoupled in AdamW, added to the gradient in SGD and RMSprop."""
     decay_norms_and_biases: bool
-    """Whether the scales and shifts of BatchNorm and the biases decay too, as published; many projects exempt them."""
+    """Whether biases and the scales and shifts of BatchNorm also decay, as published. Many projects exempt them."""
     schedule: Literal["poly", "cosine"]
     """How the learning rate falls: with poly_power, or along half a cosine wave."""
     warmup_steps: Count
@@ -27,6 +27,7 @@ class OptimizerParams(Section):
     learning_rate_floor: Share
     """The schedule ends at this share of learning_rate; 0 as published."""
     gradient_clip_norm: NotNegative
-    """Longer gradients are shortened to this length; 0: never."""
+    """Gradients longer than this are shortened to this length; 0: never."""
     accumulation_steps: AtLeastOne
-    """Parts that each device splits its share of a step into, to save memory. BatchNorm sees one part at a time."""
+    """Number of parts into which each device splits its share of a step, to save memory. BatchNorm sees one part at a
+    time."""

@@ -1,4 +1,4 @@
-"""All of params.yaml, and the differences between two of them."""
+"""All of params.yaml, and the differences between two params files."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,7 +38,9 @@ def load_params(path: Path) -> Params:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys whose values differ between two params files, or parts of them -> both values; None if missing."""
+    """Return the keys that differ between two params files, or parts of them, with both values. A missing value is
+    None.
+    """
     old, new = dict(_flat(then)), dict(_flat(now))
     names = dict.fromkeys([*old, *new])
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}

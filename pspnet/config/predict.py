@@ -1,4 +1,4 @@
-"""`predict`: how an image becomes a mask, in `evaluate`, `predict` and `serve` alike."""
+"""`predict`: how `evaluate`, `predict` and `serve` turn an image into a mask."""
 
 from typing import Annotated, Self
 
@@ -13,9 +13,9 @@ class PredictParams(Section):
     window_px: Pixels
     """An image with a longer side is predicted in overlapping square windows of this side."""
     window_overlap_px: Count
-    """Pixels that neighboring windows share; each window counts less toward its border."""
+    """Number of pixels shared by neighboring windows. Each window counts less toward its border."""
     scales: Annotated[list[Scale], Field(min_length=1)]
-    """An image is predicted at each of these scales and the probabilities are averaged; 1 is its own size."""
+    """Each image is predicted at each of these scales, and the probabilities are averaged. 1 is its original size."""
     flip: bool
     """Whether the mirror image is predicted and averaged too, which doubles the work."""
 

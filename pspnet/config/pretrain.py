@@ -23,7 +23,7 @@ class _Method(Section):
 
 
 class NoMethodParams(_Method):
-    """Keep the weights that `backbone.weights` names."""
+    """Keep the weights named by `backbone.weights`."""
 
     kind: Literal["none"]
 
@@ -35,7 +35,7 @@ class RotationParams(_Method):
 
 
 class JigsawParams(_Method):
-    """Where in the view does each of its shuffled patches belong?"""
+    """Where in the view does each shuffled patch belong?"""
 
     kind: Literal["jigsaw"]
     grid: Annotated[int, Field(ge=2, le=7, examples=[3])]
@@ -43,7 +43,7 @@ class JigsawParams(_Method):
     gap_px: Annotated[Count, Field(examples=[6])]
     """Border cut off each patch, so that edges cannot be matched."""
     gray_probability: Annotated[Share, Field(examples=[0.3])]
-    """Share of the views in gray, so that color fringes cannot be matched."""
+    """Share of views that are gray, so that color fringes cannot be matched."""
 
     def check_views(self, crop_px: int) -> None:
         if crop_px // self.grid <= 2 * self.gap_px:
@@ -89,7 +89,8 @@ class PretrainParams(Section):
     color_jitter: Share
     """Strength of random brightness, contrast and saturation."""
     output_stride: Literal[8, 16, 32]
-    """Pixels per feature. More than in finetune is cheaper, and the weights still fit: dilation changes no shape."""
+    """Pixels per feature. A larger value than in finetune is cheaper, and the weights still fit, because dilation does
+    not change their shapes."""
     optimizer: OptimizerParams
     """How gradients change the weights."""
 

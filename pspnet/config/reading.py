@@ -1,4 +1,4 @@
-"""A YAML file as a typed model; all mistakes in it are reported together."""
+"""Read a YAML file as a typed model, and report all mistakes in it together."""
 
 import difflib
 import re
@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: 1e-3 is a number, and a key may appear only once."""
+    """Load YAML as DVC does: 1e-3 is a number, and a key can appear only once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -35,11 +35,11 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, or a UserError that names the file."""
+    """Return the mapping in a YAML file, or raise a UserError that names the file."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(Problem(str(path), "is missing", fix="Run this in the folder of your checkout.")) from None
+        raise UserError(Problem(str(path), "is missing", fix="Run this in your checkout.")) from None
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "is not UTF-8 text")) from None
     content = parse_value(text, str(path))
@@ -56,7 +56,7 @@ def parse_value(text: str, source: str) -> Any:
 
 
 def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
-    """`content` parsed as `model`, or one UserError that lists every mistake in it."""
+    """Parse `content` as `model`, or raise a single UserError that lists every mistake in it."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -70,7 +70,7 @@ def _problems(model: type[BaseModel], error: ValidationError, source: str) -> It
         for detail, place in details
         if detail["type"] == "extra_forbidden"
     }
-    # A misspelled key is also a missing one: report it once.
+    # A misspelled key is also a missing key, so report it only once.
     reported = {guess for guesses in unknown.values() for guess in guesses.values()}
     for detail, place in details:
         if detail["type"] == "extra_forbidden":
@@ -93,7 +93,7 @@ def _problems(model: type[BaseModel], error: ValidationError, source: str) -> It
 
 
 def _no_kind(detail: ErrorDetails, place: "_Place", key: str, source: str) -> Problem:
-    """The problem with a section of several kinds that does not say which kind it is."""
+    """Return the problem with a section that has several kinds but does not say which one it is."""
     *others, last = (f"'{kind}'" for kind in place.kinds)
     kinds = f"{', '.join(others)} or {last}"
     if detail["type"] == "union_tag_not_found":
@@ -107,7 +107,9 @@ def _no_kind(detail: ErrorDetails, place: "_Place", key: str, source: str) -> Pr
 
 
 def _unknown(model: type[BaseModel], path: list[str], value: Any) -> dict[str, str | None]:
-    """An unknown key -> the closest known one. A section is taken apart if only its keys resemble known ones."""
+    """Map each unknown key to the closest known key. If a section is unknown but its keys resemble known keys, they are
+    matched one by one.
+    """
     guess = _closest(model, path)
     if guess is None and isinstance(value, dict):
         parts = [_unknown(model, [*path, str(key)], inner) for key, inner in value.items()]
@@ -128,12 +130,12 @@ def _advice(model: type[BaseModel], name: str, guess: str | None, kind: str) -> 
 
 
 def _is_whole_section(detail: ErrorDetails) -> bool:
-    """Whether several keys break a rule together."""
+    """Return whether several keys break a rule together."""
     return detail["type"] == "value_error" and isinstance(detail["input"], dict)
 
 
 def _reason(message: str) -> str:
-    """pydantic's message, reworded, without the parts that a Problem already has."""
+    """Return pydantic's message, reworded, without the parts that a Problem already has."""
     for start in ("Input should be ", "Value error, "):
         message = message.removeprefix(start)
     message = message.replace("a valid integer", "a whole number").replace("a valid number", "a number")
@@ -158,13 +160,13 @@ def _name(value: Any) -> str:
 
 
 class _Place(NamedTuple):
-    path: list[str]  # keys as in the file
-    declared: int  # how many leading keys are declared fields
+    path: list[str]  # keys as they appear in the file
+    declared: int  # the number of leading keys that are declared fields
     meaning: str  # description of the last declared field, and an example
-    keys: list[str]  # of the section in the last declared field
-    discriminator: str  # the key that names that section's kind, if it has several
-    kinds: dict[str, type[BaseModel]]  # the sections it may be, unless the file says which
-    kind: str  # the kind that the file says, as in `layout: voc`
+    keys: list[str]  # keys of the section in the last declared field
+    discriminator: str  # the key that names that section's kind, if it has several kinds
+    kinds: dict[str, type[BaseModel]]  # the possible sections, unless the file says which
+    kind: str  # the kind given in the file, as in `layout: voc`
 
     @property
     def name(self) -> str:
@@ -177,7 +179,7 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
     section: type[BaseModel] | None = model
     kinds: dict[str, type[BaseModel]] = {}
     for part in map(str, location):
-        if kinds:  # pydantic inserts the section's kind
+        if kinds:  # pydantic inserts the section's kind here
             section, kinds, kind = kinds[part], {}, f"{discriminator}: {part}"
             continue
         path.append(part)
@@ -203,7 +205,7 @@ def _fields(section: type[BaseModel] | None) -> list[str]:
 
 
 def _kinds(field: FieldInfo) -> tuple[str, dict[str, type[BaseModel]]]:
-    """The key that names the kind of a section, and the sections that it may be, by kind."""
+    """Return the key that names the kind of a section, and the possible sections by kind."""
     if not isinstance(field.discriminator, str):
         return "", {}
     sections = filter(None, map(_section, get_args(field.annotation)))
@@ -211,7 +213,7 @@ def _kinds(field: FieldInfo) -> tuple[str, dict[str, type[BaseModel]]]:
 
 
 def _closest(model: type[BaseModel], path: list[str]) -> str | None:
-    """The known key closest to an unknown one: the same name first, then the same section."""
+    """Return the known key closest to an unknown key: first by the same name, then by the same section."""
     known = list(dict.fromkeys(key for key, _ in _keys(model)))
     same_name = [key for key in known if key.rpartition(".")[2] == path[-1]]
     deeper = [key for key in same_name if key.startswith(".".join([*path[:-1], ""]))]
@@ -227,7 +229,9 @@ def _closest(model: type[BaseModel], path: list[str]) -> str | None:
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every known key, with a kind of section that has it if others lack it: (dataset.source.splits, layout: voc)."""
+    """Yield every known key, with a kind of section that has it if other kinds lack it: (dataset.source.splits,
+    layout: voc).
+    """
     for name, field in model.model_fields.items():
         yield prefix + name, ""
         if section := _section(field.annotation):

@@ -11,7 +11,7 @@ DEMO_MODEL = "pspnet-demo"
 
 class RegistryParams(Section):
     model: str
-    """Models with different names are never compared. The name pspnet-demo is for synthetic data only."""
+    """Models with different names are never compared. The name pspnet-demo is only for synthetic data."""
 
     @field_validator("model")
     @classmethod

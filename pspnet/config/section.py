@@ -10,7 +10,7 @@ class Section(BaseModel):
         extra="forbid",
         frozen=True,
         allow_inf_nan=False,
-        strict=True,  # "8" is not 8, and yes is not 1
+        strict=True,  # "8" does not count as 8, nor yes as 1
         use_attribute_docstrings=True,
     )
 

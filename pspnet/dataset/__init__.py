@@ -1,5 +1,5 @@
-"""The data that training and evaluation read: the prepared set, its shards, crops, views and augmentations.
+"""The data for training and evaluation: the prepared set, its shards, crops, views and augmentations.
 
-Turns bytes of the prepared set into arrays. May import `config`, `machine` and the rooms below. Start at
-`store/prepared.py`. Only `augmentation.py` knows albumentations.
+Turns the bytes of the prepared set into arrays. May import `config`, `machine` and the rooms below them. Start at
+`store/prepared.py`. Only `augmentation.py` uses albumentations.
 """

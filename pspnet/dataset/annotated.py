@@ -18,7 +18,7 @@ class Annotated(NamedTuple):
 
 
 class AnnotatedImages:
-    """Whole images and their masks, in the order of the index."""
+    """Whole images and their masks, in index order."""
 
     def __init__(self, reader: ShardReader, index: pd.DataFrame) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""Random augmentation of an image, and of its mask if it has one. The only module that uses albumentations."""
+"""Random augmentation of an image and, if it has one, its mask. The only module that uses albumentations."""
 
 import math
 from typing import Any, Protocol
@@ -9,23 +9,23 @@ import numpy as np
 from albumentations.core.type_definitions import Targets
 from numpy.typing import NDArray
 
-Pixels = NDArray[Any]  # uint8, but OpenCV's return types do not say so
+Pixels = NDArray[Any]  # these are uint8, but OpenCV's return types do not say so
 Matrix = NDArray[np.float64]
 
 BLUR_PX = 5  # side of the Gaussian kernel, as published
-GRAY = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+GRAY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue
 
 # Loaders already have a process for each core. This is set at import because every process that augments imports this
-# module; otherwise a process that was not forked would again start a thread for each core.
+# module. Otherwise a process that was not forked would start a thread for each core again.
 cv2.setNumThreads(0)
 
 
 class AffineCrop(A.DualTransform):
     """Scale, rotate, mirror and crop (or pad) in one affine warp from the image into the crop.
 
-    Pixels are interpolated once, and only those that the crop shows are computed. The scale is drawn uniformly. As
-    published, half of the images are rotated, by an angle drawn uniformly. Outside the picture, the crop shows the
-    fill, and the outermost pixels blend into it.
+    Pixels are interpolated once, and only for the area that the crop shows. The scale is drawn uniformly. Half of the
+    images are rotated by a uniformly drawn angle, as published. Outside the image, the crop shows the fill color, and
+    the outermost pixels blend into it.
     """
 
     _targets = (Targets.IMAGE, Targets.MASK)
@@ -62,8 +62,8 @@ class AffineCrop(A.DualTransform):
                 radians=radians,
                 mirrored=mirrored < self.flip_probability,
             ),
-            # Bilinear interpolation reads four pixels. At half the size or less it would skip pixels and turn fine
-            # patterns into coarse ones, so squares of `shrink` x `shrink` pixels are averaged first.
+            # Bilinear interpolation reads four pixels. At half size or less, it would skip pixels and turn fine
+            # patterns into coarse ones, so blocks of `shrink` x `shrink` pixels are averaged first.
             "shrink": max(1, int(min(width / scaled_width, height / scaled_height))),
         }
 
@@ -88,7 +88,7 @@ class AffineCrop(A.DualTransform):
 
 
 def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
-    """Where the crop begins in the picture; a smaller picture is centered in the crop."""
+    """Return where the crop starts in the image. A smaller image is centered in the crop."""
     free = scaled_px - crop_px
     return int(drawn * (free + 1)) if free >= 0 else -(-free // 2)
 
@@ -96,7 +96,7 @@ def _place(scaled_px: int, crop_px: int, drawn: float) -> int:
 def _crop_to_image(
     left: int, top: int, middle: tuple[float, float], steps: tuple[float, float], radians: float, mirrored: bool
 ) -> Matrix:
-    """The matrix from a pixel (x, y) of the crop to a point in the image, via the scaled image rotated about its
+    """Return the matrix that maps crop pixels (x, y) to points in the image, via the scaled image rotated about its
     center.
 
     Without scaling or rotation, all numbers are integers or halves, and the crop is exact.
@@ -113,9 +113,9 @@ def _crop_to_image(
 
 
 def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_px: int) -> tuple[Pixels, Matrix]:
-    """The part of the image that the crop shows, and the matrix from the crop to that part."""
+    """Return the part of the image that the crop shows, and the matrix from the crop to that part."""
     last = np.array(size) - 1
-    moved = crop_to_image[:, :2] * last  # from the first pixel to the last, along each side of the crop
+    moved = crop_to_image[:, :2] * last  # offset from the first pixel to the last along each side of the crop
     start = crop_to_image[:, 2] + np.minimum(moved, 0).sum(axis=1)
     end = crop_to_image[:, 2] + np.maximum(moved, 0).sum(axis=1)
     height, width = pixels.shape[:2]
@@ -125,7 +125,7 @@ def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_
 
 
 def _within(start: float, end: float, length: int) -> tuple[int, int]:
-    """The range of pixels, at least one, even if the crop shows none."""
+    """Return the range of pixels. It has at least one pixel, even if the crop shows none."""
     first = min(max(0, math.floor(start)), length - 1)
     return first, max(first + 1, min(length, math.ceil(end) + 1))
 
@@ -138,7 +138,7 @@ def _warped(
 
 
 class AugmentationParams(Protocol):
-    """The keys of `pretrain` and `finetune` that say how images are augmented."""
+    """The keys of `pretrain` and `finetune` that control augmentation."""
 
     @property
     def scale_min(self) -> float: ...
@@ -202,7 +202,9 @@ class Augmentation:
         return self._blur_and_color(both["image"]), both["mask"]
 
     def _blur_and_color(self, image: Pixels) -> Pixels:
-        """The steps that move no pixel, applied to the crop because it is smaller than the image."""
+        """Return the steps that do not move pixels. They are applied to the crop because it is smaller than the
+        image.
+        """
         blurred, *drawn = self._crop.random_generator.random(4)
         if blurred < self._blur_probability:
             image = cv2.GaussianBlur(image, (BLUR_PX, BLUR_PX), 0)
@@ -212,8 +214,8 @@ class Augmentation:
 
 
 def _color_matrix(image: Pixels, brightness: float, contrast: float, saturation: float) -> Matrix:
-    """Brightness, contrast and saturation in one matrix, without rounding in between. They scale a color, its distance
-    to the image's mean gray, and its distance to its own gray; so their order does not matter.
+    """Return a matrix for brightness, contrast and saturation together, so nothing is rounded in between. They scale a
+    color, its distance to the image's mean gray, and its distance to its own gray, so their order does not matter.
     """
     gain = brightness * contrast
     offset = brightness * (1 - contrast) * (GRAY @ cv2.mean(image)[:3])

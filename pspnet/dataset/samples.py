@@ -1,4 +1,4 @@
-"""Images of the prepared set as training draws them: differently in every epoch."""
+"""Images of the prepared set for training, drawn differently in every epoch."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from pspnet.dataset.store.shards import ShardReader
 
 
 class Samples(Dataset[dict[str, Tensor]]):
-    """Sample (epoch, position) is the same in any process and any order."""
+    """Sample (epoch, position) is the same in every process, no matter the order."""
 
     def __init__(self, reader: ShardReader, index: pd.DataFrame, augmentation: Augmentation, seed: int) -> None:
         self._reader = reader
@@ -21,5 +21,5 @@ class Samples(Dataset[dict[str, Tensor]]):
         return len(self._places)
 
     def source(self, position: int) -> str:
-        """The image's path in the raw data."""
+        """Return the image's path in the raw data."""
         return self._reader.source(*self._places[position])

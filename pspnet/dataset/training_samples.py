@@ -1,4 +1,4 @@
-"""Images with masks for training: augmented crops of one size."""
+"""Images with masks for training: augmented crops, all the same size."""
 
 import numpy as np
 import torch

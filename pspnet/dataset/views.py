@@ -1,4 +1,4 @@
-"""Images without masks, as the views that a self-supervised method asks for."""
+"""Images without masks, as views for a self-supervised method."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,1 +1,3 @@
-"""Synthetic street scenes to try the pipeline on. May import `machine` and below; only `cli` imports it."""
+"""Synthetic street scenes to try the pipeline on. May import `machine` and the rooms below it. Only `cli` imports
+it.
+"""

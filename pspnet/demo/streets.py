@@ -1,7 +1,8 @@
-"""Draw the demo data: streets whose classes differ in texture and place, never in color.
+"""Draw the demo data: streets in which classes differ in texture and position, never in color.
 
-Pixels come from integers and numpy's + - * /, whose rounding IEEE 754 defines: every machine draws the same bytes.
-(rng.uniform and rng.normal are avoided: their C code may fuse operations or call libm, which differs by machine.)
+Pixels are computed with integers and numpy's + - * /. IEEE 754 defines their rounding, so every machine draws the same
+bytes. (rng.uniform and rng.normal are avoided: their C code may fuse operations or call libm, which differs by
+machine.)
 """
 
 import json
@@ -19,7 +20,7 @@ from pspnet.errors import Problem, UserError
 from pspnet.machine.outputs import whole_folder
 
 HEIGHT_PX, WIDTH_PX = 96, 128
-FRAMES = 4  # per street; they are near-duplicates, so splits must be by street
+FRAMES = 4  # frames per street; they are near-duplicates, so splits must be by street
 COLORS = {
     "sky": [122, 167, 201],
     "road": [112, 106, 122],
@@ -30,7 +31,7 @@ COLORS = {
 }
 _SKY, _ROAD, _BUILDING, _TREE, _CAR, _PERSON = range(len(COLORS))
 _EMPTY = 255
-_MARGIN_PX = 16  # how far the camera may pan to either side
+_MARGIN_PX = 16  # how far the camera can pan to either side
 _MARK = "synthetic.json"
 
 _Pixels = NDArray[np.uint8]  # (H, W) or (H, W, 3)
@@ -44,13 +45,15 @@ def is_synthetic(folder: Path) -> bool:
 
 
 def synthesize(folder: Path, images: int, labeled: int, seed: int, tick: Callable[[int, int, str], None]) -> None:
-    """Draws a complete folder or none. A folder that already holds synthetic data is left unchanged."""
+    """Draw a complete folder or none. A folder that already holds synthetic data is left unchanged."""
     wanted = [("images", images, images >= 1, "at least 1"), ("seed", seed, seed >= 0, "at least 0")]
     wanted.append(("labeled", labeled, 0 <= labeled <= max(0, images), f"from 0 to the number of images, {images}"))
     problems = [Problem(where, str(found), expected) for where, found, right, expected in wanted if not right]
     if folder.exists() and not is_synthetic(folder) and (folder.is_file() or any(folder.iterdir())):
-        fix = "Move it away. To use your own data: pspnet data inspect data/raw --write, pspnet plan, make retrain."
-        problems.append(Problem(str(folder), "holds data that is not synthetic", "an empty folder or none", fix))
+        fix = (
+            "Move it elsewhere. To use your own data: pspnet data inspect data/raw --write, pspnet plan, make retrain."
+        )
+        problems.append(Problem(str(folder), "contains data that is not synthetic", "an empty folder or none", fix))
     if problems:
         raise UserError(problems)
     if is_synthetic(folder):
@@ -77,7 +80,9 @@ def synthesize(folder: Path, images: int, labeled: int, seed: int, tick: Callabl
 
 
 def _spread(images: int, labeled: int) -> set[int]:
-    """Numbers of the images that get a mask: whole, evenly spaced streets; the last may be cut short."""
+    """Return the numbers of the images that get a mask: whole, evenly spaced streets, the last of which can be cut
+    short.
+    """
     streets, chosen = -(-images // FRAMES), -(-labeled // FRAMES)
     order = sorted(range(streets), key=lambda street: street * chosen % streets >= chosen)
     numbers = (street * FRAMES + frame for street in order for frame in range(FRAMES))
@@ -85,9 +90,10 @@ def _spread(images: int, labeled: int) -> set[int]:
 
 
 def _png(pixels: _Pixels) -> bytes:
-    """The pixels as an uncompressed PNG: zlib and its replacements compress to different bytes."""
+    """Return the pixels as an uncompressed PNG, because zlib and its replacements compress to different bytes."""
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    stored = b"\x78\x01\x01" + struct.pack("<HH", len(rows), len(rows) ^ 0xFFFF) + rows  # one block: below 64 KiB
+    # A single block, because the rows are below 64 KiB.
+    stored = b"\x78\x01\x01" + struct.pack("<HH", len(rows), len(rows) ^ 0xFFFF) + rows
     header = struct.pack(">IIBBBBB", *pixels.shape[1::-1], 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", stored + struct.pack(">I", zlib.adler32(rows))), (b"IEND", b""))
     number = struct.Struct(">I").pack
@@ -97,7 +103,7 @@ def _png(pixels: _Pixels) -> bytes:
 
 @dataclass(frozen=True)
 class _Thing:
-    """An object on the street: center and foot in world pixels, three random numbers, pixels moved per frame."""
+    """An object on the street: center and foot in world pixels, three random numbers, and pixels moved per frame."""
 
     kind: int
     x: int
@@ -112,15 +118,15 @@ class _Thing:
 class _Street:
     horizon: int
     vanish_x: int
-    slope: int  # of the road's edges, in sixteenths: 0 is a wide square, 11 a narrow street
-    pan: int  # of the camera, in pixels per frame
+    slope: int  # slope of the road's edges, in sixteenths: 0 is a wide square, 11 is a narrow street
+    pan: int  # camera motion in pixels per frame
     colors: _Tones  # (classes, 2, 3)
-    grain: _Tones  # these three cover the whole world, margins included
+    grain: _Tones  # these three cover the whole world, including margins
     leaves: _Tones
     clouds: _Tones
 
     def edge(self, x: _Places | int) -> _Places:
-        """The first row of the road in these columns."""
+        """Return the first row of the road in these columns."""
         return np.asarray(self.horizon + np.maximum(0, np.abs(x - self.vanish_x) - 10) * self.slope // 16)
 
 
@@ -163,7 +169,7 @@ def _build(rng: np.random.Generator) -> tuple[_Street, list[_Thing]]:
 
 
 def _palette(rng: np.random.Generator) -> _Tones:
-    """Muted hues around the wheel, each light and dark, dealt to the classes at random."""
+    """Return muted hues from around the color wheel, each light and dark, assigned to the classes at random."""
     count = len(COLORS)
     hue = (rng.random() + np.arange(count) / count + 0.12 * rng.random(count)) % 1 * 6
     pure = np.clip(2 - np.abs((hue[:, None] - (0, 2, 4) + 3) % 6 - 3), 0, 1)
@@ -174,7 +180,7 @@ def _palette(rng: np.random.Generator) -> _Tones:
 
 
 def _smooth(rng: np.random.Generator, size: tuple[int, int]) -> _Tones:
-    """Random tones on a coarse grid, blended in between."""
+    """Return random tones on a coarse grid, blended in between."""
     grid = rng.random((12, 8))
     (row, y), (column, x) = np.divmod(np.arange(size[0]), 10), np.divmod(np.arange(size[1]), 28)
     y, x = ((3 - 2 * part) * part * part for part in (y[:, None] / 10, x / 28))
@@ -183,7 +189,7 @@ def _smooth(rng: np.random.Generator, size: tuple[int, int]) -> _Tones:
 
 
 def _draw(world: tuple[_Street, list[_Thing]], frame: int, rng: np.random.Generator) -> tuple[_Pixels, _Pixels]:
-    """Image and mask, drawn front to back; a mostly hidden thing is left out."""
+    """Return the image and its mask, drawn front to back. A mostly hidden object is left out."""
     street, things = world
     shift = street.pan * (frame - 1) + int(rng.integers(-1, 2))
     y, x = np.mgrid[:HEIGHT_PX, shift : shift + WIDTH_PX]

@@ -8,7 +8,7 @@ from pspnet.errors import Problem, UserError
 
 
 def class_weights(params: LossParams, classes: tuple[str, ...], pixels: Sequence[int]) -> dict[str, float]:
-    """Class name -> weight. `pixels`: the number of pixels of each class in the masks of train."""
+    """Class name -> weight. `pixels` is the number of pixels of each class in the training masks."""
     if params.class_weights == "none":
         return dict.fromkeys(classes, 1.0)
     if params.class_weights == "given":

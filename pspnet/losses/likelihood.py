@@ -1,9 +1,9 @@
-"""The functions of the logits that losses need, computed a few rows of the images at a time.
+"""The functions of logits that losses need, computed for a few image rows at a time.
 
-The logits of a batch, enlarged to the size of the masks in float32, would be the largest tensor in training, and a
-straightforward loss creates several of that size. Here they exist a few rows at a time and are recomputed in the
-backward pass. Everything is a matrix product, a sum or a comparison: these are deterministic even on GPUs, unlike the
-backward passes of bilinear enlargement and of a loss over a plane.
+A batch's logits, enlarged to the size of the masks in float32, would be the largest tensor in training, and a
+straightforward loss creates several of them. Here only a few rows exist at a time, and they are recomputed in the
+backward pass. Every operation is a matrix product, a sum or a comparison. These are deterministic even on GPUs, unlike
+the backward passes of bilinear upsampling and of a loss over a plane.
 """
 
 from collections.abc import Iterator
@@ -15,19 +15,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CPU_VALUES = 2**19  # logits at a time: few enough for the cores' caches
-GPU_VALUES = 2**23  # enough to keep a GPU busy
+CPU_VALUES = 2**19  # logits at a time, few enough to fit into the CPU caches
+GPU_VALUES = 2**23  # logits at a time, enough to keep a GPU busy
 
 
 def negative_log_likelihood(logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:
-    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the probability of the mask's class, for pixels that have one."""
+    """(N, K, h, w), (N, H, W) -> (N, H, W): -log of the probability of the mask's class, for pixels that have a
+    class.
+    """
     nll: Tensor = _NegativeLogLikelihood.apply(logits, masks, align_corners)
     return nll
 
 
 def class_sums(logits: Tensor, masks: Tensor, annotated: Tensor, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, K, h, w), (N, H, W), (N, H, W) -> 3 x (K): for each class the sum of its probability over the annotated
-    pixels, the sum over its own pixels alone, and the number of its own pixels.
+    """(N, K, h, w), (N, H, W), (N, H, W) -> 3 x (K): for each class, the sum of its probability over the annotated
+    pixels, the same sum over its own pixels, and the number of its own pixels.
     """
     sums: tuple[Tensor, Tensor, Tensor] = _ClassSums.apply(logits, masks, annotated, align_corners)
     return sums
@@ -89,11 +91,11 @@ class _ClassSums(torch.autograd.Function):
 
 
 def _softmax(values: Tensor) -> Tensor:
-    return values.log_softmax(1).exp_()  # on CPUs twice as fast as softmax, unless over the last dimension
+    return values.log_softmax(1).exp_()  # twice as fast as softmax on CPUs, except over the last dimension
 
 
 class _Strip(NamedTuple):
-    """Some rows of the images, the coarse rows they come from, and the matrix between them: (rows, coarse_rows)."""
+    """Some image rows, the coarse rows they come from, and the matrix between them: (rows, coarse_rows)."""
 
     rows: slice
     coarse_rows: slice
@@ -103,9 +105,9 @@ class _Strip(NamedTuple):
 Place = tuple[torch.dtype, torch.device]
 
 
-@lru_cache(maxsize=32)  # sizes; training uses only those of two heads, because all crops are the same size
+@lru_cache(maxsize=32)  # training needs only the sizes of two heads, because all crops are the same size
 def _enlargement(size: int, enlarged: int, align_corners: bool, place: Place) -> Tensor:
-    """(enlarged, size): linear enlargement as a matrix, whose transpose pulls gradients back."""
+    """(enlarged, size): linear upsampling as a matrix. Its transpose maps gradients back."""
     dtype, device = place
     identity = torch.eye(size, dtype=dtype)
     matrix = F.interpolate(identity[None], enlarged, mode="linear", align_corners=align_corners)[0].T
@@ -114,7 +116,7 @@ def _enlargement(size: int, enlarged: int, align_corners: bool, place: Place) ->
 
 @lru_cache(maxsize=32)
 def _strips(height: int, size: int, enlarged: int, align_corners: bool, place: Place) -> tuple[_Strip, ...]:
-    """Strips of at most `height` rows that cover the image."""
+    """Return strips of at most `height` rows that cover the image."""
     vertical = _enlargement(size, enlarged, align_corners, place)
     strips = []
     for first in range(0, enlarged, height):
@@ -126,7 +128,7 @@ def _strips(height: int, size: int, enlarged: int, align_corners: bool, place: P
 
 
 class _Enlarged:
-    """The logits enlarged to the size of the masks, strip by strip, and the gradient pulled back."""
+    """Enlarge the logits to the size of the masks, strip by strip, and map the gradient back."""
 
     def __init__(self, logits: Tensor, masks: Tensor, align_corners: bool) -> None:
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -140,7 +142,7 @@ class _Enlarged:
         self._strips = _strips(height, logits.shape[2], masks.shape[1], align_corners, place)
 
     def __iter__(self) -> Iterator[tuple[_Strip, Tensor]]:
-        """Each strip with its enlarged logits: (N, K, rows, W)."""
+        """Yield each strip with its enlarged logits: (N, K, rows, W)."""
         for strip in self._strips:
             yield strip, strip.vertical @ (self._logits[:, :, strip.coarse_rows] @ self._horizontal.T)
 

@@ -11,17 +11,17 @@ from pspnet.losses.class_weights import class_weights
 from pspnet.losses.likelihood import class_sums, negative_log_likelihood
 from pspnet.losses.terms import cross_entropy, dice, focal, hardest
 
-VALUES = 256  # possible values of a mask pixel
+VALUES = 256  # number of possible values of a mask pixel
 
 Loss = TypeVar("Loss", Tensor, float)
 
 
 class SegmentationLoss:
-    """The loss of one batch. If nothing is annotated, the loss and its gradient are 0.
+    """The loss of a batch. If nothing is annotated, the loss and its gradient are 0.
 
-    The loss of a step in several batches (one per device, for example) is their mean, weighted by `weight`. For
-    cross-entropy and focal loss that equals the loss of all pixels at once. Dice measures overlap, and OHEM finds the
-    hardest pixels, in each batch separately.
+    If a step has several batches (one per device, for example), its loss is their mean, weighted by `weight`. For
+    cross-entropy and focal loss, that equals the loss over all pixels at once. Dice and OHEM work on each batch
+    separately: Dice measures overlap, and OHEM finds the hardest pixels.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class SegmentationLoss:
         self._annotated = _by_value(torch.ones_like(self._class_weights), ignore)
 
     def __call__(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """(N, K, h, w), (N, H, W) uint8 -> the loss. Logits are enlarged to the masks' size as in the network."""
-        with torch.autocast(logits.device.type, enabled=False):  # it would round the enlarged logits
+        """(N, K, h, w), (N, H, W) uint8 -> the loss. Logits are enlarged to the size of the masks as in the network."""
+        with torch.autocast(logits.device.type, enabled=False):  # autocast would round the enlarged logits
             return self._mean(logits, masks)
 
     def weight(self, masks: Tensor) -> Tensor:
-        """The weight of these masks' loss relative to others: the sum of their pixels' weights."""
+        """Return the weight of these masks' loss relative to others: the sum of their pixel weights."""
         return self._pixel_weights(masks).sum()
 
     def _mean(self, logits: Tensor, masks: Tensor) -> Tensor:
@@ -86,13 +86,13 @@ def build_loss(
     align_corners: bool,
     device: torch.device,
 ) -> SegmentationLoss:
-    """`class_pixels`: the number of pixels of each class in the masks of train."""
+    """`class_pixels` is the number of pixels of each class in the training masks."""
     return SegmentationLoss(params, class_weights(params, classes, class_pixels), ignore, align_corners, device)
 
 
 def _by_value(of_classes: Tensor, ignore: int) -> Tensor:
-    """A table indexed by a mask's values. A value that is not a class makes the loss NaN, which stops training without
-    waiting for the GPU.
+    """Return a table indexed by mask values. A value that is not a class makes the loss NaN, which stops training
+    without waiting for the GPU.
     """
     table = of_classes.new_full((VALUES,), torch.nan)
     table[: len(of_classes)] = of_classes
@@ -101,5 +101,5 @@ def _by_value(of_classes: Tensor, ignore: int) -> Tensor:
 
 
 def supervised_loss(main: Loss, auxiliary: Loss, auxiliary_weight: float) -> Loss:
-    """The published sum of the main and the weighted auxiliary loss."""
+    """Return the sum of the main loss and the weighted auxiliary loss, as published."""
     return main + auxiliary_weight * auxiliary

@@ -1,4 +1,6 @@
-"""The kinds of loss. `weights` (N, H, W) has a weight for each pixel, 0 if ignored; if all are 0, so is the loss."""
+"""The kinds of loss. `weights` (N, H, W) has a weight for each pixel, 0 for ignored pixels. If all are 0, so is the
+loss.
+"""
 
 import math
 
@@ -14,13 +16,13 @@ def cross_entropy(nll: Tensor, weights: Tensor) -> Tensor:
 def focal(nll: Tensor, weights: Tensor, gamma: float) -> Tensor:
     """Cross-entropy times (1 - p) ** gamma, where p is the probability of the mask's class."""
     missed = -torch.expm1(-nll)
-    # For gamma below 1 the slope at 0 is infinite: a pixel with p = 1 would make the gradient NaN.
+    # For gamma below 1, the slope at 0 is infinite, so a pixel with p = 1 would make the gradient NaN.
     return cross_entropy(missed.clamp(min=torch.finfo(nll.dtype).tiny) ** gamma * nll, weights)
 
 
 def hardest(nll: Tensor, weights: Tensor, threshold: float, least_share: float) -> Tensor:
-    """Online hard example mining: cross-entropy over the pixels whose class is at most `threshold` likely, or over the
-    hardest `least_share` of the annotated pixels if these are more.
+    """Online hard example mining: cross-entropy over the pixels for which the right class is at most `threshold`
+    likely, or over the hardest `least_share` of the annotated pixels, whichever is more.
     """
     with torch.no_grad():
         counted = weights != 0
@@ -32,9 +34,9 @@ def hardest(nll: Tensor, weights: Tensor, threshold: float, least_share: float) 
 
 
 def dice(given: Tensor, own: Tensor, pixels: Tensor, class_weights: Tensor) -> Tensor:
-    """1 - 2 * overlap / (probability + pixels), the weighted mean over the classes in the masks.
+    """1 - 2 * overlap / (probability + pixels), as the weighted mean over the classes in the masks.
 
-    An absent class has no overlap to gain: counting it would make the mean depend on the number of classes.
+    An absent class has no overlap to gain, so counting it would make the mean depend on the number of classes.
     """
     present = class_weights * (pixels > 0)
     losses = 1 - 2 * own / _positive(given + pixels)
@@ -42,5 +44,5 @@ def dice(given: Tensor, own: Tensor, pixels: Tensor, class_weights: Tensor) -> T
 
 
 def _positive(total: Tensor) -> Tensor:
-    """A divisor that keeps an empty sum 0."""
+    """Return a divisor that keeps an empty sum at 0."""
     return total.clamp(min=torch.finfo(total.dtype).tiny)

@@ -1,8 +1,8 @@
-"""The code that a stage's results depend on, and its digest: one answer for DVC, checkpoints, runs and pieces.
+"""The code that a stage's results depend on, and its digest, shared by DVC, checkpoints, runs and pieces.
 
-`dvc.yaml` lists the same files and folders; a test keeps both in sync. `errors`, `machine`, `printable` and `tracking`
-are not listed because they change no result. The types of `backbone`, `optimizer` and `runtime` in `config` are not
-listed either: their values are dependencies already.
+`dvc.yaml` lists the same files and folders, and a test keeps the two in sync. `errors`, `machine`, `printable` and
+`tracking` are not listed because they do not affect results. The types of `backbone`, `optimizer` and `runtime` in
+`config` are not listed either, because their values are already dependencies.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ CODE: dict[str, tuple[str, ...]] = {
 
 
 def source_files(paths: Iterable[str]) -> list[Path]:
-    """Every module and template in these files and folders of the package, each once."""
+    """Return every module and template in these files and folders of the package, each only once."""
     found: set[Path] = set()
     for path in (PACKAGE / name for name in paths):
         files = [path] if path.is_file() else path.rglob("*")
@@ -40,7 +40,7 @@ def source_files(paths: Iterable[str]) -> list[Path]:
 
 
 def code_digest(paths: Iterable[str]) -> str:
-    """The digest of the source files' names and bytes, whether or not Python has loaded them."""
+    """Return the digest of the source files' names and bytes, whether or not Python has loaded them."""
     digest = hashlib.sha256()
     for path in source_files(paths):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,11 +1,12 @@
-"""Hides passwords and tokens in addresses wherever text leaves this process."""
+"""Hide passwords and tokens in addresses wherever text leaves this process."""
 
 import re
 import sys
 from typing import Any, TextIO, cast
 
 HIDDEN = "***"
-# `bob:secret@`, where the password may contain / and @; not a port such as `:5000/`. Then a token in place of a name.
+# The first pattern matches `bob:secret@`, where the password may contain / and @, but not a port such as `:5000/`. The
+# second matches a token in place of a name.
 _PASSWORD = re.compile(r"(://[^:/@\s\"'<>]*):(?!\d{1,5}(?:[/?#\s]|$))[^\s\"'<>]*@")
 _NAME = re.compile(r"://[^:/@\s\"'<>]+@")
 _OPTION = re.compile(
@@ -14,14 +15,14 @@ _OPTION = re.compile(
 
 
 def hidden(text: str) -> str:
-    """The text with every password and token in its addresses replaced by ***."""
+    """Return the text with every password and token in its addresses replaced by ***."""
     text = _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
     text = _NAME.sub(f"://{HIDDEN}@", text)
     return _OPTION.sub(rf"\1{HIDDEN}", text)
 
 
 def in_address(text: str) -> bool:
-    """Whether an address holds a password or a token."""
+    """Return whether an address contains a password or a token."""
     return hidden(text) != text
 
 

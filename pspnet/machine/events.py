@@ -1,10 +1,10 @@
-"""The event log: what a command says to the process that started it, one JSON object per line.
+"""The event log: what a command reports to the process that started it, as one JSON object per line.
 
-Each attempt has its own log. A flow creates it and names it in PSPNET_EVENTS; it reads progress while the command runs,
-and afterwards its results and why it ended. If a stage is tracked, its journal names the same log, and the sender reads
-the stage's records there. Printed text is for people: no program reads it.
+Each attempt has its own log. A flow creates the log and names it in PSPNET_EVENTS. It reads progress while the command
+runs, and afterwards the results and why the command ended. If a stage is tracked, its journal names the same log, and
+the sender reads the stage's records there. Printed text is for people, and no program reads it.
 
-Each line has a `kind` and its time in milliseconds. Readers skip lines that they do not know.
+Each line has a `kind` and a time in milliseconds. Readers skip lines of an unknown kind.
 """
 
 import json
@@ -19,8 +19,8 @@ from typing import Any
 from pspnet.machine.credentials import hidden
 from pspnet.machine.process import rank, ranks
 
-VARIABLE = "PSPNET_EVENTS"  # environment variable: the log of this attempt
-FOLDER = "events"  # below the state folder: a journal there may name the log long after the attempt
+VARIABLE = "PSPNET_EVENTS"  # environment variable with the path of this attempt's log
+FOLDER = "events"  # in the state folder, where a journal may refer to the log long after the attempt
 
 Event = dict[str, Any]
 
@@ -32,7 +32,7 @@ def log() -> Path | None:
 
 
 def new_log(state: Path) -> Path:
-    """Create a log for an attempt."""
+    """Create the log for an attempt."""
     path = state.resolve() / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
@@ -41,7 +41,9 @@ def new_log(state: Path) -> Path:
 
 @contextmanager
 def some_log(state: Path) -> Iterator[Path]:
-    """The log that this process was asked to write, otherwise a new one for the processes started in the block."""
+    """Yield the log that this process was asked to write or, if there is none, a new log for processes started in the
+    block.
+    """
     if path := log():
         yield path
         return
@@ -61,7 +63,9 @@ def discard(path: Path) -> None:
 
 
 def tell(kind: str, **content: Any) -> None:
-    """Write an event if a log was asked for. A full disk is not an error here: the work itself will report it."""
+    """Write an event if a log was requested. A full disk is not an error here, because the work itself will report
+    it.
+    """
     if path := log():
         own = {"rank": rank()} if ranks() > 1 else {}
         with suppress(OSError):
@@ -73,7 +77,9 @@ def event(kind: str, **content: Any) -> Event:
 
 
 def append(path: Path, event: Event) -> None:
-    """Append the event in one write, so that processes never mix their lines. First ends a line cut off by a kill."""
+    """Append the event in one write, so that processes never mix their lines. First, end a line that was cut off by a
+    kill.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         size = os.fstat(descriptor).st_size
@@ -84,7 +90,7 @@ def append(path: Path, event: Event) -> None:
 
 
 def read(path: Path, offset: int = 0) -> list[tuple[Event, int]]:
-    """The events in the complete lines from `offset` on, each with its end offset. Invalid lines are skipped."""
+    """Return the events in the complete lines from `offset` on, each with its end offset. Invalid lines are skipped."""
     try:
         with path.open("rb") as file:
             file.seek(offset)

@@ -1,4 +1,4 @@
-"""Switches off telemetry, version checks and greetings of all dependencies, and keeps their files in this checkout."""
+"""Turn off telemetry, version checks and greetings in all dependencies, and keep their files in this checkout."""
 
 import os
 from contextlib import suppress
@@ -19,16 +19,16 @@ SWITCHES = {
 
 
 def go_offline() -> None:
-    """Set the switches that the user has not set. Call this before importing the dependencies.
+    """Set all switches that the user has not set. Call this before importing the dependencies.
 
-    DVC run by hand reads .dvc/config instead.
+    If DVC is run by hand, it reads .dvc/config instead.
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
 
 
 def configure_prefect(state: Path) -> None:
-    """Have Prefect keep its database in this checkout. The user's own settings are kept."""
+    """Have Prefect keep its database in this checkout. The user's own settings are not changed."""
     home = (state / "prefect").resolve()
     home.mkdir(parents=True, exist_ok=True)  # otherwise Prefect cannot create its database
     here = {
@@ -41,28 +41,30 @@ def configure_prefect(state: Path) -> None:
 
 
 def configure_dvc(state: Path) -> None:
-    """Have DVC keep its index of the checkout in the state folder, which no other user may enter.
+    """Have DVC keep its index of the checkout in the state folder, which no other user can enter.
 
-    DVC unpickles the index, and by default keeps it in /var/tmp, where any user can write.
+    DVC unpickles the index, and keeps it by default in /var/tmp, where any user can write.
     """
     folder = state.resolve() / "dvc"
-    with suppress(OSError):  # a read-only checkout; DVC reports it if it has to write
+    with suppress(OSError):  # a read-only checkout, which DVC reports if it needs to write
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if state == STATE:  # a folder that the user chose may hold other things, so its mode is left alone
+        if state == STATE:  # a folder chosen by the user may contain other things, so its mode is left alone
             private_folder(state)
         private_folder(folder)
     os.environ.setdefault("DVC_SITE_CACHE_DIR", str(folder))
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only this user may enter. DVC creates world-writable folders in it."""
+    """Make a folder that only this user can enter. DVC creates world-writable folders in it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.stat().st_mode & 0o077:
         path.chmod(0o700)
 
 
 def configure_dvc_by_hand(checkout: Path) -> None:
-    """Do the same for `dvc` run by hand, in .dvc/config.local, which git ignores. A folder set there is kept."""
+    """Do the same for `dvc` run by hand, in .dvc/config.local, which git ignores. A folder that is already set there is
+    kept.
+    """
     from dvc.config import Config
 
     folder = checkout.resolve() / STATE / "dvc"

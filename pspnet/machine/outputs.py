@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: they are written under a temporary name beside the final one, then renamed.
+"""Outputs appear whole or not at all: they are written next to the final path under a temporary name, then renamed.
 
 They are synced to disk before the rename, so a power cut leaves either the old output or the new one.
 """
@@ -19,11 +19,11 @@ PARTIAL = ".partial"
 LONGEST_NAME = 255  # bytes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-SYNCED_AT_ONCE = 16  # forty times as fast as one at a time: the disk handles many syncs together
+SYNCED_AT_ONCE = 16  # forty times as fast as one at a time, because the disk handles many syncs together
 
 
 def partial_of(out: Path) -> Path:
-    """The temporary path of an output. Uses a digest if the name would be too long."""
+    """Return the temporary path of an output. A digest is used if the name would be too long."""
     name = f"{out.name}{PARTIAL}"
     if len(os.fsencode(name)) > LONGEST_NAME:
         name = f"{hashlib.sha256(os.fsencode(out.name)).hexdigest()}{PARTIAL}"
@@ -32,9 +32,9 @@ def partial_of(out: Path) -> Path:
 
 @contextmanager
 def whole_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
-    """Yield an empty folder to fill, which becomes `out` if the block succeeds. Removes a killed run's leftovers.
+    """Yield an empty folder to fill, which becomes `out` if the block succeeds. Leftovers of a killed run are removed.
 
-    `needed_bytes`: the space that the output needs, for the message when there is too little.
+    `needed_bytes` is the space that the output needs, for the message if there is too little.
     """
     partial = partial_of(out)
     _remove(partial)
@@ -67,7 +67,7 @@ def whole_file(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str, backup: Path) -> None:
-    """Replace a person's file, and keep what it held in `backup`."""
+    """Replace a user's file, and keep its old content in `backup`."""
     if path.exists():
         with whole_file(backup) as partial:
             partial.write_bytes(path.read_bytes())
@@ -76,7 +76,7 @@ def replace_text(path: Path, text: str, backup: Path) -> None:
 
 
 def private_file(path: str, flags: int) -> int:
-    """An opener for `open(..., opener=)` whose files only this user may read."""
+    """An opener for `open(..., opener=)` that makes files readable only by this user."""
     return os.open(path, flags, 0o600)
 
 
@@ -106,29 +106,31 @@ def _full_disk_reported(out: Path, needed_bytes: int) -> Iterator[None]:
             free = shutil.disk_usage(_existing(out.parent)).free
             found = f"has no room for {out.name} ({reason}; {_size(free)} free)"
             expected = f"about {_size(needed_bytes)} of free space" if needed_bytes else ""
-            fix = "Make room there, then run the same command again."
+            fix = "Free some space there, then run the same command again."
             raise UserError(Problem(str(out.parent), found, expected, fix)) from error
         raise
 
 
 def _full_disk_message(error: BaseException) -> str | None:
-    """The system's message if the disk is full, otherwise None. Rust libraries put its number only in their text."""
+    """Return the system's message if the disk is full, otherwise None. Rust libraries put the error number only in
+    their text.
+    """
     found = re.search(r"\(os error (\d+)\)", str(error))
     number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
     return os.strerror(number) if number in FULL else None
 
 
 def user_error_for(error: BaseException) -> UserError | None:
-    """A UserError for a system error that the user can fix: a full disk or a folder without write permission."""
+    """Return a UserError for a system error that the user can fix: a full disk or a folder without write permission."""
     if not isinstance(error, OSError) or error.errno not in (*FULL, *REFUSED):
         return None
     where = str(error.filename or Path.cwd())
     if error.errno in FULL:
-        found, fix = "has no room", "Make room there, then run the same command again."
+        found, fix = "has no room", "Free some space there, then run the same command again."
     elif error.errno == errno.EROFS:
         found, fix = "cannot be written", "Work in a checkout on a disk that is not mounted read-only."
     else:
-        found, fix = "may not be used by this user", "Work in your own checkout, or have its owner give access."
+        found, fix = "cannot be used by this user", "Work in your own checkout, or have its owner give access."
     return UserError(Problem(where, f"{found} ({os.strerror(error.errno)})", fix=fix))
 
 

@@ -23,24 +23,24 @@ import filelock
 from pspnet.errors import Busy, Problem, UserError
 
 if TYPE_CHECKING:
-    import psutil  # a machine that only trains may lack it
+    import psutil  # a machine that only trains may not have it
 
 _PR_SET_PDEATHSIG = 1
-_TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable of processes that torchrun starts
-LAUNCHER = "PSPNET_LAUNCHER"  # environment variable of the same processes: the id of our process that runs torchrun
+_TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable set in processes that torchrun starts
+LAUNCHER = "PSPNET_LAUNCHER"  # environment variable in those processes with the id of our process that runs torchrun
 LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
-STOP_SECONDS = 60  # training saves its checkpoint first
+STOP_SECONDS = 60  # because training saves its checkpoint first
 WATCH_SECONDS = 0.5
 POLL_SECONDS = 0.05
-CLOCK_SECONDS = 5.0  # the clock may have been adjusted by this much
-GARBAGE = 20_000  # objects; Python's default is 700
+CLOCK_SECONDS = 5.0  # allowance for clock adjustments
+GARBAGE = 20_000  # allocated objects before a collection; Python's default is 700
 
 
 def collect_less_garbage() -> None:
     """Collect garbage rarely, and not at exit.
 
-    MLflow and torch create a million permanent objects. Scanning them repeatedly while they load, and three times at
-    exit, takes as long as loading them.
+    MLflow and torch create a million objects that are never freed. Scanning them repeatedly while they load, and three
+    times at exit, takes as long as loading them.
     """
     gc.set_threshold(GARBAGE)
     atexit.register(_skip_last_collection)
@@ -53,7 +53,7 @@ def _skip_last_collection() -> None:
 
 
 def is_alive(number: int, created: float) -> bool:
-    """Whether the process that had this id at this creation time is still alive. Ids are reused."""
+    """Return whether the process with this id and creation time is still alive. Process ids are reused."""
     import psutil
 
     try:
@@ -65,7 +65,7 @@ def is_alive(number: int, created: float) -> bool:
 
 
 def family(number: int) -> "list[psutil.Process]":
-    """The process with this id and its descendants. Misses descendants whose parent has ended."""
+    """Return the process with this id and its descendants. Descendants are missed if their parent has ended."""
     import psutil
 
     try:
@@ -98,32 +98,34 @@ def _parent(process: "psutil.Process") -> int | None:
 
 
 def rank() -> int:
-    """The rank of this process among those that torchrun started. Rank 0 alone does everything but training."""
+    """Return the rank of this process among the processes that torchrun started. Only rank 0 does anything other than
+    training.
+    """
     return int(os.environ["RANK"]) if _TORCHRUN in os.environ else 0
 
 
 def ranks() -> int:
-    """The number of processes that torchrun started."""
+    """Return the number of processes that torchrun started."""
     return int(os.environ["WORLD_SIZE"]) if _TORCHRUN in os.environ else 1
 
 
 def user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # a user in a container may have no name
         return f"user {os.getuid()}"
 
 
 def die_with_parent(death_signal: signal.Signals, parent: int | None = None) -> None:
     """Have the kernel send us `death_signal` when our parent ends, for whatever reason. Linux only.
 
-    `parent`: the id of the parent that started us, if known; it may have ended already.
+    `parent` is the id of the parent that started us, if known. It may have ended already.
     """
     if sys.platform != "linux":
         return
     parent = os.getppid() if parent is None else parent
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
-    if os.getppid() != parent:  # it died before the request took effect
+    if os.getppid() != parent:  # the parent died before the request took effect
         os.kill(os.getpid(), death_signal)
 
 
@@ -149,9 +151,10 @@ def end_with_dvc() -> None:
 
 
 def _outside_of_stage(process: int) -> int:
-    """The id of the nearest process, going up from this one, that does not belong to a stage; 0 if it has ended.
+    """Return the id of the nearest ancestor that does not belong to a stage, or 0 if it has ended.
 
-    Processes of a stage have DVC_STAGE in their environment. A process gets a new parent as soon as its own ends.
+    Processes of a stage have DVC_STAGE in their environment. A process gets a new parent as soon as its old parent
+    ends.
     """
     try:
         while b"DVC_STAGE=" in Path(f"/proc/{process}/environ").read_bytes():
@@ -159,20 +162,22 @@ def _outside_of_stage(process: int) -> int:
             process = int(re.findall(r"^PPid:\s*(\d+)", status, re.MULTILINE)[0])
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    except PermissionError:  # another user's process
+    except PermissionError:  # the process belongs to another user
         pass
     return process
 
 
 def die_with_launcher() -> None:
-    """Kill this training process when its launcher ends. A process that waits for its peers would ignore SIGTERM."""
+    """Kill this training process when its launcher ends. A process that is waiting for its peers would ignore
+    SIGTERM.
+    """
     launcher = os.environ.get(LAUNCHER)
     die_with_parent(signal.SIGKILL, int(launcher) if launcher else None)
 
 
 @contextmanager
 def on_stop_request(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Within the block, Ctrl-C and SIGTERM call the handler."""
+    """Call the handler on Ctrl-C and SIGTERM within the block."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -203,7 +208,7 @@ def exclusive(path: Path, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iter
 def exclusive_on_machine(name: str, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
     """Hold a lock that all users of this machine share: a socket name, which Linux frees when the process ends.
 
-    A lock file would be left behind, and belong to the user who created it.
+    A lock file would be left behind and would belong to the user who created it.
     """
     with socket.socket(socket.AF_UNIX) as holder:
         until = time.monotonic() + seconds

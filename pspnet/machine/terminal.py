@@ -1,4 +1,4 @@
-"""A command's behavior toward the person or program that runs it: progress, Ctrl-C, errors and exit status."""
+"""How a command interacts with the person or program that runs it: progress, Ctrl-C, errors and exit status."""
 
 import signal
 import sys
@@ -32,7 +32,7 @@ Tick = Callable[[int, int, str], None]
 
 
 class _Console(Console):
-    """A console whose text cannot act on the terminal, even if it contains hostile file names."""
+    """Return a console with text that cannot control the terminal, even if it contains hostile file names."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable_lines(text), **options)
@@ -43,15 +43,15 @@ err = _Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def print_differences(title: str, differing: Mapping[str, tuple[Any, Any]]) -> None:
-    """Print a table of parameters with both values; None is shown as missing."""
+    """Print a table of parameters with both values. None is shown as missing."""
     table = Table("parameter", "before", "now", title=title, title_justify="left")
     for key, values in differing.items():
         table.add_row(escape(key), *("" if value is None else escape(str(value)) for value in values))
     out.print(table)
 
 
-LINE_SECONDS = 10  # between progress lines without a terminal
-EVENT_SECONDS = 2  # between progress events
+LINE_SECONDS = 10  # seconds between progress lines when there is no terminal
+EVENT_SECONDS = 2  # seconds between progress events
 LONGEST_LINE = 300
 
 
@@ -119,7 +119,7 @@ def _lines(title: str) -> Iterator[Tick]:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect the exit statuses that signals request. A second Ctrl-C stops at once."""
+    """Collect the exit statuses requested by signals. A second Ctrl-C stops at once."""
     requested: list[int] = []
 
     def request(number: int, _: FrameType | None) -> None:
@@ -133,11 +133,11 @@ def _stop_requests() -> Iterator[list[int]]:
 
 @contextmanager
 def stage(name: str) -> Iterator[Tick]:
-    """Run a stage. It ends with its parent."""
+    """Run a stage. The stage ends when its parent ends."""
     if ranks() > 1:
         die_with_launcher()
     else:
-        end_with_dvc()  # only under DVC: a run by hand may outlive its terminal
+        end_with_dvc()  # has an effect only under DVC, because a run by hand may outlive its terminal
     started = time.monotonic()
     try:
         with progress(name) as tick:
@@ -145,7 +145,7 @@ def stage(name: str) -> Iterator[Tick]:
     except KeyboardInterrupt:
         raise Interrupted(EXIT_CTRL_C, "Stopped at once.") from None
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        if type(error).__name__ == "OutOfMemoryError":  # this is torch's class, but torch is not imported here
             raise _out_of_memory(name) from error
         raise
     err.print(f"[bold]{name}[/]: done in {time.monotonic() - started:.0f} s")
@@ -157,19 +157,19 @@ def _out_of_memory(name: str) -> UserError:
 
 
 class _End(NamedTuple):
-    """How a command ended. The class decides whether a flow tries again."""
+    """How a command ended. The class determines whether a flow retries it."""
 
     kind: str  # done, user, busy, interrupted, memory, bug
     status: int
     message: str
 
     def tell(self) -> None:
-        """Write the exit event. A killed command writes none."""
+        """Write the exit event. A killed command writes no exit event."""
         tell("exit", **{"class": self.kind, "status": self.status, "message": self.message})
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run a command and exit with its status. A user's mistake prints a message; a bug prints a traceback."""
+    """Run a command and exit with its status. A user error prints a message, and a bug prints a traceback."""
     try:
         command()
     except SystemExit as ended:  # how Typer ends a command

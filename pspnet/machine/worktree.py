@@ -1,4 +1,4 @@
-"""Git worktrees of a different commit or with different params, with the checkout's DVC cache and remotes."""
+"""Git worktrees for a different commit or different params, with the checkout's DVC cache and remotes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import filelock
 from pspnet.errors import Problem, UserError
 from pspnet.machine import terminal
 
-# A git hook that calls us sets these for a folder other than the worktree.
+# If a git hook calls us, it has set these variables for a folder other than the worktree.
 GIT_HOOK_VARIABLES = (
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -27,7 +27,8 @@ RWLOCK = Path(".dvc/tmp/rwlock")
 RWLOCK_SECONDS = 10
 DVC_LOCK = "dvc.lock"
 WRITES_SECONDS = 1.0  # much longer than DVC takes to write dvc.lock
-# `python -m MODULE` that ends when its parent ends. Its children import the package from their own folder.
+# This runs `python -m MODULE` so that it ends when its parent ends. Its children import the package from their own
+# folder.
 TETHERED = """
 import runpy, signal, sys
 ours, module = sys.argv.pop(1), sys.argv.pop(1)
@@ -42,9 +43,9 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def add(checkout: Path, tree: Path, commit: str) -> Path:
-    """Make a worktree. Returns the folder of dvc.yaml in it."""
+    """Make a worktree. Return the folder that contains dvc.yaml in it."""
     discard(checkout, tree)
-    # --force twice: after a killed attempt, git still lists a locked worktree.
+    # --Force twice, because git still lists a locked worktree after an attempt is killed.
     added = git(checkout, "worktree", "add", "--quiet", "--force", "--force", "--detach", str(tree), commit)
     if added.returncode:
         raise UserError(Problem(str(tree), f"cannot become a git worktree ({last_error_line(added)})"))
@@ -56,12 +57,12 @@ def add(checkout: Path, tree: Path, commit: str) -> Path:
 def discard(checkout: Path, tree: Path) -> None:
     if tree.exists():
         shutil.rmtree(tree)
-    # Not `git worktree prune`: it would drop the user's worktrees on disks that are not mounted.
+    # Do not use `git worktree prune`, which would drop the user's worktrees on disks that are not mounted.
     git(checkout, "worktree", "remove", "--force", "--force", str(tree))
 
 
 def _share_dvc(checkout: Path, project: Path) -> None:
-    """Give the worktree the checkout's current cache and remotes, not those of the commit."""
+    """Give the worktree the checkout's current cache and remotes, not the ones from the commit."""
     from dvc.config import Config
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -76,7 +77,7 @@ def _share_dvc(checkout: Path, project: Path) -> None:
         settings = Config(str(ours))
         with Config(str(there)).edit("local") as local:
             local["cache"]["dir"] = str(settings["cache"].get("dir") or ours / "cache")
-            local["core"]["autostage"] = "true"  # otherwise DVC suggests `git add` in the worktree
+            local["core"]["autostage"] = "true"  # otherwise DVC would suggest `git add` in the worktree
             for level in ("repo", "local"):
                 for name, remote in settings.read(level)["remote"].items():  # relative paths become absolute
                     paths = {option: str(value) for option, value in remote.items() if Path(str(value)).is_absolute()}
@@ -92,7 +93,7 @@ def mend(project: Path) -> None:
 
 
 def _mend_dvc_lock(project: Path) -> None:
-    """Move a truncated dvc.lock aside. DVC finds the results of every stage in its run-cache."""
+    """Move a truncated dvc.lock aside. DVC finds the results of all stages in its run-cache."""
     lock = project / DVC_LOCK
     if not lock.exists() or _is_whole(content := lock.read_bytes()):
         return
@@ -106,7 +107,7 @@ def _mend_dvc_lock(project: Path) -> None:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether DVC accepts the content, or a person has to resolve a merge conflict in it."""
+    """Return whether DVC accepts the content, or a person needs to resolve a merge conflict in it."""
     import yaml
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
@@ -114,7 +115,7 @@ def _is_whole(content: bytes) -> bool:
     if any(line.startswith(b"<<<<<<< ") for line in content.splitlines()):  # a merge conflict
         return True
     try:
-        COMPILED_LOCKFILE_SCHEMA(yaml.load(content, yaml.CSafeLoader))  # ten times as fast as the loader in Python
+        COMPILED_LOCKFILE_SCHEMA(yaml.load(content, yaml.CSafeLoader))  # ten times as fast as the Python loader
     except (yaml.YAMLError, Invalid):
         return False
     return True
@@ -160,7 +161,7 @@ def tethered(module: str, *arguments: str) -> list[str]:
 
 
 def environment(project: Path) -> dict[str, str]:
-    """Environment variables that make commands run the worktree's code with our installed packages."""
+    """Return environment variables that make commands run the worktree's code with our installed packages."""
     kept = without_hook(os.environ)
     first = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(project)}
     return kept | {name: os.pathsep.join(filter(None, [path, kept.get(name)])) for name, path in first.items()}

@@ -1,4 +1,4 @@
-"""The bundle: the model as one directory, with everything that prediction needs."""
+"""The bundle: the model as a single directory, with everything needed for prediction."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ class Bundle:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     pretraining: str
-    fingerprints: dict[str, str]  # of train, which the model learned from, and val, which chose the epoch
+    fingerprints: dict[str, str]  # fingerprints of train, which the model learned from, and val, which chose the epoch
     backbone_digest: str
 
     def save(self, folder: Path) -> None:

@@ -10,7 +10,9 @@ from pspnet.machine.process import ranks
 
 
 def configure(runtime: RuntimeParams) -> torch.device:
-    """Set up this process as `runtime` says; returns the device: the first available of PSPNET_DEVICE, GPU and CPU."""
+    """Set up this process as `runtime` says, and return the device: PSPNET_DEVICE if set, otherwise a GPU, otherwise
+    the CPU.
+    """
     name = os.environ.get("PSPNET_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if ranks() > 1 and name.startswith("cuda"):
         if name != "cuda":
@@ -23,7 +25,7 @@ def configure(runtime: RuntimeParams) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
         if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # otherwise the loader's threads would open the first GPU too
+            torch.cuda.set_device(device)  # otherwise the loader threads would also open the first GPU
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -33,7 +35,7 @@ def configure(runtime: RuntimeParams) -> torch.device:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without this cuBLAS may sum in any order
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without this, cuBLAS can sum in any order
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sum in fp32
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

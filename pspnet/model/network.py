@@ -16,9 +16,9 @@ Decoder = Literal["plain", "low_level"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that determines the shapes of the weights and the function they compute.
+    """Everything that determines the shapes of the weights and what they compute.
 
-    Fields with a default select a variant: docs/network.md says which project uses which.
+    Fields with a default select a variant. docs/network.md lists which project uses which variant.
     """
 
     depth: Depth
@@ -46,13 +46,13 @@ class Head(nn.Sequential):
 
 
 class Fusion(nn.Module):
-    """The pyramid's output joined with shallow features at their resolution, which shows thin objects better."""
+    """Join the pyramid's output with shallow features at their resolution, which preserves thin objects better."""
 
     def __init__(self, deep: int, shallow: int, width: float, align_corners: bool) -> None:
         super().__init__()
         kept, added = deep // 16, round(48 * width)
         self.deep = _project(deep, kept)
-        self.shallow = _project(shallow, added)  # few, so that they do not dominate the deep ones
+        self.shallow = _project(shallow, added)  # few channels, so that they do not dominate the deep features
         self.channels = kept + added
         self.align_corners = align_corners
 
@@ -89,14 +89,14 @@ class PSPNet(nn.Module):
         return _enlarge(self.coarse_logits(self.backbone(images)), images, self.architecture.align_corners)
 
     def coarse_logits(self, features: Features) -> Tensor:
-        """Logits at the resolution of C5, or of C2 if the decoder is low_level."""
+        """Return logits at the resolution of C5, or of C2 if the decoder is low_level."""
         c2, *_, c5 = features
         pooled = self.pyramid(c5)
         return self.head(pooled if self.fusion is None else self.fusion(pooled, c2))  # type: ignore[no-any-return]
 
 
 class SupervisedPSPNet(nn.Module):
-    """PSPNet with the auxiliary head on layer3, which helps training and is dropped afterwards."""
+    """PSPNet with an auxiliary head on layer3 that helps training and is dropped afterwards."""
 
     def __init__(self, network: PSPNet) -> None:
         super().__init__()
@@ -105,7 +105,9 @@ class SupervisedPSPNet(nn.Module):
         self.auxiliary_head = Head(middle, middle // 4, network.architecture.classes, network.architecture.dropout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # (N, image_channels, H, W) -> 2 x (N, K, h, w)
-        """Main and auxiliary coarse logits: the loss enlarges them without ever holding them at full size."""
+        """Return the main and auxiliary coarse logits. The loss enlarges them without ever holding them at full
+        size.
+        """
         features = self.network.backbone(images)
         return self.network.coarse_logits(features), self.auxiliary_head(features[-2])
 

@@ -20,7 +20,7 @@ from pspnet.training.shared.optimizer import build_optimizer
 
 Precision = Literal["fp32", "bf16"]
 
-STEPS = 3  # timed, after one that is not
+STEPS = 3  # timed steps, after one untimed step
 BF16_GAIN = 1.15  # how much faster bf16 must be: a smaller gain is not worth its coarse rounding
 OPTIMIZER = OptimizerParams(
     kind="adamw", learning_rate=1e-3, momentum=0.9, weight_decay=0.0, decay_norms_and_biases=False, schedule="poly",
@@ -41,7 +41,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Step:
-    """A training step that a device may be asked to time."""
+    """A training step to time on a device."""
 
     architecture: Architecture
     height_px: int
@@ -54,11 +54,13 @@ PROBE = Step(Architecture(18, 0.5, 16, 4, 0.0, decoder="low_level"), 192, 192, 8
 
 class Timing(Protocol):
     def __call__(self, step: Step, precision: Precision) -> float:
-        """Seconds per step; infinite if it does not fit into memory."""
+        """Return the seconds per step, or infinity if the step does not fit into memory."""
 
 
 def this_device(runtime: RuntimeParams) -> tuple[Device, Timing]:
-    """The device that `pspnet finetune` would use, with the faster precision for `PROBE`, and its stopwatch."""
+    """Return the device that `pspnet finetune` would use, the faster precision for `PROBE`, and a stopwatch for the
+    device.
+    """
     cores = len(os.sched_getaffinity(0))
     device = configure(runtime.model_copy(update={"threads": cores}))
     timing = partial(timed, device)
@@ -68,7 +70,9 @@ def this_device(runtime: RuntimeParams) -> tuple[Device, Timing]:
 
 
 def timed(device: torch.device, step: Step, precision: Precision) -> float:
-    """Seconds of a training step on random images: forward, loss, backward and update, without loading."""
+    """Return the seconds that a training step takes on random images: forward, loss, backward and update, without
+    loading.
+    """
     try:
         return _timed(device, step, precision)
     except torch.OutOfMemoryError:

@@ -1,4 +1,6 @@
-"""What the rules ask about the data: sizes, counts, class shares, how thin objects are, and whether sides differ."""
+"""What the rules need to know about the data: sizes, counts, class shares, how thin objects are, and whether sides
+differ.
+"""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,13 +13,13 @@ from numpy.typing import NDArray
 
 from pspnet.dataset.store.prepared import PreparedDataset
 
-MASKS_READ = 300  # of train, evenly spread; more change no choice
+MASKS_READ = 300  # evenly spaced masks of train; reading more does not change any choice
 MAP_CELLS = 8  # the side of the coarse map that shows where classes lie
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """All numbers are of train and unlabeled images. `val_images` is the size of val; test is not looked at."""
+    """All numbers are for train and unlabeled images. `val_images` is the size of val. The test split is not used."""
 
     train_masks: int
     val_images: int
@@ -25,7 +27,8 @@ class DataFacts:
     width_px: int
     class_shares: dict[str, float]  # of the annotated pixels
     thickness_px: dict[str, float]  # median of four times the mean distance to the edge: the width of a strip
-    left_right_differ: float  # 0: a class is as common at a place as at its mirror image; 1: never at both
+    # 0 if classes are mirror-symmetric, 1 if no class is ever at both a position and its mirror.
+    left_right_differ: float
 
     @classmethod
     def of(cls, dataset: PreparedDataset) -> Self:
@@ -46,7 +49,7 @@ class DataFacts:
 
 
 def _read_masks(dataset: PreparedDataset, train: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """A row per connected region, and how often each class is in each cell of a coarse map, (K, 8, 8)."""
+    """Return a row per connected region, and how often each class is in each cell of a coarse map (K, 8, 8)."""
     reader, count = dataset.reader(), len(dataset.classes)
     chosen = train.iloc[np.unique(np.linspace(0, len(train) - 1, MASKS_READ).astype(int))]
     counts = np.zeros((count, MAP_CELLS, MAP_CELLS))
@@ -65,7 +68,7 @@ def _read_masks(dataset: PreparedDataset, train: pd.DataFrame) -> tuple[pd.DataF
 
 
 def _cells(of_class: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The pixels of the class in each cell of a coarse map; small images repeat pixels."""
+    """Count the pixels of the class in each cell of a coarse map. Small images repeat pixels."""
     height, width = (max(MAP_CELLS, side) for side in of_class.shape)
     pixels = cv2.resize(of_class, (width, height), interpolation=cv2.INTER_NEAREST)
     edges = [np.linspace(0, side, MAP_CELLS + 1).astype(int) for side in (height, width)]
@@ -73,7 +76,7 @@ def _cells(of_class: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _left_right_difference(counts: NDArray[np.float64]) -> float:
-    """Half the sum of |a class's share of a cell - its share of the mirrored cell|, the mean over classes."""
+    """Return half the sum of |a class's share of a cell - its share of the mirrored cell|, averaged over classes."""
     shares = counts / np.maximum(counts.sum(axis=(1, 2), keepdims=True), 1)
     apart = np.abs(shares - shares[:, :, ::-1]).sum(axis=(1, 2)) / 2
     return float(apart[counts.sum(axis=(1, 2)) > 0].mean()) if counts.any() else 0.0

@@ -1,4 +1,4 @@
-"""The real training loop for a few steps on the real data, to see how long a step and a validation image take."""
+"""Run the real training loop for a few steps on the real data, to see how long a step and a validation image take."""
 
 import statistics
 import time
@@ -19,12 +19,12 @@ from pspnet.training.finetune import AnnotatedSplits, build_network, finetune
 from pspnet.training.shared.steps import open_session
 
 STEPS = 8
-UNTIMED = 3  # of them, while the loader starts
+UNTIMED = 3  # steps that are not timed, while the loader starts
 VAL_IMAGES = 8
 
 
 def time_loop(dataset: PreparedDataset, params: Params, state: Path) -> Measured:
-    """`state`: a folder for the checkpoint, to be removed afterwards."""
+    """`state` is a folder for the checkpoint, to be removed afterwards."""
     device = configure(params.runtime)
     per_epoch = max(1, len(dataset.annotated("train")) // params.finetune.batch_size)
     own = params.finetune.model_copy(update={"epochs": STEPS / per_epoch, "validations": 1})
@@ -46,7 +46,7 @@ def time_loop(dataset: PreparedDataset, params: Params, state: Path) -> Measured
     with open_session("plan", "plan", state, params.runtime, device, tick) as session:
         for _ in finetune(supervised, preprocessing, splits, loss_of, own, session):
             pass
-    ended = {done: at for at, done in reversed(ticks)}  # when each step ended; later ticks are val's
+    ended = {done: at for at, done in reversed(ticks)}  # when each step ended; later ticks come from validation
     steps = sorted(ended.values())
     last = steps[-1]
     return Measured(

@@ -1,4 +1,4 @@
-"""`pspnet plan`: params for this data, this device and the minutes to spend."""
+"""`pspnet plan`: choose params for this data, this device and the minutes to spend."""
 
 import subprocess
 import tempfile
@@ -39,7 +39,7 @@ def plan(minutes: float, params: Path, prepared: Path, backup: Path, state: Path
 
 
 def choose(dataset: PreparedDataset, params: str, minutes: float, state: Path) -> list[Choice]:
-    """All choices for the prepared set on this device. `params`: the text of a params file."""
+    """Return all choices for the prepared set on this device. `params` is the text of a params file."""
     current = validate(Params, parse_value(params, "params.yaml"), "params.yaml")
     facts, backbone = DataFacts.of(dataset), current.backbone
     if not facts.train_masks:
@@ -55,19 +55,19 @@ def choose(dataset: PreparedDataset, params: str, minutes: float, state: Path) -
 
 
 def planned(params: str, choices: Sequence[Choice]) -> str:
-    """The text of the params file with the choices, each with its reason on its line."""
+    """Return the text of the params file with the choices, each with its reason on the same line."""
     values = {choice.key: choice.value for choice in choices}
     comments = {_line_of(choice): choice.reason for choice in choices}
     return edited(params, values, "params.yaml", comments)
 
 
 def _line_of(choice: Choice) -> str:
-    """The key on whose line the value is; a section has it on the line of its first key."""
+    """Return the key on the same line as the value. For a section, that is its first key."""
     return f"{choice.key}.{next(iter(choice.value))}" if isinstance(choice.value, dict) else choice.key
 
 
 def _prepared(folder: Path) -> PreparedDataset:
-    """The prepared set, made from data/raw now if it is missing or outdated."""
+    """Return the prepared set, after making it from data/raw if it is missing or outdated."""
     command = dvc_command("--wait-for-lock", "repro", "--quiet", "prepare")
     if subprocess.run(command, check=False).returncode:
         raise UserError(Problem("dvc repro prepare", "failed", fix="See the message above."))

@@ -1,7 +1,7 @@
-"""The rules: facts about data, device and time -> params, each with its reason.
+"""The rules that turn facts about data, device and time into params, each with its reason.
 
-A rule is a function that yields choices; it may read what the rules before it chose. The numbers come from
-`benchmarks/ideas.py` and `benchmarks/minutes.py`, whose results are in docs/benchmarks.md.
+A rule is a function that yields choices. It can read the choices made by earlier rules. The numbers come from
+`benchmarks/ideas.py` and `benchmarks/minutes.py`. The results are in docs/benchmarks.md.
 """
 
 import math
@@ -28,15 +28,16 @@ class Rung(NamedTuple):
 
 
 LADDER = (Rung(18, 0.25, 16), Rung(18, 0.5, 16), Rung(18, 1.0, 16), Rung(50, 1.0, 16), Rung(50, 1.0, 8))
-IMAGES_NEEDED = (0, 8_000, 60_000, 150_000, 400_000)  # for each rung; if it sees fewer, the one before is used
+# Images needed for each rung. If it sees fewer, the rung before it is used.
+IMAGES_NEEDED = (0, 8_000, 60_000, 150_000, 400_000)
 CROP_PIXELS = {"cpu": 320 * 240, "cuda": 473 * 473}
 STEP_PIXELS = {"cpu": 16 * 192 * 192, "cuda": 16 * 473 * 473}
-LOADED_SHARE = 0.9  # of the time goes into steps; the rest into loading and validation
-START_SECONDS = 5  # until the first step: imports, the network, the loader
-SPARE_SHARE = 0.04  # of the time: checkpoints, and a machine that is slower than when it was timed
-VALIDATION_SHARE = 0.08  # of the time, at most
+LOADED_SHARE = 0.9  # share of the time spent on steps; the rest is for loading and validation
+START_SECONDS = 5  # time until the first step: imports, the network, the loader
+SPARE_SHARE = 0.04  # share of the time kept for checkpoints and for a machine that becomes slower after timing
+VALIDATION_SHARE = 0.08  # largest share of the time
 MOST_VALIDATIONS = 20
-SAME = 0.15  # a direction whose two ends differ less may be mirrored
+SAME = 0.15  # a direction can be mirrored if its two ends differ by less than this
 RARE = 0.02  # share of the pixels below which a class is rare
 
 
@@ -46,10 +47,10 @@ class Plan:
     device: Device
     timing: Timing
     minutes: float
-    weights: str  # backbone.weights, which people choose: random, imagenet, imported
-    imported: Rung | None = None  # the network those weights fit
+    weights: str  # backbone.weights, chosen by the user: random, imagenet or imported
+    imported: Rung | None = None  # the network that fits those weights
     choices: list[Choice] = field(default_factory=list)
-    step_seconds: float = 0.0  # of the chosen network, without loading
+    step_seconds: float = 0.0  # seconds per step of the chosen network, without loading
 
     def __getitem__(self, key: str) -> Any:
         return next(choice.value for choice in self.choices if choice.key == key)
@@ -60,14 +61,16 @@ class Plan:
 
 
 def made(plan: Plan) -> Plan:
-    """`plan` with the choices of all rules."""
+    """Return `plan` with the choices of all rules."""
     for rule in RULES:
         plan.choices += list(rule(plan))
     return plan
 
 
 def crop(plan: Plan) -> Iterator[Choice]:
-    """Whole images if they are small, otherwise the largest crop of their shape that this device trains quickly."""
+    """Use whole images if they are small, otherwise the largest crop of the same shape that this device trains
+    quickly.
+    """
     facts, limit = plan.facts, CROP_PIXELS[plan.device.kind]
     factor = min(1.0, math.sqrt(limit / (facts.height_px * facts.width_px)))
     reason = f"images are {facts.width_px} x {facts.height_px} px"
@@ -104,7 +107,7 @@ def colors(plan: Plan) -> Iterator[Choice]:
 
 
 def network(plan: Plan) -> Iterator[Choice]:
-    """The best network that still sees enough images in the time."""
+    """Choose the best network that still sees enough images in the time available."""
     chosen, per_step, seen = _climb(plan)
     plan.step_seconds = per_step
     reason = (
@@ -125,7 +128,7 @@ def network(plan: Plan) -> Iterator[Choice]:
 
 
 def _climb(plan: Plan) -> tuple[Rung, float, int]:
-    """The rung, its seconds per step, and the images it sees in the time."""
+    """Return the rung, its seconds per step, and the number of images it sees in the time."""
     rungs = [(plan.imported, 0)] if plan.imported else list(zip(LADDER, IMAGES_NEEDED, strict=True))
     best: tuple[Rung, float, int] | None = None
     for rung, needed in rungs:
@@ -136,7 +139,7 @@ def _climb(plan: Plan) -> tuple[Rung, float, int]:
         if best is not None and seen < needed:
             break
         best = rung, per_step, seen
-    assert best is not None  # the first rung needs no images
+    assert best is not None  # the first rung does not need any images
     return best
 
 
@@ -200,14 +203,14 @@ RULES: tuple[Rule, ...] = (
 
 
 class Measured(NamedTuple):
-    """What the real loop takes on this data, with loading."""
+    """Measure how long the real loop takes on this data, including loading."""
 
     step_seconds: float
     val_image_seconds: float
 
 
 def duration(plan: Plan, measured: Measured) -> Iterator[Choice]:
-    """The last rule: as many passes over train as fit the time."""
+    """As the last rule, choose as many passes over train as fit into the time."""
     facts, size = plan.facts, plan["finetune.batch_size"]
     per_epoch = max(1, facts.train_masks // size)
     one_validation = max(1e-3, facts.val_images * measured.val_image_seconds)

@@ -29,7 +29,7 @@ from pspnet.raw.summary import Summary
 
 @dataclass
 class Decisions:
-    """What becomes of each sample; lists and arrays are indexed by the sample's position in the raw dataset."""
+    """What happens to each sample. Lists and arrays are indexed by the sample's position in the raw dataset."""
 
     splits: list[Split]
     is_used: NDArray[np.bool_]
@@ -58,7 +58,7 @@ class Pieces:
 
 
 def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labeled_fraction: float) -> Decisions:
-    """Assigns splits, leaves out copies and look-alikes, and keeps a fraction of the masks of train."""
+    """Assign splits, leave out copies and look-alikes, and keep a fraction of the training masks."""
     verdicts: list[Verdict] = []
     digests, both_digests = np.zeros((raw.count, 32), np.uint8), np.zeros((raw.count, 32), np.uint8)
     is_used, has_mask = np.zeros(raw.count, bool), np.zeros(raw.count, bool)
@@ -80,7 +80,7 @@ def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labeled_frac
     stratified = classes_in if prepare.split_by == "stratified" else None
     split_of, torn = assign_splits(raw.samples, prepare, stratified)
     splits = [split_of[sample.group] for sample in raw.samples]
-    has_mask &= np.array([split != "unlabeled" for split in splits], bool)  # a layout may put images with masks there
+    has_mask &= np.array([split != "unlabeled" for split in splits], bool)  # a layout can put images with masks there
     decisions = Decisions(splits, is_used, has_mask, [*torn, *verdicts])
     _leave_out_contradictions(decisions, raw, digests, both_digests, prepare.problems)
     _leave_out_copies(decisions, raw, digests, prepare.problems)
@@ -93,7 +93,7 @@ def decide(raw: RawDataset, pieces: Pieces, prepare: PrepareParams, labeled_frac
 
 
 def lacking_masks(raw: RawDataset, decisions: Decisions) -> list[Problem]:
-    """A problem if train, val or test has no mask that is used."""
+    """Return a problem if train, val or test has no usable mask."""
     is_labeled = decisions.is_used & decisions.has_mask
     return missing_masks(
         (decisions.splits[place], sample.group) for place, sample in enumerate(raw.samples) if is_labeled[place]
@@ -117,7 +117,7 @@ def _glances(batch: Any) -> NDArray[np.uint8]:
 
 
 def contradiction(own: RawSample, other: RawSample) -> Problem:
-    """The problem that two samples have the same image but different masks."""
+    """Return a problem: two samples have the same image but different masks."""
     masks = " and ".join(sample.mask.path for sample in (own, other) if sample.mask)
     found = f"is the same image as {other.image}, but their masks differ ({masks})"
     fix = "Keep the right mask, and remove the other image with its mask."
@@ -125,7 +125,7 @@ def contradiction(own: RawSample, other: RawSample) -> Problem:
 
 
 def copy(own: RawSample, kept: RawSample, where: str) -> Problem:
-    """The problem that two samples have the same image."""
+    """Return a problem: two samples have the same image."""
     found = f"is the same image as {kept.image} ({where})"
     return Problem(own.image, found, "each image once", "Remove one of them.", "duplicate")
 
@@ -200,7 +200,7 @@ def assemble(
     raw: RawDataset, pieces: Pieces, decisions: Decisions, outcomes: Mapping[Outcome, int], prepare: PrepareParams,
     folder: Path,
 ) -> PreparedDataset:  # fmt: skip
-    """Writes the shards of the used samples into `folder` and returns the dataset; the caller writes `dataset.json`."""
+    """Write the shards of the used samples into `folder` and return the dataset. The caller writes `dataset.json`."""
     writer, summary = ShardWriter(folder / "shards", prepare.shard_mb * 10**6), Summary(raw.rules.classes)
     samples = raw.samples
     for first, batch in pieces.batches():

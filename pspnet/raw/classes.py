@@ -1,4 +1,4 @@
-"""What the numbers in masks mean, in raw masks and in prepared ones."""
+"""The meaning of the numbers in raw and prepared masks."""
 
 import colorsys
 from collections import Counter
@@ -20,7 +20,7 @@ from pspnet.dataset.store.pixels import encode_mask
 from pspnet.errors import Problem, UserError
 from pspnet.raw.masks import COLOR, Values, color_value, spelled
 
-IGNORE = 255  # the one value in prepared masks that is not a class
+IGNORE = 255  # the only value in prepared masks that is not a class
 MOST_CLASSES = IGNORE
 
 MOST_SHOWN = 20
@@ -42,7 +42,7 @@ ignore_values: [255]    # optional: not annotated"""
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes in the order of their numbers in prepared masks, and the values that raw masks use for them."""
+    """The classes, ordered by their numbers in prepared masks, and their values in raw masks."""
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
@@ -51,15 +51,15 @@ class Classes:
 
     @cached_property
     def known(self) -> frozenset[int]:
-        """The values that a raw mask may hold."""
+        """The values allowed in a raw mask."""
         return frozenset((*self.values, *self.ignore_values))
 
     def unknown(self, counts: Mapping[int, int]) -> dict[int, int]:
-        """The part of `counts` (pixels by raw value) whose values are neither a class nor ignored."""
+        """Return the entries of `counts` (pixels by raw value) that are neither a class nor ignored."""
         return {value: count for value, count in counts.items() if value not in self.known}
 
     def class_counts(self, counts: Mapping[int, int]) -> dict[int, int]:
-        """Pixels by raw value -> pixels by class; values that are not a class count as IGNORE."""
+        """Convert pixel counts by raw value to counts by class. Values that are not a class count as IGNORE."""
         pixels: dict[int, int] = {}
         for value, count in counts.items():
             index = self.values.get(value, IGNORE)
@@ -67,7 +67,7 @@ class Classes:
         return dict(sorted(pixels.items()))
 
     def index_of(self, values: Values) -> NDArray[np.uint8]:
-        """(H, W) raw values -> (H, W) classes, with IGNORE for ignored and unknown values."""
+        """Convert raw values (H, W) to classes (H, W), with IGNORE for ignored and unknown values."""
         if values.itemsize > 2:
             known = np.array(sorted(self.values), np.uint32)
             classes = np.array([self.values[value] for value in known.tolist()], np.uint8)
@@ -76,7 +76,7 @@ class Classes:
         return self._class_of_value[values]
 
     def encoded(self, values: Values, found: Iterable[int]) -> bytes:
-        """`encode_mask(self.index_of(values))`, faster; `found` lists the values that occur."""
+        """Do the same as `encode_mask(self.index_of(values))`, but faster. `found` lists the values that occur."""
         if values.itemsize > 1:
             return encode_mask(self.index_of(values))
         are_classes = all(self._class_of_value[value] == value for value in found)
@@ -84,7 +84,7 @@ class Classes:
 
     @cached_property
     def _class_of_value(self) -> NDArray[np.uint8]:
-        """Class by raw value, for all values except colors."""
+        """A lookup table from raw value to class, for all values except colors."""
         table = np.full(2**16, IGNORE, np.uint8)
         for value, index in self.values.items():
             if value < table.size:
@@ -92,7 +92,7 @@ class Classes:
         return table
 
     def nearest(self, values: Values, unknown: Iterable[int]) -> Values:
-        """(H, W) with each unknown value replaced by the nearest value of a class."""
+        """Return `values` (H, W) with each unknown value replaced by the nearest class's value."""
         own = np.array([value for value in self.values if (value >= COLOR) == (values.itemsize > 2)])
         if not own.size:
             return values
@@ -103,18 +103,18 @@ class Classes:
 
 
 def _parts(values: Any) -> NDArray[np.int64]:
-    """The components of a value that distances are measured in: red, green and blue for a color."""
+    """The components used to measure the distance between values: red, green and blue for a color."""
     whole = np.asarray(values, np.int64)[..., None]
     return np.where(whole >= COLOR, whole >> np.array([16, 8, 0]) & 255, whole)
 
 
 def pixel_counts(values: Values, expected: Collection[int] = ()) -> dict[int, int]:
-    """Pixels by value; giving the `expected` values makes counting faster if they are few."""
-    if len(expected) <= FEW_VALUES:  # comparing with each is faster than counting all
+    """Count the pixels of each value. If there are few `expected` values, passing them makes counting faster."""
+    if len(expected) <= FEW_VALUES:  # comparing with each value is faster than counting all of them
         found = {value: int(np.count_nonzero(values == value)) for value in sorted(expected)}
         if sum(found.values()) == values.size:
             return {value: pixels for value, pixels in found.items() if pixels}
-    if values.dtype == np.uint8:  # Pillow counts bytes five times as fast
+    if values.dtype == np.uint8:  # Pillow counts bytes five times as fast as NumPy
         return {value: pixels for value, pixels in enumerate(Image.fromarray(values).histogram()) if pixels}
     every, pixels = np.unique(values, return_counts=True)
     return dict(zip(every.tolist(), pixels.tolist(), strict=True))
@@ -130,16 +130,16 @@ class _ClassesFile(Section):
 
 
 class Declared(NamedTuple):
-    """Classes as params.yaml, classes.yaml or a layout names them."""
+    """The classes named by params.yaml, classes.yaml or a layout."""
 
     classes: Mapping[str, MaskValue | list[MaskValue]]
     colors: Mapping[str, list[int]]
     ignore_values: list[MaskValue]
-    by_label: bool = False  # the masks are drawn from labels, whose numbers only this package knows
+    by_label: bool = False  # the masks are drawn from labels, and their numbers are internal to this package
 
 
 def declared_classes(dataset: DatasetParams, raw: Path, of_layout: Declared | None = None) -> Classes:
-    """The classes from params.yaml or from classes.yaml beside the data, never both; otherwise those of the layout."""
+    """Return the classes from params.yaml or classes.yaml, but never both, or else the layout's."""
     path = raw / "classes.yaml"
     named = of_layout or Declared({}, {}, [])
     if dataset.classes:
@@ -161,13 +161,13 @@ def declared_classes(dataset: DatasetParams, raw: Path, of_layout: Declared | No
 
 
 def read_classes(path: Path) -> Classes:
-    """The classes of a classes.yaml alone, in its order."""
+    """Return the classes listed in a classes.yaml file, in file order."""
     content = validate(_ClassesFile, read_yaml(path), str(path))
     return _build(str(path), Declared(content.classes, content.colors, content.ignore_values))
 
 
 def _without_labels(where: str, declared: Declared, named: Declared) -> Declared:
-    """`declared` with the layout's names for values replaced by the values."""
+    """Return `declared` with the layout's names replaced by the values they stand for."""
     problems = []
     used: set[MaskValue] = set()
 
@@ -256,7 +256,7 @@ def _numbers(values: list[MaskValue]) -> list[int]:
 
 
 def _color(name: str, values: list[int], index: int, colors: Mapping[str, list[int]]) -> Color:
-    """The chosen color, or the color in the masks if none was chosen, or a default."""
+    """Return the chosen color, the color in the masks if none was chosen, or a default."""
     if name not in colors and values[0] < COLOR:
         return default_color(index)
     red, green, blue = colors.get(name) or (values[0] - COLOR).to_bytes(3, "big")
@@ -264,7 +264,7 @@ def _color(name: str, values: list[int], index: int, colors: Mapping[str, list[i
 
 
 def default_color(index: int) -> Color:
-    """A color whose hue is a golden angle from its neighbors', so they differ; brightness takes three levels."""
+    """Return a color with a hue one golden angle from its neighbors, in one of three brightness levels."""
     hue, value = index * 0.61803398875 % 1, (0.95, 0.7, 0.5)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
     return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,5 +1,5 @@
-"""The data report for people: data_report.html and problems.csv show what the prepared dataset contains and what was
-wrong with the raw one. The same dataset always gives the same bytes.
+"""Write the data report: data_report.html and problems.csv show what the prepared dataset contains and what was wrong
+with the raw data. The same dataset always produces the same bytes.
 """
 
 from base64 import b64encode
@@ -25,13 +25,13 @@ from pspnet.raw.validation import Rules
 
 MOST_SHOWN, MOST_SIZES, MOST_EXAMPLES, MOST_BAD = 200, 12, 18, 12
 PICTURE_PX = 240
-NO_PICTURES = ("unreadable", "too_large", "not_an_image")  # kinds of problems whose files cannot be shown
+NO_PICTURES = ("unreadable", "too_large", "not_an_image")  # problems of these kinds have files that cannot be displayed
 
 Picture = dict[str, Any]
 
 
 def absent_classes(dataset: PreparedDataset) -> list[Problem]:
-    """A problem for each split whose masks lack a class."""
+    """Return a problem for each split in which no mask shows some class."""
     problems = []
     for split in ANNOTATED:
         pairs = zip(dataset.classes, dataset.class_pixels[split], strict=True)
@@ -89,7 +89,7 @@ def _sizes(index: pd.DataFrame) -> Iterable[tuple[str, int]]:
 
 
 def _each_kind_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """At most MOST_SHOWN verdicts, taken from every kind in turn, so that no kind hides the others."""
+    """Return at most MOST_SHOWN verdicts, taking turns between kinds so that no kind crowds out the others."""
     turn: Counter[tuple[str, str]] = Counter()
     ranked = []
     for one in verdicts:
@@ -101,7 +101,7 @@ def _each_kind_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def _examples(dataset: PreparedDataset, index: pd.DataFrame) -> Iterable[Picture]:
-    """A few images with their masks from each split, the same for the same data."""
+    """Yield a few images with their masks from each split. The same data always yields the same images."""
     reader = dataset.reader()
     for split in ANNOTATED:
         own = index[index["has_mask"] & (index["split"] == split)]
@@ -126,7 +126,7 @@ def _colored(mask: NDArray[np.uint8], dataset: PreparedDataset) -> NDArray[np.ui
 
 
 def _bad(verdicts: Sequence[Verdict], files: RawFiles, rules: Rules) -> Iterable[Picture]:
-    """Pictures of the problem files that can still be shown."""
+    """Yield pictures of the problem files that can still be displayed."""
     shown = 0
     for one in _each_kind_first(verdicts):
         if shown == MOST_BAD or one.problem.kind in (*NO_PICTURES, *NO_FILES):
@@ -143,7 +143,7 @@ def _bad(verdicts: Sequence[Verdict], files: RawFiles, rules: Rules) -> Iterable
 
 
 def _visible(image: Image.Image) -> Image.Image:
-    """The image in RGB; class numbers, which are nearly black, are stretched to gray levels."""
+    """Return the image in RGB. Class numbers, which would look nearly black, are stretched to gray levels."""
     if image.mode in ("L", "I;16"):
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray((values / max(values.max(), 1) * 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Duplicate images: the same bytes anywhere, or pictures in two splits that look the same at a glance."""
+"""Find duplicate images: identical bytes anywhere, or pictures in two splits that look the same at a glance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -8,21 +8,22 @@ from numpy.typing import NDArray
 from pspnet.dataset.store.splits import Split
 from pspnet.raw.images import GLANCE_PX
 
-# Of two images, the one in the higher split is kept. Losing a training image is better than losing a test image.
+# Of two images, the image in the higher split is kept. Losing a training image is better than losing a test image.
 RANK: dict[Split, int] = {"test": 3, "val": 2, "train": 1, "unlabeled": 0}
 HELD_OUT = RANK["val"]
-FLAT = 24  # gray levels between the darkest and the brightest part; with less contrast nothing is recognizable
-MOST_BITS = 15  # of 256 that may differ; there are 16 bands, so at least one is always equal
-MOST_LEVELS = 2.5  # mean difference of two glances, in gray levels
+FLAT = 24  # gray levels between the darkest and the brightest part; below this contrast nothing is recognizable
+MOST_BITS = 15  # bits of 256 that may differ; with 16 bands, at least one is always equal
+MOST_LEVELS = 2.5  # mean difference between two glances, in gray levels
 WINDOW = 24  # neighbors compared in each band; this keeps the time linear
 
-Pairs = dict[int, int]  # index of the image to drop -> index of the one to keep
+Pairs = dict[int, int]  # index of the image to drop -> index of the image to keep
 
 
 def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(index of a copy, index of the image that is kept), sorted. `digests`: (N, 32).
+    """Return sorted pairs: (index of a copy, index of the image to keep). `digests`: (N, 32).
 
-    Among equal images, the one with the highest worth is kept; on a tie, the first. Negative worth leaves an image out.
+    Among identical images, the one with the highest worth is kept, or the first of them on a tie. Images with negative
+    worth are not considered.
     """
     candidates = np.flatnonzero(worth >= 0)
     parts = digests[candidates].view(np.uint64).T  # (4, N)
@@ -33,7 +34,9 @@ def copies(digests: NDArray[np.uint8], worth: NDArray[np.int64]) -> list[tuple[i
 def contradictions(
     digests: NDArray[np.uint8], mask_digests: NDArray[np.uint8], is_labeled: NDArray[np.bool_]
 ) -> list[tuple[int, int]]:
-    """(index of an image, index of an equal image with a different mask), sorted. `digests`, `mask_digests`: (N, 32)"""
+    """Return sorted pairs: (index of an image, index of an identical image with a different mask). `digests`,
+    `mask_digests`: (N, 32)
+    """
     candidates = np.flatnonzero(is_labeled)
     order = candidates[np.lexsort([candidates, *digests[candidates].view(np.uint64).T])]
     pairs = []
@@ -46,7 +49,7 @@ def contradictions(
 
 
 def _equal(digests: NDArray[np.uint8], order: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Groups of indices with equal digests; equal digests are neighbors in `order`."""
+    """Yield groups of indices with equal digests. Equal digests are adjacent in `order`."""
     same = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     group: list[int] = []
     for place in np.flatnonzero(same).tolist():
@@ -60,7 +63,9 @@ def _equal(digests: NDArray[np.uint8], order: NDArray[np.int64]) -> Iterator[lis
 
 
 def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, GLANCE_PX, GLANCE_PX) -> (N, 32): a bit is set where a picture gets brighter; all 0 for a flat picture."""
+    """(N, GLANCE_PX, GLANCE_PX) -> (N, 32): a bit is set where a picture gets brighter. A flat picture gives all
+    zeros.
+    """
     bits = glances[:, : GLANCE_PX - 1, 1:] > glances[:, : GLANCE_PX - 1, :-1]
     hashes = np.packbits(bits.reshape(len(glances), -1), axis=1)
     hashes[np.ptp(glances.reshape(len(glances), -1), axis=1) < FLAT] = 0
@@ -68,7 +73,9 @@ def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs from two splits, at least one held out, that may look the same; the lower rank first. `hashes`: (N, 32)."""
+    """Return pairs from two splits, at least one held out, that might look the same, lower rank first. `hashes`:
+    (N, 32).
+    """
     found: set[tuple[int, int]] = set()
     for one, other in _neighbors(hashes, np.flatnonzero(ranks >= 0)):
         leaks = (ranks[one] != ranks[other]) & (np.maximum(ranks[one], ranks[other]) >= HELD_OUT)
@@ -80,7 +87,7 @@ def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tup
 
 
 def repeated(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(N,) whether a held-out picture looks like another one in its split, as frames of a video do."""
+    """Return (N,) flags: whether a held-out picture looks like another in its split, as video frames do."""
     marks = np.zeros(len(hashes), bool)
     for one, other in _neighbors(hashes, np.flatnonzero(ranks >= HELD_OUT)):
         alike = (ranks[one] == ranks[other]) & _are_alike(hashes, one, other)
@@ -91,7 +98,9 @@ def repeated(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> NDArray[np.
 def _neighbors(
     hashes: NDArray[np.uint8], candidates: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yields arrays of pairs to compare. A hash is cut into 16 bands; only pictures that share a band are compared."""
+    """Yield arrays of pairs to compare. Each hash is cut into 16 bands, and only pictures that share a band are
+    compared.
+    """
     candidates = candidates[hashes[candidates].any(axis=1)]
     bands = hashes.view(np.uint16)
     for band in bands.T:

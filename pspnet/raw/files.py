@@ -1,4 +1,4 @@
-"""The files below data/raw. A .zip or .tar counts as the files in it, as if unpacked in its folder."""
+"""The files below data/raw. A .zip or .tar is treated as if it were unpacked in its folder."""
 
 import os
 import re
@@ -15,12 +15,12 @@ from pspnet.printable import UNPRINTABLE
 from pspnet.raw.images import Refused
 
 ARCHIVES = (".zip", ".tar")
-# Single streams: reaching one file means unpacking everything before it, each time.
+# These are single streams: every access to a file unpacks everything before it.
 STREAMS = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|7z|rar|gz|bz2|xz|zst)$", re.IGNORECASE)
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # names that begin with a dot are hidden too
-MOST_MEMBERS = 200_000  # in an archive; listing them takes about ten seconds and 300 MB
-LISTED_BYTES = 128  # per member in the listing of a .zip, unless names are unusually long
-MOST_OPEN = 4  # archives open at once: ids are read in order, and so are archives
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # names that start with a dot are hidden too
+MOST_MEMBERS = 200_000  # members in an archive; listing them takes about ten seconds and 300 MB
+LISTED_BYTES = 128  # bytes per member in the listing of a .zip, unless names are unusually long
+MOST_OPEN = 4  # archives open at once; ids are read in order, so archives are too
 PACK_AGAIN = "Pack the archive again."
 
 
@@ -32,20 +32,20 @@ class TooManyBytes(Refused):
 
 
 class RawFile(NamedTuple):
-    name: str  # path below the raw folder, as if its archive were unpacked
+    name: str  # path relative to the raw folder, as if its archive were unpacked
     path: str  # the actual path, where an archive appears as a folder
 
 
 class Stamp(NamedTuple):
-    """A file with an equal stamp is unchanged. Stamps are never compared with a clock, which can be turned back."""
+    """A file with the same stamp is unchanged. Stamps are never compared with a clock, which can be turned back."""
 
     size: int
     mtime_ns: int
-    ctime_ns: int  # no program can set this one
+    ctime_ns: int  # no program can set this time
 
 
 class RawFiles:
-    """The files below a folder. Small when pickled: each process opens the archives it reads."""
+    """The files below a folder. It is small when pickled, because each process opens the archives it reads."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -56,7 +56,9 @@ class RawFiles:
         return {**self.__dict__, "_open": OrderedDict()}
 
     def below(self, *folders: str) -> Iterator[RawFile | Problem]:
-        """Every file in these folders, unordered, or a Problem for each unusable file. System files are skipped."""
+        """Yield every file in these folders, in no particular order, and a Problem for each unusable file. System files
+        are skipped.
+        """
         wanted = [PurePosixPath(folder) for folder in folders]
         unreadable: list[Problem] = []
 
@@ -78,7 +80,7 @@ class RawFiles:
                 if is_hidden(name):
                     continue
                 if inside and not (name.lower().endswith(ARCHIVES) or STREAMS.search(name) or UNPRINTABLE.search(name)):
-                    yield RawFile(prefix + name, prefix + name)  # the fast path for nearly every file
+                    yield RawFile(prefix + name, prefix + name)  # the fast path, taken for nearly every file
                 else:
                     yield from self._found(here / name, wanted)
         yield from unreadable
@@ -111,7 +113,7 @@ class RawFiles:
                 yield _nameless(path) if UNPRINTABLE.search(path) else RawFile(str(unpacked), path)
 
     def read(self, path: str, max_bytes: int) -> bytes:
-        """The bytes of the file at a RawFile's path; a larger file is refused before it is read."""
+        """Return the bytes of the file at a RawFile's path. A larger file is refused before it is read."""
         if archive := self._archive_of(path):
             return self._opened(archive).read(path.removeprefix(f"{archive}/"), max_bytes)
         return read_file(f"{self.root}/{path}", max_bytes)
@@ -122,7 +124,7 @@ class RawFiles:
         return next((archive for archive in map(str, PurePosixPath(path).parents) if archive in self._archives), None)
 
     def stamp(self, path: str) -> Stamp:
-        """The stamp of the file, or of the archive that holds it."""
+        """Return the stamp of the file, or of the archive that contains it."""
         try:
             status = (self.root / (self._archive_of(path) or path)).stat()
         except OSError:  # a broken link; reading it reports the problem
@@ -130,7 +132,7 @@ class RawFiles:
         return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def size(self, path: str) -> int:
-        """The bytes of the file; 0 if it cannot be read."""
+        """Return the size of the file in bytes, or 0 if it cannot be read."""
         if archive := self._archive_of(path):
             return self._opened(archive).size(path.removeprefix(f"{archive}/"))
         return self.stamp(path).size
@@ -146,9 +148,9 @@ class RawFiles:
 
 
 def read_file(path: str | Path, max_bytes: int) -> bytes:
-    """The bytes of a file, read with system calls: Python's file objects double the time for small images."""
+    """Return the bytes of a file, read with system calls: Python's file objects take twice as long for small images."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait for its writer
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not wait for its writer
         try:
             status = os.fstat(file)
             if stat.S_ISREG(status.st_mode):
@@ -164,7 +166,7 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
 
 
 class _Archive(Protocol):
-    members: dict[str, Any]  # name -> where the archive holds the file, or a Refused that says why it cannot be read
+    members: dict[str, Any]  # name -> position of the file in the archive, or a Refused that says why it cannot be read
 
     def read(self, name: str, max_bytes: int) -> bytes: ...
 
@@ -208,13 +210,13 @@ class _Zip:
 
 class _Tar:
     def __init__(self, path: Path) -> None:
-        self.members: dict[str, tuple[int, int] | Refused] = {}  # (offset, size) of its bytes
+        self.members: dict[str, tuple[int, int] | Refused] = {}  # the offset and size of its bytes
         try:
             with tarfile.open(path, "r:") as file:
                 for count, info in enumerate(file, start=1):
                     if count > MOST_MEMBERS:
                         raise _too_many()
-                    file.members = []  # type: ignore[attr-defined]  # otherwise it keeps a kilobyte for each
+                    file.members = []  # type: ignore[attr-defined]  # otherwise it keeps a kilobyte for each member
                     name, found = _safe(info.name)
                     if info.isdir():
                         continue
@@ -245,7 +247,7 @@ class _Tar:
 
 
 def _keep(members: dict[str, Any], name: str, found: Any) -> None:
-    """Adds a member; if the archive holds two files with the same name, neither is usable."""
+    """Add a member. If the archive has two files with the same name, neither can be used."""
     if name in members:
         found = Refused("occurs twice in its archive", "each name once", PACK_AGAIN)
     members[name] = found
@@ -261,7 +263,7 @@ def _safe(name: str) -> tuple[str, Refused | None]:
 
 
 def _check_listing(path: Path) -> None:
-    """Refuses a .zip with too many members, from the end of the file, before zipfile makes an object for each."""
+    """Refuse a .zip with too many members by reading its end, before zipfile creates an object for each."""
     with path.open("rb") as file:
         end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if end and end[zipfile._ECD_SIZE] > MOST_MEMBERS * LISTED_BYTES:  # type: ignore[attr-defined]
@@ -270,7 +272,7 @@ def _check_listing(path: Path) -> None:
 
 def _too_many() -> Refused:
     most = f"at most {MOST_MEMBERS:,}"
-    return Refused("holds too many files", most, "Pack them into several archives, or unpack it.")
+    return Refused("contains too many files", most, "Pack them into several archives, or unpack it.")
 
 
 def _broken(error: Exception) -> Refused:

@@ -1,4 +1,4 @@
-"""The group and the official split of each image that a layout has found."""
+"""Find the group and the official split of each image in a layout."""
 
 import csv
 import io
@@ -13,20 +13,20 @@ from pspnet.raw.layouts.pairs import FoundImage
 from pspnet.raw.problems import shortened
 from pspnet.raw.sample import RawSample
 
-SPLITS_CSV = "splits.csv"  # in data/raw: id,split[,group]; it overrides the layout
+SPLITS_CSV = "splits.csv"  # in data/raw, with columns id,split[,group]; it overrides the layout
 
 
 class Assignment(NamedTuple):
     """A line of splits.csv."""
 
     split: Split
-    group: str  # "": use the group pattern
+    group: str  # "" means use the group pattern
 
 
 def grouped(
     found: Iterable[FoundImage | Problem], group_pattern: str | None, raw: Path
 ) -> Iterator[RawSample | Problem]:
-    """Found images with their group and official split, or a Problem for each unusable file."""
+    """Yield found images with their group and official split, and a Problem for each unusable file."""
     listed: dict[str, Assignment] = {}
     if (raw / SPLITS_CSV).is_file():
         found = list(found)
@@ -71,12 +71,12 @@ def _listed(path: Path, ids: set[str]) -> dict[str, Assignment]:
     example = min(ids)
     for row in rows:
         where, name, split = f"{path} line {rows.line_num}", row["id"] or "", (row["split"] or "").strip()
-        name = name if name in ids else name.strip()  # a file may be called `a .png`
+        name = name if name in ids else name.strip()  # a file can be named `a .png`
         if name not in ids:
             fix = f"An id is a path below the images folder without its suffix, such as {example}."
             problems.append(Problem(where, f"id '{name}' has no image", "the id of an image", fix))
         elif name in listed:
-            problems.append(Problem(where, f"id '{name}' occurs a second time", "each id once"))
+            problems.append(Problem(where, f"id '{name}' occurs twice", "each id once"))
         known = [known for known in SPLITS if known == split]
         if not known:
             problems.append(Problem(where, f"split '{split}'", "one of " + ", ".join(SPLITS)))

@@ -1,4 +1,4 @@
-"""Image files as users have them -> valid, upright 8-bit images, checked and repaired with Pillow."""
+"""Turn users' image files into valid, upright 8-bit images, checked and repaired with Pillow."""
 
 import io
 import re
@@ -20,11 +20,11 @@ from pspnet.errors import Problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 GLANCE_PX = 17
-SAMPLED_EVERY = 4  # pixels, in both directions
-VALUES_AND_SQUARES = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)  # of each byte
+SAMPLED_EVERY = 4  # every fourth pixel in both directions
+VALUES_AND_SQUARES = np.stack([np.arange(256), np.arange(256) ** 2], axis=1)  # values of each byte and their squares
 JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # markers with a length, and the end of the file
 START_OF_SCAN, END_OF_JPEG = b"\xff\xda", b"\xff\xd9"
-MOST_SCANS = 100  # programs write a dozen
+MOST_SCANS = 100  # most programs write about a dozen
 
 Turn = Callable[[NDArray[Any]], NDArray[Any]]
 TURNS: dict[int, Turn] = {  # EXIF orientation -> the operation that makes the stored picture upright
@@ -39,7 +39,9 @@ TURNS: dict[int, Turn] = {  # EXIF orientation -> the operation that makes the s
 
 
 class Refused(Exception):
-    """A file cannot be used: what was found, what was expected, how to fix it, and the kind, which has a policy."""
+    """A file cannot be used: what was found, what was expected, how to fix it, and the kind of problem, which has a
+    policy.
+    """
 
     def __init__(self, found: str, expected: str, fix: str = "", kind: str = "unreadable") -> None:
         super().__init__(found)
@@ -63,13 +65,13 @@ class StoredImage:
     height: int
     width: int
     orientation: int  # EXIF orientation of the raw file; `data` is upright
-    format: str  # of the raw file, as Pillow names it
-    channel_sums: list[int]  # over every sixteenth pixel: their number, the channels' sums, their sums of squares
+    format: str  # format of the raw file, in Pillow's terms
+    channel_sums: list[int]  # over every sixteenth pixel: pixel count, channel sums, sums of squares
     glance: bytes  # (GLANCE_PX, GLANCE_PX) gray pixels, for finding copies
 
 
 def read_image(data: bytes, max_pixels: int) -> StoredImage:
-    """Keeps the bytes of sound 8-bit JPEG and PNG files; turns anything else into an upright 8-bit RGB PNG."""
+    """Keep the bytes of sound 8-bit JPEG and PNG files, and convert anything else to an upright 8-bit RGB PNG."""
     with limited_pillow(max_pixels) as complaints:
         image, orientation = decoded(data, max_pixels)
         rgb = to_rgb(image)
@@ -84,7 +86,9 @@ def read_image(data: bytes, max_pixels: int) -> StoredImage:
 
 
 def _channel_sums(rgb: Image.Image) -> list[int]:
-    """Sums over a grid of pixels: enough for a dataset's mean and deviation, and much faster than over all."""
+    """Return sums over a grid of pixels. They are enough for a dataset's mean and deviation, and much faster to
+    compute.
+    """
     width, height = (-(-side // SAMPLED_EVERY) for side in rgb.size)
     counts = rgb.resize((width, height), Image.Resampling.NEAREST).histogram()
     sums = np.fromiter(counts, np.int64, 3 * 256).reshape(3, 256) @ VALUES_AND_SQUARES
@@ -99,7 +103,7 @@ def _glance(rgb: Image.Image, orientation: int) -> bytes:
 # Warning filters and Pillow's pixel limit are global to the process. The first thread that decodes sets them and the
 # last one restores them; each thread records its own warnings. The lock is not held while decoding.
 _ENTERING_OR_LEAVING = threading.Lock()
-_limits: list[int] = []  # one per open block
+_limits: list[int] = []  # one entry per open block
 _put_back = ExitStack()
 _recorded: ContextVar[list[str] | None] = ContextVar("_recorded", default=None)
 
@@ -159,7 +163,7 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
         # The second picture of an MPO is another view or a smaller copy; phones write them. Counting the pictures in a
         # TIFF takes quadratic time.
         if image.format != "MPO" and getattr(image, "is_animated", False):
-            raise Refused("holds several pictures", "one picture", "Save each picture as its own file.")
+            raise Refused("contains several pictures", "one picture", "Save each picture in its own file.")
         if image.format in ("JPEG", "MPO") and (scans := _scans(data)) > MOST_SCANS:
             raise Refused(f"is a JPEG with {scans:,} scans", f"at most {MOST_SCANS}", "Save it again.")
         image.load()
@@ -167,19 +171,21 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         pixels = int(re.findall(r"\d+", str(error))[0])
         raise TooLarge(pixels, max_pixels, "prepare.max_megapixels") from None
-    except UnidentifiedImageError:  # its message holds a memory address
+    except UnidentifiedImageError:  # its message contains a memory address
         fix = "Export it again or remove it: it is another kind of file, or its beginning is damaged."
         raise Refused("cannot be recognized as an image", "one of " + ", ".join(FORMATS), fix) from None
     except (Refused, MemoryError):
         raise
-    except Exception as error:  # decoders raise anything on broken bytes
+    except Exception as error:  # decoders can raise anything on broken bytes
         reason = str(error) or type(error).__name__
         raise Refused(f"cannot be decoded ({reason})", "a complete image") from None
     return image, orientation if orientation in TURNS else 1
 
 
 def _scans(data: bytes) -> int:
-    """An upper bound on the scans of a JPEG. Each scan covers the whole picture, and 95 bytes are enough for one."""
+    """An upper bound on the scans of a JPEG. Each scan covers the whole picture, and a scan can be as small as 95
+    bytes.
+    """
     if (most := data.count(START_OF_SCAN)) <= MOST_SCANS:
         return most
     count, place = 0, 2

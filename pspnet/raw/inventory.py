@@ -17,7 +17,7 @@ from pspnet.raw.sample import RawSample
 from pspnet.raw.splitting import assign_splits, missing_masks
 from pspnet.raw.validation import Rules
 
-LONG_BYTES = 2**30  # of raw files; reading them takes a minute or more
+LONG_BYTES = 2**30  # bytes of raw files that take a minute or more to read
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RawDataset:
     files: RawFiles
     rules: Rules
     pieces: list[Piece]
-    verdicts: list[Verdict]  # on files that are not samples
+    verdicts: list[Verdict]  # problems with files that are not samples
 
     @property
     def samples(self) -> Iterator[RawSample]:
@@ -46,10 +46,10 @@ class RawDataset:
 
 
 def take_inventory(dataset: DatasetParams, prepare: PrepareParams, raw: Path) -> RawDataset:
-    """Lists the samples, and the problems of files that are not samples."""
+    """List the samples, and the problems with files that are not samples."""
     if not raw.is_dir():
         fix = f"Put your data there, or draw some to try: pspnet synthesize {raw}"
-        raise UserError(Problem(str(raw), "is missing", "the folder of the raw data", fix))
+        raise UserError(Problem(str(raw), "is missing", "the raw data folder", fix))
     files, layout = RawFiles(raw), LAYOUTS[dataset.source.layout]
     classes = declared_classes(dataset, raw, layout.classes(dataset.source, files))
     verdicts: list[Verdict] = []
@@ -67,8 +67,8 @@ def take_inventory(dataset: DatasetParams, prepare: PrepareParams, raw: Path) ->
 
 
 def stop_before_reading(raw: RawDataset, prepare: PrepareParams, listing: Path) -> None:
-    """Stops now for problems that are already known, if reading the images would take long. Otherwise every problem is
-    reported together, after the images are read.
+    """Stop now for problems that are already known if reading the images would take a long time. Otherwise all problems
+    are reported together, after the images have been read.
     """
     if raw.bytes < LONG_BYTES:
         return

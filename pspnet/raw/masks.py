@@ -1,4 +1,4 @@
-"""The kinds of raw masks. Each gives one number per pixel."""
+"""The kinds of raw mask. Each kind produces one number per pixel."""
 
 from dataclasses import dataclass
 from functools import reduce
@@ -13,28 +13,30 @@ from PIL.TiffImagePlugin import TiffImageFile
 from pspnet.raw.files import RawFiles
 from pspnet.raw.images import TURNS, Refused, bits_per_channel, decoded, limited_pillow, to_rgb
 
-Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]  # uint32 holds colors
-COLOR = 1 << 24  # added to the number of a color, to keep it above any gray value
+Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]  # uint32 is for colors
+COLOR = 1 << 24  # added to a color's number to keep it above any gray value
 TRANSPARENT = ("is partly transparent", "one number per pixel", "Save the mask without an alpha channel.")
 
 
 class InColors(Refused):
-    """The mask holds colors where numbers were expected."""
+    """The mask contains colors, but numbers were expected."""
 
 
 class RawMask(Protocol):
-    """A mask as a layout finds it. Small when pickled; its repr names everything it depends on except file contents."""
+    """A mask found by a layout. It is small when pickled. Its repr names everything it depends on except file
+    contents.
+    """
 
     @property
     def path(self) -> str:
-        """The file that problems are reported for."""
+        """The file named in problem reports."""
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every file that is read."""
+        """Every file that this mask reads."""
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
-        """One number per pixel: (H, W)."""
+        """Return one number per pixel: (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class OneFile:
 
 @dataclass(frozen=True)
 class Numbers(OneFile):
-    """The gray value or palette index is the number."""
+    """A mask in which the gray value or palette index is the number."""
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
         return numbers_in(files.read(self.path, max_bytes), max_pixels)
@@ -56,7 +58,7 @@ class Numbers(OneFile):
 
 @dataclass(frozen=True)
 class Colors(OneFile):
-    """The color is the number, as `color_value` returns it."""
+    """A mask in which the color is the number, as returned by `color_value`."""
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
         return colors_in(files.read(self.path, max_bytes), max_pixels)
@@ -64,7 +66,7 @@ class Colors(OneFile):
 
 @dataclass(frozen=True)
 class Levels(OneFile):
-    """1 where the mask is bright, 0 elsewhere."""
+    """A mask that is 1 where the file is bright and 0 elsewhere."""
 
     threshold: int
 
@@ -75,7 +77,7 @@ class Levels(OneFile):
 
 @dataclass(frozen=True)
 class Instances:
-    """One file per object: 1 where any of them is bright, 0 elsewhere."""
+    """A mask with one file per object: 1 where any file is bright, 0 elsewhere."""
 
     paths: tuple[str, ...]
     threshold: int
@@ -90,7 +92,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class ClassMasks:
-    """One file per class: the class's number where the file is bright, the later file on top; 0 where none is."""
+    """A mask with one file per class: the class's number where its file is bright (later files win), 0 elsewhere."""
 
     numbered: tuple[tuple[int, str], ...]  # number, path
     threshold: int
@@ -114,7 +116,7 @@ class ClassMasks:
 def _all_levels(
     paths: tuple[str, ...], threshold: int, files: RawFiles, max_pixels: int, max_bytes: int
 ) -> list[Values]:
-    """The masks of one image, which must all have the same size."""
+    """Return the masks of one image, which must all be the same size."""
     masks = [Levels(path, threshold).values(files, max_pixels, max_bytes) for path in paths]
     for path, mask in zip(paths, masks, strict=True):
         if mask.shape != masks[0].shape:
@@ -124,17 +126,17 @@ def _all_levels(
 
 
 def color_value(text: str) -> int:
-    """'#dc143c' -> its number in a color mask."""
+    """Return the number of a color such as '#dc143c' in a color mask."""
     return COLOR | int(text.removeprefix("#"), 16)
 
 
 def spelled(value: int) -> str:
-    """A mask value as a person writes it."""
+    """Return a mask value as a person would write it."""
     return f"'#{value - COLOR:06x}'" if value >= COLOR else str(value)
 
 
 def numbers_in(data: bytes, max_pixels: int) -> Values:
-    """The numbers in a mask: (H, W). A palette image gives its indices, a 1-bit image 0 and 1."""
+    """Return the numbers in a mask: (H, W). A palette image gives its indices, and a 1-bit image gives 0 and 1."""
     with limited_pillow(max_pixels):
         image, orientation = decoded(data, max_pixels)
         values = _numbers(image, data)
@@ -142,7 +144,7 @@ def numbers_in(data: bytes, max_pixels: int) -> Values:
 
 
 def colors_in(data: bytes, max_pixels: int) -> NDArray[np.uint32]:
-    """The colors in a mask as numbers: (H, W)."""
+    """Return the colors in a mask as numbers: (H, W)."""
     with limited_pillow(max_pixels):
         image, orientation = decoded(data, max_pixels)
         _check_lossless(image)
@@ -157,7 +159,7 @@ def colors_in(data: bytes, max_pixels: int) -> NDArray[np.uint32]:
 
 
 def levels_in(data: bytes, max_pixels: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The brightness of a mask: (H, W), in the depth of the file."""
+    """Return the brightness of a mask: (H, W), at the bit depth of the file."""
     with limited_pillow(max_pixels):
         image, orientation = decoded(data, max_pixels)
         if _has_transparency(image):

@@ -1,4 +1,4 @@
-"""Checking raw data in parts: any machine that has the data can check a part, and one machine joins them."""
+"""Check raw data in parts: any machine with the data can check a part, and one machine joins the parts."""
 
 import json
 import os
@@ -34,17 +34,17 @@ def parse_part(text: str) -> Part:
 
 
 def write_part(raw: RawDataset, part: Part, out: Path, tick: Tick) -> None:
-    """Checks the pieces of a part and writes them into a folder; if restarted after a kill, it resumes."""
+    """Check the pieces of a part and write them into a folder. If killed and restarted, it resumes."""
     own = part.select(raw.pieces)
     check_pieces(own, out, raw.files, raw.rules, tick)
-    for path in {*out.glob("*.arrow")} - {out / piece.name for piece in own}:  # made from data that has changed since
+    for path in {*out.glob("*.arrow")} - {out / piece.name for piece in own}:  # made from data that has since changed
         path.unlink()
     with whole_file(out / FACTS) as partial:
         partial.write_text(json.dumps({"part": str(part)}) + "\n", encoding="utf-8")
 
 
 def join(folders: Sequence[Path], raw: RawDataset, into: Path, tick: Tick) -> None:
-    """Takes every piece of the raw data from the parts; missing pieces are an error."""
+    """Take every piece of the raw data from the parts. A missing piece is an error."""
     parts, wanted = [_part_in(folder) for folder in folders], raw.pieces
     missing = take_same(wanted, folders, into, raw.files, raw.rules.max_bytes, tick)
     if missing:
@@ -55,13 +55,13 @@ def join(folders: Sequence[Path], raw: RawDataset, into: Path, tick: Tick) -> No
         fix = (
             f"Add {', '.join(map(str, lacking))}."
             if lacking
-            else "Make the parts again: the raw data, the parameters or the code have changed since."
+            else "Make the parts again, because the raw data, the parameters or the code have changed."
         )
         raise UserError(Problem("--merge", found, "all parts of this raw data", fix))
 
 
 def take(raw: RawDataset, into: Path, tick: Tick) -> None:
-    """Takes pieces from the parts that other machines made for this run, if their data, rules and code are the same."""
+    """Take pieces from the parts that other machines made for this run, if their data, rules and code match."""
     if found := os.environ.get("PSPNET_PARTS"):
         folders = [path for path in Path(found).glob("*") if path.is_dir()]
         take_same(raw.pieces, folders, into, raw.files, raw.rules.max_bytes, tick)

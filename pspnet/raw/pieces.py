@@ -1,8 +1,8 @@
-"""Samples in pieces. The result of checking a piece is one file, so a killed run can continue and several machines can
-share the work.
+"""Split the samples into pieces. The result of checking a piece is a single file, so a killed run can resume and
+several machines can share the work.
 
-A piece's file is named after its samples, rules and code, then after the stamps of its raw files: the machine that
-made it recognizes it by name. It holds digests of the raw files, so that a different machine, with other stamps, can
+A piece's file name combines its samples, rules and code with the stamps of its raw files, so the machine that made it
+recognizes it by name. It contains digests of the raw files, so that a different machine, with different stamps, can
 recognize it.
 """
 
@@ -34,8 +34,8 @@ from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import CheckedSample, Rules
 
 PIECE = 256  # samples
-KEPT_FOLDERS = 3  # folders of runs that failed
-BATCH_BYTES = 2**24  # held in memory before a batch is written
+KEPT_FOLDERS = 3  # folders of failed runs that are kept
+BATCH_BYTES = 2**24  # samples held in memory before a batch is written
 PACKAGES = ("numpy", "pillow")
 
 Tick = Callable[[int, int, str], None]
@@ -43,29 +43,29 @@ Tick = Callable[[int, int, str], None]
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
-        "image": pa.large_binary(),  # null: not used
+        "image": pa.large_binary(),  # null if the image is not used
         "mask": pa.large_binary(),
         "height": pa.int32(),
         "width": pa.int32(),
-        "image_digest": pa.binary(32),  # of the image alone
-        "digest": pa.binary(32),  # of image and mask
+        "image_digest": pa.binary(32),  # digest of the image alone
+        "digest": pa.binary(32),  # digest of the image and mask
         "glance": pa.binary(GLANCE_PX**2),
         "channel_sums": pa.list_(pa.int64(), 7),
         "classes": pa.list_(pa.uint8()),
         "class_pixels": pa.list_(pa.int64()),
         "verdicts": pa.string(),  # JSON
-        "content": pa.binary(32),  # digest of all raw files of the sample
+        "content": pa.binary(32),  # digest of all of the sample's raw files
     }
 )
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Samples, packed: the paths of a million images alone would take a gigabyte."""
+    """Samples in packed form, because the paths of a million images would take a gigabyte."""
 
     packed: bytes
     count: int
-    kind: str  # differs for other samples, rules or code
+    kind: str  # differs for different samples, rules or code
     stamps: str  # differs when a raw file seems to have changed
     bytes: int = 0  # size of the raw files
 
@@ -83,7 +83,7 @@ class Piece:
 
 
 def cut(samples: Iterable[RawSample], files: RawFiles, rules: Rules) -> list[Piece]:
-    """Cuts the samples, in their order, into pieces of PIECE samples."""
+    """Cut the samples, in order, into pieces of PIECE samples."""
     facts = [rules, {name: version(name) for name in PACKAGES}, code_digest(CODE["prepare"])]
     settings, every = hashlib.sha256(repr(facts).encode()).hexdigest(), iter(samples)
     return [_piece(own, files, settings) for own in iter(lambda: list(islice(every, PIECE)), [])]
@@ -100,18 +100,18 @@ def _piece(samples: Sequence[RawSample], files: RawFiles, settings: str) -> Piec
 
 
 def folder_of(pieces: Sequence[Piece], below: Path) -> Path:
-    """The folder for these pieces; concurrent runs with different data, rules or code use different folders."""
+    """The folder for these pieces. Concurrent runs with different data, rules or code use different folders."""
     names = "\n".join(piece.name for piece in pieces)
     return below / hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def take_over(pieces: Sequence[Piece], folder: Path) -> None:
-    """Links pieces that earlier, failed runs left: most data is unchanged after a mistake is fixed."""
+    """Link pieces left by earlier, failed runs, because fixing a mistake leaves most data unchanged."""
     folder.mkdir(parents=True, exist_ok=True)
     others = _others(folder)
     for piece in pieces:
         for other in others[:KEPT_FOLDERS]:
-            with suppress(OSError):  # that run may succeed right now and remove its folder
+            with suppress(OSError):  # that run may be succeeding right now and removing its folder
                 if not (folder / piece.name).exists() and (other / piece.name).exists():
                     os.link(other / piece.name, folder / piece.name)
     _discard(others[KEPT_FOLDERS:])
@@ -120,7 +120,7 @@ def take_over(pieces: Sequence[Piece], folder: Path) -> None:
 def take_same(
     pieces: Sequence[Piece], folders: Sequence[Path], into: Path, files: RawFiles, max_bytes: int, tick: Tick
 ) -> list[Piece]:
-    """Takes pieces that were made elsewhere from raw files with the same content; returns the pieces still missing."""
+    """Take pieces that were made elsewhere from identical raw files, and return the pieces still missing."""
     into.mkdir(parents=True, exist_ok=True)
     missing, done, total = [], 0, sum(piece.count for piece in pieces)
     for piece in pieces:
@@ -155,7 +155,7 @@ def _contents_in(path: Path) -> list[bytes]:
 
 
 def content_of(sample: RawSample, files: RawFiles, max_bytes: int, known: Mapping[str, bytes] | None = None) -> bytes:
-    """The digest of all files of a sample; `known` holds the digests of files that were already read."""
+    """Return the digest of all files of a sample. `known` holds the digests of files that were already read."""
     digests = [(known or {}).get(path) or _content(path, files, max_bytes) for path in sample.paths]
     return hashlib.sha256(b"".join(digests)).digest()
 
@@ -168,7 +168,7 @@ def _content(path: str, files: RawFiles, max_bytes: int) -> bytes:
 
 
 class HashingFiles(RawFiles):
-    """The same files, with a digest of each file that was read."""
+    """Return the same files, with a digest of each file that was read."""
 
     def __init__(self, files: RawFiles) -> None:
         super().__init__(files.root)
@@ -182,26 +182,26 @@ class HashingFiles(RawFiles):
 
 
 def discard(folder: Path) -> None:
-    """Removes the folder of a finished run and anything earlier runs left."""
+    """Remove the folder of a finished run and anything that earlier runs left behind."""
     shutil.rmtree(folder)
     _discard(_others(folder))
 
 
 def _others(folder: Path) -> list[Path]:
-    """The folders of other runs, newest first."""
+    """Return the folders of other runs, newest first."""
     others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
     return sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _discard(folders: Sequence[Path]) -> None:
-    """Removes the folders, except those in use: a run holds the lock on its folder."""
+    """Remove the folders, except those in use. A run holds the lock on its folder."""
     for folder in folders:
         with suppress(filelock.Timeout), filelock.FileLock(folder.with_suffix(".lock"), blocking=False):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]], needed_bytes: int = 0) -> None:
-    """Writes the file of a piece."""
+    """Write the file of a piece."""
     with (
         whole_file(path, needed_bytes) as partial,
         pa.OSFile(str(partial), "wb") as file,
@@ -241,12 +241,12 @@ def row_of(checked: CheckedSample, content: bytes) -> dict[str, Any]:
 
 
 def verdicts_in(text: str) -> list[Verdict]:
-    """The verdicts in a row of a piece."""
+    """Return the verdicts in a row of a piece."""
     return [Verdict(**{**facts, "problem": Problem(**facts["problem"])}) for facts in json.loads(text)]
 
 
 def batches(path: Path, columns: Sequence[str] = ()) -> Iterator[Any]:
-    """Yields the record batches of a piece, with only these columns, or all if none is named."""
+    """Yield the record batches of a piece, with only these columns, or all columns if none are named."""
     options = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name) for name in columns])
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
         for number in range(reader.num_record_batches):

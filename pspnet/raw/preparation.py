@@ -1,4 +1,4 @@
-"""Checked pieces -> the prepared dataset with its report, or all the problems that stop the stage."""
+"""Turn checked pieces into the prepared dataset and its report, or report all problems that stop the stage."""
 
 from collections import Counter
 from pathlib import Path
@@ -21,8 +21,8 @@ def write_prepared(
     out: Path,
     listing: Path,
 ) -> tuple[PreparedDataset, list[Verdict]]:
-    """Write the dataset and its report into `out`. `checked`: the folder of the pieces. `listing`: the CSV that names
-    every problem, if they stop the stage.
+    """Write the dataset and its report into `out`. `checked` is the folder of the pieces. `listing` is the CSV file
+    that names every problem if they stop the stage.
     """
     pieces = Pieces(checked, found.pieces)
     decisions = decide(found, pieces, prepare, dataset.labeled_fraction)
@@ -32,7 +32,7 @@ def write_prepared(
     prepared = assemble(found, pieces, decisions, outcomes, prepare, out)
     told += [judge(problem, prepare.problems) for problem in absent_classes(prepared)]
     stop_for(told, found.found, prepare, raw, listing)
-    assert found.found == prepared.found  # no image is lost unreported
+    assert found.found == prepared.found  # no image is lost silently
     prepared.write()
     write_data_report(prepared, told, decisions.repeated, found.files, found.rules, out)
     return prepared, told

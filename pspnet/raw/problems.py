@@ -1,4 +1,4 @@
-"""Verdicts on problems under the policies of params.yaml, and readable summaries of long lists."""
+"""Verdicts on problems under the policies in params.yaml, and readable summaries of long lists."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ from pspnet.printable import cell
 
 MOST_SHOWN = 20
 COLUMNS = ("file", "kind", "outcome", "found", "expected", "fix")
-NO_FILES = ("contradicting_splits", "absent_class")  # kinds of problems that concern groups and splits, not files
+NO_FILES = ("contradicting_splits", "absent_class")  # kinds of problems with groups and splits, not files
 
 Outcome = Literal["error", "quarantined", "duplicate", "left out", "fixed", "allowed"]
 KEPT: tuple[Outcome, ...] = ("fixed", "allowed")  # the image is used
@@ -25,11 +25,11 @@ KEPT: tuple[Outcome, ...] = ("fixed", "allowed")  # the image is used
 class Verdict:
     problem: Problem
     outcome: Outcome
-    mendable: bool = False  # whether the policy `fix` repairs it
+    mendable: bool = False  # whether the `fix` policy repairs it
 
 
 def judge(problem: Problem, policies: ProblemsParams, mendable: bool = False) -> Verdict:
-    """The verdict under the policy for this kind."""
+    """Return the verdict under the policy for this kind."""
     match getattr(policies, problem.kind):
         case "error":
             return Verdict(problem, "error", mendable)
@@ -44,8 +44,8 @@ def stop_for(
     verdicts: Sequence[Verdict], found: int, prepare: PrepareParams, raw: Path, listing: Path,
     lacking: Sequence[Problem] = (),
 ) -> None:  # fmt: skip
-    """Raises if a policy says so, too many files are quarantined, or splits lack masks (`lacking`); `listing` then
-    names every problem. `found` counts images and other files.
+    """Raise if a policy says so, too many files are quarantined, or splits lack masks (`lacking`). `listing` then names
+    every problem. `found` is the number of images and other files.
     """
     errors = [one for one in verdicts if one.outcome == "error"]
     quarantined = [one for one in verdicts if one.outcome == "quarantined"]
@@ -68,14 +68,14 @@ def stop_for(
         leaves_out = f"leaves out {counted(len(quarantined), 'file')}"
         choices.append(f"prepare.tolerated_share: {math.ceil(share * 1000) / 1000}  # {leaves_out}")
     if choices:
-        said += ["To go on without repairing them, choose in params.yaml:", *(f"  {line}" for line in choices)]
+        said += ["To continue without repairing them, set in params.yaml:", *(f"  {line}" for line in choices)]
     said.append(f"{listing} lists {counted(len(every), 'problem')}.")
     shown = [*lacking, *located((one.problem for one in stopping), raw)]
     raise UserError(shortened(shown), "\n".join(said))
 
 
 def helpful(stopping: Sequence[Verdict]) -> list[str]:
-    """The policies under which these problems would stop nothing, as lines of params.yaml."""
+    """Return, as lines of params.yaml, the policies under which these problems would not stop the stage."""
     lines = []
     kinds = Counter((one.problem.kind, one.outcome) for one in stopping)
     for (kind, outcome), count in sorted(kinds.items()):
@@ -97,7 +97,7 @@ def in_order(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 
 def write_problems(path: Path, verdicts: Iterable[Verdict]) -> None:
-    """Writes the problems as CSV."""
+    """Write the problems as CSV."""
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
@@ -108,7 +108,9 @@ def write_problems(path: Path, verdicts: Iterable[Verdict]) -> None:
 
 
 def shortened(problems: Iterable[Problem]) -> list[Problem]:
-    """The first of many problems, with advice once per kind, then counts; problems of a kind share `expected`."""
+    """Return the first of many problems, with advice once per kind, then counts. Problems of a kind share
+    `expected`.
+    """
     every = list(problems)
     if len(every) <= MOST_SHOWN:
         return every
@@ -123,7 +125,7 @@ def shortened(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def located(problems: Iterable[Problem], root: Path) -> list[Problem]:
-    """The problems with full paths, for messages; in the dataset, paths are relative to the raw folder."""
+    """Return the problems with full paths, for messages. In the dataset, paths are relative to the raw folder."""
     return [
         problem if problem.kind in NO_FILES else replace(problem, where=str(root / problem.where))
         for problem in problems

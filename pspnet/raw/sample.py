@@ -1,4 +1,4 @@
-"""A sample before it is checked."""
+"""A sample before it has been checked."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class RawSample:
     image: str
     mask: RawMask | None
     group: str
-    split: Split | None  # the official split, if the layout or splits.csv names one
+    split: Split | None  # the official split, if the layout or splits.csv specifies it
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Masks drawn from outlines and runs of pixels. A pixel is inside an outline if its center is."""
+"""Draw masks from outlines and runs of pixels. A pixel is inside an outline if its center is inside."""
 
 import math
 from array import array
@@ -14,14 +14,14 @@ from pspnet.raw.files import RawFiles
 from pspnet.raw.images import Refused, TooLarge, read_image
 from pspnet.raw.masks import numbers_in
 
-FARTHEST_PX = 10**7  # coordinate of a point
-MOST_CROSSINGS = 10**7  # of an outline with the rows of its image
-MOST_DRAWN_PX = 10**10  # by all shapes of an image; takes half a minute
-CORNERS = 64  # of the polygon that approximates an ellipse
+FARTHEST_PX = 10**7  # largest coordinate of a point
+MOST_CROSSINGS = 10**7  # crossings of an outline with the rows of its image
+MOST_DRAWN_PX = 10**10  # pixels drawn by all shapes of an image, which takes half a minute
+CORNERS = 64  # corners of the polygon that approximates an ellipse
 
 
 class Window(NamedTuple):
-    """A rectangle of an image, and which of its pixels are inside a shape."""
+    """A rectangle in an image, and which of its pixels are inside a shape."""
 
     top: int
     left: int
@@ -36,12 +36,12 @@ class Shape(Protocol):
     def area_px(self) -> float: ...
 
     def window(self, height: int, width: int) -> Window:
-        """The shape's pixels in an image of this size."""
+        """Return the shape's pixels in an image of this size."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A mask drawn from shapes, later ones on top. Without a size, it has the size of its upright image."""
+    """A mask drawn from shapes, with later shapes on top. If no size is given, it is the size of its upright image."""
 
     path: str
     size: tuple[int, int] | None  # height, width
@@ -86,7 +86,7 @@ class Polygon:
     def window(self, height: int, width: int) -> Window:
         x, y = np.asarray(self.points).reshape(-1, 2).T
         if x.max() < 0 or y.max() < 0 or x.min() > width or y.min() > height:
-            found = f"{self.name} lies outside, from ({x.min():g}, {y.min():g}) to ({x.max():g}, {y.max():g})"
+            found = f"{self.name} is outside the image, from ({x.min():g}, {y.min():g}) to ({x.max():g}, {y.max():g})"
             raise Refused(found, f"points within {width} x {height} pixels")
         top, bottom = max(0, math.floor(y.min())), min(height, math.ceil(y.max()))
         left, right = max(0, math.floor(x.min())), min(width, math.ceil(x.max()))
@@ -105,7 +105,7 @@ class _Placed:
 
 @dataclass(frozen=True)
 class Runs(_Placed):
-    """The lengths of runs of pixels, alternately outside and inside, outside first."""
+    """The lengths of runs of pixels, alternately outside and inside, starting outside."""
 
     counts: "array[int]"
     by_columns: bool
@@ -141,12 +141,12 @@ class Picture(_Placed):
 
 
 def polygon(name: str, number: int, points: Any) -> Polygon:
-    """A polygon of the coordinates x, y, x, y ... in any nesting, as read from a file."""
+    """Return a polygon from coordinates x, y, x, y ... in any nesting, as read from a file."""
     return Polygon(name, number, array("d", numbers(name, points, at_least=6)))
 
 
 def box(name: str, number: int, corners: Any, turned_degrees: float = 0) -> Polygon:
-    """The rectangle with two opposite `corners`, rotated clockwise around its center."""
+    """Return the rectangle given by two opposite `corners`, rotated clockwise around its center."""
     left, top, right, bottom = numbers(name, corners, at_least=4, at_most=4)
     points = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return polygon(name, number, _turned(points, ((left + right) / 2, (top + bottom) / 2), turned_degrees))
@@ -160,7 +160,7 @@ def ellipse(name: str, number: int, center_and_radii: Any, turned_degrees: float
 
 
 def line(name: str, number: int, points: Any, width_px: float) -> list[Polygon]:
-    """The parts of a line with round ends and corners; a single point is a disc."""
+    """Return the parts of a line with round ends and corners. A single point is a disc."""
     coordinates = numbers(name, points, at_least=2)
     corners = list(zip(coordinates[::2], coordinates[1::2], strict=True))
     parts = [ellipse(name, number, (x, y, width_px / 2, width_px / 2)) for x, y in corners]
@@ -183,13 +183,15 @@ def runs(name: str, number: int, counts: Any, box_px: tuple[int, int, int, int],
 
 
 def uncompressed(name: str, text: str) -> list[int]:
-    """The runs in COCO's text: 5 bits per letter, lowest first; each run is stored minus the run two before it."""
+    """Decode COCO's run-length text: 5 bits per letter, lowest first. Each run is stored minus the run two before
+    it.
+    """
     counts: list[int] = []
     value = bits = 0
     for letter in text:
         code = ord(letter) - 48
         if not 0 <= code < 64 or bits > 50:
-            raise Refused(f"{name} has runs in another encoding ({text[:20]!r})", "COCO's compressed runs")
+            raise Refused(f"{name} has runs in a different encoding ({text[:20]!r})", "COCO's compressed runs")
         value |= (code & 31) << bits
         bits += 5
         if not code & 32:
@@ -201,7 +203,7 @@ def uncompressed(name: str, text: str) -> list[int]:
 
 
 def numbers(name: str, values: Any, *, at_least: int, at_most: int | None = None) -> list[float]:
-    """Flat coordinates x, y, x, y ... from text or numbers in any nesting."""
+    """Return flat coordinates x, y, x, y ... from text or numbers in any nesting."""
     try:
         flat = np.asarray(values, np.float64).ravel()
     except (TypeError, ValueError, OverflowError):
@@ -223,7 +225,7 @@ def _turned(
 
 
 def _inside(x: NDArray[np.float64], y: NDArray[np.float64], height: int, width: int, name: str) -> NDArray[np.bool_]:
-    """(H, W): True to the right of an odd number of crossings of the outline with the row."""
+    """(H, W): Return True for pixels to the right of an odd number of crossings of the outline with the row."""
     end_x, end_y = np.roll(x, -1), np.roll(y, -1)
     first = np.clip(np.ceil(np.minimum(y, end_y) - 0.5), 0, height).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y, end_y) - 0.5), 0, height).astype(np.int64)
@@ -235,7 +237,7 @@ def _inside(x: NDArray[np.float64], y: NDArray[np.float64], height: int, width: 
     row = np.arange(crossings) - np.repeat(np.cumsum(rows) - rows - first, rows)
     slope = (end_x - x)[side] / (end_y - y)[side]
     column = np.clip(np.ceil(x[side] + (row + 0.5 - y[side]) * slope - 0.5), 0, width).astype(np.int64)
-    turns = np.zeros((height, width + 1), np.uint8)  # the last column is right of the image
+    turns = np.zeros((height, width + 1), np.uint8)  # the last column is to the right of the image
     np.add.at(turns, (row, column), 1)
     parity = np.bitwise_xor.accumulate(turns & 1, axis=1)
     return parity[:, :width].astype(np.bool_)

@@ -1,5 +1,5 @@
-"""Which group goes into which split. A group is never divided, and adding more data never moves it, unless
-`prepare.split_by` is `stratified`.
+"""Assign groups to splits. A group is never divided, and adding data never moves it unless `prepare.split_by` is
+`stratified`.
 """
 
 from collections import Counter, defaultdict
@@ -19,12 +19,13 @@ Shares = dict[Split, float]
 def assign_splits(
     samples: Iterable[RawSample], prepare: PrepareParams, classes_in: Mapping[str, Counter[int]] | None = None
 ) -> tuple[dict[str, Split], list[Verdict]]:
-    """Group -> split, and verdicts on groups whose official splits conflict.
+    """Return the split of each group, and verdicts on groups with conflicting official splits.
 
-    A group takes its official split. Without one, it takes `unlabeled` if it has no mask, otherwise a split by a hash
-    of its name. With `classes_in` (group -> class -> images with it), each split gets its share of each class instead.
+    A group takes its official split. Without an official split, it takes `unlabeled` if it has no mask, and otherwise a
+    split chosen by a hash of its name. With `classes_in` (group -> class -> images with it), each split gets its share
+    of each class instead.
 
-    An image without a mask goes where its group goes, so that pretraining never sees the scenes of val and test.
+    An image without a mask goes into its group's split, so that pretraining never sees the scenes of val and test.
     """
     official: dict[str, dict[Split, str]] = defaultdict(dict)  # group -> split -> the first id with that split
     labeled: dict[str, bool] = defaultdict(bool)
@@ -67,14 +68,14 @@ def assign_splits(
 def _torn(group: str, splits: Mapping[Split, str]) -> Problem:
     found = "has two splits: " + ", ".join(f"{split} ({name})" for split, name in splits.items())
     fix = (
-        "Give the whole group one split, or name smaller groups (dataset.group_pattern), or let the whole group go to "
-        "the first of test, val, train (prepare.problems.contradicting_splits: fix)."
+        "Give the whole group one split, or name smaller groups (dataset.group_pattern), or put the whole group in "
+        "the first of test, val and train (prepare.problems.contradicting_splits: fix)."
     )
     return Problem(f"group '{group}'", found, "one split", fix, "contradicting_splits")
 
 
 def _at(position: float, shares: Shares) -> Split:
-    """The split that a number in [0, 1) falls into when the shares are laid side by side."""
+    """Return the split that a number in [0, 1) falls into when the shares are laid end to end."""
     end = 0.0
     for split, share in shares.items():
         end += share
@@ -84,14 +85,14 @@ def _at(position: float, shares: Shares) -> Split:
 
 
 def _stratified(groups: Sequence[str], classes_in: Sequence[Counter[int]], shares: Shares) -> dict[str, Split]:
-    """Iterative stratification. The rarest class comes first: each group that shows it goes to the split that still
-    lacks the most images of that class; ties go to the split that lacks the most groups.
+    """Split by iterative stratification. The rarest class is handled first: each group that shows it goes to the split
+    that still lacks the most images of that class. Ties go to the split that lacks the most groups.
     """
     splits = list(shares)
     images = np.zeros((len(groups), 1 + max((k for own in classes_in for k in own), default=0) + 1))
     for row, own in zip(images, classes_in, strict=True):
         row[list(own)] = list(own.values())
-        row[-1] = 1  # counts the group, so that the number of groups is shared out too
+        row[-1] = 1  # counts the group, so that groups are divided by the shares too
     lacking = np.outer(list(shares.values()), images.sum(axis=0))  # (splits, classes and the groups)
     left, dealt = set(range(len(groups))), {}
     while left:
@@ -108,13 +109,15 @@ def _stratified(groups: Sequence[str], classes_in: Sequence[Counter[int]], share
 
 
 def chosen_masks(ids: Iterable[str], fraction: float) -> set[str]:
-    """The ids that keep their masks, at least one; a smaller fraction gives a subset of a larger one."""
+    """Return the ids that keep their masks, at least one. A smaller fraction gives a subset of a larger fraction."""
     ordered = sorted(ids, key=lambda name: (stable_uniform(f"labeled\0{name}"), name))
     return set(ordered[: max(1, round(fraction * len(ordered)))])
 
 
 def missing_masks(labeled: Iterable[tuple[Split, str]]) -> list[Problem]:
-    """A problem if train, val or test has no mask; `labeled`: split and group of each image with a mask."""
+    """Return a problem if train, val or test has no mask. `labeled` has the split and group of each image with a
+    mask.
+    """
     masks, groups = Counter[Split](), Counter[Split]()
     for (split, _), count in Counter(labeled).items():
         masks[split] += count

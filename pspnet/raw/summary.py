@@ -1,4 +1,4 @@
-"""The counts, statistics and fingerprints of a dataset, summed up while its samples are written into shards."""
+"""Collect the counts, statistics and fingerprints of a dataset while its samples are written into shards."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ class Summary:
         self._digests = {split: hashlib.sha256(names) for split in SPLITS}
 
     def add(self, record: Record, channel_sums: Sequence[int], class_counts: Mapping[int, int]) -> None:
-        """`channel_sums`: number of pixels, then sums of red, green and blue, then sums of their squares."""
+        """`channel_sums` holds the number of pixels, the sums of red, green and blue, and the sums of their squares."""
         split = record.split
         self._images[split] += 1
         self._digests[split].update(f"{record.sha256} {json.dumps(record.id)}\n".encode())
@@ -65,11 +65,13 @@ class Summary:
         )
 
     def _statistics(self) -> tuple[Channels, Channels]:
-        """mean = sum(x) / n, std = sqrt(sum(x^2) / n - mean^2), over whole numbers, in any order of images."""
+        """mean = sum(x) / n, std = sqrt(sum(x^2) / n - mean^2), over integers, so the order of images does not
+        matter.
+        """
         pixels, *sums = self._channel_sums
         means = np.array(sums, np.float64) / max(pixels, 1)
         mean, variance = means[:3], means[3:] - means[:3] ** 2
-        std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1)  # images are divided by it
+        std = np.maximum(np.sqrt(np.maximum(variance, 0)), 1)  # images are divided by this
         return _rounded(mean / 255), _rounded(std / 255)
 
 

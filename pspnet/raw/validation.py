@@ -1,4 +1,4 @@
-"""Check one image and its mask: fit for training, repaired, or left out, and why."""
+"""Check one image and its mask: they are fit for training, repaired, or left out with a reason."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from pspnet.raw.masks import Values, spelled
 from pspnet.raw.problems import KEPT, Verdict, judge
 from pspnet.raw.sample import RawSample
 
-BYTES_PER_PIXEL = 8  # uncompressed 16-bit RGBA
+BYTES_PER_PIXEL = 8  # for uncompressed 16-bit RGBA
 METADATA_BYTES = 2**24
 BLURRED_FROM = 8  # different unknown values in a blurred mask
-BLURRED_SHARE = 0.3  # largest share of unknown pixels in a blurred mask; above it, the classes are misnamed
+BLURRED_SHARE = 0.3  # largest share of unknown pixels in a blurred mask; above that, the class values must be wrong
 COPY_AGAIN = "Copy or export it again, or remove it."
-SAME_SHAPE = 0.01  # greatest relative difference of width / height between a mask and its image
+SAME_SHAPE = 0.01  # largest relative difference in aspect ratio between a mask and its image
 
 SUFFIXES_OF = {
     "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",),
@@ -46,7 +46,7 @@ class Rules:
 
 @dataclass
 class CheckedSample:
-    """A checked sample, repaired where the policies say so. Without an image, it is not used."""
+    """A checked sample, repaired where the policies allow it. Without an image, it is not used."""
 
     sample: RawSample
     verdicts: list[Verdict] = field(default_factory=list)
@@ -60,12 +60,12 @@ class CheckedSample:
 
 
 def max_bytes(max_pixels: int) -> int:
-    """The maximum size in bytes of an image with this many pixels; a larger file is not read at all."""
+    """Return the maximum file size in bytes of an image with this many pixels. A larger file is never read."""
     return max_pixels * BYTES_PER_PIXEL + METADATA_BYTES
 
 
 class _LeftOut(Exception):
-    """The sample is not used; a verdict says why."""
+    """The sample is not used, and a verdict says why."""
 
 
 def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> CheckedSample:
@@ -77,7 +77,7 @@ def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> CheckedSample:
         if sample.mask is None:
             expected = "a mask for every image (prepare.problems.image_without_mask)"
             problem = Problem(sample.image, "has no mask", expected, kind="image_without_mask")
-            if rules.policies.image_without_mask != "allow":  # an allowed image without a mask is not a problem
+            if rules.policies.image_without_mask != "allow":  # an image without a mask is not a problem if allowed
                 _judge(checked, problem, rules)
         else:
             with _named(checked, sample.mask.path, rules):
@@ -92,7 +92,7 @@ def check(sample: RawSample, *, files: RawFiles, rules: Rules) -> CheckedSample:
 
 
 def _judge(checked: CheckedSample, problem: Problem, rules: Rules, mendable: bool = False) -> None:
-    """Adds the verdict; raises _LeftOut unless the problem is fixed or allowed."""
+    """Add the verdict, and raise _LeftOut unless the problem is fixed or allowed."""
     verdict = judge(problem, rules.policies, mendable)
     checked.verdicts.append(verdict)
     if verdict.outcome not in KEPT:
@@ -115,12 +115,14 @@ def _check_suffix(checked: CheckedSample, image: StoredImage, rules: Rules) -> N
     if not checked.sample.image.lower().endswith(suffixes):
         expected = f"a name ending in {suffixes[0]}"
         problem = Problem(checked.sample.image, f"is actually a {image.format}", expected,
-                          "Rename it; the content counts, not the name.", "wrong_suffix")  # fmt: skip
+                          "Rename it to match its content, which is what is read.", "wrong_suffix")  # fmt: skip
         _judge(checked, problem, rules)
 
 
 def _fitted(checked: CheckedSample, values: Values, image: StoredImage, rules: Rules) -> Values:
-    """The mask, fitted to the upright image; it may have been drawn on the image as stored, before EXIF rotates it."""
+    """Return the mask, fitted to the upright image. It may have been drawn on the stored image, before EXIF
+    rotation.
+    """
     height, width = values.shape
     upright, stored = (image.height, image.width), (image.height, image.width)
     if image.orientation >= 5:
@@ -142,7 +144,7 @@ def _fitted(checked: CheckedSample, values: Values, image: StoredImage, rules: R
 
 
 def _scaled(values: Values, height: int, width: int) -> Values:
-    """The mask scaled by nearest neighbor."""
+    """Return the mask, scaled by nearest neighbor."""
     rows = (np.arange(height) + 0.5) * values.shape[0] / height
     columns = (np.arange(width) + 0.5) * values.shape[1] / width
     scaled: Values = values[rows.astype(np.int64)[:, None], columns.astype(np.int64)]
@@ -150,7 +152,7 @@ def _scaled(values: Values, height: int, width: int) -> Values:
 
 
 def _encoded(checked: CheckedSample, values: Values, rules: Rules) -> bytes | None:
-    """The encoded mask of class numbers, or None for an empty mask that is dropped."""
+    """Return the encoded mask of class numbers, or None for an empty mask that is dropped."""
     classes, counts = rules.classes, pixel_counts(values, rules.classes.known)
     where = checked.sample.mask.path if checked.sample.mask else ""
     if unknown := classes.unknown(counts):

@@ -1,4 +1,4 @@
-"""Check pieces, in this process or in worker processes, any of which may die."""
+"""Check pieces in this process or in worker processes, any of which can die."""
 
 import os
 from collections import deque
@@ -19,18 +19,18 @@ from pspnet.raw.problems import judge
 from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import CheckedSample, Rules, check
 
-PROCESS_BYTES = 2**25  # of raw files; another process for less work is not worth starting
+PROCESS_BYTES = 2**25  # bytes of raw files; less work is not worth starting another process
 POLL_SECONDS = 0.2
 
 
 class _Stopped(Exception):
-    """Raised in a worker if the parent gives up."""
+    """The parent has given up; raised in a worker."""
 
 
 def check_pieces(
     wanted: Sequence[Piece], folder: Path, files: RawFiles, rules: Rules, tick: Callable[[int, int, str], None]
 ) -> None:
-    """Writes one file per piece into the folder and keeps the files already there."""
+    """Write one file per piece into the folder, and keep the files that are already there."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [piece for piece in wanted if not (folder / piece.name).exists()]
     total, left = (sum(piece.count for piece in pieces) for pieces in (wanted, missing))
@@ -74,7 +74,9 @@ def _check_piece(piece: Piece, folder: Path, files: RawFiles, rules: Rules, tell
 def _check_in_processes(
     wanted: Sequence[Piece], processes: int, folder: Path, files: RawFiles, rules: Rules, tick: Callable[[int], None]
 ) -> None:
-    """If a process dies or runs out of memory, checks its pieces again one by one, halving them to find the sample."""
+    """If a process dies or runs out of memory, check its pieces again one by one, halving them to find the bad
+    sample.
+    """
     left, done = deque(wanted), 0
     while left:
         workers = _Workers(processes, folder, files, rules)
@@ -138,10 +140,10 @@ def _problem(sample: RawSample, error: BaseException | None) -> Problem:
 
 
 class _Workers:
-    """Processes that check pieces; they stop on request or when this process ends."""
+    """Processes that check pieces until told to stop or until this process ends."""
 
     def __init__(self, processes: int, folder: Path, files: RawFiles, rules: Rules) -> None:
-        context = get_context("spawn")  # a fork would copy locks held by threads that it does not have
+        context = get_context("spawn")  # a fork would copy locks that are held by threads it does not have
         self._counter = context.Value("q", 0)
         self._pool = ProcessPoolExecutor(processes, context, _begin, (self._counter, folder, files, rules))
         self.is_broken = False
@@ -151,7 +153,7 @@ class _Workers:
         return int(self._counter.value)
 
     def begin(self) -> None:
-        """Raises if no process can start at all, so that no image gets the blame."""
+        """Raise if no process can start, so that no image gets the blame."""
         self._pool.submit(os.getpid).result()
 
     def submit(self, piece: Piece) -> Future[None]:
@@ -172,14 +174,14 @@ class _Workers:
 
 
 def _begin(counter: Any, *own: Any) -> None:
-    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent decides
+    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches every process in the terminal, but the parent decides
     parent = parent_process()
     assert parent
     die_with_parent(SIGKILL, parent.pid)
     _own.extend((counter, *own))
 
 
-_own: list[Any] = []  # in a worker: the counter, the folder, the files, the rules
+_own: list[Any] = []  # set in a worker: the counter, the folder, the files, the rules
 
 
 def _work(piece: Piece) -> None:

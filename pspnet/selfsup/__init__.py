@@ -1,6 +1,6 @@
 """Self-supervised methods: tasks that train a backbone on images without masks.
 
-A method turns images into views and a loss; `training/pretrain.py` does the rest. May import `model` and everything
+A method turns images into views and a loss, and `training/pretrain.py` does the rest. May import `model` and everything
 below. Start at `pretext.py`. A new method needs a module, its settings in `config/pretrain.py`, an entry in `METHODS`
 and a test.
 """

@@ -26,7 +26,7 @@ class Inpainting(Pretext[InpaintingParams]):
     def views(crop: Crop, params: InpaintingParams, rng: np.random.Generator) -> Views:
         block, image = params.block_px, crop()
         side = len(image)
-        blocks = -(-side // block)  # per side; the last may extend past the edge
+        blocks = -(-side // block)  # blocks per side; the last one may extend past the edge
         count = min(blocks**2 - 1, max(1, round(params.hidden_share * blocks**2)))
         hidden = np.zeros(blocks**2, bool)
         hidden[rng.choice(blocks**2, count, replace=False)] = True
@@ -35,9 +35,9 @@ class Inpainting(Pretext[InpaintingParams]):
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images, hidden = self.preprocessing(views["image"]), views["hidden"]  # (N, 3, S, S), (N, 1, S, S)
-        *_, c5 = self.backbone(images.masked_fill(hidden, 0))  # 0 is the mean color
+        *_, c5 = self.backbone(images.masked_fill(hidden, 0))  # after normalization, 0 is the mean color
         features = self.reduce(c5)
-        # Painted at a quarter of the size: mean colors and edges count, not the grain.
+        # The image is painted at a quarter of its size, because mean colors and edges matter and grain does not.
         quarter = (images.shape[-2] // 4, images.shape[-1] // 4)
         painted = self.paint(F.interpolate(features, quarter, mode="bilinear", align_corners=False)).float()
         target = F.interpolate(images, quarter, mode="area")

@@ -1,7 +1,7 @@
 """Jigsaw as dense classification: the patches of a view are shuffled, and the network predicts where each came from.
 
-One question per patch instead of one per permutation (Noroozi and Favaro, 2016) needs no table of permutations and
-trains the feature map that segmentation will use.
+Asking about each patch, not each permutation (Noroozi and Favaro, 2016), needs no table of permutations and trains the
+feature map that segmentation will use.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ class Jigsaw(Pretext[JigsawParams]):
     @staticmethod
     def views(crop: Crop, params: JigsawParams, rng: np.random.Generator) -> Views:
         grid, gap, image = params.grid, params.gap_px, crop()
-        side = len(image) // grid  # of a patch
+        side = len(image) // grid  # side of a patch
         if rng.random() < params.gray_probability:
             image = image.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
         middle = np.uint8(image.mean())
@@ -34,7 +34,7 @@ class Jigsaw(Pretext[JigsawParams]):
         for place, origin in enumerate(origins):
             row, column = divmod(int(origin), grid)
             patch = image[row * side : (row + 1) * side, column * side : (column + 1) * side].astype(np.int16)
-            # Each patch gets its own brightness shift: shading across the whole view must not give its place away.
+            # Each patch gets its own brightness shift, so that shading across the view does not give its position away.
             patch = np.clip(patch + rng.integers(-16, 17), 0, 255)[gap : side - gap, gap : side - gap]
             row, column = divmod(place, grid)
             top, left = row * side + gap, column * side + gap
@@ -44,7 +44,7 @@ class Jigsaw(Pretext[JigsawParams]):
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         *_, c5 = self.backbone(self.preprocessing(views["image"]))
         logits = self.classifier(self.average(c5)).float()  # (N, grid * grid, grid, grid)
-        # Flattened: the loss over a plane is not deterministic on GPUs.
+        # Flattened, because the loss over a plane is not deterministic on GPUs.
         logits, origins = logits.permute(0, 2, 3, 1).flatten(0, 2), views["origins"].flatten()
         right = (logits.argmax(dim=1) == origins).float().mean()
         return F.cross_entropy(logits, origins), {"accuracy": right}

@@ -1,4 +1,4 @@
-"""The base class of self-supervised methods: views made in the loader, a head on the backbone, a loss."""
+"""The base class of self-supervised methods: views made in the loader, a head on the backbone, and a loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pspnet.model.backbone.resnet import ResNet
 
 Params = TypeVar("Params", bound=Section)  # the settings of one method, as in pspnet/config/pretrain.py
 Views = dict[str, NDArray[np.generic]]
-Crop = Callable[[], NDArray[np.uint8]]  # each call cuts a different (side, side, 3) view out of the image
+Crop = Callable[[], NDArray[np.uint8]]  # each call crops a different (side, side, 3) view from the image
 
 
 class Pretext(nn.Module, ABC, Generic[Params]):
@@ -28,11 +28,11 @@ class Pretext(nn.Module, ABC, Generic[Params]):
     @staticmethod
     @abstractmethod
     def views(crop: Crop, params: Params, rng: np.random.Generator) -> Views:
-        """The task's input and answer for one image. Runs in the loader's processes."""
+        """Return the task's input and answer for one image. Runs in the loader processes."""
 
     @abstractmethod
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of views, and figures for the history."""
+        """Return the loss of a batch of views, and figures for the history."""
 
     def after_step(self) -> None:
-        """Called after each optimizer step; methods with a second network update it here."""
+        """Run after each optimizer step. Methods with a second network update it here."""

@@ -19,7 +19,7 @@ class Rotation(Pretext[RotationParams]):
 
     @staticmethod
     def views(crop: Crop, params: RotationParams, rng: np.random.Generator) -> Views:
-        # Views are square and cut out before they are rotated: neither shape nor borders reveal the angle.
+        # Views are square and are cropped before they are rotated, so neither shape nor borders reveal the angle.
         turns = rng.integers(TURNS)
         return {"image": np.rot90(crop(), int(turns)), "turns": np.array(turns)}
 

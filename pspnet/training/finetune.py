@@ -1,4 +1,4 @@
-"""Supervised training: one loss on the main and the auxiliary logits; the weights that were best on val are kept."""
+"""Supervised training: one loss on the main and the auxiliary logits. The best weights on val are kept."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ from pspnet.training.shared.steps import Session, Steps
 
 @dataclass(frozen=True)
 class AnnotatedSplits:
-    """Train, which the network learns from, and val, which chooses the weights to keep."""
+    """The train split, which the network learns from, and val, which selects the weights to keep."""
 
     train: TrainingCrops
     val: AnnotatedImages
@@ -51,7 +51,7 @@ class AnnotatedSplits:
 
 
 def build_network(backbone: BackboneParams, finetune: FinetuneParams, classes: int, seed: int) -> SupervisedPSPNet:
-    """The network with random weights."""
+    """Return the network with random weights."""
     own = backbone.model_dump(include={"depth", "width", "stem", "dilation"})
     own |= finetune.model_dump(include={"output_stride", "dropout", "align_corners", "decoder", "pyramid_weights"})
     torch.manual_seed(seed)
@@ -66,7 +66,7 @@ def finetune(
     params: FinetuneParams,
     session: Session,
 ) -> Iterator[Record]:
-    """Train `supervised` in place, to its best weights on val; yields one record per validation.
+    """Train `supervised` in place, ending with its best weights on val, and yield one record per validation.
 
     After a resume, the records of all earlier validations come first.
     """
@@ -82,20 +82,23 @@ def finetune(
     steps = Steps("finetune", session, supervised, groups, splits.train, params, average)
     ends = validation_steps(params, steps.count)
     state, logits_of = steps.state, compiled(steps.shared, runtime)
-    kept = supervised if average is None else average  # measured, and saved in the bundle
-    # Twice the training crop is the largest context the network has learned to use, and it fits where a batch fits.
+    kept = supervised if average is None else average  # this is what is measured and saved in the bundle
+    # Twice the training crop is the largest context that the network has learned to use, and if a batch fits into
+    # memory, so does a window of this size.
     window = 2 * max(params.crop_height_px, params.crop_width_px)
     protocol = PredictionProtocol(window, window // 4, scales=[1.0], flip=False)
     predictor = Predictor([Member(kept.network, preprocessing)], protocol, peers.device, runtime.precision)
 
     def share(part: Batch, whole: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The part's share of the loss. `whole`: the weight of all annotated pixels of the step, on all devices."""
+        """Return the part's share of the loss. `whole` is the weight of all annotated pixels of the step, on all
+        devices.
+        """
         with autocast(peers.device, runtime):
             logits = logits_of(preprocessing(part["image"]))
         weight = loss_of.weight(part["mask"]) / whole
         main, auxiliary = (loss_of(one, part["mask"]) for one in logits)
         total = weight * supervised_loss(main, auxiliary, params.auxiliary_weight)
-        # Multiplied by the number of devices, because `shared` averages gradients over them.
+        # The loss is multiplied by the number of devices because `shared` averages gradients over them.
         return total * peers.count, {"main_loss": weight * main, "auxiliary_loss": weight * auxiliary}
 
     def note(doing: str) -> str:
@@ -103,7 +106,7 @@ def finetune(
         return f"epoch {state.step / steps.per_epoch:.1f}/{params.epochs:g}, {doing}{last}"
 
     def tick_val(measured: int) -> None:
-        if measured <= len(val) // peers.count:  # every device measures at least this many
+        if measured <= len(val) // peers.count:  # every device measures at least this many images
             steps.tick(note(f"val {measured * peers.count}/{len(val)}"))
 
     yield from state.records
@@ -114,7 +117,7 @@ def finetune(
                 batch = steps.begin(batches)
                 whole = peers.sum(loss_of.weight(batch["mask"])).clamp(
                     min=torch.finfo().tiny
-                )  # 0 if nothing is annotated
+                )  # it is 0 if nothing is annotated
                 figures = steps.backward(batch, partial(share, whole=whole))
                 loss = supervised_loss(figures["main_loss"], figures["auxiliary_loss"], params.auxiliary_weight)
                 figures = {"loss": loss, **figures}
@@ -146,7 +149,7 @@ def finetune(
 
 
 def validation_steps(params: FinetuneParams, steps: int) -> list[int]:
-    """The steps after which the network is measured on val, evenly spread; the last one ends the training."""
+    """Return the evenly spaced steps after which the network is measured on val. The last of them ends the training."""
     if params.validations > steps:
         problem = Problem("finetune.validations", f"is {params.validations}", f"at most {steps}, the number of steps")
         raise UserError(problem)
@@ -154,14 +157,14 @@ def validation_steps(params: FinetuneParams, steps: int) -> list[int]:
 
 
 def is_over(records: list[Record], params: FinetuneParams) -> bool:
-    """Whether training ends now: a function of the records alone, so that a resumed run ends at the same step."""
+    """Return whether training ends now. This depends only on the records, so a resumed run ends at the same step."""
     best = max(range(len(records)), key=lambda turn: records[turn]["val_mean_iou"], default=0)
     without_better = len(records) - 1 - best
     return len(records) == params.validations or 0 < params.patience_validations <= without_better
 
 
 def freeze(backbone: ResNet, layers: int) -> list[nn.Module]:
-    """Freeze the first layers; returns their modules, whose BatchNorm must also keep its statistics."""
+    """Freeze the first layers and return their modules. Their BatchNorm statistics must not change either."""
     frozen = [module for layer in backbone.layers()[:layers] for module in layer]
     for module in frozen:
         module.requires_grad_(False)
@@ -175,7 +178,7 @@ def train_mode(supervised: SupervisedPSPNet, frozen: list[nn.Module]) -> None:
 
 
 def head_parameters(supervised: SupervisedPSPNet) -> Iterator[nn.Parameter]:
-    """All parameters outside the backbone."""
+    """Yield all parameters outside the backbone."""
     for name, parameter in supervised.named_parameters():
         if not name.startswith("network.backbone."):
             yield parameter

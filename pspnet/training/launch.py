@@ -12,8 +12,8 @@ from pspnet.errors import Problem, UserError
 from pspnet.machine import events
 from pspnet.machine.process import LAUNCHER, STOP_SECONDS, end_with_dvc
 
-SHUTDOWN_SECONDS = STOP_SECONDS - 5  # torchrun gives processes this long to end: they save a checkpoint first
-# Ways a process ends, likely causes first: when one fails, the others lose touch with it and are stopped.
+SHUTDOWN_SECONDS = STOP_SECONDS - 5  # torchrun gives processes this long to save a checkpoint and end
+# How a process can end, likely causes first. When one process fails, the others lose contact with it and are stopped.
 ENDS = ("user", "memory", "bug", "busy", "killed", "interrupted", "done")
 
 
@@ -26,9 +26,9 @@ def devices() -> int:
 
 
 def launch(stage: str, count: int, log: Path) -> int:
-    """Run this process's own command in `count` processes, with the output of the first; returns the exit status.
+    """Run this process's own command in `count` processes, show the output of the first, and return the exit status.
 
-    `log`: the event log of all of them, where they report how they ended.
+    `log` is their shared event log, where they report how they ended.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -59,8 +59,10 @@ def launch(stage: str, count: int, log: Path) -> int:
 
 
 def blame(stage: str, count: int, log: Path, logs: Path, asked: bool) -> int:
-    """Report the end of the process at fault as the stage's end. One slow to end when `asked` is not at fault."""
-    killed = {"class": "killed", "status": 128 + signal.SIGKILL}  # it left no event
+    """Report how the process at fault ended as the end of the stage. A process that is slow to end when `asked` is not
+    at fault.
+    """
+    killed = {"class": "killed", "status": 128 + signal.SIGKILL}  # it wrote no exit event
     told = {event.get("rank"): event for event, _ in events.read(log) if event["kind"] == "exit"}
     ends = [told.get(rank, killed) for rank in range(count)]
     if asked and ends[0]["class"] == "interrupted":

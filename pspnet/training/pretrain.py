@@ -1,4 +1,4 @@
-"""Self-supervised training: one loop for every method of `selfsup`."""
+"""Self-supervised training: one loop for all methods in `selfsup`."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ def open_views(
     fill: tuple[int, int, int],
     seed: int,
 ) -> UnlabeledViews:
-    """All images of `splits`, with or without masks, as `method` shows them."""
+    """All images in `splits`, with or without masks, as views made by `method`."""
     index, size = dataset.index(), (params.crop_px, params.crop_px)
     augmentation = Augmentation.from_params(params, *size, fill=fill, ignore=dataset.ignore)
     own = index[index["split"].isin(splits)]
@@ -36,7 +36,9 @@ def open_views(
 def pretrain(
     pretext: Pretext[Any], views: UnlabeledViews, params: PretrainParams, session: Session
 ) -> Iterator[Record]:
-    """Train `pretext` with its backbone in place; yields a record per epoch, including earlier ones after a resume."""
+    """Train `pretext` and its backbone in place, and yield a record per epoch, including earlier epochs after a
+    resume.
+    """
     peers, runtime = session.peers, session.runtime
     pretext.to(peers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     peers.share_statistics(pretext)

@@ -135,4 +135,4 @@ def test_nothing_changes_if_there_is_nothing_to_accept(repository: Path, stage: 
 
 def test_outside_a_project_the_message_names_the_missing_file(tmp_path: Path) -> None:
     done = accept(tmp_path)
-    assert (done.stderr, done.returncode) == ("dvc.yaml: is missing. Run this in the folder of your checkout.\n", 1)
+    assert (done.stderr, done.returncode) == ("dvc.yaml: is missing. Run this in your checkout.\n", 1)

@@ -89,8 +89,8 @@ def test_synthesize_never_touches_other_data(tmp_path: Path) -> None:
     before = contents(tmp_path)
     done = pspnet("synthesize", "raw", cwd=tmp_path)
     assert done.stderr == (
-        "raw: holds data that is not synthetic; expected an empty folder or none. "
-        "Move it away. To use your own data: pspnet data inspect data/raw --write, pspnet plan, make retrain.\n"
+        "raw: contains data that is not synthetic; expected an empty folder or none. "
+        "Move it elsewhere. To use your own data: pspnet data inspect data/raw --write, pspnet plan, make retrain.\n"
     )
     assert done.returncode == 1
     assert contents(tmp_path) == before

@@ -159,7 +159,7 @@ def test_color_does_not_reveal_the_class(streets: Streets) -> None:
 def test_data_that_is_not_synthetic_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/precious.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match="holds data that is not synthetic"):
+    with pytest.raises(UserError, match="contains data that is not synthetic"):
         synthesize(tmp_path / "raw", 4, 4, 0, quiet)
     assert contents(tmp_path) == {"raw/precious.png": b"mine"}
 

@@ -155,7 +155,7 @@ def test_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
         training.send_signal(signal.SIGINT)
         _, errors = training.communicate(timeout=60)
     assert training.returncode == 130
-    assert errors.strip().endswith("the same command continues from there.")
+    assert errors.strip().endswith("The same command continues from there.")
     assert "MLflow" not in errors
     (first,) = stopped_runs()
     assert first.info.status == "KILLED"

@@ -53,7 +53,7 @@ def test_a_checkpoint_that_does_not_fit_is_reported_with_its_folder_and_the_spac
     assert re.fullmatch(
         re.escape(f"{tmp_path}/finetune-1: has no room for state.safetensors (File too large; ")
         + r"[\d,.]+ [GM]B free\); expected about 1\.0 MB of free space\. "
-        r"Make room there, then run the same command again\.",
+        r"Free some space there, then run the same command again\.",
         str(error.value),
     )
     assert (tmp_path / "finetune-1/state.safetensors").read_bytes() == kept
@@ -87,11 +87,14 @@ def test_an_unwritable_folder_leads_to_a_message(tmp_path: Path) -> None:
             errno.EROFS,
             "cannot be written (Read-only file system). Work in a checkout on a disk that is not mounted read-only.",
         ),
-        (errno.ENOSPC, "has no room (No space left on device). Make room there, then run the same command again."),
+        (
+            errno.ENOSPC,
+            "has no room (No space left on device). Free some space there, then run the same command again.",
+        ),
         (
             errno.EACCES,
             (
-                "may not be used by this user (Permission denied). "
+                "cannot be used by this user (Permission denied). "
                 "Work in your own checkout, or have its owner give access."
             ),
         ),

@@ -45,7 +45,9 @@ def test_a_cache_with_different_weights_is_refused(hub: Path) -> None:
 
 def test_code_in_a_cached_file_is_not_run(hub: Path, tmp_path: Path) -> None:
     torch.save({"trap": Trap(tmp_path / "sprung")}, hub / CACHED)
-    with pytest.raises(UserError, match=r"checkpoints: holds no tensors .* Remove it: it is downloaded again."):
+    with pytest.raises(
+        UserError, match=r"checkpoints: contains no tensors .* Remove it, and it will be downloaded again."
+    ):
         load_imagenet(ResNet(18, 1.0, 8))
     assert not (tmp_path / "sprung").exists()
 
@@ -57,5 +59,5 @@ def test_the_offline_message_names_the_url_and_the_alternatives(hub: Path) -> No
     assert message.startswith(
         "backbone.weights: imagenet: https://download.pytorch.org/models/resnet18-f37072fd.pth could not be fetched ("
     )
-    assert f"and is not in {hub}/checkpoints; expected a connection, or the file there." in message
-    assert "`pspnet weights import FILE --from torchvision`, and backbone.weights: imported." in message
+    assert f"and is not in {hub}/checkpoints; expected a connection, or the file in that folder." in message
+    assert "`pspnet weights import FILE --from torchvision` and backbone.weights: imported." in message

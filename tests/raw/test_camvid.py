@@ -93,4 +93,4 @@ def test_a_frame_without_a_drive_in_its_name_is_reported(tmp_path: Path) -> None
     write(tmp_path / "masks/0001TP_1.png", encoded(np.ones((4, 4), np.uint8)))
     write(tmp_path / "images/holiday.jpg", encoded(noise(4, 4), "JPEG"))
     [problem] = found(tmp_path, params(CAMVID))[1]
-    assert (problem.where, problem.found) == ("images/holiday.jpg", "is named like neither an image nor a mask")
+    assert (problem.where, problem.found) == ("images/holiday.jpg", "does not have the name of an image or a mask")

@@ -100,7 +100,7 @@ def test_files_without_a_partner_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "masks/dent/notes.docx", "")
     assert sorted(reported(tmp_path, BY_ID)) == [
         ("images/2.jpg", "has several masks of one class: masks/dent/2.bmp, masks/dent/2.png", "ambiguous"),
-        ("masks/4.png", "is named like neither an image nor a mask", "not_an_image"),
+        ("masks/4.png", "does not have the name of an image or a mask", "not_an_image"),
         ("masks/dent/3.png", "is a mask without an image", "mask_without_image"),
         ("masks/dent/notes.docx", "does not have the suffix of an image", "not_an_image"),
     ]
@@ -120,7 +120,7 @@ def test_a_mask_below_the_images_folder_is_never_treated_as_an_image(tmp_path: P
     write_mask(tmp_path, "ground_truth/broken/000", LEFT)
     write_mask(tmp_path, "ground_truth/broken/000_mask", LEFT)
     assert reported(tmp_path, MVTEC) == [
-        ("ground_truth/broken/000.png", "is named like neither an image nor a mask", "not_an_image")
+        ("ground_truth/broken/000.png", "does not have the name of an image or a mask", "not_an_image")
     ]
     assert list(found(tmp_path, params(MVTEC))[0]) == ["broken/000"]
 

@@ -215,7 +215,7 @@ def test_the_split_decides_between_images_with_the_same_name(tmp_path: Path) -> 
     assert not problems
     (tmp_path / "annotations/instances_val.json").unlink()
     (tmp_path / "annotations/instances_train.json").rename(tmp_path / "annotations/all.json")
-    with pytest.raises(UserError, match=r"lists 'a\.jpg', which may be any of images/train2017/a.jpg, images/val"):
+    with pytest.raises(UserError, match=r"lists 'a\.jpg', which could be any of images/train2017/a.jpg, images/val"):
         found(tmp_path, params(COCO))
 
 
@@ -232,7 +232,7 @@ def test_the_split_decides_between_images_with_the_same_name(tmp_path: Path) -> 
         (object_({"counts": [24], "size": [6, 4]}), "annotation 5 has runs for 4 x 6 pixels; expected the size that"),
         (object_({"counts": [23], "size": [4, 6]}), "annotation 5 has runs of 23 pixels in total; expected 6 x 4"),
         (object_({"counts": "?", "size": [4, 6]}), "annotation 5 has runs of 15 pixels in total; expected 6 x 4"),
-        (object_({"counts": "\x01", "size": [4, 6]}), "annotation 5 has runs in another encoding ('\\x01')"),
+        (object_({"counts": "\x01", "size": [4, 6]}), "annotation 5 has runs in a different encoding ('\\x01')"),
         (object_({"counts": {}, "size": [4, 6]}), "annotation 5 has no segmentation"),
         (object_("polygon"), "annotation 5 has no segmentation"),
         (object_(SQUARE), "annotation 5 has 1 coordinates; expected x and y of at least 3 points"),
@@ -269,7 +269,7 @@ def test_a_polygon_outside_its_image_is_reported_when_it_is_drawn(tmp_path: Path
     write_coco(tmp_path, object_([[10, 1, 12, 1, 12, 3]]))
     [sample] = found(tmp_path, params(COCO))[0].values()
     problem = left_out(outcome(tmp_path, params(COCO), sample))
-    assert problem.found == "for images/a.jpg: annotation 5 lies outside, from (10, 1) to (12, 3)"
+    assert problem.found == "for images/a.jpg: annotation 5 is outside the image, from (10, 1) to (12, 3)"
 
 
 def test_differences_between_lists_and_files_are_reported(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ BOMB = """<!DOCTYPE b [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (BOMB.encode(), r"has a DOCTYPE, whose entities could fill"),
+        (BOMB.encode(), r"has a DOCTYPE, and its entities could fill"),
         (f'<?xml version="1.0" encoding="utf-16"?>{BOMB}'.encode("utf-16"), r"has a DOCTYPE"),
         (b'<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotations/>', r"has a DOCTYPE"),
         (b"", r"is not XML \(no element found"),

@@ -188,7 +188,7 @@ def test_an_archive_with_too_many_members_is_refused(
     files, [problem] = below(tmp_path, "images")
     assert len(files) == 20
     assert str(problem) == (
-        f"many.{suffix}: holds too many files; expected at most 20. Pack them into several archives, or unpack it."
+        f"many.{suffix}: contains too many files; expected at most 20. Pack them into several archives, or unpack it."
     )
 
 
@@ -200,7 +200,7 @@ def test_a_long_list_of_members_is_not_read(tmp_path: Path, monkeypatch: pytest.
         path.read_bytes()[:place] + bytes(4) + path.read_bytes()[place + 4 :]
     )  # which zipfile would refuse
     _, [problem] = below(tmp_path, "images")
-    assert problem.found == "holds too many files"
+    assert problem.found == "contains too many files"
 
 
 def test_a_member_without_a_name_is_reported(tmp_path: Path) -> None:

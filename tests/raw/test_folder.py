@@ -174,7 +174,7 @@ def test_names_distinguish_images_from_masks(tmp_path: Path) -> None:
         ("deep/02", "all/deep/02_img.jpg", Numbers("all/deep/02_gt.png")),
     ]
     assert [(problem.where, problem.found) for problem in problems] == [
-        ("all/02_edges.png", "is named like neither an image nor a mask")
+        ("all/02_edges.png", "does not have the name of an image or a mask")
     ]
 
 
@@ -246,7 +246,7 @@ def test_all_problems_with_splits_csv_are_reported_at_once(raw: Path) -> None:
         found(raw)
     reported = [(problem.where.rpartition("/")[2], problem.found) for problem in error.value.problems]
     assert reported == [
-        ("splits.csv line 3", "id 'a/1' occurs a second time"),
+        ("splits.csv line 3", "id 'a/1' occurs twice"),
         ("splits.csv line 4", "id 'nowhere' has no image"),
         ("splits.csv line 5", "split 'holdout'"),
     ]

@@ -159,7 +159,7 @@ def test_a_file_without_its_photo_is_reported(tmp_path: Path) -> None:
     [problem] = found(tmp_path, params(LABELME))[1]
     assert str(problem) == (
         "b.json: annotates the photo 'b.jpg', which is missing; expected an image in '.'. "
-        "Put it beside this file: the copy in imageData is not read."
+        "Put it next to this file. The copy in imageData is not read."
     )
     assert problem.kind == "mask_without_image"
 

@@ -282,7 +282,7 @@ def test_parts_of_other_data_are_not_taken(raw: Path, tmp_path: Path, name: str)
     data = encoded(MASK[::-1], **STORED) if name == "masks/00.png" else encoded(noise(9, 12))
     assert (write(raw / name, data).stat().st_size == size) == (name == "masks/00.png")
     wanted = cut(samples(raw), RawFiles(raw), RULES)
-    with pytest.raises(UserError, match=r"hold 4 of 5 .* the raw data, the parameters or the code have changed since"):
+    with pytest.raises(UserError, match=r"hold 4 of 5 .* the raw data, the parameters or the code have changed"):
         join([tmp_path / "one"], dataset(raw, wanted), tmp_path / "joined", quiet)
     assert sorted(contents(tmp_path / "joined")) == sorted(piece.name for piece in wanted[1:])
 

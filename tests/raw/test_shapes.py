@@ -146,14 +146,14 @@ def test_invalid_runs_are_refused(counts: list[object], found: str) -> None:
 
 @pytest.mark.parametrize("text", ["\x00", "é", "o" * 40, "😀"])
 def test_compressed_runs_in_a_different_encoding_are_refused(text: str) -> None:
-    with pytest.raises(Refused, match="r has runs in another encoding"):
+    with pytest.raises(Refused, match="r has runs in a different encoding"):
         uncompressed("r", text)
 
 
 def test_shapes_outside_their_image_are_refused() -> None:
-    found = "for a.png: p lies outside, from (9, 1) to (12, 4)"
+    found = "for a.png: p is outside the image, from (9, 1) to (12, 4)"
     assert refusal(polygon("p", 1, [9, 1, 12, 1, 12, 4])) == found
-    assert "lies outside" in refusal(polygon("p", 1, [1, -9, 2, -9, 2, -4]))
+    assert "is outside the image" in refusal(polygon("p", 1, [1, -9, 2, -9, 2, -4]))
     within = runs("r", 1, [6], (6, 3, 3, 2), by_columns=True)
     assert refusal(within) == "for a.png: r has 3 x 2 pixels, starting at (6, 3)"
 

@@ -367,7 +367,7 @@ def test_the_list_also_has_problems_that_do_not_stop_the_run(raw: Path, tmp_path
 
 
 SCALED, TALLER = np.zeros((16, 24), np.uint8), np.zeros((9, 12), np.uint8)
-HELPFUL = "To go on without repairing them, choose in params.yaml:\n  "
+HELPFUL = "To continue without repairing them, set in params.yaml:\n  "
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_policy_that_stops_the_run_is_named_with_those_that_would_not(raw: Pat
     message, _ = stopped(raw, tmp_path / "out", problems__duplicate="error")
     assert message.splitlines()[1:-1] == [
         "prepare.problems says duplicate: error.",
-        "To go on without repairing them, choose in params.yaml:",
+        "To continue without repairing them, set in params.yaml:",
         "  prepare.problems.duplicate: allow or quarantine  # for 1 problem",
     ]
 

@@ -137,7 +137,7 @@ def test_a_mask_value_that_is_not_a_class_is_reported(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pspnet.training.finetune.TrainingCrops", Misnamed)
-    with pytest.raises(UserError, match="A mask holds a value that is neither a class nor ignored: prepare"):
+    with pytest.raises(UserError, match="A mask contains a value that is neither a class nor ignored, so prepare"):
         run_finetune(params, prepared, backbone, tmp_path)
 
 

@@ -125,7 +125,7 @@ def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, p
         output, _ = launcher.communicate(timeout=PATIENCE)
         assert time.monotonic() - asked < SHUTDOWN_SECONDS, "one had to be killed by torchrun"
         assert launcher.returncode == 75, output
-        assert "which is saved: the same command continues from there" in output
+        assert "which is saved. The same command continues from there" in output
         assert "Traceback" not in output
         assert end_of(project / "log.jsonl") == "interrupted"
         assert not processes(project)

@@ -1,1 +1,1 @@
-"""The prepared set on disk: encoded images and masks in Arrow shards, and dataset.json, the facts about them."""
+"""The prepared set on disk: encoded images and masks in Arrow shards, with the facts about them in dataset.json."""

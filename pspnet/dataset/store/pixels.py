@@ -1,4 +1,4 @@
-"""Encoded bytes of the prepared set <-> pixels. Training and serving decode with the same code."""
+"""Convert between the encoded bytes of the prepared set and pixels. Training and serving use the same decoding code."""
 
 import io
 import struct
@@ -20,19 +20,20 @@ Encoded = bytes | memoryview  # a memoryview avoids copying a mapped shard
 
 def decode_image(encoded: Encoded) -> NDArray[np.uint8]:
     """Bytes from `read_image` -> (H, W, 3)."""
-    pixels = _decoded(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)  # read_image applied EXIF
+    # Ignore the orientation, because read_image has already applied EXIF.
+    pixels = _decoded(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is not None:
         return pixels
-    # These classes, unlike Image.open, have no size limit and ignore EXIF; read_image took care of both.
+    # Unlike Image.open, these classes have no size limit and ignore EXIF. read_image has already handled both.
     opener = PngImageFile if bytes(encoded[:4]) == PNG_MAGIC[:4] else JpegImageFile
     with opener(io.BytesIO(encoded)) as image:
         return np.array(image.convert("RGB"))
 
 
 def _decoded(encoded: Encoded, flags: int) -> NDArray[np.uint8] | None:
-    """Pixels from OpenCV, or None if it fails, as it does at a billion pixels or more.
+    """Return pixels from OpenCV, or None if it fails, as it does at a billion pixels or more.
 
-    They equal Pillow's bit for bit; OpenCV is faster and does not copy the bytes.
+    They match Pillow's bit for bit, and OpenCV is faster and does not copy the bytes.
     """
     with suppress(cv2.error):
         pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
@@ -49,10 +50,11 @@ def encode_image(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def encode_mask(mask: NDArray[np.uint8], table: NDArray[np.uint8] | None = None) -> bytes:
-    """(H, W) -> PNG; a table of 256 values maps each value first.
+    """Encode (H, W) as PNG. Each value is first mapped through a table of 256 values.
 
-    Rows are unfiltered and compressed at a low level: a quarter of the time of Pillow's encoder, which tries filters.
-    Training decodes them in every epoch; filtered rows, or only run lengths, would take twice as long to decode.
+    Rows are unfiltered and compressed at a low level. This takes a quarter of the time of Pillow's encoder, which tries
+    filters. Training decodes masks in every epoch, and filtered rows or plain run lengths would take twice as long to
+    decode.
     """
     height, width = mask.shape
     rows = np.empty((height, width + 1), np.uint8)
@@ -60,7 +62,7 @@ def encode_mask(mask: NDArray[np.uint8], table: NDArray[np.uint8] | None = None)
     if table is None:
         rows[:, 1:] = mask
     else:
-        cv2.LUT(mask, table, rows[:, 1:])  # four times as fast as NumPy, and written in place
+        cv2.LUT(mask, table, rows[:, 1:])  # four times as fast as NumPy, and it writes in place
     packed = zlib.compress(rows.data, level=2)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, gray, not interlaced
     return PNG_MAGIC + _png_chunk(b"IHDR", header) + _png_chunk(b"IDAT", packed) + _png_chunk(b"IEND", b"")
@@ -71,7 +73,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def decode_mask(encoded: Encoded) -> NDArray[np.uint8]:
-    """Bytes from `encode_mask`, or the same with a palette -> (H, W)."""
+    """Decode bytes from `encode_mask`, with or without a palette, to (H, W)."""
     pixels = _decoded(encoded, cv2.IMREAD_UNCHANGED)
     if pixels is not None and pixels.ndim == 2:
         return pixels

@@ -22,20 +22,20 @@ class PreparedDataset:
     folder: Path
     classes: tuple[str, ...]
     colors: tuple[Color, ...]
-    ignore: int  # the mask value that stands for no class
-    mean: Channels  # over the pixels of train and unlabeled images
+    ignore: int  # the mask value that means "no class"
+    mean: Channels  # mean over the pixels of train and unlabeled images
     std: Channels
     images: dict[Split, int]
     masks: dict[Split, int]
     groups: dict[Split, int]
-    class_pixels: dict[Split, list[int]]  # in the order of the classes
+    class_pixels: dict[Split, list[int]]  # in class order
     ignored_pixels: dict[Split, int]
     fingerprint: str
     fingerprints: dict[Split, str]
     shards: tuple[Shard, ...]
     quarantined: int  # images and other files left out because of a problem
     duplicates: int  # images left out as copies
-    left_out: int  # allowed files that are not images
+    left_out: int  # files that are not images and were allowed
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -112,7 +112,7 @@ class PreparedDataset:
         return rows.assign(has_mask=has_mask, shard=number, row=range(len(rows)))
 
     def annotated(self, split: Split) -> pd.DataFrame:
-        """The rows of the index in this split that have a mask."""
+        """Return the index rows of this split that have a mask."""
         index = self.index()
         return index[index["has_mask"] & (index["split"] == split)]
 

@@ -1,4 +1,4 @@
-"""Samples in memory-mapped Arrow files, cut so that new samples change only the files they fall into."""
+"""Samples in memory-mapped Arrow files, split so that new samples change only the files they fall into."""
 
 import hashlib
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Record:
-    """One row of a shard; each field is a column."""
+    """One row of a shard. Each field is a column."""
 
     id: str
     split: Split
@@ -43,7 +43,7 @@ class Record:
     height: int
     width: int
     group: str
-    source: str  # path below the raw folder
+    source: str  # path relative to the raw folder
     sha256: str
 
     @property
@@ -52,8 +52,8 @@ class Record:
 
 
 def digests(image: bytes, mask: bytes | None) -> tuple[bytes, bytes]:
-    """(digest of the image alone, digest of image and mask)"""
-    # The length comes first: otherwise bytes could move from the image to the mask unnoticed.
+    """Return (digest of the image, digest of image and mask)."""
+    # The length goes first, because otherwise bytes could move from the image to the mask unnoticed.
     total = hashlib.sha256(len(image).to_bytes(8, "big"))
     total.update(image)
     alone = total.digest()
@@ -70,7 +70,7 @@ class Shard(NamedTuple):
 
 
 class ShardWriter:
-    """Takes records in the order of their ids and holds one shard in memory."""
+    """Write records, which must arrive sorted by id. One shard is held in memory."""
 
     def __init__(self, folder: Path, shard_bytes: int) -> None:
         self.shards: list[Shard] = []
@@ -82,7 +82,7 @@ class ShardWriter:
     def add(self, record: Record) -> None:
         self._records.append(record)
         self._held_bytes += record.size
-        # Only this record decides whether a shard ends here; on average that happens every shard_bytes.
+        # Only this record determines whether a shard ends here, which happens every shard_bytes on average.
         ends = stable_uniform(record.id) < record.size / self._shard_bytes
         if ends or self._held_bytes >= MOST_AVERAGES * self._shard_bytes:
             self._write()
@@ -101,7 +101,9 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Pixels by (shard, row) of the index. Small when pickled: each process opens the shards it reads."""
+    """Pixels, looked up by (shard, row) from the index. It is small when pickled, because each process opens the shards
+    it reads.
+    """
 
     def __init__(self, folder: Path, shard_names: Sequence[str]) -> None:
         self._folder, self._names = folder, tuple(shard_names)
@@ -115,15 +117,15 @@ class ShardReader:
         return decode_image(self._encoded("image", shard, row))
 
     def mask(self, shard: int, row: int) -> NDArray[np.uint8]:
-        """(H, W); only for a sample with a mask."""
+        """Return (H, W), only for a sample with a mask."""
         return decode_mask(self._encoded("mask", shard, row))
 
     def source(self, shard: int, row: int) -> str:
-        """The image's path in the raw data."""
+        """Return the image's path in the raw data."""
         return str(self._value("source", shard, row).as_py())
 
     def _encoded(self, column: str, shard: int, row: int) -> memoryview:
-        """The bytes in the mapped shard, not copied."""
+        """Return the bytes in the mapped shard without copying them."""
         return memoryview(self._value(column, shard, row).as_buffer())
 
     def _value(self, column: str, shard: int, row: int) -> Any:
@@ -133,7 +135,7 @@ class ShardReader:
 
 
 def open_shard(path: Path) -> Any:
-    """A shard as one pyarrow.RecordBatch; only bytes that are accessed are read from disk."""
+    """Return a shard as one pyarrow.RecordBatch. Only bytes that are accessed are read from disk."""
     try:
         with pa.memory_map(str(path)) as file:  # the batch keeps the map, not an open file
             return pa.ipc.open_file(file).get_batch(0)

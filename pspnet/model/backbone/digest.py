@@ -1,11 +1,13 @@
-"""The digest that identifies a bundle or a backbone. Needs no torch, because every registry command computes it."""
+"""The digest that identifies a bundle or a backbone. It does not need torch, because every registry command computes
+it.
+"""
 
 import hashlib
 from pathlib import Path
 
 
 def digest(folder: Path) -> str:
-    """The digest of a folder of weights and facts, computed from its files' names and bytes alone."""
+    """Return the digest of a folder of weights and facts, computed from nothing but file names and bytes."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:

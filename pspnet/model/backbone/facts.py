@@ -1,4 +1,4 @@
-"""The JSON file of facts beside the weights of a bundle or a backbone. Needs no torch."""
+"""The JSON file of facts that accompanies the weights of a bundle or a backbone. It does not need torch."""
 
 import json
 from pathlib import Path

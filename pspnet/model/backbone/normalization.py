@@ -5,11 +5,11 @@ from torch.nn import functional as F
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """A single value has no variance: torch refuses it, and subtracting its mean would leave only the bias.
+    """A single value has no variance, so torch refuses it, and subtracting its mean would leave only the bias.
 
-    This happens with one image in the pyramid's 1x1 bin, and in every layer whose features are 1x1. The running
-    statistics then normalize during training as they do afterwards, and are left unchanged. It does not happen with
-    BatchNorm synchronized over several devices, whose batch spans all of them.
+    This happens with a single image, in the pyramid's 1x1 bin and in every layer with 1x1 features. In that case, the
+    running statistics are used during training as they are afterwards, and do not change. It does not happen when
+    BatchNorm is synchronized over several devices, because the batch spans all of them.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pixels -> the network's input. Training, evaluation and serving all use this."""
+"""Turn pixels into the network's input. Training, evaluation and serving all use this."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Preprocessing:
-    mean: tuple[float, ...]  # of each channel, usually red, green and blue; 0 is black and 1 white
+    mean: tuple[float, ...]  # mean of each channel, usually red, green and blue; 0 is black and 1 is white
     std: tuple[float, ...]
 
     @property
     def mean_color(self) -> tuple[int, int, int]:
-        """The padding of RGB images: close to 0 once it is normalized."""
+        """The padding for RGB images, which is close to 0 after normalization."""
         red, green, blue = (round(255 * channel) for channel in self.mean)
         return red, green, blue
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> float32 of about zero mean and unit variance, in the layout that convolves fastest."""
+        """Convert (N, C, H, W) uint8 to float32 with about zero mean and unit variance, in the fastest layout for
+        convolutions.
+        """
         mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        normal = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))  # one operation
+        normal = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))  # a single operation
         return normal.contiguous(memory_format=torch.channels_last)
 
 

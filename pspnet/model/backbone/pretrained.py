@@ -18,20 +18,20 @@ FACTS = "backbone.json"
 
 @dataclass(frozen=True)
 class PretrainedBackbone:
-    """The origin of the weights in a folder. Random weights that no method has trained are not saved."""
+    """The origin of the weights in a folder. Random weights that have not been trained by any method are not saved."""
 
-    method: str  # the self-supervised method that trained them on our images, or none
+    method: str  # the self-supervised method that trained the weights on our images, or none
     depth: Depth
     width: float
     preprocessing: Preprocessing
-    fingerprints: dict[str, str]  # of the splits it was trained on
+    fingerprints: dict[str, str]  # fingerprints of the splits it was trained on
     stem: Stem = "seven"
     image_channels: int = 3
     weights: str = "random"  # the method's initial weights: random, imagenet, or the project they come from
 
     @property
     def pretraining(self) -> str:
-        """The origin of the initial weights and the method, for reports; none if the weights are random."""
+        """The origin of the initial weights and the method, for reports. It is none if the weights are random."""
         steps = [step for step in (self.weights, self.method) if step not in ("random", "none")]
         return ", ".join(steps) or "none"
 
@@ -56,7 +56,7 @@ class PretrainedBackbone:
             fix = "Make it again with the current params.yaml, or set `backbone` there to match."
             if self.image_channels != backbone.image_channels:
                 fix = "Import it again with --channels 3."
-            raise UserError(Problem(str(folder), f"holds a {held}", wanted, fix))
+            raise UserError(Problem(str(folder), f"contains a {held}", wanted, fix))
         if self.pretraining != "none":
             load_weights(backbone, folder / WEIGHTS)
 

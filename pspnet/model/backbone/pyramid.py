@@ -1,4 +1,4 @@
-"""The pyramid pooling module: means over the whole image, its halves, thirds and sixths, beside every feature."""
+"""The pyramid pooling module: means over the whole image, its halves, thirds and sixths, joined to every feature."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,7 +15,7 @@ BINS = (1, 2, 3, 6)
 
 
 class AverageBins(nn.Module):
-    """Adaptive average pooling as a product of matrices: torch's own has no deterministic backward pass on GPUs."""
+    """Adaptive average pooling as a product of matrices: torch's version has no deterministic backward pass on GPUs."""
 
     def __init__(self, bins: int) -> None:
         super().__init__()
@@ -24,13 +24,14 @@ class AverageBins(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (N, C, h, w) -> (N, C, bins, bins)
         rows, columns = (self._inside(length, x.device) for length in x.shape[-2:])
         inside = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2).flatten(0, 1)  # (bins * bins, h * w)
-        # Half-precision features are summed in float32 and rounded once: 0 and 1 are exact in any precision.
+        # Half-precision features are summed in float32 and rounded once. The matrix is exact, because 0 and 1 are exact
+        # in any precision.
         sums = inside.to(x.dtype) @ x.permute(0, 2, 3, 1).flatten(1, 2)
         means = sums / inside.sum(dim=1, dtype=torch.float32)[:, None]  # counts are exact in float32
         return means.reshape(len(x), self.bins, self.bins, -1).permute(0, 3, 1, 2)
 
     def _inside(self, length: int, device: torch.device) -> Tensor:
-        """(bins, length): the features in each bin. Bins overlap unless their number divides the length."""
+        """(bins, length): the features in each bin. Bins overlap unless the length is a multiple of their number."""
         places, numbers = torch.arange(length, device=device), torch.arange(self.bins, device=device)[:, None]
         return (places >= numbers * length // self.bins) & (places < -(-(numbers + 1) * length // self.bins))
 
@@ -63,6 +64,6 @@ class PyramidPooling(nn.Module):
         return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
     def _enlarge(self, pooled: Tensor, size: Sequence[int]) -> Tensor:
-        if pooled.shape[-1] == 1:  # constant: nothing to interpolate
+        if pooled.shape[-1] == 1:  # constant, so there is nothing to interpolate
             return pooled.expand(-1, -1, *size)
         return F.interpolate(pooled, size, mode="bilinear", align_corners=self.align_corners)

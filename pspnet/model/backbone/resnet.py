@@ -1,4 +1,4 @@
-"""ResNets whose last stages keep their resolution by dilation. Weights are named as in torchvision."""
+"""ResNets that use dilation to keep the resolution of their last stages. Weights are named as in torchvision."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -19,10 +19,11 @@ BLOCKS: dict[int, tuple[int, int, int, int]] = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-# A stage that does not halve the resolution dilates its 3x3 convolutions to keep their field of view.
+# A stage that does not halve the resolution dilates its 3x3 convolutions instead, to keep their field of view.
 STRIDES: dict[int, tuple[int, int, int, int]] = {32: (1, 2, 2, 2), 16: (1, 2, 2, 1), 8: (1, 2, 1, 1)}
 DILATIONS: dict[int, tuple[int, int, int, int]] = {32: (1, 1, 1, 1), 16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}
-# Outputs of the convolutions before the first stage: one of 7x7, or three of 3x3; the first of them halves the image.
+# Outputs of the convolutions before the first stage: one 7x7 convolution, or three 3x3 ones. The first convolution
+# halves the image.
 STEMS: dict[str, tuple[int, ...]] = {"seven": (64,), "deep": (64, 64, 128), "deep_narrow": (32, 32, 64)}
 
 Features = tuple[Tensor, Tensor, Tensor, Tensor]  # C2 .. C5, coarser and wider from left to right
@@ -133,7 +134,7 @@ class ResNet(nn.Module):
         return c2, c3, c4, self.layer4(c4)
 
     def layers(self) -> list[list[nn.Module]]:
-        """The parts in the order in which they are frozen: the stem, then layer1 to layer4."""
+        """The parts, in the order they are frozen: the stem, then layer1 to layer4."""
         stem = [module for pair in self._stem_layers() for module in pair]
         return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 

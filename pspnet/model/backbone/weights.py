@@ -26,7 +26,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_tensors(module: nn.Module, found: Mapping[str, Tensor], where: str) -> None:
-    """Load exactly the tensors of `module`, or raise a UserError: a weight that stayed random would go unnoticed."""
+    """Load exactly the tensors of `module`, or raise a UserError, because a weight left random would go unnoticed."""
     wanted = module.state_dict()
     if problems := list(_differences(wanted, found)):
         raise UserError(Problem(where, "does not fit this network: " + "; ".join(problems)))

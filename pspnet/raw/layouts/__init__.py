@@ -1,4 +1,4 @@
-"""Layouts of raw data: each turns a folder into its images, and a Problem for each unusable file.
+"""Layouts of raw data. Each one turns a folder into images, and a Problem for each unusable file.
 
 A new layout needs three files: its module here with an entry in `LAYOUTS`, its params in `config/dataset.py`, and a
 line in `inspection/recognition.py`, so that `data inspect` recognizes it.
@@ -26,7 +26,7 @@ from pspnet.raw.layouts.pairs import FoundImage
 
 
 class Layout(NamedTuple):
-    """Both functions take the `dataset.source` that names this layout."""
+    """Both functions take the `dataset.source` section that selects this layout."""
 
     find: Callable[[Any, RawFiles], Iterator[FoundImage | Problem]]
     classes: Callable[[Any, RawFiles], Declared | None]

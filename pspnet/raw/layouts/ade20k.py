@@ -1,4 +1,4 @@
-"""Layout `ade20k`: the folders and 150 classes of scene parsing.
+"""Layout `ade20k`: the folders and 150 classes of the scene parsing benchmark.
 
 raw/images/training/ADE_train_00000001.jpg   raw/annotations/training/ADE_train_00000001.png
 """
@@ -34,7 +34,7 @@ NAMES = (  # from value 1
 def find(source: Ade20kParams, raw: RawFiles) -> Iterator[FoundImage | Problem]:
     full = [file.path for file in raw.below(".") if isinstance(file, RawFile) and file.name.endswith("_seg.png")]
     if full:
-        found = f"belongs to the full ADE20K, whose masks hold colors for some 3,000 names ({len(full):,} *_seg.png)"
+        found = f"belongs to the full ADE20K, which has color masks for about 3,000 names ({len(full):,} *_seg.png)"
         fix = "Download ADEChallengeData2016.zip instead: it has the same images."
         raise UserError(Problem(str(raw.root / min(full)), found, "scene parsing, with 150 classes", fix))
     naming = Naming(source.images, source.masks, r"(.*)\.jpg", r"(.*)\.png")

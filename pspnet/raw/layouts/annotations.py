@@ -1,4 +1,4 @@
-"""Images whose names are listed in annotation files."""
+"""Images that are listed by name in annotation files."""
 
 import json
 import re
@@ -17,24 +17,25 @@ from pspnet.raw.masks import RawMask
 from pspnet.raw.problems import located, shortened
 from pspnet.raw.shapes import numbers
 
-MOST_BYTES = 2 * 10**9  # in an annotation file, which takes seven times that in memory; COCO's is 0.5 GB, LVIS's 1.1
-OTHERS = re.compile(r".*\.(json|xml|txt|yaml|csv|md|pdf)", re.IGNORECASE)  # other files that may lie among the images
+# An annotation file takes seven times its size in memory. COCO's is 0.5 GB and LVIS's is 1.1 GB.
+MOST_BYTES = 2 * 10**9
+OTHERS = re.compile(r".*\.(json|xml|txt|yaml|csv|md|pdf)", re.IGNORECASE)  # other files that may be among the images
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_FOLDERS)})(?![a-z])", re.IGNORECASE)
 SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})\d*", re.IGNORECASE)  # train2017
 
 
 class Entry(NamedTuple):
-    """An image that an annotation file lists."""
+    """An image listed in an annotation file."""
 
     source: str  # path of the annotation file
     image: str  # the name in the annotation file
     split: Split | None
-    mask: Callable[[str], RawMask]  # takes the path of the image; may raise Refused
+    mask: Callable[[str], RawMask]  # takes the path of the image and can raise Refused
 
 
 class Lookup:
-    """Files by their names in annotations. Leading folders may be missing on either side; suffixes may be missing in
-    annotations: CVAT writes none for video frames.
+    """Look up files by the names that annotations use. Leading folders may be missing on either side; suffixes may be
+    missing in annotations: CVAT writes no suffixes for video frames.
     """
 
     def __init__(self, folder: str) -> None:
@@ -70,7 +71,7 @@ class Lookup:
             where = ", ".join(sorted(file.path for file in found))
             fix = "Write the folder in front of its name."
             raise Refused(
-                f"lists {name!r:.200}, which may be any of {where}", "one image with that name", fix, "ambiguous"
+                f"lists {name!r:.200}, which could be any of {where}", "one image with that name", fix, "ambiguous"
             )
         return found[0]
 
@@ -81,13 +82,13 @@ class Lookup:
 class LayoutFiles(NamedTuple):
     images: Lookup
     masks: Lookup
-    annotations: list[RawFile]  # in the order of their names
+    annotations: list[RawFile]  # sorted by name
     others: dict[str, RawFile]  # by name
     problems: list[Problem]
 
 
 def sort_files(raw: RawFiles, annotations: str, images: str, masks: str | None = None) -> LayoutFiles:
-    """Sorts the raw files into images, masks, annotations and others; a file belongs to the nearest folder given."""
+    """Sort the raw files into images, masks, annotations and others. A file belongs to the nearest folder given."""
     check_folders(images=images, **({"masks": masks} if masks else {}))
     pattern = re.compile(annotations)
     files = LayoutFiles(Lookup(images), Lookup(masks or images), [], {}, [])
@@ -125,7 +126,7 @@ def sort_files(raw: RawFiles, annotations: str, images: str, masks: str | None =
 
 
 def matched(entries: Iterable[Entry], images: Lookup) -> Iterator[FoundImage | Problem]:
-    """The images in the order of their ids, with their masks; an image that no annotation file lists has none."""
+    """Yield the images with their masks, sorted by id. An image that no annotation file lists has no mask."""
     listed: dict[str, list[Entry]] = defaultdict(list)  # path of an image -> its entries
     problems = []
     for entry in entries:
@@ -185,7 +186,7 @@ def json_object(raw: RawFiles, path: str) -> dict[str, Any]:
 
 
 def size_in(height: Any, width: Any) -> tuple[int, int] | None:
-    """(height, width), or None if the image decides."""
+    """Return (height, width), or None to use the image's size."""
     if height is None and width is None:
         return None
     height_px, width_px = numbers("its size", (height, width), at_least=2, at_most=2)
@@ -195,13 +196,13 @@ def size_in(height: Any, width: Any) -> tuple[int, int] | None:
 
 
 def split_of_file(name: str) -> Split | None:
-    """The split named by a word in the file's name, otherwise the one named by its folders."""
+    """Return the split named by a word in the file's name or, failing that, by its folders."""
     words = {SPLIT_FOLDERS[word.lower()] for word in SPLIT_WORD.findall(PurePosixPath(name).name)}
     return words.pop() if len(words) == 1 else split_of_folders(name)
 
 
 def split_of_folders(name: str) -> Split | None:
-    """The split of the nearest folder that is named after a split."""
+    """Return the split of the nearest folder that is named after a split."""
     for folder in reversed(PurePosixPath(name).parts[:-1]):
         if match := SPLIT_FOLDER.fullmatch(folder):
             return SPLIT_FOLDERS[match.group(1).lower()]

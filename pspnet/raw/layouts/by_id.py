@@ -1,4 +1,6 @@
-"""Files sorted by the id in their names. Arrow holds them: as Python strings, a million would take a gigabyte."""
+"""Files, sorted by the id in their names. They are held in Arrow, because a million Python strings would take a
+gigabyte.
+"""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,7 +13,7 @@ CHUNK = 10_000
 
 
 class FilesById:
-    """Filled with `add` first, then read with `by_id`."""
+    """Fill it with `add` first, then read it with `by_id`."""
 
     def __init__(self) -> None:
         self._held: list[tuple[str, str]] = []  # id, path below raw
@@ -30,7 +32,7 @@ class FilesById:
         self._held = []
 
     def by_id(self) -> Iterator[tuple[str, list[str]]]:
-        """Yields (id, paths) in the order in which Python sorts strings."""
+        """Yield (id, paths) in Python's sort order for strings."""
         if self._held:
             self._pack()
         if not self._packed:
@@ -43,7 +45,7 @@ class FilesById:
 
 
 def joined(images: FilesById, masks: FilesById) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yields (id, its images, its masks) in the order of the ids; images or masks may be empty."""
+    """Yield (id, its images, its masks), sorted by id. Images or masks may be empty."""
     image_rows, mask_rows = images.by_id(), masks.by_id()
     image, mask = next(image_rows, None), next(mask_rows, None)
     while image or mask:

@@ -1,7 +1,7 @@
-"""Layout `camvid`: frames of a few drives, with 11 classes; the group is the drive.
+"""Layout `camvid`: frames from a few drives, with 11 classes. The group is the drive.
 
 raw/images/train/0001TP_006690.jpg   raw/masks/train/0001TP_006690.png
-raw/train/0001TP_006690.png          raw/trainannot/0001TP_006690.png     as in SegNet's tutorial
+raw/train/0001TP_006690.png          raw/trainannot/0001TP_006690.png     as in the SegNet tutorial
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from pspnet.raw.layouts.annotations import split_of_folders
 from pspnet.raw.layouts.pairs import FoundImage, Naming, pairs
 from pspnet.raw.masks import Numbers
 
-COLORS = {  # in the order of their values
+COLORS = {  # ordered by value
     "Sky": (128, 128, 128), "Building": (128, 0, 0), "Pole": (192, 192, 128), "Road": (128, 64, 128),
     "Pavement": (60, 40, 222), "Tree": (128, 128, 0), "SignSymbol": (192, 128, 128), "Fence": (64, 64, 128),
     "Car": (64, 0, 128), "Pedestrian": (64, 64, 0), "Bicyclist": (0, 128, 192),

@@ -37,12 +37,12 @@ def classes(source: ClassFoldersParams, raw: RawFiles) -> Declared:
 
 
 def _naming(source: ClassFoldersParams) -> Naming:
-    # After a suffix, a number marks an additional mask; without one, it belongs to the id.
+    # A number after a suffix marks an additional mask. Without a suffix, it is part of the id.
     suffix = re.escape(source.mask_suffix) + r"(?:[_\- .]?\d+)?" * bool(source.mask_suffix)
     no_masks = "|".join(map(re.escape, source.background_folders)) or "(?!)"
     if source.paired_by == "id":
         images, masks = r"(.*)\.\w+", rf"[^/]+/(.*){suffix}\.\w+"
-    else:  # images without masks need no pairing, and several `good` folders may hold the same names
+    else:  # images without masks need no pairing, and several `good` folders can contain the same names
         images = rf"(?:(?=(?:.*/)?(?:{no_masks})/)|(?:.*/)?(?=[^/]+/[^/]+$))(.*)\.\w+"
         masks = rf"([^/]+/[^/]+){suffix}\.\w+"
     return Naming(source.images, source.masks, images, masks, other_names=r".*\.(txt|md)", several_masks=True)
@@ -61,7 +61,7 @@ def _completed(found: FoundImage, source: ClassFoldersParams) -> FoundImage:
 
 
 def _folders(source: ClassFoldersParams, raw: RawFiles) -> dict[str, str]:
-    """Path of a mask -> its class folder, or `background` for a folder of images without the class."""
+    """Return a mask's class folder, or `background` for a folder of images that show no class."""
     names, root = re.compile(_naming(source).mask_names), PurePosixPath(source.masks)
     files = [file for file in raw.below(source.masks) if isinstance(file, RawFile)]
     inner = {file.path: PurePosixPath(file.name).relative_to(root) for file in files}

@@ -32,7 +32,7 @@ class Document(NamedTuple):
     path: str
     split: Split | None
     categories: dict[Hashable, str]
-    colors: dict[str, list[int]]  # by name, for the categories that have one
+    colors: dict[str, list[int]]  # by name, for the categories that have a color
     images: list[Json]
     annotations: dict[Hashable, list[Json]]  # by image id
     problems: list[Problem]
@@ -46,7 +46,7 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class PanopticMask(OneFile):
-    """A mask whose colors are segment ids: R + 256 G + 65536 B; 0 is not annotated."""
+    """A mask in which colors are segment ids: R + 256 G + 65536 B; 0 is not annotated."""
 
     segments: tuple[tuple[int, int], ...]  # id, number
 
@@ -104,7 +104,8 @@ def panoptic_classes(source: CocoPanopticParams, raw: RawFiles) -> Declared:
 
 def _drawing(document: Document, listed: Json, labels: Labels, image: str) -> RawMask:
     size = size_in(listed.get("height"), listed.get("width"))
-    annotations = document.annotations.pop(listed["id"])  # popped: together they take several times the file's size
+    # Popped, because together they take several times the file's size.
+    annotations = document.annotations.pop(listed["id"])
     objects = [_shapes(document, annotation, size, labels) for annotation in annotations]
     objects.sort(key=lambda shapes: -sum(shape.area_px for shape in shapes))
     shapes = tuple(shape for shapes in objects for shape in shapes)
@@ -123,7 +124,7 @@ def _shapes(document: Document, annotation: Json, size: tuple[int, int] | None, 
                 raise Refused(found, "the size that the file lists for the image")
             lengths = uncompressed(name, counts) if isinstance(counts, str) else counts
             return [runs(name, number, lengths, (0, 0, width, height), by_columns=True)]
-    fix = "Export the objects with their outlines: boxes alone are not enough to learn from."
+    fix = "Export the objects with their outlines, because boxes are not enough to learn from."
     raise Refused(f"{name} has no segmentation", "polygons or runs of pixels", fix)
 
 
@@ -150,7 +151,7 @@ def _labels(documents: list[Document], *, without_background: bool = False) -> L
 
 
 def _documents(raw: RawFiles, annotations: list[RawFile], key: str) -> list[Document]:
-    """The annotation files; every annotation must have `key`."""
+    """Return the annotation files. Every annotation must have `key`."""
     documents = []
     problems = []
     for file in annotations:
@@ -158,7 +159,7 @@ def _documents(raw: RawFiles, annotations: list[RawFile], key: str) -> list[Docu
             documents.append(_document(file, json_object(raw, file.path), key))
         except Refused as refused:
             problems.append(refused.problem_at(file.path))
-    if problems:  # without one of the files, some images would be lost
+    if problems:  # if a file were skipped, some images would be lost
         raise UserError(shortened(located(problems, raw.root)))
     return documents
 

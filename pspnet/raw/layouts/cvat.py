@@ -35,7 +35,7 @@ class Image(NamedTuple):
 
 class Document(NamedTuple):
     file: RawFile
-    labels: dict[str, list[int]]  # label -> color, empty if it has none
+    labels: dict[str, list[int]]  # label -> color, empty if the label has none
     images: list[Image]
 
 
@@ -59,7 +59,7 @@ def classes(source: CvatParams, raw: RawFiles) -> Declared:
 
 
 class _Reader:
-    """The parser's target; its memory grows only with the labels and shapes it keeps."""
+    """The target of the XML parser. Its memory grows only with the labels and shapes it keeps."""
 
     def __init__(self) -> None:
         self.labels: dict[str, list[int]] = {}
@@ -68,7 +68,7 @@ class _Reader:
         self._text = self._label = ""
 
     def doctype(self, *_: str | None) -> None:
-        raise Refused("has a DOCTYPE, whose entities could fill the memory", "XML as CVAT exports it")
+        raise Refused("has a DOCTYPE, and its entities could fill the memory", "XML as CVAT exports it")
 
     def start(self, tag: str, attributes: Attributes) -> None:
         if not self._path and tag != "annotations":
@@ -110,15 +110,15 @@ def _documents(raw: RawFiles, annotations: list[RawFile]) -> list[Document]:
             documents.append(Document(file, reader.labels, reader.images))
         except Refused as refused:
             problems.append(refused.problem_at(file.path))
-        except (ElementTree.ParseError, ValueError, LookupError) as error:  # bad encodings raise the last two
+        except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two are raised by bad encodings
             problems.append(Problem(file.path, f"is not XML ({error})", "a complete XML file", kind="unreadable"))
-    if problems:  # without one of the files, some images would be lost
+    if problems:  # if a file were skipped, some images would be lost
         raise UserError(shortened(located(problems, raw.root)))
     return documents
 
 
 def _labels(documents: list[Document]) -> Labels:
-    """The labels that the projects and tasks declare, otherwise the labels that occur."""
+    """Return the labels that the projects and tasks declare or, failing that, the labels that occur."""
     declared = {name: color for document in documents for name, color in document.labels.items()}
     used = {shape.get("label", "") for document in documents for image in document.images for _, shape in image.shapes}
     return Labels(declared or sorted(used), {name: color for name, color in declared.items() if color})
@@ -130,7 +130,7 @@ def _drawing(path: str, image: Image, labels: Labels, line_width_px: int, found:
         name = f"{kind} {place}"
         number, layer = labels.number(shape.get("label", "")), _whole(name, shape, "z_order", "0")
         layers += [(layer, part) for part in _shapes(name, number, kind, shape, line_width_px)]
-    layers.sort(key=lambda pair: pair[0])  # stable: shapes of one layer keep their order
+    layers.sort(key=lambda pair: pair[0])  # a stable sort, so shapes in one layer keep their order
     size = size_in(image.attributes.get("height"), image.attributes.get("width"))
     return Drawing(path, size, BACKGROUND, tuple(shape for _, shape in layers), found)
 

@@ -18,7 +18,7 @@ from pspnet.raw.problems import shortened
 
 LABELS = "labelmap.txt"
 LISTS = "ImageSets/Segmentation"
-MOST_BYTES = 10**8  # in a text file
+MOST_BYTES = 10**8  # maximum size of a text file
 
 
 def find(source: CvatMasksParams, raw: RawFiles) -> Iterator[FoundImage | Problem]:
@@ -60,7 +60,7 @@ def _listed(source: CvatMasksParams, raw: RawFiles) -> tuple[dict[str, Split], l
 
 
 def _texts(source: CvatMasksParams, raw: RawFiles) -> dict[str, str]:
-    """Text files in the parent of the masks folder: name relative to the parent -> path."""
+    """Map the text files in the masks folder's parent to their paths, by name relative to the parent."""
     place = PurePosixPath(source.masks).parent
     files = [file for file in raw.below(str(place)) if isinstance(file, RawFile) and file.name.endswith(".txt")]
     return {str(PurePosixPath(file.name).relative_to(place)): file.path for file in files}

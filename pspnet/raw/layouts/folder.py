@@ -1,4 +1,4 @@
-"""Layout `folder`: images and masks, distinguished and paired by patterns on their names.
+"""Layout `folder`: images and masks, told apart and paired by name patterns.
 
 raw/images/street1/0001.jpg   raw/masks/street1/0001.png
 """

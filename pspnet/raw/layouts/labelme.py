@@ -1,4 +1,4 @@
-"""Layout `labelme`: one JSON file per photo, beside it or elsewhere.
+"""Layout `labelme`: one JSON file per photo, in the same folder or elsewhere.
 
 raw/street1/0001.jpg   raw/street1/0001.json   raw/labels.txt
 """
@@ -40,7 +40,7 @@ Json = dict[str, Any]
 class Document(NamedTuple):
     file: RawFile
     image: str | None  # imagePath in the file
-    has_copy: bool  # imageData holds a copy of the image
+    has_copy: bool  # whether imageData contains a copy of the image
     size: tuple[Any, Any]
     shapes: list[Json]
 
@@ -56,7 +56,7 @@ def find(source: LabelmeParams, raw: RawFiles) -> Iterator[FoundImage | Problem]
             mask = partial(_drawing, document, labels, source.line_width_px)
             entries.append(Entry(document.file.path, photo, split_of_folders(document.file.name), mask))
         else:
-            fix = "Put it beside this file: the copy in imageData is not read." if document.has_copy else ""
+            fix = "Put it next to this file. The copy in imageData is not read." if document.has_copy else ""
             found = f"annotates the photo {document.image!r:.200}, which is missing"
             expected = f"an image in '{source.images}'"
             problems.append(Problem(document.file.path, found, expected, fix, "mask_without_image"))
@@ -109,7 +109,9 @@ def _labels(raw: RawFiles, files: LayoutFiles, documents: list[Document]) -> Lab
 
 
 def _photo(document: Document, photos: Collection[str]) -> str | None:
-    """The photo at imagePath, otherwise the one beside the JSON file, in case both were moved or renamed together."""
+    """Return the photo at imagePath or, if both files were moved or renamed together, the photo next to the JSON
+    file.
+    """
     folder, name = posixpath.split(document.file.name)
     places = [posixpath.join(folder, f"{PurePosixPath(name).stem}{suffix}") for suffix in SUFFIXES]
     if document.image:

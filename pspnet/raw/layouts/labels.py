@@ -1,4 +1,4 @@
-"""Labels of annotations and their numbers in the masks drawn from them."""
+"""The labels in annotations, and their numbers in the masks drawn from them."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""Images and masks in two folders, distinguished and paired by their names, as in most layouts."""
+"""Images and masks in two folders, told apart and paired by name, as in most layouts."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from pspnet.raw.masks import RawMask
 from pspnet.raw.problems import located, shortened
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-OUR_FILES = ("classes.yaml", "splits.csv")  # in data/raw, in any layout
+OUR_FILES = ("classes.yaml", "splits.csv")  # found in data/raw in any layout
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -22,7 +22,7 @@ SPLIT_FOLDERS: dict[str, Split] = {
 
 
 class FoundImage(NamedTuple):
-    """An image as a layout finds it, or the problem that makes it unusable."""
+    """An image found by a layout, or the problem that makes it unusable."""
 
     id: str
     image: str
@@ -34,7 +34,7 @@ class FoundImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Naming:
-    """Folders, and patterns on names below them. The groups that a pattern captures, joined by `/`, are the id; an
+    """Folders, and patterns for the file names in them. A pattern's capture groups, joined by `/`, form the id. An
     image and its masks have the same id.
     """
 
@@ -42,14 +42,14 @@ class Naming:
     masks: str
     image_names: str
     mask_names: str
-    other_names: str = "(?!)"  # files of the layout that are not read; by default none
+    other_names: str = "(?!)"  # files of the layout that are not read
     several_masks: bool = False
 
 
 def pairs(
     naming: Naming, raw: RawFiles, mask: Callable[[list[str]], RawMask], split: Callable[[str], Split | None]
 ) -> Iterator[FoundImage | Problem]:
-    """The images in the order of their ids, with their masks, and a Problem for each unusable file."""
+    """Yield the images with their masks, sorted by id, and a Problem for each unusable file."""
     check_folders(images=naming.images, masks=naming.masks)
     images, masks, problems = _files(naming, raw)
     if not images.count or not masks.count:
@@ -79,12 +79,14 @@ def pairs(
 
 
 def split_by_folder(name: str) -> Split | None:
-    """The official split named by the first folder of the id."""
+    """Return the official split named by the first folder of the id."""
     return SPLIT_FOLDERS.get(name.partition("/")[0])
 
 
 def once_listed(lists: Mapping[Split, tuple[str, Iterable[str]]]) -> tuple[dict[str, Split], list[Problem]]:
-    """Id -> split from official lists (path, ids). An id in two lists goes to the first of test, val, train."""
+    """Return the split of each id in the official lists (path, ids). An id in two lists goes to the first of test, val
+    and train.
+    """
     listed: dict[str, Split] = {}
     problems = []
     for split in FIRST:
@@ -108,7 +110,7 @@ def check_folders(**folders: str) -> None:
 
 
 def _files(naming: Naming, raw: RawFiles) -> tuple[FilesById, FilesById, list[Problem]]:
-    """Images and masks by id, and a Problem for each other file."""
+    """Return images and masks by id, and a Problem for every other file."""
     images, masks = FilesById(), FilesById()
     problems: list[Problem] = []
     mask_kind = (_prefix(naming.masks), re.compile(naming.mask_names), masks)
@@ -127,7 +129,7 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[FilesById, FilesById, list[Pr
         if (is_image and any(_take(found, *kind) for kind in kinds)) or others.fullmatch(found.name):
             continue
         if is_image:
-            reason = "is named like neither an image nor a mask"
+            reason = "does not have the name of an image or a mask"
             expected = f"an image named {naming.image_names} or a mask named {naming.mask_names}"
         else:
             reason, expected = "does not have the suffix of an image", " ".join(SUFFIXES)
@@ -137,7 +139,9 @@ def _files(naming: Naming, raw: RawFiles) -> tuple[FilesById, FilesById, list[Pr
 
 
 def _prefix(folder: str) -> str:
-    """The prefix of all names in the folder. Text: a Path for each of a million files takes as long as reading them."""
+    """Return the prefix shared by all names in the folder. It is a string, because creating a Path for each of a
+    million files takes as long as reading them.
+    """
     path = str(PurePosixPath(folder))
     return "" if path == "." else f"{path}/"
 

@@ -1,4 +1,4 @@
-"""Layout `voc`: the folders of PASCAL VOC, and of labelme's export in that format.
+"""Layout `voc`: the folders of PASCAL VOC, and of labelme exports in that format.
 
 raw/JPEGImages/2007_000032.jpg   raw/SegmentationClass/2007_000032.png   raw/ImageSets/Segmentation/train.txt
 """
@@ -20,7 +20,7 @@ NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-IGNORED = 255  # the seam around objects
+IGNORED = 255  # the border around objects
 SEAM_COLOR = "#e0e0c0"
 OWN_NAMES = "class_names.txt"  # written by labelme: a name for each value, from 0
 
@@ -41,7 +41,7 @@ def classes(_: VocParams, raw: RawFiles) -> Declared:
 
 @dataclass(frozen=True)
 class VocMask(OneFile):
-    """A mask of palette indices, or of the palette's colors if a tool saved it as RGB."""
+    """A mask of palette indices, or of palette colors if a tool saved it as RGB."""
 
     def values(self, files: RawFiles, max_pixels: int, max_bytes: int) -> Values:
         data = files.read(self.path, max_bytes)
@@ -56,7 +56,9 @@ class VocMask(OneFile):
 
 
 def palette_color(index: int) -> str:
-    """A color of the palette: the bits of the index go to red, green, blue in turn, the lowest to the highest bit."""
+    """Return a palette color. The bits of the index go to red, green and blue in turn, with the lowest going to the
+    highest bit.
+    """
     parts = [0, 0, 0]
     for bit in range(8):
         parts[bit % 3] |= (index >> bit & 1) << 7 - bit // 3
@@ -64,7 +66,9 @@ def palette_color(index: int) -> str:
 
 
 def _listed(source: VocParams, raw: RawFiles) -> tuple[dict[str, Split], list[Problem]]:
-    """Id -> split from the official lists. Names without an image do not matter: the test list has some."""
+    """Return the split of each id in the official lists. Names without an image are ignored, because the test list has
+    some.
+    """
     paths: dict[Split, str] = {split: f"{source.splits}/{split}.txt" for split in ANNOTATED}
     return once_listed(
         {

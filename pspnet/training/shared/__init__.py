@@ -1,1 +1,3 @@
-"""Code shared by both training loops: batches, optimizer, checkpoint, several devices, reproducible bits."""
+"""Code shared by both training loops: batches, optimizer, checkpoints, several devices, and bit-for-bit
+reproducibility.
+"""

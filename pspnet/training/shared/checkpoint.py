@@ -1,7 +1,7 @@
-"""Checkpoints: one file, replaced atomically, from which a killed run resumes as if nothing had happened.
+"""Checkpoints: a killed run resumes from a single, atomically replaced file as if nothing had happened.
 
-It is not among the outputs that DVC removes before each run, but in a folder named after all that the weights depend
-on: with different params, data or code, training finds no checkpoint and starts over.
+The file is not one of the outputs that DVC removes before each run. Its folder is named after everything the weights
+depend on, so with different params, data or code, training finds no checkpoint and starts over.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from pspnet.machine.code import CODE, code_digest
 from pspnet.machine.outputs import whole_file
 from pspnet.machine.process import exclusive, rank, ranks
 
-KEPT = 3  # newest checkpoints of a stage: going back to the last params is common, going further back is not
+KEPT = 3  # newest checkpoints of a stage to keep; going back further than the last params is rare
 PACKAGES = ("torch", "numpy", "albumentations", "opencv-python-headless", "pillow")
 
 Record = dict[str, float]
@@ -38,8 +38,8 @@ class TrainingState:
     module: nn.Module
     optimizer: Optimizer
     step: int = 0
-    records: list[Record] = field(default_factory=list)  # one per epoch of pretraining or validation of fine-tuning
-    sums: Record = field(default_factory=dict)  # over the steps since the last record
+    records: list[Record] = field(default_factory=list)  # one per pretraining epoch or fine-tuning validation
+    sums: Record = field(default_factory=dict)  # sums over the steps since the last record
     best: dict[str, Tensor] = field(default_factory=dict)  # the best weights on val
     average: nn.Module | None = None  # moving average of the weights, if one is kept
 
@@ -47,7 +47,9 @@ class TrainingState:
 def training_digest(
     stage: str, sections: Mapping[str, BaseModel], dependencies: Mapping[str, str], device: torch.device
 ) -> str:
-    """The digest of everything that determines the weights: params, data, backbone, libraries, and the stage's code."""
+    """Return the digest of everything that determines the weights: params, data, backbone, libraries, and the stage's
+    code.
+    """
     facts = {
         "params": {name: section.model_dump() for name, section in sections.items()},
         "dependencies": {**dependencies, "device": device.type, "devices": str(ranks())},
@@ -58,7 +60,7 @@ def training_digest(
 
 
 class Checkpoint:
-    """One of the processes that train together writes the checkpoint; all of them read it."""
+    """One of the processes that train together writes the checkpoint, and all of them read it."""
 
     def __init__(self, folder: Path, writes: bool = True) -> None:
         self.folder, self._writes = folder, writes
@@ -67,7 +69,7 @@ class Checkpoint:
         self._saved, self._took = time.monotonic(), 0.0
 
     def restore(self, state: TrainingState) -> None:
-        """Fill `state` from the file, if there is one."""
+        """Fill `state` from the checkpoint file, if there is one."""
         if not self._path.exists():
             return
         with safe_open(self._path, "pt") as file:
@@ -87,7 +89,7 @@ class Checkpoint:
         state.optimizer.load_state_dict(optimizer)
         for weight, values in state.optimizer.state.items():
             for key, value in values.items():
-                if isinstance(value, Tensor) and value.shape == weight.shape:  # with the weight's memory layout
+                if isinstance(value, Tensor) and value.shape == weight.shape:  # give it the weight's memory layout
                     values[key] = torch.empty_like(weight).copy_(value)
         state.best = tensors["best"]
         state.step, state.records, state.sums = facts["step"], facts["records"], facts["sums"]
@@ -109,7 +111,9 @@ class Checkpoint:
         self._took = self._saved - started
 
     def save_if_due(self, state: TrainingState) -> None:
-        """Save if the interval has passed. A slow disk lengthens it: saving takes at most a twentieth of the time."""
+        """Save if the interval has passed. A slow disk lengthens the interval, so that saving takes at most a twentieth
+        of the time.
+        """
         if time.monotonic() - self._saved > max(self._seconds, 20 * self._took):
             self.save(state)
 
@@ -120,7 +124,7 @@ class Checkpoint:
             yield
         except Interrupted as stop:
             self.save(state)
-            message = f"Stopped after step {state.step}, which is saved: the same command continues from there."
+            message = f"Stopped after step {state.step}, which is saved. The same command continues from there."
             raise Interrupted(stop.exit_status, message) from None
 
 
@@ -135,7 +139,7 @@ def _seconds_between() -> float:
 @contextmanager
 def open_checkpoint(root: Path, stage: str, digest: str) -> Iterator[Checkpoint]:
     folder = root / f"{stage}-{digest}"
-    if rank() != 0:  # the first process holds the lock for all
+    if rank() != 0:  # the first process holds the lock for all of them
         yield Checkpoint(folder, writes=False)
         return
     with exclusive(folder / "lock", "this checkpoint"):

@@ -1,4 +1,6 @@
-"""The processes that share the images of each step, one per device. torchrun starts them; their weights stay equal."""
+"""The processes that share the images of each step, one per device. torchrun starts them, and their weights stay
+identical.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +21,7 @@ Tick = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Peers:
-    """Each device works on its own images, and sums are taken over all devices."""
+    """Several devices: each one works on its own images, and sums are taken over all of them."""
 
     rank: int
     count: int
@@ -27,11 +29,11 @@ class Peers:
 
     @property
     def share_batch_statistics(self) -> bool:
-        """torch has synchronized BatchNorm for GPUs only; on CPUs each process normalizes by its own images."""
+        """torch has synchronized BatchNorm only for GPUs. On CPUs, each process normalizes by its own images."""
         return self.count > 1 and self.device.type == "cuda"
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all devices, in place."""
+        """Sum over all devices, in place."""
         if self.count > 1:
             distributed.all_reduce(values)
         return values
@@ -41,7 +43,7 @@ class Peers:
         return total
 
     def check_step(self, step: int, folder: Path) -> None:
-        """Check that all processes read the same checkpoint: several hosts must share one folder."""
+        """Check that all processes read the same checkpoint, because several hosts must share one folder."""
         held = torch.zeros(self.count, dtype=torch.int64, device=self.device)
         held[self.rank] = step
         if len(steps := set(self.sum(held).tolist())) > 1:
@@ -73,7 +75,9 @@ class Peers:
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def together(self, tick: Tick) -> Tick:
-        """A tick that stops all processes in the same step if the first must stop. All must call it equally often."""
+        """Return a tick that stops all processes in the same step if the first one must stop. All processes must call
+        it the same number of times.
+        """
         if self.count == 1:
             return tick
 
@@ -103,7 +107,7 @@ def joined(device: torch.device) -> Iterator[Peers]:
     try:
         yield Peers(rank(), ranks(), device)
     except Interrupted:
-        distributed.barrier()  # once one leaves, torchrun ends them all: wait for the checkpoint
+        distributed.barrier()  # torchrun ends all processes once one leaves, so wait for the checkpoint
         raise
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or "gloo" in str(error):

@@ -1,4 +1,4 @@
-"""Batches in an order that depends only on the seed and the epoch, from loader processes without state."""
+"""Batches from stateless loader processes, in an order that depends only on the seed and the epoch."""
 
 import signal
 import time
@@ -19,11 +19,11 @@ from pspnet.training.shared.runtime import loader_workers
 RECENT_STEPS = 50
 
 Batch = dict[str, Tensor]
-Key = tuple[int, int]  # (epoch, position): with the seed, they determine a sample's randomness
+Key = tuple[int, int]  # (epoch, position): with the seed, they determine all randomness in a sample
 
 
 def keys_of(step: int, images: int, batch_size: int, seed: int) -> list[Key]:
-    """The keys of a step's images, on all devices. An incomplete last batch of an epoch is left out."""
+    """The keys of a step's images on all devices. An incomplete last batch of an epoch is dropped."""
     epoch, turn = divmod(step, images // batch_size)
     chosen = _order(images, seed, epoch)[turn * batch_size : (turn + 1) * batch_size]
     return [(epoch, int(position)) for position in chosen]
@@ -35,7 +35,7 @@ def _order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 class _Steps(Sampler[list[Key]]):
-    """The keys of every step from `first_step` on; each process takes its share."""
+    """Yield the keys of every step from `first_step` on. Each process takes its share."""
 
     def __init__(self, images: int, batch_size: int, seed: int, first_step: int, steps: int, peers: Peers) -> None:
         self._images, self._batch_size, self._seed, self._peers = images, batch_size, seed, peers
@@ -65,15 +65,15 @@ class Batches(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """End the loader's processes now, not with the last reference, which an error's traceback may hold.
+        """End the loader's processes now instead of with the last reference, which an error's traceback may hold.
 
-        At exit Python waits for them, and on several devices they ignore the signal that it sends.
+        At exit, Python waits for these processes, and on several devices they ignore the signal it sends.
         """
         self._batches = iter(())
 
     @property
     def waited_share(self) -> float:
-        """The share over the last steps; at first it is mostly the startup of the loader's processes."""
+        """The share over the last steps. At first it is mostly the loader processes starting up."""
         return sum(waited for waited, _ in self._steps) / sum(whole for _, whole in self._steps)
 
 
@@ -86,7 +86,9 @@ def load_batches(
     steps: int,
     peers: Peers,
 ) -> Batches:
-    """Batches with images as (N, 3, H, W) in `channels_last`: decoders write it and convolutions run fastest on it."""
+    """Build batches with images as (N, 3, H, W) in `channels_last`, the layout that decoders write and convolutions run
+    fastest on.
+    """
     workers = loader_workers()
     loader: DataLoader[Batch] = DataLoader(
         dataset,
@@ -109,12 +111,12 @@ def _is_image(batch: Tensor) -> bool:
 
 
 def parts_of(batch: Batch, parts: int) -> Iterator[Batch]:
-    """The batch in `parts` equal parts, in order."""
+    """Split the batch into `parts` equal parts, in order."""
     chunks = {name: tensor.chunk(parts) for name, tensor in batch.items()}
     return ({name: tensors[part] for name, tensors in chunks.items()} for part in range(parts))
 
 
 def _start_worker(_: int) -> None:
     die_with_parent(signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the trainer decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if ranks() == 1 else signal.SIG_IGN)  # torchrun signals the group too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group, but the trainer decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if ranks() == 1 else signal.SIG_IGN)  # torchrun also signals the group

@@ -11,7 +11,7 @@ from torch import Tensor
 from pspnet.errors import Problem, UserError
 from pspnet.machine.outputs import whole_file
 
-NAMED = 16  # maximum number of images named in the message; the file names all of them
+NAMED = 16  # maximum number of images named in the message; the file lists all of them
 
 
 def not_finite(
@@ -25,7 +25,7 @@ def not_finite(
     *,
     masks_fit: bool,
 ) -> UserError:
-    """Save this device's images of the step; returns the error. `sources` names the images of the whole step."""
+    """Save this device's images of the step, and return the error. `sources` names the images of the whole step."""
     kept = folder / f"not-finite-{rank}.safetensors"
     with whole_file(kept) as path:
         facts = {"step": str(step), "sources": json.dumps(list(sources))}
@@ -33,7 +33,7 @@ def not_finite(
     name, value = next((name, value) for name, value in values.items() if not math.isfinite(value))
     fix = f"In {stage}.optimizer, lower learning_rate, raise warmup_steps or set gradient_clip_norm."
     if not masks_fit:
-        fix = "A mask holds a value that is neither a class nor ignored: prepare the data again."
+        fix = "A mask contains a value that is neither a class nor ignored, so prepare the data again."
     more = f" and {len(sources) - NAMED} more" if len(sources) > NAMED else ""
     return UserError(
         Problem(

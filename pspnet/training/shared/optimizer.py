@@ -1,4 +1,4 @@
-"""Optimizers, the learning rate of every step, and the size of its gradient."""
+"""Optimizers, the learning rate for each step, and limits on the size of gradients."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer, RMSprop
 
 from pspnet.config.optimizer import OptimizerParams
 
-Groups = Iterable[tuple[Iterable[nn.Parameter], float]]  # parameters, and the factor on their learning rate
+Groups = Iterable[tuple[Iterable[nn.Parameter], float]]  # parameters and their learning rate factor
 
 
 def build_optimizer(params: OptimizerParams, groups: Groups) -> Optimizer:
@@ -32,7 +32,9 @@ def build_optimizer(params: OptimizerParams, groups: Groups) -> Optimizer:
 
 
 def learning_rate_at(step: int, steps: int, params: OptimizerParams) -> float:
-    """The learning rate rises linearly over the warm-up; the schedule lowers it to the floor over all steps."""
+    """Return the learning rate. It rises linearly during warm-up, and the schedule lowers it to the floor over all
+    steps.
+    """
     warmup = min(1.0, (step + 1) / (params.warmup_steps + 1))
     done = step / steps
     curve = (1 - done) ** params.poly_power if params.schedule == "poly" else (1 + math.cos(math.pi * done)) / 2
@@ -45,11 +47,11 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
 
 
 def gradient_norm(module: nn.Module) -> Tensor:
-    """The norm of the gradient over all parameters together."""
+    """Return the norm of the gradient over all parameters together."""
     return get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def clip_gradient(module: nn.Module, norm: Tensor, longest: float) -> None:
-    """Shorten a gradient with this norm to `longest`; 0 leaves it unchanged."""
+    """Shorten a gradient with this norm to `longest`. 0 leaves it unchanged."""
     if longest:
         clip_grads_with_norm_(module.parameters(), longest, norm)

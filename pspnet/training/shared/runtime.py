@@ -1,4 +1,4 @@
-"""How training runs on its device: precision, compilation, seeds, loader processes, the lock."""
+"""Run training on its device: precision, compilation, seeds, loader processes and the lock."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def autocast(device: torch.device, runtime: RuntimeParams) -> torch.autocast:
 
 
 def compiled(module: nn.Module, runtime: RuntimeParams) -> Callable[..., Any]:
-    """Call the result instead of `module`; the two share their weights."""
+    """Call the result instead of `module`. The two share their weights."""
     return torch.compile(module) if runtime.compile else module
 
 
@@ -29,7 +29,9 @@ def seed_step(seed: int, step: int, rank: int, part: int) -> None:
 
 
 def loader_workers() -> int:
-    """The number of processes that decode and augment. It changes no result, so it is a setting of the machine."""
+    """Return the number of processes that decode and augment. It does not affect results, so it is a machine
+    setting.
+    """
     setting = os.environ.get("PSPNET_LOADER_WORKERS")
     if setting is None:
         return min(8, (os.cpu_count() or 2) // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -39,7 +41,7 @@ def loader_workers() -> int:
 
 
 def device_lock(device: torch.device) -> AbstractContextManager[None]:
-    """A lock on the GPU: two runs on one would slow each other down or run out of memory. A CPU can be shared."""
+    """Lock the GPU: two runs on the same GPU would slow each other down or run out of memory. A CPU can be shared."""
     if device.type != "cuda":
         return nullcontext()
     return exclusive_on_machine(f"pspnet-gpu-{torch.cuda.get_device_properties(device).uuid}", "this GPU")

@@ -1,4 +1,4 @@
-"""The steps that both training loops share: batches, gradients in parts, updates, checkpoints."""
+"""The steps shared by both training loops: batches, gradients in parts, updates, checkpoints."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -32,7 +32,7 @@ Work = Callable[[Batch], tuple[Tensor, Mapping[str, Tensor]]]
 
 
 class StepParams(Protocol):
-    """The keys of `pretrain` and `finetune` that concern steps."""
+    """The keys of `pretrain` and `finetune` that control steps."""
 
     @property
     def epochs(self) -> float: ...
@@ -44,7 +44,7 @@ class StepParams(Protocol):
 
 @dataclass(frozen=True)
 class Session:
-    """The settings and resources of a training run for any task."""
+    """The settings and resources of a training run, for any task."""
 
     runtime: RuntimeParams
     peers: Peers
@@ -114,7 +114,7 @@ class Steps:
         return batch
 
     def backward(self, batch: Batch, work: Work) -> Figures:
-        """Compute the step's gradient. `work` returns a part's share of the loss and of the figures; both are summed
+        """Compute the step's gradient. `work` returns a part's share of the loss and of the figures. Both are summed
         over all parts and devices.
         """
         peers, parts = self._session.peers, self._params.accumulation_steps
@@ -148,11 +148,11 @@ class Steps:
         self.tick(note)
 
     def tick(self, note: str) -> None:
-        """Report progress in images. All processes must call it equally often."""
+        """Report progress as a number of images. All processes must call it the same number of times."""
         self._tick(self.state.step * self._batch_size, self.count * self._batch_size, note)
 
     def means(self) -> Figures:
-        """The means of the figures over the steps since the last record; resets the sums."""
+        """Return the means of the figures over the steps since the last record, and reset the sums."""
         first = self.state.records[-1]["step"] if self.state.records else 0
         means = {name: total / (self.state.step - first) for name, total in self.state.sums.items()}
         self.state.sums = {}
