@@ -130,7 +130,7 @@ class _ClassesFile(Section):
 
 
 class Declared(NamedTuple):
-    """The classes named by params.yaml, classes.yaml or a layout."""
+    """The classes defined by params.yaml, classes.yaml or a layout."""
 
     classes: Mapping[str, MaskValue | list[MaskValue]]
     colors: Mapping[str, list[int]]

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from pspnet.dataset.store.splits import Split
 from pspnet.raw.images import GLANCE_PX
 
-# Of two images, the image in the higher split is kept. Losing a training image is better than losing a test image.
+# Of two images, the image in the split with the higher rank is kept. Losing a training image is better than losing a
+# test image.
 RANK: dict[Split, int] = {"test": 3, "val": 2, "train": 1, "unlabeled": 0}
 HELD_OUT = RANK["val"]
 FLAT = 24  # gray levels between the darkest and the brightest part; below this contrast nothing is recognizable
 MOST_BITS = 15  # bits of 256 that may differ; with 16 bands, at least one is always equal
 MOST_LEVELS = 2.5  # mean difference between two glances, in gray levels
-WINDOW = 24  # neighbors compared in each band; this keeps the time linear
+WINDOW = 24  # number of neighbors compared in each band; the limit keeps the time linear
 
 Pairs = dict[int, int]  # index of the image to drop -> index of the image to keep
 

@@ -181,7 +181,7 @@ def json_object(raw: RawFiles, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Refused(f"is not JSON ({error})", "a complete JSON file") from None
     if not isinstance(value, dict):
-        raise Refused(f"holds {type(value).__name__}, not an object", "JSON that begins with {")
+        raise Refused(f"contains {type(value).__name__}, not an object", "JSON that begins with {")
     return value
 
 

@@ -73,7 +73,9 @@ class Batches(Iterator[Batch]):
 
     @property
     def waited_share(self) -> float:
-        """The share over the last steps. At first it is mostly the loader processes starting up."""
+        """The fraction of recent step time spent waiting for data. At first, this is mostly the time that the loader
+        processes take to start.
+        """
         return sum(waited for waited, _ in self._steps) / sum(whole for _, whole in self._steps)
 
 
