@@ -103,7 +103,7 @@ class Classes:
 
 
 def _parts(values: Any) -> NDArray[np.int64]:
-    """The components used to measure the distance between values: red, green and blue for a color."""
+    """Return the components used to measure the distance between values: red, green and blue for a color."""
     whole = np.asarray(values, np.int64)[..., None]
     return np.where(whole >= COLOR, whole >> np.array([16, 8, 0]) & 255, whole)
 

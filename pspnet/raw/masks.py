@@ -29,7 +29,7 @@ class RawMask(Protocol):
 
     @property
     def path(self) -> str:
-        """The file named in problem reports."""
+        """The file that problem reports refer to."""
 
     @property
     def paths(self) -> tuple[str, ...]:

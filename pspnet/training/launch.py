@@ -18,7 +18,7 @@ ENDS = ("user", "memory", "bug", "busy", "killed", "interrupted", "done")
 
 
 def devices() -> int:
-    """The number of devices that share the images of a step. It affects the last digits of results."""
+    """Return the number of devices that share the images of a step. It affects the last digits of results."""
     setting = os.environ.get("PSPNET_DEVICES", "1")
     if not setting.isdigit() or int(setting) < 1:
         raise UserError(Problem("PSPNET_DEVICES", f"is '{setting}'", "a whole number, 1 or more"))

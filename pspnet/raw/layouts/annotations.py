@@ -196,7 +196,7 @@ def size_in(height: Any, width: Any) -> tuple[int, int] | None:
 
 
 def split_of_file(name: str) -> Split | None:
-    """Return the split named by a word in the file's name or, failing that, by its folders."""
+    """Return the split given by a word in the file's name or, failing that, by its folders."""
     words = {SPLIT_FOLDERS[word.lower()] for word in SPLIT_WORD.findall(PurePosixPath(name).name)}
     return words.pop() if len(words) == 1 else split_of_folders(name)
 

@@ -79,7 +79,7 @@ def pairs(
 
 
 def split_by_folder(name: str) -> Split | None:
-    """Return the official split named by the first folder of the id."""
+    """Return the official split given by the first folder of the id."""
     return SPLIT_FOLDERS.get(name.partition("/")[0])
 
 
