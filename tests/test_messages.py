@@ -130,7 +130,7 @@ def test_the_summary_counts_masks_and_problems(project: Path) -> None:
         ),
         pytest.param(
             without("data/raw/masks"),
-            "data/raw/masks: is missing; expected the folder that dataset.source.masks names, here or in a .zip "
+            "data/raw/masks: is missing; expected the folder given in dataset.source.masks, here or in a .zip "
             "or .tar. Create it and put the masks there, or change dataset.source.masks in params.yaml.",
             id="no folder of masks",
         ),
@@ -142,8 +142,8 @@ def test_the_summary_counts_masks_and_problems(project: Path) -> None:
         ),
         pytest.param(
             file("masks/street05_0.png", encoded(np.zeros((9, 13), np.uint8))),
-            "data/raw/masks/street05_0.png: has 13 x 9 pixels, its image images/street05_0.png 12 x 8; "
-            "expected a mask of its image's size. "
+            "data/raw/masks/street05_0.png: has 13 x 9 pixels, but its image images/street05_0.png has 12 x 8; "
+            "expected the same size as its image. "
             "Export it again at that size. If you must scale it, use nearest neighbor, so that classes do not blend."
             + one_of_six(),
             id="mask of another size",

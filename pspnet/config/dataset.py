@@ -104,8 +104,8 @@ class ClassFoldersParams(_Folders):
 
     layout: Literal["class_folders"]
     paired_by: Literal["id", "class_and_id"]
-    """`id`: MASKS/CLASS/ID.png belongs to IMAGES/ID.jpg. `class_and_id`: it belongs to the image ID in a folder CLASS
-    anywhere below IMAGES, as in MVTec AD; IMAGES and MASKS may be the same folder."""
+    """`id`: MASKS/CLASS/ID.png belongs to IMAGES/ID.jpg. `class_and_id`: the mask belongs to image ID in a folder named
+    CLASS anywhere under IMAGES, as in MVTec AD; IMAGES and MASKS may be the same folder."""
     mask_suffix: str
     """The part of a mask's name that follows ID, such as `_mask`. A number may follow it: 1_mask.png and 1_mask_1.png
     are both masks of image 1, so they are merged."""
@@ -127,7 +127,7 @@ class CamvidParams(_Folders):
 class _Annotated(Section):
     images: str
     """Folder of the images, below data/raw; `.` is data/raw itself. A .zip or .tar counts as its contents, unpacked in
-    place. Images not named in any annotation file are used only for pretraining."""
+    place. Images not listed in any annotation file are used only for pretraining."""
     annotations: Expression
     """Regular expression that must match the whole path of an annotation file below data/raw, such as
     `annotations/instances_.*\\.json`."""
@@ -203,7 +203,7 @@ class DatasetParams(Section):
     """How data/raw is laid out."""
     classes: dict[str, ClassValues]
     """Class name -> its value (or values) in the masks: a number, a color such as '#dc143c', or the name that the
-    layout or its annotations give it, as in `vehicle: [car, truck]`. {}: data/raw/classes.yaml names the classes or,
+    layout or its annotations give it, as in `vehicle: [car, truck]`. {}: data/raw/classes.yaml defines the classes or,
     without that file, the layout does."""
     colors: dict[str, list[ColorPart]]
     """Class name -> [red, green, blue] in pictures; other classes get distinct colors."""

@@ -18,8 +18,8 @@ NO_WRAPPING = 4096  # characters
 
 
 def edited(text: str, values: Mapping[str, Any], source: str, comments: Mapping[str, str] | None = None) -> str:
-    """`values` has keys such as `finetune.optimizer.learning_rate`; `comments` replace the comments on lines with
-    scalars.
+    """Return `text` with new values. `values` maps keys such as `finetune.optimizer.learning_rate` to values, and
+    `comments` maps keys of scalars to the comments that replace those on their lines.
     """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, NO_WRAPPING

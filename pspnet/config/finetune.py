@@ -21,8 +21,8 @@ from pspnet.config.section import (
 class LossParams(Section):
     kind: Literal["cross_entropy", "cross_entropy_dice", "dice", "focal", "ohem"]
     """The loss for both heads. `cross_entropy`: the mean over the annotated pixels, as published. `cross_entropy_dice`:
-    its weighted sum with Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy pixels have
-    little weight. `ohem`: only hard pixels count."""
+    the weighted sum of cross-entropy and Dice. `dice`: 1 - Dice, the mean over the classes in the batch. `focal`: easy
+    pixels have little weight. `ohem`: only hard pixels count."""
     cross_entropy_share: Share
     """For cross_entropy_dice: the factor a in a * cross-entropy + (1 - a) * Dice loss."""
     focal_gamma: NotNegative
@@ -45,7 +45,7 @@ class FinetuneParams(Section):
     epochs: Positive
     """Passes over the training images; 0.5 uses half of them."""
     validations: AtLeastOne
-    """How many times the network is measured on val, at evenly spaced steps. The best weights are kept."""
+    """Number of times the network is evaluated on val, at evenly spaced steps. The best weights are kept."""
     batch_size: AtLeastOne
     """Images per step, over all devices. If it is 1, BatchNorm in the pyramid's 1x1 bin keeps its initial
     statistics."""
@@ -56,7 +56,7 @@ class FinetuneParams(Section):
     scale_min: Positive
     """Smallest random factor by which images are scaled before cropping."""
     scale_max: Positive
-    """Largest random factor."""
+    """Largest random factor by which images are scaled before cropping."""
     rotation_degrees: Degrees
     """Half of the images are rotated by a random angle up to this. 10 as published; 0: none."""
     flip_probability: Share
@@ -86,11 +86,12 @@ class FinetuneParams(Section):
     """Factor on the backbone's learning rate. Use 1 unless the backbone was trained for a long time, because a smaller
     factor hurts weak weights."""
     head_learning_rate_factor: Positive
-    """The same for the pyramid and the heads, which start from random weights. 10 as published, with SGD."""
+    """Factor on the learning rate of the pyramid and the heads, which start from random weights. 10 as published, with
+    SGD."""
     frozen_layers: Annotated[int, Field(ge=0, le=5)]
     """How much of the backbone is frozen: 0 for nothing, 1 for the stem, 2 for layer1 too, ... 5 for everything."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the weights' moving average that each step keeps. The average is measured and saved. 0: no average."""
+    """Share of the weights' moving average that each step keeps. The average is evaluated and saved. 0: no average."""
     patience_validations: Count
     """Training ends after this many validations without improvement; 0: no early stopping."""
 

@@ -77,10 +77,11 @@ class PrepareParams(Section):
     tolerated_share: Share
     """Share of the files that may be quarantined before the stage stops."""
     max_megapixels: Positive
-    """A larger image is refused before it is decoded."""
+    """A larger image is rejected before it is decoded."""
     shard_mb: AtLeastOne
     """Average size of a shard in megabytes (10^6 bytes)."""
     parts: AtLeastOne
-    """Number of parts of the raw data that the pool's machines check; 1: only the stage's own machine checks it."""
+    """Number of parts to split the raw data into, so that the pool's machines can check them. With 1, only the stage's
+    own machine checks the data."""
     problems: ProblemsParams
     """What to do about each kind of problem with the raw data."""

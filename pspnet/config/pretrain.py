@@ -23,19 +23,19 @@ class _Method(Section):
 
 
 class NoMethodParams(_Method):
-    """Keep the weights named by `backbone.weights`."""
+    """Keep the weights selected by `backbone.weights`."""
 
     kind: Literal["none"]
 
 
 class RotationParams(_Method):
-    """Which way is up?"""
+    """Predict which way is up."""
 
     kind: Literal["rotation"]
 
 
 class JigsawParams(_Method):
-    """Where in the view does each shuffled patch belong?"""
+    """Predict where in the view each shuffled patch belongs."""
 
     kind: Literal["jigsaw"]
     grid: Annotated[int, Field(ge=2, le=7, examples=[3])]
@@ -51,7 +51,7 @@ class JigsawParams(_Method):
 
 
 class InpaintingParams(_Method):
-    """What do the hidden blocks show?"""
+    """Predict what the hidden blocks show."""
 
     kind: Literal["inpainting"]
     block_px: Annotated[int, Field(ge=2, examples=[32])]
@@ -79,7 +79,7 @@ class PretrainParams(Section):
     scale_min: Positive
     """Smallest random factor by which an image is scaled before a view is cut from it."""
     scale_max: Positive
-    """Largest random factor."""
+    """Largest random factor by which an image is scaled before a view is cut from it."""
     rotation_degrees: Degrees
     """Half of the views are rotated by a random angle up to this; 0: none."""
     flip_probability: Share

@@ -9,4 +9,4 @@ class ServeParams(Section):
     max_image_mb: Positive
     """Maximum size of one encoded image, in megabytes (10^6 bytes)."""
     max_megapixels: Positive
-    """A larger image is refused before it is decoded."""
+    """A larger image is rejected before it is decoded."""

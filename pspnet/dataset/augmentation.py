@@ -125,7 +125,7 @@ def _shown(pixels: Pixels, crop_to_image: Matrix, size: tuple[int, int], margin_
 
 
 def _within(start: float, end: float, length: int) -> tuple[int, int]:
-    """Return the range of pixels. It has at least one pixel, even if the crop shows none."""
+    """Return the range of pixels from `start` to `end`. It has at least one pixel, even if the crop shows none."""
     first = min(max(0, math.floor(start)), length - 1)
     return first, max(first + 1, min(length, math.ceil(end) + 1))
 
@@ -202,9 +202,7 @@ class Augmentation:
         return self._blur_and_color(both["image"]), both["mask"]
 
     def _blur_and_color(self, image: Pixels) -> Pixels:
-        """Return the steps that do not move pixels. They are applied to the crop because it is smaller than the
-        image.
-        """
+        """Blur and recolor the crop. These steps do not move pixels, and the crop is smaller than the image."""
         blurred, *drawn = self._crop.random_generator.random(4)
         if blurred < self._blur_probability:
             image = cv2.GaussianBlur(image, (BLUR_PX, BLUR_PX), 0)

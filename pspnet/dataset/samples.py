@@ -10,7 +10,7 @@ from pspnet.dataset.store.shards import ShardReader
 
 
 class Samples(Dataset[dict[str, Tensor]]):
-    """Sample (epoch, position) is the same in every process, no matter the order."""
+    """The sample for (epoch, position) is the same in every process, no matter the order in which samples are read."""
 
     def __init__(self, reader: ShardReader, index: pd.DataFrame, augmentation: Augmentation, seed: int) -> None:
         self._reader = reader

@@ -45,7 +45,7 @@ def is_synthetic(folder: Path) -> bool:
 
 
 def synthesize(folder: Path, images: int, labeled: int, seed: int, tick: Callable[[int, int, str], None]) -> None:
-    """Draw a complete folder or none. A folder that already holds synthetic data is left unchanged."""
+    """Draw a complete folder or none. A folder that already contains synthetic data is left unchanged."""
     wanted = [("images", images, images >= 1, "at least 1"), ("seed", seed, seed >= 0, "at least 0")]
     wanted.append(("labeled", labeled, 0 <= labeled <= max(0, images), f"from 0 to the number of images, {images}"))
     problems = [Problem(where, str(found), expected) for where, found, right, expected in wanted if not right]
@@ -131,7 +131,7 @@ class _Street:
 
 
 def _build(rng: np.random.Generator) -> tuple[_Street, list[_Thing]]:
-    """A street and its objects, nearest first."""
+    """Return a street and its objects, nearest first."""
     size = HEIGHT_PX, WIDTH_PX + 2 * _MARGIN_PX
     spots = rng.integers(0, 2, (size[0] + 2, size[1] + 2))
     blots = sum(spots[y : y + size[0], x : x + size[1]] for y in range(3) for x in range(3))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CPU_VALUES = 2**19  # logits at a time, few enough to fit into the CPU caches
-GPU_VALUES = 2**23  # logits at a time, enough to keep a GPU busy
+CPU_VALUES = 2**19  # logits processed at a time, few enough to fit into the CPU caches
+GPU_VALUES = 2**23  # logits processed at a time, enough to keep a GPU busy
 
 
 def negative_log_likelihood(logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:

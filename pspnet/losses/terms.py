@@ -44,5 +44,5 @@ def dice(given: Tensor, own: Tensor, pixels: Tensor, class_weights: Tensor) -> T
 
 
 def _positive(total: Tensor) -> Tensor:
-    """Return a divisor that keeps an empty sum at 0."""
+    """Return `total`, or a tiny number if it is 0, so that an empty sum divided by it is 0."""
     return total.clamp(min=torch.finfo(total.dtype).tiny)

@@ -1,8 +1,8 @@
 """The event log: what a command reports to the process that started it, as one JSON object per line.
 
-Each attempt has its own log. A flow creates the log and names it in PSPNET_EVENTS. It reads progress while the command
-runs, and afterwards the results and why the command ended. If a stage is tracked, its journal names the same log, and
-the sender reads the stage's records there. Printed text is for people, and no program reads it.
+Each attempt has its own log. A flow creates the log and passes its path in PSPNET_EVENTS. It reads progress while the
+command runs, and afterwards the results and why the command ended. If a stage is tracked, its journal refers to the
+same log, and the sender reads the stage's records there. Printed text is for people, and no program reads it.
 
 Each line has a `kind` and a time in milliseconds. Readers skip lines of an unknown kind.
 """
@@ -26,7 +26,7 @@ Event = dict[str, Any]
 
 
 def log() -> Path | None:
-    """The log that this process was asked to write."""
+    """Return the path of the log that this process was asked to write, if any."""
     name = os.environ.get(VARIABLE)
     return Path(name) if name else None
 

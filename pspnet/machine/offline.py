@@ -55,7 +55,7 @@ def configure_dvc(state: Path) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only this user can enter. DVC creates world-writable folders in it."""
+    """Create a folder that only this user can enter. DVC creates world-writable folders in it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.stat().st_mode & 0o077:
         path.chmod(0o700)

@@ -34,7 +34,7 @@ def partial_of(out: Path) -> Path:
 def whole_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """Yield an empty folder to fill, which becomes `out` if the block succeeds. Leftovers of a killed run are removed.
 
-    `needed_bytes` is the space that the output needs, for the message if there is too little.
+    `needed_bytes` is the space that the output needs, for the message if there is too little space.
     """
     partial = partial_of(out)
     _remove(partial)

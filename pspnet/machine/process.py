@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 _TORCHRUN = "TORCHELASTIC_RUN_ID"  # environment variable set in processes that torchrun starts
 LAUNCHER = "PSPNET_LAUNCHER"  # environment variable in those processes with the id of our process that runs torchrun
 LOCK_WAIT_SECONDS = 60  # an orphaned run may still be writing its last checkpoint
-STOP_SECONDS = 60  # because training saves its checkpoint first
+STOP_SECONDS = 60  # long enough for training to save its checkpoint first
 WATCH_SECONDS = 0.5
 POLL_SECONDS = 0.05
 CLOCK_SECONDS = 5.0  # allowance for clock adjustments
@@ -48,7 +48,7 @@ def collect_less_garbage() -> None:
 
 def _skip_last_collection() -> None:
     gc.freeze()
-    if "triton" in sys.modules:  # torch loads it for an optimizer; at exit it prints pages about what was not freed
+    if "triton" in sys.modules:  # torch loads it for an optimizer; at exit it prints pages about unfreed objects
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
@@ -206,7 +206,7 @@ def exclusive(path: Path, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iter
 
 @contextmanager
 def exclusive_on_machine(name: str, what: str, seconds: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
-    """Hold a lock that all users of this machine share: a socket name, which Linux frees when the process ends.
+    """Hold a lock that all users of this machine share: a socket name, which Linux releases when the process ends.
 
     A lock file would be left behind and would belong to the user who created it.
     """

@@ -32,7 +32,7 @@ Tick = Callable[[int, int, str], None]
 
 
 class _Console(Console):
-    """Return a console with text that cannot control the terminal, even if it contains hostile file names."""
+    """A console whose text cannot control the terminal, even if it contains hostile file names."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable_lines(text), **options)
@@ -43,7 +43,7 @@ err = _Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def print_differences(title: str, differing: Mapping[str, tuple[Any, Any]]) -> None:
-    """Print a table of parameters with both values. None is shown as missing."""
+    """Print a table of parameters with both values. A missing value (None) is left blank."""
     table = Table("parameter", "before", "now", title=title, title_justify="left")
     for key, values in differing.items():
         table.add_row(escape(key), *("" if value is None else escape(str(value)) for value in values))

@@ -43,9 +43,9 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def add(checkout: Path, tree: Path, commit: str) -> Path:
-    """Make a worktree. Return the folder that contains dvc.yaml in it."""
+    """Create a worktree, and return the folder in it that contains dvc.yaml."""
     discard(checkout, tree)
-    # --Force twice, because git still lists a locked worktree after an attempt is killed.
+    # `--force` twice, because git still lists a locked worktree after an attempt is killed.
     added = git(checkout, "worktree", "add", "--quiet", "--force", "--force", "--detach", str(tree), commit)
     if added.returncode:
         raise UserError(Problem(str(tree), f"cannot become a git worktree ({last_error_line(added)})"))

@@ -105,7 +105,7 @@ class SupervisedPSPNet(nn.Module):
         self.auxiliary_head = Head(middle, middle // 4, network.architecture.classes, network.architecture.dropout)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # (N, image_channels, H, W) -> 2 x (N, K, h, w)
-        """Return the main and auxiliary coarse logits. The loss enlarges them without ever holding them at full
+        """Return the main and auxiliary coarse logits. The loss enlarges them without ever storing them at full
         size.
         """
         features = self.network.backbone(images)

@@ -1,4 +1,4 @@
-"""Choose training settings: from the prepared set, this device and the minutes to spend, make a complete params.yaml
+"""Choose training settings: from the prepared set, this device and the minutes to spend, create a complete params.yaml
 with reasons.
 
 `facts.py` reads the prepared set (train and unlabeled, never test), `device.py` times training steps here, `rules.py`

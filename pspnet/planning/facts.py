@@ -1,5 +1,5 @@
-"""What the rules need to know about the data: sizes, counts, class shares, how thin objects are, and whether sides
-differ.
+"""What the rules need to know about the data: sizes, counts, class shares, how thin objects are, and whether left and
+right differ.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class DataFacts:
     height_px: int  # median
     width_px: int
     class_shares: dict[str, float]  # of the annotated pixels
-    thickness_px: dict[str, float]  # median of four times the mean distance to the edge: the width of a strip
+    thickness_px: dict[str, float]  # median over regions of 4 x the mean distance to the edge (a strip's width)
     # 0 if classes are mirror-symmetric, 1 if no class is ever at both a position and its mirror.
     left_right_differ: float
 

@@ -46,7 +46,7 @@ def time_loop(dataset: PreparedDataset, params: Params, state: Path) -> Measured
     with open_session("plan", "plan", state, params.runtime, device, tick) as session:
         for _ in finetune(supervised, preprocessing, splits, loss_of, own, session):
             pass
-    ended = {done: at for at, done in reversed(ticks)}  # when each step ended; later ticks come from validation
+    ended = {done: at for at, done in reversed(ticks)}  # when each step finished; later ticks come from validation
     steps = sorted(ended.values())
     last = steps[-1]
     return Measured(

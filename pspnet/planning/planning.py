@@ -67,7 +67,7 @@ def _line_of(choice: Choice) -> str:
 
 
 def _prepared(folder: Path) -> PreparedDataset:
-    """Return the prepared set, after making it from data/raw if it is missing or outdated."""
+    """Return the prepared set, after creating it from data/raw if it is missing or outdated."""
     command = dvc_command("--wait-for-lock", "repro", "--quiet", "prepare")
     if subprocess.run(command, check=False).returncode:
         raise UserError(Problem("dvc repro prepare", "failed", fix="See the message above."))

@@ -28,14 +28,14 @@ class Rung(NamedTuple):
 
 
 LADDER = (Rung(18, 0.25, 16), Rung(18, 0.5, 16), Rung(18, 1.0, 16), Rung(50, 1.0, 16), Rung(50, 1.0, 8))
-# Images needed for each rung. If it sees fewer, the rung before it is used.
+# Images needed for each rung. If a network sees fewer images, the rung before it is used.
 IMAGES_NEEDED = (0, 8_000, 60_000, 150_000, 400_000)
 CROP_PIXELS = {"cpu": 320 * 240, "cuda": 473 * 473}
 STEP_PIXELS = {"cpu": 16 * 192 * 192, "cuda": 16 * 473 * 473}
 LOADED_SHARE = 0.9  # share of the time spent on steps; the rest is for loading and validation
 START_SECONDS = 5  # time until the first step: imports, the network, the loader
 SPARE_SHARE = 0.04  # share of the time kept for checkpoints and for a machine that becomes slower after timing
-VALIDATION_SHARE = 0.08  # largest share of the time
+VALIDATION_SHARE = 0.08  # largest share of the time that validation may take
 MOST_VALIDATIONS = 20
 SAME = 0.15  # a direction can be mirrored if its two ends differ by less than this
 RARE = 0.02  # share of the pixels below which a class is rare
@@ -128,7 +128,7 @@ def network(plan: Plan) -> Iterator[Choice]:
 
 
 def _climb(plan: Plan) -> tuple[Rung, float, int]:
-    """Return the rung, its seconds per step, and the number of images it sees in the time."""
+    """Return the chosen rung, its seconds per step, and the number of images it sees in the available time."""
     rungs = [(plan.imported, 0)] if plan.imported else list(zip(LADDER, IMAGES_NEEDED, strict=True))
     best: tuple[Rung, float, int] | None = None
     for rung, needed in rungs:
@@ -162,7 +162,7 @@ def loss(plan: Plan) -> Iterator[Choice]:
 def optimizer(plan: Plan) -> Iterator[Choice]:
     small = plan["backbone.width"] < 1
     rate = 0.002 if small else 0.001
-    yield Choice("finetune.optimizer.kind", "adamw", "as in the recipes from random weights; SGD is not compared yet")
+    yield Choice("finetune.optimizer.kind", "adamw", "as in the recipes from random weights; SGD not measured yet")
     yield Choice(
         "finetune.optimizer.learning_rate",
         rate,
@@ -203,7 +203,7 @@ RULES: tuple[Rule, ...] = (
 
 
 class Measured(NamedTuple):
-    """Measure how long the real loop takes on this data, including loading."""
+    """How long the real loop takes on this data, including loading."""
 
     step_seconds: float
     val_image_seconds: float
@@ -223,7 +223,7 @@ def duration(plan: Plan, measured: Measured) -> Iterator[Choice]:
     yield Choice("finetune.epochs", epochs, said)
     share = validations * one_validation / plan.seconds
     yield Choice("finetune.validations", validations, f"{one_validation:.1f} s each, {share:.0%} of the time")
-    yield Choice("finetune.patience_validations", 0, "the schedule is made for the whole time")
+    yield Choice("finetune.patience_validations", 0, "the schedule covers the whole time")
     warmup = round(0.05 * steps)
     yield Choice("finetune.optimizer.warmup_steps", warmup, "5% of the steps")
     decay = round(min(0.999, max(0.9, 1 - 10 / steps)), 4)

@@ -35,7 +35,8 @@ class Decisions:
     is_used: NDArray[np.bool_]
     has_mask: NDArray[np.bool_]
     verdicts: list[Verdict] = field(default_factory=list)
-    repeated: dict[Split, int] = field(default_factory=dict)  # held-out images that look like another in their split
+    # held-out images that look like another image in their split
+    repeated: dict[Split, int] = field(default_factory=dict)
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
@@ -49,7 +50,7 @@ class Pieces:
         self._paths = [folder / piece.name for piece in pieces]
 
     def batches(self, *columns: str) -> Iterator[tuple[int, Any]]:
-        """Yields (index of the first sample, pyarrow.RecordBatch)."""
+        """Yield (index of the first sample, pyarrow.RecordBatch)."""
         place = 0
         for path in self._paths:
             for batch in batches(path, columns):
@@ -101,7 +102,7 @@ def lacking_masks(raw: RawDataset, decisions: Decisions) -> list[Problem]:
 
 
 def digests_in(batch: Any, column: str) -> NDArray[np.uint8]:
-    """(N, 32); zeros where there is no digest."""
+    """Return the digests in a column: (N, 32), with zeros where there is no digest."""
     data = b"".join(batch.column(column).fill_null(bytes(32)).to_pylist())
     return np.frombuffer(data, np.uint8).reshape(-1, 32)
 
@@ -117,7 +118,7 @@ def _glances(batch: Any) -> NDArray[np.uint8]:
 
 
 def contradiction(own: RawSample, other: RawSample) -> Problem:
-    """Return a problem: two samples have the same image but different masks."""
+    """Return the problem that two samples have the same image but different masks."""
     masks = " and ".join(sample.mask.path for sample in (own, other) if sample.mask)
     found = f"is the same image as {other.image}, but their masks differ ({masks})"
     fix = "Keep the right mask, and remove the other image with its mask."
@@ -125,7 +126,7 @@ def contradiction(own: RawSample, other: RawSample) -> Problem:
 
 
 def copy(own: RawSample, kept: RawSample, where: str) -> Problem:
-    """Return a problem: two samples have the same image."""
+    """Return the problem that two samples have the same image."""
     found = f"is the same image as {kept.image} ({where})"
     return Problem(own.image, found, "each image once", "Remove one of them.", "duplicate")
 

@@ -103,7 +103,7 @@ class Classes:
 
 
 def _parts(values: Any) -> NDArray[np.int64]:
-    """The components used to measure the distance between values: red, green and blue for a color."""
+    """Return the components used to measure the distance between values: red, green and blue for a color."""
     whole = np.asarray(values, np.int64)[..., None]
     return np.where(whole >= COLOR, whole >> np.array([16, 8, 0]) & 255, whole)
 
@@ -130,7 +130,7 @@ class _ClassesFile(Section):
 
 
 class Declared(NamedTuple):
-    """The classes named by params.yaml, classes.yaml or a layout."""
+    """The classes defined by params.yaml, classes.yaml or a layout."""
 
     classes: Mapping[str, MaskValue | list[MaskValue]]
     colors: Mapping[str, list[int]]

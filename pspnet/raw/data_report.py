@@ -31,7 +31,7 @@ Picture = dict[str, Any]
 
 
 def absent_classes(dataset: PreparedDataset) -> list[Problem]:
-    """Return a problem for each split in which no mask shows some class."""
+    """Return a problem for each split with a class that appears in none of its masks."""
     problems = []
     for split in ANNOTATED:
         pairs = zip(dataset.classes, dataset.class_pixels[split], strict=True)

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from pspnet.dataset.store.splits import Split
 from pspnet.raw.images import GLANCE_PX
 
-# Of two images, the image in the higher split is kept. Losing a training image is better than losing a test image.
+# Of two images, the image in the split with the higher rank is kept. Losing a training image is better than losing a
+# test image.
 RANK: dict[Split, int] = {"test": 3, "val": 2, "train": 1, "unlabeled": 0}
 HELD_OUT = RANK["val"]
 FLAT = 24  # gray levels between the darkest and the brightest part; below this contrast nothing is recognizable
 MOST_BITS = 15  # bits of 256 that may differ; with 16 bands, at least one is always equal
 MOST_LEVELS = 2.5  # mean difference between two glances, in gray levels
-WINDOW = 24  # neighbors compared in each band; this keeps the time linear
+WINDOW = 24  # number of neighbors compared in each band; the limit keeps the time linear
 
 Pairs = dict[int, int]  # index of the image to drop -> index of the image to keep
 
@@ -63,8 +64,8 @@ def _equal(digests: NDArray[np.uint8], order: NDArray[np.int64]) -> Iterator[lis
 
 
 def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, GLANCE_PX, GLANCE_PX) -> (N, 32): a bit is set where a picture gets brighter. A flat picture gives all
-    zeros.
+    """Hash small gray pictures: (N, GLANCE_PX, GLANCE_PX) -> (N, 32). A bit is set where a picture gets brighter from
+    one pixel to the next. A flat picture gives all zeros.
     """
     bits = glances[:, : GLANCE_PX - 1, 1:] > glances[:, : GLANCE_PX - 1, :-1]
     hashes = np.packbits(bits.reshape(len(glances), -1), axis=1)
@@ -73,8 +74,8 @@ def hashes_of(glances: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return pairs from two splits, at least one held out, that might look the same, lower rank first. `hashes`:
-    (N, 32).
+    """Return pairs of images from two splits, at least one of them held out, that might look the same. The image with
+    the lower rank comes first. `hashes`: (N, 32).
     """
     found: set[tuple[int, int]] = set()
     for one, other in _neighbors(hashes, np.flatnonzero(ranks >= 0)):
@@ -87,7 +88,7 @@ def look_alikes(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> list[tup
 
 
 def repeated(hashes: NDArray[np.uint8], ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return (N,) flags: whether a held-out picture looks like another in its split, as video frames do."""
+    """Return (N,) flags: whether a held-out picture looks like another picture in its split, as video frames do."""
     marks = np.zeros(len(hashes), bool)
     for one, other in _neighbors(hashes, np.flatnonzero(ranks >= HELD_OUT)):
         alike = (ranks[one] == ranks[other]) & _are_alike(hashes, one, other)

@@ -20,7 +20,7 @@ STREAMS = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|7z|rar|gz|bz2|xz|zst)$", re.IGN
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # names that start with a dot are hidden too
 MOST_MEMBERS = 200_000  # members in an archive; listing them takes about ten seconds and 300 MB
 LISTED_BYTES = 128  # bytes per member in the listing of a .zip, unless names are unusually long
-MOST_OPEN = 4  # archives open at once; ids are read in order, so archives are too
+MOST_OPEN = 4  # archives kept open; ids are read in order, so archives are too
 PACK_AGAIN = "Pack the archive again."
 
 
@@ -113,7 +113,7 @@ class RawFiles:
                 yield _nameless(path) if UNPRINTABLE.search(path) else RawFile(str(unpacked), path)
 
     def read(self, path: str, max_bytes: int) -> bytes:
-        """Return the bytes of the file at a RawFile's path. A larger file is refused before it is read."""
+        """Return the bytes of the file at a RawFile's path. A larger file is rejected before it is read."""
         if archive := self._archive_of(path):
             return self._opened(archive).read(path.removeprefix(f"{archive}/"), max_bytes)
         return read_file(f"{self.root}/{path}", max_bytes)
@@ -216,7 +216,7 @@ class _Tar:
                 for count, info in enumerate(file, start=1):
                     if count > MOST_MEMBERS:
                         raise _too_many()
-                    file.members = []  # type: ignore[attr-defined]  # otherwise it keeps a kilobyte for each member
+                    file.members = []  # type: ignore[attr-defined]  # otherwise `file` keeps a kilobyte for each member
                     name, found = _safe(info.name)
                     if info.isdir():
                         continue
@@ -263,7 +263,9 @@ def _safe(name: str) -> tuple[str, Refused | None]:
 
 
 def _check_listing(path: Path) -> None:
-    """Refuse a .zip with too many members by reading its end, before zipfile creates an object for each."""
+    """Reject a .zip with too many members. This reads only the end of the file, before zipfile creates an object for
+    each member.
+    """
     with path.open("rb") as file:
         end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if end and end[zipfile._ECD_SIZE] > MOST_MEMBERS * LISTED_BYTES:  # type: ignore[attr-defined]

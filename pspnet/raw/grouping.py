@@ -46,7 +46,7 @@ def grouped(
             expected = f"an id in which dataset.group_pattern {group_pattern} finds a group"
             start = " (`^` stands for the start of the id)" if (group_pattern or "").startswith("^") else ""
             fix = f"Change the pattern{start} or rename the file."
-            yield Problem(item.image, f"id '{item.id}' names no group", expected, fix, "no_group")
+            yield Problem(item.image, f"has id '{item.id}', which contains no group", expected, fix, "no_group")
 
 
 def _group(found: FoundImage, pattern: str | None) -> str | None:

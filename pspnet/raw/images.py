@@ -103,14 +103,14 @@ def _glance(rgb: Image.Image, orientation: int) -> bytes:
 # Warning filters and Pillow's pixel limit are global to the process. The first thread that decodes sets them and the
 # last one restores them; each thread records its own warnings. The lock is not held while decoding.
 _ENTERING_OR_LEAVING = threading.Lock()
-_limits: list[int] = []  # one entry per open block
+_limits: list[int] = []  # `max_pixels` of each open `limited_pillow` block
 _put_back = ExitStack()
 _recorded: ContextVar[list[str] | None] = ContextVar("_recorded", default=None)
 
 
 @contextmanager
 def limited_pillow(max_pixels: int) -> Iterator[list[str]]:
-    """Limits Pillow to at least `max_pixels`; its warnings go to the yielded list and nowhere else."""
+    """Limit Pillow to at least `max_pixels`, and yield a list. Pillow's warnings go to that list and nowhere else."""
     with _ENTERING_OR_LEAVING:
         if not _limits:
             _put_back.enter_context(_own_settings())
@@ -153,7 +153,7 @@ def _own_settings() -> Iterator[None]:
 
 
 def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
-    """The image, fully decoded but not turned upright, and its EXIF orientation."""
+    """Return the image, fully decoded but not turned upright, and its EXIF orientation."""
     if not data:
         raise Refused("is empty (0 bytes)", "an image")
     try:
@@ -183,8 +183,8 @@ def decoded(data: bytes, max_pixels: int) -> tuple[Image.Image, int]:
 
 
 def _scans(data: bytes) -> int:
-    """An upper bound on the scans of a JPEG. Each scan covers the whole picture, and a scan can be as small as 95
-    bytes.
+    """Return an upper bound on the number of scans in a JPEG. Each scan covers the whole picture, and a scan can be as
+    small as 95 bytes.
     """
     if (most := data.count(START_OF_SCAN)) <= MOST_SCANS:
         return most
@@ -196,7 +196,9 @@ def _scans(data: bytes) -> int:
 
 
 def _may_be_turned(image: Image.Image) -> bool:
-    """A quick check: most images have no orientation, and reading EXIF is slow for small ones."""
+    """Return whether the image may have an EXIF orientation. Most images have none, and reading EXIF is slow for small
+    images.
+    """
     return isinstance(image, TiffImageFile) or any("exif" in key or "xmp" in key for key in image.info)
 
 
@@ -207,7 +209,9 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
 
 
 def bits_per_channel(image: Image.Image, data: bytes) -> int:
-    """Bits per channel in the file: Pillow turns 2 and 4 bits into 8, and also 16 bits in color images."""
+    """Return the bits per channel in the file. Pillow hides them: it turns 2 and 4 bits into 8, and also 16 bits in
+    color images.
+    """
     if isinstance(image, TiffImageFile):
         return int(image.tag_v2.get(258, (8,))[0])
     return data[24] if image.format == "PNG" else 8
@@ -218,13 +222,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((_sixteen_bits(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
         kind = "floating-point pixels" if image.mode == "F" else f"{image.mode} colors"
-        raise Refused(f"has {kind}", "gray, RGB or CMYK of 8 or 16 bits", "Convert it to 8-bit gray or RGB.")
+        raise Refused(f"has {kind}", "gray, RGB or CMYK with 8 or 16 bits", "Convert it to 8-bit gray or RGB.")
     return image if image.mode == "RGB" else image.convert("RGB")  # convert always copies
 
 
 def _sixteen_bits(image: Image.Image) -> NDArray[np.uint16]:
-    """The 16-bit values; callers keep the upper 8 bits of every image, since stretching each image differently would
-    distort brightness.
+    """Return the 16-bit values. Callers keep the upper 8 bits of every image, because stretching each image differently
+    would distort brightness.
     """
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:

@@ -23,13 +23,13 @@ class InColors(Refused):
 
 
 class RawMask(Protocol):
-    """A mask found by a layout. It is small when pickled. Its repr names everything it depends on except file
+    """A mask found by a layout. It is small when pickled. Its repr includes everything it depends on except file
     contents.
     """
 
     @property
     def path(self) -> str:
-        """The file named in problem reports."""
+        """The file that problem reports refer to."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def _all_levels(
     masks = [Levels(path, threshold).values(files, max_pixels, max_bytes) for path in paths]
     for path, mask in zip(paths, masks, strict=True):
         if mask.shape != masks[0].shape:
-            found = f"and the other masks of its image differ in size: {path} from {paths[0]}"
+            found = f"is not the same size as the other masks for this image: {path} differs from {paths[0]}"
             raise Refused(found, "masks of one size")
     return masks
 

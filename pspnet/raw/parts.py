@@ -37,7 +37,7 @@ def write_part(raw: RawDataset, part: Part, out: Path, tick: Tick) -> None:
     """Check the pieces of a part and write them into a folder. If killed and restarted, it resumes."""
     own = part.select(raw.pieces)
     check_pieces(own, out, raw.files, raw.rules, tick)
-    for path in {*out.glob("*.arrow")} - {out / piece.name for piece in own}:  # made from data that has since changed
+    for path in {*out.glob("*.arrow")} - {out / piece.name for piece in own}:  # from data that has since changed
         path.unlink()
     with whole_file(out / FACTS) as partial:
         partial.write_text(json.dumps({"part": str(part)}) + "\n", encoding="utf-8")
@@ -55,13 +55,13 @@ def join(folders: Sequence[Path], raw: RawDataset, into: Path, tick: Tick) -> No
         fix = (
             f"Add {', '.join(map(str, lacking))}."
             if lacking
-            else "Make the parts again, because the raw data, the parameters or the code have changed."
+            else "Create the parts again, because the raw data, the parameters or the code have changed."
         )
         raise UserError(Problem("--merge", found, "all parts of this raw data", fix))
 
 
 def take(raw: RawDataset, into: Path, tick: Tick) -> None:
-    """Take pieces from the parts that other machines made for this run, if their data, rules and code match."""
+    """Take pieces from the parts that other machines checked for this run, if their data, rules and code match."""
     if found := os.environ.get("PSPNET_PARTS"):
         folders = [path for path in Path(found).glob("*") if path.is_dir()]
         take_same(raw.pieces, folders, into, raw.files, raw.rules.max_bytes, tick)
@@ -72,5 +72,5 @@ def _part_in(folder: Path) -> Part:
     try:
         return parse_part(str(json.loads(path.read_text(encoding="utf-8"))["part"]))
     except (OSError, ValueError, TypeError, KeyError):
-        fix = "Make it with: pspnet prepare --part"
+        fix = "Create it with: pspnet prepare --part"
         raise UserError(Problem(str(folder), f"has no readable {FACTS}", "a complete part", fix)) from None

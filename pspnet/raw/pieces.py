@@ -1,8 +1,8 @@
 """Split the samples into pieces. The result of checking a piece is a single file, so a killed run can resume and
 several machines can share the work.
 
-A piece's file name combines its samples, rules and code with the stamps of its raw files, so the machine that made it
-recognizes it by name. It contains digests of the raw files, so that a different machine, with different stamps, can
+A piece's file name combines its samples, rules and code with the stamps of its raw files, so the machine that created
+it recognizes it by name. It contains digests of the raw files, so that a different machine, with different stamps, can
 recognize it.
 """
 
@@ -34,7 +34,7 @@ from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import CheckedSample, Rules
 
 PIECE = 256  # samples
-KEPT_FOLDERS = 3  # folders of failed runs that are kept
+KEPT_FOLDERS = 3  # number of folders of failed runs that are kept
 BATCH_BYTES = 2**24  # samples held in memory before a batch is written
 PACKAGES = ("numpy", "pillow")
 
@@ -100,7 +100,7 @@ def _piece(samples: Sequence[RawSample], files: RawFiles, settings: str) -> Piec
 
 
 def folder_of(pieces: Sequence[Piece], below: Path) -> Path:
-    """The folder for these pieces. Concurrent runs with different data, rules or code use different folders."""
+    """Return the folder for these pieces. Concurrent runs with different data, rules or code use different folders."""
     names = "\n".join(piece.name for piece in pieces)
     return below / hashlib.sha256(names.encode()).hexdigest()[:16]
 
@@ -120,7 +120,7 @@ def take_over(pieces: Sequence[Piece], folder: Path) -> None:
 def take_same(
     pieces: Sequence[Piece], folders: Sequence[Path], into: Path, files: RawFiles, max_bytes: int, tick: Tick
 ) -> list[Piece]:
-    """Take pieces that were made elsewhere from identical raw files, and return the pieces still missing."""
+    """Take pieces that were created elsewhere from identical raw files, and return the pieces still missing."""
     into.mkdir(parents=True, exist_ok=True)
     missing, done, total = [], 0, sum(piece.count for piece in pieces)
     for piece in pieces:
@@ -155,7 +155,7 @@ def _contents_in(path: Path) -> list[bytes]:
 
 
 def content_of(sample: RawSample, files: RawFiles, max_bytes: int, known: Mapping[str, bytes] | None = None) -> bytes:
-    """Return the digest of all files of a sample. `known` holds the digests of files that were already read."""
+    """Return the digest of all files of a sample. `known` contains the digests of files that were already read."""
     digests = [(known or {}).get(path) or _content(path, files, max_bytes) for path in sample.paths]
     return hashlib.sha256(b"".join(digests)).digest()
 
@@ -168,7 +168,7 @@ def _content(path: str, files: RawFiles, max_bytes: int) -> bytes:
 
 
 class HashingFiles(RawFiles):
-    """Return the same files, with a digest of each file that was read."""
+    """The same files, with a digest of each file that was read."""
 
     def __init__(self, files: RawFiles) -> None:
         super().__init__(files.root)
@@ -246,7 +246,7 @@ def verdicts_in(text: str) -> list[Verdict]:
 
 
 def batches(path: Path, columns: Sequence[str] = ()) -> Iterator[Any]:
-    """Yield the record batches of a piece, with only these columns, or all columns if none are named."""
+    """Yield the record batches of a piece, with only these columns, or all columns if none are given."""
     options = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name) for name in columns])
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
         for number in range(reader.num_record_batches):

@@ -22,7 +22,7 @@ def write_prepared(
     listing: Path,
 ) -> tuple[PreparedDataset, list[Verdict]]:
     """Write the dataset and its report into `out`. `checked` is the folder of the pieces. `listing` is the CSV file
-    that names every problem if they stop the stage.
+    that lists every problem if the problems stop the stage.
     """
     pieces = Pieces(checked, found.pieces)
     decisions = decide(found, pieces, prepare, dataset.labeled_fraction)

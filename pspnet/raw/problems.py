@@ -25,7 +25,7 @@ KEPT: tuple[Outcome, ...] = ("fixed", "allowed")  # the image is used
 class Verdict:
     problem: Problem
     outcome: Outcome
-    mendable: bool = False  # whether the `fix` policy repairs it
+    mendable: bool = False  # whether the `fix` policy can repair the problem
 
 
 def judge(problem: Problem, policies: ProblemsParams, mendable: bool = False) -> Verdict:
@@ -44,7 +44,7 @@ def stop_for(
     verdicts: Sequence[Verdict], found: int, prepare: PrepareParams, raw: Path, listing: Path,
     lacking: Sequence[Problem] = (),
 ) -> None:  # fmt: skip
-    """Raise if a policy says so, too many files are quarantined, or splits lack masks (`lacking`). `listing` then names
+    """Raise if a policy says so, too many files are quarantined, or splits lack masks (`lacking`). `listing` then lists
     every problem. `found` is the number of images and other files.
     """
     errors = [one for one in verdicts if one.outcome == "error"]
@@ -88,7 +88,7 @@ def helpful(stopping: Sequence[Verdict]) -> list[str]:
 
 
 def counted(count: int, name: str) -> str:
-    """`1 file`, `2 files`"""
+    """Return the count with its noun: `1 file`, `2 files`."""
     return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
 
 

@@ -41,7 +41,9 @@ class Shape(Protocol):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A mask drawn from shapes, with later shapes on top. If no size is given, it is the size of its upright image."""
+    """A mask drawn from shapes, with later shapes on top. If no size is given, the mask is the size of its upright
+    image.
+    """
 
     path: str
     size: tuple[int, int] | None  # height, width
@@ -225,7 +227,7 @@ def _turned(
 
 
 def _inside(x: NDArray[np.float64], y: NDArray[np.float64], height: int, width: int, name: str) -> NDArray[np.bool_]:
-    """(H, W): Return True for pixels to the right of an odd number of crossings of the outline with the row."""
+    """Return (H, W): True for pixels to the right of an odd number of crossings of the outline with the row."""
     end_x, end_y = np.roll(x, -1), np.roll(y, -1)
     first = np.clip(np.ceil(np.minimum(y, end_y) - 0.5), 0, height).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y, end_y) - 0.5), 0, height).astype(np.int64)

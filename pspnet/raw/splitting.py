@@ -22,8 +22,8 @@ def assign_splits(
     """Return the split of each group, and verdicts on groups with conflicting official splits.
 
     A group takes its official split. Without an official split, it takes `unlabeled` if it has no mask, and otherwise a
-    split chosen by a hash of its name. With `classes_in` (group -> class -> images with it), each split gets its share
-    of each class instead.
+    split chosen by a hash of its name. With `classes_in` (group -> class -> number of images that show it), each split
+    gets its share of each class instead.
 
     An image without a mask goes into its group's split, so that pretraining never sees the scenes of val and test.
     """

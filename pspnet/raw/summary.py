@@ -27,7 +27,7 @@ class Summary:
         self._digests = {split: hashlib.sha256(names) for split in SPLITS}
 
     def add(self, record: Record, channel_sums: Sequence[int], class_counts: Mapping[int, int]) -> None:
-        """`channel_sums` holds the number of pixels, the sums of red, green and blue, and the sums of their squares."""
+        """`channel_sums` are the number of pixels, the sums of red, green and blue, and the sums of their squares."""
         split = record.split
         self._images[split] += 1
         self._digests[split].update(f"{record.sha256} {json.dumps(record.id)}\n".encode())

@@ -1,4 +1,4 @@
-"""Check one image and its mask: they are fit for training, repaired, or left out with a reason."""
+"""Check one image and its mask, which are then accepted, repaired, or left out with a reason."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from pspnet.raw.sample import RawSample
 BYTES_PER_PIXEL = 8  # for uncompressed 16-bit RGBA
 METADATA_BYTES = 2**24
 BLURRED_FROM = 8  # different unknown values in a blurred mask
-BLURRED_SHARE = 0.3  # largest share of unknown pixels in a blurred mask; above that, the class values must be wrong
+BLURRED_SHARE = 0.3  # largest share of unknown pixels in a blurred mask; with more, the class values must be wrong
 COPY_AGAIN = "Copy or export it again, or remove it."
 SAME_SHAPE = 0.01  # largest relative difference in aspect ratio between a mask and its image
 
@@ -46,7 +46,7 @@ class Rules:
 
 @dataclass
 class CheckedSample:
-    """A checked sample, repaired where the policies allow it. Without an image, it is not used."""
+    """A checked sample, repaired where the policies allow it. A sample without an image is not used."""
 
     sample: RawSample
     verdicts: list[Verdict] = field(default_factory=list)
@@ -135,11 +135,11 @@ def _fitted(checked: CheckedSample, values: Values, image: StoredImage, rules: R
         return values
     if values.shape == stored:
         return TURNS[image.orientation](values)
-    found = f"has {width} x {height} pixels, its image {checked.sample.image} {image.width} x {image.height}"
+    found = f"has {width} x {height} pixels, but its image {checked.sample.image} has {image.width} x {image.height}"
     fix = "Export it again at that size. If you must scale it, use nearest neighbor, so that classes do not blend."
     same_shape = abs(width * image.height / (height * image.width) - 1) <= SAME_SHAPE and image.orientation == 1
     where = checked.sample.mask.path if checked.sample.mask else ""
-    _judge(checked, Problem(where, found, "a mask of its image's size", fix, "mask_size"), rules, mendable=same_shape)
+    _judge(checked, Problem(where, found, "the same size as its image", fix, "mask_size"), rules, mendable=same_shape)
     return _scaled(values, image.height, image.width)
 
 

@@ -19,12 +19,12 @@ from pspnet.raw.problems import judge
 from pspnet.raw.sample import RawSample
 from pspnet.raw.validation import CheckedSample, Rules, check
 
-PROCESS_BYTES = 2**25  # bytes of raw files; less work is not worth starting another process
+PROCESS_BYTES = 2**25  # bytes of raw files per process; starting a process is not worth it for less
 POLL_SECONDS = 0.2
 
 
 class _Stopped(Exception):
-    """The parent has given up; raised in a worker."""
+    """Raised in a worker when the parent has given up."""
 
 
 def check_pieces(
@@ -174,7 +174,7 @@ class _Workers:
 
 
 def _begin(counter: Any, *own: Any) -> None:
-    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches every process in the terminal, but the parent decides
+    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches every process in the terminal, but the parent decides when to stop
     parent = parent_process()
     assert parent
     die_with_parent(SIGKILL, parent.pid)

@@ -1,4 +1,4 @@
-"""The base class of self-supervised methods: views made in the loader, a head on the backbone, and a loss."""
+"""The base class of self-supervised methods: views created in the loader, a head on the backbone, and a loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

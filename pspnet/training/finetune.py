@@ -1,4 +1,4 @@
-"""Supervised training: one loss on the main and the auxiliary logits. The best weights on val are kept."""
+"""Supervised training: one loss on the main and auxiliary logits. The best weights on val are kept."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -82,7 +82,7 @@ def finetune(
     steps = Steps("finetune", session, supervised, groups, splits.train, params, average)
     ends = validation_steps(params, steps.count)
     state, logits_of = steps.state, compiled(steps.shared, runtime)
-    kept = supervised if average is None else average  # this is what is measured and saved in the bundle
+    kept = supervised if average is None else average  # this is what is evaluated and saved in the bundle
     # Twice the training crop is the largest context that the network has learned to use, and if a batch fits into
     # memory, so does a window of this size.
     window = 2 * max(params.crop_height_px, params.crop_width_px)
@@ -149,7 +149,7 @@ def finetune(
 
 
 def validation_steps(params: FinetuneParams, steps: int) -> list[int]:
-    """Return the evenly spaced steps after which the network is measured on val. The last of them ends the training."""
+    """Return the evenly spaced steps after which the network is evaluated on val. The last of them ends training."""
     if params.validations > steps:
         problem = Problem("finetune.validations", f"is {params.validations}", f"at most {steps}, the number of steps")
         raise UserError(problem)

@@ -18,7 +18,7 @@ ENDS = ("user", "memory", "bug", "busy", "killed", "interrupted", "done")
 
 
 def devices() -> int:
-    """The number of devices that share the images of a step. It affects the last digits of results."""
+    """Return the number of devices that share the images of a step. It affects the last digits of results."""
     setting = os.environ.get("PSPNET_DEVICES", "1")
     if not setting.isdigit() or int(setting) < 1:
         raise UserError(Problem("PSPNET_DEVICES", f"is '{setting}'", "a whole number, 1 or more"))
@@ -59,8 +59,8 @@ def launch(stage: str, count: int, log: Path) -> int:
 
 
 def blame(stage: str, count: int, log: Path, logs: Path, asked: bool) -> int:
-    """Report how the process at fault ended as the end of the stage. A process that is slow to end when `asked` is not
-    at fault.
+    """Report the exit of the process at fault as the exit of the stage. A process that is slow to end when `asked` is
+    not at fault.
     """
     killed = {"class": "killed", "status": 128 + signal.SIGKILL}  # it wrote no exit event
     told = {event.get("rank"): event for event, _ in events.read(log) if event["kind"] == "exit"}

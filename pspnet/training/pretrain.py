@@ -26,7 +26,7 @@ def open_views(
     fill: tuple[int, int, int],
     seed: int,
 ) -> UnlabeledViews:
-    """All images in `splits`, with or without masks, as views made by `method`."""
+    """Return all images in `splits`, with or without masks, as views created by `method`."""
     index, size = dataset.index(), (params.crop_px, params.crop_px)
     augmentation = Augmentation.from_params(params, *size, fill=fill, ignore=dataset.ignore)
     own = index[index["split"].isin(splits)]

@@ -229,7 +229,7 @@ class TestCheckBatch:
             (
                 "masks/x.png",
                 encoded(np.zeros((3, 3), np.uint8)),
-                "masks/x.png: has 3 x 3 pixels, its image images/may/",
+                "masks/x.png: has 3 x 3 pixels, but its image images/may/",
             ),
             ("images/x.png", encoded(noise(2, 3), "JPEG"), "images/x.png: is actually a JPEG"),
         ],
@@ -338,7 +338,7 @@ class TestCheckBatch:
 
     def test_an_image_without_a_group_is_reported(self, batch: Path, raw: Path) -> None:
         [problem] = self.problems(batch, raw, group_pattern="^(a|early|x)")
-        assert problem.startswith(f"{batch}/images/x.png: id 'may/x' names no group")
+        assert problem.startswith(f"{batch}/images/x.png: has id 'may/x', which contains no group")
         assert self.check(batch, raw, group_pattern="(a|early|x)").groups == 1
 
     @pytest.mark.parametrize("name", ["", "..", "../x", "/x", ".hidden", "a//b", "a\nb", "x/", "./x"])

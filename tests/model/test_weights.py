@@ -81,7 +81,7 @@ def test_pretrained_weights_fit_a_finer_output_stride(tmp_path: Path) -> None:
 def test_a_backbone_of_a_different_shape_is_refused(tmp_path: Path) -> None:
     PretrainedBackbone("rotation", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 32, 0), tmp_path)
     with pytest.raises(
-        UserError, match=r"contains a ResNet-18 of width 0\.125 and stem seven .* expected ResNet-50 of width 1 "
+        UserError, match=r"contains a ResNet-18 with width 0\.125, stem seven .* expected ResNet-50 with width 1, "
     ):
         PretrainedBackbone.open(tmp_path).load_into(ResNet(50, 1.0, 8), tmp_path)
 

@@ -112,7 +112,7 @@ def test_masks_of_different_sizes_are_reported(tmp_path: Path) -> None:
     write_mask(tmp_path, "masks/scratch/1", [[0, 0], [0, 0]])
     [sample] = found(tmp_path, params(BY_ID))[0].values()
     problem = left_out(outcome(tmp_path, params(BY_ID), sample))
-    assert "differ in size: masks/scratch/1.png from masks/dent/1.png" in problem.found
+    assert "masks/scratch/1.png differs from masks/dent/1.png" in problem.found
 
 
 def test_a_mask_below_the_images_folder_is_never_treated_as_an_image(tmp_path: Path) -> None:

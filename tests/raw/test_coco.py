@@ -260,7 +260,10 @@ def test_a_wrong_size_is_reported_and_a_missing_one_is_taken_from_the_image(tmp_
     dataset = params(COCO)
     [sample] = found(tmp_path, dataset)[0].values()
     problem = left_out(outcome(tmp_path, dataset, sample))
-    assert (problem.where, problem.found) == ("annotations/all.json", "has 6 x 5 pixels, its image images/a.jpg 6 x 4")
+    assert (problem.where, problem.found) == (
+        "annotations/all.json",
+        "has 6 x 5 pixels, but its image images/a.jpg has 6 x 4",
+    )
     write_coco(tmp_path, object_([SQUARE]), images=[image(height=None, width=None)])
     assert drawn(tmp_path) == ["......", ".11...", ".11...", "......"]
 
@@ -309,7 +312,7 @@ def test_images_with_the_same_id_and_images_listed_twice_are_reported(tmp_path: 
         ("[" * 100_000, r"is not JSON \(maximum recursion depth"),
         ("\udcff", r"is not JSON"),
         ('{"images": ' + "9" * 5000 + "}", r"is not JSON \(Exceeds the limit"),
-        ("[1, 2]", r"holds list, not an object"),
+        ("[1, 2]", r"contains list, not an object"),
         ("{}", r"has no list of objects 'categories'"),
         ('{"categories": [1]}', r"has no list of objects 'categories'"),
         ('{"categories": [{"id": 1}]}', r"has a category \{'id': 1\}; expected an id and a name for each"),

@@ -220,7 +220,7 @@ def test_mistakes_in_the_lists_and_the_labelmap_are_reported(tmp_path: Path) -> 
     for split in ("train", "val"):
         write(tmp_path / f"ImageSets/Segmentation/{split}.txt", "a\n")
     _, [problem, *_] = found(tmp_path, params(MASKS))
-    assert problem.found == "names a, which is also in ImageSets/Segmentation/val.txt"
+    assert problem.found == "lists a, which is also in ImageSets/Segmentation/val.txt"
     write(tmp_path / "ImageSets/Segmentation/val.txt", b"\xff")
     with pytest.raises(UserError, match=r"val\.txt: is not UTF-8 text"):
         found(tmp_path, params(MASKS))

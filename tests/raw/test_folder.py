@@ -76,7 +76,7 @@ def test_an_image_without_a_group_is_refused(raw: Path) -> None:
     samples, [problem] = found(raw, group_pattern="^(a)")
     assert [sample.id for sample in samples] == ["a/1", "a/2"]
     assert problem.where == "images/b/deep/1.old.png"
-    assert problem.found == "id 'b/deep/1.old' names no group"
+    assert problem.found == "has id 'b/deep/1.old', which contains no group"
     assert problem.expected == "an id in which dataset.group_pattern ^(a) finds a group"
     assert problem.fix == "Change the pattern (`^` stands for the start of the id) or rename the file."
 

@@ -199,7 +199,7 @@ def test_a_mask_that_is_not_a_picture_is_reported_when_it_is_drawn(tmp_path: Pat
     ("text", "message"),
     [
         ("", "is not JSON (Expecting value: line 1 column 1 (char 0))"),
-        ("[]", "holds list, not an object"),
+        ("[]", "contains list, not an object"),
         ('{"images": [], "annotations": []}', "has no list of objects 'shapes'"),
         ('{"shapes": [1]}', "has no list of objects 'shapes'"),
         ('{"shapes": [{"label": 3}]}', "has a shape with label 3"),

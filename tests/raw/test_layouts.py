@@ -117,7 +117,7 @@ def test_a_name_in_two_voc_lists_is_reported(tmp_path: Path) -> None:
     samples, [problem] = found(tmp_path, params(VOC))
     lists = "ImageSets/Segmentation"
     assert (problem.where, problem.kind) == (f"{lists}/train.txt", "contradicting_splits")
-    assert problem.found == f"names 1, which is also in {lists}/val.txt"
+    assert problem.found == f"lists 1, which is also in {lists}/val.txt"
     assert samples["1"].split == "val"
 
 

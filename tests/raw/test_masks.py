@@ -146,5 +146,5 @@ def test_each_kind_of_mask_is_read_as_its_numbers(files: RawFiles) -> None:
 
 
 def test_object_masks_of_different_sizes_are_refused(files: RawFiles) -> None:
-    with pytest.raises(Refused, match=r"differ in size: larger\.png from left\.png"):
+    with pytest.raises(Refused, match=r"larger\.png differs from left\.png"):
         Instances(("left.png", "larger.png"), 128).values(files, LIMIT, LIMIT)

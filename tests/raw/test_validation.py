@@ -90,7 +90,7 @@ def test_an_undeclared_value_is_reported_with_its_pixels_and_a_fix(tmp_path: Pat
 
 def test_a_mask_of_a_different_size_is_refused(tmp_path: Path) -> None:
     problem = left_out(checked(tmp_path, encoded(IMAGE), encoded(MASK[:, :2])))
-    assert problem.found == "has 2 x 2 pixels, its image i.png 3 x 2"
+    assert problem.found == "has 2 x 2 pixels, but its image i.png has 3 x 2"
 
 
 def both(raw: Path, orientation: int, mask: NDArray[Any]) -> CheckedSample:

@@ -163,11 +163,11 @@ def test_missing_inputs_are_reported_with_the_command_that_makes_them(
     with pytest.raises(UserError) as error:
         run(params, nowhere, bundle, tmp_path)
     assert str(error.value) == (
-        f"{nowhere}/dataset.json: is missing; expected a prepared dataset. Make it with: dvc repro prepare"
+        f"{nowhere}/dataset.json: is missing; expected a prepared dataset. Create it with: dvc repro prepare"
     )
     with pytest.raises(UserError) as error:
         run(params, prepared, nowhere, tmp_path)
     assert str(error.value) == (
         f"{nowhere}/model.json: is missing; expected the output of a stage. "
-        "Make it with `dvc repro`, or name another folder."
+        "Create it with `dvc repro`, or give another folder."
     )

@@ -513,7 +513,7 @@ def test_contradictory_lists_of_a_layout_are_fixed_and_not_counted(tmp_path: Pat
         "layout": "voc", "images": "JPEGImages", "masks": "SegmentationClass", "splits": "ImageSets/Segmentation",
     }  # fmt: skip
     own = {"source": source, "classes": {}, "ignore_values": [], "group_pattern": "(.*)"}
-    with pytest.raises(UserError, match=r"names 2, which is also in ImageSets/Segmentation/val\.txt"):
+    with pytest.raises(UserError, match=r"lists 2, which is also in ImageSets/Segmentation/val\.txt"):
         run(raw, tmp_path / "out", **own)  # type: ignore[arg-type]
     dataset = run(raw, tmp_path / "out", problems__contradicting_splits="fix", **own)  # type: ignore[arg-type]
     assert dataset.index()["split"].tolist() == ["train", "train", "val", "test"]

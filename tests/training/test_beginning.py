@@ -78,5 +78,5 @@ def test_weights_for_gray_images_are_refused(params: Params, prepared: Path, tmp
     folder.mkdir(parents=True)
     facts = PretrainedBackbone("none", 18, 0.125, IMAGENET, {}, image_channels=1, weights="moco")
     facts.save(random_backbone(18, 0.125, 32, seed=9), folder)
-    with pytest.raises(UserError, match=r"for images of 1 channels; expected ResNet-18 .* for images of 3 channels"):
+    with pytest.raises(UserError, match=r"and 1-channel input; expected ResNet-18 .* and 3-channel input"):
         run_pretrain(changed(params, backbone={"weights": "imported"}), prepared, tmp_path, weights=folder.parent)

@@ -53,5 +53,5 @@ def test_a_backbone_made_with_different_params_is_refused(
 ) -> None:
     (tmp_path / "backbone").mkdir()
     PretrainedBackbone("none", 18, 0.125, GRAY, {}).save(random_backbone(18, 0.125, 8, 0), tmp_path / "backbone")
-    with pytest.raises(UserError, match=r"contains a ResNet-18 of width 0\.125 and stem seven"):
+    with pytest.raises(UserError, match=r"contains a ResNet-18 with width 0\.125, stem seven"):
         run_finetune(changed(params, backbone=changes), prepared, tmp_path / "backbone", tmp_path)

@@ -19,7 +19,7 @@ Encoded = bytes | memoryview  # a memoryview avoids copying a mapped shard
 
 
 def decode_image(encoded: Encoded) -> NDArray[np.uint8]:
-    """Bytes from `read_image` -> (H, W, 3)."""
+    """Decode bytes from `read_image` to (H, W, 3)."""
     # Ignore the orientation, because read_image has already applied EXIF.
     pixels = _decoded(encoded, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is not None:
@@ -42,7 +42,7 @@ def _decoded(encoded: Encoded, flags: int) -> NDArray[np.uint8] | None:
 
 
 def encode_image(pixels: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) -> PNG."""
+    """Encode (H, W, 3) as PNG."""
     file = io.BytesIO()
     # Level 6 would make a photo 1% smaller and take three times as long.
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=2)

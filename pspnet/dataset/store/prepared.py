@@ -102,7 +102,7 @@ class PreparedDataset:
         )
 
     def index(self) -> pd.DataFrame:
-        """One row per sample, sorted by id: id, split, group, source, height, width, has_mask, shard, row."""
+        """Return one row per sample, sorted by id: id, split, group, source, height, width, has_mask, shard, row."""
         return pd.concat([self._rows(number) for number in range(len(self.shards))], ignore_index=True)
 
     def _rows(self, number: int) -> pd.DataFrame:
@@ -121,7 +121,7 @@ class PreparedDataset:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    fix = "Make it with: dvc repro prepare"
+    fix = "Create it with: dvc repro prepare"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from pspnet.dataset.store.splits import Split, stable_uniform
 from pspnet.errors import Problem, UserError
 
 MOST_AVERAGES = 4  # a shard that reaches this multiple of the average size is always cut
-SHARD_FIX = "Remove the prepared set and make it again: dvc repro prepare"
+SHARD_FIX = "Remove the prepared set and create it again: dvc repro prepare"
 
 SCHEMA = pa.schema(
     {
@@ -70,7 +70,7 @@ class Shard(NamedTuple):
 
 
 class ShardWriter:
-    """Write records, which must arrive sorted by id. One shard is held in memory."""
+    """Write records, which must arrive sorted by id. One shard at a time is kept in memory."""
 
     def __init__(self, folder: Path, shard_bytes: int) -> None:
         self.shards: list[Shard] = []
@@ -113,11 +113,11 @@ class ShardReader:
         return {**self.__dict__, "_open": {}}
 
     def image(self, shard: int, row: int) -> NDArray[np.uint8]:
-        """(H, W, 3)"""
+        """Return the image of a sample: (H, W, 3)."""
         return decode_image(self._encoded("image", shard, row))
 
     def mask(self, shard: int, row: int) -> NDArray[np.uint8]:
-        """Return (H, W), only for a sample with a mask."""
+        """Return the mask of a sample that has one: (H, W)."""
         return decode_mask(self._encoded("mask", shard, row))
 
     def source(self, shard: int, row: int) -> str:
@@ -140,6 +140,6 @@ def open_shard(path: Path) -> Any:
         with pa.memory_map(str(path)) as file:  # the batch keeps the map, not an open file
             return pa.ipc.open_file(file).get_batch(0)
     except FileNotFoundError:
-        raise UserError(Problem(str(path), "is missing", "a shard that dataset.json names", SHARD_FIX)) from None
+        raise UserError(Problem(str(path), "is missing", "a shard that dataset.json lists", SHARD_FIX)) from None
     except pa.ArrowInvalid as error:
         raise UserError(Problem(str(path), f"cannot be read ({error})", "a complete shard", SHARD_FIX)) from None

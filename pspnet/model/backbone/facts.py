@@ -18,7 +18,7 @@ def read_json(path: Path, format_version: int) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        fix = "Make it with `dvc repro`, or name another folder."
+        fix = "Create it with `dvc repro`, or give another folder."
         raise UserError(Problem(str(path), "is missing", "the output of a stage", fix)) from None
     except (OSError, ValueError) as error:
         raise UserError(Problem(str(path), f"cannot be read ({error})")) from None
@@ -29,7 +29,7 @@ def read_json(path: Path, format_version: int) -> dict[str, Any]:
                 str(path),
                 f"has format version {version}",
                 f"version {format_version}",
-                "Make it again with this version of pspnet, or use the version that made it.",
+                "Create it again with this version of pspnet, or use the version that created it.",
             )
         )
     return dict(content)

@@ -10,7 +10,7 @@ from pspnet.model.backbone.weights import load_tensors
 
 
 def load_imagenet(backbone: ResNet) -> None:
-    """Load the weights into a backbone of width 1 and stem seven. They are downloaded once, then read from torch's
+    """Load the weights into a backbone with width 1 and stem seven. They are downloaded once, then read from torch's
     cache.
     """
     from torchvision.models import get_weight  # this import takes a second, which most training runs can avoid

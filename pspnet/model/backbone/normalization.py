@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """A single value has no variance, so torch refuses it, and subtracting its mean would leave only the bias.
+    """A single value has no variance, so torch raises an error, and subtracting its mean would leave only the bias.
 
     This happens with a single image, in the pyramid's 1x1 bin and in every layer with 1x1 features. In that case, the
     running statistics are used during training as they are afterwards, and do not change. It does not happen when

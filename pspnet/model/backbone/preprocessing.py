@@ -13,7 +13,7 @@ class Preprocessing:
 
     @property
     def mean_color(self) -> tuple[int, int, int]:
-        """The padding for RGB images, which is close to 0 after normalization."""
+        """The color used to pad RGB images, which is close to 0 after normalization."""
         red, green, blue = (round(255 * channel) for channel in self.mean)
         return red, green, blue
 

@@ -49,11 +49,11 @@ class PretrainedBackbone:
 
     def load_into(self, backbone: ResNet, folder: Path) -> None:
         held, wanted = (
-            f"ResNet-{one.depth} of width {one.width:g} and stem {one.stem} for images of {one.image_channels} channels"
+            f"ResNet-{one.depth} with width {one.width:g}, stem {one.stem} and {one.image_channels}-channel input"
             for one in (self, backbone)
         )
         if held != wanted:
-            fix = "Make it again with the current params.yaml, or set `backbone` there to match."
+            fix = "Create it again with the current params.yaml, or set `backbone` there to match."
             if self.image_channels != backbone.image_channels:
                 fix = "Import it again with --channels 3."
             raise UserError(Problem(str(folder), f"contains a {held}", wanted, fix))

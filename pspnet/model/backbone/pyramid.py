@@ -31,7 +31,9 @@ class AverageBins(nn.Module):
         return means.reshape(len(x), self.bins, self.bins, -1).permute(0, 3, 1, 2)
 
     def _inside(self, length: int, device: torch.device) -> Tensor:
-        """(bins, length): the features in each bin. Bins overlap unless the length is a multiple of their number."""
+        """Return (bins, length): whether a feature is in a bin. Bins overlap unless the length is a multiple of the
+        number of bins.
+        """
         places, numbers = torch.arange(length, device=device), torch.arange(self.bins, device=device)[:, None]
         return (places >= numbers * length // self.bins) & (places < -(-(numbers + 1) * length // self.bins))
 

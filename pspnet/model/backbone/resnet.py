@@ -134,7 +134,7 @@ class ResNet(nn.Module):
         return c2, c3, c4, self.layer4(c4)
 
     def layers(self) -> list[list[nn.Module]]:
-        """The parts, in the order they are frozen: the stem, then layer1 to layer4."""
+        """The parts of the network, in the order in which they are frozen: the stem, then layer1 to layer4."""
         stem = [module for pair in self._stem_layers() for module in pair]
         return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 

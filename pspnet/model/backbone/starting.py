@@ -16,7 +16,7 @@ Weights = Literal["random", "imagenet", "imported"]
 def starting_backbone(
     params: BackboneParams, output_stride: OutputStride, seed: int, imported: Path, of_dataset: Preprocessing
 ) -> tuple[ResNet, str, Preprocessing]:
-    """Return the backbone with the weights named by `params`, their origin, and the preprocessing they expect."""
+    """Return the backbone with the weights selected by `params`, their origin, and the preprocessing they expect."""
     network = random_backbone(params.depth, params.width, output_stride, seed, params.stem, params.dilation)
     return network, *_fill(network, params.weights, imported, of_dataset)
 
@@ -28,7 +28,7 @@ def _fill(network: ResNet, weights: Weights, imported: Path, of_dataset: Preproc
         load_imagenet(network)
         return "imagenet", IMAGENET
     if not imported.exists():
-        fix = "`pspnet weights import FILE --from PROJECT` makes them, and `dvc pull` fetches a colleague's import."
+        fix = "`pspnet weights import FILE --from PROJECT` creates them, and `dvc pull` fetches a colleague's import."
         raise UserError(Problem("backbone.weights: imported", f"{imported} is missing", "imported weights", fix))
     start = PretrainedBackbone.open(imported)
     start.load_into(network, imported)

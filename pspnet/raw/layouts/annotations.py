@@ -181,7 +181,7 @@ def json_object(raw: RawFiles, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise Refused(f"is not JSON ({error})", "a complete JSON file") from None
     if not isinstance(value, dict):
-        raise Refused(f"holds {type(value).__name__}, not an object", "JSON that begins with {")
+        raise Refused(f"contains {type(value).__name__}, not an object", "JSON that begins with {")
     return value
 
 
@@ -196,7 +196,7 @@ def size_in(height: Any, width: Any) -> tuple[int, int] | None:
 
 
 def split_of_file(name: str) -> Split | None:
-    """Return the split named by a word in the file's name or, failing that, by its folders."""
+    """Return the split given by a word in the file's name or, failing that, by its folders."""
     words = {SPLIT_FOLDERS[word.lower()] for word in SPLIT_WORD.findall(PurePosixPath(name).name)}
     return words.pop() if len(words) == 1 else split_of_folders(name)
 

@@ -1,4 +1,4 @@
-"""Files, sorted by the id in their names. They are held in Arrow, because a million Python strings would take a
+"""Files, sorted by the id in their names. They are kept in Arrow, because a million Python strings would take a
 gigabyte.
 """
 

@@ -18,7 +18,7 @@ LABEL_IDS = {  # name -> labelId; the trainId is the index
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
     "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
-OTHER_LABEL_IDS = sorted({*range(34), 255} - {*LABEL_IDS.values()})  # 255 is license plates, which is -1 in 8 bits
+OTHER_LABEL_IDS = sorted({*range(34), 255} - {*LABEL_IDS.values()})  # 255 is -1 (license plates) in 8 bits
 COLORS = (
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
     (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),

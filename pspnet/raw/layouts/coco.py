@@ -104,7 +104,7 @@ def panoptic_classes(source: CocoPanopticParams, raw: RawFiles) -> Declared:
 
 def _drawing(document: Document, listed: Json, labels: Labels, image: str) -> RawMask:
     size = size_in(listed.get("height"), listed.get("width"))
-    # Popped, because together they take several times the file's size.
+    # Popped, because the parsed annotations and the shapes together take several times the file's size.
     annotations = document.annotations.pop(listed["id"])
     objects = [_shapes(document, annotation, size, labels) for annotation in annotations]
     objects.sort(key=lambda shapes: -sum(shape.area_px for shape in shapes))

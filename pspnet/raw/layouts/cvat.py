@@ -103,7 +103,7 @@ def _documents(raw: RawFiles, annotations: list[RawFile]) -> list[Document]:
     problems = []
     for file in annotations:
         reader = _Reader()
-        parser = ElementTree.XMLParser(target=reader)  # noqa: S314  the reader refuses entities, which make XML dangerous
+        parser = ElementTree.XMLParser(target=reader)  # noqa: S314  the reader rejects entities, the danger in XML
         try:
             parser.feed(content(raw, file.path))
             parser.close()

@@ -14,7 +14,7 @@ from pspnet.raw.masks import RawMask
 from pspnet.raw.problems import located, shortened
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-OUR_FILES = ("classes.yaml", "splits.csv")  # found in data/raw in any layout
+OUR_FILES = ("classes.yaml", "splits.csv")  # files of ours that data/raw can contain in any layout
 SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -79,7 +79,7 @@ def pairs(
 
 
 def split_by_folder(name: str) -> Split | None:
-    """Return the official split named by the first folder of the id."""
+    """Return the official split given by the first folder of the id."""
     return SPLIT_FOLDERS.get(name.partition("/")[0])
 
 
@@ -93,7 +93,7 @@ def once_listed(lists: Mapping[Split, tuple[str, Iterable[str]]]) -> tuple[dict[
         path, names = lists.get(split, ("", ()))
         for name in names:
             if (other := listed.setdefault(name, split)) != split:
-                found = f"names {name}, which is also in {lists[other][0]}"
+                found = f"lists {name}, which is also in {lists[other][0]}"
                 fix = "Remove it from one, or set prepare.problems.contradicting_splits: fix, which takes the latter."
                 problems.append(Problem(path, found, "each name in one list", fix, "contradicting_splits"))
     return listed, problems
@@ -158,7 +158,7 @@ def _nothing(root: Path, kind: str, folder: str, names: str) -> Problem:
     key = f"dataset.source.{kind}s"
     if not (root / folder).is_dir():
         fix = f"Create it and put the {kind}s there, or change {key} in params.yaml."
-        expected = f"the folder that {key} names, here or in a .zip or .tar"
+        expected = f"the folder given in {key}, here or in a .zip or .tar"
         return Problem(str(root / folder), "is missing", expected, fix)
     fix = f"Put the {kind}s there, or change dataset.source in params.yaml."
     expected = f"names that match {names} and end in {' '.join(SUFFIXES)}"

@@ -56,8 +56,8 @@ class VocMask(OneFile):
 
 
 def palette_color(index: int) -> str:
-    """Return a palette color. The bits of the index go to red, green and blue in turn, with the lowest going to the
-    highest bit.
+    """Return a palette color. The bits of the index go to red, green and blue in turn, and the lowest bits of the index
+    become the highest bits of the color.
     """
     parts = [0, 0, 0]
     for bit in range(8):

@@ -27,7 +27,7 @@ from pspnet.machine.code import CODE, code_digest
 from pspnet.machine.outputs import whole_file
 from pspnet.machine.process import exclusive, rank, ranks
 
-KEPT = 3  # newest checkpoints of a stage to keep; going back further than the last params is rare
+KEPT = 3  # number of newest checkpoints kept for a stage; people rarely go back further
 PACKAGES = ("torch", "numpy", "albumentations", "opencv-python-headless", "pillow")
 
 Record = dict[str, float]

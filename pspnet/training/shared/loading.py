@@ -23,7 +23,7 @@ Key = tuple[int, int]  # (epoch, position): with the seed, they determine all ra
 
 
 def keys_of(step: int, images: int, batch_size: int, seed: int) -> list[Key]:
-    """The keys of a step's images on all devices. An incomplete last batch of an epoch is dropped."""
+    """Return the keys of a step's images on all devices. An incomplete last batch of an epoch is dropped."""
     epoch, turn = divmod(step, images // batch_size)
     chosen = _order(images, seed, epoch)[turn * batch_size : (turn + 1) * batch_size]
     return [(epoch, int(position)) for position in chosen]
@@ -73,7 +73,9 @@ class Batches(Iterator[Batch]):
 
     @property
     def waited_share(self) -> float:
-        """The share over the last steps. At first it is mostly the loader processes starting up."""
+        """The fraction of recent step time spent waiting for data. At first, this is mostly the time that the loader
+        processes take to start.
+        """
         return sum(waited for waited, _ in self._steps) / sum(whole for _, whole in self._steps)
 
 

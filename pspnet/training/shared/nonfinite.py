@@ -25,7 +25,7 @@ def not_finite(
     *,
     masks_fit: bool,
 ) -> UserError:
-    """Save this device's images of the step, and return the error. `sources` names the images of the whole step."""
+    """Save this device's images of the step, and return the error. `sources` lists the images of the whole step."""
     kept = folder / f"not-finite-{rank}.safetensors"
     with whole_file(kept) as path:
         facts = {"step": str(step), "sources": json.dumps(list(sources))}

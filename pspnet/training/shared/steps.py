@@ -66,7 +66,7 @@ def open_session(
 
 
 class Steps:
-    """The steps after the checkpoint."""
+    """The steps that remain after the checkpoint."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Steps:
 
     @contextmanager
     def batches(self) -> Iterator[Batches]:
-        """The remaining batches. If the block is interrupted, the checkpoint is saved."""
+        """Yield the remaining batches. If the block is interrupted, the checkpoint is saved."""
         peers, seed = self._session.peers, self._session.runtime.seed
         batches = load_batches(
             self._images, len(self._images), self._batch_size, seed, self.state.step, self.count, peers
