@@ -1,7 +1,7 @@
 """Measures how much time DVC, the flow and a team's workers add to the demo.
 
-Then everything is repeated without any changes. Servers and workers run on this machine and start before the clock
-does.
+The same work is done in four ways, each in clones of this checkout. Then all but the bare commands are repeated without
+any changes. Servers and workers run on this machine and start before the clock does.
 """
 
 import os

@@ -203,7 +203,9 @@ def measured(command: list[str], folder: Path) -> tuple[float, int, int]:
         for one in [watched, *_children(watched)]:
             try:
                 words = one.cmdline()
-                if any(word.endswith("/pspnet") or "multiprocessing" in word for word in words):  # skip DVC's own processes
+                if any(
+                    word.endswith("/pspnet") or "multiprocessing" in word for word in words
+                ):  # skip DVC's own processes
                     held.append(one.memory_full_info().uss)
             except psutil.Error:
                 continue

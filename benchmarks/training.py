@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="runtime.threads")
     parser.add_argument("--steps", type=int, default=3, help="steps timed in each turn, after one untimed step")
     parser.add_argument("--no-straightforward", action="store_true", help="measure only ours")
-    parser.add_argument("--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS)  # runs in a separate process
+    parser.add_argument(
+        "--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS
+    )  # runs in a separate process
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(measured(arguments)))
@@ -152,7 +154,7 @@ def network(arguments: argparse.Namespace) -> SupervisedPSPNet:
 def ours(
     supervised: SupervisedPSPNet, images: Tensor, masks: Tensor, runtime: RuntimeParams, device: torch.device
 ) -> dict[str, Part]:
-    """Train a step as pspnet/training/finetune.py does."""
+    """Return the parts of a step as pspnet/training/finetune.py runs them."""
     supervised.to(memory_format=torch.channels_last).train()
     logits_of = compiled(supervised, runtime)
     params = LossParams.model_construct(kind="cross_entropy", class_weights="none")
@@ -187,7 +189,7 @@ def ours(
 def straightforward(
     supervised: SupervisedPSPNet, images: Tensor, masks: Tensor, runtime: RuntimeParams, device: torch.device
 ) -> dict[str, Part]:
-    """Train a step with torch's default fp32 and memory layout, and full-size logits in the loss."""
+    """Return the parts of a step with torch's default fp32 and memory layout, and full-size logits in the loss."""
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.allow_tf32 = True
     supervised.train()

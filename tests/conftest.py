@@ -17,13 +17,13 @@ go_offline()
 # Set before torch is imported. Otherwise, the threads of several processes would wait for each other and use 5 times
 # the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width they were created with
+os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width that they were created with
 # Use the same examples in every run, without a deadline: the first example may have to import packages.
 settings.register_profile("ours", derandomize=True, deadline=None)
 settings.load_profile("ours")
 
 SLOW = ("e2e", "kills", "team")  # the tiers whose tests start processes
-CHEAP = ("git", "ldconfig", "uname")  # take milliseconds; the last two are started by torch and MLflow on import
+CHEAP = ("git", "ldconfig", "uname")  # these take milliseconds; torch and MLflow start the last two when imported
 
 
 class Guard:
@@ -68,7 +68,7 @@ def _no_tracking_server_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder shared by all of pytest's processes, for `tests.files.made_once`."""
+    """A folder shared by all pytest processes, for `tests.files.made_once`."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
 
@@ -90,9 +90,9 @@ def prefects_tables(shared: Path, warm_python: str) -> Path:
 
 @pytest.fixture(scope="session")
 def stand_ins(warm_python: str) -> Path:
-    """A folder for the PATH, with a `pspnet` and a `dvc` that start instantly.
+    """A folder for the PATH, with versions of `pspnet` and `dvc` that start instantly.
 
-    They end when every process that works in their checkout is killed. Tests of signals or process trees, including
-    those that kill only DVC, need the real commands.
+    If every process that works in a checkout is killed, its `pspnet` and `dvc` end too. Tests of signals or process
+    trees, including those that kill only DVC, need the real commands.
     """
     return Path(warm_python).parent

@@ -521,7 +521,7 @@ def pairs(names: str) -> set[str]:
 
 
 @pytest.mark.e2e
-@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC calls pygtrie in a deprecated way
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC uses pygtrie in a deprecated way
 def test_the_flow_updates_data_imported_from_a_repository(project: Path, origin: Path) -> None:
     new_repository(origin, f"    remote = folder\n['remote \"folder\"']\n    url = {origin.parent}/remote\n")
     released(origin)

@@ -19,13 +19,13 @@ from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
 
-Sample = tuple[Split, bytes, list[int] | None]  # the mask is one row of pixels
+Sample = tuple[Split, bytes, list[int] | None]  # the mask is a single row of pixels
 AB = ("a", "b")
 
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The facts of a set that `prepare` made."""
+    """Return the facts of a set prepared by `prepare`."""
     folder = tmp_path_factory.mktemp("facts")
     synthesize(folder / "raw", images=16, labeled=16, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)")

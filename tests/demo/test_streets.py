@@ -1,4 +1,6 @@
-"""Every bound below leaves a margin around the measured value, which is in the comment next to it."""
+"""Tests of the drawn streets. Every bound leaves a margin around the measured value, which is in the comment next to
+the bound.
+"""
 
 import hashlib
 import json
@@ -125,8 +127,8 @@ def test_almost_nothing_is_thinner_than_five_pixels(streets: Streets) -> None:
         assert thick.sum() > bound * shape.sum()
         while (more := grow(thick, 1) & shape).sum() > thick.sum():
             thick = more
-        thin += (shape & ~thick).sum()  # parts without such a box
-    assert thin < 0.003 * masks.size  # 0.0007 to 0.0010
+        thin += (shape & ~thick).sum()  # pixels that such a box cannot reach
+    assert thin < 0.003 * masks.size  # measured: 0.0007 to 0.0010
 
 
 def test_a_mostly_hidden_object_is_left_out() -> None:
@@ -153,7 +155,7 @@ def test_color_does_not_reveal_the_class(streets: Streets) -> None:
     means = np.stack([known[known_classes == index].mean(axis=0) for index in range(CLASSES)])
     asked = pixels[30:].reshape(-1, 1, 3)
     correct = (((asked - means) ** 2).sum(axis=2).argmin(axis=1) == classes[30:].ravel()).mean()
-    assert correct < np.bincount(classes[30:].ravel()).max() / len(asked)  # 0.16 against 0.34
+    assert correct < np.bincount(classes[30:].ravel()).max() / len(asked)  # measured: 0.16 versus 0.34
 
 
 def test_data_that_is_not_synthetic_is_refused_and_kept(tmp_path: Path) -> None:
