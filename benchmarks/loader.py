@@ -112,9 +112,7 @@ def compare(data: Path, turns: int, folder: Path) -> None:
         print(f"| {name} | {1000 * own / len(pairs):.2f} | {len(pairs) / own:,.0f} | {own / seconds[0]:.2f} | "
               f"{own / seconds[1]:.2f} |")  # fmt: skip
     met = "met" if seconds[2] / seconds[1] >= BAR else "NOT met"
-    print(
-        f"\n{len(pairs)} images, {turns} turns. The bar of {BAR:.0f} times the speed of straightforward OpenCV is {met}."
-    )
+    print(f"\n{len(pairs)} images, {turns} turns. The bar of {BAR:.0f} times straightforward OpenCV is {met}.")
 
 
 def interleaved(works: Sequence[Callable[[int], None]], turns: int) -> list[float]:

@@ -5,13 +5,13 @@ python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv -
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv [--sets steel camvid cells]
 
 FOLDER contains steel_defects/, camvid/ and cell_membranes/. The first command needs a quiet machine: it creates our
-params with `pspnet plan --minutes N` and measures the seconds per step of each peer, including loading. From then on the
-number of steps is fixed, so the second command trains every network equally long even on a busy machine.
+params with `pspnet plan --minutes N` and measures the seconds per step of each peer, including loading. From then on,
+the number of steps is fixed, so the second command trains every network equally long even on a busy machine.
 
 Our network is trained by the unmodified stages, and its training time includes validation. A peer is trained with
 AdamW, the poly schedule, our crops and our batch size, in fp32 or bf16 (whichever is faster for the peer), and without
-validation. The same code evaluates both on the test split, and both train with two threads and one loader process. Every
-finished run is a row in the results and is not repeated, so the program can be stopped and restarted at any time.
+validation. The same code evaluates both on the test split, and both train with two threads and one loader process.
+Every finished run is a row in the results and is not repeated, so the program can be stopped and restarted at any time.
 
 On steel, each of the six peers runs once, the best two run again at a second learning rate, and then the best one and
 ours alternate with three seeds. On the other sets, the best two on steel and ours alternate.

@@ -5,7 +5,7 @@ python benchmarks/newcomer.py --data FOLDER --work FOLDER --results newcomer.csv
 The sets are those drawn by tests/inspection/sets.py, which imitate public sets, and everything in FOLDER: camvid/,
 steel_defects/, cell_membranes/ and layouts/*. Each is copied into data/raw of a fresh clone of this checkout. If
 `inspect` asks which reading to use, the first one is chosen. A row in the results says how far a set got: to a version
-and the gate's decision on it, or to the first message of the command that failed. A set that has a row is not run again.
+and the gate's decision on it, or to the first message of the command that failed. A set with a row is not run again.
 """
 
 import argparse

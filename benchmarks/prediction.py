@@ -69,9 +69,7 @@ def main() -> None:
     print("| up to | peak memory, MB | seconds |\n|---|--:|--:|")
     for name, megabytes, seconds in rows:
         print(f"| {name} | {megabytes:,.0f} | {f'{seconds:.1f}' if seconds else ''} |")
-    print(
-        f"\nHolding all probabilities in memory at once would take {4 * arguments.classes * shape[0] * shape[1] / 1e6:,.0f} MB."
-    )
+    print(f"\nAll probabilities at once would take {4 * arguments.classes * shape[0] * shape[1] / 1e6:,.0f} MB.")
     if device.type == "cuda":
         print(f"Peak memory on the device: {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB.")
 

@@ -1,5 +1,5 @@
-"""What `prepare` costs relative to decoding alone, how that cost scales with dataset size, and how much data is uploaded
-for a small new batch.
+"""What `prepare` costs relative to decoding alone, how that cost scales with dataset size, and how much data is
+uploaded for a small new batch.
 
 python benchmarks/prepare.py speed --data FOLDER --recipe recipes/camvid.yaml   relative to decoding alone
 python benchmarks/prepare.py scale                                              10,000, 50,000 and 200,000 images
@@ -189,8 +189,8 @@ def pairs(numbers: range, below: str) -> Iterator[tuple[str, bytes]]:
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, int, int]:
-    """Run a command. Returns the seconds it took and two peaks of memory in bytes: of the largest of the command's Python
-    processes, and of all of them together.
+    """Run a command. Returns the seconds it took and two peaks of memory in bytes: of the largest of the command's
+    Python processes, and of all of them together.
     """
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=sys.stderr)

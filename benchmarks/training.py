@@ -110,7 +110,10 @@ def tell(arguments: argparse.Namespace, turns: dict[str, list[dict[str, Any]]]) 
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the median seconds of each part of a step and the memory and FLOP that a step needs, in a separate process."""
+    """Return the median seconds of each part of a step, and the memory and FLOP that a step needs.
+
+    This runs in a process that does nothing else.
+    """
     precision = arguments.precision if arguments.way == "ours" else "fp32"
     runtime = RuntimeParams(seed=0, threads=arguments.threads, precision=precision, compile=arguments.compile)
     device = configure(runtime)

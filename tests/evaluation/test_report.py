@@ -180,7 +180,7 @@ def test_the_page_needs_no_other_files(report: EvaluationReport, tmp_path: Path)
     page = write(report, tmp_path)
     assert not re.search(r"https?://|@import|<link|<script|<iframe", page)
     references = re.findall(r"""(?:href|src)=["']?([^"'\s>]{5})|url\(([^)]{5})""", page)
-    assert len(references) > 4  # otherwise the test would not see the pictures
+    assert len(references) > 4  # otherwise the test would not have found the pictures
     assert all((one or other).startswith(("data:", "#")) for one, other in references)
 
 
@@ -188,7 +188,7 @@ def test_an_absent_class_says_so_on_the_page_and_is_null_in_json(report: Evaluat
     page = write(report, tmp_path)
     facts = json.loads((tmp_path / "report.json").read_text())
     assert facts["class_iou"]["train"] is None
-    assert facts["class_iou"]["road"] == pytest.approx(11 / 16)  # 4 + 3 + 4 found; unions 4 + 5 + 7
+    assert facts["class_iou"]["road"] == pytest.approx(11 / 16)  # 4 + 3 + 4 pixels found; unions 4 + 5 + 7
     rows = re.findall(r"<tr>\s*<th scope=\"row\">.*?</tr>", page, re.DOTALL)
     train = next(row for row in rows if "train" in row)
     assert ">absent<" in train and "<rect" not in train
@@ -230,8 +230,8 @@ def test_curves_draw_every_numeric_column_and_nothing_else(report: EvaluationRep
     finetune = write(report, tmp_path).split("<h3>finetune</h3>")[1]
     assert re.findall(r"<h4>(.*?)</h4>", finetune) == ["loss", "score", "learning rate"]
     counts = [len(points.split()) for points in re.findall(r'points="(.*?)"', finetune)]
-    assert counts == [3, 2, 2, 3]  # neither an infinite loss nor an unmeasured score has a point
-    assert "0.4375" in finetune  # the best, not the last
+    assert counts == [3, 2, 2, 3]  # an infinite loss or a missing score is not plotted
+    assert "0.4375" in finetune  # the best score, not the last
     assert "nan" not in finetune
 
 

@@ -44,7 +44,7 @@ def main() -> int:
     def run(data: bytes) -> None:
         nonlocal counted, slowest, peak
         current.write_bytes(data)
-        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # this also ends an endless loop in C
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # this also stops an endless loop in C
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             aim.one(data, Path(folder))
