@@ -1,4 +1,6 @@
-"""`pspnet data inspect` on sets arranged like public sets. Each of them once led to a wrong proposal or none."""
+"""`pspnet data inspect` on sets arranged like public sets. Each of these sets once led to a wrong
+proposal or to none.
+"""
 
 import json
 import re
@@ -55,7 +57,7 @@ def remarks_of(inspection: Inspection) -> str:
 
 
 def prepared(raw: Path, inspection: Inspection, out: Path) -> PreparedDataset:
-    """The set as `prepare` makes it from the printed params."""
+    """Prepare the set with the printed params."""
     own = {f"prepare__{key.replace('.', '__')}": value for key, (value, _) in inspection.prepare.items()}
     params = demo_params(**own, prepare__split_by="stratified", prepare__problems__duplicate="allow").prepare
     prepare.run(

@@ -27,7 +27,8 @@ PREPROCESSING = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CLASSES = ("sky", "road", "bus", "tree")
 COLORS = tuple((10 * k, 0, 255 - k) for k in range(len(CLASSES)))
 PLAIN = Architecture(18, 0.125, 8, len(CLASSES), 0.1)
-# Every way in which a network can differ from PLAIN. An export takes seconds, so each network combines several.
+# Networks that together differ from PLAIN in every possible way. An export takes seconds, so each network combines
+# several differences.
 ARCHITECTURES = {
     "R50, stride 16, narrow stem, corners": Architecture(
         50, 0.125, 16, len(CLASSES), 0.1, stem="deep_narrow", align_corners=True
@@ -40,7 +41,7 @@ ARCHITECTURES = {
 
 
 def make_bundle(architecture: Architecture, folder: Path) -> Path:
-    """A network with statistics from data, and logits about as large as a trained network's."""
+    """Save a network with statistics from data, and with logits about as large as those of a trained network."""
     torch.manual_seed(0)
     network = PSPNet(architecture)
     with torch.no_grad():
@@ -57,7 +58,7 @@ def exports(shared: Path) -> Path:
 
 
 def make_exports(folder: Path) -> None:
-    """A bundle, and its file in every format."""
+    """Create a bundle and export it to every format."""
     bundle = make_bundle(PLAIN, folder / "segmenter")
     for form in FORMATS:
         parities = export(bundle, form, folder / f"exported.{form}", 1e-4)
@@ -90,13 +91,13 @@ def metadata(path: Path) -> Any:
     return json.loads(files["pspnet"])
 
 
-@pytest.mark.e2e  # it starts no process, but takes half a minute
+@pytest.mark.e2e  # this starts no process, but takes half a minute
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_network_can_be_exported(
     form: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R50 with two blocks per stage: more blocks would test nothing new and take longer to export."""
+    """R50 has only two blocks per stage here: more blocks would test nothing new and take longer to export."""
     monkeypatch.setitem(BLOCKS, 50, BLOCKS[18])
     own = make_bundle(ARCHITECTURES[architecture], tmp_path / "segmenter")
     parities = export(own, form, tmp_path / f"model.{form}", 1e-4)
