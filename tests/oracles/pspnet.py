@@ -1,7 +1,7 @@
 """A second PSPNet, as simple as possible, written only from section 1 of the reference. It imports none of our code.
 
-It is a function of named tensors. `Names` lists the tensor names that a project uses, so the same few lines implement the
-authors' network, mmsegmentation's and ours.
+It is a function of named tensors. `Names` lists the tensor names that a project uses, so the same few lines implement
+the authors' network, mmsegmentation's and ours.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,8 @@
 """`python -m tests.prediction.killed IMAGES BUNDLE BEFORE EXPECTED WORK MODE` kills predictions at every moment.
 
-Each moment is just before a file in the folder is opened for writing, renamed or removed. In mode `once`, each run starts
-from BEFORE, is killed at one moment and is started again. In mode `again and again`, the first run is killed at its first
-moment, the run that continues it at its second, and so on. Prints the number of kills.
+Each moment is just before a file in the folder is opened for writing, renamed or removed. In mode `once`, each run
+starts from BEFORE, is killed at one moment and is started again. In mode `again and again`, the first run is killed at
+its first moment, the run that continues it at its second, and so on. Prints the number of kills.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Every real layout available is prepared, or refused with a reason."""
+"""Every real layout available is prepared, or rejected with a reason."""
 
 import re
 from typing import Any
@@ -30,7 +30,7 @@ PREPARED: dict[str, tuple[dict[str, Any], int, list[str]]] = {  # folder -> sour
     "tiny_cityscapes_dataset/train_dataset": (
         CITYSCAPES | {"labels": "labelTrainIds"},
         0,
-        ["has value 19"] * 4,  # these masks have numbers for more than the 19 official classes
+        ["has value 19"] * 4,  # these masks contain numbers beyond the 19 official classes
     ),
     "tiny_coco_instances": (COCO, 1, ["annotation 1 has no segmentation"]),
     "tiny_for_images/export_project": (CVAT, 6, []),

@@ -15,7 +15,7 @@ from pspnet.registry.records import Move, ProposedMove
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
 
-configure_mappers()  # takes a second, which forked processes save
+configure_mappers()  # this takes a second, which forked processes save
 
 
 class Failing:
