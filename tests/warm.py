@@ -35,11 +35,11 @@ LOADED = (
     "albumentations", "cv2", "dvc.cli", "dvc.commands.add", "dvc.commands.repro", "dvc.repo.reproduce", "mlflow.models",
     "mlflow.pyfunc.scoring_server", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas",
     "prefect.artifacts", "prefect.deployments", "prefect.server.api.server",
-    "prefect.task_engine",  # not prefect.flow_engine, which sets up logging
+    "prefect.task_engine",  # prefect.flow_engine is not loaded, because it sets up logging
     "psutil", "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch",
     "torch._dynamo", "torch.utils.data", "typer", "uvicorn",
 )  # fmt: skip
-COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # command -> the module of its `main`
+COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # command -> the module that contains its `main`
 PROGRAM = """#!{python} -IS
 import json, os, signal, socket, sys
 
@@ -61,7 +61,7 @@ sys.exit(status)
 
 
 def start(folder: Path, *modules: str) -> None:
-    """Start the server, with more modules loaded. The program is `python` in the folder."""
+    """Start the server, with more modules loaded. The warm program is `python` in the folder."""
     address = str(folder / "socket")
     program = folder / "python"
     texts = {program: PROGRAM.format(python=sys.executable, address=address)}
@@ -119,7 +119,7 @@ def main(address: str, program: str, *modules: str) -> None:
 
 
 def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
-    """Fork again. The parent remains here as the keeper of the child. Returns the request in the child."""
+    """Fork again. The parent stays here as the keeper of its child. Returns the request in the child."""
     program, *_ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     size, streams, *_ = socket.recv_fds(client, 4, 3)
     with client.makefile("rb") as file:
@@ -146,7 +146,7 @@ def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
             if received := client.recv(1):
                 os.kill(process, received[0])
             else:
-                for kill in (os.killpg, os.kill):  # the process may have no group yet
+                for kill in (os.killpg, os.kill):  # the process may not have a group yet
                     with suppress(ProcessLookupError):
                         kill(process, signal.SIGKILL)
                 os._exit(0)
@@ -158,7 +158,7 @@ def _parent_of(program: int) -> Callable[[], int]:
 
     def parent() -> int:
         if os.getpid() == own:
-            with suppress(OSError):  # the program has ended, so this process will end too
+            with suppress(OSError):  # the program has ended, so this process will also end
                 return int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
         return getppid()
 
@@ -170,7 +170,7 @@ class _PrefectSettings:
 
     def __getattr__(self, name: str) -> Any:
         prefect: Any = import_module("prefect.context")
-        prefect.GLOBAL_SETTINGS_CONTEXT = None  # reading the settings checks it
+        prefect.GLOBAL_SETTINGS_CONTEXT = None  # refreshing the settings checks this variable
         prefect.refresh_global_settings_context()
         return getattr(prefect.GLOBAL_SETTINGS_CONTEXT, name)
 
@@ -204,7 +204,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], folder
 
 
 def _end(status: object) -> None:
-    """End like Python, but without tearing down the loaded modules, which takes a second."""
+    """End as Python does, but without tearing down the loaded modules, which takes a second."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     if not isinstance(status, int):

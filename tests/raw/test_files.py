@@ -198,7 +198,7 @@ def test_a_long_list_of_members_is_not_read(tmp_path: Path, monkeypatch: pytest.
     place = path.read_bytes().index(b"PK\x01\x02")
     path.write_bytes(
         path.read_bytes()[:place] + bytes(4) + path.read_bytes()[place + 4 :]
-    )  # which zipfile would refuse
+    )  # zipfile would reject this archive
     _, [problem] = below(tmp_path, "images")
     assert problem.found == "contains too many files"
 

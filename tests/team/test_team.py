@@ -1,4 +1,6 @@
-"""A Prefect server, an MLflow server and a worker for each pool, all real. Each worker's clone has its own cache."""
+"""A Prefect server, an MLflow server and a worker for each pool, all of them real. Each worker's clone has its own
+cache.
+"""
 
 import os
 import subprocess
@@ -20,12 +22,12 @@ from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, 
 from tests.tracking.runs import history, runs
 from tests.waiting import wait_until
 
-# Each of pytest's two processes begins with half of the folder's tests. In this order, both halves take equally long.
+# Each of pytest's two processes starts with half of the folder's tests. In this order, both halves take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
-LONG = 30  # epochs of disturbed training, which must still be running when its first checkpoint is seen
+LONG = 30  # epochs of a disturbed training run, which must still be running when its first checkpoint is seen
 ON_TIME_SECONDS = 25  # the worker may start a moment early, and the machine is busy
-PAUSE_SECONDS = 3  # a person's pause between two commands
+PAUSE_SECONDS = 3  # how long a person pauses between two commands
 MODEL = "pspnet-demo"
 
 
@@ -35,7 +37,7 @@ def trainings(mlflow: MlflowClient, flow_run: FlowRun) -> list[Run]:
 
 
 def versions(mlflow: MlflowClient) -> dict[str, list[str]]:
-    """The versions that each flow run registered."""
+    """Return the versions that each flow run registered."""
     found: dict[str, list[str]] = {}
     for version in mlflow.search_model_versions(f"name = '{MODEL}'"):
         found.setdefault(version.tags["prefect.flow_run"], []).append(version.version)
@@ -96,7 +98,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
     kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
     training.resume()
     team.until(lambda: not team.processes(), SOON_SECONDS, "processes outlive those that started them")
-    team.deploy()  # the server still knows which heartbeats it waits for
+    team.deploy()  # the server still knows which runs must send heartbeats
     for pool in POOLS:
         team.start_worker(pool)
     with ThreadPoolExecutor(1) as beside, team.undisturbed(RETRAIN):
@@ -161,7 +163,7 @@ def test_new_files_start_one_retraining_while_another_run_waits_and_a_person_wor
         return [one for one in team.retrainings() if one.id not in before]
 
     raw = team.cpu / "data/raw"
-    if found := watch():  # empty if the data has been trained on already
+    if found := watch():  # empty if the network has already been trained on this data
         team.completed(found[0])
         assert watch() == []
     for kind, suffix in (("images", "jpg"), ("masks", "png")):
