@@ -5,7 +5,7 @@ process of its tree, Prefect's server, or MLflow's, which is then started again.
 succeeds. Then the results must have the digests of an undisturbed run, with one version, one move and no process left,
 and the command must have ended within a minute after the champion was set.
 
-Results are appended to FOLDER/results.csv. If the program is run again, it resumes; `--kills` is the total number of kills.
+Results are appended to FOLDER/results.csv. If run again, the program resumes. `--kills` is the total number of kills.
 """
 
 import argparse

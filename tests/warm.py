@@ -1,10 +1,11 @@
 """A warm Python, which has torch, MLflow, DVC and Prefect loaded before it runs anything.
 
-Loading these libraries takes longer than most tests. The fixture `warm_python` is a program that replaces `sys.executable`: it
-passes its arguments, environment, folder and streams to a server, which forks a process with these. That process has not
-loaded pspnet, so it imports the package from its own path, like any Python process. If the program is killed, the
-process ends with everything that it started. The program ends with the process's status. `os.getppid()` returns the
-program's parent. `pspnet` and `dvc` are next to the program.
+Loading these libraries takes longer than most tests. The fixture `warm_python` is a program that replaces
+`sys.executable`: it passes its arguments, environment, folder and streams to a server, which forks a process with
+these. The forked process has not loaded pspnet, so it imports the package from its own path, like any Python process.
+If the program is killed, the forked process ends, along with everything that it started. The program exits with the
+status of the forked process, in which `os.getppid()` returns the program's parent. `pspnet` and `dvc` are next to the
+program.
 
 Tests of startup itself, of signals and of process trees use `sys.executable`.
 

@@ -1,6 +1,6 @@
 """`python -m tests.faults` introduces each fault into a copy of the tree and runs the tests that should notice it.
 
-Exits with 1 if any fault is missed. `--mutants` draws random changes instead; only the share of them that is caught counts.
+Exits with status 1 if any fault is missed. `--mutants` draws random changes instead and prints the share that is caught.
 """
 
 import argparse
