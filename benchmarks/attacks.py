@@ -16,7 +16,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 
-PAUSE_SECONDS = 1.0  # between two attempts by the same attacker
+PAUSE_SECONDS = 1.0  # pause between two attempts by the same attacker
 HEAD = b"POST /invocations HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
 MB = 1_000_000
 
@@ -85,7 +85,7 @@ def whole(body: bytes, after_address: bytes = b"") -> bytes:
 
 
 def tiff_of(directories: int) -> bytes:
-    """A TIFF with a gray 8 x 8 image in each directory."""
+    """Return a TIFF with a gray 8 x 8 image in each directory."""
     entries = ((256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (279, 64))
     size = 2 + 12 * len(entries) + 4
     first = 8 + 64

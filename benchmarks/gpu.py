@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # a bare machine has the checkout, not the installed package
+sys.path.insert(0, str(ROOT))  # a bare machine has only the checkout, not the installed package
 
 from training import flop, network, now, ours  # noqa: E402
 
@@ -169,9 +169,12 @@ def eager(arguments: argparse.Namespace) -> Measured:
 
 
 def compiled(arguments: argparse.Namespace) -> Measured:
-    """Compiled training at the batch size that was best without compiling, because each compilation takes a minute."""
+    """Compiled training at the batch size that is best without compiling. Only one size is tried, because each
+    compilation takes a minute.
+    """
     if arguments.toy:
-        torch.compile = partial(torch.compile, backend="aot_eager")  # avoids the C++ compiler, which takes minutes
+        # This backend avoids the C++ compiler, which takes minutes.
+        torch.compile = partial(torch.compile, backend="aot_eager")
     before = arguments.out / "eager.part.json"
     batches = sizes(arguments)["batches"]
     best = json.loads(before.read_text())["batch"] if before.exists() else batches[len(batches) // 2]
@@ -292,7 +295,7 @@ def resume(arguments: argparse.Namespace) -> Measured:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train to the end, or until killed halfway. The resumed run continues where the killed run stopped."""
+    """Train to the end, or until the run is killed halfway. The resumed run continues where the killed run stopped."""
     os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
     folder = arguments.out / "resume"
     own = folder / ("alone" if arguments.training == "alone" else "killed")
@@ -331,7 +334,9 @@ def prediction(arguments: argparse.Namespace) -> Measured:
 
 
 def learning(arguments: argparse.Namespace) -> Measured:
-    """The test mIoU of the data's own recipe, starting from a random backbone because no weights are available."""
+    """Train with the data's own recipe, from a random backbone because no weights are available.
+    Returns the test mIoU.
+    """
     folder = fresh(arguments.out / "learning")
     params = validate(Params, read_yaml(arguments.recipe or ROOT / "params.yaml"), str(arguments.recipe))
     if arguments.toy:

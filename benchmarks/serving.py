@@ -44,7 +44,7 @@ from pspnet.serving.client import own_code_environment, served
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "pspnet/serving/server.py"
 START_SECONDS = 120
-GOOD_CLIENTS = 4  # for --attacks
+GOOD_CLIENTS = 4  # number of good clients with --attacks
 MOST_TIMES_SLOWER = 3
 MOST_MB = 1500
 SIZES = [(96, 128, "PNG"), (96, 128, "JPEG"), (192, 256, "PNG"), (240, 320, "JPEG"), (480, 640, "PNG")]
@@ -62,8 +62,8 @@ class Question:
 
 @dataclass
 class Tally:
-    seconds: list[float] = field(default_factory=list)  # for good requests
-    in_all: list[float] = field(default_factory=list)  # for good requests, from the first try
+    seconds: list[float] = field(default_factory=list)  # time per good request
+    in_all: list[float] = field(default_factory=list)  # time per good request, counted from the first try
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,7 +81,7 @@ def main() -> None:
         version = arguments.model or random_version(Path(temporary))
         questions = make_questions(version)
         with started_server(version) as (server, port, start_seconds):
-            for question in questions:  # work done only once does not count
+            for question in questions:  # a warm-up, so that work done only once is not measured
                 if question.masks:
                     ask(port, question)
             before = memory(server)
@@ -220,7 +220,7 @@ def encoded(height: int, width: int, kind: str) -> bytes:
 
 
 def png(width: int, height: int, data: bytes) -> bytes:
-    """A 1-bit grayscale PNG."""
+    """Return a 1-bit grayscale PNG."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     parts = {b"IHDR": header, b"IDAT": zlib.compress(data, 9), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -303,7 +303,7 @@ def while_running(threads: list[threading.Thread], measure: Callable[[], float])
 
 
 def memory(server: subprocess.Popen[str]) -> float:
-    """The server's memory in megabytes, or 0 if the server is gone."""
+    """Return the server's memory in megabytes, or 0 if the server is gone."""
     try:
         return psutil.Process(server.pid).memory_info().rss / 1e6
     except psutil.NoSuchProcess:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # a bare machine has the checkout, not the installed package
+sys.path.insert(0, str(ROOT))  # a bare machine has only the checkout, not the installed package
 
 from pspnet.config.finetune import LossParams  # noqa: E402
 from pspnet.config.optimizer import OptimizerParams  # noqa: E402
@@ -78,7 +78,7 @@ def main() -> None:
     ways = ["ours"] if arguments.no_straightforward else ["straightforward", "ours"]
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(TURNS):
-        for way in ways:  # alternating: if the machine slows down, it slows down both
+        for way in ways:  # the ways alternate, so that if the machine slows down, it slows down both
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
             turns[way].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
     tell(arguments, turns)
@@ -233,7 +233,7 @@ def now(device: torch.device) -> float:
 
 
 def flop(supervised: SupervisedPSPNet, images: Tensor, runtime: RuntimeParams, device: torch.device) -> float:
-    """The FLOP of a step's convolutions and matrix products, forward and backward."""
+    """Return the FLOP of a step's convolutions and matrix products, forward and backward."""
     with FlopCounterMode(display=False) as counter, autocast(device, runtime):
         sum(logits.sum() for logits in supervised.eval()(IMAGENET(images[:1]))).backward()
     supervised.zero_grad()

@@ -14,8 +14,8 @@ from tests.files import made_once
 from tests.sharing import shared_server
 
 go_offline()
-# Set before torch is imported. Otherwise, the threads of several processes would wait for each other and use 5 times
-# the CPU time.
+# This must be set before torch is imported. Otherwise, the threads of several processes would wait for each other and
+# use 5 times the CPU time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # xdist sets it, and rich's consoles keep the width that they were created with
 # Use the same examples in every run, without a deadline: the first example may have to import packages.
@@ -43,7 +43,7 @@ sys.addaudithook(guard)
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # so that no collection scans the loaded modules again
+    gc.freeze()  # garbage collections then skip the loaded modules
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,7 +62,7 @@ def pytest_runtest_teardown() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_tracking_server_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`connect` sets the address for the rest of the process, which runs many tests."""
+    """`connect` sets the address for the whole process, which also runs many other tests."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
 
 
@@ -75,7 +75,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def warm_python(shared: Path) -> Iterator[str]:
-    """A program that replaces `sys.executable`; see `tests.warm`."""
+    """A program that replaces `sys.executable`. See `tests.warm`."""
     with shared_server(shared / "warm", warm.start, warm.stop) as folder:
         yield str(folder / "python")
 
@@ -83,7 +83,7 @@ def warm_python(shared: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def prefects_tables(shared: Path, warm_python: str) -> Path:
     """A Prefect home folder whose database has all tables, to be copied."""
-    from tests.flows.server import make_tables  # loads Prefect
+    from tests.flows.server import make_tables  # this import loads Prefect
 
     return made_once(shared / "flows/prefect", lambda home: make_tables(home, warm_python))
 

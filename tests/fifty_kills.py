@@ -71,7 +71,7 @@ def main() -> int:
                 shutil.rmtree(folder / "trial", ignore_errors=True)
                 trial = Trial(folder / "trial", source, expected)
                 wrong = trial.run(partial(trial.kill, target, rng), moment)
-                if wrong or trial.killed != "nothing":  # if false, no such process existed or all of them had ended
+                if wrong or trial.killed != "nothing":  # otherwise, no such process existed or all of them had ended
                     break
             _keep(folder, (number, target, f"{moment:.1f}", trial.killed, trial.starts, f"{trial.seconds:.0f}",
                            f"{trial.after_the_champion:.1f}", "; ".join(wrong)))  # fmt: skip

@@ -12,7 +12,7 @@ import filelock
 
 @contextmanager
 def shared_server(folder: Path, start: Callable[[Path], None], stop: Callable[[Path], None]) -> Iterator[Path]:
-    """Yield the folder in which `start` has left everything needed to reach the server."""
+    """Yield the folder to which `start` has written everything needed to reach the server."""
     folder.mkdir(parents=True, exist_ok=True)
     running = folder / "running"
     with (folder / "users").open("w") as users:  # each user's lock on this file ends with its process

@@ -115,7 +115,7 @@ def test_no_parameter_has_a_default_and_each_says_what_it_means() -> None:
 
 
 def test_flows_match_no_text_that_our_own_commands_print() -> None:
-    """What our commands report is in the event log."""
+    """What our commands report is in the event log, so flows need not match any text."""
     used_for = {
         "flows/dag.py": "durations in dvc.yaml",
         "flows/dvc_text.py": "DVC's words",

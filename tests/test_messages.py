@@ -80,7 +80,7 @@ def bordered(mask: np.ndarray) -> np.ndarray:
 
 
 def test_a_project_without_mistakes_is_prepared(project: Path) -> None:
-    """Otherwise, the messages below could be about a different mistake."""
+    """Otherwise, the messages tested below could be about a different mistake."""
     done = pspnet(*PREPARE, cwd=project)
     assert done.returncode == 0
     assert done.stdout.startswith("6 found: 6 prepared (6 with masks), 0 quarantined, 0 duplicates, 0 left out")

@@ -96,7 +96,7 @@ def main(address: str, program: str, *modules: str) -> None:
     listener.bind(address)
     listener.listen()
     gc.freeze()  # otherwise each process would copy the shared memory
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the keepers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the keepers to end
     if process := os.fork():
         Path("process").write_text(str(process))
         os._exit(0)
@@ -154,7 +154,7 @@ def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
 
 
 def _parent_of(program: int) -> Callable[[], int]:
-    """A replacement for `os.getppid` in this process, but not in processes that it forks."""
+    """Return a replacement for `os.getppid` in this process. It does not apply to processes that this process forks."""
     own, getppid = os.getpid(), os.getppid
 
     def parent() -> int:
@@ -167,7 +167,9 @@ def _parent_of(program: int) -> Callable[[], int]:
 
 
 class _PrefectSettings:
-    """Reads Prefect's settings when they are first used. Prefect read the server's settings on import."""
+    """Reads Prefect's settings when they are first used. When Prefect was imported, it read the settings of the warm
+    server.
+    """
 
     def __getattr__(self, name: str) -> Any:
         prefect: Any = import_module("prefect.context")

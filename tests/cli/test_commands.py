@@ -1,4 +1,4 @@
-"""The commands as a user runs them."""
+"""Runs the commands as a user would."""
 
 import gc
 import inspect
@@ -21,7 +21,7 @@ GROUP = typer.main.get_group(app)
 
 
 def commands() -> dict[str, Any]:
-    """The commands by name, without groups, which do nothing on their own."""
+    """Return the commands by name, without the groups, which do nothing on their own."""
     found: dict[str, Any] = dict(GROUP.commands)
     for name, command in GROUP.commands.items():
         found |= {f"{name} {own}": one for own, one in getattr(command, "commands", {}).items()}

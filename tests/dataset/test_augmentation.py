@@ -63,7 +63,7 @@ def test_sizes_are_exact_and_masks_gain_no_value_but_ignore(
         height_px=crop[0], width_px=crop[1], scale_min=min(scales), scale_max=max(scales),
         rotation_degrees=rotation_degrees, blur_probability=looks[0], color_jitter=looks[1],
     )  # fmt: skip
-    # only 0 and 254, so that any other value is a blend
+    # The colors are only 0 and 254, so that any other value is a blend.
     before = np.where(noise(*size, seed)[..., 0] < 128, 0, 254).astype(np.uint8)
     image, mask = augment.image_and_mask(noise(*size, seed), before, seed)
     assert (image.shape, mask.shape) == ((*crop, 3), crop)
@@ -86,7 +86,7 @@ def test_only_the_fill_color_and_ignore_are_outside_the_picture(size: tuple[int,
 
 
 def eroded(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """True where all pixels up to `radius` away are True; pixels beyond the crop do not count."""
+    """Return True where all pixels up to `radius` away are True. Pixels outside the crop do not count."""
     square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     return np.asarray(cv2.erode(where.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 1)
 
@@ -128,7 +128,7 @@ def test_a_scaled_or_rotated_image_still_matches_its_mask(rotation_degrees: floa
 
 
 def uniform(mask: Pixels, radius: int) -> NDArray[np.bool_]:
-    """True where all pixels up to `radius` away have the same value."""
+    """Return True where all pixels up to `radius` away have the same value."""
     windows = np.lib.stride_tricks.sliding_window_view(
         np.pad(mask, radius, constant_values=IGNORE), (2 * radius + 1, 2 * radius + 1)
     )

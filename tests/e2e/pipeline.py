@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BIN = Path(sys.executable).parent
-STAND_INS = "TESTS_STAND_INS"  # environment variable: a folder of commands that replace the real ones (conftest.py)
+# Name of the environment variable with a folder of commands that replace the real ones (conftest.py).
+STAND_INS = "TESTS_STAND_INS"
 SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labeled", "28")
 RUN_SECONDS = 600
 STEPS = ("prepare", "pretrain", "finetune", "evaluate")

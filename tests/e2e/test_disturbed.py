@@ -74,7 +74,7 @@ class Retraining:
             if now < step:
                 return None
             trainings = [one for one in processes_of(self.folder) if {"finetune", "--history"} <= set(cmdline(one))]
-            # The youngest processes are its loader's workers.
+            # The youngest processes are the workers of the training process's loader.
             return min(trainings, key=lambda one: one.create_time(), default=None)
 
         process: psutil.Process = self.until(found)
@@ -121,7 +121,7 @@ def place(retrained: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
-    """The same pipeline, run by DVC alone."""
+    """The same pipeline, run by DVC alone and without disturbance."""
 
     def make(folder: Path) -> None:
         folder.rmdir()

@@ -145,7 +145,7 @@ def share(number: int) -> float:
     """Return the latest moment of this planned kill, as a share of the step's duration."""
     step = PLAN[number].step
     earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
-    if step in TRAININGS:  # training resumes where it was killed
+    if step in TRAININGS:  # each attempt at training resumes where the last one was killed
         return 1.5 / all_of_it
     if step == "register":  # a finished registration leaves nothing to kill
         return (earlier + 1) / all_of_it
@@ -267,7 +267,8 @@ def test_a_restart_waits_for_an_orphan(undisturbed: Path, tmp_path: Path) -> Non
         [saved] = wait_until(lambda: checkpoints(folder))
         took = saved.stat().st_mtime - begun(folder, "finetune")[0]
         trainings = [process for process in processes_of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
-        trainer = min(trainings, key=lambda process: process.create_time())  # the others are its loader's workers
+        # The other processes are the workers of its loader.
+        trainer = min(trainings, key=lambda process: process.create_time())
         trainer.send_signal(signal.SIGSTOP)  # stopped, it cannot notice that its parent has died
         before = saved.stat().st_mtime_ns
         kill_dvc(folder)

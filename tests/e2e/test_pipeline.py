@@ -53,7 +53,7 @@ def test_results_travel_through_the_run_cache(finished: Path, tmp_path: Path) ->
 
 class TestWhatAChangeRuns:
     def test_the_learning_rate_of_finetune_does_not_change_the_backbone(self, finished: Path) -> None:
-        """Restoring the old rate is a cache hit."""
+        """When the old rate is restored, all results come from the cache."""
         before = digests(finished)
         write_params(finished, finetune__optimizer__learning_rate=0.001)
         assert reproduce(finished) == ["finetune", "evaluate"]

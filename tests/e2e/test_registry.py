@@ -110,7 +110,7 @@ def test_the_champion_predicts_a_folder_as_its_bundle_does(registered: Path, tmp
 
 
 def test_the_champion_is_evaluated_on_new_test_images_too(registered: Path) -> None:
-    """A report on an old test split says nothing about the current one."""
+    """A report on an old test split says nothing about the champion on the current split."""
     write_params(registered, finetune__optimizer__learning_rate=0.001)
     for mask in sorted((registered / "data/raw/masks").glob("*.png"))[:8]:
         (image,) = (registered / "data/raw/images").glob(f"{mask.stem}.*")

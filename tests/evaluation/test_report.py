@@ -78,7 +78,8 @@ def write(report: EvaluationReport, folder: Path, best: list[Picture] | None = N
 
 def test_headline_numbers_equal_those_computed_by_hand() -> None:
     one = report_of(("scene", picture("only")))
-    # mask road: 4 pixels, 3 found; mask car: 3, 2 found. Each union is 3 + 1 + 1 = 5 and 2 + 1 + 1 = 4.
+    # Road covers 4 pixels, of which 3 are found. Car covers 3 pixels, of which 2 are found. The unions are 3 + 1 + 1 =
+    # 5 and 2 + 1 + 1 = 4.
     assert one.confusion.tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
     assert one.pixel_accuracy == pytest.approx(5 / 7)
     assert one.class_iou[:2].tolist() == pytest.approx([3 / 5, 2 / 4])
@@ -94,7 +95,7 @@ def test_numbers_on_the_page_equal_those_in_the_report(tmp_path: Path) -> None:
 
 
 def test_groups_are_listed_worst_first_with_the_mean_over_their_images(report: EvaluationReport) -> None:
-    # bad/1 has (0.6 + 0.5) / 2; bad/2 is predicted as road everywhere: (4 / 7 + 0) / 2.
+    # The score of bad/1 is (0.6 + 0.5) / 2. In bad/2, road is predicted everywhere: (4 / 7 + 0) / 2.
     assert report.groups["group"].tolist() == ["bad", "good"]
     assert report.groups["images"].tolist() == [2, 1]
     assert report.groups["pixels"].tolist() == [14, 7]

@@ -1,6 +1,6 @@
 """`python -m tests.faults` introduces each fault into a copy of the tree and runs the tests that should notice it.
 
-Exits with status 1 if any fault is missed. `--mutants` draws random changes instead and prints the share that is caught.
+Exits with status 1 if any fault is missed. `--mutants` draws random changes instead and prints the share caught.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> int:
     began = time.monotonic()
     load_libraries(tree)
     home = Path(tempfile.mkdtemp(prefix="pspnet-faults-"))
-    home.chmod(0o755)  # PostgreSQL works there as a different user
+    home.chmod(0o755)  # PostgreSQL uses this folder as a different user
     try:
         trials = Trials(tree, home, arguments.at_once)
         rows = _mutants(trials, tree, arguments) if arguments.mutants else _faults(trials, tree, arguments)

@@ -34,7 +34,7 @@ LIBRARIES = (
     "mlflow.tracking", "mlflow.pyfunc", "prefect", "prefect.client.orchestration", "prefect.deployments", "dvc.repo",
 )  # fmt: skip
 TEST_SECONDS = 300  # a test that hangs has also noticed the fault
-LIMIT_SECONDS = 3600.0  # for all tests of a trial
+LIMIT_SECONDS = 3600.0  # limit for all tests of a trial together
 LOG_LINES = 60
 TIERS = ("e2e", "kills", "team")  # all other tests belong to `make test`
 
@@ -105,7 +105,7 @@ class Trials:
         self._running: dict[int, tuple[Trial, int, float]] = {}  # pidfd -> trial, process, start time
 
     def check(self, trials: Sequence[Trial]) -> None:
-        """Check that every change still fits the code."""
+        """Check that the old text of every change still occurs exactly once in the code."""
         problems = []
         for trial in trials:
             try:

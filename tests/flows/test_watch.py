@@ -92,7 +92,7 @@ def test_new_data_starts_one_retraining_once_settled(project: Path, server: Serv
     server.is_away = False
     assert check(project, found=AWAY) == AWAY
     assert server.asked == []
-    assert check(project) == STARTED  # the new data has not been forgotten
+    assert check(project) == STARTED  # the flow has not forgotten the new data
     [(key, files)] = server.asked
     assert files == {"data/raw.dvc": (project / "data/raw.dvc").read_text()}
     assert not not_in_remote(project)

@@ -237,7 +237,7 @@ class TestParams:
 
 
 def data_file(path: str, **more: Any) -> str:
-    """A .dvc file."""
+    """Return the content of a .dvc file."""
     return json.dumps({"outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}], **more})
 
 

@@ -25,7 +25,7 @@ ROUND = 300  # hypothesis keeps every input of a round in memory
 
 
 class TimeUp(Exception):
-    """Time is up, which is not a failure."""
+    """The time is up, which is not a failure."""
 
 
 def main() -> int:
@@ -55,7 +55,7 @@ def main() -> int:
             raise MemoryError(f"The process uses {peak:,.0f} MB; expected at most {MOST_MB:,}.")
 
     def run_round(number: int) -> None:
-        # No shrinking and no replay: the first failure ends the run, and its input is kept unchanged.
+        # Without shrinking and replay, the first failure ends the run, and the failing input is kept unchanged.
         @seed(number)
         @settings(
             max_examples=ROUND, deadline=None, database=None, derandomize=False, phases=[Phase.generate],

@@ -84,7 +84,7 @@ def class_beside(raw: Path) -> Path:
 
 
 def class_in_both(raw: Path) -> Path:
-    """images/CLASS and masks/CLASS."""
+    """The same class folders in images/CLASS and masks/CLASS."""
     for place, name in enumerate(("crack", "rust", "weld")):
         for number in range(COUNT):
             write(raw / f"images/{name}/{name}{number:02}.jpg", photo(100 * place + number, "JPEG"))
@@ -93,7 +93,7 @@ def class_in_both(raw: Path) -> Path:
 
 
 def scenes_in_both(raw: Path) -> Path:
-    """images/SCENE and masks/SCENE: numbered folders are not classes."""
+    """The same scene folders in images/SCENE and masks/SCENE. Numbered folders are not classes."""
     for scene in range(10):
         for number in range(3):
             write(raw / f"images/scene{scene}/{number:02}.jpg", photo(100 * scene + number, "JPEG"))
@@ -102,7 +102,7 @@ def scenes_in_both(raw: Path) -> Path:
 
 
 def glued_camvid(raw: Path) -> Path:
-    """train/, trainannot/, ... as in SegNet's tutorial."""
+    """The folders are called train/, trainannot/, ... as in SegNet's tutorial."""
     for place, split in enumerate(("train", "val", "test")):
         for number in range(COUNT):
             name = DRIVES[number % 2].format(1000 * place + 30 * number)
@@ -167,7 +167,7 @@ def region_beside(raw: Path) -> Path:
 
 
 def foreign_voc(raw: Path) -> Path:
-    """The folders of PASCAL VOC with different classes."""
+    """The folders of PASCAL VOC, but with different classes."""
     for number in range(COUNT):
         write(raw / f"JPEGImages/weld_{number:02}.jpg", photo(number, "JPEG"))
         write(raw / f"SegmentationClass/weld_{number:02}.png", encoded(numbers(number, 3)))
@@ -175,7 +175,7 @@ def foreign_voc(raw: Path) -> Path:
 
 
 def foreign_cityscapes(raw: Path) -> Path:
-    """The folders of Cityscapes with different classes."""
+    """The folders of Cityscapes, but with different classes."""
     for split in ("train", "val"):
         for number in range(COUNT):
             name = f"plant_{number:06}_000019"

@@ -32,7 +32,7 @@ from tests.parameters import demo_params
 from tests.planning.laptop import planned_for
 from tests.raw.rawdata import Pixels, encoded, left_out, noise, png_claiming, rules, shared_data, write
 
-STRIPES = np.repeat([0, 1, 2], 4)[None].repeat(8, 0).astype(np.uint8)  # (8, 12)
+STRIPES = np.repeat([0, 1, 2], 4)[None].repeat(8, 0).astype(np.uint8)  # an array of shape (8, 12)
 COUNT = 12
 
 

@@ -50,7 +50,7 @@ def straightforward(
     of_class = torch.tensor(list((weights or dict.fromkeys(CLASSES, 1.0)).values()), dtype=full.dtype)
     valid = masks != IGNORE
     right = masks[valid].long()
-    p = full.softmax(1).movedim(1, -1)[valid]  # (pixels, K)
+    p = full.softmax(1).movedim(1, -1)[valid]  # shape (pixels, K)
     of_right = p.gather(1, right[:, None])[:, 0]
     w = of_class[right]
     present = [k for k in range(len(CLASSES)) if (right == k).any()]

@@ -111,8 +111,8 @@ def test_equal_class_weights_change_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
 def test_the_weighted_losses_of_parts_add_up_to_the_loss_of_the_batch(kind: str, class_weights: str) -> None:
     logits, masks = batch()
-    masks[0] = IGNORE  # one part has no annotation,
-    masks[1, :15] = 3  # and the others show other classes
+    masks[0] = IGNORE  # one part has no annotations
+    masks[1, :15] = 3  # and the other parts show different classes
     loss = build(kind, class_weights=class_weights, given_weights=WEIGHTS)
     whole = torch.autograd.grad(loss(logits, masks), logits)[0]
     total = loss.weight(masks)

@@ -1,4 +1,6 @@
-"""Which stages rerun after which edit. `tests/test_contracts.py` shows that DVC depends on the same code."""
+"""Tests which stages rerun after which edit. `tests/test_contracts.py` shows that DVC's stages
+depend on the same code.
+"""
 
 import shutil
 from pathlib import Path

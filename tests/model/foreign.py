@@ -1,4 +1,4 @@
-"""Files as other projects write them, with the names and shapes in formats/ and random tensors."""
+"""Weights files as other projects write them, with the names and shapes from formats/ and random tensors."""
 
 import math
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""A laptop with assumed speeds, so that tests can plan without timing anything."""
+"""A fake laptop with assumed speeds, so that tests can plan without timing anything."""
 
 from pspnet.config.params import Params
 from pspnet.config.reading import parse_value, validate

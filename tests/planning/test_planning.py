@@ -1,4 +1,4 @@
-"""A plan for a small prepared set, timed on this machine."""
+"""Tests planning on a small prepared set, with steps timed on this machine."""
 
 import re
 from collections.abc import Sequence

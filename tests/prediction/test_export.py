@@ -109,7 +109,7 @@ def test_every_network_can_be_exported(
 def test_the_exported_file_agrees_with_the_bundle_at_untested_sizes(
     exported: Path, bundle: Path, size: tuple[int, int, int]
 ) -> None:
-    """The input is raw pixels, because the bundle's preprocessing is in the graph."""
+    """The input is raw pixels, because the exported graph includes the bundle's preprocessing."""
     images, height, width = size
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (images, 3, height, width)).astype(np.uint8))
     model = Bundle.load(bundle)

@@ -260,7 +260,7 @@ def change(few: Path) -> None:
 def test_a_run_after_a_kill_ends_as_if_nothing_had_been_killed(
     params: Params, few: Path, bundle: Path, tmp_path: Path, is_first: bool, mode: str, least: int
 ) -> None:
-    """The run is killed before each change it makes to the folder, and readers always find complete data."""
+    """The run is killed just before each change that it makes to the folder. Readers always find complete data."""
     before, expected = tmp_path / "before", tmp_path / "expected"
     if not is_first:
         run(params, few, bundle, before)
@@ -432,7 +432,7 @@ def test_a_name_that_is_not_text_is_reported(params: Params, images: Path, bundl
 
 
 def test_names_can_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
-    """The name NAME.png may be 255 bytes long; NAME.png.partial may not."""
+    """The name NAME.png may be 255 bytes long; the temporary name NAME.png.partial may not."""
     for letter, length in (("a", 247), ("b", 251), ("c", 252), ("é", 255)):
         write(tmp_path / f"images/{letter * (length // len(letter.encode()))}", encoded(noise(20, 20)))
     for _ in range(2):

@@ -91,7 +91,7 @@ def test_probabilities_sum_to_one_with_windows_scales_and_flip() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (47, 101)])
 @pytest.mark.parametrize("scales", [[1.0], [0.25, 1.0, 4.0]])
 def test_a_constant_network_gives_a_constant_prediction(size: tuple[int, int], scales: Sequence[float]) -> None:
-    """Windows, scales and edges leave no trace."""
+    """Windows, scales and edges leave no visible trace in the prediction."""
     one = member()
     bias = torch.tensor([0.5, -1.0, 2.0, 0.0])
     one.network.head[-1].load_state_dict({"weight": torch.zeros(CLASSES, 16, 1, 1), "bias": bias})

@@ -79,7 +79,7 @@ def left_out(checked: CheckedSample) -> Problem:
 
 
 def write_pair(raw: Path, name: str, mask: NDArray[Any] | None = None, size: tuple[int, int] = (8, 12)) -> None:
-    """Write an image of noise, different for each name, and its mask if given."""
+    """Write an image of noise, which is different for each name, and the image's mask if given."""
     write(raw / f"images/{name}.png", encoded(noise(*size, seed=zlib.crc32(name.encode()))))
     if mask is not None:
         write(raw / f"masks/{name}.png", encoded(mask))

@@ -129,7 +129,8 @@ def test_a_picture_with_too_many_pixels_for_opencv_is_decoded_by_pillow(tmp_path
     assert done.stdout == "(30, 40, 3)\n"
 
 
-# What the EXIF standard says about the stored row r and column c, for an upright image of height h and width w.
+# These expressions are what the EXIF standard says about the stored row r and column c, for an upright image of height
+# h and width w.
 STORED_PIXEL = {
     1: lambda r, c, h, w: (r, c),
     2: lambda r, c, h, w: (r, w - 1 - c),

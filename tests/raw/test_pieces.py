@@ -34,7 +34,7 @@ from tests.waiting import wait_until
 RULES = rules(Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1}, ()))
 MASK = np.eye(8, 12, dtype=np.uint8)
 COUNT = 40
-STORED: dict[str, Any] = {"compress_level": 0}  # so that masks of one size have the same number of bytes
+STORED: dict[str, Any] = {"compress_level": 0}  # so that all masks of the same size have the same number of bytes
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_parts_divide_the_pieces_and_add_up_to_the_whole(raw: Path, tmp_path: Pa
     join(folders, dataset(raw, whole), tmp_path / "joined", quiet)
     assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
     _, counts = check_all(raw, tmp_path / "joined")
-    assert counts == [COUNT]  # newer than the raw files, so nothing is checked again
+    assert counts == [COUNT]  # the results are newer than the raw files, so nothing is checked again
 
 
 def test_pieces_made_elsewhere_are_used_and_only_the_others_are_made(
@@ -248,13 +248,13 @@ def test_pieces_made_elsewhere_are_used_and_only_the_others_are_made(
     check_pieces(Part(1, 2).select(whole), tmp_path / "parts/1-of-2", RawFiles(raw), RULES, lambda *_: None)
     write(tmp_path / "parts/2-of-2/of-other-data.arrow", b"")
     write(tmp_path / "parts/1-of-2.dvc", "outs: []")
-    for path in (raw / "images").iterdir():  # different times, as after `dvc pull`
+    for path in (raw / "images").iterdir():  # the times differ, as after `dvc pull`
         path.touch()
     whole, _ = check_all(raw, tmp_path / "whole")
     monkeypatch.setenv("PSPNET_PARTS", str(tmp_path / "parts"))
     take(dataset(raw, whole), tmp_path / "taken", quiet)
     _, counts = check_all(raw, tmp_path / "taken")
-    assert counts[0] == 24  # three pieces of five
+    assert counts[0] == 24  # the images of three of the five pieces
     names = [piece.name for piece in whole]
     made = [contents(tmp_path / folder) for folder in ("taken", "whole")]
     assert [made[0][name] for name in names] == [made[1][name] for name in names]

@@ -14,7 +14,8 @@ from tests.raw.test_labelme import LABELME
 from tests.raw.test_layouts import ADE20K, CITYSCAPES, PALETTE_PAIRS, VOC
 
 FULL_ADE20K = r"_seg\.png: belongs to the full ADE20K.*expected scene parsing, with 150 classes"
-PREPARED: dict[str, tuple[dict[str, Any], int, list[str]]] = {  # folder -> source, masks, problems of the other files
+# Folder -> source, number of masks, problems of the other files.
+PREPARED: dict[str, tuple[dict[str, Any], int, list[str]]] = {
     "ade20k/sampleData": (ADE20K, 3, []),
     "cityscapes": (CITYSCAPES, 1, []),
     "coco_instances": (COCO | {"images": "JPEGImages", "annotations": "annotations.json"}, 3, []),

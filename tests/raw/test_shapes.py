@@ -1,4 +1,4 @@
-"""Drawn shapes compared with text pictures, where `#` is inside."""
+"""Drawn shapes compared with text pictures in which `#` marks the inside."""
 
 import pickle
 from pathlib import Path

@@ -43,7 +43,9 @@ NAMES = "ABC"
 
 
 class Process:
-    """Promotes a version, or settles what others left behind (None). The audit treats it as MLflow's client."""
+    """A process that promotes a version, or settles what others left behind if the version is None. For the audit, the
+    process is MLflow's client.
+    """
 
     def __init__(self, world: "World", name: str, version: int | None) -> None:
         self.world, self.name, self.version = world, name, version
@@ -60,7 +62,7 @@ class Process:
         return bool(self._body.dead)
 
     def step(self, fate: str = "ok") -> None:
-        """Make the pending call and continue to the next."""
+        """Make the pending call and continue until the next call."""
         self._resume(fate)
 
     def die(self) -> None:
@@ -213,7 +215,7 @@ class World:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much may happen in one schedule."""
+    """Limits on what may happen in one schedule."""
 
     switches: int  # switches away from a process that could continue
     deaths: int = 0  # deaths before a write; a process that is never resumed represents a death anywhere else
@@ -242,7 +244,7 @@ CASES = (
     Case("two promote, one settles", (2, 3, None), Bounds(switches=1, deaths=1), most=100_000),
 )
 
-Choice = tuple[str, int]  # (what happens, to which process)
+Choice = tuple[str, int]  # (what happens, the process it happens to)
 
 
 @dataclass

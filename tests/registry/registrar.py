@@ -1,4 +1,4 @@
-"""`python -m tests.registry.registrar STATE FOLDER` makes eight versions, each better than the one before.
+"""`python -m tests.registry.registrar STATE FOLDER` registers eight versions, each better than the one before.
 
 The networks are untrained; each report measures predictions with fewer errors than the one before. A ninth version
 has a different class.

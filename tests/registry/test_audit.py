@@ -97,7 +97,9 @@ class AuditedRegistry:
         return make_move(self.audit, ProposedMove("promotion", version, ""), contended)
 
     def assert_in_order(self) -> list[Move]:
-        """Check that no number is missing, each move starts where the last one ended, and the alias agrees."""
+        """Check that no number is missing, that each move starts where the last one ended, and that the alias agrees
+        with the last move.
+        """
         moves = self.audit.moves()
         assert [move.number for move in moves] == list(range(1, len(moves) + 1))
         done = [move for move in moves if move.state == "done"]
@@ -266,7 +268,7 @@ def test_the_audit_does_not_wait_for_a_process_that_has_ended_on_this_host(regis
 
 
 def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client repeats other requests when a server is busy."""
+    """Other requests are repeated by the client when a server is busy."""
     for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     asked: list[str] = []

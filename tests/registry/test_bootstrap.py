@@ -102,7 +102,7 @@ def test_draws_without_labeled_pixels_are_left_out() -> None:
 
 
 def test_the_groups_are_those_of_the_candidate() -> None:
-    """An older report on the same split may name its groups differently."""
+    """An older report on the same split may use different names for its groups."""
     candidate, champion, names, _ = scenes(0, 20, 3)
     first = paired_bootstrap(candidate, champion, names, 200)
     assert paired_bootstrap(candidate, champion.assign(group="all"), names, 200) == first

@@ -87,4 +87,4 @@ def test_a_decision_holds_until_the_question_changes(state: Path, tmp_path: Path
     assert waiting.versions.alias(CHAMPION) == 1
 
     registry.versions.remove_alias(CHALLENGER)
-    assert headline(registry, worse) is None  # `register` would set it again
+    assert headline(registry, worse) is None  # `register` would set the alias again

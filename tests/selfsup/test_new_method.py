@@ -1,4 +1,4 @@
-"""A new method needs only a module, its settings, an entry in METHODS and a test. No other file names it."""
+"""A new method needs only a module, its settings, an entry in METHODS and a test. No other file mentions the method."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -95,7 +95,7 @@ def test_answers_are_the_bundles_masks_with_confidence_and_shares(ask: Ask, bund
 
 
 def test_a_local_client_has_no_request_limits(ask: Ask) -> None:
-    assert len(ask([encoded(noise(8, 8))] * 20)) == 20  # over HTTP the limit is 16
+    assert len(ask([encoded(noise(8, 8))] * 20)) == 20  # over HTTP, the limit is 16 images
 
 
 def test_the_worker_answers_again_after_a_bad_image(ask: Ask, version: Path) -> None:

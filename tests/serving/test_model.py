@@ -1,4 +1,4 @@
-"""A version served by MLflow's own command, where a different pspnet is first on the path."""
+"""A version served by MLflow's own command in an environment with a different pspnet first on the path."""
 
 import json
 import subprocess

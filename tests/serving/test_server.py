@@ -73,7 +73,7 @@ class Client:
             {"type": "http.request", "body": part, "more_body": n < last or not complete}
             for n, part in enumerate(parts)
         ]
-        self.waits = asyncio.Event()  # set once all parts are sent
+        self.waits = asyncio.Event()  # set once all parts have been sent
         self.leave = asyncio.Event()
         self.answer: list[Message] = []
 
@@ -637,7 +637,7 @@ def test_only_json_is_accepted(kind: str) -> None:
 def port(
     version: Path, newer_checkout: Path, warm_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
-    """One server, shared by the tests that leave it running."""
+    """The port of a server shared by the tests that leave it running."""
     folder, options = tmp_path_factory.mktemp("server"), ("--max-body-mb", "2", "--working", "1", "--waiting", "0")
     with server(warm_python, version, folder, *options, PYTHONPATH=str(newer_checkout)) as (_, port):
         assert (folder / "log").read_text() == f"models:/x/3 on http://127.0.0.1:{port}, Ctrl-C stops it\n"

@@ -179,7 +179,7 @@ def test_a_full_disk_is_reported_with_the_folder_and_the_space_needed(raw: Path,
     assert re.fullmatch(r"about [\d.]+ kB of free space", problem.expected)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.rglob("*.partial"))
-    assert run(raw, tmp_path / "out").images  # now there is space
+    assert run(raw, tmp_path / "out").images  # now there is enough space
 
 
 def test_after_a_fix_only_its_piece_is_checked_again(

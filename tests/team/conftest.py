@@ -18,7 +18,7 @@ PREFECT = ("prefect.artifacts", "prefect.cli.deploy", "prefect.deployments", "pr
 
 @pytest.fixture(scope="session")
 def warm_prefect(shared: Path) -> Iterator[str]:
-    """`warm_python` with Prefect loaded; `pspnet` and `dvc` are next to it."""
+    """`warm_python` with Prefect also loaded. `pspnet` and `dvc` are next to it."""
 
     def start(folder: Path) -> None:
         warm.start(folder, *PREFECT)

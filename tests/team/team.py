@@ -165,7 +165,9 @@ class Team:
     # What a person does through the server
 
     def deploy(self) -> None:
-        """Deploy, check the schedules of prefect.yaml, and remove them: the tests decide when a run is due."""
+        """Deploy, check the schedules from prefect.yaml, and remove them, because the tests decide
+        when a run is due.
+        """
         self.call(self.person, "pspnet", "deploy")
         for name, when in ((RETRAIN, {"cron": "0 3 * * 0"}), ("watch/watch", {"interval": timedelta(minutes=5)})):
             (deployed,) = self.unschedule(name)
@@ -295,7 +297,7 @@ class Plain:
         run(self.folder, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"), **self._warm)
 
     def made(self, *targets: str, **params: Any) -> dict[str, str]:
-        """Run DVC on the current raw data. Returns the digests of all results."""
+        """Run DVC on the current raw data of the team. Returns the digests of all results."""
         raw = self.folder / "data/raw"
         shutil.rmtree(raw, ignore_errors=True)
         shutil.copytree(self._team.cpu / "data/raw", raw)

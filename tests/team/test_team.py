@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
 LONG = 30  # epochs of a disturbed training run, which must still be running when its first checkpoint is seen
-ON_TIME_SECONDS = 25  # the worker may start a moment early, and the machine is busy
+ON_TIME_SECONDS = 25  # allows for a worker that starts a moment early, and for a busy machine
 PAUSE_SECONDS = 3  # how long a person pauses between two commands
 MODEL = "pspnet-demo"
 
@@ -49,7 +49,9 @@ def made(team: Team, flow_run: FlowRun) -> dict[str, str]:
 
 
 def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int) -> None:
-    """The run completed with one version, no process left, and one training run in MLflow that has each epoch once."""
+    """Check that the run completed with one version, no process left, and one training run in MLflow that has each
+    epoch once.
+    """
     team.completed(flow_run)
     (training,) = trainings(mlflow, flow_run)
     assert training.info.status == "FINISHED"
@@ -128,7 +130,7 @@ def test_a_mistake_in_params_fails_immediately_with_its_message(team: Team) -> N
 
 @contextmanager
 def somebody_at_work(team: Team) -> Iterator[None]:
-    """Within the block, a person uses DVC in the checkout whose worktrees the cpu worker uses."""
+    """Within the block, a person uses DVC in the checkout to which the cpu worker's worktrees belong."""
     over, failed = Event(), []
 
     def work() -> None:

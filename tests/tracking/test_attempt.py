@@ -1,4 +1,6 @@
-"""What `stage_run` sends, writes and reports, with a sender in pytest's process. test_processes.py uses a real one."""
+"""What `stage_run` sends, writes and reports, with a sender in pytest's process. test_processes.py
+uses a real sender.
+"""
 
 import json
 import os

@@ -93,7 +93,7 @@ def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, l
 
 
 def test_two_processes_doing_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
-    """A new process works alongside an orphan; neither knows what the other writes."""
+    """A new process works alongside an orphan, and neither process knows what the other writes."""
     folder = state / "tracking/finetune-1"
     orphan, new = new_journal(folder, "orphan"), new_journal(folder, "orphan")
     for journal in (orphan, new):
@@ -208,7 +208,7 @@ def test_a_pipeline_has_the_status_of_its_latest_stage_in_any_order_of_delivery(
 
 
 def test_work_continued_by_another_pipeline_moves_to_that_pipeline(client: MlflowClient, state: Path) -> None:
-    """The stage is killed, params of a later stage change, and it starts again."""
+    """The stage is killed, the params of a later stage are changed, and the stage starts again."""
     new_journal(state / "tracking/finetune-1", "moves", "old").add("epoch", step=1, values={"loss": 1.0})
     replay(state)
     new_journal(state / "tracking/finetune-1", "moves", "new").add("epoch", step=2, values={"loss": 0.5})

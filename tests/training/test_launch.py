@@ -38,7 +38,7 @@ COMMAND = (
 )
 ENVIRONMENT = {"PSPNET_DEVICE": "cpu", "PSPNET_LOADER_WORKERS": "1", "PSPNET_TRACKING": "off"}
 STEPS = 18  # number of steps in six epochs
-PATIENCE = SHUTDOWN_SECONDS + 45  # seconds
+PATIENCE = SHUTDOWN_SECONDS + 45  # in seconds
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -168,7 +168,7 @@ def test_a_killed_launcher_leaves_no_process_behind(project: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> None:
-    """The flow then retries it."""
+    """The flow then retries the stage."""
     write_params(project, epochs=1000)
     with training(project) as launcher:
         trainer(project, 1).kill()

@@ -1,4 +1,4 @@
-"""Parts that both loops share: schedule, optimizer, image order, checkpoints, locks."""
+"""The parts that both training loops share: schedule, optimizer, image order, checkpoints, locks."""
 
 import itertools
 import math

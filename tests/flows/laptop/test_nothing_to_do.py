@@ -1,4 +1,4 @@
-"""A retraining run that would change nothing is recognized. After any change, the flow runs."""
+"""Tests that a retraining run which would change nothing is recognized, and that after any change the flow runs."""
 
 import contextlib
 import json
