@@ -34,7 +34,7 @@ class Guard:
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.on and event == "subprocess.Popen" and Path(os.fsdecode(arguments[0])).name not in CHEAP:
             raise RuntimeError(
-                f"A test of `make test` starts {arguments[1]}: call it in-process, or mark the test e2e."
+                f"A test of `make test` starts {arguments[1]}: call the function in this process, or mark the test e2e."
             )
 
 

@@ -88,7 +88,7 @@ def main() -> int:
         print(f"Kept: {kept} ({len(data):,} bytes)")
     current.unlink(missing_ok=True)
     found = "1 failed" if failed else "none failed"
-    print(f"{counted:,} inputs, the slowest {slowest:.1f} s, {peak:,.0f} MB at most; {found}.")
+    print(f"{counted:,} inputs, the slowest took {slowest:.1f} s, peak memory {peak:,.0f} MB; {found}.")
     return int(failed)
 
 

@@ -593,7 +593,7 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
         inspected(tmp_path / "nowhere")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 def test_an_unreadable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(UserError, match="cannot be read"):

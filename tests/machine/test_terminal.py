@@ -238,7 +238,7 @@ CHILDREN["a stage in a shell"] = ["/bin/sh", "-c", f"{shlex.join(CHILDREN['a sta
 
 
 @pytest.mark.e2e
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can promise it")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can guarantee this")
 @pytest.mark.parametrize("child", CHILDREN)
 def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
     # DVC sets this variable; a manual run may outlive its terminal.

@@ -165,7 +165,7 @@ class World:
             last.finish()
         except RecursionError:
             last.die()
-            return ["settling does not end"]
+            return ["settling never finishes"]
         return list(self._wrong())
 
     def clear(self) -> None:
@@ -195,12 +195,12 @@ class World:
         if [move.number for move in moves] != list(range(1, len(moves) + 1)):
             yield "a number is missing"
         if [move.from_version for move in done] != [0, *(move.to_version for move in done)][: len(done)]:
-            yield "a move does not start where the one before it ended"
+            yield "a move does not start where the previous move ended"
         if self.champion != done[-1].to_version:
             yield "the champion is not the last version on record"
         for move in done:
             if move.kind == "outside" and move.to_version not in self.set_by_persons and not self._warned(move):
-                yield "a late write counts as a person's"
+                yield "a late write counts as a write by a person"
         for process in self.processes:
             if process.moved and process.moved.number not in [
                 m.number for m in done if m.to_version == process.version

@@ -270,10 +270,10 @@ class Team:
         def begun() -> list[psutil.Process]:
             return [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
 
-        training = min(self.until(begun, seconds, "no training run has begun"), key=lambda one: one.create_time())
-        wait_until(lambda: self.saved_at() > training.create_time(), seconds, "it saves nothing")
+        training = min(self.until(begun, seconds, "no training run has started"), key=lambda one: one.create_time())
+        wait_until(lambda: self.saved_at() > training.create_time(), seconds, "training saved no checkpoint")
         training.suspend()
-        assert training.is_running() and training.status() != psutil.STATUS_ZOMBIE, "it was over too soon"
+        assert training.is_running() and training.status() != psutil.STATUS_ZOMBIE, "training finished too soon"
         return training
 
     def saved_at(self) -> float:

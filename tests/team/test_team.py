@@ -99,7 +99,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
     training = team.training()
     kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
     training.resume()
-    team.until(lambda: not team.processes(), SOON_SECONDS, "processes outlive those that started them")
+    team.until(lambda: not team.processes(), SOON_SECONDS, "processes outlive their killed parents")
     team.deploy()  # the server still knows which runs must send heartbeats
     for pool in POOLS:
         team.start_worker(pool)
@@ -110,7 +110,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
         for one in frozen:
             one.suspend()
         team.start_worker("gpu")
-        team.until(lambda: not command(training), 300, "a frozen process is not ended")
+        team.until(lambda: not command(training), 300, "a frozen process was not ended")
         with team.undisturbed():
             assert_ended_well(team, mlflow, flow_run, LONG)
         expected = made_by_dvc.result()
@@ -196,7 +196,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
     training = team.training()
     dvc = dvc_of(training)
     team.client.set_flow_run_state(cancelled.id, Cancelling())
-    team.until(lambda: not command(dvc), SOON_SECONDS, "it is not asked to end")
+    team.until(lambda: not command(dvc), SOON_SECONDS, "DVC was not asked to end")
     training.resume()
     ended = team.finished(cancelled, SOON_SECONDS)
     assert ended.state and ended.state.is_cancelled()
@@ -209,7 +209,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.start_worker(pool)
     saved = team.saved_at()
     training.resume()
-    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it did not continue without workers")
+    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "training did not continue without workers")
     kill(training)
     team.mlflow.stop()
     try:
@@ -220,7 +220,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.until(
             lambda: team.saved_at() > saved or not training.is_running(),
             SOON_SECONDS,
-            "it did not continue without MLflow",
+            "training did not continue without MLflow",
         )
     finally:
         team.mlflow.start()

@@ -39,7 +39,7 @@ def at_work_on(team: Team, part: str) -> psutil.Process:
         found[:] = [parent for one in own for parent in one.parents() if is_engine(parent)]
         return bool(found)
 
-    team.until(begun, SOON_SECONDS, f"part {part} has not begun")
+    team.until(begun, SOON_SECONDS, f"part {part} has not started")
     return found[0]
 
 
