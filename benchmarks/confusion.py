@@ -1,4 +1,4 @@
-"""Confusion matrices of masks such as CamVid's: `pspnet.metrics` compared with torchmetrics, per image, on one thread.
+"""Times the confusion matrix per image for masks like CamVid's, on one thread: `pspnet.metrics` versus torchmetrics.
 
 python benchmarks/confusion.py                  300 pairs of 360 x 480, 11 classes, void ignored
 

@@ -148,7 +148,7 @@ def runtime_of(arguments: argparse.Namespace, precision: str, compile_it: bool =
 
 
 def matrix(arguments: argparse.Namespace) -> Measured:
-    """The fastest bf16 product of two square matrices: the limit that the other parts are compared with."""
+    """Measure the fastest bf16 product of two square matrices, the limit that the other parts are compared with."""
     device, side = configure(runtime_of(arguments, "bf16")), sizes(arguments)["matrix"]
     best = 0.0
     for length in (side // 2, side):
@@ -169,7 +169,7 @@ def eager(arguments: argparse.Namespace) -> Measured:
 
 
 def compiled(arguments: argparse.Namespace) -> Measured:
-    """Compiled training at the batch size that is best without compiling. Only one size is tried, because each
+    """Measure compiled training at the batch size that is best without compiling. Only one size is tried, because each
     compilation takes a minute.
     """
     if arguments.toy:
@@ -182,7 +182,7 @@ def compiled(arguments: argparse.Namespace) -> Measured:
 
 
 def training(arguments: argparse.Namespace, batches: Sequence[int], compile_it: bool) -> Measured:
-    """Fine-tuning steps at growing batch sizes, until memory is full or a larger batch trains no faster."""
+    """Measure fine-tuning steps at growing batch sizes, until memory is full or a larger batch trains no faster."""
     runtime = runtime_of(arguments, "bf16", compile_it)
     device = configure(runtime)
     tried: dict[int, dict[str, float]] = {}
@@ -236,7 +236,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def loader(arguments: argparse.Namespace) -> Measured:
-    """Augmented crops per second from the loader's processes, with nothing else running."""
+    """Measure augmented crops per second from the loader's processes, with nothing else running."""
     size = sizes(arguments)
     dataset = PreparedDataset.open(synthetic(arguments.out / "loader", images=40, labeled=40))
     augmentation = Augmentation(
@@ -259,7 +259,7 @@ def loader(arguments: argparse.Namespace) -> Measured:
 
 
 def logits(arguments: argparse.Namespace) -> Measured:
-    """How far bf16 logits are from fp32 logits, when both are as large as those of a trained network."""
+    """Measure how far bf16 logits are from fp32 logits, when both are as large as those of a trained network."""
     size = sizes(arguments)
     device = configure(runtime_of(arguments, "fp32"))
     torch.manual_seed(0)
@@ -315,7 +315,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def prediction(arguments: argparse.Namespace) -> Measured:
-    """Images per second, from bytes in memory to masks in memory. Decoding is not included."""
+    """Measure images per second, from bytes in memory to masks in memory. Decoding is not included."""
     size = sizes(arguments)
     device = configure(runtime_of(arguments, "bf16"))
     member = Member(network(architecture(arguments)).network.to(device, memory_format=torch.channels_last), IMAGENET)

@@ -1,4 +1,4 @@
-"""Augmented crops per second on one core, from CamVid: ours compared with the same augmentation written in OpenCV.
+"""Measures augmented crops per second on one core, from CamVid: ours versus the same augmentation written in OpenCV.
 
 python benchmarks/loader.py --data FOLDER      FOLDER is used as data/raw of recipes/camvid.yaml
 
@@ -112,7 +112,7 @@ def compare(data: Path, turns: int, folder: Path) -> None:
         print(f"| {name} | {1000 * own / len(pairs):.2f} | {len(pairs) / own:,.0f} | {own / seconds[0]:.2f} | "
               f"{own / seconds[1]:.2f} |")  # fmt: skip
     met = "met" if seconds[2] / seconds[1] >= BAR else "NOT met"
-    print(f"\n{len(pairs)} images, {turns} turns. The bar of {BAR:.0f} times straightforward OpenCV is {met}.")
+    print(f"\n{len(pairs)} images, {turns} turns. Bar of {BAR:.0f} times the speed of straightforward OpenCV: {met}.")
 
 
 def interleaved(works: Sequence[Callable[[int], None]], turns: int) -> list[float]:

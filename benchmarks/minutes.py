@@ -1,4 +1,4 @@
-"""`pspnet plan` versus U-Net and FPN from segmentation-models-pytorch, with equal training time and random weights.
+"""Compares `pspnet plan` with U-Net and FPN from segmentation-models-pytorch, given equal time and random weights.
 
 uv pip install segmentation-models-pytorch
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv --time
@@ -210,7 +210,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(name: str, data: Path, work: Path) -> Prepared:
-    """Return the contest's data and our plan for it. Whatever is not in the work folder yet is created."""
+    """Return the contest's data and our plan for it. Create them if they are not in the work folder yet."""
     contest, folder, plan = CONTESTS[name], work / name, work / f"{name}.yaml"
     text = (ROOT / f"recipes/{contest.recipe}.yaml").read_text(encoding="utf-8")
     text = edited(text, {"backbone.weights": "random"}, contest.recipe)
@@ -227,7 +227,7 @@ def prepared(name: str, data: Path, work: Path) -> Prepared:
 
 
 def speed_of(name: str, peer: str, data: Path, work: Path) -> Speed:
-    """Return the peer's speed on the contest's data. If it is not in the work folder yet, it is measured."""
+    """Return the peer's speed on the contest's data. Measure it if it is not in the work folder yet."""
     path = work / "speeds.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if f"{name} {peer}" not in known:

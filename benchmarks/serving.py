@@ -1,4 +1,4 @@
-"""Twenty clients send a server good and bad requests at once: how fast it answers and how much memory it takes.
+"""Measures how fast a server answers, and how much memory it takes, while twenty clients send good and bad requests.
 
 Every answer is checked: a good image's mask must equal the one that the version returns for that image alone, and each
 bad request must be rejected properly. Exits with status 1 if any answer is wrong.

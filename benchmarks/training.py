@@ -1,4 +1,4 @@
-"""What a training step costs, part by part, compared with the same network trained the straightforward way.
+"""Measures what a training step costs, part by part, compared with training the same network the straightforward way.
 
 python benchmarks/training.py                                     R50, stride 8, 473 x 473, batch 2, 21 classes
 python benchmarks/training.py --depth 18 --size 360 --batch 8

@@ -249,8 +249,8 @@ def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
     assert process.stdout.readline() == "ready\n"
     process.kill()
     process.wait()
-    # The pipe closes when the last process that can write to it ends. The child would live for 250 s if nobody ended
-    # it.
+    # The pipe closes when the last process that can write to it ends. If nothing ended the child, it would
+    # live for 250 s.
     assert select.select([process.stdout], [], [], 120)[0]
     assert process.stdout.read() == ""
     process.stdout.close()

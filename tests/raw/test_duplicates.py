@@ -27,8 +27,8 @@ def test_equal_images_with_different_masks_are_paired() -> None:
     images = np.repeat(np.frombuffer(b"abababcc", np.uint8)[:, None], 32, axis=1)
     masks = np.repeat(np.frombuffer(b"wxyxwxzw", np.uint8)[:, None], 32, axis=1)
     labeled = np.ones(8, bool)
-    # Image a is at 0, 2 and 4 with masks w, y and w. Image b has mask x three times. Image c is at 6 and 7 with z and
-    # w.
+    # Image a is at 0, 2 and 4 with masks w, y and w. Image b has mask x three times. Image c is at 6 and 7 with masks z
+    # and w.
     assert contradictions(images, masks, labeled) == [(0, 2), (2, 0), (4, 2), (6, 7), (7, 6)]
     labeled[6] = False
     assert contradictions(images, masks, labeled) == [(0, 2), (2, 0), (4, 2)]
