@@ -4,12 +4,13 @@ INSTALLED := .venv/.installed
 UV := $(shell command -v uv 2>/dev/null || echo $(BIN)/uv)
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Some container images set this. Every process then compiles torch again, which takes longer than loading it.
+# Some container images set this variable. Every process then compiles torch's modules again, which takes longer than
+# loading them.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo retrain test test-e2e coverage test-kills test-team faults mutants check bench lock
 
-help:  ## show this list
+help:  ## show this list of targets
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 install: $(INSTALLED)  ## install the locked packages and this one into .venv
@@ -18,18 +19,18 @@ demo: $(INSTALLED)  ## run the whole pipeline on synthetic street scenes
 	@pspnet synthesize data/raw --images 600 --labeled 200 --seed 0
 	@pspnet retrain
 
-retrain: $(INSTALLED)  ## run every step that changed, on the data in data/raw, up to the champion
+retrain: $(INSTALLED)  ## run every step that has changed, from the data in data/raw to the champion
 	@pspnet retrain
 
 TESTS = python -m pytest -n 2 --dist worksteal --durations 15
 
-test: $(INSTALLED)  ## run the tests that start no process; use it after each change
+test: $(INSTALLED)  ## run the tests that start no process; run this after each change
 	$(TESTS) -m "not e2e and not kills and not team"
 
 test-e2e: $(INSTALLED)  ## test with real commands, DVC, servers and PostgreSQL
 	$(TESTS) -m e2e
 
-coverage: $(INSTALLED)  ## run test and test-e2e and show which lines they run; takes 50% longer
+coverage: $(INSTALLED)  ## run test and test-e2e and show which lines they cover; takes 50% longer
 	$(TESTS) -m "not kills and not team" --cov --cov-report=term
 
 test-kills: $(INSTALLED)  ## kill processes at random moments; the results must be the same
@@ -38,13 +39,13 @@ test-kills: $(INSTALLED)  ## kill processes at random moments; the results must 
 test-team: $(INSTALLED)  ## kill and freeze servers and workers on this machine
 	python -m pytest tests/team -n 2 --dist worksteal -m team --durations 0
 
-faults: $(INSTALLED)  ## make small wrong changes to copies of the code: does a test notice each?
+faults: $(INSTALLED)  ## make small wrong changes to copies of the code and check that a test notices each change
 	python -m tests.faults
 
-mutants: $(INSTALLED)  ## do the same with random changes; only the share caught counts
+mutants: $(INSTALLED)  ## do the same with random changes, and report the share of changes that the tests notice
 	python -m tests.faults --mutants
 
-check: $(INSTALLED)  ## check style, types and layers
+check: $(INSTALLED)  ## check style, types and the layers of imports
 	ruff check .
 	ruff format --check .
 	mypy

@@ -1,8 +1,9 @@
-"""Attacks on a `pspnet serve` server, all at once, each from its own address (127.0.0.2, ...), for serving.py.
+"""Runs all attacks on a `pspnet serve` server at once, each from its own address (127.0.0.2, ...), for serving.py.
 
-python benchmarks/attacks.py PORT SECONDS           prints what came back for each, and how often, as JSON
+python benchmarks/attacks.py PORT SECONDS           prints, as JSON, how often each attack had which outcome
 
-Every attack worked on an earlier server: all other clients were refused or had to wait, or memory ran out.
+Every attack succeeded against an earlier version of the server: all other clients were rejected or had to wait, or
+memory ran out.
 """
 
 import json
@@ -15,36 +16,36 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 
-PAUSE_SECONDS = 1.0  # between two attempts by the same attacker
+PAUSE_SECONDS = 1.0  # pause between two attempts by the same attacker
 HEAD = b"POST /invocations HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
 MB = 1_000_000
 
 
 def newline() -> Iterator[bytes]:
-    """0.25 MB to an address with a newline, which bypasses all limits: MLflow turns it into 20 GB."""
+    """A 0.25 MB request whose path ends with a newline, which used to bypass all limits: MLflow turns it into 20 GB."""
     yield whole(json.dumps({"inputs": ["A" * 100_000, *[""] * 50_000]}, separators=(",", ":")).encode(), b"%0A")
 
 
 def directories() -> Iterator[bytes]:
-    """A 5 MB TIFF with 60,000 directories, which Pillow counts in quadratic time."""
+    """A TIFF of 5 MB with 60,000 directories. Pillow needs quadratic time to count them."""
     rows = [[b64encode(tiff_of(60_000)).decode()]]
     yield whole(json.dumps({"dataframe_split": {"columns": ["image"], "data": rows}}).encode())
 
 
 def chunks() -> Iterator[bytes]:
-    """60 MB in chunks, declared as one byte and never completed."""
+    """60 MB sent in chunks, although the header declares one byte. The body never ends."""
     yield HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
     for _ in range(60):
         yield f"{MB:x}\r\n".encode() + b" " * MB + b"\r\n"
 
 
 def declared() -> Iterator[bytes]:
-    """One byte out of a declared 64 MB."""
+    """One byte of a body declared as 64 MB."""
     yield HEAD + b"content-length: 64000000\r\n\r\n{"
 
 
 def trickle() -> Iterator[bytes]:
-    """One byte a second, out of a declared 64 MB."""
+    """One byte per second of a body declared as 64 MB."""
     yield HEAD + b"content-length: 64000000\r\n\r\n{"
     while True:
         time.sleep(1)
@@ -56,7 +57,7 @@ def half_headers() -> Iterator[bytes]:
 
 
 def slow_headers() -> Iterator[bytes]:
-    """One header a second, endlessly."""
+    """One header per second, endlessly."""
     yield HEAD
     for number in range(1_000_000):
         time.sleep(1)
@@ -64,14 +65,14 @@ def slow_headers() -> Iterator[bytes]:
 
 
 def after_refusal() -> Iterator[bytes]:
-    """A body that keeps coming after the server has refused it."""
+    """A body that the client keeps sending after the server has rejected it."""
     yield HEAD.replace(b"/json", b"/xml") + b"content-length: 64000000\r\n\r\n"
     while True:
         time.sleep(1)
         yield b" "
 
 
-# Each attack with the number of its attackers, who share an address.
+# Each attack, with its number of attackers, who share one address.
 ATTACKS = {
     newline: 2, directories: 2, chunks: 6, declared: 20, trickle: 20, half_headers: 150, slow_headers: 50,
     after_refusal: 20,
@@ -84,7 +85,7 @@ def whole(body: bytes, after_address: bytes = b"") -> bytes:
 
 
 def tiff_of(directories: int) -> bytes:
-    """A TIFF with a gray 8 x 8 image in each directory."""
+    """Return a TIFF with a gray 8 x 8 image in each directory."""
     entries = ((256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (279, 64))
     size = 2 + 12 * len(entries) + 4
     first = 8 + 64
@@ -100,7 +101,7 @@ def tiff_of(directories: int) -> bytes:
 
 
 def attempt(port: int, host: str, parts: Iterator[bytes], until: float) -> str:
-    """The response's status, or how the attempt ended if there was no response."""
+    """Return the response's status, or how the attempt ended if there was no response."""
     try:
         with socket.create_connection(("127.0.0.1", port), 10, source_address=(host, 0)) as client:
             for part in parts:

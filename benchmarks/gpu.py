@@ -1,12 +1,12 @@
-"""How the training core performs on a GPU, measured within eight minutes by one command.
+"""Measures how the training core performs on a GPU, with one command, within eight minutes.
 
 python benchmarks/gpu.py --out gpu-results
 python benchmarks/gpu.py --out gpu-results --data FOLDER --recipe recipes/camvid.yaml     plus a small real training run
 
-It needs torch 2.6 or later, the training core's packages and no network. Each part is a process with its own
+It needs torch 2.6 or later and the training core's packages, but no network. Each part is a process with its own
 time limit: a part that fails or takes too long says so in its row, and the others continue. `gpu.json` and `gpu.md` are
-rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size, which tests this program but
-measures nothing.
+rewritten after each part. Without a GPU, or with --toy, every part runs at a toy size. That tests this program, but the
+figures mean nothing.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # a bare machine has the checkout, not the installed package
+sys.path.insert(0, str(ROOT))  # a bare machine has only the checkout, not the installed package
 
 from training import flop, network, now, ours  # noqa: E402
 
@@ -54,16 +54,16 @@ from pspnet.training.shared.loading import load_batches  # noqa: E402
 from pspnet.training.shared.runtime import autocast, loader_workers  # noqa: E402
 
 ALL_SECONDS = 480.0
-TOY_SECONDS = 600.0  # a test's machine may be slow and busy
-STEPS = 8  # timed for each batch size
-GAIN = 1.02  # a batch twice as large must train this much faster to be worth its memory
+TOY_SECONDS = 600.0  # the machine that runs the tests may be slow and busy
+STEPS = 8  # number of steps timed for each batch size
+GAIN = 1.02  # doubling the batch must speed up training by this factor to be worth the memory
 CLASSES = 21
 IGNORE = 255
 FULL = {
     "depth": 50, "width": 1.0, "size": 473, "batches": (8, 16, 32, 64, 128), "matrix": 8192, "images": 64,
     "threads": min(8, os.cpu_count() or 1),
 }  # fmt: skip
-# One thread: the threads of a process wait for each other while something else is running, such as other tests.
+# Use one thread: the threads of a process wait for each other while something else is running, such as other tests.
 TOY = {
     "depth": 18, "width": 0.125, "size": 65, "batches": (2, 4), "matrix": 256, "images": 2, "threads": 1,
 }  # fmt: skip
@@ -75,11 +75,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write: gpu.json, gpu.md")
     parser.add_argument(
-        "--data", type=Path, help="folder to use as data/raw: prepared, trained on, measured on its test split"
+        "--data", type=Path, help="folder to use as data/raw: prepare it, train on it, and evaluate on its test split"
     )
     parser.add_argument("--recipe", type=Path, help="params for --data (default: the demo's)")
-    parser.add_argument("--toy", action="store_true", help="toy sizes, whatever the device")
-    # For the processes that this program starts.
+    parser.add_argument("--toy", action="store_true", help="use toy sizes on any device")
+    # These options are for the processes that this program starts.
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--training", choices=("alone", "killed", "resumed"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -111,7 +111,7 @@ def machine() -> dict[str, Any]:
 
 
 def run(name: str, seconds: float, arguments: argparse.Namespace) -> Measured:
-    """What the part measured, or why it failed. Leaves none of its processes running."""
+    """Run a part. Returns what it measured, or why it failed. Leaves none of its processes running."""
     result, log = arguments.out / f"{name}.part.json", arguments.out / f"{name}.log"
     result.unlink(missing_ok=True)
     if seconds <= 0:
@@ -148,7 +148,7 @@ def runtime_of(arguments: argparse.Namespace, precision: str, compile_it: bool =
 
 
 def matrix(arguments: argparse.Namespace) -> Measured:
-    """The fastest bf16 product of two square matrices: the limit that the other parts are compared with."""
+    """Measure the fastest bf16 product of two square matrices, the limit that the other parts are compared with."""
     device, side = configure(runtime_of(arguments, "bf16")), sizes(arguments)["matrix"]
     best = 0.0
     for length in (side // 2, side):
@@ -169,9 +169,12 @@ def eager(arguments: argparse.Namespace) -> Measured:
 
 
 def compiled(arguments: argparse.Namespace) -> Measured:
-    """Compiled training at the batch size that was best without compiling, because each compilation takes a minute."""
+    """Measure compiled training at the batch size that is best without compiling. Only one size is tried, because each
+    compilation takes a minute.
+    """
     if arguments.toy:
-        torch.compile = partial(torch.compile, backend="aot_eager")  # avoids the C++ compiler, which takes minutes
+        # This backend avoids the C++ compiler, which takes minutes.
+        torch.compile = partial(torch.compile, backend="aot_eager")
     before = arguments.out / "eager.part.json"
     batches = sizes(arguments)["batches"]
     best = json.loads(before.read_text())["batch"] if before.exists() else batches[len(batches) // 2]
@@ -179,7 +182,7 @@ def compiled(arguments: argparse.Namespace) -> Measured:
 
 
 def training(arguments: argparse.Namespace, batches: Sequence[int], compile_it: bool) -> Measured:
-    """Fine-tuning steps at growing batch sizes, until memory is full or a larger batch trains no faster."""
+    """Measure fine-tuning steps at growing batch sizes, until memory is full or a larger batch trains no faster."""
     runtime = runtime_of(arguments, "bf16", compile_it)
     device = configure(runtime)
     tried: dict[int, dict[str, float]] = {}
@@ -233,7 +236,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def loader(arguments: argparse.Namespace) -> Measured:
-    """Augmented crops a second from the loader's processes, with nothing else running."""
+    """Measure augmented crops per second from the loader's processes, with nothing else running."""
     size = sizes(arguments)
     dataset = PreparedDataset.open(synthetic(arguments.out / "loader", images=40, labeled=40))
     augmentation = Augmentation(
@@ -256,14 +259,14 @@ def loader(arguments: argparse.Namespace) -> Measured:
 
 
 def logits(arguments: argparse.Namespace) -> Measured:
-    """How far bf16 logits are from fp32 logits, at the scale of a trained network."""
+    """Measure how far bf16 logits are from fp32 logits, when both are as large as those of a trained network."""
     size = sizes(arguments)
     device = configure(runtime_of(arguments, "fp32"))
     torch.manual_seed(0)
     images = torch.randint(0, 256, (4, 3, size["size"], size["size"]), dtype=torch.uint8, device=device)
     psp = network(architecture(arguments)).network.to(device, memory_format=torch.channels_last)
     with torch.no_grad():
-        psp.train()(IMAGENET(images))  # BatchNorm sees what it will normalize
+        psp.train()(IMAGENET(images))  # give BatchNorm the statistics of these images
         psp.eval()
         exact = psp(IMAGENET(images))
         with autocast(device, runtime_of(arguments, "bf16")):
@@ -275,7 +278,7 @@ def logits(arguments: argparse.Namespace) -> Measured:
 
 
 def resume(arguments: argparse.Namespace) -> Measured:
-    """A training run killed halfway by SIGKILL and started again, compared with an undisturbed one."""
+    """Compare an undisturbed training run with one that is killed halfway by SIGKILL and started again."""
     folder = arguments.out / "resume"
     synthetic(folder, images=24, labeled=24)
     backbone = folder / "backbone"
@@ -292,7 +295,7 @@ def resume(arguments: argparse.Namespace) -> Measured:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train to the end, or until killed halfway. The resumed run continues where the killed run stopped."""
+    """Train to the end, or until the run is killed halfway. The resumed run continues where the killed run stopped."""
     os.environ["PSPNET_CHECKPOINT_SECONDS"] = "0"
     folder = arguments.out / "resume"
     own = folder / ("alone" if arguments.training == "alone" else "killed")
@@ -312,7 +315,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def prediction(arguments: argparse.Namespace) -> Measured:
-    """Images a second, from bytes in memory to masks in memory; decoding is not counted."""
+    """Measure images per second, from bytes in memory to masks in memory. Decoding is not included."""
     size = sizes(arguments)
     device = configure(runtime_of(arguments, "bf16"))
     member = Member(network(architecture(arguments)).network.to(device, memory_format=torch.channels_last), IMAGENET)
@@ -331,7 +334,9 @@ def prediction(arguments: argparse.Namespace) -> Measured:
 
 
 def learning(arguments: argparse.Namespace) -> Measured:
-    """The test mIoU of the data's own recipe, starting from a random backbone because no weights are available."""
+    """Train with the data's own recipe, from a random backbone because no weights are available.
+    Returns the test mIoU.
+    """
     folder = fresh(arguments.out / "learning")
     params = validate(Params, read_yaml(arguments.recipe or ROOT / "params.yaml"), str(arguments.recipe))
     if arguments.toy:
@@ -361,7 +366,7 @@ def learning(arguments: argparse.Namespace) -> Measured:
 
 
 def synthetic(folder: Path, images: int, labeled: int) -> Path:
-    """Prepared street scenes."""
+    """Prepare street scenes drawn by the demo."""
     fresh(folder)
     synthesize(folder / "raw", images, labeled, 0, quiet)
     return prepare_into(folder, demo_params(dataset={"group_pattern": "(.*)"}), folder / "raw")
@@ -389,11 +394,11 @@ def fresh(folder: Path) -> Path:
 
 
 def quiet(done: int, total: int, note: str) -> None:
-    """A tick that shows nothing."""
+    """A progress callback that shows nothing."""
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: what was measured, what was not, and why."""
+    """Return a Markdown table of what was measured, what was not, and why."""
     parts, about = results["parts"], results["machine"]
     lines = [f"{about['device']}, {about['cores']} cores, Python {about['python']}, torch {about['torch']}", ""]
     if results["toy"]:
@@ -423,7 +428,8 @@ def told_loader(part: Measured, parts: dict[str, Measured]) -> str:
     return f"{part['images_per_second']:.4g} images/s from {part['processes']} processes{shares}"
 
 
-PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {  # with the number of seconds each may take
+# Each part's function and its time limit in seconds.
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Measured], float]] = {
     "matrix": (matrix, 40),
     "eager": (eager, 100),
     "compiled": (compiled, 150),
@@ -441,7 +447,7 @@ TOLD: dict[str, Callable[[Measured, dict[str, Measured]], str]] = {
     "logits": lambda part, _: (
         f"bf16 is {part['relative_error']:.2%} from fp32; {part['same_class']:.2%} of the pixels keep their class"
     ),
-    "resume": lambda part, _: "killed and resumed: " + ("the same bytes" if part["equal"] else "**other bytes**"),
+    "resume": lambda part, _: "killed and resumed: " + ("the same bytes" if part["equal"] else "**different bytes**"),
     "prediction": lambda part, _: f"{part['images_per_second']:.4g} images/s at batch {part['batch']}",
     "learning": lambda part, _: (
         f"test mIoU {part['test_mean_iou']:.3f} after {part['epochs']} epochs in {part['training_seconds']:.0f} s"

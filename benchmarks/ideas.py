@@ -1,12 +1,13 @@
-"""What helps training within a fixed computing time: one change at a time, on several sets.
+"""Measures what improves training within a fixed computing time: one change at a time, on several sets.
 
 python benchmarks/ideas.py --data FOLDER --work FOLDER --results ideas.csv [--share 1] [IDEA ...]
 
-FOLDER holds camvid/, steel_defects/ and cell_membranes/. Each run trains one network from random weights on train and
-measures it once on val; test is never read. The budget is the time of a fixed number of steps of `base`. An idea that
-makes a step cheaper or more expensive gets more or fewer steps: both are timed alternately, in CPU seconds of one
-thread, so that other processes on the machine cost no steps. Every finished run is a row of the results and is not
-repeated. Ideas that the product lacks (`PROTOTYPES`) are implemented here; those that pay off move into it.
+FOLDER contains camvid/, steel_defects/ and cell_membranes/. Each run trains one network from random weights on the
+training split and evaluates it once on the validation split; the test split is never read. The budget is the time that
+a fixed number of steps takes with `base`. An idea that makes a step cheaper or more expensive gets more or fewer steps:
+`base` and the idea are timed alternately, in CPU seconds of one thread, so that other processes on the machine cost no
+steps. Every finished run is a row in the results and is not repeated. Ideas that the product lacks (`PROTOTYPES`) are
+implemented here; those that pay off are moved into the product.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-os.environ["PSPNET_LOADER_WORKERS"] = "0"  # all work in this process, whose CPU time is the clock
+os.environ["PSPNET_LOADER_WORKERS"] = "0"  # all work is done in this process, whose CPU time is the clock
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -55,7 +56,7 @@ from pspnet.training.shared.steps import Session  # noqa: E402
 
 Sample = dict[str, Tensor]
 
-# A first guess at what works well for every set; the ideas change it.
+# A first guess at what works well for every set. Each idea changes one thing about it.
 BASE: dict[str, Any] = {
     "backbone__depth": 18, "backbone__width": 0.5, "backbone__stem": "seven", "backbone__weights": "random",
     "finetune__epochs": 1, "finetune__validations": 1, "finetune__scale_min": 0.75, "finetune__scale_max": 1.5,
@@ -76,7 +77,7 @@ BASE: dict[str, Any] = {
 class Data:
     folder: str
     recipe: str
-    steps: int  # of base
+    steps: int  # number of steps in a run of base
     changes: dict[str, Any]
 
 
@@ -95,11 +96,11 @@ SETS = {
 @dataclass(frozen=True)
 class Idea:
     changes: dict[str, Any] = field(default_factory=dict)
-    warmup: float = 0.05  # share of the steps
-    crop: float = 1.0  # factors on the set's numbers
+    warmup: float = 0.05  # share of the steps used for warm-up
+    crop: float = 1.0  # factor applied to the set's crop size, as `batch` is to its batch size
     batch: float = 1.0
     prototypes: tuple[str, ...] = ()
-    same_cost: bool = False  # a step takes as long as a step of base
+    same_cost: bool = False  # if true, a step takes as long as a step of base
 
 
 def change(**changes: Any) -> Idea:
@@ -158,7 +159,9 @@ IDEAS: dict[str, Idea] = {
 
 
 class CenteredCrop(AffineCrop):
-    """A crop around `center`, in pixels of the image, as far as the image allows; without a center, anywhere."""
+    """A crop centered on `center`, in pixels of the image, as far as the image allows. Without a center, it can be
+    anywhere.
+    """
 
     center: tuple[float, float] | None = None
 
@@ -167,7 +170,7 @@ class CenteredCrop(AffineCrop):
         if self.center is not None:
             matrix = drawn["crop_to_image"]
             middle = np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2, 1])
-            reach = np.abs(matrix[:, :2]) @ middle[:2]  # from the middle of the crop to its sides, in the image
+            reach = np.abs(matrix[:, :2]) @ middle[:2]  # from the middle of the crop to its edges, in image pixels
             last = np.array([params["shape"][1] - 1, params["shape"][0] - 1])
             wanted = np.clip(self.center, np.minimum(reach, last / 2), np.maximum(last - reach, last / 2))
             matrix[:, 2] += wanted - matrix @ middle
@@ -183,7 +186,7 @@ def centering(params: FinetuneParams, size: tuple[int, int], fill: tuple[int, in
 
 
 class Examples(TrainingCrops):
-    """As many crops as the run needs, each pass over the images in its own shuffled order."""
+    """As many crops as the run needs. Each pass over the images draws new random changes."""
 
     def __init__(
         self,
@@ -202,7 +205,8 @@ class Examples(TrainingCrops):
         self._count, self._own, self._prototypes = steps * finetune.batch_size, len(self._places), prototypes
         self._ignore, self._classes = dataset.ignore, len(dataset.classes)
         pixels = np.array(dataset.class_pixels["train"])
-        self._rare = np.flatnonzero(pixels < pixels.sum() / len(pixels))  # rarer than if all were equal
+        # Classes with fewer pixels than if all classes were equal.
+        self._rare = np.flatnonzero(pixels < pixels.sum() / len(pixels))
         self._holders: list[list[int]] = [[] for _ in dataset.classes]
         if "rare" in prototypes:
             for place, (shard, row) in enumerate(self._places):
@@ -263,7 +267,7 @@ class Examples(TrainingCrops):
 
 
 def elastic(image: Any, mask: Any, draw: np.random.Generator, ignore: int) -> tuple[Any, Any]:
-    """Moved by smooth random amounts, a grid of 4 x 4 knots with a deviation of 6 pixels."""
+    """Shift the pixels by smooth random amounts: a grid of 4 x 4 knots with a standard deviation of 6 pixels."""
     height, width = mask.shape
     moves = [
         cv2.resize(draw.normal(0, 6, (4, 4)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -278,7 +282,7 @@ def elastic(image: Any, mask: Any, draw: np.random.Generator, ignore: int) -> tu
 
 
 class Smoothed(SegmentationLoss):
-    """Cross-entropy in which each class gets a share of the right answer."""
+    """Cross-entropy with label smoothing: every class gets a share of the target."""
 
     SHARE = 0.1
 
@@ -293,7 +297,7 @@ class Smoothed(SegmentationLoss):
 class Trained:
     network: PSPNet
     preprocessing: Preprocessing
-    step_seconds: float  # CPU, median
+    step_seconds: float  # median CPU time
 
 
 def train(idea: Idea, dataset: PreparedDataset, params: Params, steps: int, checkpoints: Path, val: Any) -> Trained:
@@ -327,11 +331,11 @@ def train(idea: Idea, dataset: PreparedDataset, params: Params, steps: int, chec
 
 
 def estimate_statistics(network: PSPNet, preprocessing: Preprocessing, examples: Examples, batch: int) -> None:
-    """BatchNorm's means and variances, recomputed with the final weights over 40 batches."""
+    """Recompute BatchNorm's means and variances with the final weights, over 40 batches."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
+        norm.momentum = None  # use the mean over all batches
     network.train()
     with torch.no_grad():
         for first in range(0, 40 * batch, batch):
@@ -410,7 +414,7 @@ COLUMNS = ["set", "idea", "seed", "share", "precision", "cost", "steps", "images
 
 
 def table(results: Path) -> str:
-    """A line per idea: its gain over `base` on each set, averaged over the seeds that both have."""
+    """Return a table with one line per idea: its gain over `base` on each set, averaged over the seeds of both."""
     frame = pd.read_csv(results)
     own = frame.set_index(["set", "precision", "share", "seed"])
     base = own[own["idea"] == "base"]["val_mean_iou"]
@@ -430,7 +434,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the prepared sets")
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps of base")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of base's steps to train")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))

@@ -1,10 +1,10 @@
-"""Augmented crops a second on one core, from CamVid: ours compared with the same augmentation written in OpenCV.
+"""Measures augmented crops per second on one core, from CamVid: ours versus the same augmentation written in OpenCV.
 
-python benchmarks/loader.py --data FOLDER      FOLDER: used as data/raw of recipes/camvid.yaml
+python benchmarks/loader.py --data FOLDER      FOLDER is used as data/raw of recipes/camvid.yaml
 
-Every pipeline begins with the same encoded image and ends with a crop of 321 x 321 px: scale 0.5 to 2, half rotated by
-up to 10 degrees, half blurred, half mirrored. Masks are read as stored: raw, or for ours, as `prepare` packed them.
-Seconds are CPU time, which other processes hardly affect.
+Every pipeline starts with the same encoded image and ends with a crop of 321 x 321 px: scale 0.5 to 2, half rotated by
+up to 10 degrees, half blurred, half mirrored. The OpenCV pipelines read the raw mask files; ours reads the masks as
+`prepare` packed them. Seconds are CPU time, which other processes hardly affect.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How crops are normalized, and what surrounds an image."""
+    """How crops are normalized, and the color that fills the area outside the image."""
 
     mean: NDArray[np.float32]  # on a scale of 0 to 255
     std: NDArray[np.float32]
@@ -62,7 +62,7 @@ Finish = Callable[[NDArray, NDArray, Look], Sample]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--turns", type=int, default=9, help="over all training images; the median counts")
+    parser.add_argument("--turns", type=int, default=9, help="passes over all training images; the median is reported")
     arguments = parser.parse_args()
     os.environ["PSPNET_TRACKING"] = "off"
     torch.set_num_threads(1)
@@ -112,12 +112,12 @@ def compare(data: Path, turns: int, folder: Path) -> None:
         print(f"| {name} | {1000 * own / len(pairs):.2f} | {len(pairs) / own:,.0f} | {own / seconds[0]:.2f} | "
               f"{own / seconds[1]:.2f} |")  # fmt: skip
     met = "met" if seconds[2] / seconds[1] >= BAR else "NOT met"
-    print(f"\n{len(pairs)} images, {turns} turns. The bar of {BAR:.0f} against straightforward OpenCV is {met}.")
+    print(f"\n{len(pairs)} images, {turns} turns. Bar of {BAR:.0f} times the speed of straightforward OpenCV: {met}.")
 
 
 def interleaved(works: Sequence[Callable[[int], None]], turns: int) -> list[float]:
     seconds: list[list[float]] = [[] for _ in works]
-    for turn in range(-1, turns):  # one extra turn to warm up
+    for turn in range(-1, turns):  # the extra turn is a warm-up
         for own, work in zip(seconds, works, strict=True):
             started = time.process_time()
             work(turn + 1)
@@ -136,7 +136,7 @@ def each(pipeline: Callable[[Pair, Look], Sample], pairs: list[Pair], around: Lo
 
 
 def straightforward(pair: Pair, around: Look, finish: Finish) -> Sample:
-    """Step by step on the whole image, in float32, as in tutorials and published training code."""
+    """Augment the whole image step by step in float32, as tutorials and published training code do."""
     image = cv2.cvtColor(cv2.imread(pair.image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.float32)
     mask = cv2.imread(pair.mask, cv2.IMREAD_GRAYSCALE)
     image, mask = scaled_and_turned(image, mask, around)
@@ -149,7 +149,7 @@ def straightforward(pair: Pair, around: Look, finish: Finish) -> Sample:
 
 
 def competent(pair: Pair, around: Look) -> Sample:
-    """The same, but in bytes for as long as possible, and cropped as soon as possible."""
+    """Do the same as `straightforward`, but work in bytes as long as possible and crop as soon as possible."""
     image = cv2.imread(pair.image, cv2.IMREAD_COLOR_RGB)
     mask = cv2.imread(pair.mask, cv2.IMREAD_GRAYSCALE)
     image, mask = cropped(*scaled_and_turned(image, mask, around), around)
@@ -161,7 +161,9 @@ def competent(pair: Pair, around: Look) -> Sample:
 
 
 def normalized(image: NDArray, mask: NDArray, around: Look) -> Sample:
-    """The form that a network and a loss take: one pass per channel, from bytes or floats straight to its plane."""
+    """Return tensors for a network and a loss. One pass per channel goes from bytes or floats straight to the channel's
+    plane.
+    """
     planes = np.empty((3, *mask.shape), np.float32)
     for source, plane, mean, std in zip(cv2.split(image), planes, around.mean, around.std, strict=True):
         cv2.addWeighted(source, 1 / std, source, 0, -mean / std, plane, cv2.CV_32F)

@@ -1,10 +1,10 @@
-"""Time and memory of only the losses, forward and backward, compared with straightforward cross-entropy.
+"""Measures time and memory of the losses alone, forward and backward, compared with straightforward cross-entropy.
 
 python benchmarks/losses.py                                          two images of 473 x 473 px, 21 classes
 python benchmarks/losses.py --device cuda --batch 16 --classes 150   a batch of ADE20K
 
-Each loss is measured from one head's coarse logits in bf16 to their gradient. Memory is the peak allocation besides
-logits and masks. The losses take turns in one process.
+Each loss is measured from one head's coarse logits in bf16 to the gradient of these logits. Memory is the peak
+allocation, not counting logits and masks. The losses take turns in one process.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--classes", type=int, default=21)
-    parser.add_argument("--size", type=int, default=473, help="of the images, in pixels")
+    parser.add_argument("--size", type=int, default=473, help="side of the images, in pixels")
     parser.add_argument("--output-stride", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=15)

@@ -1,20 +1,20 @@
-"""`pspnet plan` versus U-Net and FPN from segmentation-models-pytorch, with equal training time and random weights.
+"""Compares `pspnet plan` with U-Net and FPN from segmentation-models-pytorch, given equal time and random weights.
 
 uv pip install segmentation-models-pytorch
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv --time
 python benchmarks/minutes.py --data FOLDER --work FOLDER --results minutes.csv [--sets steel camvid cells]
 
-FOLDER holds steel_defects/, camvid/ and cell_membranes/. The first command needs a quiet machine: it makes our params
-with `pspnet plan --minutes N` and measures the seconds per step of each peer, with loading. From then on the number of
-steps is fixed, so the second command trains equally long networks on a busy machine too.
+FOLDER contains steel_defects/, camvid/ and cell_membranes/. The first command needs a quiet machine: it creates our
+params with `pspnet plan --minutes N` and measures the seconds per step of each peer, including loading. From then on,
+the number of steps is fixed, so the second command trains every network equally long even on a busy machine.
 
-Ours: the stages as they are; the time includes validation. A peer: AdamW, poly, our crops and batch size, fp32 or bf16,
-whichever is faster for it, without validation. Both are measured on test by the same code, and both train with two
-threads and one loader process. Every finished run is a row and is not repeated, so the program can be stopped and
-restarted at any time.
+Our network is trained by the unmodified stages, and its training time includes validation. A peer is trained with
+AdamW, the poly schedule, our crops and our batch size, in fp32 or bf16 (whichever is faster for the peer), and without
+validation. The same code evaluates both on the test split, and both train with two threads and one loader process.
+Every finished run is a row in the results and is not repeated, so the program can be stopped and restarted at any time.
 
-Steel: six peers once, the best two at a second learning rate, then the best and ours alternately with three seeds. The
-other sets: the best two on steel and ours, alternately.
+On steel, each of the six peers runs once, the best two run again at a second learning rate, and then the best one and
+ours alternate with three seeds. On the other sets, the best two on steel and ours alternate.
 """
 
 import argparse
@@ -62,7 +62,7 @@ PEERS = [
     f"{decoder} {encoder}" for decoder in ("Unet", "FPN") for encoder in ("resnet18", "mobilenet_v2", "efficientnet-b0")
 ]
 RATES = (0.001, 0.002)
-SIDE = 32  # peers need images whose sides are multiples of this
+SIDE = 32  # peers need images whose height and width are multiples of this
 WEIGHT_DECAY = 0.02
 TIMED_STEPS = 20
 COLUMNS = ["set", "model", "rate", "seed", "minutes", "steps", "images", "test_mean_iou", "processor"]
@@ -91,7 +91,7 @@ class Run(NamedTuple):
 
 
 def wanted(done: dict[Run, float], contest: str) -> Iterator[Run]:
-    """The runs of a contest in order; the later ones depend on the results of the earlier ones."""
+    """Yield the runs of a contest in order. Later runs depend on the results of earlier runs."""
     first = [Run("steel", peer, RATES[0], 0) for peer in PEERS]
     yield from first if contest == "steel" else ()
     best = sorted(first, key=lambda run: -done[run])[:2]
@@ -106,7 +106,7 @@ def wanted(done: dict[Run, float], contest: str) -> Iterator[Run]:
 
 
 class Padded(nn.Module):
-    """A peer for images of any size."""
+    """Wraps a peer so that it accepts images of any size."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class PeerTraining:
         self.batches = load_batches(crops, len(crops), own.batch_size, seed, 0, 10**6, Peers(0, 1, device))
 
     def step(self, number: int, bf16: bool, done: float) -> None:
-        """Train on one batch. `done`: the share of the training that is over."""
+        """Train on one batch. `done` is the fraction of the training that is finished."""
         batch = next(self.batches)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate * min(1.0, (number + 1) / 30) * (1 - done) ** 0.9
@@ -157,7 +157,7 @@ class Speed(NamedTuple):
 
 
 def time_peer(training: PeerTraining) -> Speed:
-    """Seconds per step in the faster precision, with loading."""
+    """Return the faster precision and its seconds per step, including loading."""
 
     def seconds(bf16: bool, steps: int) -> float:
         started = time.monotonic()
@@ -165,13 +165,13 @@ def time_peer(training: PeerTraining) -> Speed:
             training.step(number, bf16, 0.0)
         return (time.monotonic() - started) / steps
 
-    seconds(False, 2), seconds(True, 2)  # the loader starts
+    seconds(False, 2), seconds(True, 2)  # a warm-up, during which the loader starts
     bf16 = seconds(True, 4) < seconds(False, 4)
     return Speed(bf16, seconds(bf16, TIMED_STEPS))
 
 
 def train_peer(training: PeerTraining, speed: Speed, minutes: float) -> int:
-    """Train for the steps that fit into the minutes. Returns their number."""
+    """Train for as many steps as fit in the given minutes. Returns the number of steps."""
     steps = int(60 * minutes / speed.step_seconds)
     for number in range(steps):
         training.step(number, speed.bf16, number / steps)
@@ -180,7 +180,7 @@ def train_peer(training: PeerTraining, speed: Speed, minutes: float) -> int:
 
 
 def train_ours(params: Params, prepared: Path, work: Path) -> tuple[nn.Module, int]:
-    """The bundle's network and the number of its training steps, by the stages themselves."""
+    """Train with the stages themselves. Returns the bundle's network and the number of training steps."""
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     common = {"prepared": prepared, "checkpoints": work / "checkpoints", "run": StageRun(), "tick": lambda *_: None}
     pretrain.run(
@@ -206,11 +206,11 @@ def test_score(network: nn.Module, dataset: PreparedDataset, params: Params) -> 
 
 class Prepared(NamedTuple):
     dataset: PreparedDataset
-    params: str  # the text of our plan
+    params: str  # our plan, as the text of a params file
 
 
 def prepared(name: str, data: Path, work: Path) -> Prepared:
-    """The contest's data and our plan for it, made if they are not in the work folder yet."""
+    """Return the contest's data and our plan for it. Create them if they are not in the work folder yet."""
     contest, folder, plan = CONTESTS[name], work / name, work / f"{name}.yaml"
     text = (ROOT / f"recipes/{contest.recipe}.yaml").read_text(encoding="utf-8")
     text = edited(text, {"backbone.weights": "random"}, contest.recipe)
@@ -227,7 +227,7 @@ def prepared(name: str, data: Path, work: Path) -> Prepared:
 
 
 def speed_of(name: str, peer: str, data: Path, work: Path) -> Speed:
-    """The peer's speed on the contest's data, measured if it is not in the work folder yet."""
+    """Return the peer's speed on the contest's data. Measure it if it is not in the work folder yet."""
     path = work / "speeds.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if f"{name} {peer}" not in known:
@@ -273,8 +273,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared sets and checkpoints")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=list(CONTESTS), choices=list(CONTESTS))
-    parser.add_argument("--time", action="store_true", help="only make the plans and measure the speeds")
-    parser.add_argument("--minutes", type=float, help="of every contest, to try this program")
+    parser.add_argument("--time", action="store_true", help="only create the plans and measure the speeds")
+    parser.add_argument("--minutes", type=float, help="minutes for every contest, to try out this program")
     own = parser.parse_args()
     if own.minutes:
         CONTESTS.update({name: contest._replace(minutes=own.minutes) for name, contest in CONTESTS.items()})

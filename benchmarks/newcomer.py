@@ -1,11 +1,11 @@
-"""What a newcomer gets from a folder with inspect --write, plan and make retrain, editing nothing.
+"""What a newcomer gets from a folder with inspect --write, plan and make retrain, without editing anything.
 
 python benchmarks/newcomer.py --data FOLDER --work FOLDER --results newcomer.csv [--minutes 3] [SET ...]
 
 The sets are those drawn by tests/inspection/sets.py, which imitate public sets, and everything in FOLDER: camvid/,
 steel_defects/, cell_membranes/ and layouts/*. Each is copied into data/raw of a fresh clone of this checkout. If
-`inspect` asks which reading to use, the first is chosen. The row says where it ended: a version with its decision, or
-the first message of the command that stopped. A finished set is a row of the results and is not run again.
+`inspect` asks which reading to use, the first one is chosen. A row in the results says how far a set got: to a version
+and the gate's decision on it, or to the first message of the command that failed. A set with a row is not run again.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Done(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the clones, each removed when it is done")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the clones; each is removed after its run")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("names", nargs="*", metavar="SET")
@@ -108,7 +108,7 @@ def call(clone: Path, *words: str) -> Done:
 
 
 def training_minutes(clone: Path) -> str:
-    """Read from the run record of fine-tuning, which is what the plan's minutes cover."""
+    """Return the minutes that MLflow recorded for fine-tuning. The plan's minutes cover only fine-tuning."""
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{clone}/.pspnet/mlflow.db")

@@ -1,7 +1,7 @@
-"""What DVC, the flow and a team's workers add to the demo: the same work four ways, each in clones of this checkout.
+"""Measures how much time DVC, the flow and a team's workers add to the demo.
 
-Then everything is repeated without any changes. Servers and workers run on this machine and start before the clock
-does.
+The same work is done in four ways, each in clones of this checkout. Then all but the bare commands are repeated without
+any changes. Servers and workers run on this machine and start before the clock does.
 """
 
 import os
@@ -22,7 +22,7 @@ from pipeline import DEMO, ROOT, processor, run
 
 from flows.laptop.server import new_password
 
-AGAIN = 3  # repetitions; the median is shown
+AGAIN = 3  # number of repetitions; the median is shown
 STARTS_SECONDS = 120
 REGISTER = ["pspnet", "register", "models/segmenter", "--promote"]
 GIT = ["git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org"]
@@ -62,7 +62,7 @@ def in_process(folder: Path) -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def workers(folder: Path) -> Iterator[Callable[[], float]]:
-    """The servers store their data in SQLite."""
+    """A team's servers and workers. The servers store their data in SQLite."""
     person = demo(folder, "person")
     run(["dvc", "remote", "modify", "folder", "url", str(folder / "remote")], person)
     run([*GIT, "commit", "--quiet", "--all", "--message", "The team's remote"], person)

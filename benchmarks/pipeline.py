@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def run(command: list[str], folder: Path) -> float:
-    """The number of seconds that a command takes. Its output goes to standard error, as progress."""
+    """Run a command and return the seconds it took. The command's output goes to standard error, as progress."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),

@@ -1,7 +1,7 @@
-"""One large image from pixels to mask, confidence and overlay: seconds, and peak memory up to each step.
+"""Predicts one large image, from pixels to mask, confidence and overlay, and prints time and peak memory at each step.
 
 python benchmarks/prediction.py                              10,000 x 10,000 px, a tiny network, one scale
-python benchmarks/prediction.py --height 20000               twice the height: the window's share stays the same
+python benchmarks/prediction.py --height 20000               twice the height; a window takes no more memory
 python benchmarks/prediction.py --scales 0.5 1 1.5 --flip    several scales
 python benchmarks/prediction.py --depth 50 --width 1         a real network
 """
@@ -69,9 +69,9 @@ def main() -> None:
     print("| up to | peak memory, MB | seconds |\n|---|--:|--:|")
     for name, megabytes, seconds in rows:
         print(f"| {name} | {megabytes:,.0f} | {f'{seconds:.1f}' if seconds else ''} |")
-    print(f"\nAll probabilities at once would be {4 * arguments.classes * shape[0] * shape[1] / 1e6:,.0f} MB.")
+    print(f"\nAll probabilities at once would take {4 * arguments.classes * shape[0] * shape[1] / 1e6:,.0f} MB.")
     if device.type == "cuda":
-        print(f"On the device: {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB at most.")
+        print(f"Peak memory on the device: {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB.")
 
 
 def peak_mb() -> float:

@@ -1,6 +1,7 @@
-"""What `prepare` costs compared with bare decoding and as sets grow, and how much a small new batch uploads.
+"""What `prepare` costs relative to decoding alone, how that cost scales with dataset size, and how much data is
+uploaded for a small new batch.
 
-python benchmarks/prepare.py speed --data FOLDER --recipe recipes/camvid.yaml   against bare decoding
+python benchmarks/prepare.py speed --data FOLDER --recipe recipes/camvid.yaml   relative to decoding alone
 python benchmarks/prepare.py scale                                              10,000, 50,000 and 200,000 images
 python benchmarks/prepare.py batch                                              50,000 images and 1% more
 """
@@ -35,12 +36,12 @@ from pspnet.stages import prepare
 from pspnet.tracking.run import StageRun
 
 SIZES = (10_000, 50_000, 200_000)
-LOOSE_UP_TO = 10_000  # images; larger sets come in archives, as recommended
+LOOSE_UP_TO = 10_000  # images; larger sets are stored in archives, as the docs recommend
 PER_FOLDER = 1000
 PER_ARCHIVE = 10_000
 SIDE_PX = 96
 TURNS = 7
-ENOUGH_PAIRS = 300  # in each turn
+ENOUGH_PAIRS = 300  # to process in each turn; a smaller set is processed several times
 POLL_SECONDS = 0.1
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "scale", "batch"])
     parser.add_argument("--data", type=Path, action="append", default=[], help="for `speed`: folder to use as data/raw")
-    parser.add_argument("--recipe", type=Path, action="append", default=[], help="for `speed`: of that data")
+    parser.add_argument("--recipe", type=Path, action="append", default=[], help="for `speed`: recipe for that data")
     parser.add_argument("--images", type=int, nargs="*", default=SIZES, help="for `scale`")
     arguments = parser.parse_args()
     os.environ["PSPNET_TRACKING"] = "off"
@@ -64,8 +65,8 @@ def main() -> None:
 
 
 def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
-    """Medians over several turns in one process, with `prepare` timed from finding the files to the report. The shares
-    are medians of each turn's shares: if the machine's speed changes, it changes for all three.
+    """Print medians over several turns in one process. `prepare` is timed from finding the files to writing the report.
+    The shares are medians of each turn's shares: if the machine's speed changes, it changes for all three steps.
     """
     print("| set | pairs | decoded a second | checked | share | prepared | share |\n|---|--:|--:|--:|--:|--:|--:|")
     for data, recipe in sets:
@@ -99,7 +100,7 @@ def speed(sets: list[tuple[Path, Path]], folder: Path) -> None:
 
 
 def seconds(work: Callable[[], None], times: int) -> float:
-    """The number of seconds that one call takes."""
+    """Call `work` this many times. Returns the seconds per call."""
     started = time.perf_counter()
     for _ in range(times):
         work()
@@ -141,13 +142,13 @@ def batch(folder: Path) -> None:
         sent.append(bytes_in(remote) - before)
         splits.append(PreparedDataset.open(project / "data/prepared").index().set_index("id")["split"])
     moved = int((splits[1][splits[0].index] != splits[0]).sum())
-    print(f"{count:,} images: {sent[0] / 1e6:,.1f} MB pushed, raw and prepared.")
+    print(f"{count:,} images: {sent[0] / 1e6:,.1f} MB of raw and prepared data pushed.")
     print(f"{more:,} more in a separate folder: {sent[1] / 1e6:,.1f} MB, {sent[1] / sent[0]:.1%}.")
-    print(f"{moved} of the old images changed split.")
+    print(f"{moved} of the old images moved to a different split.")
 
 
 def new_project(folder: Path, shard_mb: int) -> Path:
-    """A clone with parameters for the images drawn here."""
+    """Create a clone with parameters for the images that `draw` creates."""
     run(["git", "clone", "--quiet", str(ROOT), str(folder)], ROOT)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["dataset"] |= {"classes": {"back": 0, "front": 1}, "group_pattern": "(.*)"}
@@ -157,7 +158,7 @@ def new_project(folder: Path, shard_mb: int) -> Path:
 
 
 def draw(raw: Path, numbers: range, as_archives: bool, name: str = "batch") -> None:
-    """Soft shapes and noise: JPEGs of about 5 kB, with masks."""
+    """Write JPEGs of soft shapes and noise, each about 5 kB, with masks."""
     for start in range(numbers.start, numbers.stop, PER_ARCHIVE if as_archives else PER_FOLDER):
         own = numbers[start - numbers.start :][: PER_ARCHIVE if as_archives else PER_FOLDER]
         below = f"{name or 'batch'}{start:06d}"
@@ -188,7 +189,9 @@ def pairs(numbers: range, below: str) -> Iterator[tuple[str, bytes]]:
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, int, int]:
-    """Seconds, and peak bytes of memory: in the largest of its Python processes, and in all of them at once."""
+    """Run a command. Returns the seconds it took and two peaks of memory in bytes: of the largest of the command's
+    Python processes, and of all of them together.
+    """
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=sys.stderr)
     largest = together = 0
@@ -200,7 +203,9 @@ def measured(command: list[str], folder: Path) -> tuple[float, int, int]:
         for one in [watched, *_children(watched)]:
             try:
                 words = one.cmdline()
-                if any(word.endswith("/pspnet") or "multiprocessing" in word for word in words):  # not DVC's own
+                if any(
+                    word.endswith("/pspnet") or "multiprocessing" in word for word in words
+                ):  # skip DVC's own processes
                     held.append(one.memory_full_info().uss)
             except psutil.Error:
                 continue

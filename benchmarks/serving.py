@@ -1,14 +1,14 @@
-"""Twenty clients send a server good and bad requests at once: how fast it answers and how much memory it takes.
+"""Measures how fast a server answers, and how much memory it takes, while twenty clients send good and bad requests.
 
 Every answer is checked: a good image's mask must equal the one that the version returns for that image alone, and each
-bad request must be refused properly. Exits with 1 if any answer is wrong.
+bad request must be rejected properly. Exits with status 1 if any answer is wrong.
 
 python benchmarks/serving.py                        an untrained network of the demo's size
 python benchmarks/serving.py --model FOLDER         a version, downloaded or saved
 python benchmarks/serving.py --attacks              good clients alone, then alongside the attacks in attacks.py
 
 Under attack, every good request must be answered correctly, the 95th percentile (from the first try) must be at most
-three times that without attacks, and the server must stay below 1.5 GB.
+three times the value without attacks, and the server must stay below 1.5 GB.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from pspnet.serving.client import own_code_environment, served
 ROOT = Path(__file__).parents[1]
 SERVER = ROOT / "pspnet/serving/server.py"
 START_SECONDS = 120
-GOOD_CLIENTS = 4  # for --attacks
+GOOD_CLIENTS = 4  # number of good clients with --attacks
 MOST_TIMES_SLOWER = 3
 MOST_MB = 1500
 SIZES = [(96, 128, "PNG"), (96, 128, "JPEG"), (192, 256, "PNG"), (240, 320, "JPEG"), (480, 640, "PNG")]
@@ -56,14 +56,14 @@ class Question:
     share: float
     body: bytes
     status: int
-    says: str  # a part of the message, or of a mask
+    says: str  # text that the message must contain
     masks: tuple[np.ndarray, ...] = ()
 
 
 @dataclass
 class Tally:
-    seconds: list[float] = field(default_factory=list)  # for good requests
-    in_all: list[float] = field(default_factory=list)  # for good requests, from the first try
+    seconds: list[float] = field(default_factory=list)  # time per good request
+    in_all: list[float] = field(default_factory=list)  # time per good request, counted from the first try
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,7 +81,7 @@ def main() -> None:
         version = arguments.model or random_version(Path(temporary))
         questions = make_questions(version)
         with started_server(version) as (server, port, start_seconds):
-            for question in questions:  # work done only once does not count
+            for question in questions:  # a warm-up, so that work done only once is not measured
                 if question.masks:
                     ask(port, question)
             before = memory(server)
@@ -103,7 +103,7 @@ def main() -> None:
 
 @contextmanager
 def started_server(version: Path) -> Iterator[tuple[subprocess.Popen[str], int, float]]:
-    """The server, its port, and the seconds until it answered."""
+    """Yield the server, its port, and the seconds until it answered."""
     started = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-P", str(SERVER), "--model", str(version.resolve()), "--port", "0"],
@@ -122,7 +122,7 @@ def under_load(
 ) -> bool:
     tally, seconds, peak = load(server, port, questions, clients, seconds)
     report(tally, seconds)
-    print(f"Memory of the server: {peak:,.0f} MB at most.")
+    print(f"Peak memory of the server: {peak:,.0f} MB.")
     return not tally.wrong
 
 
@@ -130,7 +130,7 @@ def under_attack(server: subprocess.Popen[str], port: int, questions: list[Quest
     print("Good clients alone:\n")
     alone, alone_seconds, _ = load(server, port, questions, GOOD_CLIENTS, seconds)
     report(alone, alone_seconds)
-    print("\nBeside the attacks:\n")
+    print("\nAlongside the attacks:\n")
     with subprocess.Popen(
         [sys.executable, ROOT / "benchmarks/attacks.py", str(port), str(seconds)], stdout=subprocess.PIPE, text=True
     ) as attackers:
@@ -145,7 +145,7 @@ def under_attack(server: subprocess.Popen[str], port: int, questions: list[Quest
     print(
         f"\n95th percentile {late:.2f} s, {late / usual:.1f} times that without attacks (at most {MOST_TIMES_SLOWER})."
     )
-    print(f"Memory of the server: {peak:,.0f} MB at most (below {MOST_MB:,}).")
+    print(f"Peak memory of the server: {peak:,.0f} MB (must be below {MOST_MB:,}).")
     return not alone.wrong and not tally.wrong and late <= MOST_TIMES_SLOWER * usual and peak < MOST_MB
 
 
@@ -179,7 +179,7 @@ def random_version(folder: Path) -> Path:
 
 
 def make_questions(version: Path) -> list[Question]:
-    """The limits are those of the committed params.yaml: 16 images, 20 MB, 25 megapixels."""
+    """Return good and bad requests for the limits in the committed params.yaml: 16 images, 20 MB, 25 megapixels."""
     images = {f"{kind} {width} x {height}": encoded(height, width, kind) for height, width, kind in SIZES}
     started = time.monotonic()
     with served(version) as ask_alone:
@@ -212,7 +212,7 @@ def make_questions(version: Path) -> list[Question]:
 
 
 def encoded(height: int, width: int, kind: str) -> bytes:
-    """Coarse noise: neither flat nor as hard to compress as fine noise."""
+    """Encode an image of coarse noise, which is neither flat nor as hard to compress as fine noise."""
     coarse = np.random.default_rng(height).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(file, kind)
@@ -220,7 +220,7 @@ def encoded(height: int, width: int, kind: str) -> bytes:
 
 
 def png(width: int, height: int, data: bytes) -> bytes:
-    """A 1-bit grayscale PNG."""
+    """Return a 1-bit grayscale PNG."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     parts = {b"IHDR": header, b"IDAT": zlib.compress(data, 9), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -235,7 +235,7 @@ def request(*images: bytes | None) -> bytes:
 
 
 def ask_once(port: int, method: str, path: str, body: bytes | None) -> tuple[int, bytes, float]:
-    """The status, the body, and the seconds to wait before trying again."""
+    """Return the status, the body, and the seconds to wait before trying again."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request(method, path, body, {"content-type": "application/json"})
@@ -246,7 +246,7 @@ def ask_once(port: int, method: str, path: str, body: bytes | None) -> tuple[int
 
 
 def ask(port: int, question: Question) -> tuple[int, str, float]:
-    """The status, what is wrong with the answer, and the seconds to wait."""
+    """Return the status, what is wrong with the answer, and the seconds to wait before trying again."""
     status, body, wait = ask_once(port, "POST", "/invocations", question.body)
     if status == 503 and wait:
         return status, "", wait
@@ -264,7 +264,7 @@ def ask(port: int, question: Question) -> tuple[int, str, float]:
 def load(
     server: subprocess.Popen[str], port: int, questions: list[Question], clients: int, seconds: float
 ) -> tuple[Tally, float, float]:
-    """What came back, how many seconds it took, and the server's peak memory."""
+    """Send requests for this long. Returns all answers, the seconds it took, and the server's peak memory."""
     tally = Tally()
     until = time.monotonic() + seconds
 
@@ -303,7 +303,7 @@ def while_running(threads: list[threading.Thread], measure: Callable[[], float])
 
 
 def memory(server: subprocess.Popen[str]) -> float:
-    """The server's memory in megabytes, or 0 if the server is gone."""
+    """Return the server's memory in megabytes, or 0 if the server is gone."""
     try:
         return psutil.Process(server.pid).memory_info().rss / 1e6
     except psutil.NoSuchProcess:
@@ -323,7 +323,7 @@ def report(tally: Tally, seconds: float) -> None:
     print(f"\n{answered} requests answered in {seconds:.0f} s, {rate:.1f}/s; {busy} times a client was told to retry.")
     if len(tally.seconds) > 1:
         middle, late = percentile(tally.seconds, 50), percentile(tally.seconds, 95)
-        print(f"Good ones: median {middle:.2f} s, 95th percentile {late:.2f} s.")
+        print(f"Good requests: median {middle:.2f} s, 95th percentile {late:.2f} s.")
     for complaint in tally.wrong[:20]:
         print(f"WRONG: {complaint}")
     print(f"{len(tally.wrong)} wrong answers.")

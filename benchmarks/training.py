@@ -1,11 +1,11 @@
-"""What a training step costs, part by part, compared with the same network trained the straightforward way.
+"""Measures what a training step costs, part by part, compared with training the same network the straightforward way.
 
 python benchmarks/training.py                                     R50, stride 8, 473 x 473, batch 2, 21 classes
 python benchmarks/training.py --depth 18 --size 360 --batch 8
 python benchmarks/training.py --batch 16 --compile --no-straightforward
 
 It needs only the training core, so it also runs on a bare machine with a GPU. The device is the best one available, or
-the one that PSPNET_DEVICE names.
+the one that PSPNET_DEVICE specifies.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # a bare machine has the checkout, not the installed package
+sys.path.insert(0, str(ROOT))  # a bare machine has only the checkout, not the installed package
 
 from pspnet.config.finetune import LossParams  # noqa: E402
 from pspnet.config.optimizer import OptimizerParams  # noqa: E402
@@ -44,7 +44,7 @@ IGNORE = 255
 IGNORED_SHARE = 0.05
 AUXILIARY_WEIGHT = 0.4
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
-# FLOP/s as stated by the vendors: bf16 without sparsity, fp32 without TF32. Other devices are measured.
+# FLOP/s as stated by the vendors: bf16 without sparsity, fp32 without TF32. On other devices, the limit is measured.
 STATED = {
     "H100": {"bf16": 989e12, "fp32": 67e12},
     "H200": {"bf16": 989e12, "fp32": 67e12},
@@ -60,15 +60,17 @@ def main() -> None:
     parser.add_argument("--depth", type=int, choices=[18, 34, 50, 101, 152], default=50)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--output-stride", type=int, choices=[8, 16, 32], default=8)
-    parser.add_argument("--size", type=int, default=473, help="px of the square images")
+    parser.add_argument("--size", type=int, default=473, help="side of the square images, in pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--classes", type=int, default=21)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--compile", action="store_true", help="runtime.compile")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="runtime.threads")
-    parser.add_argument("--steps", type=int, default=3, help="timed in each turn, after one untimed step")
-    parser.add_argument("--no-straightforward", action="store_true", help="ours alone")
-    parser.add_argument("--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS)  # in its own process
+    parser.add_argument("--steps", type=int, default=3, help="steps timed in each turn, after one untimed step")
+    parser.add_argument("--no-straightforward", action="store_true", help="measure only ours")
+    parser.add_argument(
+        "--way", choices=["ours", "straightforward"], help=argparse.SUPPRESS
+    )  # runs in a separate process
     arguments = parser.parse_args()
     if arguments.way:
         print(json.dumps(measured(arguments)))
@@ -76,7 +78,7 @@ def main() -> None:
     ways = ["ours"] if arguments.no_straightforward else ["straightforward", "ours"]
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(TURNS):
-        for way in ways:  # alternating: if the machine slows down, it slows down both
+        for way in ways:  # the ways alternate, so that if the machine slows down, it slows down both
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
             turns[way].append(json.loads(subprocess.check_output(command, text=True).splitlines()[-1]))
     tell(arguments, turns)
@@ -86,7 +88,7 @@ def tell(arguments: argparse.Namespace, turns: dict[str, list[dict[str, Any]]]) 
     first = turns["ours"][0]
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     print(f"{first['device']}, {arguments.threads} threads, {versions}")
-    network = f"R{arguments.depth} of width {arguments.width:g}, stride {arguments.output_stride}"
+    network = f"R{arguments.depth} with width {arguments.width:g}, stride {arguments.output_stride}"
     images = f"batch {arguments.batch} of {arguments.size} x {arguments.size} px, {arguments.classes} classes"
     ways = f"ours in {arguments.precision}{', compiled' if arguments.compile else ''}"
     print(f"{network}, {images}; {ways}; medians of {TURNS} turns of {arguments.steps} steps\n")
@@ -108,7 +110,10 @@ def tell(arguments: argparse.Namespace, turns: dict[str, list[dict[str, Any]]]) 
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Median seconds of each part of a step, and what the step needs, in a process that does nothing else."""
+    """Return the median seconds of each part of a step, and the memory and FLOP that a step needs.
+
+    This runs in a process that does nothing else.
+    """
     precision = arguments.precision if arguments.way == "ours" else "fp32"
     runtime = RuntimeParams(seed=0, threads=arguments.threads, precision=precision, compile=arguments.compile)
     device = configure(runtime)
@@ -152,7 +157,7 @@ def network(arguments: argparse.Namespace) -> SupervisedPSPNet:
 def ours(
     supervised: SupervisedPSPNet, images: Tensor, masks: Tensor, runtime: RuntimeParams, device: torch.device
 ) -> dict[str, Part]:
-    """The steps of pspnet/training/finetune.py."""
+    """Return the parts of a step as pspnet/training/finetune.py runs them."""
     supervised.to(memory_format=torch.channels_last).train()
     logits_of = compiled(supervised, runtime)
     params = LossParams.model_construct(kind="cross_entropy", class_weights="none")
@@ -187,7 +192,7 @@ def ours(
 def straightforward(
     supervised: SupervisedPSPNet, images: Tensor, masks: Tensor, runtime: RuntimeParams, device: torch.device
 ) -> dict[str, Part]:
-    """Torch's default fp32 and memory layout, and full-size logits in the loss."""
+    """Return the parts of a step with torch's default fp32 and memory layout, and full-size logits in the loss."""
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.allow_tf32 = True
     supervised.train()
@@ -228,7 +233,7 @@ def now(device: torch.device) -> float:
 
 
 def flop(supervised: SupervisedPSPNet, images: Tensor, runtime: RuntimeParams, device: torch.device) -> float:
-    """The FLOP of a step's convolutions and matrix products, forward and backward."""
+    """Return the FLOP of a step's convolutions and matrix products, forward and backward."""
     with FlopCounterMode(display=False) as counter, autocast(device, runtime):
         sum(logits.sum() for logits in supervised.eval()(IMAGENET(images[:1]))).backward()
     supervised.zero_grad()
@@ -239,7 +244,7 @@ def limit_of(device: torch.device, precision: str) -> tuple[float, str]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if stated := [limits[precision] for known, limits in STATED.items() if known in name]:
-            return stated[0], "stated by its maker"
+            return stated[0], "stated by the vendor"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.rand(MATRIX, MATRIX, device=device).to(dtype)
     features = torch.rand(1, CHANNELS, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)

@@ -2,7 +2,7 @@
 
 The cost is the time in seconds, the number of processes started, and how many of them loaded torch, MLflow or Prefect.
 Every Python process that a test starts has `census_hook/sitecustomize.py` on its path, which appends lines to one log.
-A process counts toward the test that `PYTEST_CURRENT_TEST` named when the process started.
+A process counts toward the test that `PYTEST_CURRENT_TEST` specified when the process started.
 """
 
 import json

@@ -76,9 +76,8 @@ def _status(function: Callable[[], object]) -> int:
 
 
 class _Stream:
-    """Standard output or error, including the output of child processes.
-
-    All calls share one file, because a logging handler keeps the stream that existed when its library was imported.
+    """Standard output or error, including the output of child processes. All calls share one file, because a logging
+    handler keeps the stream that existed when the handler's library was imported.
     """
 
     def __init__(self, name: str, number: int) -> None:
@@ -115,7 +114,7 @@ _stdout, _stderr = _Stream("stdout", 1), _Stream("stderr", 2)
 def _processes_state() -> Iterator[None]:
     environment, folder, words = dict(os.environ), Path.cwd(), sys.argv
     try:
-        with warnings.catch_warnings():  # pytest makes warnings errors; a real process does not
+        with warnings.catch_warnings():  # pytest turns warnings into errors; a real process does not
             warnings.simplefilter("default")
             for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", category)

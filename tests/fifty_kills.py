@@ -5,7 +5,7 @@ process of its tree, Prefect's server, or MLflow's, which is then started again.
 succeeds. Then the results must have the digests of an undisturbed run, with one version, one move and no process left,
 and the command must have ended within a minute after the champion was set.
 
-Results are appended to FOLDER/results.csv. If run again, it resumes; `--kills` is the total number of kills.
+Results are appended to FOLDER/results.csv. If run again, the program resumes. `--kills` is the total number of kills.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TARGETS = ("whole tree", "command", "one of the tree", "Prefect's server", "MLfl
 PARAMS = {"pretrain__epochs": 5, "finetune__epochs": 60, "promotion__min_mean_iou": 0.0}
 ENDS_SECONDS = 900
 WORK_IS_DONE_SECONDS = 60
-AWAY_SECONDS = 3  # until MLflow's server is started again
+AWAY_SECONDS = 3  # time until MLflow's server is started again
 ATTEMPTS = 4
 COLUMNS = ("trial", "target", "moment", "killed", "starts", "seconds", "after_the_champion", "wrong")
 
@@ -71,7 +71,7 @@ def main() -> int:
                 shutil.rmtree(folder / "trial", ignore_errors=True)
                 trial = Trial(folder / "trial", source, expected)
                 wrong = trial.run(partial(trial.kill, target, rng), moment)
-                if wrong or trial.killed != "nothing":  # if false, no such process existed or all of them had ended
+                if wrong or trial.killed != "nothing":  # otherwise, no such process existed or all of them had ended
                     break
             _keep(folder, (number, target, f"{moment:.1f}", trial.killed, trial.starts, f"{trial.seconds:.0f}",
                            f"{trial.after_the_champion:.1f}", "; ".join(wrong)))  # fmt: skip
@@ -97,7 +97,7 @@ class Trial:
         self.killed, self.starts, self.seconds, self.after_the_champion = "nothing", 0, 0.0, 0.0
 
     def run(self, disturb: Callable[[], None], moment: float) -> list[str]:
-        """Run the trial. Returns everything that is wrong afterwards."""
+        """Run the trial. Returns a list of everything that is wrong afterwards."""
         self._mlflow.start()
         try:
             began = time.monotonic()
@@ -135,7 +135,7 @@ class Trial:
                 victim.kill()
 
     def _retrain(self, disturb: Callable[[], None], moment: float) -> int | None:
-        """Run `pspnet retrain`. Returns its exit status, or None if it did not end."""
+        """Run `pspnet retrain`. Returns its exit status, or None if it did not finish."""
         self.starts += 1
         env = environment(self.checkout, MLFLOW_TRACKING_URI=self._mlflow.uri, PSPNET_CHECKPOINT_SECONDS="1")
         with self._log.open("ab") as log:

@@ -1,4 +1,4 @@
-"""Compares, makes and copies folders for tests."""
+"""Compares, creates and copies folders for tests."""
 
 import os
 import shutil
@@ -9,17 +9,17 @@ import filelock
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file under the folder, by name."""
+    """Return the bytes of every file under the folder, by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """Fill the folder with `make`, unless another of pytest's processes has done so. Returns the folder."""
+    """Fill the folder with `make`, unless another pytest process has already done so. Returns the folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{folder}.lock"):
         whole = Path(f"{folder}.whole")
         if not whole.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # left by a failed attempt
+            shutil.rmtree(folder, ignore_errors=True)  # remove what a failed attempt has left
             folder.mkdir()
             make(folder)
             whole.touch()
@@ -27,6 +27,6 @@ def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
 
 
 def linked(source: str, target: str) -> str:
-    """A `copy_function` for `shutil.copytree` that makes hard links, for files that are never written in place."""
+    """A `copy_function` for `shutil.copytree` that creates hard links, for files that are never modified in place."""
     os.link(source, target)
     return target

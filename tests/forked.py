@@ -1,7 +1,7 @@
 """Forks test processes from a server that has loaded torch, MLflow and the functions that the tests run.
 
-A new interpreter takes seconds to load them. Each of pytest's processes has one such server, so the list covers all
-test packages.
+A new interpreter takes seconds to load them. Each pytest process has one such server, so the list includes functions
+from all test packages.
 """
 
 import multiprocessing

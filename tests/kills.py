@@ -1,4 +1,4 @@
-"""The seed that tests use to choose the moments of their kills."""
+"""The seed with which tests choose the moments of their kills."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Limits the size of files, so that the disk looks full to this process."""
+"""Limits the size of the files that this process can write, as if the disk were full."""
 
 import resource
 from collections.abc import Iterator

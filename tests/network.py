@@ -1,4 +1,4 @@
-"""Free ports on this machine."""
+"""Finds free ports on this machine."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Parameters for tests: the demo's with a few changed numbers, and each method with its example settings."""
+"""Parameters for tests: the demo's parameters with a few changed numbers, and each method with its example settings."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -19,14 +19,16 @@ def demo_params(**changes: Any) -> Params:
 
 
 def method_params(kind: str, **changes: Any) -> MethodParams:
-    """The method's settings, each with the example value from its description."""
+    """Return the method's settings, each with the example value from its description."""
     fields = METHOD_PARAMS[kind].model_fields
     examples = {name: field.examples[0] for name, field in fields.items() if field.examples}
     return METHOD_PARAMS[kind].model_validate({"kind": kind, **examples, **changes})
 
 
 def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`content` with changes. If only `finetune__epochs` is given, val is measured after each epoch."""
+    """Apply changes to `content`. If only `finetune__epochs` is given, the network is evaluated on val after each
+    epoch.
+    """
     if "finetune__epochs" in changes:
         changes = {"finetune__validations": changes["finetune__epochs"], **changes}
     for path, value in changes.items():

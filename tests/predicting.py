@@ -1,4 +1,4 @@
-"""Makes predictors for tests."""
+"""Creates predictors for tests."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def predictor(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Predictor:
-    """A predictor on the CPU. The overlap defaults to a quarter of the window, as in params.yaml."""
+    """Create a predictor on the CPU. The overlap defaults to a quarter of the window, as in params.yaml."""
     overlap = window_px // 4 if window_overlap_px is None else window_overlap_px
     members = [Member(model.network, model.preprocessing) for model in models]
     return Predictor(members, PredictionProtocol(window_px, overlap, scales, flip), torch.device("cpu"), "fp32")

@@ -1,4 +1,6 @@
-"""A server shared by pytest's processes: the first process that needs it starts it, and the last to finish stops it."""
+"""A server shared by all pytest processes: the first process that needs the server starts it, and the last one stops
+it.
+"""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -10,10 +12,10 @@ import filelock
 
 @contextmanager
 def shared_server(folder: Path, start: Callable[[Path], None], stop: Callable[[Path], None]) -> Iterator[Path]:
-    """Yield the folder in which `start` has left everything needed to reach the server."""
+    """Yield the folder to which `start` has written everything needed to reach the server."""
     folder.mkdir(parents=True, exist_ok=True)
     running = folder / "running"
-    with (folder / "users").open("w") as users:  # each user's lock on it ends with its process
+    with (folder / "users").open("w") as users:  # each user's lock on this file ends with its process
         with filelock.FileLock(folder / "lock"):
             fcntl.flock(users, fcntl.LOCK_SH)
             if not running.exists():

@@ -1,4 +1,4 @@
-"""A command called in the tests' process leaves that process unchanged."""
+"""A command that is called in the tests' process leaves that process unchanged."""
 
 import logging
 import os

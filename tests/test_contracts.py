@@ -25,13 +25,13 @@ CANNOT_CHANGE_RESULTS = ("errors", "machine", "printable", "tracking", *(f"confi
 
 
 def holds(part: str, module: str) -> bool:
-    """Whether the part contains the module. `part`: as in `pspnet.machine.code.CODE`, or with dots."""
+    """Return whether the part contains the module. `part` is written as in `pspnet.machine.code.CODE`, or with dots."""
     room = "pspnet." + part.removesuffix(".py").replace("/", ".")
     return module == room or module.startswith(f"{room}.")
 
 
 def sections(stage: str) -> list[str]:
-    """The sections that the stage's function accepts."""
+    """Return the names of the sections that the stage's function accepts."""
     parameters = inspect.signature(import_module(f"pspnet.stages.{stage}").run).parameters
     return [
         name for name, p in parameters.items() if isinstance(p.annotation, type) and issubclass(p.annotation, Section)
@@ -108,14 +108,14 @@ def test_no_parameter_has_a_default_and_each_says_what_it_means() -> None:
             for section in (field.annotation, *get_args(field.annotation)):
                 if isinstance(section, type) and issubclass(section, BaseModel):
                     check(section)
-            if model is not Params and name not in ("kind", "layout"):  # the section itself says what they mean
+            if model is not Params and name not in ("kind", "layout"):  # the section's own description explains these
                 assert field.description, f"{model.__name__}.{name} does not say what it means"
 
     check(Params)
 
 
 def test_flows_match_no_text_that_our_own_commands_print() -> None:
-    """What our commands report is in the event log."""
+    """What our commands report is in the event log, so flows need not match any text."""
     used_for = {
         "flows/dag.py": "durations in dvc.yaml",
         "flows/dvc_text.py": "DVC's words",
@@ -130,7 +130,7 @@ def test_flows_match_no_text_that_our_own_commands_print() -> None:
 
 
 def test_only_failures_read_what_a_command_printed() -> None:
-    """The one exception is `pspnet doctor`, whose output is the message for the user."""
+    """The only exception is `pspnet doctor`, whose output is the message for the user."""
     modules = [path for path in (ROOT / "flows").rglob("*.py") if re.search(r"\.output\b", path.read_text())]
     assert sorted(path.name for path in modules) == ["failure.py", "retrain.py"]
 
@@ -162,7 +162,7 @@ print([name for name in ("mlflow", "prefect", "dvc", "typer", "rich") if name in
 
 @pytest.mark.e2e
 def test_registering_and_promoting_load_no_torch() -> None:
-    """Loading torch takes a second, and another process is already doing it at the same time."""
+    """Loading torch takes a second, and another process is already loading torch at the same time."""
     code = """
 import sys
 import pspnet.registry.new_version, pspnet.registry.promotion, pspnet.registry.expected

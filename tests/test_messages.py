@@ -1,4 +1,4 @@
-"""Messages about a user's mistake say where it is, what was found, what was expected and what to do."""
+"""Messages about a user's mistake say where the mistake is, what was found, what was expected and what to do."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def only(*scenes: str) -> Callable[[Path], object]:
 
 
 def one_of_six(helpful: str = "") -> str:
-    """The end of the message if one file is left out."""
+    """Return the end of the message if one file is left out."""
     return (
         "\n1 of 6 files (16.7%) cannot be used; prepare.tolerated_share is 1.0%."
         "\nTo continue without repairing them, set in params.yaml:"
@@ -80,7 +80,7 @@ def bordered(mask: np.ndarray) -> np.ndarray:
 
 
 def test_a_project_without_mistakes_is_prepared(project: Path) -> None:
-    """Otherwise, the messages below could be about a different mistake."""
+    """Otherwise, the messages tested below could be about a different mistake."""
     done = pspnet(*PREPARE, cwd=project)
     assert done.returncode == 0
     assert done.stdout.startswith("6 found: 6 prepared (6 with masks), 0 quarantined, 0 duplicates, 0 left out")

@@ -1,4 +1,4 @@
-"""File names can contain anything. Every character is shown, and none of them has an effect."""
+"""File names can contain any character. Every character is shown, and none of them has an effect on the terminal."""
 
 import os
 
@@ -21,9 +21,9 @@ EVERY = st.text(st.characters(codec=None, categories=None))
         ("café/図.png", "café/図.png"),
         ("two\nlines\r", r"two\nlines\r"),
         ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
-        ("\x9b31m", r"\x9b31m"),  # the same as ESC [, in one character
+        ("\x9b31m", r"\x9b31m"),  # one character that means the same as ESC [
         (os.fsdecode(b"caf\xe9"), r"caf\udce9"),
-        ("gnp.\u202eexe", r"gnp.\u202eexe"),  # would be read as gnp.exe
+        ("gnp.\u202eexe", r"gnp.\u202eexe"),  # this name would be displayed as gnp.exe
     ],
 )
 def test_a_name_is_shown_in_one_line_of_text(name: str, shown: str) -> None:

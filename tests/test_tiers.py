@@ -1,4 +1,4 @@
-"""The guard that keeps processes out of `make test`, and the tests of each tier; see docs/testing.md."""
+"""Tests the guard that keeps processes out of `make test`, and the tests of each tier. See docs/testing.md."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ def test_a_marked_test_may_start_a_process() -> None:
 
 
 def test_make_test_kills_covers_every_folder_with_kills() -> None:
-    """The target names folders, so that pytest does not load all other tests."""
+    """The target lists folders, so that pytest does not load all other tests."""
     (command,) = re.findall(r"\$\(TESTS\) (.*) -m kills ", (ROOT / "Makefile").read_text())
     files = [path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark" + ".kills" in path.read_text()]
     assert files

@@ -35,6 +35,6 @@ def test_the_parent_of_a_warm_python_is_its_caller(warm_python: str) -> None:
 def test_prefect_has_the_settings_that_a_program_changes_before_it_uses_prefect(
     warm_python: str, tmp_path: Path
 ) -> None:
-    """`prefect.main` sets up logging with the current settings."""
+    """`prefect.main` sets up logging with the settings at that moment."""
     done = subprocess.run([warm_python, "-c", SETTINGS], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path} False\n"

@@ -1,4 +1,4 @@
-"""How tests wait: for a condition, with a generous limit, or on a fake clock, without any delay."""
+"""How tests wait: for a condition, with a generous limit, or on a fake clock, where no time passes."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 def wait_until(
     met: Callable[[], T], seconds: float = 120, otherwise: str | Callable[[], str] = "", pause: float = 0.02
 ) -> T:
-    """Wait until `met` returns a true value, and return it. `otherwise`: the message if that never happens."""
+    """Wait until `met` returns a true value, and return that value. `otherwise`: the message if that never happens."""
     deadline = time.monotonic() + seconds
     while not (found := met()):
         if time.monotonic() > deadline:

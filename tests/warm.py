@@ -1,14 +1,15 @@
-"""A warm Python: torch, MLflow, DVC and Prefect are loaded before it runs anything.
+"""A warm Python, which has torch, MLflow, DVC and Prefect loaded before it runs anything.
 
-Loading them takes longer than most tests. The fixture `warm_python` is a program that replaces `sys.executable`: it
-passes its arguments, environment, folder and streams to a server, which forks a process for them. That process has not
-loaded pspnet, so it imports the package from its own path, like any Python process. If the program is killed, the
-process ends with everything that it started. The program ends with the process's status. `os.getppid()` returns the
-program's parent. `pspnet` and `dvc` are next to the program.
+Loading these libraries takes longer than most tests. The fixture `warm_python` is a program that replaces
+`sys.executable`: it passes its arguments, environment, folder and streams to a server, which forks a process with
+these. The forked process has not loaded pspnet, so it imports the package from its own path, like any Python process.
+If the program is killed, the forked process ends, along with everything that it started. The program exits with the
+status of the forked process, in which `os.getppid()` returns the program's parent. `pspnet` and `dvc` are next to the
+program.
 
 Tests of startup itself, of signals and of process trees use `sys.executable`.
 
-`python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, with these modules also loaded, and returns.
+`python -P warm.py ADDRESS PROGRAM MODULE ...` starts the server, also loads the given modules in it, and returns.
 """
 
 import atexit
@@ -35,11 +36,11 @@ LOADED = (
     "albumentations", "cv2", "dvc.cli", "dvc.commands.add", "dvc.commands.repro", "dvc.repo.reproduce", "mlflow.models",
     "mlflow.pyfunc.scoring_server", "mlflow.store.tracking.sqlalchemy_store", "mlflow.tracking", "pandas",
     "prefect.artifacts", "prefect.deployments", "prefect.server.api.server",
-    "prefect.task_engine",  # not prefect.flow_engine, which sets up logging
+    "prefect.task_engine",  # prefect.flow_engine is not loaded, because it sets up logging
     "psutil", "pyarrow.dataset", "pyarrow.parquet", "pydantic", "rich.progress", "safetensors.torch", "torch",
     "torch._dynamo", "torch.utils.data", "typer", "uvicorn",
 )  # fmt: skip
-COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # command -> the module of its `main`
+COMMANDS = {"pspnet": "pspnet.cli", "dvc": "dvc.cli"}  # command -> the module that contains its `main`
 PROGRAM = """#!{python} -IS
 import json, os, signal, socket, sys
 
@@ -61,7 +62,7 @@ sys.exit(status)
 
 
 def start(folder: Path, *modules: str) -> None:
-    """Start the server, with more modules loaded. The program is `python` in the folder."""
+    """Start the server, with more modules loaded. The warm program is `python` in the folder."""
     address = str(folder / "socket")
     program = folder / "python"
     texts = {program: PROGRAM.format(python=sys.executable, address=address)}
@@ -95,7 +96,7 @@ def main(address: str, program: str, *modules: str) -> None:
     listener.bind(address)
     listener.listen()
     gc.freeze()  # otherwise each process would copy the shared memory
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the keepers
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the keepers to end
     if process := os.fork():
         Path("process").write_text(str(process))
         os._exit(0)
@@ -119,7 +120,7 @@ def main(address: str, program: str, *modules: str) -> None:
 
 
 def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
-    """Fork again. The parent remains here as the keeper of the child. Returns the request in the child."""
+    """Fork again. The parent stays here as the keeper of its child. Returns the request in the child."""
     program, *_ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     size, streams, *_ = socket.recv_fds(client, 4, 3)
     with client.makefile("rb") as file:
@@ -146,19 +147,19 @@ def _keep(client: socket.socket) -> tuple[list[str], dict[str, str], str]:
             if received := client.recv(1):
                 os.kill(process, received[0])
             else:
-                for kill in (os.killpg, os.kill):  # the process may have no group yet
+                for kill in (os.killpg, os.kill):  # the process may not have a group yet
                     with suppress(ProcessLookupError):
                         kill(process, signal.SIGKILL)
                 os._exit(0)
 
 
 def _parent_of(program: int) -> Callable[[], int]:
-    """A replacement for `os.getppid` in this process, but not in processes that it forks."""
+    """Return a replacement for `os.getppid` in this process. It does not apply to processes that this process forks."""
     own, getppid = os.getpid(), os.getppid
 
     def parent() -> int:
         if os.getpid() == own:
-            with suppress(OSError):  # the program has ended, so this process will end too
+            with suppress(OSError):  # the program has ended, so this process will also end
                 return int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
         return getppid()
 
@@ -166,11 +167,13 @@ def _parent_of(program: int) -> Callable[[], int]:
 
 
 class _PrefectSettings:
-    """Reads Prefect's settings when they are first used. Prefect read the server's settings on import."""
+    """Reads Prefect's settings when they are first used. When Prefect was imported, it read the settings of the warm
+    server.
+    """
 
     def __getattr__(self, name: str) -> Any:
         prefect: Any = import_module("prefect.context")
-        prefect.GLOBAL_SETTINGS_CONTEXT = None  # reading the settings checks it
+        prefect.GLOBAL_SETTINGS_CONTEXT = None  # refreshing the settings checks this variable
         prefect.refresh_global_settings_context()
         return getattr(prefect.GLOBAL_SETTINGS_CONTEXT, name)
 
@@ -204,7 +207,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], folder
 
 
 def _end(status: object) -> None:
-    """End like Python, but without tearing down the loaded modules, which takes a second."""
+    """End as Python does, but without tearing down the loaded modules, which takes a second."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     if not isinstance(status, int):

@@ -14,7 +14,7 @@ if log := os.environ.get("PSPNET_CENSUS"):
         os.close(descriptor)
 
     class Watch:
-        """A finder that finds nothing. Python asks it first for each module that is not loaded yet."""
+        """A finder that never finds a module. Python asks it first for each module that is not loaded yet."""
 
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
             if name in HEAVY:

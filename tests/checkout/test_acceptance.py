@@ -1,4 +1,6 @@
-"""`pspnet accept` in a real DVC repository with one small stage. e2e: the command starts DVC."""
+"""`pspnet accept` in a real DVC repository with one small stage. The tests are marked e2e, because the command starts
+DVC.
+"""
 
 import getpass
 import hashlib

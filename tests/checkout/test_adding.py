@@ -1,4 +1,6 @@
-"""`pspnet data add`: batches and imports, in real git and DVC repositories. e2e: the command starts DVC."""
+"""`pspnet data add`: batches and imports, in real git and DVC repositories. Tests in which the command starts DVC are
+marked e2e.
+"""
 
 import os
 import shutil
@@ -92,7 +94,9 @@ class TestCheckBatch:
         assert self.check(batch, raw, classes={}, ignore_values=[]).masks == 1
 
     def test_problems_that_concern_the_whole_set_are_left_to_prepare(self, batch: Path, tmp_path: Path) -> None:
-        """A single group cannot fill three splits, and no mask shows the class `front`."""
+        """In this batch, a single group cannot fill three splits, and no mask shows the class `front`. Only `prepare`
+        reports that.
+        """
         policies = {"problems__absent_class": "error", "problems__near_duplicate": "error"}
         assert self.check(batch, tmp_path / "nothing", **policies).groups == 1
 
@@ -185,7 +189,7 @@ class TestCheckBatch:
         ]
 
     def test_a_link_out_of_the_batch_is_refused(self, batch: Path, raw: Path, tmp_path: Path) -> None:
-        """The link's target would end up in the data, the cache and the remote."""
+        """Otherwise, the target of the link would end up in the data, the cache and the remote."""
         secret = write(tmp_path / "id_rsa", "PRIVATE KEY")
         (batch / "images/key.png").symlink_to(secret)
         (batch / "images/twice.png").symlink_to("key.png")
@@ -521,11 +525,11 @@ def pairs(names: str) -> set[str]:
 
 
 @pytest.mark.e2e
-@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC calls pygtrie in a deprecated way
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC uses pygtrie in a deprecated way
 def test_the_flow_updates_data_imported_from_a_repository(project: Path, origin: Path) -> None:
     new_repository(origin, f"    remote = folder\n['remote \"folder\"']\n    url = {origin.parent}/remote\n")
     released(origin)
-    (project / "data/raw").mkdir(parents=True)  # an empty folder is fine too: DVC alone would import into it
+    (project / "data/raw").mkdir(parents=True)  # an empty folder is fine too, although DVC alone would import into it
     done = pspnet("data", "add", "--import", origin, "set", cwd=project)
     assert done.stdout.startswith(f"data/raw: imported from set of {origin}, as recorded in data/raw.dvc.\n")
     assert (files(project / "data/raw"), done.returncode) == (pairs("a"), 0)

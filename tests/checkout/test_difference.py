@@ -19,13 +19,13 @@ from pspnet.tracking.run import StageRun
 from tests.parameters import demo_params
 from tests.training.conftest import quiet
 
-Sample = tuple[Split, bytes, list[int] | None]  # the mask is one row of pixels
+Sample = tuple[Split, bytes, list[int] | None]  # the mask is a single row of pixels
 AB = ("a", "b")
 
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The facts of a set that `prepare` made."""
+    """Return the facts of a set prepared by `prepare`."""
     folder = tmp_path_factory.mktemp("facts")
     synthesize(folder / "raw", images=16, labeled=16, seed=0, tick=quiet)
     params = demo_params(dataset__group_pattern="(.*)")
@@ -110,7 +110,7 @@ def test_every_kind_of_change_is_distinguished(sets: Sets) -> None:
     assert difference.moved == [Move("moved", "train", "test")]
     assert (difference.recoded, difference.classes_added, difference.classes_removed) == ([], [], [])
     assert difference.classes_renamed == []
-    # One mask changed, from [0, 0, 1, 255] to [0, 1, 1, 0]; the other masks count only toward the totals.
+    # One mask has changed, from [0, 0, 1, 255] to [0, 1, 1, 0]. The other masks only contribute to the totals.
     assert difference.labels == [
         ClassPixels("a", 2 + 1 + 4 + 4 + 2, 3 + 1 + 4 + 2 + 4 + 2, gained=1, lost=1),
         ClassPixels("b", 2 + 1 + 4 + 1, 1 + 1 + 1 + 2, gained=1, lost=0),
@@ -185,7 +185,7 @@ def test_sets_with_no_class_or_image_in_common_are_compared(sets: Sets) -> None:
 
 
 def test_masks_with_the_same_classes_under_different_numbers_count_as_recoded(sets: Sets) -> None:
-    """A class was inserted in front of the others."""
+    """A class was inserted before the others, so their numbers changed."""
     difference = sets.compared(
         {"x": ("train", b"1", [0, 1, 255, 1])}, {"x": ("train", b"1", [1, 2, 255, 2])}, AB, ("new", *AB)
     )

@@ -19,7 +19,7 @@ from tests.parameters import ROOT
 from tests.raw.rawdata import encoded, noise, write
 
 MASK = np.array([[0, 7, 255, 0]] * 3, np.uint8)
-SAMPLES = [  # id, split, group, format, with a mask
+SAMPLES = [  # id, split, group, format, whether it has a mask
     ("a/1", "train", "north", "PNG", True),
     ("a/2", "val", "south", "JPEG", True),
     ("a/b/1 .", "test", "è, \"west\"", "PNG", True),
@@ -129,12 +129,12 @@ def test_an_unsuitable_folder_is_refused(project: Path, words: tuple[str, str], 
 
 @pytest.mark.parametrize("name", ["../out", "/out", ".hidden/a", "a//b"])
 def test_an_id_that_is_not_a_path_is_refused(project: Path, name: str) -> None:
-    """Our code never produces such a set."""
+    """Our code never produces a set with such an id."""
     path = project / "data/prepared/shards/00000.arrow"
     table = pa.Table.from_batches([open_shard(path)])
     names = [name, *table["id"].to_pylist()[1:]]
     renamed = table.set_column(0, "id", pa.array(names)).combine_chunks()
-    path.unlink()  # the old file is still mapped
+    path.unlink()  # not overwritten in place, because the old file is still mapped
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, renamed.schema) as writer:
         writer.write_table(renamed)
     done = pspnet("data", "export", "data/prepared", "out", cwd=project)

@@ -37,8 +37,8 @@ def made(shared: Path) -> Path:
 
 
 def make(folder: Path) -> None:
-    """The first commit has four images and three masks. Since then, e was added, d removed, b got a different mask, and
-    c moved to train. An empty image and a copy of e were left out.
+    """Create the repository. The first commit has four images and three masks. Since then, e was added, d was removed,
+    b got a different mask, and c moved to train. An empty image and a copy of e were left out.
     """
     repository, project = folder / "repository", folder / "repository/project"
     write(project / "dvc.yaml", DVC_YAML)

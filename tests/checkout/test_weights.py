@@ -157,13 +157,13 @@ def test_a_folder_with_other_files_is_left_alone(folder: Path, option: str, fact
 
 def test_importing_only_a_bundle_leaves_the_backbone_of_the_pipeline_unchanged(folder: Path) -> None:
     words = ("train.pth", "--from", "hszhao", "--bundle", "bundle", "--classes", "classes.yaml")
-    for _ in range(2):  # a bundle can replace a bundle
+    for _ in range(2):  # an existing bundle can be replaced
         assert pspnet("weights", "import", *words, cwd=folder).returncode == 0
     assert (folder / "bundle/model.json").exists()
     assert not (folder / "data").exists()
 
 
-@pytest.mark.e2e  # it starts DVC
+@pytest.mark.e2e  # this test starts DVC
 def test_the_default_folder_is_refused_outside_dvc(folder: Path) -> None:
     done = pspnet("weights", "import", "train.pth", "--from", "hszhao", cwd=folder)
     assert done.returncode == 1

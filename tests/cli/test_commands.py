@@ -1,4 +1,4 @@
-"""The commands as a user runs them."""
+"""Runs the commands as a user would."""
 
 import gc
 import inspect
@@ -21,7 +21,7 @@ GROUP = typer.main.get_group(app)
 
 
 def commands() -> dict[str, Any]:
-    """The commands by name, without groups, which do nothing on their own."""
+    """Return the commands by name, without the groups, which do nothing on their own."""
     found: dict[str, Any] = dict(GROUP.commands)
     for name, command in GROUP.commands.items():
         found |= {f"{name} {own}": one for own, one in getattr(command, "commands", {}).items()}
@@ -96,7 +96,7 @@ def test_synthesize_never_touches_other_data(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-@pytest.mark.e2e  # starts DVC
+@pytest.mark.e2e  # this case starts DVC
 def test_doctor_says_what_to_do_about_missing_data(project: Path) -> None:
     done = pspnet("doctor", cwd=project)
     assert done.returncode == 1
@@ -160,7 +160,7 @@ def test_help_loads_no_heavy_package(tmp_path: Path) -> None:
 
 
 def test_commands_collect_garbage_less_often_than_python_does(tmp_path: Path) -> None:
-    """Each collection scans a million objects from MLflow and torch."""
+    """Each collection would scan a million objects from MLflow and torch."""
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
     try:

@@ -1,4 +1,4 @@
-"""The recipes have the authors' numbers, and each choice in params.yaml is used by at least one recipe."""
+"""The recipes use the authors' numbers, and each choice in params.yaml is used by at least one recipe."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -78,13 +78,13 @@ OWN = {
 }
 
 
-# A recipe does not choose these: the data layout and the policy for bad files depend on the data, a new self-supervised
-# method changes no recipe, and the rest depends on the experiment (`--set`) or the machine.
+# Recipes do not have to use these choices. The data layout and the policy for bad files depend on the data. A new
+# self-supervised method changes no recipe. The rest depends on the experiment (`--set`) or the machine.
 LEFT_OUT = ("dataset.", "pretrain.method", "prepare.problems.", "prepare.split_seed", "runtime.seed", "runtime.threads")
-# A number that some recipe sets to its neutral value (0 if allowed, otherwise 1) is a switch.
+# A number counts as a switch if some recipe sets it to its neutral value (0 if allowed, otherwise 1).
 NEUTRAL = {"finetune.backbone_learning_rate_factor": 1, "predict.scales": [1.0]}
 
-# Each choice, and a recipe that uses it. A choice counts as used if either stage's optimizer uses it.
+# Each choice, with a recipe that uses it. A choice counts as used if either stage's optimizer uses it.
 USED_BY = {
     "prepare.official_splits: kept": "start",
     "prepare.official_splits: val_is_test": "camvid",
@@ -182,7 +182,7 @@ def value(recipe: str, path: str) -> Any:
 
 
 def choices() -> dict[str, set[str]]:
-    """Each choice -> the recipes that use it."""
+    """Map each choice to the recipes that use it."""
     found: dict[str, set[str]] = {}
     for path, field in fields(Params):
         if path.startswith(LEFT_OUT):

@@ -37,7 +37,7 @@ def augmentation(**changes: Any) -> Augmentation:
 
 
 def blocks(height: int, width: int, side: int, seed: int) -> Pixels:
-    """A mask of square blocks with four classes."""
+    """Return a mask of square blocks with four classes."""
     classes = np.random.default_rng(seed).integers(0, 4, (height // side + 1, width // side + 1)).astype(np.uint8)
     return classes.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
 
@@ -63,7 +63,7 @@ def test_sizes_are_exact_and_masks_gain_no_value_but_ignore(
         height_px=crop[0], width_px=crop[1], scale_min=min(scales), scale_max=max(scales),
         rotation_degrees=rotation_degrees, blur_probability=looks[0], color_jitter=looks[1],
     )  # fmt: skip
-    # only 0 and 254, so that any other value is a blend
+    # The colors are only 0 and 254, so that any other value is a blend.
     before = np.where(noise(*size, seed)[..., 0] < 128, 0, 254).astype(np.uint8)
     image, mask = augment.image_and_mask(noise(*size, seed), before, seed)
     assert (image.shape, mask.shape) == ((*crop, 3), crop)
@@ -78,7 +78,7 @@ def test_only_the_fill_color_and_ignore_are_outside_the_picture(size: tuple[int,
     """The outermost pixels of the picture blend into the fill, so colors at the edge may be mixed."""
     augment = augmentation(rotation_degrees=rotation_degrees)
     for seed in range(40):
-        bright = np.maximum(noise(*size, seed), 10)  # never the color of the padding
+        bright = np.maximum(noise(*size, seed), 10)  # so that no pixel has the color of the padding
         image, mask = augment.image_and_mask(bright, blocks(*size, side=4, seed=seed), seed)
         filled, ignored = (image == FILL).all(axis=2), mask == IGNORE
         assert not (filled & ~ignored).any()
@@ -86,7 +86,7 @@ def test_only_the_fill_color_and_ignore_are_outside_the_picture(size: tuple[int,
 
 
 def eroded(where: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """True where all pixels up to `radius` away are True; pixels beyond the crop do not count."""
+    """Return True where all pixels up to `radius` away are True. Pixels outside the crop do not count."""
     square = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     return np.asarray(cv2.erode(where.astype(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0) == 1)
 
@@ -99,7 +99,7 @@ def test_pictures_larger_than_the_crop_are_not_padded() -> None:
 
 
 def test_an_image_and_its_mask_get_the_same_crop() -> None:
-    """If an image has the colors of its mask, so does every pixel of an unscaled crop."""
+    """If each pixel of an image has the color of its class in the mask, so does each pixel of an unscaled crop."""
     augment = augmentation(scale_min=1.0, scale_max=1.0)
     palette = np.zeros((256, 3), np.uint8)
     palette[:4], palette[IGNORE] = COLORS, FILL
@@ -110,7 +110,7 @@ def test_an_image_and_its_mask_get_the_same_crop() -> None:
             image, mask = augment.image_and_mask(COLORS[before], before, seed)
             assert np.array_equal(image, palette[mask])
             crops.add(mask.tobytes())
-    assert len(crops) > len(SIZES) * 20 / 2  # the crops differ wherever there is room
+    assert len(crops) > len(SIZES) * 20 / 2  # the crops differ wherever the image is larger than the crop
 
 
 @pytest.mark.parametrize("rotation_degrees", [0.0, 30.0])
@@ -128,7 +128,7 @@ def test_a_scaled_or_rotated_image_still_matches_its_mask(rotation_degrees: floa
 
 
 def uniform(mask: Pixels, radius: int) -> NDArray[np.bool_]:
-    """True where all pixels up to `radius` away have the same value."""
+    """Return True where all pixels up to `radius` away have the same value."""
     windows = np.lib.stride_tricks.sliding_window_view(
         np.pad(mask, radius, constant_values=IGNORE), (2 * radius + 1, 2 * radius + 1)
     )
@@ -191,11 +191,11 @@ def test_only_jitter_changes_colors() -> None:
     gray = np.repeat(image[..., :1], 3, axis=2)
     for seed in range(20):
         shifted = augmentation(**plain, color_jitter=0.3).image(gray, seed).astype(int)
-        assert np.abs(shifted - shifted[..., :1]).max() <= 1  # no hue is added, except by rounding
+        assert np.abs(shifted - shifted[..., :1]).max() <= 1  # gray stays gray, except for rounding
 
 
 def places(height: int, width: int) -> Pixels:
-    """An image whose colors encode the positions of the pixels."""
+    """Return an image whose colors encode the positions of its pixels."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([columns, rows, columns ^ rows], axis=-1).astype(np.uint8)
 
@@ -231,7 +231,9 @@ def soft_image(height: int, width: int) -> Pixels:
 def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_one_after_another(
     rotation_degrees: float,
 ) -> None:
-    """Apply the published steps in turn with the same six random draws. The image is soft: each step blurs a little."""
+    """Apply the published steps in turn with the same six random draws. The image is smooth, because each step blurs it
+    a little.
+    """
     image = soft_image(90, 120)
     mask = (image[..., 0] // 64).astype(np.uint8)
     augment = augmentation(scale_min=0.6, rotation_degrees=rotation_degrees)
@@ -261,7 +263,7 @@ def test_one_warp_equals_scaling_rotating_mirroring_and_cropping_one_after_anoth
         other += int((here[1] != crops[1])[inside].sum())
         compared += int(inside.sum())
     assert compared > 60 * 48 * 64 / 2
-    assert other < compared / 50  # a mask scaled and then rotated is rounded twice
+    assert other < compared / 50  # a mask that is scaled and then rotated is rounded twice
 
 
 def test_half_of_the_images_are_rotated_by_up_to_the_given_angle() -> None:
@@ -269,7 +271,8 @@ def test_half_of_the_images_are_rotated_by_up_to_the_given_angle() -> None:
     angles = []
     for seed in range(300):
         crop = augment.image(places(110, 130), seed).astype(float)
-        right, down = crop[24, 48, :2] - crop[24, 16, :2]  # in the image; 32 pixels to the right in the crop
+        # Distances in the image between points 32 pixels apart in the crop.
+        right, down = crop[24, 48, :2] - crop[24, 16, :2]
         angles.append(np.degrees(np.arctan2(down, right)))
     turned = [angle for angle in angles if angle]
     assert 0.4 < len(turned) / len(angles) < 0.6
@@ -330,7 +333,7 @@ def test_the_crop_is_blurred_with_the_given_probability_but_the_mask_never_is() 
 
 
 def test_brightness_contrast_and_saturation_change_one_after_another() -> None:
-    """Brightness, contrast and saturation, one after another, in floating point, in a range that needs no clipping."""
+    """The expected image is computed in floating point, one change after another, in a range that needs no clipping."""
     image = (100 + noise(48, 64) // 8).astype(np.uint8)
     augment = augmentation(scale_min=1.0, scale_max=1.0, flip_probability=0.0, color_jitter=0.4)
     weights = np.array([0.299, 0.587, 0.114])

@@ -33,7 +33,9 @@ SHADES = {"a": 0, "b": 255, "c": 10, "d": 20, "e": 30}
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> PreparedDataset:
-    """Images with two pixels of one shade, masks with a pixel of class 1 and an ignored pixel, one shard per sample."""
+    """Images with two pixels of the same shade, masks with one pixel of class 1 and one ignored pixel, and one shard
+    per sample.
+    """
     return make(tmp_path)
 
 
@@ -75,7 +77,7 @@ def test_facts_are_read_back_as_written(dataset: PreparedDataset) -> None:
 
 
 def test_mean_and_std_cover_the_pixels_of_train_and_unlabeled(dataset: PreparedDataset) -> None:
-    assert dataset.mean == (0.5, 0.5, 0.5)  # half of the pixels are 0, half are 1
+    assert dataset.mean == (0.5, 0.5, 0.5)  # half of the pixels are 0, and half are 1
     assert dataset.std == (0.5, 0.5, 0.5)
 
 

@@ -91,7 +91,7 @@ def test_loader_processes_read_the_same_samples_and_receive_little_data(prepared
     used = TrainingCrops(prepared.reader(), prepared.annotated("train"), augmentation, seed=0)
     keys = [(0, position) for position in range(len(used))]
     here = [used[key] for key in keys]
-    assert len(pickle.dumps(used)) < 10_000  # albumentations takes 5 kB
+    assert len(pickle.dumps(used)) < 10_000  # albumentations alone takes 5 kB
     loader: DataLoader[Any] = DataLoader(
         used, batch_sampler=[[key] for key in keys], num_workers=1, multiprocessing_context="spawn"
     )
@@ -126,7 +126,7 @@ print(len(index), peak() - before)
     words = [sys.executable, "-c", code, str(prepared.folder), str(tmp_path)]
     rows, grown = map(int, subprocess.run(words, capture_output=True, check=True, timeout=60).stdout.split())
     assert rows == 5
-    assert grown < UNREAD / 2  # of 200 MB
+    assert grown < UNREAD / 2  # the shard is 200 MB
 
 
 def test_our_reader_works_as_documented(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_duckdb_queries_the_shards_and_the_facts(
 
 @pytest.mark.e2e
 def test_hugging_face_datasets_open_the_shards(project: Path, prepared: PreparedDataset, tmp_path: Path) -> None:
-    """This runs in another process, because the library reads its settings on import."""
+    """The library reads its settings on import, so it runs in a separate process."""
     told = """
 import json, numpy
 print(json.dumps([list(samples["id"]), list(samples["split"]), test[0]["id"], numpy.asarray(picture).tolist(),

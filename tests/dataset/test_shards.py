@@ -90,7 +90,7 @@ def test_inserting_images_rewrites_few_shards(tmp_path: Path) -> None:
     assert len(before) > 100
     assert (
         len(checksums(after) - checksums(before)) <= 6
-    )  # 30 consecutive images fill about two shards; a forced cut shifts a few more
+    )  # 30 consecutive images fill about two shards; a forced cut moves a few more
 
 
 def test_an_image_larger_than_a_shard_gets_its_own_shard(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_reading_a_shard_copies_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> ShardReader:
-    """Three shards with two samples each."""
+    """Create three shards with two samples each."""
     names = []
     for shard in range(3):
         pair = [record(f"{n}", encoded(noise(1, 3, n)), encode_mask(MASK)) for n in (2 * shard, 2 * shard + 1)]

@@ -78,7 +78,7 @@ def test_every_epoch_position_and_seed_has_its_own_crop(dataset: PreparedDataset
 
 
 def test_neighboring_images_get_different_random_numbers(dataset: PreparedDataset) -> None:
-    """The same picture at two positions is cropped differently."""
+    """The same picture at two positions gets two different crops."""
     index = dataset.annotated("train")
     twice = TrainingCrops(dataset.reader(), pd.concat([index[:1]] * 2), augmentation(), seed=0)
     assert not same(twice[0, 0], twice[0, 1])
@@ -89,4 +89,5 @@ def test_a_used_dataset_is_small_when_pickled(dataset: PreparedDataset) -> None:
     many = TrainingCrops(dataset.reader(), index, augmentation(), seed=0)
     for position in range(dataset.masks["train"]):
         many[0, position]
-    assert len(pickle.dumps(many)) < 10_000 + 8 * len(index)  # albumentations takes 5 kB; shard and row take 8 bytes
+    # Albumentations alone takes 5 kB; each shard and row takes 8 bytes.
+    assert len(pickle.dumps(many)) < 10_000 + 8 * len(index)

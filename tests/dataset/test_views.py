@@ -76,7 +76,7 @@ def test_every_epoch_position_and_seed_has_its_own_view(dataset: PreparedDataset
 
 
 def test_the_crop_and_the_question_are_drawn_independently(dataset: PreparedDataset) -> None:
-    """Over many epochs, a picture gets every question, because the crop does not determine it."""
+    """Over many epochs, a picture gets every question, because the crop does not determine the question."""
     samples = views(dataset, "rotation")
     asked = [[value for name, value in samples[epoch, 0].items() if name != "image"] for epoch in range(40)]
     turns = [int(value.item()) for (value,) in asked]
@@ -89,4 +89,5 @@ def test_a_used_dataset_is_small_when_pickled(dataset: PreparedDataset, method: 
     many = UnlabeledViews(dataset.reader(), index, augmentation(), METHODS[method].views, method_params(method), seed=0)
     for position in range(sum(dataset.images.values())):
         many[0, position]
-    assert len(pickle.dumps(many)) < 10_000 + 8 * len(index)  # albumentations takes 5 kB; shard and row take 8 bytes
+    # Albumentations alone takes 5 kB; each shard and row takes 8 bytes.
+    assert len(pickle.dumps(many)) < 10_000 + 8 * len(index)

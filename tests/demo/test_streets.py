@@ -1,4 +1,6 @@
-"""Every bound below leaves a margin around the measured value, which is in the comment next to it."""
+"""Tests of the drawn streets. Every bound leaves a margin around the measured value, which is in the comment next to
+the bound.
+"""
 
 import hashlib
 import json
@@ -121,12 +123,12 @@ def test_almost_nothing_is_thinner_than_five_pixels(streets: Streets) -> None:
     for index in range(CLASSES):
         shape = masks == index
         thick = grow(~grow(~shape, 2), 2) & shape  # the pixels that a 5 x 5 box inside the shape covers
-        bound = 0.92 if index == 5 else 0.96  # people have round heads: 0.94; the other classes: 0.972 or more
+        bound = 0.92 if index == 5 else 0.96  # people have round heads: measured 0.94; the other classes: 0.972 or more
         assert thick.sum() > bound * shape.sum()
         while (more := grow(thick, 1) & shape).sum() > thick.sum():
             thick = more
-        thin += (shape & ~thick).sum()  # parts without such a box
-    assert thin < 0.003 * masks.size  # 0.0007 to 0.0010
+        thin += (shape & ~thick).sum()  # pixels that such a box cannot reach
+    assert thin < 0.003 * masks.size  # measured: 0.0007 to 0.0010
 
 
 def test_a_mostly_hidden_object_is_left_out() -> None:
@@ -153,7 +155,7 @@ def test_color_does_not_reveal_the_class(streets: Streets) -> None:
     means = np.stack([known[known_classes == index].mean(axis=0) for index in range(CLASSES)])
     asked = pixels[30:].reshape(-1, 1, 3)
     correct = (((asked - means) ** 2).sum(axis=2).argmin(axis=1) == classes[30:].ravel()).mean()
-    assert correct < np.bincount(classes[30:].ravel()).max() / len(asked)  # 0.16 against 0.34
+    assert correct < np.bincount(classes[30:].ravel()).max() / len(asked)  # measured: 0.16 versus 0.34
 
 
 def test_data_that_is_not_synthetic_is_refused_and_kept(tmp_path: Path) -> None:

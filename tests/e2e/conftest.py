@@ -14,7 +14,9 @@ LENIENT = {"promotion__min_mean_iou": 0.0, "promotion__min_gain": -1.0, "promoti
 
 @pytest.fixture
 def warm(stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `pspnet` and `dvc` start instantly and without tracking, for tests that are not about either."""
+    """Make `pspnet` and `dvc` start instantly and without tracking, for tests that test neither
+    startup nor tracking.
+    """
     for name, value in warmed(stand_ins).items():
         monkeypatch.setenv(name, value)
 
@@ -33,7 +35,7 @@ def finished_once(shared: Path, stand_ins: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
-    """The same checkout, with its bundle registered as version 1 and champion."""
+    """A copy of `finished_once` with its bundle registered as version 1 and champion."""
 
     def make(folder: Path) -> None:
         folder.rmdir()
@@ -45,7 +47,7 @@ def registered_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def retrained_once(shared: Path, stand_ins: Path, prefects_tables: Path) -> Path:
-    """The same data, code and params, run by `pspnet retrain` with tracking."""
+    """The same data, code and params as in `finished_once`, run by `pspnet retrain` with tracking."""
 
     def make(folder: Path) -> None:
         checkout(folder, **LENIENT)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BIN = Path(sys.executable).parent
-STAND_INS = "TESTS_STAND_INS"  # environment variable: a folder of commands that replace the real ones (conftest.py)
+# Name of the environment variable with a folder of commands that replace the real ones (conftest.py).
+STAND_INS = "TESTS_STAND_INS"
 SYNTHESIZE = ("pspnet", "synthesize", "data/raw", "--images", "40", "--labeled", "28")
 RUN_SECONDS = 600
 STEPS = ("prepare", "pretrain", "finetune", "evaluate")
@@ -55,7 +56,7 @@ def checkout(folder: Path, **changes: Any) -> Path:
 
 def copied(source: Path, folder: Path) -> Path:
     """Copy a checkout with its results, caches, checkpoints, runs and versions."""
-    # Ignored: locks, and DVC's index, which holds the folder's path.
+    # Not copied: locks, and DVC's index, which contains the folder's path.
     shutil.copytree(source, folder, symlinks=True, ignore=lambda path, _: ["tmp"] if path.endswith("/.dvc") else [])
     if (database := folder / ".pspnet/mlflow.db").exists():
         move_addresses(database, f"{source}/", f"{folder}/")
@@ -76,7 +77,7 @@ def move_addresses(database: Path, old: str, new: str) -> None:
 
 
 def clone(source: Path, folder: Path) -> Path:
-    """Clone a checkout as another machine would, with only the committed files."""
+    """Clone a checkout as another machine would, so that it has only the committed files."""
     folder.parent.mkdir(exist_ok=True)
     run(source, "git", "clone", "--quiet", str(source), str(folder))
     return folder
@@ -88,7 +89,7 @@ def commit(folder: Path, *paths: str) -> None:
 
 
 def import_weights(folder: Path, seed: int) -> "Tensor":
-    """Import random weights. Returns the first convolution."""
+    """Create random weights and import them. Returns the first convolution."""
     import torch
 
     from tests.model.foreign import random_tensors
@@ -108,7 +109,7 @@ def write_params(folder: Path, **changes: Any) -> None:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """The environment in which commands use this checkout's package instead of the installed one."""
+    """Return environment variables that make commands use this checkout's package instead of the installed one."""
     given = os.environ | more
     return given | {
         "SHELL": "/bin/sh",  # DVC starts stages with this shell; dash would remain as a process in between
@@ -120,7 +121,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def warmed(stand_ins: Path) -> dict[str, str]:
-    """Environment variables for commands that start instantly, without tracking."""
+    """Return environment variables that make commands start instantly and without tracking."""
     return {STAND_INS: str(stand_ins), "PSPNET_TRACKING": "off"}
 
 
@@ -141,7 +142,7 @@ def reproduce(folder: Path, *stages: str, **more: str) -> list[str]:
 
 
 def ran(output: str) -> list[str]:
-    """The stages that ran, according to DVC's output."""
+    """Return the stages that ran, according to DVC's output."""
     return [step for step in STEPS if f"Running stage '{step}'" in output]
 
 
@@ -151,7 +152,7 @@ def in_prefect(folder: Path, query: str) -> list[Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The digest of every result of every stage, except run records, which differ by machine and time."""
+    """Return the digest of every result of every stage, except run records, which differ by machine and time."""
     stages = read_yaml(folder / "dvc.lock")["stages"]
     outs = [item for stage in stages.values() for item in stage["outs"]]
     return {item["path"]: item["md5"] for item in outs if not item["path"].startswith("reports/runs/")}

@@ -30,11 +30,12 @@ pytestmark = pytest.mark.timeout(900)
 EPOCHS = 24
 MODEL = "pspnet-demo"
 ENDS_SECONDS = 600
-# After Ctrl-C, DVC, Prefect and the training process still write; after a kill, nothing does.
+# After Ctrl-C, DVC, Prefect and the training process still save files; after a kill, no process does.
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
-LIMIT_SECONDS = 3600  # only the clock in OVERDUE reaches it
-# `pspnet retrain` with a clock that puts its stages over LIMIT_SECONDS once a file exists, and any retry soon after.
+LIMIT_SECONDS = 3600  # only the clock in OVERDUE reaches this limit
+# Runs `pspnet retrain` with a clock that speeds up once a file exists, so that its stages exceed LIMIT_SECONDS and any
+# retry is due soon after.
 OVERDUE = """
 import time
 from pathlib import Path
@@ -64,7 +65,7 @@ class Retraining:
         return wait_until(found, otherwise=lambda: self.said)
 
     def training(self, step: int = 1) -> psutil.Process:
-        """The training process, once it has saved a checkpoint at this step."""
+        """Return the training process, once it has saved a checkpoint at this step."""
         before = saved_step(self.folder)
 
         def found() -> psutil.Process | None:
@@ -73,7 +74,7 @@ class Retraining:
             if now < step:
                 return None
             trainings = [one for one in processes_of(self.folder) if {"finetune", "--history"} <= set(cmdline(one))]
-            # The youngest processes are its loader's workers.
+            # The youngest processes are the workers of the training process's loader.
             return min(trainings, key=lambda one: one.create_time(), default=None)
 
         process: psutil.Process = self.until(found)
@@ -112,7 +113,7 @@ def saved_step(folder: Path) -> int:
 
 @pytest.fixture
 def place(retrained: Path) -> Path:
-    """A retrained checkout that now has to train longer."""
+    """A checkout that has been retrained and now has to train longer."""
     write_params(retrained, finetune__epochs=EPOCHS)
     shutil.rmtree(retrained / ".pspnet/checkpoints")
     return retrained
@@ -120,7 +121,7 @@ def place(retrained: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
-    """The same pipeline, run by DVC alone."""
+    """The same pipeline, run by DVC alone and without disturbance."""
 
     def make(folder: Path) -> None:
         folder.rmdir()
@@ -140,7 +141,7 @@ def test_a_timed_out_stage_leaves_no_process_and_is_not_retried(place: Path) -> 
         training = retrained.training()
         family = [training, *training.children(recursive=True)]
         commands = [cmdline(one) for one in family]
-        assert commands.count(cmdline(training)) > 1  # with its loader's workers
+        assert commands.count(cmdline(training)) > 1  # at least one of its loader's workers is running
         assert any("pspnet.tracking.sender" in command for command in commands)
         (place / ".pspnet/overdue").touch()
         assert retrained.process.wait(ENDS_SECONDS) == 1
@@ -166,7 +167,9 @@ def test_a_mistake_found_by_a_stage_is_not_retried(place: Path) -> None:
 
 @pytest.mark.kills
 def test_a_killed_stage_is_retried_with_the_same_result(place: Path, undisturbed: Path) -> None:
-    """The command is first stopped with Ctrl-C, then killed with all its processes; each new start resumes."""
+    """The command is first stopped with Ctrl-C, then killed with all its processes. Each time it resumes when started
+    again.
+    """
     ctrl_c_ends_it_within_seconds(place)
     nothing_is_left_when_it_is_killed(place)
     with retraining(place) as retrained:
@@ -232,11 +235,11 @@ def ctrl_c_ends_it_within_seconds(place: Path) -> None:
         assert left(place) == []
     assert retrained.said.splitlines()[-1] == "Stopped. Nothing is half-written; run the same command to continue."
     assert "Traceback" not in retrained.said
-    assert last_task(place) == ("finetune", "Crashed", 1)  # Prefect has noticed
+    assert last_task(place) == ("finetune", "Crashed", 1)  # by then, Prefect has noticed the crash
 
 
 def nothing_is_left_when_it_is_killed(place: Path) -> None:
-    """Not even Prefect's server is left. The run resumes where it was stopped."""
+    """Not even Prefect's server is left running. The run resumes where it was stopped."""
     with retraining(place) as retrained:
         retrained.training(30)
         assert any("uvicorn" in cmdline(one) for one in processes_of(place))

@@ -35,7 +35,7 @@ echo "Running stage 'data':" && pspnet doctor --quick && dvc add --quiet data/ra
 echo "Running stage 'register':" && {REGISTER} && echo complete
 """
 REPRODUCE = "pspnet doctor --quick && dvc repro"  # the doctor repairs the locks of a killed DVC
-UP_TO = {  # the commands up to each step
+UP_TO = {  # the commands that run the pipeline up to each step
     "synthesize": f"echo \"Running stage 'synthesize':\" && {SYNTHESIZE}",
     "prepare": f"{SYNTHESIZE} && pspnet doctor --quick && dvc add --quiet data/raw && dvc repro prepare",
     "pretrain": f"{REPRODUCE} pretrain",
@@ -52,7 +52,7 @@ OUTPUTS = {
     "evaluate": ["reports/evaluation", "reports/metrics.json", "reports/runs/evaluate.json"],
     "register": [],
 }
-LAST_FILE = {  # written last into a folder that appears whole
+LAST_FILE = {  # the file written last into each output folder; the folder must appear as a whole
     "data/raw": "synthetic.json",
     "data/prepared": "dataset.json",
     "models/backbone": "backbone.json",
@@ -60,7 +60,7 @@ LAST_FILE = {  # written last into a folder that appears whole
     "reports/evaluation": "report.html",
 }
 SLOWER: dict[str, Any] = {"pretrain__epochs": 5, "finetune__epochs": 20, "promotion__min_mean_iou": 0.0}
-SECONDS = ".pspnet/seconds.json"  # the duration of each step
+SECONDS = ".pspnet/seconds.json"  # file with the duration of each step
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def wait_until_gone(folder: Path) -> None:
 
 
 def wait_for(folder: Path, shell: subprocess.Popen[bytes], text: str) -> bool:
-    """Whether `text` was printed before the pipeline ended."""
+    """Wait until `text` is printed. Returns False if the pipeline ends first."""
     while text not in output(folder):
         if shell.poll() is not None:
             return text in output(folder)
@@ -142,10 +142,10 @@ def forget(folder: Path, step: str) -> None:
 
 
 def share(number: int) -> float:
-    """The share of the step's duration after which this planned kill happens, at the latest."""
+    """Return the latest moment of this planned kill, as a share of the step's duration."""
     step = PLAN[number].step
     earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
-    if step in TRAININGS:  # training resumes where it was killed
+    if step in TRAININGS:  # each attempt at training resumes where the last one was killed
         return 1.5 / all_of_it
     if step == "register":  # a finished registration leaves nothing to kill
         return (earlier + 1) / all_of_it
@@ -208,7 +208,7 @@ def assert_one_version_and_one_decision(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def at_once(stand_ins: Path) -> dict[str, str]:
-    """Environment variables for commands that start instantly and are killed with their checkout."""
+    """Return environment variables for commands that start instantly and are killed with their checkout."""
     return {STAND_INS: str(stand_ins)}
 
 
@@ -218,7 +218,7 @@ def undisturbed(shared: Path, at_once: dict[str, str]) -> Path:
 
 
 def run_once(folder: Path, commands: dict[str, str]) -> None:
-    """Run the whole pipeline, and write down the duration of each step."""
+    """Run the whole pipeline, and store the duration of each step."""
     checkout(folder, **SLOWER)
     moments: dict[str, float] = {}
     with started(folder, **commands) as shell:
@@ -267,18 +267,19 @@ def test_a_restart_waits_for_an_orphan(undisturbed: Path, tmp_path: Path) -> Non
         [saved] = wait_until(lambda: checkpoints(folder))
         took = saved.stat().st_mtime - begun(folder, "finetune")[0]
         trainings = [process for process in processes_of(folder) if {"finetune", "--history"} <= set(cmdline(process))]
-        trainer = min(trainings, key=lambda process: process.create_time())  # the others are its loader's workers
-        trainer.send_signal(signal.SIGSTOP)  # so it cannot notice that its parent has died
+        # The other processes are the workers of its loader.
+        trainer = min(trainings, key=lambda process: process.create_time())
+        trainer.send_signal(signal.SIGSTOP)  # stopped, it cannot notice that its parent has died
         before = saved.stat().st_mtime_ns
         kill_dvc(folder)
         shell.wait(60)  # a zombie would look alive to DVC
         again = subprocess.Popen(["dvc", "repro", "finetune"], cwd=folder, env=environment(folder))
         second = wait_until(lambda: begun(folder, "finetune")[1:])[0]
-        # If it did not wait for the lock, this would be enough time to save a first checkpoint.
+        # If the second process did not wait for the lock, this would be enough time to save a first checkpoint.
         wait_until(lambda: time.time() > second + max(2, 3 * took))
         assert again.poll() is None
         assert saved.stat().st_mtime_ns == before
-        trainer.send_signal(signal.SIGCONT)  # now it notices that its parent is gone and ends
+        trainer.send_signal(signal.SIGCONT)  # now the first process notices that its parent is gone, and exits
         assert again.wait(timeout=240) == 0
     assert digests(folder) == digests(undisturbed)
 
@@ -295,7 +296,9 @@ def wait_for_work(folder: Path, shell: subprocess.Popen[bytes], step: str, start
 
 
 def begun(folder: Path, step: str) -> list[float]:
-    """The time at which each attempt at the step had loaded its packages. Training then waits for the lock."""
+    """Return the time at which each attempt at the step had loaded its packages. After that, training waits for the
+    lock.
+    """
     journals = (folder / ".pspnet/tracking").glob(f"{step}-*")
     entries = [record.entry for journal in journals for record in JournalReader(journal).new()]
     return [entry["time"] / 1000 for entry in entries if entry["kind"] == "begin"]

@@ -1,6 +1,6 @@
-"""Today's code reads what commit 47d5f51 left: bundle, prepared set, two versions, audit, MLflow's database.
+"""Today's code reads what commit 47d5f51 wrote: a bundle, a prepared set, two versions, the audit, MLflow's database.
 
-`older-47d5f51.tar.xz` was made at that commit, in /before, from twelve synthetic images, by running `pspnet retrain`
+`older-47d5f51.tar.xz` was created at that commit, in /before, from twelve synthetic images, by running `pspnet retrain`
 with a tiny network, then again with a different learning rate. Version 1 became champion, then version 2.
 """
 
@@ -35,7 +35,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(before: Path, finished: Path) -> Path:
-    """A checkout of today's code with the older registry, and a bundle that is not registered yet."""
+    """A checkout of today's code with the older registry and a bundle that is not registered yet."""
     shutil.rmtree(finished / ".pspnet/mlartifacts", ignore_errors=True)
     (finished / ".pspnet/mlflow.db").unlink(missing_ok=True)
     shutil.copytree(before / ".pspnet", finished / ".pspnet", dirs_exist_ok=True)
@@ -66,11 +66,11 @@ def test_a_prepared_set_still_opens(before: Path) -> None:
 def test_versions_and_audit_continue_where_the_older_code_stopped(place: Path, tmp_path: Path) -> None:
     assert champions(place) == [("promotion", 0, 1), ("promotion", 1, 2)]
     lineage = json.loads(run(place, "pspnet", "lineage", "1", "--json"))
-    assert lineage["pretraining"] == "jigsaw"  # the older params had these settings elsewhere
+    assert lineage["pretraining"] == "jigsaw"  # in the older params, these settings had other names
     assert lineage["params"]["differ_today"]["pretrain.method"] == {"then": "jigsaw", "today": None}
     done = json.loads(run(place, "pspnet", "register", "models/segmenter", "--promote", "--json").splitlines()[-1])
     reasons = {reason["rule"]: reason["passed"] for reason in done["promotion"]["decision"]["reasons"]}
-    assert reasons["same test split"]  # the older champion was measured on today's split, by its own code
+    assert reasons["same test split"]  # the older champion was evaluated on today's split, by the older code
     assert done["promotion"]["outcome"] == "promoted"
     assert "version 2 replaces 3 as champion" in run(place, "pspnet", "rollback", "--why", "a test")
     assert champions(place)[2:] == [("promotion", 2, 3), ("rollback", 3, 2)]

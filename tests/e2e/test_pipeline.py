@@ -53,7 +53,7 @@ def test_results_travel_through_the_run_cache(finished: Path, tmp_path: Path) ->
 
 class TestWhatAChangeRuns:
     def test_the_learning_rate_of_finetune_does_not_change_the_backbone(self, finished: Path) -> None:
-        """Restoring the old rate is a cache hit."""
+        """When the old rate is restored, all results come from the cache."""
         before = digests(finished)
         write_params(finished, finetune__optimizer__learning_rate=0.001)
         assert reproduce(finished) == ["finetune", "evaluate"]
@@ -65,7 +65,7 @@ class TestWhatAChangeRuns:
     def test_a_comment_in_the_losses_runs_neither_prepare_nor_pretrain(self, finished: Path) -> None:
         with (finished / "pspnet/losses/terms.py").open("a") as file:
             file.write("# a comment\n")
-        assert reproduce(finished) == ["finetune"]  # its bundle is the same, so evaluate has nothing to do
+        assert reproduce(finished) == ["finetune"]  # the bundle is the same, so evaluate has nothing to do
 
     def test_a_comment_can_be_accepted(self, finished: Path) -> None:
         with (finished / "pspnet/metrics.py").open("a") as file:
@@ -96,7 +96,7 @@ class TestWhatAChangeRuns:
 
 
 def test_a_plan_prepares_first_and_writes_params(finished: Path) -> None:
-    write_params(finished, prepare__shard_mb=4)  # prepare must run again
+    write_params(finished, prepare__shard_mb=4)  # this makes prepare run again
     output = run(finished, "pspnet", "plan", "--minutes", "0.5", "--explain")
     assert "finetune.epochs" in output
     assert "Next: make retrain" in output

@@ -1,4 +1,4 @@
-"""The life of a model, using the commands that a person or a flow would run."""
+"""The life cycle of a model, using the commands that a person or a flow would run."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ MODEL = "pspnet-demo"
 
 
 def pspnet(folder: Path, *arguments: str, status: int = 0) -> str:
-    """The command's standard output; with `status`, also its standard error."""
+    """Run the command. Returns its standard output and, with `status`, also its standard error."""
     done = subprocess.run(
         ["pspnet", *arguments],
         cwd=folder,
@@ -69,7 +69,7 @@ def test_the_life_of_a_model(registered: Path) -> None:
     assert versions(registered) == {1: ["champion"], 2: ["challenger"]}
     assert (
         deliver(registered)["promotion"]["decision"] == second["promotion"]["decision"]
-    )  # the same question gets the same answer
+    )  # asking the same question again gets the same answer
 
     write_params(registered, **LENIENT, promotion__approval="manual")
     assert "version 2 has passed and is waiting for approval: pspnet promote 2 --approve" in pspnet(
@@ -110,7 +110,7 @@ def test_the_champion_predicts_a_folder_as_its_bundle_does(registered: Path, tmp
 
 
 def test_the_champion_is_evaluated_on_new_test_images_too(registered: Path) -> None:
-    """A report on an old test split says nothing about the current one."""
+    """A report on an old test split says nothing about the champion on the current split."""
     write_params(registered, finetune__optimizer__learning_rate=0.001)
     for mask in sorted((registered / "data/raw/masks").glob("*.png"))[:8]:
         (image,) = (registered / "data/raw/images").glob(f"{mask.stem}.*")

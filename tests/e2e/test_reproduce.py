@@ -30,7 +30,7 @@ from torch import nn
 def rectifier() -> nn.Module:   
     return nn.LeakyReLU(0.2, inplace=True)
 '''  # noqa: W291  `apply.whitespace = fix` would remove this trailing space
-# Personal git settings that would break a carelessly made or applied diff.
+# Personal git settings that would break a diff that is created or applied carelessly.
 SETTINGS = {
     "diff.noprefix": "true",
     "diff.context": "0",
@@ -56,7 +56,7 @@ def project_once(shared: Path, stand_ins: Path, finished_once: Path) -> Path:
 
 
 def develop(folder: Path) -> None:
-    """Version 1 comes from a changed network and a new module, neither of them committed; then ten commits follow."""
+    """Register version 1 with a changed network and a new module, neither of them committed, then add ten commits."""
     for name, value in SETTINGS.items():
         run(folder, "git", "config", name, value)
     hook = folder / ".git/hooks/post-checkout"
@@ -69,10 +69,10 @@ def develop(folder: Path) -> None:
     replace(folder / NETWORK, "\n\n\n@", "\nfrom pspnet.model.rectifier import rectifier\n\n\n@")
     (folder / "dvc.yaml").write_text(pipeline.replace(f"- {NETWORK}\n", f"- {NETWORK}\n      - {NEW_MODULE}\n"))
     write_params(folder, finetune__dropout=0.3)
-    # This run is tracked, so its records differ from an untracked run's, no matter how fast both are.
+    # This run is tracked, so its records differ from those of an untracked run, no matter how fast both are.
     assert reproduce(folder, PSPNET_TRACKING="on") == ["finetune", "evaluate"]
     run(folder, "pspnet", "register", "models/segmenter")
-    run(folder, "pspnet", "lineage", "1")  # downloads its files
+    run(folder, "pspnet", "lineage", "1")  # this downloads the version's files
 
     (folder / NEW_MODULE).unlink()
     (folder / NETWORK).write_text(network.replace("nn.ReLU(inplace=True)", "nn.GELU()"))

@@ -33,14 +33,14 @@ def mlflow(folder: Path) -> MlflowClient:
 
 
 def table(folder: Path, order: str) -> list[dict[str, Any]]:
-    """The table of the stages. Prefect stores it as text in JSON."""
+    """Return the rows of the stage table, which Prefect stores as text in JSON."""
     [(data,)] = in_prefect(folder, f"select data from artifact where key = 'stages' order by {order} limit 1")
     rows: list[dict[str, Any]] = json.loads(json.loads(data))
     return rows
 
 
 def standing(folder: Path) -> dict[str, bytes]:
-    """The files that a run in a worktree must not touch."""
+    """Return the files that a run in a worktree must not touch."""
     names = ("params.yaml", "dvc.lock", "data/raw.dvc", "models/segmenter/model.json", "reports/metrics.json")
     return {name: (folder / name).read_bytes() for name in names}
 
@@ -94,7 +94,7 @@ def test_runs_and_version_link_to_the_flow_run(retrained: Path) -> None:
     version = client.get_model_version(MODEL, "1")
     for tags in (parent.data.tags, version.tags):
         assert tags["prefect.flow_run"] == flow_run
-        assert "prefect.flow_run_page" not in tags  # its server has ended
+        assert "prefect.flow_run_page" not in tags  # the page's server stopped with the run
         assert "pspnet.overrides" not in tags
 
 
@@ -170,7 +170,7 @@ class TestMistakes:
 
 @pytest.mark.usefixtures("warm")
 def test_an_override_runs_in_a_worktree_and_leaves_the_checkout_untouched(retrained: Path) -> None:
-    """Imported weights are available in the worktree."""
+    """Imported weights are available in the worktree too."""
     import_weights(retrained, seed=1)
     commit(retrained, "data/weights")
     before = standing(retrained)

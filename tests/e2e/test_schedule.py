@@ -37,7 +37,7 @@ END = "Finished in state Completed('pspnet-demo: version 1 is now champion')"
 
 @pytest.fixture
 def folder(finished: Path, prefects_tables: Path) -> Iterator[Path]:
-    """A finished checkout that now has to train longer."""
+    """A checkout with finished stages that now has to train longer."""
     write_params(finished, finetune__epochs=30)
     shutil.rmtree(finished / ".pspnet/checkpoints")
     copy_tables(prefects_tables, finished / ".pspnet/prefect")
@@ -94,7 +94,7 @@ def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_on_ctrl_c(folde
         until(lambda: STARTED in said(folder), folder)
         with server(folder, port) as client:
             started = until(lambda: [one for one in client.read_flow_runs() if one.start_time], folder)[0]
-            # This run is due while the other is running, as can happen with runs every minute.
+            # This run becomes due while the other is running, as can happen with a run every minute.
             waiter = client.create_flow_run_from_deployment(started.deployment_id)
             until(lambda: client.read_flow_run(waiter.id).state_name == "AwaitingConcurrencySlot", folder)
             until(lambda: list((folder / ".pspnet/checkpoints").glob("finetune-*/state.safetensors")), folder)
@@ -115,7 +115,7 @@ def test_a_scheduled_run_starts_on_time_survives_kills_and_stops_on_ctrl_c(folde
         alone.kill()
         until(lambda: END in said(folder), folder)
         with server(folder, port) as client:
-            # The waiting run may have gone first and left nothing for this run to do.
+            # The waiting run may have gone first and left this run nothing to do.
             ended = until(lambda: completed(client, killed.id), folder)
             # Otherwise the server would miss a heartbeat of the killed run, and count the resumed run as crashed.
             assert waiting.isdisjoint(one.id for one in client.read_automations())

@@ -71,7 +71,7 @@ def test_the_pipeline_run_has_the_headline_metrics(client: MlflowClient, retrain
 
 
 def runs_by_name(client: MlflowClient) -> dict[str, Run]:
-    return {run.info.run_name: run for run in reversed(runs(client, MODEL))}  # the oldest of each name
+    return {run.info.run_name: run for run in reversed(runs(client, MODEL))}  # the oldest run of each name
 
 
 def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, retrained_once: Path) -> None:
@@ -140,7 +140,7 @@ def test_records_of_another_pipeline_are_sent_once_the_server_is_back(
 @pytest.mark.usefixtures("warm")
 def test_stopped_training_resumes_in_the_same_run(retrained: Path) -> None:
     client = client_of(retrained)
-    epochs = 100  # long enough to still be running when its first epochs have reached MLflow
+    epochs = 100  # enough that it is still running when its first epochs have reached MLflow
     write_params(retrained, finetune__epochs=epochs)
     command = shlex.split(
         "pspnet finetune --prepared data/prepared --backbone models/backbone --out models/other --history other.csv"

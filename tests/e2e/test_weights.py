@@ -1,4 +1,4 @@
-"""Imported weights in the pipeline: which stages they rerun, and how they reach other machines."""
+"""Imported weights in the pipeline: which stages they rerun, and how the weights reach other machines."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def first_convolution(project: Path) -> torch.Tensor:
 
 
 def test_imported_weights_are_used_for_training_here_and_on_another_machine(finished: Path, tmp_path: Path) -> None:
-    """Pretrain has already run without weights."""
+    """Pretrain has already run without imported weights."""
     one = import_weights(finished, seed=1)
     write_params(finished, backbone__weights="imported", pretrain__method={"kind": "none"})
     assert up_to_pretrain(finished) == ["pretrain"]

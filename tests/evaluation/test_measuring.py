@@ -14,7 +14,7 @@ from tests.raw.rawdata import Pixels, noise
 
 
 def test_measuring_holds_at_most_two_images() -> None:
-    """Each image has a different size, so each is predicted on its own."""
+    """Each image has a different size, so each image is predicted on its own."""
     torch.manual_seed(0)
     one = Member(PSPNet(Architecture(18, 0.125, 32, 3, dropout=0.1)), Preprocessing((0.5,) * 3, (0.25,) * 3))
     held: list[weakref.ref[Pixels]] = []

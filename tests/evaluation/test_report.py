@@ -78,7 +78,8 @@ def write(report: EvaluationReport, folder: Path, best: list[Picture] | None = N
 
 def test_headline_numbers_equal_those_computed_by_hand() -> None:
     one = report_of(("scene", picture("only")))
-    # mask road: 4 pixels, 3 found; mask car: 3, 2 found. Each union is 3 + 1 + 1 = 5 and 2 + 1 + 1 = 4.
+    # Road covers 4 pixels, of which 3 are found. Car covers 3 pixels, of which 2 are found. The unions are 3 + 1 + 1 =
+    # 5 and 2 + 1 + 1 = 4.
     assert one.confusion.tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
     assert one.pixel_accuracy == pytest.approx(5 / 7)
     assert one.class_iou[:2].tolist() == pytest.approx([3 / 5, 2 / 4])
@@ -94,7 +95,7 @@ def test_numbers_on_the_page_equal_those_in_the_report(tmp_path: Path) -> None:
 
 
 def test_groups_are_listed_worst_first_with_the_mean_over_their_images(report: EvaluationReport) -> None:
-    # bad/1 has (0.6 + 0.5) / 2; bad/2 is predicted as road everywhere: (4 / 7 + 0) / 2.
+    # The score of bad/1 is (0.6 + 0.5) / 2. In bad/2, road is predicted everywhere: (4 / 7 + 0) / 2.
     assert report.groups["group"].tolist() == ["bad", "good"]
     assert report.groups["images"].tolist() == [2, 1]
     assert report.groups["pixels"].tolist() == [14, 7]
@@ -180,7 +181,7 @@ def test_the_page_needs_no_other_files(report: EvaluationReport, tmp_path: Path)
     page = write(report, tmp_path)
     assert not re.search(r"https?://|@import|<link|<script|<iframe", page)
     references = re.findall(r"""(?:href|src)=["']?([^"'\s>]{5})|url\(([^)]{5})""", page)
-    assert len(references) > 4  # otherwise the test would not see the pictures
+    assert len(references) > 4  # otherwise the test would not have found the pictures
     assert all((one or other).startswith(("data:", "#")) for one, other in references)
 
 
@@ -188,7 +189,7 @@ def test_an_absent_class_says_so_on_the_page_and_is_null_in_json(report: Evaluat
     page = write(report, tmp_path)
     facts = json.loads((tmp_path / "report.json").read_text())
     assert facts["class_iou"]["train"] is None
-    assert facts["class_iou"]["road"] == pytest.approx(11 / 16)  # 4 + 3 + 4 found; unions 4 + 5 + 7
+    assert facts["class_iou"]["road"] == pytest.approx(11 / 16)  # 4 + 3 + 4 pixels found; unions 4 + 5 + 7
     rows = re.findall(r"<tr>\s*<th scope=\"row\">.*?</tr>", page, re.DOTALL)
     train = next(row for row in rows if "train" in row)
     assert ">absent<" in train and "<rect" not in train
@@ -230,8 +231,8 @@ def test_curves_draw_every_numeric_column_and_nothing_else(report: EvaluationRep
     finetune = write(report, tmp_path).split("<h3>finetune</h3>")[1]
     assert re.findall(r"<h4>(.*?)</h4>", finetune) == ["loss", "score", "learning rate"]
     counts = [len(points.split()) for points in re.findall(r'points="(.*?)"', finetune)]
-    assert counts == [3, 2, 2, 3]  # neither an infinite loss nor an unmeasured score has a point
-    assert "0.4375" in finetune  # the best, not the last
+    assert counts == [3, 2, 2, 3]  # an infinite loss or a missing score is not plotted
+    assert "0.4375" in finetune  # the best score, not the last
     assert "nan" not in finetune
 
 

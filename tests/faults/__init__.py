@@ -1,5 +1,5 @@
-"""Small wrong changes to the code, each of which at least one test must notice.
+"""Small wrong changes to the code. At least one test must notice each change.
 
-`listed.py` reads the changes picked by hand, `mutants.py` draws random ones, `trials.py` runs tests on a changed copy
-of the tree, and `python -m tests.faults` prints which changes were caught.
+`listed.py` reads the changes picked by hand, `mutants.py` draws random changes, `trials.py` runs tests on a changed
+copy of the tree, and `python -m tests.faults` prints which changes were caught.
 """

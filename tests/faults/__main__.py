@@ -1,6 +1,6 @@
 """`python -m tests.faults` introduces each fault into a copy of the tree and runs the tests that should notice it.
 
-Exits with 1 if any fault is missed. `--mutants` draws random changes instead; only the share caught counts.
+Exits with status 1 if any fault is missed. `--mutants` draws random changes instead and prints the share caught.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> int:
     began = time.monotonic()
     load_libraries(tree)
     home = Path(tempfile.mkdtemp(prefix="pspnet-faults-"))
-    home.chmod(0o755)  # PostgreSQL works there as a different user
+    home.chmod(0o755)  # PostgreSQL uses this folder as a different user
     try:
         trials = Trials(tree, home, arguments.at_once)
         rows = _mutants(trials, tree, arguments) if arguments.mutants else _faults(trials, tree, arguments)
@@ -84,12 +84,12 @@ def _named(every: Sequence[Named], names: Sequence[str]) -> list[Named]:
 
 
 def _that_are_there(tree: Path, tests: Sequence[str]) -> tuple[str, ...]:
-    """The tests that exist in this tree; a different checkout may not have all of them."""
+    """Return the tests that exist in this tree. A different checkout may not have all of them."""
     return tuple(test for test in tests if (tree / test.partition("::")[0]).exists())
 
 
 def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[dict[str, str]]:
-    """Try each mutant on its package's fast tests, then the mutants they miss on its slow tests."""
+    """Try each mutant on its package's fast tests, then try the mutants that these tests miss on the slow tests."""
     mutants = _named(drawn(tree, arguments.seed), arguments.names)
     what = {one.name: one.what for one in mutants}
     rows: dict[str, dict[str, str]] = {}
@@ -110,7 +110,9 @@ def _mutants(trials: Trials, tree: Path, arguments: argparse.Namespace) -> list[
 def _tried(
     trials: Trials, wanted: Sequence[Trial], kind: str, what: Mapping[str, str], arguments: argparse.Namespace
 ) -> dict[str, dict[str, str]]:
-    """Run the trials. Returns rows by name, each saved as its trial ends. A change without tests counts as missed."""
+    """Run the trials. Returns rows by name. Each row is saved as soon as its trial ends. A change without tests counts
+    as missed.
+    """
     rows: dict[str, dict[str, str]] = {}
     results = chain(
         ((trial, Result(passed=True)) for trial in wanted if not trial.tests),
@@ -127,7 +129,7 @@ def _tried(
 
 
 def _shared_out(tests: Sequence[str], count: int) -> list[list[str]]:
-    """Divide the tests into this many groups, with each file's tests in a single group."""
+    """Divide the tests into `count` groups. All tests of a file go into the same group."""
     files: dict[str, list[str]] = {}
     for test in dict.fromkeys(tests):
         files.setdefault(test.partition("::")[0], []).append(test)
@@ -165,7 +167,9 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _table(rows: Sequence[dict[str, str]]) -> Iterator[str]:
-    """A Markdown table: a row for each change, a column for each suite, and how many changes each suite caught."""
+    """Yield a Markdown table with a row for each change, a column for each suite, and the number of changes that each
+    suite caught.
+    """
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     for kind in ("fault", "mutant"):
         own = [row for row in rows if row["kind"] == kind]

@@ -12,7 +12,7 @@ from tests.faults.trials import Change
 class Fault:
     package: str
     name: str
-    says: str  # the mistake in plain words
+    says: str  # describes the mistake in plain words
     change: Change
     tests: tuple[str, ...]
 

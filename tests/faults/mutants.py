@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.trials import Change
 
-# The code to mutate, and its tests in the order in which they are tried.
+# The code to mutate, and the tests of that code in the order in which they are tried.
 PARTS = {
     "config": (("pspnet/config",), ("tests/config", "tests/test_contracts.py", "tests/test_messages.py")),
     "data": (("pspnet/raw", "pspnet/dataset", "pspnet/inspection"),
@@ -34,7 +34,7 @@ COMPARISONS: dict[type[ast.cmpop], ast.cmpop] = {
 ARITHMETIC: dict[type[ast.operator], ast.operator] = {
     ast.Add: ast.Sub(), ast.Sub: ast.Add(), ast.Mult: ast.Add(), ast.FloorDiv: ast.Mult(), ast.Mod: ast.Add(),
 }  # fmt: skip
-# Calls whose output only people see, and names of limits on how long or how often something can happen.
+# Calls with output that only people see, and names of limits on how long or how often something can happen.
 SPOKEN = {"Problem", "print", "Trouble", "Refused", "info", "warning", "error", "log", "tell", "tick", "Remark"}
 PATIENCE = re.compile(r"SECONDS|LONGEST|SHOWN|LINES|^MOST|KEPT|_PX$|ATTEMPTS|AT_ONCE")
 
@@ -56,7 +56,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
         candidates = [one for source in sources for path in _files(tree / source) for one in _candidates(tree, path)]
         candidates.sort(key=lambda one: hashlib.sha256(f"{seed}\0{one.key}".encode()).hexdigest())
         for number in range(1, count + 1):
-            one = min(candidates, key=lambda one: drawn_of[one.kind])  # each kind equally often, then by seed
+            one = min(candidates, key=lambda one: drawn_of[one.kind])  # draw each kind equally often, then by seed
             candidates = [other for other in candidates if other.line != one.line]
             drawn_of[one.kind] += 1
             own = (*_likely(tree, tests, one.change.file), *(test for test in tests if (tree / test).exists()))
@@ -65,7 +65,7 @@ def drawn(tree: Path, seed: int) -> list[Mutant]:
 
 
 def _likely(tree: Path, tests: tuple[str, ...], file: str) -> list[str]:
-    """The tests named after the module or its folder. They run first, because they catch most mutants."""
+    """Return the tests named after the module or its folder. They run first, because they catch most mutants."""
     path = Path(file)
     names = [f"test_{name}.py" for name in (path.stem, path.parent.name)]
     return [f"{folder}/{name}" for name in names for folder in tests if (tree / folder / name).is_file()]
@@ -139,7 +139,7 @@ def _mutations(tree: ast.Module) -> Iterator[tuple[str, ast.expr | ast.stmt, str
 
 
 def _plausible(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes worth mutating: no docstrings, annotations, messages or times."""
+    """Yield the nodes worth mutating: no docstrings, annotations, messages or times."""
     match node:
         case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom() | ast.Assert():
             return

@@ -34,7 +34,7 @@ LIBRARIES = (
     "mlflow.tracking", "mlflow.pyfunc", "prefect", "prefect.client.orchestration", "prefect.deployments", "dvc.repo",
 )  # fmt: skip
 TEST_SECONDS = 300  # a test that hangs has also noticed the fault
-LIMIT_SECONDS = 3600.0  # for all tests of a trial
+LIMIT_SECONDS = 3600.0  # limit for all tests of a trial together
 LOG_LINES = 60
 TIERS = ("e2e", "kills", "team")  # all other tests belong to `make test`
 
@@ -51,14 +51,14 @@ class Change:
         path = tree / self.file
         text = path.read_text(encoding="utf-8")
         if (count := text.count(self.old)) != 1:
-            raise ValueError(f"{self.file} holds {count} times, not once: {self.old!r}")
+            raise ValueError(f"{self.file} contains this text {count} times, not once: {self.old!r}")
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Trial:
     name: str
-    change: Change | None  # None: the tests must pass
+    change: Change | None  # with None, the tests must pass
     tests: tuple[str, ...]
     markers: str = ""
     stop_at_first: bool = True
@@ -67,7 +67,7 @@ class Trial:
 @dataclass(frozen=True)
 class Result:
     passed: bool
-    tier: str = ""  # of the first test that failed
+    tier: str = ""  # the tier of the first test that failed
     test: str = ""
     seconds: float = 0.0
 
@@ -88,9 +88,10 @@ def copy_tree(tree: Path, copy: Path) -> None:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(tree / name, copy / name)
     identity = ("-c", "user.name=faults", "-c", "user.email=faults@localhost")
-    for words in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-q", "-m", "sound")):  # tests clone it
+    # Some tests clone the repository.
+    for words in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-q", "-m", "sound")):
         subprocess.run(["git", *words], cwd=copy, check=True)
-    for package in OURS:  # once for all copies, which keep the files' times
+    for package in OURS:  # compiled once for all copies, because the copies keep the files' times
         compileall.compile_dir(copy / package, quiet=2)
 
 
@@ -104,26 +105,28 @@ class Trials:
         self._running: dict[int, tuple[Trial, int, float]] = {}  # pidfd -> trial, process, start time
 
     def check(self, trials: Sequence[Trial]) -> None:
-        """Check that every change still fits the code."""
+        """Check that the old text of every change still occurs exactly once in the code."""
         problems = []
         for trial in trials:
             try:
                 if trial.change:
                     text = (self._sound / trial.change.file).read_text(encoding="utf-8")
                     if (count := text.count(trial.change.old)) != 1:
-                        problems.append(f"{trial.name}: {trial.change.file} holds its old text {count} times, not once")
+                        problems.append(
+                            f"{trial.name}: {trial.change.file} contains the old text {count} times, not once"
+                        )
             except FileNotFoundError:
                 problems.append(f"{trial.name}: {trial.change and trial.change.file} is missing")
         if problems:
             raise SystemExit("\n".join(problems))
 
     def log(self, trial: Trial) -> str:
-        """The last lines of pytest's output, for a trial that should have passed."""
+        """Return the last lines of pytest's output, for a trial that should have passed."""
         lines = (self._home / trial.name / "log").read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_LINES:])
 
     def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Result]]:
-        """Run the trials. Yields each with its result as it ends."""
+        """Run the trials. Yields each trial with its result as soon as the trial ends."""
         waiting = list(trials)
         try:
             while waiting or self._running:
@@ -146,7 +149,7 @@ class Trials:
         process = os.fork()
         if process == 0:
             _become(trial, self._tree, copy, folder)
-        with suppress(PermissionError, ProcessLookupError):  # the child does this too, perhaps first
+        with suppress(PermissionError, ProcessLookupError):  # the child also does this, perhaps first
             os.setpgid(process, process)
         self._running[os.pidfd_open(process)] = trial, process, time.monotonic()
 
@@ -157,7 +160,7 @@ class Trials:
 
     def _end(self, handle: int) -> tuple[Trial, Result]:
         trial, process, began = self._running.pop(handle)
-        with suppress(ProcessLookupError):  # and every process it has started
+        with suppress(ProcessLookupError):  # also kill every process that the child has started
             os.killpg(process, signal.SIGKILL)
         os.waitpid(process, 0)
         os.close(handle)
@@ -175,7 +178,7 @@ class Trials:
 
 
 def _end_those_in(folder: Path) -> None:
-    """Kill processes in separate sessions, because a killed test could not end them."""
+    """Kill processes in separate sessions, which a killed test had no chance to end."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("TMPDIR") == str(folder):
@@ -238,7 +241,8 @@ def _become(trial: Trial, tree: Path, copy: Path, folder: Path) -> NoReturn:
         recorder = _Recorder(trial.tests)
         words = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", str(folder / "tmp/pytest")]
         words += ["--timeout", str(TEST_SECONDS)]
-        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # about plugins that are already loaded here
+        # The warning is about plugins that are already loaded here.
+        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         words += ["-x"] if trial.stop_at_first else []
         words += ["-m", trial.markers] if trial.markers else []
         ended = pytest.main([*words, *trial.tests], plugins=[recorder])

@@ -12,7 +12,7 @@ GONE_SECONDS = 20.0
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Processes that work in the folder or whose environment names it."""
+    """Return the processes that work in the folder or have the folder in their environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -26,7 +26,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 def left(folder: Path, seconds: float = GONE_SECONDS) -> list[list[str]]:
-    """The commands of processes still running after a few seconds, since a killed process may need a moment to end."""
+    """Return the commands of processes still running after a few seconds. A killed process may need a moment to end."""
     return alive(lambda: processes_of(folder), seconds)
 
 
@@ -42,7 +42,7 @@ def alive(processes: Callable[[], Iterable[psutil.Process]], seconds: float) -> 
 
 
 def cmdline(process: psutil.Process) -> list[str]:
-    """The process's command line; empty if it has ended, reaped or not."""
+    """Return the process's command line. It is empty if the process has ended, whether reaped or not."""
     try:
         return process.cmdline() if process.is_running() else []
     except psutil.NoSuchProcess:

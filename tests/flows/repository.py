@@ -1,4 +1,6 @@
-"""Calls DVC in this process, which is much faster than its command, for tests that are not about the command itself."""
+"""Calls DVC in this process, which is much faster than running the `dvc` command, for tests that are not about the
+command.
+"""
 
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -12,6 +14,8 @@ tqdm.monitor_interval = 0  # otherwise tqdm starts a thread, which makes later f
 
 @contextmanager
 def dvc(folder: Path) -> Iterator[Repo]:
-    """Yield the repository, with the folder as the working directory: DVC names files relative to it."""
+    """Yield the repository, with the folder as the working directory, because DVC's file names are relative to that
+    directory.
+    """
     with chdir(folder), Repo(str(folder)) as repo:
         yield repo

@@ -21,7 +21,7 @@ from flows.laptop import server
 class PrefectServer:
     api: str
     password: str
-    database: Path  # SQLite
+    database: Path  # an SQLite file
 
     @property
     def environment(self) -> dict[str, str]:
@@ -39,7 +39,8 @@ def make_tables(home: Path, python: str) -> None:
     with prefect_server(home, python) as server:
         pass
     with closing(sqlite3.connect(server.database)) as database:
-        database.execute("pragma wal_checkpoint(truncate)")  # the server leaves most of the data in another file
+        # Otherwise the server leaves most of the data in a separate file.
+        database.execute("pragma wal_checkpoint(truncate)")
 
 
 def copy_tables(source: Path, home: Path) -> None:
@@ -49,11 +50,11 @@ def copy_tables(source: Path, home: Path) -> None:
 
 @contextmanager
 def prefect_server(home: Path, python: str) -> Iterator[PrefectServer]:
-    """Run a server in its own process: Prefect's test harness would leave a thread that breaks later forks."""
+    """Run a server in a separate process. Prefect's test harness would leave a thread that breaks later forks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", python)
         patch.setenv("PREFECT_HOME", str(home))
-        for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):  # `start` sets them
+        for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):  # `start` sets these variables
             patch.setenv(name, "")
         password = server.new_password()
         process = server.start(home, 0, password, server.ONE_RUN)

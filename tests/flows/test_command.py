@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 TEST = "PSPNET_TEST"
 FOREVER = 60
-LIMIT = 3600.0  # reached only by the clock below
+LIMIT = 3600.0  # only the clock below reaches this limit
 READY = "ready"
 PROGRESS = '{"kind": "progress", "time": 1, "title": "work", "done": 3, "total": 4, "note": ""}'
 RESULT = '{"kind": "result", "time": 0, "version": 1}'
@@ -41,7 +41,7 @@ def _nothing_left(tmp_path: Path) -> Iterator[None]:
 
 
 class Clock:
-    """The clock of `flows.command`. It runs like the real one until a test advances it past the limit."""
+    """The clock of `flows.command`. It runs like the real clock until a test advances it past the limit."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ahead = 0.0
@@ -166,7 +166,8 @@ def test_invalid_utf8_is_replaced(bash: Bash) -> None:
         f"trap '' TERM; sleep {FOREVER} & echo {READY}; while true; do sleep 0.1; done",
         f"echo {READY}; while true; do echo talks all the time; done",
         f"echo {READY}; exec >&- 2>&-; sleep {FOREVER}",
-        f"env -i bash -c 'echo {READY}; exec sleep {FOREVER}'; true",  # nothing in its environment marks it
+        # Nothing in the environment of this process marks it.
+        f"env -i bash -c 'echo {READY}; exec sleep {FOREVER}'; true",
         f"echo {READY}; kill -STOP $$",
     ],
     ids=["one", "background", "own-session", "deeper", "ignores-sigterm", "talks", "closed-pipe", "unmarked", "frozen"],
@@ -180,7 +181,7 @@ def test_a_timeout_leaves_no_process(bash: Bash, tmp_path: Path, clock: Clock, s
 
 
 def test_a_timeout_lets_the_command_save_its_work(bash: Bash, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training saves a checkpoint in that time."""
+    """Training uses this time to save a checkpoint."""
     monkeypatch.setattr(commands, "STOP_SECONDS", FOREVER)
     script = f'trap "touch saved; exit 75" TERM; echo {READY}; while true; do sleep 0.05; done'
     ended = bash(script, LIMIT, clock.pass_limit_once_ready)
@@ -192,7 +193,9 @@ def test_a_command_that_ended_in_time_has_not_timed_out(bash: Bash, clock: Clock
     others = psutil.Process().children()
 
     def has_ended() -> bool:
-        """Whether every child is a zombie. A process that is about to end can no longer be found by its folder."""
+        """Return whether every child is a zombie. A process that is about to end can no longer be
+        found by its folder.
+        """
         own = [one for one in psutil.Process().children() if one not in others]
         return all(one.status() == psutil.STATUS_ZOMBIE for one in own)
 
@@ -271,7 +274,7 @@ def test_marked_finds_only_processes_other_than_itself(tmp_path: Path, monkeypat
     monkeypatch.setenv(TEST, str(tmp_path))
     process = psutil.Popen(["sleep", str(FOREVER)])
     try:
-        found = wait_until(lambda: marked(TEST, str(tmp_path)))  # a starting process has no environment yet
+        found = wait_until(lambda: marked(TEST, str(tmp_path)))  # a process that is starting has no environment yet
         assert found == [process]
         assert marked(TEST, "other") == []
         process.kill()

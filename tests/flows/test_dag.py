@@ -51,7 +51,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made_up, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)  # like a flow, because DVC names stages relative to the working folder
+    monkeypatch.chdir(tmp_path)  # like a flow does, because DVC's stage names are relative to the working folder
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def test_a_made_up_dag_is_read_as_written(project: Path) -> None:
         Stage("middle", "gpu", 2 * 86400, 3, ("kept",), "cat kept > middle", 4),
         Stage("last", None, 90 * 60, 0, ("middle", "raw/a"), "cat middle raw/a > last", 1),
     )
-    # A dependency is data if git ignores it and no stage makes it, even before `dvc add`; git tracks code.py.
+    # If git ignores a dependency and no stage creates it, it counts as data, even before `dvc add`. Git tracks code.py.
     assert set(dag.sources) == {Source("kept"), Source("raw/a")}
     assert not dag.has_remote
     assert dag.sources_of(dag.named("last")) == [Source("raw/a")]

@@ -37,7 +37,7 @@ def test_a_timeout_is_a_timeout_however_the_command_ended() -> None:
         ("user", 1, FAILED, "said"),
         ("busy", 75, BUSY, "said"),
         ("interrupted", 75, INTERRUPTED, "said"),
-        ("interrupted", 130, FAILED, "said"),  # by a person
+        ("interrupted", 130, FAILED, "said"),  # stopped by a person
         ("memory", 1, FAILED, "It ran out of memory. said"),
         ("bug", 1, FAILED, "said\nThis is a bug. The traceback is in the log."),
     ],

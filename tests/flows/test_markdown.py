@@ -1,4 +1,4 @@
-"""How the Prefect UI would render names chosen by users. markdown-it stands in for it."""
+"""How the Prefect UI would render names chosen by users. markdown-it is used in place of the UI's own renderer."""
 
 import json
 from html import unescape
@@ -48,7 +48,7 @@ def test_an_address_does_not_become_a_link(name: str) -> None:
 
 
 def tags(text: str) -> set[str]:
-    """The HTML tags that a name has added to the page."""
+    """Return the HTML tags that a name has added to the page."""
     html = PAGE.render(text)
     return {tag for tag in ("<img", "<a ", "<script", "<code", "<del", "<em") if tag in html}
 
@@ -77,7 +77,7 @@ def test_the_prediction_summary_shows_names_as_written(monkeypatch: pytest.Monke
     made: list[Any] = []
     monkeypatch.setattr(predict, "create_markdown_artifact", lambda *arguments: made.append(arguments))
     shares = {f"share_{name}": [0.5] for name in EVIL}
-    sizes = {"height": [10**6], "width": [10**6]}  # no picture
+    sizes = {"height": [10**6], "width": [10**6]}  # without a picture
     table = pa.table({"image": ["a"], "confidence": [0.5], **sizes, **shares})
     out = tmp_path / "<img src=x>`"
     out.mkdir()

@@ -20,7 +20,7 @@ from tests.flows.server import PrefectServer
 
 @flow(persist_result=False)
 def nightly() -> None:
-    """Never run."""
+    """This flow is never run."""
 
 
 class Server:

@@ -22,7 +22,8 @@ from tests.raw.rawdata import encoded, noise, write
 from tests.registry.registrar import make
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]  # packages loaded to register a version may warn
+# Loading packages to register a version may cause warnings.
+pytestmark = [pytest.mark.e2e, pytest.mark.filterwarnings("ignore")]
 
 IMAGES, OTHERS = 60, 23
 CLASSES = ("sky", "road", "car")
@@ -61,7 +62,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def worktree(place: Path) -> Path:
-    """The worktree that a worker would create for the run."""
+    """Create the worktree that a worker would create for the run."""
     return place / ".pspnet/runs/the-run"
 
 
@@ -71,7 +72,7 @@ def asked(prefect: PrefectServer, query: str, runs: list[str]) -> list[Any]:
 
 
 def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, int]:
-    """Kill the version's own process. Returns the time of each mask written so far."""
+    """Kill the version's own process while it predicts. Returns the time of each mask written so far."""
     masks = place / "predictions/masks"
     wait_until(lambda: len(list(masks.glob("*.png"))) >= 5 or flow.poll() is not None)
     assert flow.poll() is None
@@ -81,7 +82,7 @@ def kill_in_the_midst(place: Path, flow: subprocess.Popen[str]) -> dict[Path, in
     command.wait(10)
     written = sorted(masks.glob("*.png"))
     assert len(written) < IMAGES
-    return {path: path.stat().st_mtime_ns for path in written[:-1]}  # the last one may be incomplete
+    return {path: path.stat().st_mtime_ns for path in written[:-1]}  # the last file may be incomplete
 
 
 def test_a_killed_prediction_is_retried_and_a_mistake_is_reported(

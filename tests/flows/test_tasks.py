@@ -12,7 +12,7 @@ from flows.tasks import is_temporary
 
 
 def _nothing() -> None:
-    """Never run."""
+    """This function is never run."""
 
 
 TASK: Task[..., Any] = Task(_nothing)

@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def check(project: Path, settled_seconds: int = 0, found: Failure | None = None) -> str | Failure:
-    """Check for new data as the flow does, with DVC in this process. `found`: the reason why DVC cannot push."""
+    """Check for new data as the flow does, with DVC in this process. If DVC cannot push, `found` is the reason."""
 
     def bring_in(source: Source) -> None:
         with dvc(project) as repo:
@@ -92,14 +92,14 @@ def test_new_data_starts_one_retraining_once_settled(project: Path, server: Serv
     server.is_away = False
     assert check(project, found=AWAY) == AWAY
     assert server.asked == []
-    assert check(project) == STARTED  # the new data has not been forgotten
+    assert check(project) == STARTED  # the flow has not forgotten the new data
     [(key, files)] = server.asked
     assert files == {"data/raw.dvc": (project / "data/raw.dvc").read_text()}
     assert not not_in_remote(project)
 
     assert check(project) == "No new data."
     os.utime(raw / "a.png", (0, 0))
-    assert check(project) == "No new data."  # the same content
+    assert check(project) == "No new data."  # the content is the same
     (raw / "b.png").write_bytes(b"b")
     assert check(project) == STARTED
     (raw / "b.png").unlink()
@@ -155,11 +155,11 @@ def test_the_time_of_a_change_is_not_the_mtime_of_a_copy(folder: Path) -> None:
     _, before = watch._listing(folder)
 
     def copied() -> float:
-        os.utime(folder / "a.png", (0, 0))  # like `cp -p` of an old file
+        os.utime(folder / "a.png", (0, 0))  # as `cp -p` does with an old file
         return watch._listing(folder)[1]
 
     assert before > 0
-    wait_until(lambda: copied() > before)  # file timestamps are coarse
+    wait_until(lambda: copied() > before)  # file timestamps have a coarse resolution
     changed_at = copied()
     assert changed_at == (folder / "a.png").stat().st_ctime
     (folder / "sub/b.png").unlink()

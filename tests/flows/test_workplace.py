@@ -51,7 +51,7 @@ def _of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
-    """A workplace with the demo's params.yaml, in a folder that is not a git worktree."""
+    """A workspace with the demo's params.yaml, in a folder that is not a git worktree."""
     folder = tmp_path / "checkout/.pspnet/runs/one"
     folder.mkdir(parents=True)
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
@@ -237,12 +237,12 @@ class TestParams:
 
 
 def data_file(path: str, **more: Any) -> str:
-    """A .dvc file."""
+    """Return the content of a .dvc file."""
     return json.dumps({"outs": [{"path": path, "md5": "0" * 32 + ".dir", "hash": "md5"}], **more})
 
 
 class TestFiles:
-    """Files in a run's parameters, which anyone with access to Prefect can set."""
+    """Files in the parameters of a run. Anyone with access to Prefect can set these parameters."""
 
     def test_are_written_and_read(self, place: Workplace) -> None:
         files = {"params.yaml": "{}", "data/raw.dvc": data_file("raw"), "dvc.lock": "schema: '2.0'\n"}
@@ -383,7 +383,7 @@ class TestClaiming:
             holder.send_signal(signal.SIGSTOP)
             with place.claimed(lines.append):
                 assert holder.wait(60) == -signal.SIGKILL
-        # A killed process may be visible for another moment and reported as left behind.
+        # A killed process may remain visible for another moment and be reported as left behind.
         assert lines[1] == f"Process {holder.pid} of that run is frozen; ending it."
         assert left(tmp_path) == []
 

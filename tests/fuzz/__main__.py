@@ -25,7 +25,7 @@ ROUND = 300  # hypothesis keeps every input of a round in memory
 
 
 class TimeUp(Exception):
-    """Time is up, which is not a failure."""
+    """The time is up, which is not a failure."""
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
     def run(data: bytes) -> None:
         nonlocal counted, slowest, peak
         current.write_bytes(data)
-        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # this also ends an endless loop in C
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)  # this also stops an endless loop in C
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             aim.one(data, Path(folder))
@@ -55,7 +55,7 @@ def main() -> int:
             raise MemoryError(f"The process uses {peak:,.0f} MB; expected at most {MOST_MB:,}.")
 
     def run_round(number: int) -> None:
-        # No shrinking and no replay: the first failure ends the run, and its input is kept unchanged.
+        # Without shrinking and replay, the first failure ends the run, and the failing input is kept unchanged.
         @seed(number)
         @settings(
             max_examples=ROUND, deadline=None, database=None, derandomize=False, phases=[Phase.generate],
@@ -88,7 +88,7 @@ def main() -> int:
         print(f"Kept: {kept} ({len(data):,} bytes)")
     current.unlink(missing_ok=True)
     found = "1 failed" if failed else "none failed"
-    print(f"{counted:,} inputs, the slowest {slowest:.1f} s, {peak:,.0f} MB at most; {found}.")
+    print(f"{counted:,} inputs, the slowest took {slowest:.1f} s, peak memory {peak:,.0f} MB; {found}.")
     return int(failed)
 
 

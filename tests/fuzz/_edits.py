@@ -1,4 +1,4 @@
-"""Bytes that contain a few mistakes."""
+"""Strategies for bytes that contain a few mistakes."""
 
 from typing import Literal
 
@@ -27,5 +27,5 @@ def edited(data: bytes, changes: list[tuple[float, str, bytes]]) -> bytes:
 
 
 def nearly(examples: list[bytes]) -> st.SearchStrategy[bytes]:
-    """One of the examples, sometimes with a few edits."""
+    """A strategy that draws one of the examples, sometimes with a few edits."""
     return st.builds(edited, st.sampled_from(examples), st.lists(edits, max_size=4))

@@ -1,4 +1,4 @@
-"""An annotation file in each supported format: COCO, panoptic COCO, labelme, CVAT."""
+"""Fuzzes annotation files in each supported format: COCO, panoptic COCO, labelme, CVAT."""
 
 import json
 from contextlib import suppress
@@ -28,7 +28,7 @@ SOURCES: dict[bytes, tuple[dict[str, Any], str]] = {
 
 
 def one(data: bytes, folder: Path) -> None:
-    """The first byte selects the format. The result is masks or problems, all of them printable."""
+    """Read a file in the format that the first byte selects. The result is masks or problems, all of them printable."""
     source, name = SOURCES.get(data[:1], SOURCES[b"c"])
     write(folder / "a.jpg", PHOTO)
     write(folder / "segments/a.png", SEGMENTS)
@@ -62,7 +62,7 @@ odd: st.SearchStrategy[Any] = st.recursive(
 
 
 def seldom(usual: Any) -> st.SearchStrategy[Any]:
-    """Usually the normal value, sometimes an odd one."""
+    """A strategy that usually draws the normal value and sometimes an odd one."""
     return st.integers(0, 11).flatmap(lambda draw: st.just(usual) if draw else odd)
 
 

@@ -1,4 +1,4 @@
-"""An archive in the raw data: listing and reading its members."""
+"""Fuzzes an archive in the raw data: listing and reading its members."""
 
 import io
 import tarfile
@@ -16,7 +16,7 @@ NAMES = ("images/1.png", "images/2.png", "../out.png", "/abs.png", "a\\b.png", "
 
 
 def one(data: bytes, folder: Path) -> None:
-    """Each member is a readable file or a printable problem; nothing is written."""
+    """Check that each member is a readable file or a printable problem, and that nothing is written."""
     path = folder / ("a.zip" if data[:2] == b"PK" else "a.tar")
     path.write_bytes(data)
     files = RawFiles(folder)

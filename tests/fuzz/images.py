@@ -1,4 +1,4 @@
-"""An image file, read as an image and as each kind of mask."""
+"""Fuzzes an image file, read as an image and as each kind of mask."""
 
 import io
 import warnings
@@ -19,7 +19,9 @@ MOST_PIXELS = 4 * 10**6
 
 
 def one(data: bytes, folder: Path) -> None:
-    """The result is pixels or a refusal with a reason, without any warning; nothing is written."""
+    """Check that the result is pixels or a rejection with a reason, without any warning, and that
+    nothing is written.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with suppress(Refused):

@@ -1,4 +1,4 @@
-"""The body of a request to `pspnet serve`, with its server, MLflow's app and a small network in this process."""
+"""Fuzzes the body of a request to `pspnet serve`, with its server, MLflow's app and a small network in this process."""
 
 import asyncio
 import json
@@ -23,15 +23,14 @@ from tests.serving.conftest import make_bundle
 from tests.serving.processes import png_of_zeros, without_code
 
 HEADERS = [(b"content-type", b"application/json")]
-# The limits are small so that a few large images stay within the limits for one input. The process
-# takes up 750 MB before the first input, an image of 1 megapixel needs 220 MB, and torch keeps some memory for each new
-# size.
+# These limits are small so that an input with a few large images stays within the fuzzer's limits. The process uses 750
+# MB before the first input, an image of 1 megapixel needs 220 MB, and torch keeps some memory for each new size.
 LIMITS = demo_params(serve__max_images=4, serve__max_image_mb=1.0, serve__max_megapixels=0.25)
 EXPECTED = (200, 400, 413, 415)
 
 
 def one(data: bytes, folder: Path) -> None:
-    """One request in two parts. The answer is rows or a refusal in short JSON."""
+    """Send one request in two parts. The answer is rows or a rejection in short JSON."""
     status, answer = _loop().run(_ask(data))
     content = json.loads(answer)
     assert status in EXPECTED, f"{status}: {content}"
@@ -67,7 +66,9 @@ async def _ask(data: bytes) -> tuple[int, bytes]:
 
 @cache
 def _loop() -> asyncio.Runner:
-    """One runner for all inputs, as in the server: it keeps its threads and torch's memory for each thread."""
+    """Use one runner for all inputs, as the server does, because a runner keeps its threads and torch's memory for each
+    thread.
+    """
     return asyncio.Runner()
 
 
@@ -78,8 +79,9 @@ def _app() -> Any:
 
     from pspnet.registry.packaging import save_version
 
-    logging.disable(logging.CRITICAL)  # it would log every refusal
-    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(action="ignore"):  # from MLflow's code
+    logging.disable(logging.CRITICAL)  # otherwise MLflow would log every rejection
+    # MLflow's code causes warnings.
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings(action="ignore"):
         bundle, version, own = (Path(temporary, name) for name in ("bundle", "version", "own"))
         bundle.mkdir()
         make_bundle(bundle)

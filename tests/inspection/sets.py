@@ -19,7 +19,7 @@ def photo(seed: int, kind: str = "PNG") -> bytes:
 
 
 def blob(seed: int, value: int = 255, around: int = 0) -> Pixels:
-    """An ellipse, in a different place for each seed."""
+    """Draw an ellipse, in a different place for each seed."""
     rng = np.random.default_rng(seed)
     pixels = np.full((HEIGHT, WIDTH), around, np.uint8)
     center = int(rng.integers(14, WIDTH - 14)), int(rng.integers(12, HEIGHT - 12))
@@ -32,14 +32,14 @@ def black() -> Pixels:
 
 
 def field_of_view() -> Pixels:
-    """The region that the camera sees, which is the same in every image."""
+    """Draw the region that the camera sees. It is the same in every image."""
     pixels = black()
     cv2.circle(pixels, (WIDTH // 2, HEIGHT // 2), 22, 255, -1)
     return pixels
 
 
 def numbers(seed: int, classes: int) -> Pixels:
-    """Vertical stripes of all classes, shifted."""
+    """Draw vertical stripes of all classes, shifted differently for each seed."""
     return ((np.arange(WIDTH) + seed) // 5 % classes)[None].repeat(HEIGHT, 0).astype(np.uint8)
 
 
@@ -48,7 +48,7 @@ def hashed(number: int) -> str:
 
 
 def folder_per_image(raw: Path) -> Path:
-    """One folder per image, with a file per object in it: Data Science Bowl 2018."""
+    """One folder per image, with one mask file per object: Data Science Bowl 2018."""
     for number in range(COUNT):
         folder = raw / "stage1_train" / hashed(number)
         write(folder / f"images/{hashed(number)}.png", photo(number))
@@ -69,7 +69,9 @@ def same_names_in_folders(raw: Path) -> Path:
 
 
 def class_beside(raw: Path) -> Path:
-    """The folder names the class; masks are next to the images, sometimes two per image: breast ultrasound (BUSI)."""
+    """The name of a folder is the class, and masks are next to the images, sometimes two per image: breast ultrasound
+    (BUSI).
+    """
     for place, name in enumerate(("benign", "malignant", "normal")):
         for number in range(1, COUNT + 1):
             seed = 100 * place + number
@@ -82,7 +84,7 @@ def class_beside(raw: Path) -> Path:
 
 
 def class_in_both(raw: Path) -> Path:
-    """images/CLASS and masks/CLASS."""
+    """The same class folders in images/CLASS and masks/CLASS."""
     for place, name in enumerate(("crack", "rust", "weld")):
         for number in range(COUNT):
             write(raw / f"images/{name}/{name}{number:02}.jpg", photo(100 * place + number, "JPEG"))
@@ -91,7 +93,7 @@ def class_in_both(raw: Path) -> Path:
 
 
 def scenes_in_both(raw: Path) -> Path:
-    """images/SCENE and masks/SCENE: numbered folders are not classes."""
+    """The same scene folders in images/SCENE and masks/SCENE. Numbered folders are not classes."""
     for scene in range(10):
         for number in range(3):
             write(raw / f"images/scene{scene}/{number:02}.jpg", photo(100 * scene + number, "JPEG"))
@@ -100,7 +102,7 @@ def scenes_in_both(raw: Path) -> Path:
 
 
 def glued_camvid(raw: Path) -> Path:
-    """train/, trainannot/, ... as in SegNet's tutorial."""
+    """The folders are called train/, trainannot/, ... as in SegNet's tutorial."""
     for place, split in enumerate(("train", "val", "test")):
         for number in range(COUNT):
             name = DRIVES[number % 2].format(1000 * place + 30 * number)
@@ -111,7 +113,7 @@ def glued_camvid(raw: Path) -> Path:
 
 
 def colored_camvid(raw: Path) -> Path:
-    """CamVid in colors, with a table that names Void."""
+    """CamVid in colors, with a color table that has an entry for Void."""
     colors = np.array([(128, 128, 128), (128, 64, 128), (0, 0, 0)], np.uint8)
     for place, split in enumerate(("train", "val", "test")):
         for number in range(COUNT):
@@ -165,7 +167,7 @@ def region_beside(raw: Path) -> Path:
 
 
 def foreign_voc(raw: Path) -> Path:
-    """The folders of PASCAL VOC with different classes."""
+    """The folders of PASCAL VOC, but with different classes."""
     for number in range(COUNT):
         write(raw / f"JPEGImages/weld_{number:02}.jpg", photo(number, "JPEG"))
         write(raw / f"SegmentationClass/weld_{number:02}.png", encoded(numbers(number, 3)))
@@ -173,7 +175,7 @@ def foreign_voc(raw: Path) -> Path:
 
 
 def foreign_cityscapes(raw: Path) -> Path:
-    """The folders of Cityscapes with different classes."""
+    """The folders of Cityscapes, but with different classes."""
     for split in ("train", "val"):
         for number in range(COUNT):
             name = f"plant_{number:06}_000019"
@@ -183,7 +185,7 @@ def foreign_cityscapes(raw: Path) -> Path:
 
 
 def twin_palette(raw: Path) -> Path:
-    """Indices 254 and 255 have the same color, and both mean the object."""
+    """Indices 254 and 255 of the palette have the same color, and both mean the object."""
     palette = [0] * 3 + [90, 90, 90] * 253 + [255, 255, 255] * 2
     for number in range(COUNT):
         pixels = blob(number)
@@ -197,7 +199,7 @@ def twin_palette(raw: Path) -> Path:
 
 
 def nearly_white(raw: Path) -> Path:
-    """253 and 254 along with 255, in a grayscale picture."""
+    """Masks saved as grayscale pictures, with values 253 and 254 as well as 255."""
     for number in range(COUNT):
         pixels = blob(number)
         pixels[pixels == 255] = np.where(np.arange((pixels == 255).sum()) % 9 == 0, 253 + number % 2, 255)
@@ -216,7 +218,7 @@ def blurred(raw: Path) -> Path:
 
 
 def uneven_patients(raw: Path) -> Path:
-    """Ten patients, one of them with nearly half of the images."""
+    """Ten patients; one of them has nearly half of the images."""
     for patient, count in enumerate((34, *[4] * 9)):
         for number in range(count):
             write(raw / f"images/p{patient:02}/{number:03}.jpg", photo(1000 * patient + number, "JPEG"))
@@ -234,7 +236,7 @@ def two_modalities(raw: Path) -> Path:
 
 
 def companions(raw: Path) -> Path:
-    """Pictures made from the images are stored next to them: skin lesions (ISIC 2017)."""
+    """Other pictures made from the images are stored next to them: skin lesions (ISIC 2017)."""
     for number in range(COUNT):
         write(raw / f"Training_Data/ISIC_{number:07}.jpg", photo(number, "JPEG"))
         write(raw / f"Training_Data/ISIC_{number:07}_superpixels.png", photo(500 + number))

@@ -32,7 +32,7 @@ from tests.parameters import demo_params
 from tests.planning.laptop import planned_for
 from tests.raw.rawdata import Pixels, encoded, left_out, noise, png_claiming, rules, shared_data, write
 
-STRIPES = np.repeat([0, 1, 2], 4)[None].repeat(8, 0).astype(np.uint8)  # (8, 12)
+STRIPES = np.repeat([0, 1, 2], 4)[None].repeat(8, 0).astype(np.uint8)  # an array of shape (8, 12)
 COUNT = 12
 
 
@@ -41,7 +41,7 @@ def inspected(folder: Path, **options: Any) -> Inspection:
 
 
 def pasted(inspection: Inspection) -> DatasetParams:
-    """The printed section, as it would be in a user's params.yaml."""
+    """Return the printed section as it would look in a user's params.yaml."""
     return validate(DatasetParams, parse_value(inspection.section, "printed")["dataset"], "printed")
 
 
@@ -59,7 +59,7 @@ def photo(seed: int, size: tuple[int, int] = (8, 12)) -> bytes:
 
 
 def fill(folder: Path, image: str, mask: str, count: int = COUNT) -> Path:
-    """Write images and masks; `{}` in the names becomes a number."""
+    """Write images and masks. `{}` in the names becomes a number."""
     for number in range(count):
         write(folder / image.format(f"{number:03}"), photo(number))
         if mask:
@@ -91,7 +91,7 @@ def fill(folder: Path, image: str, mask: str, count: int = COUNT) -> Path:
         ("train/{}.jpg", "trainannot/{}.png"),
         ("imagesTr/case_{}_0000.jpg", "labelsTr/case_{}.png"),
         ("JPEGs/{}.jpg", "Segmentation/{}.png"),
-        ("A/{}.jpg", "B/{}.png"),  # no word distinguishes images from masks
+        ("A/{}.jpg", "B/{}.png"),  # no word tells images from masks
         ("{}.jpg", "{}_1stHO.png"),
     ],
 )
@@ -181,7 +181,7 @@ def test_archives_are_read(tmp_path: Path) -> None:
 
 
 def values(folder: Path, pixels: NDArray[Any]) -> Inspection:
-    """The inspection of images that all have this mask."""
+    """Inspect images that all have this mask."""
     for number in range(COUNT):
         write(folder / f"images/{number}.jpg", photo(number, (pixels.shape[0], pixels.shape[1])))
         write(folder / f"masks/{number}.png", encoded(pixels))
@@ -359,7 +359,7 @@ def test_frames_of_a_scene_form_a_group(tmp_path: Path, pattern: str) -> None:
 def test_one_sequence_is_cut_into_blocks(tmp_path: Path) -> None:
     still = noise(200, 48)
     for frame in range(120):
-        picture = still[frame : frame + 48]  # the camera moves on
+        picture = still[frame : frame + 48]  # the camera keeps moving
         picture = np.asarray(Image.fromarray(picture).resize((4, 4), Image.Resampling.BOX).resize((48, 48)))
         write(tmp_path / f"images/{frame:05}.png", encoded(picture))
         write(tmp_path / f"masks/{frame:05}.png", encoded(np.eye(48, dtype=np.uint8)))
@@ -442,7 +442,7 @@ def test_the_section_for_real_data_is_read_by_prepare(name: str, layout: str, im
     found = samples(raw, dataset)
     assert (len(found), sum(item.mask is not None for item in found.values())) == (images, masks)
     files = RawFiles(raw)
-    list(files.below("."))  # finds the archives
+    list(files.below("."))  # this lists the files in the archives
     classes = declared_classes(dataset, raw, LAYOUTS[layout].classes(dataset.source, files))
     checked = [
         check(RawSample(one.id, one.image, one.mask, "", None), files=files, rules=rules(classes, 10**8))
@@ -593,7 +593,7 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
         inspected(tmp_path / "nowhere")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 def test_an_unreadable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0)
     with pytest.raises(UserError, match="cannot be read"):

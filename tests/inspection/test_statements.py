@@ -1,4 +1,4 @@
-"""Checks, sentence by sentence, what the docs say about `pspnet data inspect` and no other test here covers."""
+"""Checks the statements in the docs about `pspnet data inspect` that no other test covers, sentence by sentence."""
 
 import re
 import shutil

@@ -1,4 +1,6 @@
-"""`pspnet data inspect` on sets arranged like public sets. Each of them once led to a wrong proposal or none."""
+"""`pspnet data inspect` on sets arranged like public sets. Each of these sets once led to a wrong
+proposal or to none.
+"""
 
 import json
 import re
@@ -55,7 +57,7 @@ def remarks_of(inspection: Inspection) -> str:
 
 
 def prepared(raw: Path, inspection: Inspection, out: Path) -> PreparedDataset:
-    """The set as `prepare` makes it from the printed params."""
+    """Prepare the set with the printed params."""
     own = {f"prepare__{key.replace('.', '__')}": value for key, (value, _) in inspection.prepare.items()}
     params = demo_params(**own, prepare__split_by="stratified", prepare__problems__duplicate="allow").prepare
     prepare.run(
@@ -200,13 +202,13 @@ def test_the_table_of_levels_names_values_by_the_threshold(tmp_path: Path) -> No
 def test_a_group_pattern_that_misses_the_shares_is_reported(tmp_path: Path) -> None:
     inspection = inspected(sets.uneven_patients(tmp_path))
     assert proposed(inspection).group_pattern == "(.*)/[^/]+$"
-    expected = r"puts 20 of 70 masks into train, 8 into val \(15% asked for\), 42 into test \(20% asked for\)"
+    expected = r"puts 20 of 70 masks into train, 8 into val \(15% requested\), 42 into test \(20% requested\)"
     assert re.search(expected, remarks_of(inspection))
     assert "prepare.split_by: stratified" in remarks_of(inspection)
 
 
 def test_shares_that_are_met_are_not_reported(tmp_path: Path) -> None:
-    assert "asked for" not in remarks_of(inspected(sets.plain(tmp_path, count=99)))
+    assert "requested" not in remarks_of(inspected(sets.plain(tmp_path, count=99)))
 
 
 NAMES = [f"{number:02}" for number in range(sets.COUNT)]

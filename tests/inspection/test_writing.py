@@ -197,7 +197,7 @@ def test_the_requested_shares_are_those_in_params_yaml(checkout: Path) -> None:
     assert "into val (20% requested)" in inspect(checkout).stdout.replace("\n", " ")
     text = (checkout / "params.yaml").read_text().replace("split_by: hash  ", "split_by: stratified")
     write(checkout / "params.yaml", text)
-    assert "asked for" not in inspect(checkout).stdout
+    assert "requested" not in inspect(checkout).stdout
 
 
 def test_json_has_the_readings(checkout: Path) -> None:

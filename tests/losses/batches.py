@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def build(kind: str, *, align_corners: bool = False, device: torch.device = CPU, **changes: Any) -> SegmentationLoss:
-    """`build("focal", focal_gamma=1.0)`"""
+    """For example, `build("focal", focal_gamma=1.0)`."""
     finetune = demo_params(**{f"finetune__loss__{name}": value for name, value in {"kind": kind, **changes}.items()})
     return build_loss(finetune.finetune.loss, CLASSES, [400, 300, 200, 100], IGNORE, align_corners, device)
 
@@ -43,12 +43,14 @@ def batch(
 def straightforward(
     kind: str, logits: Tensor, masks: Tensor, align_corners: bool, weights: dict[str, float] | None = None
 ) -> Tensor:
-    """Losses with the params.yaml values: gamma 2, threshold 0.7, minimum share 0.1, half cross-entropy, half Dice."""
+    """Compute the loss with the values from params.yaml: gamma 2, threshold 0.7, minimum share 0.1, half cross-entropy
+    and half Dice.
+    """
     full = F.interpolate(logits, masks.shape[-2:], mode="bilinear", align_corners=align_corners)
     of_class = torch.tensor(list((weights or dict.fromkeys(CLASSES, 1.0)).values()), dtype=full.dtype)
     valid = masks != IGNORE
     right = masks[valid].long()
-    p = full.softmax(1).movedim(1, -1)[valid]  # (pixels, K)
+    p = full.softmax(1).movedim(1, -1)[valid]  # shape (pixels, K)
     of_right = p.gather(1, right[:, None])[:, 0]
     w = of_class[right]
     present = [k for k in range(len(CLASSES)) if (right == k).any()]

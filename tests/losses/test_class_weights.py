@@ -24,8 +24,10 @@ def test_without_weights_all_classes_count_the_same() -> None:
     ("pixels", "median_frequency", "inverse_sqrt"),
     [
         ([100, 400, 1600, 400], [4, 1, 0.25, 1], [2, 1, 0.5, 1]),
-        ([100, 200, 400, 800], [3, 1.5, 0.75, 0.375], [3**0.5, 1.5**0.5, 0.75**0.5, 0.375**0.5]),  # the median is 300
-        ([10, 10_000, 10_000, 10_000], [5, 1, 1, 1], [5, 1, 1, 1]),  # 1000 and 31.6 without the limit
+        # The median class has 300 pixels.
+        ([100, 200, 400, 800], [3, 1.5, 0.75, 0.375], [3**0.5, 1.5**0.5, 0.75**0.5, 0.375**0.5]),
+        # Without the limit, the weights would be 1000 and 31.6.
+        ([10, 10_000, 10_000, 10_000], [5, 1, 1, 1], [5, 1, 1, 1]),
         ([100, 0, 400, 1600], [4, 5, 1, 0.25], [2, 5, 1, 0.5]),  # a class without pixels gets the limit
     ],
 )

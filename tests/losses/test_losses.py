@@ -19,7 +19,7 @@ SIZES = [((5, 7), (23, 31)), ((3, 3), (24, 24)), ((6, 5), (6, 5)), ((1, 1), (9, 
 
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make small images span several strips."""
+    """Set the size of a strip so that even small images span several strips."""
     monkeypatch.setattr(likelihood, "CPU_VALUES", 600)
 
 
@@ -111,8 +111,8 @@ def test_equal_class_weights_change_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["cross_entropy", "focal"])
 def test_the_weighted_losses_of_parts_add_up_to_the_loss_of_the_batch(kind: str, class_weights: str) -> None:
     logits, masks = batch()
-    masks[0] = IGNORE  # one part has no annotation,
-    masks[1, :15] = 3  # and the others show other classes
+    masks[0] = IGNORE  # one part has no annotations
+    masks[1, :15] = 3  # and the other parts show different classes
     loss = build(kind, class_weights=class_weights, given_weights=WEIGHTS)
     whole = torch.autograd.grad(loss(logits, masks), logits)[0]
     total = loss.weight(masks)
@@ -166,7 +166,7 @@ def test_autocast_does_not_round_the_loss(kind: str) -> None:
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the number of values in the largest tensor created."""
+    """Records the number of values in the largest tensor that is created."""
 
     values = 0
 
@@ -204,7 +204,7 @@ def test_cross_entropy_equals_torchs_with_weights_and_ignored_value() -> None:
 SHARES = torch.tensor(
     [[0.25, 0.50, 0.125, 0.125], [0.5, 0.25, 0.125, 0.125], [0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25]]
 )
-LOGITS = SHARES.log().T[None, :, None, :]  # (1, 4, 1, 4)
+LOGITS = SHARES.log().T[None, :, None, :]  # shape (1, 4, 1, 4)
 MASKS = torch.tensor([[[1, 1, 3, IGNORE]]], dtype=torch.uint8)
 NLL = math.log(2), math.log(4), math.log(8)
 
@@ -223,7 +223,7 @@ NLL = math.log(2), math.log(4), math.log(8)
         ("ohem", {"ohem_threshold": 0.01, "ohem_least_share": 0.01}, NLL[2]),
         ("ohem", {"ohem_threshold": 0.01, "ohem_least_share": 0.5}, (NLL[1] + NLL[2]) / 2),
         ("ohem", {"ohem_threshold": 1.0, "ohem_least_share": 0.01}, sum(NLL) / 3),
-        # road: 1 - 2 * 0.75 / (1 + 2), car: 1 - 2 * 0.125 / (0.375 + 1); sky and tree are absent
+        # Road: 1 - 2 * 0.75 / (1 + 2). Car: 1 - 2 * 0.125 / (0.375 + 1). Sky and tree are absent.
         ("dice", {}, (0.5 + 1 - 0.25 / 1.375) / 2),
         ("dice", {"class_weights": "given"}, (2 * 0.5 + 3 * (1 - 0.25 / 1.375)) / 5),
         ("cross_entropy_dice", {"cross_entropy_share": 0.25},

@@ -45,10 +45,10 @@ def test_their_cross_entropy_divides_by_ignored_pixels_too_and_ours_does_not() -
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_loss_of_two_classes_equals_their_binary_loss(gamma: float) -> None:
-    """Theirs compares one class with the rest; a softmax over two classes is the sigmoid of their difference."""
+    """Their loss compares one class with the rest. For two classes, a softmax equals the sigmoid of the difference."""
     logits, masks = batch((23, 31))
     with torch.no_grad():
-        logits[:, 2:] = -1000  # rules out two of the four classes
+        logits[:, 2:] = -1000  # this rules out two of the four classes
     masks[(masks != IGNORE) & (masks > 1)] = 1
     theirs = smp.FocalLoss("binary", gamma=gamma, ignore_index=IGNORE)
     expected = theirs(logits[:, 1] - logits[:, 0], masks.long())
@@ -56,7 +56,9 @@ def test_focal_loss_of_two_classes_equals_their_binary_loss(gamma: float) -> Non
 
 
 def test_their_multiclass_focal_loss_is_a_different_function() -> None:
-    """Theirs compares each class with the rest by sigmoids; ours is a softmax, so gradients differ for 4 classes."""
+    """Their loss compares each class with the rest by sigmoids; our loss uses a softmax, so gradients differ for 4
+    classes.
+    """
     logits, masks = batch((23, 31))
     theirs = smp.FocalLoss("multiclass", gamma=2.0, ignore_index=IGNORE)(logits, masks.long())
     assert len(CLASSES) > 2

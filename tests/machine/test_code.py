@@ -1,4 +1,6 @@
-"""Which stages rerun after which edit. `tests/test_contracts.py` shows that DVC depends on the same code."""
+"""Tests which stages rerun after which edit. `tests/test_contracts.py` shows that DVC's stages
+depend on the same code.
+"""
 
 import shutil
 from pathlib import Path
@@ -10,7 +12,7 @@ from pspnet.machine.code import CODE, code_digest
 
 ALL = ("prepare", "pretrain", "finetune", "evaluate")
 TRAIN_AND_MEASURE = ("pretrain", "finetune", "evaluate")
-# One file from each room, and one from each part that only some stages depend on.
+# One file from each room (a folder of code), and one from each part of a room that only some stages depend on.
 RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "checkout/doctor.py": (),
     "cli/stages.py": (),

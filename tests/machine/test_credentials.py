@@ -1,4 +1,4 @@
-"""Passwords and tokens in addresses reach no output, log, artifact or registry."""
+"""Passwords and tokens in addresses never reach an output, a log, an artifact or a registry."""
 
 import shlex
 import shutil
@@ -19,7 +19,7 @@ from tests.parameters import ROOT
 from tests.repository import commit, new_repository
 
 SECRET = "S3CRET"
-PREFECTS = ("deploy", "retrain", "schedule", "worker")  # it reads addresses once, when it is loaded
+PREFECTS = ("deploy", "retrain", "schedule", "worker")  # Prefect reads addresses only once, when it is loaded
 PROCESSES = (*PREFECTS, "accept", "data add", "doctor", "predict", "reproduce", "serve", "synthesize", "weights import")
 
 

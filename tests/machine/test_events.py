@@ -1,4 +1,4 @@
-"""The event log, as shared by its writers and readers."""
+"""The event log as its writers and readers share it."""
 
 import json
 import multiprocessing

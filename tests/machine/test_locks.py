@@ -34,7 +34,7 @@ def test_a_gpu_lock_leaves_no_file(gpu: torch.device, tmp_path: Path, monkeypatc
 def test_a_gpu_used_by_one_user_is_free_for_another(
     gpu: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path.chmod(0o1777)  # like /tmp
+    tmp_path.chmod(0o1777)  # the same permissions as /tmp
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with runtime.device_lock(gpu):
         pass

@@ -1,4 +1,4 @@
-"""The locked versions of Prefect, MLflow and DVC work without anything outside this machine."""
+"""The locked versions of Prefect, MLflow and DVC work without access to anything outside this machine."""
 
 import os
 import re
@@ -52,7 +52,7 @@ print(mlflow.MlflowClient().get_run(run.info.run_id).data.metrics)
 
 
 def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
-    """The output of a new process that has only these settings."""
+    """Run the code in a new process with only these settings. Returns its output and its log."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -74,7 +74,7 @@ def python(code: str, folder: Path, **settings: str) -> tuple[str, str]:
 
 @pytest.mark.e2e
 def test_prefect_runs_a_flow_without_a_server(tmp_path: Path, prefects_tables: Path) -> None:
-    """This fails if a dependency of the server is too new for it, as fastapi 0.151 was."""
+    """This test fails if a dependency of Prefect's server is too new for the server, as fastapi 0.151 was."""
     copy_tables(prefects_tables, tmp_path / "prefect")
     printed, log = python(
         FLOW,
@@ -127,7 +127,7 @@ def mode(path: Path) -> int:
 
 
 def index_of_dvc(checkout: Path) -> Path:
-    """The folder of DVC's index, which DVC unpickles."""
+    """Return the folder of DVC's index, which DVC unpickles."""
     from dvc.repo import Repo
 
     with Repo(str(checkout)) as repo:
@@ -149,7 +149,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_command_keeps_dvcs_index_in_a_private_folder(checkout: Path) -> None:
-    (checkout / ".pspnet").mkdir(mode=0o755)  # as earlier versions created it
+    (checkout / ".pspnet").mkdir(mode=0o755)  # the mode that earlier versions used
     done = pspnet("data", "diff", cwd=checkout)
     assert "Traceback" not in done.stderr
     assert (mode(checkout / ".pspnet"), mode(checkout / ".pspnet/dvc")) == (0o700, 0o700)

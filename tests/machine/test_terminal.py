@@ -25,7 +25,7 @@ LOG = "log.jsonl"
 
 
 def run(body: Callable[[Tick], object], folder: Path) -> Done:
-    """Run a command with one stage, `body`, as pspnet.cli would."""
+    """Run a command with `body` as its only stage, as pspnet.cli would."""
 
     def command() -> None:
         os.environ[VARIABLE] = LOG
@@ -36,13 +36,13 @@ def run(body: Callable[[Tick], object], folder: Path) -> Done:
 
 
 def exits(folder: Path) -> list[tuple[str, int, str]]:
-    """The exit events: class, status and message."""
+    """Return the class, status and message of each exit event."""
     told = [event for event, _ in read(folder / LOG) if event["kind"] == "exit"]
     return [(event["class"], event["status"], event["message"]) for event in told]
 
 
 def script(body: str) -> list[str]:
-    """The command line of a process that does the same thing."""
+    """Return the command line of a process that does the same as `run`."""
     indented = "\n".join(f"        {line}" for line in body.splitlines())
     code = f"""
 import os, signal, time
@@ -77,7 +77,7 @@ def stopped_by(number: int) -> Callable[[Tick], None]:
 
 
 STOPPED = "Stopped. Nothing is half-written; run the same command to continue."
-OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # as torch names its own error
+OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})  # the name that torch uses for its own error
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_stopped_command_leaves_no_partial_folder(tmp_path: Path, number: int,
 
 
 def test_without_a_terminal_progress_is_printed_as_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run resumed at image 1,000 measures its speed from there."""
+    """If a run is resumed at image 1,000, its speed is measured from there."""
     seconds = 0
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: seconds))
 
@@ -204,7 +204,7 @@ def test_a_terminal_shows_a_bar(tmp_path: Path) -> None:
         while select.select([ours], [], [], 0)[0]:
             try:
                 shown += os.read(ours, 2**16)
-            except OSError:  # how Linux reports that the other end is closed
+            except OSError:  # Linux reports in this way that the other end is closed
                 break
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
 
@@ -238,17 +238,19 @@ CHILDREN["a stage in a shell"] = ["/bin/sh", "-c", f"{shlex.join(CHILDREN['a sta
 
 
 @pytest.mark.e2e
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can promise it")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can guarantee this")
 @pytest.mark.parametrize("child", CHILDREN)
 def test_a_child_ends_with_its_parent(tmp_path: Path, child: str) -> None:
-    environment = "os.environ | {'DVC_STAGE': 'a stage'}"  # as DVC sets it; a manual run may outlive its terminal
+    # DVC sets this variable; a manual run may outlive its terminal.
+    environment = "os.environ | {'DVC_STAGE': 'a stage'}"
     parent = f"import os, subprocess; subprocess.run({CHILDREN[child]!r}, env={environment})"
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.kill()
     process.wait()
-    # The pipe closes when the last process that can write to it ends; on its own, the child lives for 250 s.
+    # The pipe closes when the last process that can write to it ends. If nothing ended the child, it would
+    # live for 250 s.
     assert select.select([process.stdout], [], [], 120)[0]
     assert process.stdout.read() == ""
     process.stdout.close()
@@ -268,7 +270,7 @@ def test_a_stop_request_is_handled_only_within_the_block(number: int) -> None:
 
 @pytest.mark.e2e
 def test_a_process_with_an_optimizer_ends_without_a_leak_report() -> None:
-    """torch loads triton for an optimizer, and triton's binding prints what was not freed at exit."""
+    """torch loads triton for an optimizer, and triton's binding prints at exit what has not been freed."""
     code = (
         "from pspnet.machine.process import collect_less_garbage as rarely; rarely(); import torch;"
         "layer = torch.nn.Linear(1, 1); torch.optim.AdamW(layer.parameters())"

@@ -1,4 +1,4 @@
-"""Files as other projects write them, with the names and shapes in formats/ and random tensors."""
+"""Weights files as other projects write them, with the names and shapes from formats/ and random tensors."""
 
 import math
 from functools import lru_cache
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FORMATS = Path(__file__).with_name("formats")
-FEWEST_CHANNELS = 32  # smaller sizes are numbers of classes, colors or kernel pixels
+FEWEST_CHANNELS = 32  # sizes below this are numbers of classes, colors or kernel pixels
 
 
 class Trap:
@@ -23,7 +23,7 @@ class Trap:
 
 
 def random_tensors(name: str, seed: int = 0, narrow: int = 1) -> dict[str, Tensor]:
-    """Scaled so that features neither vanish nor explode. `narrow`: the factor by which channels are reduced."""
+    """Return random tensors, scaled so that features neither vanish nor explode. Channels are divided by `narrow`."""
     return dict(_random_tensors(name, seed, narrow))
 
 

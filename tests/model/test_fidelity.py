@@ -1,4 +1,6 @@
-"""Our network is the published one: a second implementation, torchvision and published parameter counts agree."""
+"""Our network is the published network: a second implementation, torchvision and published parameter counts agree with
+it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +23,9 @@ PLAIN = Architecture(depth=50, width=0.125, output_stride=8, classes=5, dropout=
 
 
 def supervised(architecture: Architecture) -> SupervisedPSPNet:
-    """Gives BatchNorm realistic statistics and factors, as after training; the initial values would hide mistakes."""
+    """Create a network whose BatchNorm has realistic statistics and factors, as after training. Initial values would
+    hide mistakes.
+    """
     torch.manual_seed(0)
     network = SupervisedPSPNet(PSPNet(architecture))
     for module in network.modules():
@@ -40,7 +44,7 @@ def oracle(network: SupervisedPSPNet, tensors: dict[str, Tensor], training: bool
 
 
 def logits(network: SupervisedPSPNet, images: Tensor) -> Iterator[Tensor]:
-    """Main and auxiliary logits at the images' size."""
+    """Yield the main and auxiliary logits at the images' size."""
     for coarse in network(images):
         align_corners = network.network.architecture.align_corners
         yield nn.functional.interpolate(coarse, images.shape[-2:], mode="bilinear", align_corners=align_corners)
@@ -90,7 +94,7 @@ def test_networks_with_coarser_strides_agree_too(output_stride: OutputStride, di
 @pytest.mark.parametrize("dilation", DILATIONS)
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_a_training_step_sees_the_same_loss_and_gradients(stem: Stem, dilation: Dilation, align_corners: bool) -> None:
-    """In double precision, so that the order of sums does not matter."""
+    """The test uses double precision, so that the order of sums does not matter."""
     ours = supervised(replace(PLAIN, stem=stem, dilation=dilation, align_corners=align_corners)).double().train()
     tensors = {name: tensor.detach().clone() for name, tensor in ours.state_dict().items()}
     learned = {name: tensors[name].requires_grad_() for name, _ in ours.named_parameters()}
@@ -148,7 +152,7 @@ def count(module: nn.Module) -> int:
 @pytest.mark.parametrize("depth", [50, 101])
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_features_with_contract_equal_those_of_torchvision(depth: Depth, output_stride: OutputStride) -> None:
-    """Bottlenecks only: torchvision refuses to dilate the blocks of ResNet-18 and 34."""
+    """Only for bottleneck blocks, because torchvision cannot dilate the blocks of ResNet-18 and 34."""
     from torchvision import models
 
     replaced = [False, output_stride == 8, True]

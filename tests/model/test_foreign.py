@@ -1,4 +1,4 @@
-"""Imported weights are complete, and the network computes the same function as in its original project."""
+"""Imported weights are complete, and the network computes the same function as in the project it comes from."""
 
 import argparse
 import pickle
@@ -24,7 +24,7 @@ from pspnet.model.backbone.resnet import Depth
 from tests.model.foreign import Trap, random_tensors
 from tests.oracles.pspnet import HSZHAO, MMSEG, Mode, Names, Oracle, Pair
 
-NARROW = 8  # a network whose channels are divided by this has the same names and functions
+NARROW = 8  # dividing the channels by this changes neither names nor functions
 Change = Callable[[dict[str, Tensor]], Any]
 
 
@@ -38,7 +38,7 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def names_of(prefix: str, stem: Callable[[int], Pair] | None = None) -> Names:
-    """Only the features are compared."""
+    """Return names for the features only, because only the features are compared."""
 
     def seven(number: int) -> Pair:
         return f"{prefix}conv{number + 1}", f"{prefix}bn{number + 1}"
@@ -98,7 +98,7 @@ def test_an_imported_network_is_complete_and_computes_what_its_project_computes(
     with torch.no_grad():
         expected, _ = Oracle(tensors, names, mode)(images)
         assert close(network(images), expected)
-        # The same weights compute a different function in a different mode.
+        # In a different mode, the same weights compute a different function.
         assert not close(other_mode(images), expected)
         other_dilation = Mode(50, contract=not mode.contract, align_corners=mode.align_corners)
         assert not close(network(images), Oracle(tensors, names, other_dilation)(images)[0])
@@ -201,7 +201,7 @@ def test_a_different_number_of_classes_drops_only_the_last_convolution() -> None
 
 
 def test_mmsegmentations_small_networks_are_refused_but_their_backbones_are_not() -> None:
-    """mmsegmentation's blocks dilate one of two convolutions."""
+    """In such a block, mmsegmentation dilates only one of the two convolutions."""
     weights = imported(random_tensors("mmseg_pspnet_r50-d8_cityscapes", narrow=NARROW), "mmseg")
     small = ForeignWeights("mmseg", weights.format, 18, 1 / NARROW, "seven", 19, {}, weights.coverage)
     with pytest.raises(UserError, match="is a ResNet-18 of mmseg, which dilates only the first convolution of a block"):

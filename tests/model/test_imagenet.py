@@ -1,4 +1,6 @@
-"""torchvision's weights are read from its cache; without a cache or a network, a message says what to do."""
+"""torchvision's weights are read from its cache. Without the cached file and without a network, a message says what to
+do.
+"""
 
 from pathlib import Path
 
@@ -10,14 +12,14 @@ from pspnet.model.backbone.imagenet import load_imagenet
 from pspnet.model.backbone.resnet import ResNet
 from tests.model.foreign import Trap, random_tensors
 
-CACHED = "checkpoints/resnet18-f37072fd.pth"  # torchvision's name for it
+CACHED = "checkpoints/resnet18-f37072fd.pth"  # torchvision's name for the file
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens at this address
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "hub/checkpoints").mkdir(parents=True)

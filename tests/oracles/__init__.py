@@ -1,1 +1,1 @@
-"""Slow, simple second implementations that ours must agree with."""
+"""Slow, simple second implementations. Our own implementations must agree with these."""

@@ -1,7 +1,7 @@
 """A second PSPNet, as simple as possible, written only from section 1 of the reference. It imports none of our code.
 
-It is a function of named tensors. `Names` says which project named them, so the same few lines serve as the
-authors' network, mmsegmentation's and ours.
+It is a function of named tensors. `Names` lists the tensor names that a project uses, so the same few lines implement
+the authors' network, mmsegmentation's and ours.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ from torch.nn import functional as F
 BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
 BINS = [1, 2, 3, 6]
 
-Pair = tuple[str, str]  # a convolution and its BatchNorm
+Pair = tuple[str, str]  # the names of a convolution and its BatchNorm
 
 
 @dataclass(frozen=True)
 class Names:
     stem: Callable[[int], Pair]
-    stages: str  # before layer1.0.conv1
+    stages: str  # the prefix of layer1.0.conv1
     bin: Callable[[int], Pair]
     bottleneck: Pair
     classifier: str
@@ -65,13 +65,15 @@ class Mode:
 
 
 class Oracle:
-    """A network without dropout. In training, BatchNorm uses the batch's statistics and updates the named ones."""
+    """A network without dropout. In training, BatchNorm uses the batch's statistics and updates its
+    running statistics.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], names: Names, mode: Mode, training: bool = False) -> None:
         self.tensors, self.names, self.mode, self.training = tensors, names, mode, training
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Main and auxiliary logits at the size of the images."""
+        """Return the main and auxiliary logits at the size of the images."""
         c4, c5 = self.backbone(images)[-2:]
         size = c5.shape[-2:]
         pooled = [c5]
@@ -84,7 +86,7 @@ class Oracle:
         return self.upsample(main, images), self.upsample(auxiliary, images)
 
     def backbone(self, images: Tensor) -> list[Tensor]:
-        """C2 to C5."""
+        """Return the features C2 to C5."""
         x, number = images, 0
         while f"{self.names.stem(number)[0]}.weight" in self.tensors:
             kernel = self.tensors[f"{self.names.stem(number)[0]}.weight"].shape[-1]

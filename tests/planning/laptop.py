@@ -1,4 +1,4 @@
-"""A laptop with assumed speeds, so that tests can plan without timing anything."""
+"""A fake laptop with assumed speeds, so that tests can plan without timing anything."""
 
 from pspnet.config.params import Params
 from pspnet.config.reading import parse_value, validate
@@ -14,7 +14,9 @@ VAL_IMAGE_SECONDS = 0.01
 
 
 def laptop_seconds(step: Step, precision: Precision) -> float:
-    """0.2 s for 16 crops of 192 x 192 px at width 0.25, and proportional to pixels and channels."""
+    """Return the seconds of a step: 0.2 for 16 crops of 192 x 192 px at width 0.25, growing with
+    pixels and channels.
+    """
     pixels = step.batch_size * step.height_px * step.width_px / (16 * 192 * 192)
     depth = {18: 1, 34: 1.6, 50: 2}[step.architecture.depth]
     stride = {16: 1, 8: 3}[step.architecture.output_stride]
@@ -22,7 +24,7 @@ def laptop_seconds(step: Step, precision: Precision) -> float:
 
 
 def params_of(plan: Plan) -> tuple[Params, Plan]:
-    """The params of a plan whose loop takes no longer than its steps."""
+    """Return the params of a plan for a loop that takes no longer than its steps."""
     made(plan)
     plan.choices += duration(plan, Measured(plan.step_seconds, VAL_IMAGE_SECONDS))
     text = planned((ROOT / "recipes/start.yaml").read_text(encoding="utf-8"), plan.choices)

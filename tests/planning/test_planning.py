@@ -1,4 +1,4 @@
-"""A plan for a small prepared set, timed on this machine."""
+"""Tests planning on a small prepared set, with steps timed on this machine."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ OTHERS = ("dataset", "prepare", "evaluate", "registry", "promotion", "serve")
 def choices(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Choice]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PSPNET_LOADER_WORKERS", "0")
-        for name in ("LADDER", "IMAGES_NEEDED"):  # the larger networks take seconds to time
+        for name in ("LADDER", "IMAGES_NEEDED"):  # larger networks would take seconds to time
             patch.setattr(rules, name, getattr(rules, name)[:1])
         patch.setattr(device, "PROBE", replace(device.PROBE, height_px=48, width_px=48, batch_size=2))
         state = tmp_path_factory.mktemp("state")
@@ -74,10 +74,10 @@ def test_facts_describe_the_streets(prepared: Path) -> None:
 
 def test_a_class_on_one_side_makes_the_sides_differ() -> None:
     counts = np.zeros((2, 8, 8))
-    counts[0, :, :4] = 1  # the left half
-    counts[1] = 1  # everywhere
-    assert _left_right_difference(counts) == pytest.approx(0.5)  # 1 and 0
-    assert _left_right_difference(counts.transpose(0, 2, 1)) == 0  # the upper half
+    counts[0, :, :4] = 1  # class 0 is in the left half
+    counts[1] = 1  # class 1 is everywhere
+    assert _left_right_difference(counts) == pytest.approx(0.5)  # the mean of 1 and 0
+    assert _left_right_difference(counts.transpose(0, 2, 1)) == 0  # now class 0 is in the upper half
 
 
 def test_a_plan_reads_no_test_images(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

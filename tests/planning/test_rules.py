@@ -1,4 +1,4 @@
-"""The rules, for a laptop and for a fast GPU."""
+"""The planning rules, for a laptop and for a fast GPU."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from pspnet.planning.facts import DataFacts
 from pspnet.planning.rules import Plan, Rung
 from tests.planning.laptop import LAPTOP, laptop_seconds, params_of
 
-# Assumed, not measured, because no GPU was available.
+# These speeds are assumed, not measured, because no GPU was available.
 GPU = Device("cuda", cores=16, precision="bf16")
 GPU_SPEEDUP = 500
 

@@ -1,8 +1,8 @@
 """`python -m tests.prediction.killed IMAGES BUNDLE BEFORE EXPECTED WORK MODE` kills predictions at every moment.
 
-Each moment is just before a file in the folder is opened for writing, renamed or removed. `once`: each run begins with
-BEFORE, is killed at one moment and started again. `again and again`: the run is killed at its first moment, its
-continuation at the second, and so on. Prints the number of kills.
+Each moment is just before a file in the folder is opened for writing, renamed or removed. In mode `once`, each run
+starts from BEFORE, is killed at one moment and is started again. In mode `again and again`, the first run is killed at
+its first moment, the run that continues it at its second, and so on. Prints the number of kills.
 """
 
 import itertools
@@ -41,7 +41,9 @@ def main(images: Path, bundle: Path, before: Path, expected: Path, work: Path, m
 
 
 def run(images: Path, bundle: Path, out: Path, moment: int | None) -> int:
-    """The exit status; 0 means not killed. Runs in a fork of this process, because imports take the most time."""
+    """Run a prediction in a fork of this process, because imports take the most time. Returns the exit status; 0 means
+    that the run was not killed.
+    """
     child = os.fork()
     if child == 0:
         if moment is not None:

@@ -27,7 +27,8 @@ PREPROCESSING = Preprocessing((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CLASSES = ("sky", "road", "bus", "tree")
 COLORS = tuple((10 * k, 0, 255 - k) for k in range(len(CLASSES)))
 PLAIN = Architecture(18, 0.125, 8, len(CLASSES), 0.1)
-# Every way in which a network can differ from PLAIN. An export takes seconds, so each network combines several.
+# Networks that together differ from PLAIN in every possible way. An export takes seconds, so each network combines
+# several differences.
 ARCHITECTURES = {
     "R50, stride 16, narrow stem, corners": Architecture(
         50, 0.125, 16, len(CLASSES), 0.1, stem="deep_narrow", align_corners=True
@@ -40,7 +41,7 @@ ARCHITECTURES = {
 
 
 def make_bundle(architecture: Architecture, folder: Path) -> Path:
-    """A network with statistics from data, and logits about as large as a trained network's."""
+    """Save a network with statistics from data, and with logits about as large as those of a trained network."""
     torch.manual_seed(0)
     network = PSPNet(architecture)
     with torch.no_grad():
@@ -57,7 +58,7 @@ def exports(shared: Path) -> Path:
 
 
 def make_exports(folder: Path) -> None:
-    """A bundle, and its file in every format."""
+    """Create a bundle and export it to every format."""
     bundle = make_bundle(PLAIN, folder / "segmenter")
     for form in FORMATS:
         parities = export(bundle, form, folder / f"exported.{form}", 1e-4)
@@ -90,7 +91,7 @@ def metadata(path: Path) -> Any:
     return json.loads(files["pspnet"])
 
 
-@pytest.mark.e2e  # it starts no process, but takes half a minute
+@pytest.mark.e2e  # this starts no process, but takes half a minute
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_network_can_be_exported(
@@ -109,7 +110,7 @@ def test_every_network_can_be_exported(
 def test_the_exported_file_agrees_with_the_bundle_at_untested_sizes(
     exported: Path, bundle: Path, size: tuple[int, int, int]
 ) -> None:
-    """The input is raw pixels, because the bundle's preprocessing is in the graph."""
+    """The input is raw pixels, because the exported graph includes the bundle's preprocessing."""
     images, height, width = size
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (images, 3, height, width)).astype(np.uint8))
     model = Bundle.load(bundle)

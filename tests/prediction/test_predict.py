@@ -45,7 +45,7 @@ Tick = Callable[[int, int, str], None]
 
 @pytest.fixture
 def images(prepared: Path, tmp_path: Path) -> Path:
-    """Images of every kind that users have, and two files that are not images."""
+    """Create images of every kind that users have, and two files that are not images."""
     folder = tmp_path / "images"
     street = np.array(Image.open(prepared.parent / "raw/images/street00000_0.png"))
     gray = street[..., 0]
@@ -97,7 +97,7 @@ def read_table(out: Path) -> pd.DataFrame:
 
 
 def times(folder: Path) -> dict[Path, int]:
-    """Each file's modification time, except that of the lock, which each run opens for writing."""
+    """Return each file's modification time, except that of the lock, which each run opens for writing."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
@@ -217,7 +217,7 @@ def test_an_incomplete_last_row_is_dropped(params: Params, images: Path, bundle:
     with pytest.raises(Interrupted):
         run(params, images, bundle, tmp_path / "stopped", stopping_after(8))
     rows = (tmp_path / "stopped/.rows.jsonl").read_bytes()
-    in_eszett = rows.index("ß".encode()) + 1  # half a character
+    in_eszett = rows.index("ß".encode()) + 1  # in the middle of a character
     for cut in (len(rows) - 1, len(rows) - 20, in_eszett, 10, 0):
         out = tmp_path / f"cut{cut}"
         shutil.copytree(tmp_path / "stopped", out)
@@ -237,7 +237,7 @@ def kill_at_every_moment(images: Path, bundle: Path, before: Path, expected: Pat
 
 @pytest.fixture
 def few(images: Path, tmp_path: Path) -> Path:
-    """Three images, one of them in its own folders, and a file that is not an image."""
+    """Create three images, one of them in its own folders, and a file that is not an image."""
     folder = tmp_path / "few"
     for name in ("straße.png", "deep/er/turned.jpg", "gray.png", "no image.png"):
         write(folder / name, (images / name).read_bytes())
@@ -245,7 +245,9 @@ def few(images: Path, tmp_path: Path) -> Path:
 
 
 def change(few: Path) -> None:
-    """One image is new, one has changed, one has become unreadable, and one has been removed with its folders."""
+    """Change the folder: one image is new, one has changed, one is unreadable, and one is gone
+    along with its folders.
+    """
     write(few / "new/one.png", encoded(noise(20, 30)))
     write(few / "gray.png", encoded(noise(30, 20)))
     write(few / "straße.png", b"These are words.\n")
@@ -258,7 +260,7 @@ def change(few: Path) -> None:
 def test_a_run_after_a_kill_ends_as_if_nothing_had_been_killed(
     params: Params, few: Path, bundle: Path, tmp_path: Path, is_first: bool, mode: str, least: int
 ) -> None:
-    """The run is killed before each change it makes to the folder, and readers always find complete data."""
+    """The run is killed just before each change that it makes to the folder. Readers always find complete data."""
     before, expected = tmp_path / "before", tmp_path / "expected"
     if not is_first:
         run(params, few, bundle, before)
@@ -335,7 +337,7 @@ def test_an_image_that_was_only_touched_keeps_its_mask(
 
 
 def test_the_folder_follows_the_images(params: Params, images: Path, bundle: Path, tmp_path: Path) -> None:
-    """After images have been added, changed, removed or damaged, the folder equals one made from scratch."""
+    """After images have been added, changed, removed or damaged, the folder equals a folder created from scratch."""
     out = tmp_path / "out"
     run(params, images, bundle, out)
     masks = {name: (out / f"masks/{name}.png").stat().st_mtime_ns for name in SOUND}
@@ -387,7 +389,7 @@ def test_masks_of_one_image_folder_are_not_replaced_by_those_of_another(
     for path in images.rglob("*"):
         if path.is_file():
             path.unlink()
-    with pytest.raises(UserError, match="holds no file"):  # it may be unmounted
+    with pytest.raises(UserError, match="holds no file"):  # the images may be on an unmounted disk
         run(params, images, bundle, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -430,7 +432,7 @@ def test_a_name_that_is_not_text_is_reported(params: Params, images: Path, bundl
 
 
 def test_names_can_be_as_long_as_the_file_system_allows(params: Params, bundle: Path, tmp_path: Path) -> None:
-    """The name NAME.png may be 255 bytes long; NAME.png.partial may not."""
+    """The name NAME.png may be 255 bytes long; the temporary name NAME.png.partial may not."""
     for letter, length in (("a", 247), ("b", 251), ("c", 252), ("é", 255)):
         write(tmp_path / f"images/{letter * (length // len(letter.encode()))}", encoded(noise(20, 20)))
     for _ in range(2):
@@ -441,7 +443,7 @@ def test_names_can_be_as_long_as_the_file_system_allows(params: Params, bundle: 
 
 
 def test_an_image_for_which_the_memory_is_not_enough_is_named(params: Params, bundle: Path, tmp_path: Path) -> None:
-    """A few bytes that claim 3,000 megapixels, for which Pillow cannot allocate memory."""
+    """The file is a few bytes that claim 3,000 megapixels. Pillow cannot allocate that much memory."""
     write(tmp_path / "images/huge.png", png_claiming(1_000_000_000, 3))
     write(tmp_path / "images/small.png", encoded(noise(20, 20)))
     large = params.model_copy(update={"prepare": params.prepare.model_copy(update={"max_megapixels": 3000.0})})
@@ -516,7 +518,7 @@ def test_a_large_image_is_predicted_in_windows(params: Params, bundle: Path, tmp
 
 
 def another(bundle: Path, folder: Path) -> Path:
-    """A network with different weights and different preprocessing."""
+    """Create a network with different weights and different preprocessing."""
     model = Bundle.load(bundle)
     torch.manual_seed(1)
     folder.mkdir()

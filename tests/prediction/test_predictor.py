@@ -91,7 +91,7 @@ def test_probabilities_sum_to_one_with_windows_scales_and_flip() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (47, 101)])
 @pytest.mark.parametrize("scales", [[1.0], [0.25, 1.0, 4.0]])
 def test_a_constant_network_gives_a_constant_prediction(size: tuple[int, int], scales: Sequence[float]) -> None:
-    """Windows, scales and edges leave no trace."""
+    """Windows, scales and edges leave no visible trace in the prediction."""
     one = member()
     bias = torch.tensor([0.5, -1.0, 2.0, 0.0])
     one.network.head[-1].load_state_dict({"weight": torch.zeros(CLASSES, 16, 1, 1), "bias": bias})
@@ -106,14 +106,17 @@ def test_neighbors_are_blended_by_their_shares() -> None:
     left, right = by_hand(one, images[:, :, :64]), by_hand(one, images[:, :, 26:])
     assert torch.allclose(tiled[..., :26], left[..., :26], atol=1e-6)
     assert torch.allclose(tiled[..., 64:], right[..., 38:], atol=1e-6)
-    # Both shares rise over the 32 px from border to middle; the 6 px between the middles are 32 px from either border.
+    # Each window's share rises over the 32 px from its border to its middle. The 6 px between the middles of both
+    # windows are at least 32 px from either border.
     from_left, from_right = (np.minimum(np.minimum(p, 63 - p), 38) + 1.0 for p in (np.arange(26, 64), np.arange(38)))
     share = torch.tensor(from_right / (from_left + from_right), dtype=torch.float32)
     assert torch.allclose(tiled[..., 26:64], left[..., 26:] * (1 - share) + right[..., :38] * share, atol=1e-6)
 
 
 def test_no_seam_shows_where_a_window_begins_or_ends() -> None:
-    """The neighbor's share starts near zero. With plain averaging, half of it would appear at once."""
+    """At the edge of a window, the neighbor's share starts near zero. With plain averaging, half of the neighbor would
+    appear at once.
+    """
     one = member()
     images = noise(64, 112)
     tiled = probabilities(predictor(one, window_px=64, window_overlap_px=16), images)
@@ -137,7 +140,7 @@ def test_rows_are_yielded_once_no_later_window_covers_them() -> None:
 
 @pytest.mark.e2e
 def test_memory_grows_with_an_images_width_but_hardly_with_its_height() -> None:
-    """Holding all probabilities of the second image at once, for 20 classes, would take 210 MB."""
+    """For 20 classes, all probabilities of the second image would take 210 MB if kept at once."""
     code = """
 import resource, torch, numpy as np
 from pspnet.model.network import Architecture, PSPNet

@@ -41,6 +41,6 @@ def prepared(raw: Path, dataset: DatasetParams, found: FoundImage) -> np.ndarray
 
 def outcome(raw: Path, dataset: DatasetParams, found: FoundImage) -> CheckedSample:
     files = RawFiles(raw)
-    list(LAYOUTS[dataset.source.layout].find(dataset.source, files))  # makes it open its archives
+    list(LAYOUTS[dataset.source.layout].find(dataset.source, files))  # this opens the archives in the raw data
     sample = RawSample(found.id, found.image, found.mask, "group", found.split)
     return check(sample, files=files, rules=rules(classes_of(raw, dataset), 10**7, empty_mask="allow"))

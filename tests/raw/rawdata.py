@@ -1,4 +1,4 @@
-"""Small real files for tests."""
+"""Writes small real files for tests."""
 
 import io
 import os
@@ -41,7 +41,7 @@ def noise(height: int, width: int, seed: int = 0) -> Pixels:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """The header of a PNG file, without any pixels."""
+    """Return the header of a PNG file that claims this size, without any pixels."""
     data = encoded(noise(1, 1)[..., 0])
     header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
@@ -54,13 +54,15 @@ def write(path: Path, data: bytes | str) -> Path:
 
 
 def dataset_params(**changes: Any) -> DatasetParams:
-    """Two classes, 0 and 1; 255 is ignored; the group is the folder. `source__images="leftImg"` changes the source."""
+    """Return params with two classes, 0 and 1. 255 is ignored, and the group is the folder. `source__images="leftImg"`
+    changes the source.
+    """
     defaults = {"classes": {"back": 0, "front": 1}, "ignore_values": [255], "group_pattern": "^([^/]+)"}
     return demo_params(**{f"dataset__{key}": value for key, value in {**defaults, **changes}.items()}).dataset
 
 
 def prepare_params(**changes: Any) -> PrepareParams:
-    """`problems__mask_size="fix"` changes a policy."""
+    """Return params with changes. `problems__mask_size="fix"` changes a policy."""
     return demo_params(**{f"prepare__{key}": value for key, value in changes.items()}).prepare
 
 
@@ -70,14 +72,14 @@ def rules(classes: Classes, max_pixels: int = LIMIT, **policies: str) -> Rules:
 
 
 def left_out(checked: CheckedSample) -> Problem:
-    """The problem that excludes the sample."""
+    """Return the problem that excludes the sample."""
     assert checked.image is None and checked.mask is None
     assert checked.verdicts[-1].outcome in ("quarantined", "error")
     return checked.verdicts[-1].problem
 
 
 def write_pair(raw: Path, name: str, mask: NDArray[Any] | None = None, size: tuple[int, int] = (8, 12)) -> None:
-    """Write an image of noise, different for each name, and its mask if given."""
+    """Write an image of noise, which is different for each name, and the image's mask if given."""
     write(raw / f"images/{name}.png", encoded(noise(*size, seed=zlib.crc32(name.encode()))))
     if mask is not None:
         write(raw / f"masks/{name}.png", encoded(mask))

@@ -52,7 +52,8 @@ def test_without_a_pattern_no_drive_is_divided_between_splits() -> None:
     splits, _ = assign_splits(samples, demo_params(prepare__official_splits="ignored").prepare)
     assert splits.keys() == {"0001TP", "0006R0", "0016E5"}
     _, reported = assign_splits(samples, demo_params().prepare)
-    assert [one.problem.where for one in reported] == ["group '0016E5'"]  # the official splits divide a drive
+    # The official splits divide one drive between two splits.
+    assert [one.problem.where for one in reported] == ["group '0016E5'"]
 
 
 def test_a_group_pattern_overrides_the_drive() -> None:

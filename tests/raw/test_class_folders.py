@@ -47,7 +47,7 @@ def test_masks_of_several_classes_are_merged_with_the_alphabetically_later_on_to
     samples, problems = found(tmp_path, params(BY_ID))
     assert classes_of(tmp_path, params(BY_ID)).names == ("background", "dent", "scratch")
     assert rows(tmp_path, BY_ID, samples["day1/0001"]) == ["2222", "1100"]
-    assert samples["0002"].mask is None  # unlabeled, not background
+    assert samples["0002"].mask is None  # the image counts as unlabeled, not as background
     assert not problems
 
 

@@ -1,4 +1,4 @@
-"""COCO's JSON: objects as polygons or runs, and panoptic segments."""
+"""COCO's JSON: objects as polygons or run lengths, and panoptic segments."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def reported(raw: Path, source: dict[str, Any] = COCO) -> list[tuple[str, str]]:
 
 
 def drawn(raw: Path, source: dict[str, Any] = COCO, **changes: Any) -> list[str]:
-    """The only mask, as text."""
+    """Return the only mask, as text."""
     dataset = params(source, **changes)
     [sample] = [sample for sample in found(raw, dataset)[0].values() if sample.mask]
     return [
@@ -369,7 +369,7 @@ def test_everything_can_be_in_an_archive(tmp_path: Path) -> None:
 
 
 def segments(*ids: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """4 rows of 6 pixels, two columns per id."""
+    """Return 4 rows of 6 pixels, with two columns per id."""
     parts = [one.to_bytes(3, "little") for one in ids for _ in range(2)]
     return np.tile(np.array([list(part) for part in parts], np.uint8), (4, 1, 1))
 

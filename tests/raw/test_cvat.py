@@ -62,7 +62,8 @@ def test_the_subsets_of_a_real_project_are_its_splits() -> None:
     box_of_label1[2:4, 0:4] = 1
     without_lines = params(CVAT | {"line_width_px": 0})
     assert np.array_equal(prepared(raw, without_lines, found(raw, without_lines)[0]["Train/img0"]), box_of_label1)
-    assert np.unique(prepared(raw, dataset, samples["Train/img0"])).tolist() == [0, 1, 2]  # 2 is a line with label2
+    # 2 is the class of a line with label2.
+    assert np.unique(prepared(raw, dataset, samples["Train/img0"])).tolist() == [0, 1, 2]
 
 
 def test_a_real_task_with_shapes_without_labels_is_reported() -> None:

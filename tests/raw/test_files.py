@@ -198,7 +198,7 @@ def test_a_long_list_of_members_is_not_read(tmp_path: Path, monkeypatch: pytest.
     place = path.read_bytes().index(b"PK\x01\x02")
     path.write_bytes(
         path.read_bytes()[:place] + bytes(4) + path.read_bytes()[place + 4 :]
-    )  # which zipfile would refuse
+    )  # zipfile would reject this archive
     _, [problem] = below(tmp_path, "images")
     assert problem.found == "contains too many files"
 
@@ -226,7 +226,7 @@ def test_two_members_with_the_same_name_are_both_refused(tmp_path: Path) -> None
 def test_an_encrypted_member_is_reported(tmp_path: Path) -> None:
     path = zipped(tmp_path / "day.zip", {"images/1.png": b"x"}, zipfile.ZIP_STORED)
     data = bytearray(path.read_bytes())
-    data[6] |= 1  # flags in the file's header, and below, in the listing at the end
+    data[6] |= 1  # set the flag in the file's header and, below, in the listing at the end of the archive
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
     _, [problem] = below(tmp_path, "images")

@@ -21,7 +21,7 @@ from pspnet.raw.images import TURNS, Refused, limited_pillow, read_image
 from pspnet.raw.masks import colors_in, levels_in, numbers_in
 from tests.raw.rawdata import LIMIT, ORIENTATION, Pixels, encoded, noise, shared_data
 
-CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # announces one entry and then ends
+CUT_SHORT = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # declares one entry and then ends
 GRAY = np.array([[0, 100, 255], [7, 8, 9]], np.uint8)
 UPRIGHT = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
@@ -57,7 +57,7 @@ def soft(height: int, width: int) -> Image.Image:
 def test_a_jpeg_decodes_to_the_pixels_that_pillow_sees(
     size: tuple[int, int], subsampling: str, progressive: bool
 ) -> None:
-    """Any chroma resolution, no chroma, RGB stored directly; sizes that do not fill a block."""
+    """Every chroma resolution, no chroma, RGB stored directly, and sizes that are not multiples of a block."""
     others: dict[str, dict[str, Any]] = {
         "gray": {}, "RGB": {"keep_rgb": True}, "restarts": {"restart_marker_blocks": 1}
     }  # fmt: skip
@@ -95,7 +95,7 @@ def test_real_images_decode_to_the_pixels_that_pillow_sees() -> None:
             data = read_image(path.read_bytes(), 10_000_000).data
             assert np.array_equal(decode_image(data), as_pillow_sees(data)), path
             kinds.add(data[:4])
-    assert len(kinds) > 2  # PNG, and JPEG with and without EXIF
+    assert len(kinds) > 2  # a PNG, and JPEGs with and without EXIF
 
 
 def as_pillow_sees(data: bytes) -> Pixels:
@@ -114,7 +114,7 @@ def test_a_picture_too_wide_for_opencv_is_decoded_by_pillow() -> None:
 
 @pytest.mark.e2e
 def test_a_picture_with_too_many_pixels_for_opencv_is_decoded_by_pillow(tmp_path: Path) -> None:
-    """OpenCV's limit is a billion pixels; here its own switch sets it to a hundred."""
+    """OpenCV's limit is a billion pixels. Here, OpenCV's own environment variable sets the limit to a hundred."""
     (tmp_path / "image.jpg").write_bytes(encoded(soft(30, 40), "JPEG"))
     code = (
         "import sys, cv2, numpy, pathlib; from pspnet.dataset.store.pixels import decode_image\n"
@@ -129,7 +129,8 @@ def test_a_picture_with_too_many_pixels_for_opencv_is_decoded_by_pillow(tmp_path
     assert done.stdout == "(30, 40, 3)\n"
 
 
-# What the EXIF standard says about the stored row r and column c, for an upright image of height h and width w.
+# These expressions are what the EXIF standard says about the stored row r and column c, for an upright image of height
+# h and width w.
 STORED_PIXEL = {
     1: lambda r, c, h, w: (r, c),
     2: lambda r, c, h, w: (r, w - 1 - c),
@@ -157,7 +158,9 @@ def test_an_image_rotated_by_exif_becomes_upright_pixel_by_pixel(orientation: in
 
 
 def turned_by(kind: str, where: str) -> bytes:
-    """UPRIGHT as stored under orientation 6, which the file stores in one of the places that programs read."""
+    """Return UPRIGHT as stored under orientation 6, with the orientation in one of the places where programs look for
+    it.
+    """
     stored, exif, chunks = as_stored(UPRIGHT, 6), Image.Exif(), PngImagePlugin.PngInfo()
     exif[ORIENTATION] = 6
     xmp = '<rdf:Description tiff:Orientation="6"/>'
@@ -288,7 +291,7 @@ def test_an_animation_is_refused() -> None:
 
 
 def tiff_of(directories: int, last_leads_to: int) -> bytes:
-    """A TIFF of gray pictures with one pixel each, which share one byte."""
+    """Return a TIFF of gray pictures with one pixel each. All pictures share the same byte."""
     entries = ((256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1))
     size, first = 2 + 12 * len(entries) + 4, 10
     parts = [struct.pack("<2sHI2x", b"II", 42, first)]
@@ -306,7 +309,9 @@ def test_a_tiff_with_one_picture_is_read() -> None:
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("directories", [2, 60_000])
 def test_the_pictures_in_a_tiff_are_not_counted(directories: int) -> None:
-    """Counting takes time quadratic in their number, so no directory after the second is read."""
+    """Counting the pictures takes time quadratic in the number of pictures, so no directory after
+    the second is read.
+    """
     for last_leads_to in (0, 2**31):
         with pytest.raises(Refused, match="contains several pictures"):
             read_image(tiff_of(directories, last_leads_to), LIMIT)
@@ -325,7 +330,7 @@ def test_a_jpeg_with_thousands_of_scans_is_refused() -> None:
 
 
 def test_a_video_appended_to_a_jpeg_is_not_a_scan() -> None:
-    """Phones append one; to a decoder, the file ends with the picture."""
+    """Phones append such videos. For a decoder, the file ends with the picture."""
     assert decoded(encoded(noise(16, 16), "JPEG") + b"\xff\xda" * 1000).shape == (16, 16, 3)
 
 
@@ -370,7 +375,7 @@ def test_each_image_in_one_limited_block_gets_only_its_own_warnings() -> None:
 def test_threads_restore_the_warning_filters_and_the_limit() -> None:
     before = list(warnings.filters), Image.MAX_IMAGE_PIXELS
     images = [encoded(noise(side, side), "BMP") for side in (200, 300)]
-    for _ in range(15):  # the second thread begins before the first ends, and ends after it
+    for _ in range(15):  # the second thread starts before the first one ends, and ends after it
         threads = [threading.Thread(target=read_image, args=[data, LIMIT]) for data in images]
         for thread in threads:
             thread.start()
@@ -380,7 +385,7 @@ def test_threads_restore_the_warning_filters_and_the_limit() -> None:
 
 
 def in_another_thread(data: bytes, max_pixels: int) -> Any:
-    """The image read in another thread, which must not wait."""
+    """Read the image in another thread, which must not wait."""
     outcomes: list[bytes | str] = []
 
     def read() -> None:
@@ -449,12 +454,12 @@ def test_awkward_files_are_read_or_refused_with_a_reason_and_without_a_warning()
 def test_photos_of_all_orientations_show_the_same_picture() -> None:
     folder = shared_data("awkward") / "pillow"
     turned = [decoded((folder / f"hopper_orientation_{orientation}.jpg").read_bytes()) for orientation in range(2, 9)]
-    for picture in turned:  # all compressed from one photo
-        assert np.abs(picture.astype(int) - turned[0]).mean() < 5  # a wrong rotation gives 62
+    for picture in turned:  # all of them were compressed from one photo
+        assert np.abs(picture.astype(int) - turned[0]).mean() < 5  # with a wrong rotation, the mean difference is 62
 
 
 def gray_png(values: list[int], bits: int) -> bytes:
-    """Pillow cannot write such a file, so its chunks are set by hand."""
+    """Return a gray PNG. Pillow cannot write such a file, so its chunks are set by hand."""
     packed = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(len(values) * bits // 8, "big")
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0)),
               (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b"")]  # fmt: skip

@@ -41,7 +41,7 @@ def drawn(raw: Path, **changes: Any) -> list[str]:
 
 
 def near_a_border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """True where a pixel and its eight neighbors are not all of one class."""
+    """Return True where a pixel and its eight neighbors are not all of the same class."""
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(mask, 1, mode="edge"), (3, 3))
     return np.asarray(windows.max(axis=(2, 3)) != windows.min(axis=(2, 3)))
 
@@ -57,7 +57,7 @@ def test_real_photos_are_drawn_as_labelme_draws_them_except_along_borders() -> N
     for name, sample in samples.items():
         mask, other = prepared(raw, own, sample), prepared(raw / "data_dataset_voc", exported, others[name])
         assert set(np.unique(mask)) == set(np.unique(other))
-        assert (mask != other).mean() < 0.006  # labelme adds half a pixel all around
+        assert (mask != other).mean() < 0.006  # labelme's own export makes each shape half a pixel larger on every side
         assert not ((mask != other) & ~near_a_border(mask) & ~near_a_border(other)).any()
 
 
@@ -226,7 +226,7 @@ def test_a_photo_rotated_by_exif_can_be_annotated_upright_or_as_stored(tmp_path:
     assert upright[0] == "1..." and len(upright) == 6
     write_photo(tmp_path, shape("rectangle", [[0, 0], [1, 1]]))
     write(tmp_path / "a.jpg", encoded(pixels, "JPEG", orientation=6))
-    assert drawn(tmp_path)[0] == "...1"  # a quarter turn clockwise
+    assert drawn(tmp_path)[0] == "...1"  # after a clockwise quarter turn
     write_photo(tmp_path, shape("rectangle", [[0, 0], [1, 1]]), imageHeight=None, imageWidth=None)
     write(tmp_path / "a.jpg", encoded(pixels, "JPEG", orientation=6))
     assert drawn(tmp_path) == upright

@@ -1,4 +1,4 @@
-"""Official layouts, tested on real files where available."""
+"""Official layouts, tested on real files where these are available."""
 
 import shutil
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_both_kinds_of_cityscapes_masks_have_the_same_19_classes() -> None:
         classes = classes_of(raw, dataset)
         assert (len(classes.names), classes.names[0], classes.colors[0]) == (19, "road", (128, 64, 128))
         masks.append(prepared(raw, dataset, samples[name]))
-    assert (masks[0] == masks[1]).mean() > 0.99  # the two were scaled down separately
+    assert (masks[0] == masks[1]).mean() > 0.99  # the images and the masks were scaled down separately
     assert set(np.unique(masks[0])) <= {*range(19), IGNORE}
     assert (masks[0] == classes.names.index("road")).mean() > 0.2
 
@@ -72,7 +72,7 @@ def test_voc_has_its_lists_and_its_21_classes() -> None:
     }
     assert not problems
     assert len(classes_of(raw, dataset).names) == 21
-    mask = prepared(raw, dataset, samples["2007_000001"])  # saved as colors
+    mask = prepared(raw, dataset, samples["2007_000001"])  # this mask is saved as colors
     assert np.array_equal(mask, np.full((10, 20), classes_of(raw, dataset).names.index("bicycle")))
 
 

@@ -1,4 +1,4 @@
-"""Checking data piece by piece: in several processes, in parts, killed and restarted."""
+"""Checking the raw data piece by piece: in several processes, in parts, killed and restarted."""
 
 import multiprocessing
 import os
@@ -34,12 +34,12 @@ from tests.waiting import wait_until
 RULES = rules(Classes(("back", "front"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1}, ()))
 MASK = np.eye(8, 12, dtype=np.uint8)
 COUNT = 40
-STORED: dict[str, Any] = {"compress_level": 0}  # so that masks of one size have the same number of bytes
+STORED: dict[str, Any] = {"compress_level": 0}  # so that all masks of the same size have the same number of bytes
 
 
 @pytest.fixture
 def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Forty pairs, in pieces of eight; a few thousand bytes suffice to start another process."""
+    """Forty pairs, in pieces of eight. A few thousand bytes are enough to start another process."""
     monkeypatch.setattr(pieces, "PIECE", 8)
     monkeypatch.setattr(workers, "PROCESS_BYTES", 4000)
     folder = tmp_path / "raw"
@@ -102,7 +102,7 @@ def test_a_changed_file_of_the_same_size_is_checked_again(raw: Path, tmp_path: P
     path = raw / "masks/03.png"
     size = path.stat().st_size
     path.write_bytes(b"x" * size)
-    os.utime(path, (0, 0))  # as archivers do
+    os.utime(path, (0, 0))  # as archivers set it
     again, counts = check_all(raw, tmp_path / "out")
     assert [one.name == other.name for one, other in zip(again, wanted, strict=True)] == [False, True, True, True, True]
     assert counts == list(range(32, 41))
@@ -112,7 +112,7 @@ def test_a_changed_file_of_the_same_size_is_checked_again(raw: Path, tmp_path: P
 def test_a_changed_file_is_checked_again_after_the_clock_was_set_back(raw: Path, tmp_path: Path) -> None:
     size = write(raw / "masks/03.png", encoded(MASK, **STORED)).stat().st_size
     check_all(raw, tmp_path / "out")
-    for path in (tmp_path / "out").iterdir():  # as if made before the clock was set back
+    for path in (tmp_path / "out").iterdir():  # as if written before the clock was set back
         os.utime(path, (2**32, 2**32))
     assert write(raw / "masks/03.png", encoded(1 - MASK, **STORED)).stat().st_size == size
     again, counts = check_all(raw, tmp_path / "out")
@@ -157,7 +157,7 @@ def test_a_run_killed_at_any_moment_and_restarted_writes_the_same_bytes(raw: Pat
     check_all(raw, tmp_path / "whole")
     (tmp_path / "run.py").write_text(KILLED)
     out = tmp_path / "out"
-    for more in (1, 4, 10):  # of 50 pieces
+    for more in (1, 4, 10):  # number of further pieces, of 50, until the kill
         process = subprocess.Popen(
             [sys.executable, str(tmp_path / "run.py"), str(raw), str(out)],
             env={**os.environ, "PYTHONPATH": str(ROOT), "PSPNET_TEST": str(tmp_path)},
@@ -175,7 +175,7 @@ def test_a_run_killed_at_any_moment_and_restarted_writes_the_same_bytes(raw: Pat
 
 
 class Deadly(Numbers):
-    """A mask that crashes the process that decodes it, as a broken decoder might."""
+    """A mask that crashes the process that decodes it, as a defective decoder might."""
 
     def values(self, *_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -201,7 +201,7 @@ def test_an_image_that_crashes_its_process_is_found_and_left_out(raw: Path, tmp_
 
 
 class Huge(Numbers):
-    """Fails as Pillow does when there is not enough memory."""
+    """A mask that fails as Pillow does when there is not enough memory."""
 
     def values(self, *_: Any) -> Any:
         raise MemoryError
@@ -238,7 +238,7 @@ def test_parts_divide_the_pieces_and_add_up_to_the_whole(raw: Path, tmp_path: Pa
     join(folders, dataset(raw, whole), tmp_path / "joined", quiet)
     assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
     _, counts = check_all(raw, tmp_path / "joined")
-    assert counts == [COUNT]  # newer than the raw files, so nothing is checked again
+    assert counts == [COUNT]  # the results are newer than the raw files, so nothing is checked again
 
 
 def test_pieces_made_elsewhere_are_used_and_only_the_others_are_made(
@@ -248,13 +248,13 @@ def test_pieces_made_elsewhere_are_used_and_only_the_others_are_made(
     check_pieces(Part(1, 2).select(whole), tmp_path / "parts/1-of-2", RawFiles(raw), RULES, lambda *_: None)
     write(tmp_path / "parts/2-of-2/of-other-data.arrow", b"")
     write(tmp_path / "parts/1-of-2.dvc", "outs: []")
-    for path in (raw / "images").iterdir():  # different times, as after `dvc pull`
+    for path in (raw / "images").iterdir():  # the times differ, as after `dvc pull`
         path.touch()
     whole, _ = check_all(raw, tmp_path / "whole")
     monkeypatch.setenv("PSPNET_PARTS", str(tmp_path / "parts"))
     take(dataset(raw, whole), tmp_path / "taken", quiet)
     _, counts = check_all(raw, tmp_path / "taken")
-    assert counts[0] == 24  # three pieces of five
+    assert counts[0] == 24  # the images of three of the five pieces
     names = [piece.name for piece in whole]
     made = [contents(tmp_path / folder) for folder in ("taken", "whole")]
     assert [made[0][name] for name in names] == [made[1][name] for name in names]
@@ -274,7 +274,7 @@ def test_a_missing_part_is_named(raw: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["images/00.png", "masks/00.png"])
 def test_parts_of_other_data_are_not_taken(raw: Path, tmp_path: Path, name: str) -> None:
-    """Otherwise a changed mask of the same size would keep its old pixels."""
+    """Otherwise, a changed mask of the same size would keep its old pixels."""
     files = RawFiles(raw)
     size = write(raw / "masks/00.png", encoded(MASK, **STORED)).stat().st_size
     check_pieces(cut(samples(raw), files, RULES), tmp_path / "one", files, RULES, lambda *_: None)

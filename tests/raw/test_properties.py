@@ -1,4 +1,4 @@
-"""For any bytes, sizes, modes and values, an image is used correctly or left out with a reason."""
+"""Whatever its bytes, size, mode and values, an image is used correctly or left out with a reason."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""Every real layout available is prepared, or refused with a reason."""
+"""Every real layout available is prepared, or rejected with a reason."""
 
 import re
 from typing import Any
@@ -14,7 +14,8 @@ from tests.raw.test_labelme import LABELME
 from tests.raw.test_layouts import ADE20K, CITYSCAPES, PALETTE_PAIRS, VOC
 
 FULL_ADE20K = r"_seg\.png: belongs to the full ADE20K.*expected scene parsing, with 150 classes"
-PREPARED: dict[str, tuple[dict[str, Any], int, list[str]]] = {  # folder -> source, masks, problems of the other files
+# Folder -> source, number of masks, problems of the other files.
+PREPARED: dict[str, tuple[dict[str, Any], int, list[str]]] = {
     "ade20k/sampleData": (ADE20K, 3, []),
     "cityscapes": (CITYSCAPES, 1, []),
     "coco_instances": (COCO | {"images": "JPEGImages", "annotations": "annotations.json"}, 3, []),
@@ -30,7 +31,7 @@ PREPARED: dict[str, tuple[dict[str, Any], int, list[str]]] = {  # folder -> sour
     "tiny_cityscapes_dataset/train_dataset": (
         CITYSCAPES | {"labels": "labelTrainIds"},
         0,
-        ["has value 19"] * 4,  # these masks have numbers for more than the 19 official classes
+        ["has value 19"] * 4,  # these masks contain numbers beyond the 19 official classes
     ),
     "tiny_coco_instances": (COCO, 1, ["annotation 1 has no segmentation"]),
     "tiny_for_images/export_project": (CVAT, 6, []),

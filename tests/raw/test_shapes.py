@@ -1,4 +1,4 @@
-"""Drawn shapes compared with text pictures, where `#` is inside."""
+"""Drawn shapes compared with text pictures in which `#` marks the inside."""
 
 import pickle
 from pathlib import Path
@@ -12,7 +12,7 @@ from pspnet.raw.images import Refused, TooLarge
 from pspnet.raw.shapes import Drawing, Picture, Shape, box, ellipse, line, polygon, runs, uncompressed
 from tests.raw.rawdata import LIMIT, encoded, noise, write
 
-COMPRESSED = "c04200MO11OO11OO11OO1120000000000000000000000000000000000000000f0M<"  # by COCO's own tools
+COMPRESSED = "c04200MO11OO11OO11OO1120000000000000000000000000000000000000000f0M<"  # compressed by COCO's own tools
 
 
 def drawn(*own: Shape, height: int = 5, width: int = 8) -> list[str]:
@@ -61,7 +61,8 @@ def test_a_later_shape_is_drawn_over_earlier_ones() -> None:
 
 def test_boxes_ellipses_and_lines_are_polygons() -> None:
     assert drawn(box("b", 1, [1, 1, 4, 3])) == ["........", ".###....", ".###....", "........", "........"]
-    assert drawn(box("b", 1, [4, 3, 1, 1])) == drawn(box("b", 1, [1, 1, 4, 3]))  # any two opposite corners
+    # A box can be given by any two opposite corners.
+    assert drawn(box("b", 1, [4, 3, 1, 1])) == drawn(box("b", 1, [1, 1, 4, 3]))
     assert drawn(box("b", 1, [0, 2, 5, 3], turned_degrees=90)) == ["..#.....", *["..#....."] * 4]
     assert drawn(ellipse("e", 1, [3, 2.5, 3, 1.2])) == ["........", ".####...", "######..", ".####...", "........"]
     assert drawn(*line("l", 1, [[1.4, 2.5], [5.6, 2.5]], 1)) == [
@@ -102,7 +103,8 @@ def test_a_picture_marks_the_inside_wherever_it_is_not_0() -> None:
 
 def test_shapes_know_their_area() -> None:
     assert polygon("p", 1, [0, 0, 5, 0, 0, 4]).area_px == 10
-    assert polygon("p", 1, [0, 4, 5, 0, 0, 0]).area_px == 10  # the other way around
+    # The same triangle with its corners in the opposite direction.
+    assert polygon("p", 1, [0, 4, 5, 0, 0, 0]).area_px == 10
     assert runs("r", 1, [1, 3, 2], (2, 1, 3, 2), by_columns=False).area_px == 3
 
 

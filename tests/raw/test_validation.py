@@ -49,7 +49,7 @@ def test_a_sound_pair_is_used_unchanged(tmp_path: Path) -> None:
     assert (result.image, result.height, result.width, result.verdicts) == (image, 2, 3, [])
     assert mask_of(result).tolist() == [[0, 1, 1], [IGNORE, 0, 1]]
     assert result.class_counts == {0: 2, 1: 3, IGNORE: 1}
-    middle = IMAGE[1, 1].astype(int)  # one pixel is sampled in an image this small
+    middle = IMAGE[1, 1].astype(int)  # in an image this small, one pixel is sampled
     assert result.channel_sums == [1, *middle, *middle**2]
 
 

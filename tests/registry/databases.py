@@ -14,9 +14,9 @@ from sqlalchemy import NullPool, create_engine, text
 
 from tests.network import free_port
 
-ACCOUNT = "postgres"  # the server refuses to run as root
+ACCOUNT = "postgres"  # PostgreSQL's server refuses to run as root
 USER = "pspnet"
-FOLDER, PORT = "postgresql", "port"  # files that name the server's folder and port
+FOLDER, PORT = "postgresql", "port"  # files that contain the server's folder and port
 
 
 @contextmanager
@@ -36,7 +36,8 @@ def start(folder: Path) -> None:
     """Start a PostgreSQL server, and write its address to `folder`."""
     if _programs() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    own = Path(tempfile.mkdtemp(prefix="pspnet-postgresql-"))  # the account cannot read every folder
+    # The account cannot read every folder, so the server gets this one.
+    own = Path(tempfile.mkdtemp(prefix="pspnet-postgresql-"))
     if os.getuid() == 0:
         shutil.chown(own, ACCOUNT)
     port = free_port()
@@ -82,7 +83,8 @@ def address(folder: Path, name: str, driver: str = "pg8000") -> str:
 
 
 def _programs() -> Path | None:
-    if found := sorted(Path("/usr/lib/postgresql").glob("*/bin")):  # Debian does not put them on the PATH
+    # Debian does not put PostgreSQL's programs on the PATH.
+    if found := sorted(Path("/usr/lib/postgresql").glob("*/bin")):
         return found[-1]
     path = shutil.which("initdb")
     return Path(path).parent if path else None

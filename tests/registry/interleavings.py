@@ -3,7 +3,7 @@
 Each process is a greenlet that stops before each of its calls to MLflow. A schedule says which process continues, which
 write is lost or late, which process dies, and when a person sets the alias. A schedule is cut short when it reaches a
 state that an earlier schedule has been in (the registry, what each process has read so far, what may still happen). At
-its end all late writes arrive, one more process settles the rest, and then the audit must tell the truth.
+the end of a schedule, all late writes arrive and one more process settles the rest. Then the audit must tell the truth.
 
     python -m tests.registry.interleavings                 # all schedules within the bounds of CASES
     git show COMMIT:pspnet/registry/audit.py > old.py
@@ -37,18 +37,20 @@ from tests.registry.memory import WRITES, Registry
 
 MODEL = "streets"
 WRITE_ALIAS = "set_registered_model_alias"
-SLOW = 100.0  # seconds that pass in a second of sleep, so that no schedule waits for long
-LONGEST = 1500  # calls in a schedule; a longer schedule would never end
+SLOW = 100.0  # virtual seconds that pass in a second of sleep, so that no schedule waits for long
+LONGEST = 1500  # number of calls in a schedule; a longer schedule would never end
 NAMES = "ABC"
 
 
 class Process:
-    """Promotes a version, or settles what others left behind (None). The audit treats it as MLflow's client."""
+    """A process that promotes a version, or settles what others left behind if the version is None. For the audit, the
+    process is MLflow's client.
+    """
 
     def __init__(self, world: "World", name: str, version: int | None) -> None:
         self.world, self.name, self.version = world, name, version
-        self.read = 0  # a digest of all answers so far
-        self.pending = ""  # its next call
+        self.read = 0  # a digest of all answers that the process has received so far
+        self.pending = ""  # the next call of the process
         self.moved: Any = None
         self._retries = ""  # each process has its own environment
         self._body = greenlet(self._work)
@@ -60,7 +62,7 @@ class Process:
         return bool(self._body.dead)
 
     def step(self, fate: str = "ok") -> None:
-        """Make the pending call and continue to the next."""
+        """Make the pending call and continue until the next call."""
         self._resume(fate)
 
     def die(self) -> None:
@@ -155,7 +157,7 @@ class World:
         self.registry.aliases[CHAMPION] = version
 
     def end(self) -> list[str]:
-        """Settle what is left, then return what is wrong."""
+        """Settle what is left. Returns what is wrong afterwards."""
         while self.in_flight:
             self.land()
         last = Process(self, "last", None)
@@ -163,7 +165,7 @@ class World:
             last.finish()
         except RecursionError:
             last.die()
-            return ["settling does not end"]
+            return ["settling never finishes"]
         return list(self._wrong())
 
     def clear(self) -> None:
@@ -193,12 +195,12 @@ class World:
         if [move.number for move in moves] != list(range(1, len(moves) + 1)):
             yield "a number is missing"
         if [move.from_version for move in done] != [0, *(move.to_version for move in done)][: len(done)]:
-            yield "a move does not start where the one before it ended"
+            yield "a move does not start where the previous move ended"
         if self.champion != done[-1].to_version:
             yield "the champion is not the last version on record"
         for move in done:
             if move.kind == "outside" and move.to_version not in self.set_by_persons and not self._warned(move):
-                yield "a late write counts as a person's"
+                yield "a late write counts as a write by a person"
         for process in self.processes:
             if process.moved and process.moved.number not in [
                 m.number for m in done if m.to_version == process.version
@@ -206,17 +208,17 @@ class World:
                 yield "a process believes its version became champion, but according to the audit it never did"
 
     def _warned(self, move: Any) -> bool:
-        """A write repeated by the network goes unnoticed, but if it sets an earlier version, the audit warns."""
+        """A repeated write goes unnoticed by design, but if it sets an earlier version, the audit warns."""
         text = f"went from version {move.from_version} to version {move.to_version} outside pspnet"
         return self.repeated and any(text in warning for warning in self.warnings)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much may happen in one schedule."""
+    """Limits on what may happen in one schedule."""
 
-    switches: int  # away from a process that could continue
-    deaths: int = 0  # before a write; a process that is never resumed represents a death anywhere else
+    switches: int  # switches away from a process that could continue
+    deaths: int = 0  # deaths before a write; a process that is never resumed represents a death anywhere else
     faults: int = 0  # writes lost or late; the network may also repeat writes of the alias
     persons: int = 0
 
@@ -228,10 +230,10 @@ class Bounds:
 @dataclass(frozen=True)
 class Case:
     name: str
-    versions: tuple[int | None, ...]  # the version each process promotes; None: it settles
+    versions: tuple[int | None, ...]  # the version that each process promotes; None: the process settles
     bounds: Bounds
     person: int = 5  # the version that a person sets
-    most: int | None = None  # schedules, chosen at random, because running all would take days
+    most: int | None = None  # number of schedules, chosen at random, because running all would take days
 
 
 CASES = (
@@ -242,14 +244,14 @@ CASES = (
     Case("two promote, one settles", (2, 3, None), Bounds(switches=1, deaths=1), most=100_000),
 )
 
-Choice = tuple[str, int]  # (what happens, to which process)
+Choice = tuple[str, int]  # (what happens, the process it happens to)
 
 
 @dataclass
 class Found:
     schedules: int = 0
     states: int = 0
-    all: bool = True  # within the bounds
+    all: bool = True  # whether all schedules within the bounds were run
     wrong: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[Choice]] = field(default_factory=dict)
 
@@ -280,7 +282,11 @@ def explore(case: Case, module: ModuleType = shipped, limit: int | None = None) 
 def _follow(
     world: World, case: Case, prefix: list[Choice], todo: list[list[Choice]], seen: dict[int, list[Bounds]]
 ) -> tuple[list[Choice], bool]:
-    """Take the choices in `prefix`, then always the first; add the others to `todo`. Return whether this was new."""
+    """Take the choices in `prefix`, then always the first; add the other choices to `todo`.
+
+    Returns the choices taken, and whether the schedule was followed to its end. Otherwise, an earlier schedule has
+    reached its state.
+    """
     left, current = case.bounds, 0
     taken: list[Choice] = []
     while not all(process.ended for process in world.processes) and len(taken) < LONGEST:
@@ -301,7 +307,7 @@ def _follow(
 
 
 def _choices(world: World, current: int, left: Bounds) -> Iterator[tuple[Choice, Bounds]]:
-    """Yield each possible next event, the most common first, with what may happen after it."""
+    """Yield each possible next event, the most common first, with the bounds that are left after it."""
     alive = [number for number, process in enumerate(world.processes) if not process.ended]
     process = world.processes[current]
     if current in alive:
@@ -346,8 +352,8 @@ def _start(module: ModuleType) -> Registry:
 
 
 def _promote(module: Any, audit: Any, version: int) -> Any:
-    """Return the move; None if the audit gave up."""
-    if hasattr(audit, "move"):  # an older audit
+    """Promote the version. Returns the move, or None if the audit gave up."""
+    if hasattr(audit, "move"):  # only an older audit has `move`
         proposed = module.Wish("promotion", version, "")
         return audit.move(lambda _: proposed, lambda _: None)
     for position in audit.attempts():
@@ -367,7 +373,7 @@ def _audit(process: Process) -> Any:
 
 
 def _old_audit(process: Process, versions: Versions) -> Any:
-    """Return an audit from before `Clock`: its module's time is replaced. Its processes are on separate hosts."""
+    """Return an audit from before `Clock`, with its module's time replaced. Each process is on a separate host."""
     module: Any = process.world.module
 
     class Time:

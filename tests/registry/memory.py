@@ -35,7 +35,7 @@ class Registry:
     experiments: list[Item] = field(default_factory=list)
     runs: list[Item] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
-    versions: dict[int, dict[str, str]] = field(default_factory=dict)  # number -> tags
+    versions: dict[int, dict[str, str]] = field(default_factory=dict)  # version number -> tags
     tags: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> "Registry":

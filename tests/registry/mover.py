@@ -15,11 +15,13 @@ from pspnet.registry.records import Move, ProposedMove
 from pspnet.registry.versions import Versions
 from pspnet.tracking.connection import connect
 
-configure_mappers()  # takes a second, which forked processes save
+configure_mappers()  # this takes a second, which forked processes save
 
 
 class Failing:
-    """An MLflow client that sends its own process a signal after a call; nothing is written between calls."""
+    """An MLflow client that sends its own process a signal after a call. Nothing is written between calls, so these
+    moments are enough.
+    """
 
     def __init__(self, client: Any, moment: int | None, signal: int) -> None:
         self._client, self._left, self._signal = client, moment, signal
@@ -42,7 +44,7 @@ def move(
     uri: str, state: Path, model: str, version: int, expected: int | None, moment: int | None, signal: int,
     talk: Connection,
 ) -> None:  # fmt: skip
-    """Wait for a message, then make `version` champion in place of `expected` (None: any champion)."""
+    """Wait for a message, then make `version` champion in place of `expected`. With None, any champion is replaced."""
     os.environ["MLFLOW_TRACKING_URI"] = uri
     client: Any = Failing(connect(state), moment, signal)
     output: list[str] = []

@@ -5,7 +5,7 @@ from pspnet.registry.records import Move, ProposedMove
 
 
 def make_move(audit: Audit, proposed: ProposedMove, contended: bool = False) -> Move:
-    """Make the move. Another process may get there first only if the alias is `contended`."""
+    """Make the move. Unless the alias is `contended`, no other process may get there first."""
     for position in audit.attempts():
         applied = audit.apply(proposed, position)
         if isinstance(applied, Move):

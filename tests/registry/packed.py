@@ -10,7 +10,7 @@ from pspnet.registry.versions import Version, Versions
 
 
 def packed(folder: Path, weights: str, others: Sequence[str] = ()) -> str:
-    """Pack a bundle and return its digest. `others`: names of artifacts already in the folder."""
+    """Pack a bundle. Returns the bundle's digest. `others`: names of artifacts that are already in the folder."""
     bundle = folder / "artifacts/bundle"
     bundle.mkdir(parents=True)
     (bundle / "model.safetensors").write_text(weights)

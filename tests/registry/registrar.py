@@ -1,4 +1,4 @@
-"""`python -m tests.registry.registrar STATE FOLDER` makes eight versions, each better than the one before.
+"""`python -m tests.registry.registrar STATE FOLDER` registers eight versions, each better than the one before.
 
 The networks are untrained; each report measures predictions with fewer errors than the one before. A ninth version
 has a different class.
@@ -34,7 +34,7 @@ SAMPLES = [Annotated(f"image{n}", f"scene{n // 2}", np.zeros((24, 32, 3), np.uin
 
 
 class Careless:
-    """Predicts the mask correctly, except for a share of the pixels."""
+    """Predicts the mask correctly, except for a fraction of the pixels."""
 
     def __init__(self, wrong: float) -> None:
         self._wrong, self._rng = wrong, np.random.default_rng(0)
@@ -48,7 +48,7 @@ class Careless:
 
 
 def make(folder: Path, number: int, classes: tuple[str, ...], predict: PredictParams) -> None:
-    """Make a bundle and its report."""
+    """Create a bundle and its report."""
     torch.manual_seed(number)
     network = PSPNet(Architecture(18, 0.125, 8, len(classes), dropout=0.1))
     bundle = folder / "bundle"

@@ -1,4 +1,4 @@
-"""Reports made from confusion matrices, and the gate's decisions on them."""
+"""Reports created from confusion matrices, and the gate's decisions on them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +40,9 @@ def found(road_and_car: int, sky_and_tree: int | None = None, out_of: int = 100)
 def report(
     *images: Matrix, bundle: str = "a", classes: Sequence[str] = CLASSES, split: str = "today", groups: str = ""
 ) -> EvaluationReport:
-    """Return a report on these images. `groups`: a letter for each image; default: each image is its own group."""
+    """Return a report on these images. `groups` has one letter for each image. By default, each image is a separate
+    group.
+    """
     rows = []
     for number, confusion in enumerate(images):
         intersection, union = intersection_and_union(confusion)

@@ -26,8 +26,9 @@ from tests.registry.moves import make_move
 from tests.waiting import wait_until
 
 SECONDS = 60
-MOMENTS = 8  # in each history, because long histories are slow to read
-killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)  # without e2e
+MOMENTS = 8  # number of moments in each history, because long histories are slow to read
+# With both databases, and without the mark e2e.
+killed_in_both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Mover:
     talk: Connection
 
     def wait(self) -> str | None:
-        """Return what it printed; None if it was killed."""
+        """Return what the process printed, or None if the process was killed."""
         try:
             output: str | None = self.talk.recv() if self.talk.poll(SECONDS) else None
         except EOFError:
@@ -79,7 +80,7 @@ class AuditedRegistry:
     ) -> Mover:
         """Start a process that has connected and waits for `go`."""
         ours, theirs = FORKED.Pipe()
-        state = self.state.parent / f"host-{version}"  # hosts share nothing but the database
+        state = self.state.parent / f"host-{version}"  # hosts share only the database
         arguments: tuple[Any, ...] = (self.uri, state, self.name, version, expected, moment, int(fails), theirs)
         process = FORKED.Process(target=move, args=arguments, daemon=True)
         process.start()
@@ -96,7 +97,9 @@ class AuditedRegistry:
         return make_move(self.audit, ProposedMove("promotion", version, ""), contended)
 
     def assert_in_order(self) -> list[Move]:
-        """Check that no number is missing, each move starts where the last one ended, and the alias agrees."""
+        """Check that no number is missing, that each move starts where the last one ended, and that the alias agrees
+        with the last move.
+        """
         moves = self.audit.moves()
         assert [move.number for move in moves] == list(range(1, len(moves) + 1))
         done = [move for move in moves if move.state == "done"]
@@ -125,7 +128,7 @@ def test_each_number_is_won_by_one_of_eight_processes(registry: AuditedRegistry)
     assert [move.state for move in moves] == ["done"] * 8
     assert sorted(move.to_version for move in moves) == list(range(1, 9))
     assert all("moved" in text for text in outputs)
-    assert any("was won by" in text for text in outputs)  # otherwise, they never competed
+    assert any("was won by" in text for text in outputs)  # otherwise the processes never competed
 
 
 @pytest.mark.e2e
@@ -160,7 +163,7 @@ def test_a_move_killed_at_any_step_is_finished_by_the_next(registry: AuditedRegi
 
 
 def falls_asleep(mover: Mover) -> bool:
-    """Return whether the process is suspended; otherwise it has ended."""
+    """Return True if the process is suspended, and False if it has ended."""
 
     def found() -> str:
         try:
@@ -250,7 +253,7 @@ def test_an_unfinished_record_of_an_outside_move_writes_nothing(registry: Audite
 
 
 def test_a_process_on_a_host_of_the_same_name_is_waited_for(registry: AuditedRegistry) -> None:
-    """It may be in another container, so the pid being unused here proves nothing."""
+    """The process may be in another container, so it proves nothing that its pid is unused here."""
     elsewhere = replace(wanted(registry, "promotion", 0, 3), system="another kernel pid:[1]")
     killed_after_its_claim(registry, elsewhere)
     registry.audit.settle()
@@ -265,7 +268,7 @@ def test_the_audit_does_not_wait_for_a_process_that_has_ended_on_this_host(regis
 
 
 def test_mlflow_client_sends_the_alias_once(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client repeats other requests when a server is busy."""
+    """Other requests are repeated by the client when a server is busy."""
     for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "0", "BACKOFF_JITTER": "0"}.items():
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     asked: list[str] = []
@@ -337,7 +340,7 @@ def test_a_claim_or_the_audit_deleted_by_a_person_stops_nothing(registry: Audite
 def test_rollbacks_in_a_row_go_back_further() -> None:
     moves = history(("promotion", 1), ("promotion", 2), ("promotion", 3))
     assert previous_champion(moves, [1, 2, 3]) == 2
-    assert previous_champion(moves, [1, 3]) == 1  # 2 was deleted
+    assert previous_champion(moves, [1, 3]) == 1  # version 2 was deleted
     moves = history(("promotion", 1), ("promotion", 2), ("promotion", 3), ("rollback", 2))
     assert previous_champion(moves, [1, 2, 3]) == 1
     moves = history(("promotion", 1), ("promotion", 2), ("rollback", 1), ("promotion", 3))

@@ -12,7 +12,9 @@ from tests.registry.reports import CLASSES, NOTHING, found, report
 
 
 def scenes(seed: int, groups: int, classes: int) -> tuple[pd.DataFrame, pd.DataFrame, list[str], NDArray[np.int64]]:
-    """Return two models' images from scenes easy or hard for both models, and the pixels summed by group: (G, 4, K)."""
+    """Return two models' images from scenes that are easy or hard for both, and the pixels summed
+    by group: (G, 4, K).
+    """
     rng = np.random.default_rng(seed)
     names = [f"class{k}" for k in range(classes)]
     group = rng.permutation(np.concatenate([np.arange(groups), rng.integers(0, groups, 2 * groups)]))
@@ -36,7 +38,7 @@ def scenes(seed: int, groups: int, classes: int) -> tuple[pd.DataFrame, pd.DataF
 
 
 def scipys_interval(sums: NDArray[np.int64], paired: bool, seed: int) -> NDArray[np.float64]:
-    """Return SciPy's interval: it resamples the groups; the statistic is computed here."""
+    """Return SciPy's interval. SciPy resamples the groups, and the statistic is computed here."""
 
     def mean_iou(model: int, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         totals = sums[drawn, 2 * model : 2 * model + 2].sum(axis=-3).astype(float)
@@ -63,7 +65,8 @@ def test_the_interval_equals_scipys(groups: int, classes: int, seed: int) -> Non
     by_hand = [np.nanmean(sums[:, at].sum(axis=0) / sums[:, at + 1].sum(axis=0)) for at in (0, 2)]
     assert difference == pytest.approx(by_hand[0] - by_hand[1], abs=1e-12)
     # The 2.5% quantile of n normal draws has a standard error of sqrt(0.025 * 0.975 / n) / 0.058 standard deviations:
-    # 0.042 for n = 4000, 0.06 for the difference of two; the interval is 3.92 wide. Five standard errors:
+    # 0.042 for n = 4000, and 0.06 for the difference of two such quantiles. The interval is 3.92 wide. This is five
+    # standard errors:
     noise = 5 * 0.06 / 3.92 * (interval[1] - interval[0])
     assert interval == pytest.approx(scipys_interval(sums, True, seed), abs=noise)
     assert interval != pytest.approx(scipys_interval(sums, False, seed), abs=noise)
@@ -82,12 +85,13 @@ def test_the_interval_does_not_depend_on_the_order_of_images_or_on_how_many_are_
 
 
 def test_a_class_absent_from_a_draw_is_left_out_of_its_mean() -> None:
-    candidate = report(np.diag([0, 0, 0, 0, 10]), np.diag([10, 0, 0, 0, 0]))  # a train, a road: all found
+    # One image of a train and one of a road, with every pixel correct.
+    candidate = report(np.diag([0, 0, 0, 0, 10]), np.diag([10, 0, 0, 0, 0]))
     train_as_car, road_as_car = np.zeros((2, 5, 5), np.int64)
     train_as_car[4, 1] = road_as_car[0, 1] = 10
     champion = report(train_as_car, road_as_car, bundle="b")
     difference, (low, high) = paired_bootstrap(candidate.images, champion.images, CLASSES, 1000)
-    # With only the train, only the road or both: 1 for the candidate, 0 for the champion.
+    # Whether a draw has only the train, only the road or both, the candidate's mean is 1 and the champion's is 0.
     assert (difference, low, high) == (1, 1, 1)
 
 
@@ -98,7 +102,7 @@ def test_draws_without_labeled_pixels_are_left_out() -> None:
 
 
 def test_the_groups_are_those_of_the_candidate() -> None:
-    """An older report on the same split may name its groups differently."""
+    """An older report on the same split may use different names for its groups."""
     candidate, champion, names, _ = scenes(0, 20, 3)
     first = paired_bootstrap(candidate, champion, names, 200)
     assert paired_bootstrap(candidate, champion.assign(group="all"), names, 200) == first
@@ -122,4 +126,4 @@ def test_a_hundred_thousand_groups_need_little_memory() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 200e6  # all draws at once: three times 100 x 100,000 x 8 bytes, plus the tables
+    assert peak < 200e6  # all draws at once would take three times 100 x 100,000 x 8 bytes, plus the tables

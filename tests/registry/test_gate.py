@@ -42,7 +42,7 @@ def text(decision: Decision, rule: str) -> str:
 @pytest.mark.parametrize(
     ("candidate", "champion", "changes", "outcome", "rules", "words"),
     [
-        # no champion: only the rules that need nothing but the candidate
+        # without a champion: only the rules about the candidate itself
         pytest.param(GOOD, None, {}, "passed", [], "test mIoU 0.900, at least 0.500 is required", id="first"),
         pytest.param(GOOD, None, {"min_mean_iou": 0.91}, "refused", ["floor"], "at least 0.910", id="first too weak"),
         pytest.param(GOOD, None, {"withdrawn": "was rolled back"}, "held", ["not rolled back"], "", id="first, rolled"),
@@ -66,7 +66,7 @@ def text(decision: Decision, rule: str) -> str:
             GOOD, report(found(95), bundle="b"), {"min_gain": 0.0}, "refused", ["gain"], "gain -0.050", id="worse",
         ),
         pytest.param(GOOD, report(found(90), bundle="b"), {"min_gain": 0.0}, "passed", [], "", id="just as good"),
-        # lower end of the interval
+        # lower end of the confidence interval
         pytest.param(report(*MIXED[0]), report(*MIXED[1], bundle="b"), {"min_gain": 0.0}, "passed", [], "", id="luck"),
         pytest.param(
             report(*MIXED[0]), report(*MIXED[1], bundle="b"), {"min_gain": 0.0, "gain_measured_by": "lower_end"},
@@ -94,7 +94,7 @@ def text(decision: Decision, rule: str) -> str:
             "not compared: train (absent for the champion)", id="class only the candidate shows",
         ),
         pytest.param(GOOD, OLD, {}, "passed", [], "train (absent for both)", id="class nobody shows"),
-        # nothing to measure
+        # no pixels to measure
         pytest.param(
             report(NOTHING), OLD, {}, "refused", ["floor", "gain"], "no gain: the candidate has no test mIoU",
             id="candidate without mIoU",
@@ -104,7 +104,7 @@ def text(decision: Decision, rule: str) -> str:
             GOOD, report(NOTHING, bundle="b"), {}, "refused", ["gain"], "the champion has no test mIoU",
             id="champion without mIoU",
         ),
-        # the version
+        # rules about the version
         pytest.param(
             GOOD, OLD, {"predicts_the_same": "no answer", "forced": True}, "refused", ["loads and predicts", "forced"],
             "only a held version can be forced", id="does not predict, forced",
@@ -121,7 +121,7 @@ def text(decision: Decision, rule: str) -> str:
             GOOD, OLD, {"withdrawn": "rolled back", "min_gain": 0.2, "forced": True}, "refused",
             ["not rolled back", "gain", "forced"], "", id="rolled back and no gain, forced",
         ),
-        # comparable
+        # whether the two can be compared
         pytest.param(
             GOOD, report(found(90)), {}, "refused", ["not the champion"], "is already the champion", id="same bundle",
         ),
@@ -262,7 +262,7 @@ def test_the_digest_depends_only_on_the_grounds() -> None:
         gate(GOOD, report(found(80), bundle="c")),
         gate(report(found(90), bundle="c"), OLD),
         gate(report(found(90), split="s"), report(found(80), bundle="b", split="s")),
-        # refused twice, for different reasons
+        # the version is rejected twice, for different reasons
         gate(report(found(40)), None),
         gate(report(found(40)), None, predicts_the_same="no answer"),
     ]

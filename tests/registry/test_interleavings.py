@@ -11,7 +11,7 @@ def test_a_process_suspended_before_its_write_and_before_its_repair_changes_noth
     sleeper.until(WRITE_ALIAS)
     other.finish()
     sleeper.step()
-    assert world.champion == 2  # and the sleeper is suspended again
+    assert world.champion == 2  # the sleeper is suspended again before its repair
     assert world.end() == []
     assert world.champion == 3
     assert "was set to version 2 by a late write; it is put back to version 3" in world.warnings[0]
@@ -55,7 +55,9 @@ def test_an_abandoned_move_does_not_replace_what_a_person_set() -> None:
 
 
 def test_a_late_abandoned_move_does_not_hide_what_a_person_set() -> None:
-    """The move writes after another process has seen the person's version and before it has recorded it."""
+    """The process writes after another process has seen the person's version, but before that
+    process has recorded it.
+    """
     world = World([2, None])
     sleeper, other = world.processes
     sleeper.until(WRITE_ALIAS)

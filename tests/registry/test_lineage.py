@@ -26,7 +26,7 @@ from tests.registry.moves import make_move
 from tests.registry.packed import add_packed, packed
 
 WEIGHTS = "weights"
-BUNDLE = "337cce73f9edf8b056a1f6c4ab06b98394352028e16d3fdcbed5e99401d0a4ee"  # with these weights
+BUNDLE = "337cce73f9edf8b056a1f6c4ab06b98394352028e16d3fdcbed5e99401d0a4ee"  # the digest of a bundle with these weights
 RAW = {"outs": [{"md5": "1234567890abcdef.dir", "size": 2_500_000, "nfiles": 7, "hash": "md5", "path": "raw"}]}
 PIPELINE = {
     "stages": {
@@ -81,7 +81,7 @@ def registry(tmp_path: Path, sqlite: Path, state: Path, monkeypatch: pytest.Monk
     git("commit", "--quiet", "--message", "start")
     write("pspnet/old.py", "a = 1\nb = 3\nc = 4\n")
     write("pspnet/new.py", "new = 1\n")
-    write("scripts/split.py", "split = 1\n")  # a stage depends on it
+    write("scripts/split.py", "split = 1\n")  # the script is a dependency of a stage
     write("scripts/other.py", "other = 1\n")
     write("dvc.yaml", PIPELINE)
     write("dvc.lock", LOCK)
@@ -236,7 +236,7 @@ def test_a_run_has_a_page_if_there_is_a_server(registry: ModelRegistry, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example.org/")
     page = f"https://mlflow.example.org/#/experiments/{run.experiment_id}/runs/{run.run_id}"
     assert run_page(registry.client, registry.state, run.run_id) == page
-    assert run_page(registry.client, registry.state, "0" * 32) is None  # deleted for good
+    assert run_page(registry.client, registry.state, "0" * 32) is None  # the run was deleted for good
 
 
 def test_new_files_that_no_stage_uses_are_kept_private(registry: ModelRegistry) -> None:

@@ -1,4 +1,4 @@
-"""The registry in memory answers like MLflow's own store."""
+"""The registry in memory answers like MLflow's own store does."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -36,7 +36,7 @@ def results(folder: Path, number: int) -> Results:
 
 
 def registered(registry: ModelRegistry, found: Results) -> Version:
-    """Register a version that is known to load, so that its own process is not started."""
+    """Register a version. It is marked as known to load, so that no process is started to check that."""
     version, _ = register(registry, found)
     environment = hashlib.sha256(json.dumps(dict(installed()), sort_keys=True).encode()).hexdigest()
     folder = registry.versions.folder(version).parent
@@ -50,9 +50,9 @@ def promoted(registry: ModelRegistry, version: Version, found: Results) -> str:
 
 def test_a_bundle_that_is_already_champion_needs_no_promotion(state: Path, tmp_path: Path) -> None:
     registry, first = opened(state), results(tmp_path, 5)
-    assert headline(registry, first) is None  # no version yet
+    assert headline(registry, first) is None  # there is no version yet
     version = registered(registry, first)
-    assert headline(registry, first) is None  # no champion
+    assert headline(registry, first) is None  # there is no champion
     text = promoted(registry, version, first)
     assert text == f"{MODEL}: version 1 is now champion"
     assert (
@@ -60,30 +60,31 @@ def test_a_bundle_that_is_already_champion_needs_no_promotion(state: Path, tmp_p
     )
 
     registry.client.set_tag(version.run_id, "pspnet.version", "")
-    assert headline(registry, first) is None  # its run does not name the version
+    assert headline(registry, first) is None  # the run does not specify the version
     register(registry, first)
     assert headline(registry, first)
 
     registry.versions.remove_alias(CHAMPION)
-    assert headline(registry, first) is None  # a missing champion
+    assert headline(registry, first) is None  # the champion is missing
 
 
 def test_a_decision_holds_until_the_question_changes(state: Path, tmp_path: Path) -> None:
     registry, better, worse = opened(state), results(tmp_path, 6), results(tmp_path, 4)
     promoted(registry, registered(registry, better), better)
     second = registered(registry, worse)
-    assert headline(registry, worse) is None  # not decided yet
+    assert headline(registry, worse) is None  # nothing has been decided yet
     text = promoted(registry, second, worse)
     assert text == f"{MODEL}: version 2 is not promoted"
     assert headline(registry, worse) == text
 
     lenient = {"promotion__min_gain": -1.0, "promotion__max_class_loss": 1.0}
-    assert headline(opened(state, **lenient), worse) is None  # different rules
+    assert headline(opened(state, **lenient), worse) is None  # the rules are different
     waiting = opened(state, **lenient, promotion__approval="manual")
     assert promoted(waiting, second, worse).startswith(f"{MODEL}: version 2 has passed and is waiting")
     assert headline(waiting, worse) == promoted(waiting, second, worse)
-    assert headline(opened(state, **lenient), worse) is None  # no approval needed now: it would be promoted
+    # No approval is needed now, so the version would be promoted.
+    assert headline(opened(state, **lenient), worse) is None
     assert waiting.versions.alias(CHAMPION) == 1
 
     registry.versions.remove_alias(CHALLENGER)
-    assert headline(registry, worse) is None  # `register` would set it again
+    assert headline(registry, worse) is None  # `register` would set the alias again

@@ -70,7 +70,7 @@ def registered(shared: Path, warm_python: str) -> Path:
 
 @pytest.fixture
 def team(database: str, registered: Path, warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Team:
-    """The nine versions, in a database and folders used only by this test."""
+    """The nine versions, in a database and folders that only this test uses."""
     team = Team(warm_python, database, tmp_path)
     shutil.copytree(registered / "mlartifacts", tmp_path / "mlartifacts", copy_function=linked)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{registered}/mlflow.db")
@@ -119,12 +119,12 @@ def test_a_version_with_different_classes_is_held_until_a_person_forces_it(team:
 @pytest.mark.e2e
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_version_that_predicts_otherwise_than_its_bundle_is_refused(team: Team) -> None:
-    """Its process would return different masks, because of packages, hardware or a bug in our code."""
+    """The version's process would return different masks, because of packages, hardware or a bug in our code."""
     bundles = {item["version"]: item["bundle"][:16] for item in json.loads(team.call("models", "--json"))}
     store = Path(team.database.removeprefix("sqlite:///")).parent
     version, other = (next(store.rglob(f"versions/{bundles[number]}-*")) for number in (2, 3))
     for mask in version.glob("artifacts/expected/*.png"):
-        mask.unlink()  # a link to a file that other tests use
+        mask.unlink()  # the mask is a link to a file that other tests use
         shutil.copyfile(other / mask.relative_to(version), mask)
     versions = Versions(connect(team.folder / "here"), team.folder, "team")
     versions.set_tags(2, {CONTENT: content_digest(version)})

@@ -1,4 +1,4 @@
-"""A version serves with the settings it was measured with, so reports made with other settings do not count."""
+"""A version serves with the settings it was evaluated with, so reports made with other settings do not count."""
 
 import dataclasses
 import shutil
@@ -48,7 +48,7 @@ def test_a_model_measured_with_different_settings_is_not_registered(results: Res
 def test_the_gate_ignores_a_report_made_with_other_settings(
     results: Results, state: Path, tmp_path: Path, warm_python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`dvc repro` makes such a report after predict.flip has been switched on."""
+    """`dvc repro` creates such a report after predict.flip has been switched on."""
     monkeypatch.setattr(sys, "executable", warm_python)
     registry = open_registry(state, demo_params())
     version, _ = register(registry, results)
@@ -59,6 +59,6 @@ def test_the_gate_ignores_a_report_made_with_other_settings(
     write_report(dataclasses.replace(perfect, protocol="mirrored too"), [], [], {}, other)
     decision = decide_on(registry, version, None, LocalData(tmp_path / "none", other), forced=False)
     assert decision.candidate.mean_iou == pytest.approx(registered.mean_iou)
-    # With the same settings, the newer report counts. Forcing it makes this a different question.
+    # With the same settings, the newer report counts. The promotion is forced here, so that the gate decides again.
     decision = decide_on(registry, version, None, LocalData(tmp_path / "none", same), forced=True)
     assert decision.candidate.mean_iou == 1

@@ -1,4 +1,4 @@
-"""Someone who can write to the artifact store cannot change a version unnoticed."""
+"""Someone who can write to the artifact store cannot change a version without being noticed."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def test_with_a_key_only_signed_seals_count(
 def test_with_a_key_the_seal_of_another_version_is_refused(
     registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Someone who can write to MLflow copies the files and both tags of a signed version."""
+    """Someone who can write to MLflow copies the files and both tags of a signed version to another version."""
     monkeypatch.setenv(KEY, SECRET)
     add_packed(registry.versions, tmp_path / "first", "1")
     second = add_packed(registry.versions, tmp_path / "second", "2")
@@ -133,7 +133,7 @@ def promote(registry: ModelRegistry, number: int, kind: Kind = "promotion") -> M
 
 
 def test_the_audit_keeps_the_digest_of_the_promoted_files(registry: ModelRegistry, tmp_path: Path) -> None:
-    """Changing a version's tag along with its files does not help: the record also has the digest."""
+    """Changing a version's tag along with its files does not help: the record of the move also has the digest."""
     add_packed(registry.versions, tmp_path / "made")
     assert promote(registry, 1).content == content_digest(tmp_path / "made")
     (tmp_path / "made/code/pspnet/__init__.py").write_text("import evil")
@@ -174,7 +174,7 @@ def test_sealing_the_champion_again_records_its_digest_in_the_audit(registry: Mo
 
 @pytest.fixture
 def records(registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The runs of four moves by number; the last two moves are signed."""
+    """Return the runs of four moves by number. The last two moves are signed."""
     for number in (1, 2, 3, 4):
         add_packed(registry.versions, tmp_path / f"{number}", f"{number}")
     promote(registry, 1)

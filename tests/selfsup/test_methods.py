@@ -93,14 +93,14 @@ def test_jigsaw_patches_are_where_the_answers_say(image: NDArray[np.uint8]) -> N
             for picture, number in ((views["image"], place), (image, int(origin)))
         ]
         shift = inner[0] - inner[1]
-        assert shift.min() == shift.max()  # one brightness shift for the whole patch
+        assert shift.min() == shift.max()  # the whole patch gets the same brightness shift
         assert abs(shift.max()) <= 16
 
 
 def test_inpainting_hides_the_configured_share_in_whole_blocks(image: NDArray[np.uint8]) -> None:
     block = 16
     hidden = views_of("inpainting", image, seed=0, block_px=block, hidden_share=0.4)["hidden"][0]
-    assert hidden.sum() == 14 * block**2  # of 36
+    assert hidden.sum() == 14 * block**2  # of 36 blocks
     blocks = hidden.reshape(96 // block, block, 96 // block, block).astype(int).sum(axis=(1, 3))
     assert set(np.unique(blocks)) == {0, block**2}
 
@@ -111,7 +111,7 @@ def test_the_inpainting_network_never_sees_what_is_hidden(image: NDArray[np.uint
     changed = views | {"image": torch.where(views["hidden"], noise, views["image"])}
     seen = [GRAY(v["image"]).masked_fill(v["hidden"], 0) for v in (views, changed)]
     assert torch.equal(*seen)
-    # The prediction is the same, so only the error inside the holes changes, not the error outside them.
+    # The prediction is the same, so only the error inside the holes changes, not the error outside the holes.
     (loss, figures), (other_loss, other_figures) = pretext(views), pretext(changed)
     assert torch.isclose(figures["visible_error"], other_figures["visible_error"])
     assert loss != other_loss

@@ -1,4 +1,4 @@
-"""A new method needs only a module, its settings, an entry in METHODS and a test. No other file names it."""
+"""A new method needs only a module, its settings, an entry in METHODS and a test. No other file mentions the method."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,11 +25,11 @@ from tests.training.trainings import run_pretrain
 __all__ = ["prepared"]
 
 
-# The module of the method.
+# The module that defines the method.
 
 
 class Brightness(Pretext["BrightnessParams"]):
-    """How much darker is the view?"""
+    """The network estimates how much darker the view is."""
 
     def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: "BrightnessParams") -> None:
         super().__init__(backbone, preprocessing, params)
@@ -46,7 +46,7 @@ class Brightness(Pretext["BrightnessParams"]):
         return error, {"error": error}
 
 
-# Its settings, which would be in pspnet/config/pretrain.py.
+# The method's settings, which would be in pspnet/config/pretrain.py.
 
 
 class BrightnessParams(Section):
@@ -68,7 +68,7 @@ class AllParams(Params):
 
 @pytest.fixture
 def method(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its entry in METHODS."""
+    """The method's entry in METHODS."""
     monkeypatch.setitem(METHODS, "brightness", Brightness)
 
 

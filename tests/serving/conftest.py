@@ -35,7 +35,7 @@ def make_bundle(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def version(bundle: Path, shared: Path) -> Path:
-    """A version of the bundle, saved by this process."""
+    """A version of the bundle, saved in this process."""
 
     def save(folder: Path) -> None:
         with warnings.catch_warnings(action="ignore"):  # MLflow warns about its own code
@@ -46,7 +46,7 @@ def version(bundle: Path, shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def newer_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Today's package with a changed network that would predict the opposite."""
+    """Today's package with a changed network, which would predict the opposite."""
     folder = tmp_path_factory.mktemp("newer")
     shutil.copytree(ROOT / "pspnet", folder / "pspnet", ignore=shutil.ignore_patterns("__pycache__"))
     network = folder / "pspnet/model/network.py"

@@ -1,4 +1,4 @@
-"""Servers as real processes, and what clients send to them."""
+"""Servers as real processes, and the requests that clients send to them."""
 
 import http.client
 import json
@@ -88,7 +88,9 @@ def server(python: str, version: Path, folder: Path, *options: str, **settings: 
 
 
 def without_code(version: Path, folder: Path) -> Path:
-    """Return a copy without code, which a process with this checkout's pspnet can load."""
+    """Return a copy of the version without its bundled code. A process that uses this checkout's pspnet can load the
+    copy.
+    """
     shutil.copytree(version, folder, ignore=shutil.ignore_patterns("code"))
     content = yaml.safe_load((folder / "MLmodel").read_text())
     del content["flavors"]["python_function"]["code"]

@@ -68,7 +68,7 @@ EXAMPLES = "pspnet.registry.expected.examples"
 
 @pytest.fixture(scope="session")
 def ask(version: Path, warm_python: str) -> Iterator[Ask]:
-    """One worker, shared by the tests that leave it unchanged."""
+    """One worker, shared by the tests that do not change its state."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", warm_python)
         opened = served(version)
@@ -95,7 +95,7 @@ def test_answers_are_the_bundles_masks_with_confidence_and_shares(ask: Ask, bund
 
 
 def test_a_local_client_has_no_request_limits(ask: Ask) -> None:
-    assert len(ask([encoded(noise(8, 8))] * 20)) == 20  # over HTTP the limit is 16
+    assert len(ask([encoded(noise(8, 8))] * 20)) == 20  # over HTTP, the limit is 16 images
 
 
 def test_the_worker_answers_again_after_a_bad_image(ask: Ask, version: Path) -> None:
@@ -172,7 +172,8 @@ def test_a_version_that_cannot_be_loaded_is_reported_with_its_last_lines(version
 
 @pytest.mark.usefixtures("warm")
 def test_settings_for_a_server_do_not_change_a_measurement(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_PYFUNC_INFERENCE_CONFIG", '{"threads": 0}')  # would prevent loading the version
+    # This setting would prevent loading the version.
+    monkeypatch.setenv("MLFLOW_PYFUNC_INFERENCE_CONFIG", '{"threads": 0}')
     with served(version) as ask:
         assert len(ask([encoded(noise(8, 8))])) == 1
 
@@ -224,7 +225,7 @@ def test_one_process_runs_todays_code_on_the_bundle_and_then_the_versions_own(ve
     with warm_process() as call:
         [started] = [process for process in children() if process not in before]
         [(image, mask)] = call(EXAMPLES, 100, examples_of(bundle))()
-        with served(version) as ask:  # raises unless the code is the version's own
+        with served(version) as ask:  # this raises an error unless the code is the version's own
             [answer] = ask([b64decode(image)])
             assert [process for process in children() if process not in before] == [started]
     assert np.array_equal(answer.mask, decode_mask(b64decode(mask)))
@@ -236,7 +237,8 @@ def test_one_process_runs_todays_code_on_the_bundle_and_then_the_versions_own(ve
 @pytest.mark.parametrize("function", ["os.getpid", EXAMPLES])
 def test_a_version_answers_even_if_nobody_waited_for_the_call(version: Path, function: str) -> None:
     with warm_process() as call:
-        call(function, 100, examples_of(version / "nowhere") if function == EXAMPLES else {})  # nobody sees its error
+        # Nobody sees the error of this call.
+        call(function, 100, examples_of(version / "nowhere") if function == EXAMPLES else {})
         with served(version) as ask:
             assert len(ask([encoded(noise(8, 8))])) == 1
 

@@ -1,4 +1,4 @@
-"""A version served by MLflow's own command, where a different pspnet is first on the path."""
+"""A version served by MLflow's own command in an environment with a different pspnet first on the path."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ from tests.serving.processes import (
 def port(
     version: Path, newer_checkout: Path, warm_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
-    """`mlflow models serve`, started in a newer checkout."""
+    """Start `mlflow models serve` in a newer checkout."""
     folder, port = tmp_path_factory.mktemp("models_serve"), free_port()
     command = [warm_python, BIN / "mlflow", "models", "serve", "-m", version, "--env-manager", "local", "-p", str(port)]
     settings = {"PYTHONPATH": str(newer_checkout), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
@@ -108,7 +108,7 @@ def test_a_request_without_images_or_with_too_many_gets_400(port: int) -> None:
     wrong = post(port, {"dataframe_split": {"columns": ["picture"], "data": [["a"]]}})
     assert wrong.status == 400
     assert "Model is missing inputs ['image']. Note that there were extra inputs: ['picture']." in wrong.message
-    assert post(port, split(encoded(noise(8, 8)))).status == 200  # the server still answers
+    assert post(port, split(encoded(noise(8, 8)))).status == 200  # the server still answers after that
 
 
 @pytest.mark.e2e
@@ -130,7 +130,7 @@ def test_a_process_that_uses_a_different_pspnet_cannot_load_a_version(
 
 @pytest.fixture
 def own_code(version: Path, tmp_path: Path) -> Path:
-    """The version without its code, so that this process can load it with this checkout's."""
+    """A copy of the version without its code, so that this process can load it with this checkout's code."""
     return without_code(version, tmp_path / "own")
 
 

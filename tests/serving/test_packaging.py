@@ -67,7 +67,7 @@ def test_nothing_in_a_version_is_pickled(version: Path) -> None:
     files = [path for path in version.rglob("*") if path.is_file()]
     assert len(files) > 50
     assert not [path for path in files if path.suffix in pickled]
-    assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]  # the first byte of a pickle
+    assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]  # every pickle starts with this byte
     assert "python_model" not in mlmodel(version)["flavors"]["python_function"]
 
 
@@ -91,7 +91,7 @@ def test_artifacts_keep_their_names(version: Path, bundle: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # MLflow warns about its own code
 def test_links_in_a_bundle_become_files_in_the_version(version: Path, bundle: Path, tmp_path: Path) -> None:
-    """DVC checks out links where its cache is shared."""
+    """Where DVC's cache is shared, DVC checks out links."""
     linked = tmp_path / "linked"
     linked.mkdir()
     for path in bundle.iterdir():
@@ -148,7 +148,7 @@ def test_a_fresh_process_answers_with_the_bundles_masks_and_unpickles_nothing(
     assert Path(answer["code"]) == version / "code/pspnet/__init__.py"
     for image, row in zip(images, answer["rows"], strict=True):
         assert np.array_equal(mask_of(row), predicted(bundle, image))
-    assert not any(tmp_path.iterdir())  # no MLflow database, no mlruns
+    assert not any(tmp_path.iterdir())  # neither an MLflow database nor a folder mlruns
 
 
 def mask_of(row: dict[str, Any]) -> Any:

@@ -30,7 +30,7 @@ except typer.Exit as exit:
 
 
 def command(warm_python: str, version: Path, port: int = 0, python: str | None = None) -> list[object]:
-    """`python` runs the server."""
+    """Return a command whose server is run by `python`."""
     return [warm_python, "-c", SERVE, version, port, python or warm_python]
 
 

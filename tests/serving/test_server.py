@@ -47,7 +47,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Client:
-    """A connection: the parts it sends and the answer it gets. If not `complete`, it never sends the rest."""
+    """A connection, with the parts that it sends and the answer that it gets. If not `complete`, it never sends the
+    rest.
+    """
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Client:
             {"type": "http.request", "body": part, "more_body": n < last or not complete}
             for n, part in enumerate(parts)
         ]
-        self.waits = asyncio.Event()  # set once all parts are sent
+        self.waits = asyncio.Event()  # set once all parts have been sent
         self.leave = asyncio.Event()
         self.answer: list[Message] = []
 
@@ -193,7 +195,7 @@ def declared(size: int) -> list[tuple[bytes, bytes]]:
 
 
 async def begun(app: Bounded, clients: list[Client]) -> list["asyncio.Future[Client]"]:
-    """Start the clients' requests; each has sent all its parts before the next starts."""
+    """Start the clients' requests. Each client has sent all its parts before the next client starts."""
     asked: list[asyncio.Future[Client]] = []
     for client in clients:
         asked.append(asyncio.ensure_future(client.ask(app)))
@@ -405,7 +407,7 @@ class Visitor:
         await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
     async def hears(self) -> bytes:
-        """Return received bytes; none once the server has closed the connection."""
+        """Return the bytes received, or no bytes once the server has closed the connection."""
         with contextlib.suppress(ConnectionResetError):
             return await asyncio.get_running_loop().sock_recv(self.socket, 65536)
         return b""
@@ -620,7 +622,7 @@ def test_deeply_nested_json_gets_400() -> None:
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet", "missing"])
 def test_only_json_is_accepted(kind: str) -> None:
-    """A small Parquet file can take gigabytes when read."""
+    """A small Parquet file can take gigabytes of memory when it is read."""
 
     async def test() -> None:
         headers = [] if kind == "missing" else [(b"content-type", kind.encode())]
@@ -635,7 +637,7 @@ def test_only_json_is_accepted(kind: str) -> None:
 def port(
     version: Path, newer_checkout: Path, warm_python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
-    """One server, shared by the tests that leave it running."""
+    """The port of a server shared by the tests that leave it running."""
     folder, options = tmp_path_factory.mktemp("server"), ("--max-body-mb", "2", "--working", "1", "--waiting", "0")
     with server(warm_python, version, folder, *options, PYTHONPATH=str(newer_checkout)) as (_, port):
         assert (folder / "log").read_text() == f"models:/x/3 on http://127.0.0.1:{port}, Ctrl-C stops it\n"
@@ -715,7 +717,7 @@ def test_a_busy_server_is_free_again_once_its_client_has_left(port: int) -> None
 
 @contextlib.contextmanager
 def working_on(port: int, images: list[bytes]) -> Iterator[socket.socket]:
-    """Send a request that takes minutes; enter the block once the server is working on it and is full."""
+    """Send a request that takes minutes, and enter the block once the server is working on that request and is full."""
     body = json.dumps(split(*images)).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=120) as client:
         client.sendall(HEAD + f"content-length: {len(body)}\r\n\r\n".encode() + body)

@@ -65,7 +65,7 @@ def test_a_mask_is_an_8_bit_palette_png_of_class_indices_in_the_bundles_colors(s
     row = service.answer(table(encoded(image))).iloc[0]
     mask = shown(row["mask"])
     assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (50, 30))
-    assert b64decode(row["mask"])[24:26] == b"\x08\x03"  # 8 bits, palette
+    assert b64decode(row["mask"])[24:26] == b"\x08\x03"  # 8 bits per pixel, with a palette
     assert np.array_equal(np.array(mask), predicted(bundle, image))
     colors = np.array(Bundle.load(bundle).colors, np.uint8)
     assert np.array_equal(np.array(mask.convert("RGB")), colors[np.array(mask)])

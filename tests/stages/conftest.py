@@ -49,7 +49,7 @@ def bundle(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def foreign_bundle(bundle: Path, tmp_path: Path) -> Path:
-    """The same network with different class names."""
+    """The same network as in `bundle`, with different class names."""
     model = Bundle.load(bundle)
     folder = tmp_path / "foreign"
     folder.mkdir()

@@ -22,7 +22,7 @@ MASKED = ("train", "val", "test")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """All awkward files as images without masks, plus three sound pairs."""
+    """All awkward files as images without masks, plus three intact pairs."""
     for number, name in enumerate(MASKED):
         write(tmp_path / f"data/raw/images/{name}.png", encoded(noise(32, 32, number)))
         write(tmp_path / f"data/raw/masks/{name}.png", encoded(np.eye(32, dtype=np.uint8)))

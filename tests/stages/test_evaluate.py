@@ -45,7 +45,9 @@ def run(params: Params, prepared: Path, bundle: Path, folder: Path, tick: Tick =
 
 
 def measured_by_hand(prepared: Path, bundle: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Id -> the annotated pixels of a test image and their prediction, using none of our code except the network."""
+    """Map each id to the annotated pixels of a test image and their prediction. Of our code, only
+    the network is used.
+    """
     dataset, model = PreparedDataset.open(prepared), Bundle.load(bundle)
     mean, std = (np.array(values) for values in (dataset.mean, dataset.std))
     pairs = {}
@@ -67,7 +69,8 @@ def test_the_numbers_equal_those_of_another_library_image_by_image(
     masks, predictions = (np.concatenate(pixels) for pixels in zip(*pairs.values(), strict=True))
     ious = jaccard_score(masks, predictions, average=None, labels=range(6), zero_division=0)
     assert len(np.unique(predictions)) > 2
-    assert summary["mean_iou"] == pytest.approx(ious.mean(), abs=1e-5)  # every class is in a mask, so none is absent
+    # Every class is in some mask, so no class is absent.
+    assert summary["mean_iou"] == pytest.approx(ious.mean(), abs=1e-5)
     assert list(summary["class_iou"].values()) == pytest.approx(ious.tolist(), abs=1e-5)
     assert summary["pixel_accuracy"] == pytest.approx(accuracy_score(masks, predictions), abs=1e-5)
     assert (summary["images"], summary["pixels"]) == (len(pairs), len(masks))
@@ -114,7 +117,8 @@ def test_pixels_of_the_images_add_up_to_those_of_the_split(
         assert set(counts.dtypes) == {np.dtype(np.int64)}
         for image, (mask, prediction) in pairs.items():
             by_hand = [((mask == k) & (prediction == k)).sum(), ((mask == k) | (prediction == k)).sum()]
-            assert counts.loc[image].tolist() == pytest.approx(by_hand, abs=2)  # a pixel between two classes may flip
+            # A pixel on the border of two classes may flip.
+            assert counts.loc[image].tolist() == pytest.approx(by_hand, abs=2)
         both, either = counts.sum()
         assert both == report.confusion[k, k]
         assert both / either == report.class_iou[k]
@@ -128,7 +132,8 @@ def test_the_page_shows_best_and_worst_images_and_none_twice(
     run(params.model_copy(update={"evaluate": evaluate}), prepared, bundle, tmp_path)
     page = (tmp_path / "evaluation/report.html").read_text()
     table = pd.read_parquet(tmp_path / "evaluation/images.parquet").sort_values("mean_iou")
-    assert page.count("data:image/png;base64,") == 4 * min(2 * asked, len(table))  # image, mask, prediction, errors
+    # An image, its mask, its prediction and its errors.
+    assert page.count("data:image/png;base64,") == 4 * min(2 * asked, len(table))
     if asked == 2:
         shown = [name for name in table["id"] if f">{name}<" in page]
         assert shown == [*table["id"][:2], *table["id"][-2:]]

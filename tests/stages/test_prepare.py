@@ -44,7 +44,9 @@ def quiet(done: int, total: int, note: str) -> None:
 
 
 def run(raw: Path, out: Path, tick: Callable[[int, int, str], None] = quiet, **changes: Any) -> PreparedDataset:
-    """`changes`: `merge` (folders of parts), `run`, and keys of the sections `dataset` and `prepare`."""
+    """Run `prepare`. `changes` are `merge` (folders of parts), `run`, and keys of the sections
+    `dataset` and `prepare`.
+    """
     own = {key: value for key, value in changes.items() if key.partition("__")[0] in PrepareParams.model_fields}
     dataset = {key: value for key, value in changes.items() if key not in (*own, "merge", "run")}
     prepare.run(
@@ -177,7 +179,7 @@ def test_a_full_disk_is_reported_with_the_folder_and_the_space_needed(raw: Path,
     assert re.fullmatch(r"about [\d.]+ kB of free space", problem.expected)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.rglob("*.partial"))
-    assert run(raw, tmp_path / "out").images  # now there is space
+    assert run(raw, tmp_path / "out").images  # now there is enough space
 
 
 def test_after_a_fix_only_its_piece_is_checked_again(
@@ -259,7 +261,8 @@ def test_the_copy_with_a_mask_is_kept_or_else_the_one_in_test(raw: Path, tmp_pat
     index = run(raw, tmp_path / "before").index().set_index("id")
     groups = {split: index.index[index["split"] == split][0].split("/")[0] for split in ("train", "val", "test")}
     first = sorted(groups.values())[0]
-    shutil.copyfile(raw / f"images/{groups['val']}/1.png", raw / f"images/{first}/0.png")  # without a mask: removed
+    # An image without a mask is removed.
+    shutil.copyfile(raw / f"images/{groups['val']}/1.png", raw / f"images/{first}/0.png")
     for split in ("train", "val"):
         for kind in ("images", "masks"):
             shutil.copyfile(raw / f"{kind}/{groups['test']}/1.png", raw / f"{kind}/{groups[split]}/3.png")
@@ -269,7 +272,7 @@ def test_the_copy_with_a_mask_is_kept_or_else_the_one_in_test(raw: Path, tmp_pat
 
 
 def scene(height: int, width: int, seed: int) -> Any:
-    """Large soft shapes, so that a smaller copy looks the same."""
+    """Return large soft shapes, which look the same in a smaller copy."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -319,7 +322,7 @@ def test_refused_files_beyond_the_tolerated_share_stop_the_stage_all_at_once(raw
 
 
 def stopped(raw: Path, out: Path, **changes: Any) -> tuple[str, list[dict[str, str]]]:
-    """The message of a stopped run, and the problems that its file lists."""
+    """Return the message of a stopped run and the problems in the file that the message refers to."""
     with pytest.raises(UserError) as error:
         run(raw, out, **changes)
     assert not out.exists()
@@ -374,7 +377,7 @@ HELPFUL = "To continue without repairing them, set in params.yaml:\n  "
     ("name", "content", "policy"),
     [
         ("masks/scene00/1.png", encoded(SCALED), "mask_size: fix"),
-        ("masks/scene00/1.png", encoded(TALLER), None),  # only a mask of the same shape can be scaled
+        ("masks/scene00/1.png", encoded(TALLER), None),  # a mask can only be scaled if its shape is the same
         ("masks/scene00/1.png", encoded(np.full((8, 12), 77, np.uint8)), "mask_values: fix"),
         ("masks/scene00/3.png", encoded(np.zeros((8, 12), np.uint8)), "mask_without_image: allow"),
         ("images/scene00/notes.txt", b"words", "not_an_image: allow"),
@@ -552,7 +555,7 @@ def test_real_masks_of_road_scenes_are_prepared(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_from_their_archive_are_named_in_the_report(raw: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(raw / "batch.zip", "w") as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the second name
+        warnings.simplefilter("ignore")  # the warning is about the second name
         for seed in range(2):
             archive.writestr("images/scene00/twice.png", encoded(noise(8, 12, seed)))
     run(raw, tmp_path / "out", tolerated_share=0.1)
@@ -561,7 +564,7 @@ def test_files_that_cannot_be_read_from_their_archive_are_named_in_the_report(ra
 
 
 def test_names_that_are_not_text_are_reported_and_no_cell_is_a_formula(raw: Path, tmp_path: Path) -> None:
-    """Links are reported under their own names."""
+    """Links are reported under the links' own names."""
     no_text = os.fsdecode(b"caf\xe9\x1b[2J")
     with tarfile.open(raw / "day.tar", "w") as file:
         link = tarfile.TarInfo(f"images/{no_text}.png")
@@ -584,7 +587,7 @@ def test_names_that_are_not_text_are_reported_and_no_cell_is_a_formula(raw: Path
 
 @pytest.mark.e2e
 def test_an_image_for_which_the_memory_is_not_enough_is_named(raw: Path, tmp_path: Path) -> None:
-    """A few bytes that claim 3,000 megapixels, for which Pillow cannot allocate memory."""
+    """The file is a few bytes that claim 3,000 megapixels. Pillow cannot allocate that much memory."""
     write(raw / "images/scene00/3.png", png_claiming(1_000_000_000, 3))
     run(raw, tmp_path / "out", tolerated_share=1.0, max_megapixels=3000)
     with (tmp_path / "out/problems.csv").open(encoding="utf-8", newline="") as file:

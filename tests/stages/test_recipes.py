@@ -1,4 +1,4 @@
-"""The recipes train on a few tiny files laid out like their data."""
+"""Each recipe trains on a few tiny files that are laid out like the recipe's data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +88,9 @@ RAW: dict[str, Callable[[Path], None]] = {
 
 
 def tiny(recipe: str) -> Params:
-    """The recipe with a tiny network and short training, without downloads or compilation; its choices are kept."""
+    """Return the recipe with a tiny network and short training, without downloads or compilation. All other choices are
+    kept.
+    """
     changes: dict[str, Any] = {
         "prepare__val_share": 0.3, "backbone__depth": 18, "backbone__width": 0.125, "backbone__weights": "random",
         "pretrain__epochs": 1, "pretrain__batch_size": 4, "pretrain__crop_px": 64,

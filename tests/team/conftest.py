@@ -12,12 +12,13 @@ from tests.team.team import Plain, Team
 PARAMS: dict[str, Any] = {
     "promotion__min_mean_iou": 0.0, "pretrain__method": {"kind": "none"}, "finetune__epochs": 3,
 }  # fmt: skip
-PREFECT = ("prefect.artifacts", "prefect.cli.deploy", "prefect.deployments", "prefect.task_engine")  # not its logging
+# Without the modules that set up logging.
+PREFECT = ("prefect.artifacts", "prefect.cli.deploy", "prefect.deployments", "prefect.task_engine")
 
 
 @pytest.fixture(scope="session")
 def warm_prefect(shared: Path) -> Iterator[str]:
-    """`warm_python` with Prefect loaded; `pspnet` and `dvc` are next to it."""
+    """`warm_python` with Prefect also loaded. `pspnet` and `dvc` are next to it."""
 
     def start(folder: Path) -> None:
         warm.start(folder, *PREFECT)

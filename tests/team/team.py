@@ -41,12 +41,12 @@ from tests.tracking.server import Server, answers
 from tests.waiting import wait_until
 
 STARTS_SECONDS = 240
-SOON_SECONDS = 180  # for things that normally take a moment, on a slow, busy machine
-DUE_SECONDS = 8  # from a schedule to its first run; the server checks for new schedules every two seconds
+SOON_SECONDS = 180  # limit for things that normally take a moment, on a slow and busy machine
+DUE_SECONDS = 8  # from a schedule to its first run; the server looks for new schedules every two seconds
 RETRAIN = "retrain/retrain"
 POOLS = ("cpu", "gpu")
-TEAM = "PSPNET_TEST_TEAM"  # environment variable that every process in the team has
-HURRIED = {  # short waits; 30 s is the shortest heartbeat interval that Prefect allows
+TEAM = "PSPNET_TEST_TEAM"  # environment variable set in every process of the team
+HURRIED = {  # short waits; Prefect allows no heartbeat interval shorter than 30 s
     "PREFECT_WORKER_QUERY_SECONDS": "1",
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 class Team:
     def __init__(self, folder: Path, warm: str, **params: Any) -> None:
-        """`warm`: a Python with Prefect loaded, for people's commands and for undisturbed runs."""
+        """`warm` is a Python with Prefect loaded, for a person's commands and for undisturbed runs."""
         self.folder, self.warm = folder, warm
         self.person, self.cpu, self.gpu = folder / "person", folder / "cpu", folder / "gpu"
         self.mlflow = Server(folder / "mlflow")
@@ -102,7 +102,7 @@ class Team:
             "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port),
             cwd=self.folder, PREFECT_API_DATABASE_CONNECTION_URL=address, PREFECT_SERVER_API_AUTH_STRING=self._password,
         )  # fmt: skip
-        with ThreadPoolExecutor(1) as beside:  # a server takes seconds to start
+        with ThreadPoolExecutor(1) as beside:  # starting a server takes seconds
             mlflow = beside.submit(self.mlflow.start)
             self._publish()
             origin = str(self.folder / "origin.git")
@@ -162,10 +162,12 @@ class Team:
     def until(self, met: Callable[[], T], seconds: float, otherwise: str | Callable[[], str]) -> T:
         return wait_until(met, seconds, otherwise, pause=0.2)  # a check may scan all processes or ask a server
 
-    # What a person does on the server
+    # What a person does through the server
 
     def deploy(self) -> None:
-        """Deploy, check the schedules of prefect.yaml, and remove them: the tests decide when a run is due."""
+        """Deploy, check the schedules from prefect.yaml, and remove them, because the tests decide
+        when a run is due.
+        """
         self.call(self.person, "pspnet", "deploy")
         for name, when in ((RETRAIN, {"cron": "0 3 * * 0"}), ("watch/watch", {"interval": timedelta(minutes=5)})):
             (deployed,) = self.unschedule(name)
@@ -173,9 +175,9 @@ class Team:
 
     @contextmanager
     def undisturbed(self, *names: str) -> Iterator[None]:
-        """Within the block, runs of these deployments (by default, all) and their commands start warm.
+        """Within the block, runs of these deployments (by default, all) and the commands of these runs start warm.
 
-        Their flows are loaded from the worker's clone instead of the worktree.
+        The flows are loaded from the worker's clone instead of the worktree.
         """
         deployments = [self.client.read_deployment_by_name(name) for name in names] or self.client.read_deployments()
         for one in deployments:
@@ -188,14 +190,14 @@ class Team:
                 self.client.update_deployment(one.id, DeploymentUpdate(job_variables=one.job_variables))
 
     def schedule(self, name: str = RETRAIN) -> None:
-        """Schedule the deployment: first due soon, then every minute."""
+        """Schedule the deployment to run shortly and then every minute."""
         due = datetime.now(UTC) + timedelta(seconds=DUE_SECONDS)
         found = self.client.read_deployment_by_name(name)
         every_minute = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=due)
         self.client.create_deployment_schedules(found.id, [DeploymentScheduleCreate(schedule=every_minute)])
 
     def unschedule(self, name: str = RETRAIN) -> list[dict[str, Any]]:
-        """Remove the schedules. Returns them."""
+        """Remove the deployment's schedules. Returns the schedules."""
         found = self.client.read_deployment_by_name(name)
         for one in found.schedules:
             self.client.delete_deployment_schedule(found.id, one.id)
@@ -211,7 +213,7 @@ class Team:
     # What a person sees on the server
 
     def retrainings(self) -> list[FlowRun]:
-        """All retraining runs that have started or are due, by time."""
+        """Return all retraining runs that have started or are due, ordered by time."""
         deployment = self.client.read_deployment_by_name(RETRAIN)
         return self.client.read_flow_runs(
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
@@ -238,13 +240,13 @@ class Team:
         return run
 
     def log(self, run: FlowRun) -> str:
-        """The log of the run and of the runs it waited for."""
+        """Return the log of the run and of the runs that it waited for."""
         ids = [run.id, *(child.id for child in self.children(run))]
         logs = self.client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids)), limit=200)
         return "\n".join(entry.message for entry in sorted(logs, key=lambda entry: entry.timestamp))
 
     def children(self, run: FlowRun) -> list[FlowRun]:
-        """The runs in another pool that make this run's stages."""
+        """Return the runs in another pool that compute this run's stages."""
         parents = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
         tasks = {task.id for task in self.client.read_task_runs(task_run_filter=parents)}
         runs = self.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["stage"])))
@@ -253,38 +255,40 @@ class Team:
     # What runs on the machines
 
     def processes(self, *pools: str) -> list[psutil.Process]:
-        """All processes that work in a worktree of a clone."""
+        """Return all processes that work in a worktree of a clone."""
         folders = [self.folder / pool / ".pspnet/runs" for pool in pools or POOLS]
         return [one for one in marked(TEAM, str(self.folder)) if any(works_in(one, folder) for folder in folders)]
 
     def engine(self, pool: str) -> psutil.Process:
-        """Prefect's process of the run that works in this clone."""
+        """Return Prefect's process for the run that works in this clone."""
         (found,) = [one for one in self.processes(pool) if any(word.startswith("prefect.") for word in command(one))]
         return found
 
     def training(self, seconds: float = 400) -> psutil.Process:
-        """The training process, suspended once it has saved a checkpoint, so that disturbances hit it midway."""
+        """Return the training process, suspended once it has saved a checkpoint, so that disturbances hit it midway."""
 
         def begun() -> list[psutil.Process]:
             return [one for one in self.processes("gpu") if {"finetune", "--history"} <= set(command(one))]
 
-        training = min(self.until(begun, seconds, "no training run has begun"), key=lambda one: one.create_time())
-        wait_until(lambda: self.saved_at() > training.create_time(), seconds, "it saves nothing")
+        training = min(self.until(begun, seconds, "no training run has started"), key=lambda one: one.create_time())
+        wait_until(lambda: self.saved_at() > training.create_time(), seconds, "training saved no checkpoint")
         training.suspend()
-        assert training.is_running() and training.status() != psutil.STATUS_ZOMBIE, "it was over too soon"
+        assert training.is_running() and training.status() != psutil.STATUS_ZOMBIE, "training finished too soon"
         return training
 
     def saved_at(self) -> float:
-        """The time of the latest checkpoint of any training run."""
+        """Return the time of the latest checkpoint of any training run."""
         latest = 0.0
         for path in (self.gpu / ".pspnet/checkpoints").glob("finetune-*/state.safetensors"):
-            with suppress(FileNotFoundError):  # old ones are removed
+            with suppress(FileNotFoundError):  # old checkpoints are removed
                 latest = max(latest, path.stat().st_mtime)
         return latest
 
 
 class Plain:
-    """A clone that shares nothing with the team. There, plain DVC makes the results that the team should make too."""
+    """A clone that shares nothing with the team. There, plain DVC computes the results that the team should also
+    compute.
+    """
 
     def __init__(self, team: Team, folder: Path) -> None:
         self._team = team
@@ -293,7 +297,7 @@ class Plain:
         run(self.folder, "dvc", "remote", "modify", "folder", "url", str(folder / "nowhere"), **self._warm)
 
     def made(self, *targets: str, **params: Any) -> dict[str, str]:
-        """Run DVC on the current raw data. Returns the digests of all results."""
+        """Run DVC on the current raw data of the team. Returns the digests of all results."""
         raw = self.folder / "data/raw"
         shutil.rmtree(raw, ignore_errors=True)
         shutil.copytree(self._team.cpu / "data/raw", raw)
@@ -319,7 +323,7 @@ def works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def kill(*processes: psutil.Process) -> None:
-    """Kill all processes as close to simultaneously as possible, so that none can react to another's death."""
+    """Kill all processes as close to simultaneously as possible, so that none can react to the death of another."""
     for one in processes:
         one.send_signal(signal.SIGSTOP)
     for one in processes:

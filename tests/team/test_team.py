@@ -1,4 +1,6 @@
-"""A Prefect server, an MLflow server and a worker for each pool, all real. Each worker's clone has its own cache."""
+"""A Prefect server, an MLflow server and a worker for each pool, all of them real. Each worker's clone has its own
+cache.
+"""
 
 import os
 import subprocess
@@ -20,12 +22,12 @@ from tests.team.team import POOLS, RETRAIN, SOON_SECONDS, Plain, Team, command, 
 from tests.tracking.runs import history, runs
 from tests.waiting import wait_until
 
-# Each of pytest's two processes begins with half of the folder's tests. In this order, both halves take equally long.
+# Each of pytest's two processes starts with half of the folder's tests. In this order, both halves take equally long.
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1500)]
 
-LONG = 30  # epochs of disturbed training, which must still be running when its first checkpoint is seen
-ON_TIME_SECONDS = 25  # the worker may start a moment early, and the machine is busy
-PAUSE_SECONDS = 3  # a person's pause between two commands
+LONG = 30  # epochs of a disturbed training run, which must still be running when its first checkpoint is seen
+ON_TIME_SECONDS = 25  # allows for a worker that starts a moment early, and for a busy machine
+PAUSE_SECONDS = 3  # how long a person pauses between two commands
 MODEL = "pspnet-demo"
 
 
@@ -35,7 +37,7 @@ def trainings(mlflow: MlflowClient, flow_run: FlowRun) -> list[Run]:
 
 
 def versions(mlflow: MlflowClient) -> dict[str, list[str]]:
-    """The versions that each flow run registered."""
+    """Return the versions that each flow run registered."""
     found: dict[str, list[str]] = {}
     for version in mlflow.search_model_versions(f"name = '{MODEL}'"):
         found.setdefault(version.tags["prefect.flow_run"], []).append(version.version)
@@ -47,7 +49,9 @@ def made(team: Team, flow_run: FlowRun) -> dict[str, str]:
 
 
 def assert_ended_well(team: Team, mlflow: MlflowClient, flow_run: FlowRun, epochs: int) -> None:
-    """The run completed with one version, no process left, and one training run in MLflow that has each epoch once."""
+    """Check that the run completed with one version, no process left, and one training run in MLflow that has each
+    epoch once.
+    """
     team.completed(flow_run)
     (training,) = trainings(mlflow, flow_run)
     assert training.info.status == "FINISHED"
@@ -95,8 +99,8 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
     training = team.training()
     kill(*team.workers.values(), *(team.engine(pool) for pool in POOLS))
     training.resume()
-    team.until(lambda: not team.processes(), SOON_SECONDS, "processes outlive those that started them")
-    team.deploy()  # the server still knows which heartbeats it waits for
+    team.until(lambda: not team.processes(), SOON_SECONDS, "processes outlive their killed parents")
+    team.deploy()  # the server still knows which runs must send heartbeats
     for pool in POOLS:
         team.start_worker(pool)
     with ThreadPoolExecutor(1) as beside, team.undisturbed(RETRAIN):
@@ -106,7 +110,7 @@ def test_a_run_survives_a_power_cut_and_a_frozen_machine(team: Team, mlflow: Mlf
         for one in frozen:
             one.suspend()
         team.start_worker("gpu")
-        team.until(lambda: not command(training), 300, "a frozen process is not ended")
+        team.until(lambda: not command(training), 300, "a frozen process was not ended")
         with team.undisturbed():
             assert_ended_well(team, mlflow, flow_run, LONG)
         expected = made_by_dvc.result()
@@ -126,7 +130,7 @@ def test_a_mistake_in_params_fails_immediately_with_its_message(team: Team) -> N
 
 @contextmanager
 def somebody_at_work(team: Team) -> Iterator[None]:
-    """Within the block, a person uses DVC in the checkout whose worktrees the cpu worker uses."""
+    """Within the block, a person uses DVC in the checkout to which the cpu worker's worktrees belong."""
     over, failed = Event(), []
 
     def work() -> None:
@@ -161,7 +165,7 @@ def test_new_files_start_one_retraining_while_another_run_waits_and_a_person_wor
         return [one for one in team.retrainings() if one.id not in before]
 
     raw = team.cpu / "data/raw"
-    if found := watch():  # empty if the data has been trained on already
+    if found := watch():  # empty if the network has already been trained on this data
         team.completed(found[0])
         assert watch() == []
     for kind, suffix in (("images", "jpg"), ("masks", "png")):
@@ -192,7 +196,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
     training = team.training()
     dvc = dvc_of(training)
     team.client.set_flow_run_state(cancelled.id, Cancelling())
-    team.until(lambda: not command(dvc), SOON_SECONDS, "it is not asked to end")
+    team.until(lambda: not command(dvc), SOON_SECONDS, "DVC was not asked to end")
     training.resume()
     ended = team.finished(cancelled, SOON_SECONDS)
     assert ended.state and ended.state.is_cancelled()
@@ -205,7 +209,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.start_worker(pool)
     saved = team.saved_at()
     training.resume()
-    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "it did not continue without workers")
+    wait_until(lambda: team.saved_at() > saved, SOON_SECONDS, "training did not continue without workers")
     kill(training)
     team.mlflow.stop()
     try:
@@ -216,7 +220,7 @@ def test_a_cancelled_run_ends_its_processes_and_the_next_survives_lost_workers_a
         team.until(
             lambda: team.saved_at() > saved or not training.is_running(),
             SOON_SECONDS,
-            "it did not continue without MLflow",
+            "training did not continue without MLflow",
         )
     finally:
         team.mlflow.start()

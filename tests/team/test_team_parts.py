@@ -14,11 +14,11 @@ from tests.team.team import SOON_SECONDS, Plain, Team, command, kill, works_in
 pytestmark = [pytest.mark.team, pytest.mark.timeout(1200)]
 
 PARTS = 3
-IMAGES = PARTS * PIECE  # a piece for each part
+IMAGES = PARTS * PIECE  # one piece for each part
 
 
 def parts(team: Team) -> dict[str, FlowRun]:
-    """The run of each part, keyed by part, such as '1/3'."""
+    """Return the run of each part, keyed by part, such as '1/3'."""
     runs = team.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["part"])))
     return {one.name.split()[1]: one for one in runs}
 
@@ -31,7 +31,7 @@ def prepared(team: Team, flow_run: FlowRun) -> bool:
 
 
 def at_work_on(team: Team, part: str) -> psutil.Process:
-    """Prefect's process of the run that makes this part, once it has begun."""
+    """Return Prefect's process for the run that computes this part, once the part has started."""
     found: list[psutil.Process] = []
 
     def begun() -> bool:
@@ -39,7 +39,7 @@ def at_work_on(team: Team, part: str) -> psutil.Process:
         found[:] = [parent for one in own for parent in one.parents() if is_engine(parent)]
         return bool(found)
 
-    team.until(begun, SOON_SECONDS, f"part {part} has not begun")
+    team.until(begun, SOON_SECONDS, f"part {part} has not started")
     return found[0]
 
 
@@ -69,6 +69,6 @@ def test_parts_survive_the_kill_of_a_part_and_of_the_waiting_run(team: Team, pla
     assert team.client.read_flow_run(flow_run.id).run_count == 2
     assert digests(place)["data/prepared"] == alone["data/prepared"]
     assert not (place / "data/parts").exists()
-    team.client.set_flow_run_state(flow_run.id, Cancelling())  # everything else is the same as without parts
+    team.client.set_flow_run_state(flow_run.id, Cancelling())  # everything else is as without parts
     team.finished(flow_run, SOON_SECONDS)
     team.until(lambda: not team.processes(), SOON_SECONDS, "processes are left")

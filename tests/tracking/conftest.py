@@ -28,7 +28,7 @@ def server(_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 @pytest.fixture(scope="session")
 def empty_database(shared: Path) -> Path:
-    """An empty MLflow database, made once because MLflow takes a second to create one."""
+    """An empty MLflow database, created once because MLflow takes a second to create one."""
 
     def make(folder: Path) -> None:
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -39,7 +39,7 @@ def empty_database(shared: Path) -> Path:
 
 @pytest.fixture
 def database(empty_database: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty database used only by this test, opened in pytest's process."""
+    """The address of an empty database that only this test uses, opened in pytest's process."""
     state.mkdir(exist_ok=True)
     shutil.copy(empty_database, state / "mlflow.db")
     uri = f"sqlite:///{state}/mlflow.db"
@@ -49,7 +49,7 @@ def database(empty_database: Path, state: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(params=["sqlite", pytest.param("http", marks=pytest.mark.e2e)])
 def client(request: pytest.FixtureRequest) -> MlflowClient:
-    """A client of a database in this process and, in `make test-e2e`, also of a server."""
+    """A client of a database in this process and, in `make test-e2e`, also a client of a server."""
     if request.param == "http":
         return MlflowClient(request.getfixturevalue("server").uri)
     return MlflowClient(request.getfixturevalue("database"))

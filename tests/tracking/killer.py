@@ -18,7 +18,7 @@ from tests.forked import FORKED
 
 
 def in_child(work: Callable[..., object], uri: str, *arguments: Any) -> Any:
-    """Call `work` in a process whose tracking server is at `uri`. Returns its result."""
+    """Call `work` in a process that uses the tracking server at `uri`. Returns the result of `work`."""
     ours, theirs = FORKED.Pipe()
     process = FORKED.Process(target=_call, args=(theirs, work, uri, arguments), daemon=True)
     process.start()
@@ -37,7 +37,7 @@ def _call(results: Connection, work: Callable[..., object], uri: str, arguments:
 
 
 def send(state: Path, folder: Path, seed: int) -> int:
-    """Deliver a journal with senders, each killed later than the one before. Returns how many were killed."""
+    """Deliver a journal with several senders, each killed later than the one before. Returns how many were killed."""
     rng = random.Random(seed)
     tries = kills = 0
     while delivery := unsent(state, folder):
@@ -52,7 +52,9 @@ def send(state: Path, folder: Path, seed: int) -> int:
 
 
 def make(state: Path, database: Path) -> int:
-    """Create a database, killed when it has 1, 20 and 40 tables. Returns the number of kills."""
+    """Create a database, killing the process that creates it when the database has 1, 20 and 40 tables. Returns the
+    number of kills.
+    """
     kills = 0
     for tables in (1, 20, 40):
         child = os.fork()

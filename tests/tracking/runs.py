@@ -12,7 +12,7 @@ from pspnet.tracking.run import StageRun
 
 
 def runs(client: MlflowClient, model: str, kind: str = "stage") -> list[Run]:
-    """The runs of one experiment, oldest first."""
+    """Return the runs of one experiment, oldest first."""
     experiment = client.get_experiment_by_name(model)
     if experiment is None:
         return []
@@ -26,7 +26,7 @@ def the_run(client: MlflowClient, model: str, kind: str = "stage") -> Run:
 
 
 def history(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
-    """The step and value of every row of a metric."""
+    """Return the step and value of every row of a metric."""
     rows = client.get_metric_history(run.info.run_id, metric)
     return sorted((row.step, row.value) for row in rows)
 
@@ -44,12 +44,12 @@ def artifacts(client: MlflowClient, run: Run, folder: str | None = None) -> set[
 
 
 def entries(folder: Path) -> list[Event]:
-    """The entries of a journal, in order."""
+    """Return the entries of a journal, in order."""
     return [record.entry for record in JournalReader(folder).new()]
 
 
 def new_journal(folder: Path, model: str, pipeline: str | None = None, **process: Any) -> Journal:
-    """A journal as a stage opens it, with the begin entry of an attempt."""
+    """Return a journal as a stage opens it, with the begin entry of an attempt."""
     about = {"stage": "finetune", "key": "key", "params": {"finetune.epochs": "3"}, "experiment": model, "started": 1}
     journal = Journal(folder, new_log(folder.parent.parent), **about)
     attempt = {"pipeline": {"key": pipeline, "params": {"runtime.seed": "0"}}} if pipeline else {}
@@ -64,5 +64,5 @@ def record_epochs(run: StageRun, first: int, last: int) -> None:
 
 
 def losses(last: int) -> list[tuple[int, float]]:
-    """The history that `record_epochs` makes."""
+    """Return the history that `record_epochs` writes."""
     return [(epoch, 1 / epoch) for epoch in range(1, last + 1)]

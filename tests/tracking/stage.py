@@ -1,7 +1,7 @@
 """A stage that trains nothing, as a process: python -m tests.tracking.stage FOLDER MODEL EPOCHS SECONDS PYTHON
 
-It resumes up to two epochs before the point where it was killed, like training with a checkpoint. PYTHON runs its
-sender.
+It resumes up to two epochs before the point where it was killed, like training with a checkpoint. PYTHON runs the
+stage's sender.
 """
 
 import sys

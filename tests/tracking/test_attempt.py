@@ -1,4 +1,6 @@
-"""What `stage_run` sends, writes and reports, with a sender in pytest's process. test_processes.py uses a real one."""
+"""What `stage_run` sends, writes and reports, with a sender in pytest's process. test_processes.py
+uses a real sender.
+"""
 
 import json
 import os
@@ -24,7 +26,7 @@ from tests.tracking.sender import Inline
 
 @contextmanager
 def stage(state: Path, model: str, warnings: list[str], out: Path | None = None) -> Iterator[StageRun]:
-    """A stage that has identified its work."""
+    """Run a stage that has already identified its work."""
     params = demo_params(registry__model=model)
     with stage_run(state, "finetune", params, ("finetune", "runtime"), out, warnings.append, Inline) as run:
         run.identify(training="digest")
@@ -87,7 +89,7 @@ def test_a_run_says_how_its_stage_ended(
 
 
 class WaitRecorder:
-    """A sender that only records how long the stage would have waited for it."""
+    """A sender that only records how long the stage would have waited for the sender."""
 
     seconds: float
 

@@ -27,7 +27,7 @@ LOSSES = [(step, 1 / step) for step in range(1, EPOCHS + 1)]
 
 
 def finished(state: Path, model: str, epochs: int = EPOCHS, pipeline: str | None = "p") -> Journal:
-    """The journal of a finished stage."""
+    """Write the journal of a finished stage."""
     journal = new_journal(state / "tracking/finetune-1", model, pipeline)
     for step in range(1, epochs + 1):
         journal.add("epoch", step=step, values={"loss": 1 / step, "val_mean_iou": step / 100})
@@ -63,7 +63,7 @@ def test_a_delivered_journal_is_not_sent_again(
     finished(state, "quick")
     replay(state)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert replay(state) == []  # it does not even connect
+    assert replay(state) == []  # the sender does not even connect
 
 
 @pytest.mark.e2e
@@ -81,7 +81,7 @@ def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, l
     for name in lost:
         (journal.folder / name).unlink()
     again = new_journal(journal.folder, model, "p")
-    again.add("epoch", step=EPOCHS, values={"loss": 99.0})  # recorded before
+    again.add("epoch", step=EPOCHS, values={"loss": 99.0})  # this epoch was recorded before
     again.add("epoch", step=EPOCHS + 1, values={"loss": 0.0})
     assert replay(state) == []
     run = the_run(client, model)
@@ -93,7 +93,7 @@ def test_entries_sent_twice_are_stored_once(client: MlflowClient, state: Path, l
 
 
 def test_two_processes_doing_the_same_work_record_each_epoch_once(client: MlflowClient, state: Path) -> None:
-    """A new process works alongside an orphan; neither knows what the other writes."""
+    """A new process works alongside an orphan, and neither process knows what the other writes."""
     folder = state / "tracking/finetune-1"
     orphan, new = new_journal(folder, "orphan"), new_journal(folder, "orphan")
     for journal in (orphan, new):
@@ -167,7 +167,7 @@ def test_a_different_database_gets_everything(
     replay(state)
     there = the_run(client, "moved").info.run_id
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
-    assert replay(state) == []  # a delivered journal of a finished stage is left in place
+    assert replay(state) == []  # the journal of a finished stage stays in place after delivery
     again = new_journal(journal.folder, "moved", "p")
     again.add("epoch", step=EPOCHS + 1, values={"loss": 0.0})
     assert replay(state) == []
@@ -181,7 +181,7 @@ def test_a_different_database_gets_everything(
 def test_a_run_counts_as_killed_only_if_its_process_is_dead(client: MlflowClient, state: Path) -> None:
     me = psutil.Process()
     host = os.uname().nodename
-    dead = {"host": host, "pid": me.pid, "created": me.create_time() - 1000}  # its id was reused
+    dead = {"host": host, "pid": me.pid, "created": me.create_time() - 1000}  # the process id was reused
     living = {"host": host, "pid": me.pid, "created": me.create_time()}
     new_journal(state / "tracking/finetune-1", "dead", "p", **dead)
     new_journal(state / "tracking/finetune-2", "living", "p", **living)
@@ -201,14 +201,14 @@ def test_a_pipeline_has_the_status_of_its_latest_stage_in_any_order_of_delivery(
 ) -> None:
     first, last = new_journal(state / "tracking/b-1", "state", "p"), new_journal(state / "tracking/a-1", "state", "p")
     append(first.log, {"kind": "end", "time": 4_000_000_000_001, "attempt": 1, "status": "FINISHED", "message": ""})
-    # Sent first, ended last.
+    # This entry is sent first, although it ended last.
     append(last.log, {"kind": "end", "time": 4_000_000_000_002, "attempt": 1, "status": "FAILED", "message": "No."})
     replay(state)
     assert the_run(client, "state", "pipeline").info.status == "FAILED"
 
 
 def test_work_continued_by_another_pipeline_moves_to_that_pipeline(client: MlflowClient, state: Path) -> None:
-    """The stage is killed, params of a later stage change, and it starts again."""
+    """The stage is killed, the params of a later stage are changed, and the stage starts again."""
     new_journal(state / "tracking/finetune-1", "moves", "old").add("epoch", step=1, values={"loss": 1.0})
     replay(state)
     new_journal(state / "tracking/finetune-1", "moves", "new").add("epoch", step=2, values={"loss": 0.5})
@@ -291,7 +291,7 @@ def test_logs_that_no_journal_names_are_removed_when_they_are_old(state: Path) -
 
 
 def test_a_journal_of_an_older_version_is_delivered(client: MlflowClient, state: Path) -> None:
-    """Such a journal contains the records itself, and its receipt has a different format."""
+    """Such a journal contains the records itself, and the format of its receipt is different."""
     folder = state / "tracking/finetune-1"
     folder.mkdir(parents=True)
     about = {"id": "older", "stage": "finetune", "key": "key", "params": {}, "experiment": "older", "started": 1}

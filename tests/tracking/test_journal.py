@@ -85,7 +85,7 @@ def test_events_meant_for_other_readers_are_not_records(tmp_path: Path) -> None:
 
 
 def test_a_journal_with_its_records_in_one_file_is_continued(tmp_path: Path) -> None:
-    """Versions before decision 0025 wrote the records to the journal itself."""
+    """Before decision 0025, records were written to the journal itself."""
     about = {"id": "i", "stage": "finetune", "key": "key", "params": {}, "experiment": "m", "started": 1}
     append(tmp_path / JOURNAL, event("journal", **about))
     process = {"host": "another machine", "pid": 1, "created": 0.0}

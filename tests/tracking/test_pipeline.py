@@ -33,7 +33,7 @@ def test_the_same_params_data_and_code_make_the_same_pipeline(checkout: Path) ->
     key = pipeline_key(demo_params())
     assert pipeline_key(demo_params()) == key
     assert pipeline_key(demo_params(finetune__optimizer__learning_rate=0.5)) != key
-    assert pipeline_key(demo_params(registry__model="another")) == key  # no stage reads it
+    assert pipeline_key(demo_params(registry__model="another")) == key  # no stage reads this parameter
     write(checkout / "data/raw.dvc", "outs: [{md5: abd.dir, path: raw}]")
     other_data = pipeline_key(demo_params())
     write(checkout / "dvc.yaml", STAGES + "    frozen: true\n")

@@ -1,4 +1,4 @@
-"""Stages with a real sender and a real server, where any of the three can be down, hang or be killed."""
+"""Stages with a real sender and a real server. Any of the three can be down, hang or be killed."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
-PYTHON = sys.executable  # before the fixture `warm` replaces it
+PYTHON = sys.executable  # the real Python, before the fixture `warm` replaces it
 NOT_WAITED = PATIENCE_SECONDS / 2  # a stage that waits for its sender takes at least this long
 
 
@@ -46,7 +46,7 @@ def client(server: Server) -> MlflowClient:
 
 @contextmanager
 def stage(state: Path, model: str, warnings: list[str], out: Path | None = None) -> Iterator[StageRun]:
-    """A stage that has identified its work."""
+    """Run a stage that has already identified its work."""
     params = demo_params(registry__model=model)
     with stage_run(state, "finetune", params, ("finetune", "runtime"), out, warnings.append) as run:
         run.identify(training="digest")
@@ -215,7 +215,7 @@ def sender_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: int) -> None:
-    """The stage has ended and its outputs are complete, so it only stops waiting."""
+    """The stage has ended and its outputs are complete, so it only stops waiting for its sender."""
     with started(state.parent, "waits", 3, 0.2) as process:
         assert process.stdout
         assert process.stdout.readline() == "epoch 1\n"
@@ -224,7 +224,7 @@ def test_a_stage_that_waits_for_its_sender_can_be_stopped(state: Path, number: i
         wait_until(lambda: journals(state) and Delivery(state, journals(state)[0]).ended)
         asked = time.monotonic()
         while process.poll() is None and time.monotonic() < asked + NOT_WAITED:
-            process.send_signal(number)  # the first may arrive just before the stage begins to wait
+            process.send_signal(number)  # the first signal may arrive just before the stage begins to wait
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
@@ -254,7 +254,7 @@ def test_the_sender_of_a_killed_stage_records_the_kill_and_ends(client: MlflowCl
 def test_a_stage_killed_at_random_moments_is_one_run_with_every_epoch_once(
     client: MlflowClient, tmp_path: Path
 ) -> None:
-    """It is killed with or without its sender, and restarted immediately."""
+    """The stage is killed with or without its sender, and restarted immediately."""
     seed = int(os.environ.get("PSPNET_KILL_SEED", random.randrange(10_000)))
     rng = random.Random(seed)
     last = 40

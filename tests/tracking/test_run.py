@@ -66,7 +66,7 @@ def test_a_folder_is_identified_by_names_sizes_and_times(tmp_path: Path) -> None
 def test_the_records_of_a_training_run_pass_through_unchanged(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     assert list(run.epochs(RECORDS)) == RECORDS
-    assert list(run.epochs(RECORDS)) == RECORDS  # they are repeated after a resume
+    assert list(run.epochs(RECORDS)) == RECORDS  # the records are repeated after a resume
     epochs = [entry for entry in entries(folder(run)) if entry["kind"] == "epoch"]
     assert [(entry["step"], entry["values"]) for entry in epochs] == [(1, {"loss": 2.5}), (2, {"loss": 1.5})]
 

@@ -24,7 +24,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def pipeline(project: Path, key: str, started: int, scores: dict[str, float] | None, **params: str) -> None:
-    """The journal of the last stage of a pipeline."""
+    """Write the journal of the last stage of a pipeline."""
     folder, log = project / f".pspnet/tracking/evaluate-{key}", new_log(project / ".pspnet")
     journal = Journal(folder, log, stage="evaluate", params={}, experiment=MODEL, started=started)
     about = {"key": key, "params": {"runtime.seed": "0", **params}}
@@ -106,7 +106,7 @@ def test_json_has_everything(two: Path) -> None:
 def test_an_unreachable_server_is_reported_without_the_password(project: Path, uri: str) -> None:
     pipeline(project, "key", 1_700_000_000_000, None)
     done = pspnet("runs", cwd=project, MLFLOW_TRACKING_URI=uri)
-    assert (done.stdout, done.returncode) == ("", 75 if uri.startswith("http") else 1)  # a server may come back
+    assert (done.stdout, done.returncode) == ("", 75 if uri.startswith("http") else 1)  # because a server may come back
     assert done.stderr.startswith(uri.replace("secret", "***") + ": cannot be read (")
     assert len(done.stderr.splitlines()) == 1
     assert "secret" not in done.stderr

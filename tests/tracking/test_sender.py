@@ -23,7 +23,7 @@ def watch() -> Watch:
 
 
 def first_verdict(watch: Watch, cpu_share: float) -> tuple[float, int]:
-    """The number of seconds until the sender ends, and its exit status."""
+    """Return the number of seconds until the sender ends, and the sender's exit status."""
     end = time.monotonic()
     for tick in range(2000):
         seconds = tick / 10
@@ -57,7 +57,7 @@ def test_other_journals_get_a_few_seconds_after_our_own(watch: Watch, done_at: f
 
 
 class EndsMeanwhile(threading.Event):
-    """An event that is not set at the first check but is set from the second check on."""
+    """An event that is not set at the first check but is set at every later check."""
 
     checks = 0
 
@@ -73,7 +73,7 @@ def test_the_end_of_our_own_journal_is_sent_before_other_journals(database: str,
     sending = Sending(state, Delivery(state, journal.folder), watch)
     watch.over = EndsMeanwhile()
     assert not sending.step()
-    assert not Receipt.of(other.folder).run_id  # the stage ended before it was sent
+    assert not Receipt.of(other.folder).run_id  # our own stage ended before this journal was sent
     journal.add("epoch", step=1, values={"loss": 1.0})
     journal.add("end", attempt=1, status="FINISHED", message="")
     assert sending.step()

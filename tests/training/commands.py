@@ -1,4 +1,4 @@
-"""Processes that train together as under torchrun, but forked, because torch takes seconds to load."""
+"""Processes that train together as under torchrun. They are forked, because torch takes seconds to load."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from tests.network import free_port
 
 
 def started_together(count: int, target: Callable[..., object], *arguments: Any) -> list[BaseProcess]:
-    """Start the processes as torchrun does, on this machine."""
+    """Start the processes on this machine as torchrun does."""
     shared = {
         "TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -29,7 +29,7 @@ def started_together(count: int, target: Callable[..., object], *arguments: Any)
 
 
 def _within(environment: dict[str, str], target: Callable[..., object], *arguments: Any) -> None:
-    multiprocessing.set_start_method(None, force=True)  # for the loaders, as in a process that is not forked
+    multiprocessing.set_start_method(None, force=True)  # so that the loaders start as in a process that is not forked
     os.environ.update(environment)
     target(*arguments)
 
@@ -46,7 +46,7 @@ def command(words: tuple[str, ...], folder: Path, environment: dict[str, str]) -
 
 
 def statuses(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
-    """The exit statuses; None for a process that had to be killed."""
+    """Return the exit statuses, with None for each process that had to be killed."""
     for process in processes:
         process.join(seconds)
     ends = [process.exitcode for process in processes]

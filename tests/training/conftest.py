@@ -14,7 +14,7 @@ from tests.files import made_once
 from tests.parameters import demo_params
 from tests.training.trainings import Finished, quiet, run_finetune, run_pretrain
 
-__all__ = ["quiet"]  # imported by tests in other rooms
+__all__ = ["quiet"]  # other tests import this from here
 GRAY = Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
@@ -49,7 +49,7 @@ def backbone(shared: Path) -> Path:
 
 @pytest.fixture
 def params() -> Params:
-    """Two short epochs of a tiny network."""
+    """Params for two short epochs of a tiny network."""
     return demo_params(
         backbone__width=0.125,
         pretrain__epochs=2,

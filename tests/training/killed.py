@@ -20,16 +20,18 @@ ENVIRONMENT = {"PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"}
 def digest_after_kills(
     whole: Finished, params: Params, prepared: Path, backbone: Path, folder: Path, kills: int, seed: int
 ) -> str:
-    """The bundle's digest after kills at random points of the `whole` training run and a final run to the end."""
+    """Return the bundle's digest after kills at random points of the `whole` training run and a
+    final run to the end.
+    """
     rng = random.Random(seed)
     places = [BEGINNING, *whole.places]
     for place in sorted(rng.sample(places, kills)):
         while not _killed_at(place, rng.uniform(0, whole.seconds / len(places)), params, prepared, backbone, folder):
-            shutil.rmtree(folder)  # it finished before the kill
+            shutil.rmtree(folder)  # the run finished before the kill
     process, talk = _started(params, prepared, backbone, folder)
     assert _last(talk) == "done"
     process.join()
-    return run_finetune(params, prepared, backbone, folder)  # changes nothing
+    return run_finetune(params, prepared, backbone, folder)  # this run changes nothing
 
 
 def _started(params: Params, prepared: Path, backbone: Path, folder: Path) -> tuple[BaseProcess, Connection]:

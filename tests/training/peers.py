@@ -1,7 +1,8 @@
 """Short training runs on images drawn here, shared by all processes that train together.
 
 Checkpoints and records go to a folder for each case in OUT. BatchNorm's statistics are fixed, so that no result depends
-on one process's batch. At the end, each process claims to have read a different checkpoint; OUT also has the refusal.
+on one process's batch. At the end, each process claims to have read a different checkpoint; the error message for that
+is also in OUT.
 """
 
 import json
@@ -43,7 +44,9 @@ class Fixed(SupervisedPSPNet):
 
 
 class Drawn(TrainingCrops):
-    """The first half of every batch, which goes to the first of two processes, has fewer annotated pixels."""
+    """Crops that have fewer annotated pixels in the first half of every batch, which goes to the first of two
+    processes.
+    """
 
     def __init__(self, case: str, seed: int) -> None:
         self._case = case
@@ -66,7 +69,7 @@ class Drawn(TrainingCrops):
 
 
 class DrawnVal(AnnotatedImages):
-    """Five images, which two processes cannot share evenly."""
+    """Five validation images, which two processes cannot share evenly."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(99)
@@ -81,7 +84,7 @@ class DrawnVal(AnnotatedImages):
 
 
 def parameters(**changes: Any) -> FinetuneParams:
-    """Two epochs of plain gradient descent: AdamW would amplify the smallest difference."""
+    """Return params for two epochs of plain gradient descent, because AdamW would amplify the smallest difference."""
     return demo_params(
         finetune__epochs=2, finetune__batch_size=BATCH, finetune__crop_height_px=32, finetune__crop_width_px=40,
         finetune__optimizer__kind="sgd", finetune__optimizer__learning_rate=0.1, finetune__optimizer__warmup_steps=0,
@@ -102,7 +105,7 @@ def train(case: str, folder: Path, peers: Peers, params: FinetuneParams) -> list
 
 
 def main(out: Path) -> None:
-    """Train in one process, or in each of several that torchrun or a test has connected."""
+    """Train in one process, or in each of several processes that torchrun or a test has connected."""
     with joined(configure(RUNTIME)) as peers:
         for case in CASES:
             folder = out / case

@@ -1,4 +1,4 @@
-"""The weights that `pretrain` starts from: `backbone.weights`."""
+"""The weights that `pretrain` starts from, which `backbone.weights` selects."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tests.training.trainings import changed, run_finetune, run_pretrain
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Weights as `pspnet weights import` writes them."""
+    """Return weights as `pspnet weights import` writes them."""
     folder = tmp_path / "weights/imported"
     folder.mkdir(parents=True)
     facts = PretrainedBackbone("none", 18, 0.125, IMAGENET, {}, weights="moco")
@@ -56,7 +56,7 @@ def test_a_method_trains_them_further(params: Params, prepared: Path, weights: P
 def test_different_imported_weights_start_a_different_training_run(
     params: Params, prepared: Path, weights: Path, tmp_path: Path
 ) -> None:
-    """Training must not resume from a checkpoint of the old weights."""
+    """Training must not resume from a checkpoint that belongs to the old weights."""
     params = changed(params, backbone={"weights": "imported"}, pretrain={"epochs": 1})
     first = run_pretrain(params, prepared, tmp_path, weights=weights)
     PretrainedBackbone("none", 18, 0.125, IMAGENET, {}, weights="moco").save(

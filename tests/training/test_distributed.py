@@ -1,4 +1,4 @@
-"""Several processes train like one process, over gloo, which needs no GPU."""
+"""Several processes train like a single process, over gloo, which needs no GPU."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def alone(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def together(shared: Path) -> Path:
-    """The folder of a training run with two processes."""
+    """Return the folder of a training run with two processes."""
 
     def make(folder: Path) -> None:
         assert statuses(started_together(2, main, folder)) == [0, 0]
@@ -33,7 +33,7 @@ def together(shared: Path) -> Path:
 
 
 def differences(left: Path, right: Path) -> Iterator[float]:
-    """The largest difference in each tensor of a checkpoint: weights, average, best weights, optimizer state."""
+    """Return the largest difference in each tensor of a checkpoint: weights, average, best weights, optimizer state."""
     one, other = load_file(left / "state.safetensors"), load_file(right / "state.safetensors")
     assert one.keys() == other.keys()
     return ((one[name].float() - other[name].float()).abs().max().item() for name in one)
@@ -81,4 +81,5 @@ def test_a_batch_that_does_not_split_is_reported_with_sizes_that_do() -> None:
     )
     with pytest.raises(UserError, match=r"is 2, for 4 devices .* a multiple of 4, at least 8. Use 8, or change"):
         check_shares("finetune", 2, 1, Peers(0, 4, CPU))
-    check_shares("finetune", 4, 1, Peers(0, 4, torch.device("cuda", 0)))  # GPUs, whose BatchNorm sees all images
+    # On GPUs, BatchNorm sees the images of all processes.
+    check_shares("finetune", 4, 1, Peers(0, 4, torch.device("cuda", 0)))

@@ -29,7 +29,7 @@ def test_training_stopped_anywhere_and_resumed_ends_the_same(
 ) -> None:
     whole = finetuned(params)
     in_validation = whole.places.index((16, 1))
-    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # -1: there is nothing left to do
+    moments = [0, in_validation - 1, in_validation, in_validation + 3, -1]  # at -1, there is nothing left to do
     for place in [whole.places[moment] for moment in moments]:
         with pytest.raises(Interrupted):
             run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
@@ -61,7 +61,7 @@ def test_every_way_to_train_resumes_exactly(
 ) -> None:
     params = changed(params, finetune=changes)
     whole = finetuned(params)
-    for place in ((12, 0), (24, 0)):  # in both epochs
+    for place in ((12, 0), (24, 0)):  # one point in each epoch
         with pytest.raises(Interrupted):
             run_finetune(params, prepared, backbone, tmp_path, stopping_at(place))
     assert run_finetune(params, prepared, backbone, tmp_path) == whole.digest
@@ -85,7 +85,7 @@ def test_the_averaged_weights_are_measured_and_kept(
 def test_frozen_statistics_are_those_of_the_pretrained_backbone(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    """The same holds for the average of the weights, which follows the parts that are not frozen."""
+    """The average of the weights has the same statistics. It follows the parts that are not frozen."""
     finetune = params.finetune.model_copy(update={"ema_decay": 0.9, "epochs": 1, "validations": 1, "frozen_layers": 1})
     run_finetune(params.model_copy(update={"finetune": finetune}), prepared, backbone, tmp_path)
     before = load_file(backbone / "backbone.safetensors")
@@ -100,7 +100,7 @@ class Poisoned(TrainingCrops):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         sample = super().__getitem__(key)
-        image = sample["image"].permute(2, 0, 1).float()  # the loader changes only uint8
+        image = sample["image"].permute(2, 0, 1).float()  # the loader changes only tensors of uint8
         return {**sample, "image": torch.full_like(image, torch.nan) if key[1] == 5 else image}
 
 
@@ -221,7 +221,7 @@ def test_history_has_a_line_for_each_validation(params: Params, finetuned: Finet
 
 
 def with_loss(params: Params, **changes: Any) -> Params:
-    """The params for a single epoch."""
+    """Return params for a single epoch with this loss."""
     loss = params.finetune.loss.model_copy(update=changes)
     return params.model_copy(
         update={"finetune": params.finetune.model_copy(update={"loss": loss, "epochs": 1, "validations": 1})}
@@ -271,7 +271,7 @@ def test_weights_given_for_other_classes_are_refused_before_training(
 
 
 def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: Path) -> None:
-    """Trained and measured on the same four images, the network gets nearly every pixel right."""
+    """Trained and evaluated on the same four images, the network gets nearly every pixel right."""
     from pspnet.dataset.annotated import AnnotatedImages
     from pspnet.dataset.augmentation import Augmentation
     from pspnet.losses.segmentation import build_loss
@@ -287,7 +287,7 @@ def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: 
     )  # fmt: skip
     dataset = PreparedDataset.open(prepared)
     four = dataset.annotated("train").head(4)
-    often = pd.concat([four] * 8)  # in an epoch, so that they are not measured after each step
+    often = pd.concat([four] * 8)  # several times in an epoch, so that val is not evaluated after each step
     plain = Augmentation(96, 128, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, (0, 0, 0), dataset.ignore)
     device = configure(params.runtime)
     pixels = dataset.class_pixels["train"]
@@ -300,7 +300,8 @@ def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: 
                         dataset.classes, dataset.ignore),
         loss_of, params.finetune, Session(params.runtime, Peers(0, 1, device), Checkpoint(tmp_path), quiet),
     )  # fmt: skip
-    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)  # later epochs do not have to run
+    # The first match is enough, so later epochs need not run.
+    assert any(record["val_pixel_accuracy"] > 0.95 for record in training)
 
 
 def test_frozen_layers_keep_weights_and_statistics(

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, training ends with the same weights."""
+"""If training is killed at any moment and started again, it ends with the same weights."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""PSPNET_DEVICES: one command, several processes, as seen by a person and by the system."""
+"""PSPNET_DEVICES: one command and several processes, from the view of a person and of the system."""
 
 import json
 import os
@@ -37,8 +37,8 @@ COMMAND = (
     "history.csv",
 )
 ENVIRONMENT = {"PSPNET_DEVICE": "cpu", "PSPNET_LOADER_WORKERS": "1", "PSPNET_TRACKING": "off"}
-STEPS = 18  # of six epochs
-PATIENCE = SHUTDOWN_SECONDS + 45  # seconds
+STEPS = 18  # number of steps in six epochs
+PATIENCE = SHUTDOWN_SECONDS + 45  # in seconds
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -60,19 +60,21 @@ def write_params(project: Path, epochs: int, batch_size: int = 6) -> None:
 
 
 def trained_by(devices: int, project: Path, *words: str) -> None:
-    """Run to the end, without torchrun."""
+    """Train to the end with this many processes, without torchrun."""
     processes = started_together(devices, command, words or COMMAND, project, ENVIRONMENT)
     assert statuses(processes) == [0] * devices, (project / "log-0").read_text()
 
 
 def end_of(log: Path) -> str | None:
-    """The class in the stage's own exit event, not in those of its processes; None if it was killed."""
+    """Return the class in the stage's own exit event, not in the events of its processes. None means that the stage was
+    killed.
+    """
     ends = [event["class"] for event, _ in read(log) if event["kind"] == "exit" and "rank" not in event]
     return ends[-1] if ends else None
 
 
 def processes(project: Path) -> list[psutil.Process]:
-    """All processes in the project: the launcher, the devices' processes, and their loaders."""
+    """Return all processes in the project: the launcher, the devices' processes, and their loaders."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -98,7 +100,7 @@ def checkpoint(project: Path) -> Path | None:
 
 @contextmanager
 def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str]]:
-    """The running command after its first checkpoint."""
+    """Start training. Yields the running command after its first checkpoint."""
     environment = {**os.environ, **ENVIRONMENT, "PSPNET_DEVICES": devices, "PSPNET_CHECKPOINT_SECONDS": "0"}
     environment[VARIABLE] = str(project / "log.jsonl")
     with subprocess.Popen(
@@ -116,7 +118,7 @@ def training(project: Path, devices: str = "2") -> Iterator[subprocess.Popen[str
 @pytest.mark.parametrize("devices", ["2", "3"])  # with three or more devices, the order of a sum matters: decision 0022
 def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, project: Path) -> None:
     alone = project / "alone"
-    write_params(project, epochs=6)  # long enough to be stopped
+    write_params(project, epochs=6)  # long enough that it can be stopped
     shutil.copytree(project, alone, symlinks=True)
     trained_by(int(devices), alone)
     with training(project, devices) as launcher:
@@ -137,7 +139,7 @@ def test_a_stage_on_several_devices_resumes_where_it_was_stopped(devices: str, p
         assert done.stderr.count("finetune: done in") == 1  # only one process reports progress
         assert "unused parameters" not in done.stderr
         assert end_of(Path(log)) == "done"
-    else:  # forked: the same number of processes, without loading torch again
+    else:  # the same number of processes, forked, so that torch is not loaded again
         trained_by(int(devices), project)
     assert digest(project / "bundle") == digest(alone / "bundle")
     assert (project / "history.csv").read_text() == (alone / "history.csv").read_text()
@@ -166,7 +168,7 @@ def test_a_killed_launcher_leaves_no_process_behind(project: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_process_that_is_killed_ends_the_stage_as_killed(project: Path) -> None:
-    """The flow then retries it."""
+    """The flow then retries the stage."""
     write_params(project, epochs=1000)
     with training(project) as launcher:
         trainer(project, 1).kill()
@@ -221,7 +223,9 @@ def saved_step(project: Path) -> int:
 
 @pytest.mark.kills
 def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -> None:
-    """Three kills hit runs under torchrun, or torchrun itself; the other runs are forked to save loading torch."""
+    """Three of the kills hit runs under torchrun, or torchrun itself. The other runs are forked to
+    save loading torch.
+    """
     alone = project / "alone"
     write_params(project, epochs=6)
     shutil.copytree(project, alone, symlinks=True)
@@ -229,7 +233,7 @@ def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -
     rng = random.Random(kill_seed())
     for kill, step in enumerate(sorted(rng.choices(range(STEPS), k=10))):
         hit = hit_below_torchrun if kill % 4 == 1 else hit_forked
-        while not hit(project, step, rng):  # it finished before the kill
+        while not hit(project, step, rng):  # the run finished before the kill
             shutil.rmtree(project / "bundle")
             shutil.rmtree(project / ".pspnet")
     trained_by(2, project)
@@ -237,13 +241,15 @@ def test_two_devices_killed_ten_times_end_with_the_same_weights(project: Path) -
 
 
 def hit_forked(project: Path, step: int, rng: random.Random) -> bool:
-    """Kill a device's process or its loader's soon after the step; returns whether it was still running."""
+    """Kill a device's process or a loader's process soon after the step. Returns whether the run
+    was still unfinished.
+    """
     environment = {**ENVIRONMENT, "PSPNET_CHECKPOINT_SECONDS": "0"}
     pair = started_together(2, command, COMMAND, project, environment)
     wait_until(lambda: saved_step(project) >= step or not all(process.is_alive() for process in pair))
     hit = kill_one(project, rng)
     wait_until(lambda: not all(process.is_alive() for process in pair))
-    ends = statuses(pair, 0 if hit else 60)  # like torchrun, end processes that wait for a killed one
+    ends = statuses(pair, 0 if hit else 60)  # as torchrun does, end the processes that wait for a killed process
     wait_until(lambda: not processes(project))
     assert hit or ends == [0, 0], ends
     return not (project / "bundle").exists()

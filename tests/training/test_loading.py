@@ -63,8 +63,8 @@ def test_the_share_of_time_spent_waiting_for_data_is_measured(waiting: float, wo
 
     waited = Batches(slow(), clock.monotonic)
     for step, _ in enumerate(waited):
-        if waiting or step:  # otherwise no time has passed
-            # The last step is still running when the share is read.
+        if waiting or step:  # otherwise no time has passed yet
+            # The last step is still running when the share of waiting time is read.
             expected = (step + 1) * waiting / ((step + 1) * waiting + step * working)
             assert waited.waited_share == pytest.approx(expected)
         clock.sleep(working)

@@ -1,4 +1,4 @@
-"""Parts that both loops share: schedule, optimizer, image order, checkpoints, locks."""
+"""The parts that both training loops share: schedule, optimizer, image order, checkpoints, locks."""
 
 import itertools
 import math
@@ -40,7 +40,7 @@ ALONE = Peers(0, 1, CPU)
 
 
 def of(**changes: Any) -> OptimizerParams:
-    """SGD with a learning rate of 1 and everything else off, except for these changes."""
+    """Return params for SGD with a learning rate of 1 and everything else off, except for these changes."""
     plain: dict[str, Any] = {
         "kind": "sgd", "learning_rate": 1.0, "momentum": 0.9, "weight_decay": 0.0, "decay_norms_and_biases": True,
         "schedule": "poly", "warmup_steps": 0, "poly_power": 0.9, "learning_rate_floor": 0.0,
@@ -65,7 +65,7 @@ def test_the_learning_rate_falls_along_half_a_cosine_and_not_below_the_floor() -
     assert rates[100] == pytest.approx(0)
     floored = [learning_rate_at(step, 100, of(learning_rate=2.0, learning_rate_floor=0.1)) for step in range(101)]
     assert floored[0] == 2
-    assert floored[50] == pytest.approx(0.2 + 1.8 * 0.5**0.9)  # other projects' eta_min 0.2
+    assert floored[50] == pytest.approx(0.2 + 1.8 * 0.5**0.9)  # other projects call this eta_min 0.2
     assert floored[100] == pytest.approx(0.2)
 
 
@@ -115,7 +115,7 @@ def test_the_average_moves_toward_the_weights_and_copies_their_counts() -> None:
         module.weight.fill_(2)
         module.running_mean.fill_(10)  # type: ignore[union-attr]
         module.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
-    move_average(average, module, decay=0.9, step=0)  # early on only a tenth is kept
+    move_average(average, module, decay=0.9, step=0)  # early on, only a tenth of the old average is kept
     assert average.weight.tolist() == pytest.approx([1.9, 1.9])
     assert average.running_mean.tolist() == pytest.approx([9, 9])  # type: ignore[union-attr]
     assert average.num_batches_tracked == 7
@@ -137,7 +137,7 @@ def test_validations_are_evenly_spread_and_the_last_one_ends_the_training() -> N
     [
         ([], 2, False),
         ([0.1, 0.5, 0.4], 2, False),
-        ([0.1, 0.5, 0.4, 0.5], 2, True),  # an equal value is not better
+        ([0.1, 0.5, 0.4, 0.5], 2, True),  # an equal value does not count as better
         ([0.1, 0.5, 0.4, 0.5], 0, False),
         ([0.1, 0.5, 0.4, 0.6], 2, False),
         ([0.1] * 6, 0, True),
@@ -196,7 +196,7 @@ def test_a_checkpoint_restores_everything_bit_for_bit(optimizer: str, tmp_path: 
     for weight, values in after.optimizer.state.items():
         moments = [value for value in values.values() if value.shape == weight.shape]
         assert moments
-        assert all(moment.stride() == weight.stride() for moment in moments)  # otherwise GPUs take a slower path
+        assert all(moment.stride() == weight.stride() for moment in moments)  # otherwise GPUs would take a slower path
     images = torch.randn(2, 3, 8, 8)
     for one in (before, after):
         one.optimizer.zero_grad()
@@ -300,7 +300,7 @@ def test_the_checkpoint_of_a_killed_training_run_is_free(tmp_path: Path, monkeyp
         pass
     holder.kill()
     holder.join()
-    with open_checkpoint(tmp_path, "finetune", "a"):  # the system has released the lock
+    with open_checkpoint(tmp_path, "finetune", "a"):  # by now, the system has released the lock
         pass
 
 
@@ -310,7 +310,7 @@ def test_every_step_has_its_own_randomness() -> None:
         return [float(x) for x in torch.rand(3)]
 
     assert draw(0, 5, 0, 1) == draw(0, 5, 0, 1)
-    places = list(itertools.product(range(3), repeat=4))  # seed, step, device, part of the step
+    places = list(itertools.product(range(3), repeat=4))  # seed, step, device and part of the step
     assert len({tuple(draw(*place)) for place in places}) == len(places)
 
 

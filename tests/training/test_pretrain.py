@@ -14,7 +14,7 @@ from tests.parameters import method_params
 from tests.training.trainings import Finished, changed, run_pretrain, stopping_at
 
 Pretrained = Callable[[Params], Finished]
-STOP = (32, 0)  # in the second epoch
+STOP = (32, 0)  # a point in the second epoch
 
 
 def with_method(params: Params, method: str) -> Params:

@@ -17,11 +17,11 @@ from pspnet.stages import finetune, pretrain
 from pspnet.tracking.run import StageRun
 
 Tick = Callable[[int, int, str], None]
-Place = tuple[int, int]  # images trained on, images of val measured since
+Place = tuple[int, int]  # training images processed, validation images evaluated since then
 
 
 def quiet(done: int, total: int, note: str) -> None:
-    """A tick that shows nothing."""
+    """A progress callback that shows nothing."""
 
 
 def place_of(done: int, note: str) -> Place:
@@ -30,7 +30,7 @@ def place_of(done: int, note: str) -> Place:
 
 
 def stopping_at(place: Place) -> Tick:
-    """A tick that interrupts at this point, no matter where training began."""
+    """Return a progress callback that interrupts training at this point, no matter where training started."""
 
     def tick(done: int, total: int, note: str) -> None:
         if place_of(done, note) >= place:
@@ -46,9 +46,9 @@ def changed(params: Params, **sections: dict[str, Any]) -> Params:
 
 
 def _changed(section: Section, changes: Mapping[str, Any]) -> Section:
-    """The section with changes; changes to an inner section may name only some of its keys.
+    """Return the section with changes. Changes to an inner section may contain only some of its keys.
 
-    If only `epochs` is given, `finetune` measures val after each epoch.
+    If only `epochs` is given, `finetune` evaluates val after each epoch.
     """
     if "epochs" in changes and isinstance(section, FinetuneParams):
         changes = {"validations": changes["epochs"], **changes}
@@ -84,7 +84,7 @@ def run_pretrain(params: Params, prepared: Path, folder: Path, tick: Tick = quie
 
 @dataclass(frozen=True)
 class Finished:
-    """An undisturbed training run. Tests only read its folder."""
+    """An undisturbed training run. Tests only read the run's folder."""
 
     folder: Path
 

@@ -1,4 +1,4 @@
-"""A retraining run that would change nothing is recognized. After any change, the flow runs."""
+"""Tests that a retraining run which would change nothing is recognized, and that after any change the flow runs."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ CONFIG = """
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline that has run without starting a process, with its results in the remote next to it."""
+    """A pipeline that has run without starting a process. Its results are in a remote next to it."""
     folder = tmp_path_factory.mktemp("finished") / "project"
     for name, content in {
         ".gitignore": "/data/raw/\n/.pspnet/\n", "dvc.yaml": PIPELINE, "params.yaml": "size: 1\n", "code.py": "pass\n",
@@ -164,7 +164,9 @@ def result_not_in_remote(project: Path) -> None:
 
 
 def folder_not_in_remote(project: Path) -> None:
-    """Remove a folder's list. Once DVC has seen a complete folder, even `dvc push` overlooks a missing file in it."""
+    """Remove a folder's file list from the remote. Once DVC has seen a complete folder, even `dvc push` overlooks a
+    missing file in that folder.
+    """
     content = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["second"]["outs"][0]["md5"]
     next((project.parent / "remote").rglob(f"{content[2:]}")).unlink()
 
@@ -179,7 +181,7 @@ def run_cache_not_in_remote(project: Path) -> None:
 
 
 def import_of_data(project: Path) -> None:
-    """The origin of the import may have changed."""
+    """Turn the raw data into an import. The origin of an import may have changed."""
     path = project / "data/raw.dvc"
     content = yaml.safe_load(path.read_text())
     content["deps"] = [{"path": "../../raw", "hash": "md5", "md5": content["outs"][0]["md5"]}]

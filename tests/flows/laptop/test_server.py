@@ -88,7 +88,9 @@ class Healthy(BaseHTTPRequestHandler):
 @pytest.mark.e2e
 class TestAccess:
     def status(self, prefect: PrefectServer, **options: Any) -> int:
-        """The HTTP status of a request for the deployments, which would let an attacker run commands."""
+        """Return the HTTP status of a request for the deployments. Access to them would let an
+        attacker run commands.
+        """
         return httpx.post(f"{prefect.api}/deployments/filter", json={}, **options).status_code
 
     def test_the_password_is_required(self, prefect: PrefectServer) -> None:
@@ -161,7 +163,7 @@ class TestPassword:
         assert (tmp_path / server.PASSWORD).stat().st_mode & 0o777 == 0o600
 
     def test_is_written_after_a_kill(self, tmp_path: Path) -> None:
-        """This holds even if the partial file had other permissions."""
+        """This is true even if the partial file had different permissions."""
         (tmp_path / f"{server.PASSWORD}.partial").write_text("")
         assert server.stored_password(tmp_path)
         assert (tmp_path / server.PASSWORD).stat().st_mode & 0o777 == 0o600

@@ -55,7 +55,9 @@ def test_an_invalid_wait_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, 
 @pytest.mark.e2e
 def test_a_second_deploy_keeps_unchanged_automations(prefect: PrefectServer) -> None:
     def installed(hash_seed: str) -> str:
-        """Install in a process where sets have a different order. Returns the ids of the automations."""
+        """Install the automations in a process that iterates over sets in a different order. Returns the automations'
+        ids.
+        """
         environment = os.environ | prefect.environment | {"PYTHONHASHSEED": hash_seed}
         command = [sys.executable, "-c", INSTALL]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=200).stdout

@@ -1,4 +1,6 @@
-"""Parts of a stage are made in separate worktrees and used in another. Only Prefect's server is a fake."""
+"""Parts of a stage are computed in separate worktrees, and another worktree uses them. Only
+Prefect's server is a fake.
+"""
 
 import sys
 import uuid
@@ -37,7 +39,7 @@ Play = Callable[[int], State[Any]]
 
 @dataclass
 class Pool:
-    """A pool that makes parts. `play` returns the final state of a part."""
+    """A pool that computes parts. `play` returns the final state of a part."""
 
     project: Path
     play: Play
@@ -63,7 +65,9 @@ class Pool:
 
 
 def made(place: Workplace, name: str, number: int, of: int, files: dict[str, str]) -> str:
-    """Make a part as flows.team.part_flow does, without its tasks. Returns its .dvc file."""
+    """Compute a part as flows.team.part_flow does, without the flow's tasks. Returns the text of
+    the part's .dvc file.
+    """
     place.write(files)
     environment, folder = place.environment(), part_folder(number, of)
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +99,7 @@ def warm(warm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout; each test works in its own worktrees."""
+    """A checkout. Each test works in its own worktrees."""
     folder = checkout(tmp_path_factory.mktemp("checkout"), prepare__parts=PIECES)
     pspnet("synthesize", "data/raw", "--images", str(IMAGES), "--labeled", "30", cwd=folder)
     with dvc(folder) as repo:
@@ -104,7 +108,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reproduced(project: Path, name: str, pool: Pool, patch: pytest.MonkeyPatch) -> StageResult | Failure:
-    """Reproduce `prepare` in a worktree with this name."""
+    """Reproduce `prepare` in a worktree called `name`."""
     place = lay_out(project, name, "HEAD")
     place.write({"data/raw.dvc": (project / "data/raw.dvc").read_text()})
     with dvc(place.folder) as repo:
@@ -183,4 +187,4 @@ def test_parts_left_by_a_killed_attempt_are_removed(tmp_path: Path, monkeypatch:
     here = Workplace(project, project)
     (project / PARTS).mkdir()
     clear_parts(here)
-    assert (project / PARTS).exists()  # in a checkout, it may belong to a person
+    assert (project / PARTS).exists()  # in a checkout, the folder may belong to a person

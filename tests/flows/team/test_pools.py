@@ -1,4 +1,4 @@
-"""How runs in pools are started and awaited. Only the server is a fake."""
+"""How runs in pools are started and how their results are awaited. Only the server is a fake."""
 
 import uuid
 from collections.abc import Iterator
@@ -18,11 +18,13 @@ from tests.waiting import Clock
 
 AWAY = "away"
 IDLE_SECONDS = 60
-POLLS = 40  # they take longer than IDLE_SECONDS
+POLLS = 40  # these polls take longer than IDLE_SECONDS
 
 
 class Server:
-    """A server with each run's state at each poll; the last state repeats. `AWAY`: the server does not answer."""
+    """A server with each run's state at each poll. The last state repeats. `AWAY` means that the server does not
+    answer.
+    """
 
     def __init__(self, *stories: list[State[Any] | str]) -> None:
         self.runs = [
