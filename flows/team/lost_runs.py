@@ -23,8 +23,8 @@ NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry
 def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> None:
     """Create or update the automations.
 
-    `afresh`: also replace unchanged ones. The server then forgets the heartbeats it is waiting for, which is right once
-    all their senders are gone.
+    `afresh`: also replace automations that have not changed. The server then forgets the heartbeats it is waiting for,
+    which is right once all their senders are gone.
     """
     for wanted in automations(deployments):
         known = client.read_automations_by_name(wanted.name)

@@ -14,7 +14,7 @@ MOST_TABLES = 20
 
 
 def names_beside(listing: Listing, values: Collection[int]) -> tuple[dict[int, str], str]:
-    """Value -> name, and the file's name. Only files that name every value are used."""
+    """Return the name of each value, and the file that gives them. Only files that name every value are used."""
     wanted = {*values} - {255}
     for file in listing.ending(".txt", ".names", ".csv")[: MOST_TABLES * 10]:
         table = file.name.lower().endswith(".csv")

@@ -137,7 +137,7 @@ def stage(name: str) -> Iterator[Tick]:
     if ranks() > 1:
         die_with_launcher()
     else:
-        end_with_dvc()  # has an effect only under DVC, because a run by hand may outlive its terminal
+        end_with_dvc()  # does nothing unless DVC runs it: a run started by hand may outlive its terminal
     started = time.monotonic()
     try:
         with progress(name) as tick:

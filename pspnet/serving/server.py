@@ -65,7 +65,7 @@ log = logging.getLogger("pspnet.server")
 
 class Refused(Exception):
     def __init__(self, status: int, code: str, message: str, unread: bool = False) -> None:
-        """`unread`: the client may still be sending its body."""
+        """`unread`: the client may still be sending the request's body."""
         super().__init__(message)
         self.status, self.code, self.unread = status, code, unread
 

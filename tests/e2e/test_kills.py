@@ -142,7 +142,7 @@ def forget(folder: Path, step: str) -> None:
 
 
 def share(number: int) -> float:
-    """Return the latest moment of this planned kill, as a share of the step's duration."""
+    """Return the latest point at which this planned kill can happen, as a fraction of the step's duration."""
     step = PLAN[number].step
     earlier, all_of_it = (sum(kill.step == step for kill in kills) for kills in (PLAN[:number], PLAN))
     if step in TRAININGS:  # each attempt at training resumes where the last one was killed

@@ -106,7 +106,7 @@ def test_neighbors_are_blended_by_their_shares() -> None:
     left, right = by_hand(one, images[:, :, :64]), by_hand(one, images[:, :, 26:])
     assert torch.allclose(tiled[..., :26], left[..., :26], atol=1e-6)
     assert torch.allclose(tiled[..., 64:], right[..., 38:], atol=1e-6)
-    # Each window's share rises over the 32 px from its border to its middle. The 6 px between the middles of both
+    # Each window's share rises over the 32 px from its border to its middle. The 6 px between the centers of the
     # windows are at least 32 px from either border.
     from_left, from_right = (np.minimum(np.minimum(p, 63 - p), 38) + 1.0 for p in (np.arange(26, 64), np.arange(38)))
     share = torch.tensor(from_right / (from_left + from_right), dtype=torch.float32)

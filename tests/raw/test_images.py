@@ -291,7 +291,7 @@ def test_an_animation_is_refused() -> None:
 
 
 def tiff_of(directories: int, last_leads_to: int) -> bytes:
-    """Return a TIFF of gray pictures with one pixel each. All pictures share the same byte."""
+    """Return a TIFF of single-pixel gray pictures that all share the same byte."""
     entries = ((256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1))
     size, first = 2 + 12 * len(entries) + 4, 10
     parts = [struct.pack("<2sHI2x", b"II", 42, first)]

@@ -1,4 +1,4 @@
-"""Tests of the server: first its limits in front of a small app, then a whole process that serves a version."""
+"""Tests of the server: first its limits, with a small app behind it, then a whole process that serves a version."""
 
 import asyncio
 import contextlib
