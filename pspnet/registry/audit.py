@@ -1,7 +1,8 @@
 """Moves the champion alias. Each move is first numbered and recorded; if its process dies, another process finishes it.
 
-MLflow sets an alias without comparing it with its previous value, so one host could overwrite what another has set. But the
-names of experiments are unique in MLflow's database, even those of deleted experiments. So a move takes these steps:
+MLflow sets an alias without comparing it with its previous value, so a host could overwrite what another has just set.
+But the names of experiments are unique in MLflow's database, even those of deleted experiments. So a move takes these
+steps:
 
 1. Settle what earlier processes left unfinished, and read the number of the last move and the champion (`attempts`).
 2. The caller decides about that champion.

@@ -1,4 +1,4 @@
-"""A version includes its bundle's predictions, so that anyone who loads the version can check that it predicts the same."""
+"""A version includes its bundle's predictions, to check that the version predicts the same wherever it is loaded."""
 
 import hashlib
 import json
