@@ -18,7 +18,7 @@ from pspnet.prediction.image.predictor import Predictor
 
 def check_classes(model: Bundle, bundle: Path, dataset: PreparedDataset, prepared: Path) -> None:
     if model.classes != dataset.classes:
-        found, expected = f"knows the classes {', '.join(model.classes)}", ", ".join(dataset.classes)
+        found, expected = f"has the classes {', '.join(model.classes)}", ", ".join(dataset.classes)
         fix = "Run the finetune stage again."
         raise UserError(Problem(str(bundle), found, f"those of {prepared}: {expected}", fix))
 

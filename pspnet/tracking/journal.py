@@ -1,8 +1,8 @@
 """The journal: everything a stage records for MLflow, one JSON object per line, in order.
 
 The file `journal.jsonl` identifies the work and lists the event log of each attempt; the records are in these logs.
-Each line includes its time in milliseconds. MLflow identifies a metric by (name, time, step, value), so sending a metric
-twice creates only one row.
+Each line includes its time in milliseconds. MLflow identifies a metric by (name, time, step, value), so sending one
+metric twice creates only one row.
 """
 
 import json
