@@ -1,4 +1,4 @@
-"""Class names from files next to the data."""
+"""Finds class names in files next to the data."""
 
 import csv
 import re
@@ -9,12 +9,12 @@ from pspnet.inspection.listing import Listing
 from pspnet.raw.masks import COLOR
 
 LISTS = ("labels.txt", "label.txt", "classes.txt", "class_names.txt", "names.txt", "classes.names", "obj.names")
-NO_CLASS = "__ignore__"  # labelme puts it before the first class
+NO_CLASS = "__ignore__"  # labelme lists this before the first class
 MOST_TABLES = 20
 
 
 def names_beside(listing: Listing, values: Collection[int]) -> tuple[dict[int, str], str]:
-    """Value -> name, and the file's name. Only files that name every value are used."""
+    """Value -> name, and the name of the file they come from. Only a file with a name for every value is used."""
     wanted = {*values} - {255}
     for file in listing.ending(".txt", ".names", ".csv")[: MOST_TABLES * 10]:
         table = file.name.lower().endswith(".csv")
@@ -37,7 +37,7 @@ def _names_in_lines(text: str) -> dict[int, str]:
 
 
 def _names_in_table(text: str) -> dict[int, str]:
-    """Color value -> name, from a table with columns name, r, g, b."""
+    """Color value -> name, read from a table with the columns name, r, g, b."""
     rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
     columns = {(column or "").strip().lower(): column for column in rows.fieldnames or []}
     if not {"name", "r", "g", "b"} <= columns.keys():
