@@ -101,7 +101,7 @@ def _ending(paths: dict[str, str], suffix: str) -> list[str]:
 
 
 def _are_classes(names: list[str], masks: list[str], listing: Listing) -> bool:
-    """Whether folders can stand for classes: their names differ by more than a number, and the masks have two values."""
+    """Whether folders can stand for classes: their names differ by more than a number, and masks have two values."""
     plain = {re.sub(r"[\d_\- ]", "", name) for name in names} - {""}
     return 2 <= len(names) <= MOST_UNCERTAIN and len(plain) == len(names) and are_two_valued(masks, listing.raw)
 

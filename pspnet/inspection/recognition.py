@@ -98,7 +98,10 @@ def ade20k(listing: Listing) -> LayoutGuess | None:
 
 
 def camvid(listing: Listing) -> LayoutGuess | None:
-    """Recognize CamVid by the unique names of its drives. Only masks with numbers: color masks are paired by name."""
+    """Recognize CamVid by the unique names of its drives.
+
+    This layout reads numbers, so data with color masks is left to pairing by name.
+    """
     drive = re.compile(r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+(?:_L)?")
     frames = [file for file in listing.images if drive.fullmatch(PurePosixPath(file.name).stem)]
     masks = [file for file in frames if words(_parent(file)) & MASK_WORDS]
@@ -174,7 +177,7 @@ def _listed_images(listing: Listing, file: RawFile) -> list[str]:
         LookupError,
         TypeError,
         RecursionError,
-    ):  # expected if the file is large, because only its ends are read
+    ):  # only the ends of large files are read
         return re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))
 
 

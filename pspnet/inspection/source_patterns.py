@@ -1,4 +1,4 @@
-"""Creates the folders and regular expressions in dataset.source that pair images and masks as described by `Partners`."""
+"""Creates the folders and regular expressions for dataset.source that pair images and masks as `Partners` describes."""
 
 import re
 from collections import defaultdict
