@@ -14,7 +14,11 @@ from flows.workplace import Workplace
 
 @flow(name="promote", persist_result=False)
 def promote(version: int | str | None = None, approve: bool = False, force: bool = False, why: str = "") -> State[Any]:
-    """`version`: a number; the challenger by default. `force` with a `why` promotes a version the gate holds back."""
+    """Promote a version.
+
+    `version`: a version number, by default that of the challenger. `force`, with a reason in `why`: promote the version
+    even if the gate holds it.
+    """
     given = [] if version is None else [str(version)]
     options = [*(["--approve"] if approve else []), *(["--force"] if force else []), *(["--why", why] if why else [])]
 
