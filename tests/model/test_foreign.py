@@ -161,7 +161,7 @@ def test_missing_tensors_are_named(name: str, project: str, change: Change, faul
     [
         ("timm_resnet50d", "timm", dict, "computes a different function: it averages before it downsamples"),
         ("torchvision_resnet50", "moco", dict,
-         r"has no tensor names in moco format \(found conv1.weight, .*\); expected .* encoder_q.*These names fit --from"),
+         r"has no tensor names in moco format \(found conv1.weight, .*\); expected .*encoder_q.*names fit --from"),
         ("hszhao_pspnet50_voc", "mmseg", dict, "These names fit --from hszhao"),
         ("torchvision_resnet50", "torchvision", drop("layer1.0.conv1.weight"), "lacks backbone.layer1.0.conv1.weight"),
         ("torchvision_resnet50", "torchvision", put("layer3.6.conv1.weight", 256, 1024, 1, 1),
