@@ -29,7 +29,7 @@ def stage_status(output: str) -> int | None:
 
 
 def errors(output: str) -> str:
-    """DVC's output from its first error onward, or the last lines if the command is not DVC."""
+    """The output from DVC's first error onward, or the last lines if the command is not DVC."""
     lines = [line for line in output.splitlines() if not _NO_ERROR.match(line)]
     first = next((number for number, line in enumerate(lines) if line.startswith("ERROR: ")), 0)
     return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:][-_SHOWN_LINES:])

@@ -1,4 +1,4 @@
-"""Why a command failed: the message for the user, and whether a retry can help."""
+"""Finds out why a command failed: the message for the user, and whether a retry can help."""
 
 import signal
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The flow that runs `pspnet promote` from the Prefect UI, on a machine that has the data."""
+"""The flow that runs `pspnet promote`, so that a version can be promoted from the Prefect UI, where the data is."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Commands that change the registry and MLflow.
+"""Runs the commands that change the registry and MLflow.
 
 DVC does not run them, because the registry is not a function of the stages' inputs.
 """

@@ -1,4 +1,4 @@
-"""The flow that updates the data, runs every stage of dvc.yaml, registers the result and shares it."""
+"""The flow that updates the data, runs every stage of dvc.yaml, registers the model and pushes the results."""
 
 from collections.abc import Callable
 from typing import Any

@@ -117,7 +117,7 @@ def _listing(folder: Path) -> tuple[str, float]:
     digest, newest = hashlib.sha256(), 0.0
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        newest = max(newest, os.stat(parent).st_ctime)  # noqa: PTH116  a million of them
+        newest = max(newest, os.stat(parent).st_ctime)  # noqa: PTH116  there may be a million of them
         for name in sorted(names):
             path = os.path.join(parent, name)  # noqa: PTH118
             facts = os.lstat(path)

@@ -1,4 +1,4 @@
-"""A batch of raw data before it is added: where its files would go, and the problems `prepare` would find in them."""
+"""Checks a batch of raw data before it is added: where its files would go, and what problems `prepare` would find."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -167,5 +167,5 @@ def _folders(dataset: DatasetParams) -> str:
 
 
 def mask_folder(source: SourceParams) -> str:
-    """The mask folder; layouts with annotation files have none."""
+    """The mask folder, or AS_IT_IS for layouts with annotation files, which have no mask folder."""
     return AS_IT_IS if isinstance(source, CocoParams | LabelmeParams | CvatParams) else source.masks

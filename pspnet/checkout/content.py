@@ -1,4 +1,4 @@
-"""The problems that `prepare` would find by reading the images and masks of a batch."""
+"""Finds the problems that `prepare` would find by reading the images and masks of a batch."""
 
 import hashlib
 import shutil

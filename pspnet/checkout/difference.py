@@ -128,7 +128,7 @@ class _Samples:
             yield rows.assign(has_mask=has_mask, shard=shard, row=range(len(rows)))
 
     def encoded(self, column: str, shard: int, row: int) -> Any:
-        """The bytes, as a pyarrow.Buffer."""
+        """The bytes of an image or mask, as a pyarrow.Buffer."""
         return self._batches[shard].column(column)[row].as_buffer()
 
     def mask(self, shard: int, row: int) -> NDArray[np.uint8]:

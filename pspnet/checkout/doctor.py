@@ -55,7 +55,7 @@ def examine(params: Path, raw: Path, quick: bool) -> None:
 
 
 def can_run(params: Path, raw: Path) -> bool:
-    """Whether `--quick` finds no problems."""
+    """Whether the pipeline can run: whether `pspnet doctor --quick` finds no problems."""
     findings = [*_params(params), *_raw(params, raw)]
     return all(finding.verdict != "problem" for finding in findings)
 

@@ -28,7 +28,7 @@ def _import(words: list[str], source: str, raw: Path, state: Path) -> None:
         _check_free(raw, kept)
         raw.parent.mkdir(parents=True, exist_ok=True)
         try:
-            dvc(*words, str(partial))  # not into the raw folder yet, because DVC writes file by file
+            dvc(*words, str(partial))  # not directly into the raw folder, because DVC writes file by file
             if not partial.is_dir():
                 raise UserError(Problem(source, "is a file", "a folder", "Put a .zip or .tar into a folder there."))
             if raw.exists():

@@ -87,7 +87,7 @@ class Together(RawFiles):
         return self.batch.size(self.of_batch[path]) if path in self.of_batch else super().size(path)
 
     def brings_mask(self, sample: RawSample) -> bool:
-        files = (sample.mask.path, *sample.mask.paths) if sample.mask else ()  # paths: none for a drawn mask
+        files = (sample.mask.path, *sample.mask.paths) if sample.mask else ()  # a drawn mask has no paths
         return any(path in self.of_batch for path in files)
 
     def shown(self, path: str) -> str:

@@ -145,7 +145,7 @@ def _classes(report: EvaluationReport) -> list[dict[Any, Any]]:
 
 
 def _confusions(report: EvaluationReport) -> list[dict[str, Any]]:
-    """The ten confusions with the most pixels."""
+    """The ten pairs of confused classes with the most pixels."""
     wrong = report.confusion * ~np.eye(len(report.classes), dtype=bool)
     of_class = wrong / np.maximum(1, report.confusion.sum(axis=1, keepdims=True))
     of_errors = wrong / max(1, wrong.sum())
@@ -212,7 +212,7 @@ def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _ticks(values: list[float]) -> list[float]:
-    """About five round numbers that span the values, from zero if that wastes less than half of the axis."""
+    """About five round numbers that cover the values. They start at zero if that wastes less than half of the axis."""
     low, high = min(values), max(values)
     low = 0.0 if 0 <= low < high / 2 else low
     rough = (high - low if high - low > 1e-4 * abs(high) else abs(high) or 1.0) / 5  # a constant also needs an axis

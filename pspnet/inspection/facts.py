@@ -26,7 +26,7 @@ MOST_LARGE = 3  # maximum number of large images to try
 ENOUGH_PIXELS = 100 * 10**6  # stop once this many pixels have been decoded
 ANY_SIZE = 10**12
 MOST_VALUES = 4096  # maximum number of values to keep per mask
-MOST_MASK_COLORS = 64  # a photograph has more
+MOST_MASK_COLORS = 64  # a picture with more colors is a photograph, not a mask
 KINDS_OF_SUFFIX = {
     "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp",), "GIF": (".gif",),

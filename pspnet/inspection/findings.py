@@ -1,4 +1,4 @@
-"""The result of inspecting a folder."""
+"""The result of inspecting a folder of raw data."""
 
 import re
 from dataclasses import dataclass, field

@@ -157,7 +157,7 @@ def _any_of(files: Sequence[RawFile]) -> str:
 
 
 def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
-    """The folder of the images that the COCO files list."""
+    """The folder that contains the images listed in the COCO files."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in listing.images:
         by_name[PurePosixPath(image.name).name].append(image.name)

@@ -38,7 +38,7 @@ class _Shown(NamedTuple):
 def contact_sheet(
     samples: Sequence[RawSample], files: RawFiles, classes: Classes | None, title: str, most: int = MOST_SHOWN
 ) -> bytes | None:
-    """The sheet as PNG, or None if no image can be shown."""
+    """The contact sheet as PNG bytes, or None if no image can be shown."""
     by_id = {sample.id: sample for sample in samples}
     shown: list[_Shown] = []
     for name in stable_sample(by_id, most * 4):

@@ -35,7 +35,7 @@ class SplitList(NamedTuple):
 
 
 def split_lists(listing: Listing, ids: set[str]) -> list[SplitList]:
-    """Files that assign images to splits; at least half of their names must be images."""
+    """The files that assign images to splits. At least half of the names in such a file must be names of images."""
     by_name = defaultdict(list)
     for name in ids:
         by_name[PurePosixPath(name).name].append(name)

@@ -91,7 +91,7 @@ def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem
                 refused.append(Problem(path, found, "text", "Rename it."))
                 continue
             files[prefix + name] = stamp
-    # An empty folder may be an unmounted disk, so its predictions must not be removed.
+    # An empty folder may be an unmounted disk, so earlier predictions must not be removed.
     if not files and not refused:
         raise UserError(Problem(str(images), "contains no files"))
     return files, sorted(refused, key=str)
@@ -101,7 +101,7 @@ def _stamp(path: str) -> Stamp | None:
     """The file's size and time, or None if it is not a file."""
     try:
         status = os.stat(path)  # noqa: PTH116 (for a million files, creating Paths would take longer than stat)
-    except FileNotFoundError:  # a broken link, or just removed
+    except FileNotFoundError:  # the file is a broken link, or was just removed
         return None
     except OSError as error:
         _unlisted(error)

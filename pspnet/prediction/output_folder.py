@@ -167,7 +167,7 @@ class PredictionFolder:
         return self._read(TABLE, self._schema)
 
     def _rows(self) -> pa.Table:
-        """The last row of each image."""
+        """The rows of the table, with only the last row of each image."""
         path = self._folder / ROWS
         schema = pa.unify_schemas([self._schema, self._digest_schema])
         if not path.exists() or not path.stat().st_size:

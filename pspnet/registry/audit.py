@@ -65,7 +65,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Position:
-    """The state of the audit. A move claims `number`, so it fails if another process has moved the alias since."""
+    """The state of the audit. A move claims `number`, and fails if another process has moved the alias since then."""
 
     number: int  # number of the next move
     recorded: int  # the champion according to the audit
@@ -228,7 +228,7 @@ class Audit:
     def _finish(self, claim: "Experiment | None", move: Move) -> Move:
         """Do steps 4 to 8. The result is the same if they are repeated, or if two processes do them at once."""
         self.ledger.record(move)
-        closed = self.ledger.closed(move) or self._carry_out(move)  # closed: another process finished it while we slept
+        closed = self.ledger.closed(move) or self._carry_out(move)  # closed: another process did it while we slept
         if claim:
             self.ledger.remove(claim.experiment_id)
         if self.alias.has_answered_writes():

@@ -63,6 +63,6 @@ def _sums_of_groups(
 
 
 def _difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return candidate - champion in mean IoU: (..., 4, K) -> (...)."""
+    """Return the mean IoU of the candidate minus that of the champion: (..., 4, K) -> (...)."""
     candidate, champion = (mean_over_classes(iou(sums[..., at, :], sums[..., at + 1, :])) for at in (0, 2))
     return candidate - champion

@@ -50,7 +50,7 @@ def examples_later(
 
 
 def _images(prepared: Path, settings: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yield test images as a client would send them, or a random image if there are none."""
+    """Yield test images as a client would send them, or a random image if there are no test images."""
     sent = 0
     if (prepared / "dataset.json").exists():
         dataset = PreparedDataset.open(prepared)

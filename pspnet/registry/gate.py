@@ -30,7 +30,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Side:
-    bundle: str  # digest
+    bundle: str  # digest of the bundle
     version: int | None
     mean_iou: float | None  # None if no class has an IoU
     class_iou: dict[str, float | None]  # None if the class is absent
@@ -40,7 +40,7 @@ class Side:
 @dataclass(frozen=True)
 class Decision:
     outcome: Outcome
-    reasons: tuple[Reason, ...]  # one for each rule checked, in a fixed order
+    reasons: tuple[Reason, ...]  # one for each rule that was checked, in a fixed order
     candidate: Side
     champion: Side | None
     fingerprint: str  # identifies the test split

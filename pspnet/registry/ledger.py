@@ -99,7 +99,7 @@ class Ledger:
                 raise
 
     def record(self, move: Move) -> None:
-        """Make sure that this move has a record."""
+        """Create a record for this move, unless it already has one."""
         if not self._runs(move.number):
             home = experiment(self._client, self._state, self._home)
             tags = replace(move, state=PENDING).tags()

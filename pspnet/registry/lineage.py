@@ -46,7 +46,7 @@ def lineage(registry: ModelRegistry, which: str, as_json: bool) -> None:
 
 
 def _facts(registry: ModelRegistry, version: Version, folder: Path) -> Facts:
-    """Return the whole lineage as JSON values."""
+    """Return the whole lineage as values that can be written as JSON."""
     kept = part(folder, "provenance")
     params = read_yaml(kept / PARAMS)
     stages: Facts = read_yaml(kept / LOCK)["stages"] if (kept / LOCK).exists() else {}

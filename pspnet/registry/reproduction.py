@@ -33,7 +33,7 @@ SHOWN = 10  # maximum number of packages to show
 class Result:
     name: str
     stage: str
-    expected: str  # digest
+    expected: str  # digest of the version's own result
     found: str  # digest; empty if there is no such result
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 from pspnet.errors import Problem, UserError
 
 KEY = "PSPNET_AUDIT_KEY"
-SHORTEST_KEY = 16  # characters
+SHORTEST_KEY = 16  # minimum number of characters
 CONTENT, SIGNATURE = "pspnet.content", "pspnet.signature"  # tags of a version
 
 

@@ -1,4 +1,4 @@
-"""Registered versions, their aliases, and the folders they are downloaded to."""
+"""Registered versions, their aliases, and the folders to which versions are downloaded."""
 
 import contextlib
 from collections.abc import Mapping

@@ -178,7 +178,7 @@ class Turns:
             turn = turns.popleft()
             del self._waiting[client]
             if turns:
-                self._waiting[client] = turns  # behind the other clients
+                self._waiting[client] = turns  # the client goes to the end of the line
             if not turn.done():
                 turn.set_result(None)
                 return

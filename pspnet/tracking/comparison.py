@@ -95,7 +95,7 @@ def _facts(run: "Run", stages: "Sequence[Run]") -> dict[str, Any]:
 
 
 def _rows(pipelines: "Sequence[Run]", classes: bool) -> list[dict[str, str]]:
-    """The cells to show for each run, by column title."""
+    """A row of cells for each run, by column title."""
     every = {name for run in pipelines for name in run.data.metrics}
     scores = {"val mIoU": "val_mean_iou", "test mIoU": "test_mean_iou"}
     scores |= {name.removeprefix(CLASS): name for name in sorted(every) if classes and name.startswith(CLASS)}

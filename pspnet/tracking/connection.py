@@ -160,7 +160,7 @@ def fail_fast(state: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The error in brief: the message of the system error that caused it, or the error's own first line."""
+    """The error in one line: the message of the system error that caused it, or else its own first line."""
     found, cause = error, error
     while (cause := cause.__cause__ or cause.__context__) is not None:  # type: ignore[assignment]
         if isinstance(cause, OSError):

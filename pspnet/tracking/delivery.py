@@ -81,7 +81,7 @@ class Delivery:
         """Deliver the pending entries."""
         if pending := self.pending:
             run = self._run = self._run or self._find_run(client)
-            pending = self.pending  # a new run needs all entries
+            pending = self.pending  # read again, because a new run needs all entries
             for group in _groups(pending):
                 self._send_group(client, run, [record.entry for record in group])
                 self._advance({record.file: record.end for record in group})

@@ -147,7 +147,7 @@ def _listing(folder: Path) -> str:
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(parent, name)  # noqa: PTH118  a million of them
+            path = os.path.join(parent, name)  # noqa: PTH118  there may be a million of them
             digest.update(f"{os.path.relpath(path, folder)}\0".encode())
             with suppress(OSError):  # a broken link
                 facts = os.stat(path)  # noqa: PTH116

@@ -1,4 +1,4 @@
-"""System metrics while a stage runs, measured by MLflow's own monitors."""
+"""Records system metrics while a stage runs, using MLflow's own monitors."""
 
 import os
 import time
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 PREFIX = "system/"
 SECONDS = 10.0
-WAITING = 1000  # samples kept while the server is down; older samples are lost
+WAITING = 1000  # number of samples to keep while the server is down; older samples are lost
 
 
 class SystemMetrics:

@@ -1,4 +1,4 @@
-"""Read tensors from other projects' files without running any code in them."""
+"""Reads tensors from other projects' files without running any code that the files may contain."""
 
 from argparse import Namespace
 from collections.abc import Mapping

@@ -38,7 +38,7 @@ class Format:
 
 
 def _resnet(prefix: str = "") -> dict[str, str]:
-    """Torchvision's names, which are also ours."""
+    """Rules for torchvision's names for a ResNet, which are also our names."""
     return {
         rf"{prefix}((?:conv|bn)1\..+)": r"backbone.\1",
         rf"{prefix}(layer[1-4]\.\d+\.(?:conv[1-3]|bn[1-3]|downsample\.[01])\..+)": r"backbone.\1",
@@ -46,7 +46,7 @@ def _resnet(prefix: str = "") -> dict[str, str]:
 
 
 def _stem(prefix: str) -> dict[str, str]:
-    """Three convolutions, each followed by BatchNorm and ReLU, numbered consecutively."""
+    """Rules for a stem of three convolutions, each followed by BatchNorm and ReLU, all numbered consecutively."""
     places = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2", 6: "conv3", 7: "bn3"}
     return {rf"{prefix}{place}\.(.+)": rf"backbone.{name}.\1" for place, name in places.items()}
 

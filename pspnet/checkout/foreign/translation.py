@@ -17,7 +17,7 @@ from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 MOST_SHOWN = 5
 FIRST = "backbone.conv1.weight"
 CLASSIFIERS = ("head.4.", "auxiliary_head.4.")
-COUNT = "num_batches_tracked"  # a BatchNorm tensor that is not used here and is missing from older files
+COUNT = "num_batches_tracked"  # a BatchNorm tensor that we do not use and that older files do not contain
 
 
 @dataclass(frozen=True)
