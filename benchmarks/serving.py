@@ -203,7 +203,7 @@ def make_questions(version: Path) -> list[Question]:
         Question("bad: no image", 5, request(b"These are words."), 400, "image 1: cannot be recognized as an image"),
         Question("bad: empty", 4, request(b"", None), 400, "image 2: is null"),
         Question("bad: no JSON", 2, b"\xff" * 1000, 400, "The request is not valid JSON"),
-        Question("bad: too many", 2, request(*[sound] * 17), 400, "request: holds 17 images"),
+        Question("bad: too many", 2, request(*[sound] * 17), 400, "request: contains 17 images"),
         Question("bad: bomb, 2,500 megapixels claimed", 4, request(bomb), 400, "image 1: has 2,500.0 megapixels"),
         Question("bad: bomb, 400 megapixels of zeros", 4, request(zeros), 400, "image 1: has 400.0 megapixels"),
         Question("bad: image of 21 MB", 2, request(bytes(21_000_000)), 400, "image 1: is 21.0 MB"),

@@ -1,4 +1,4 @@
-"""Runs a command, reads its output and events as they arrive, and leaves no process behind when it ends."""
+"""Runs a command and reads its output and events as they arrive. Leaves no process behind when the command exits."""
 
 import os
 import queue
@@ -25,7 +25,7 @@ MARK = "PSPNET_COMMAND"  # environment variable that marks every process of the 
 LAST_LINES = 200
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 2.0
-STOP_SECONDS = 60.0  # training saves its checkpoint first
+STOP_SECONDS = 60.0  # time for a command to stop; training first saves a checkpoint
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class CommandResult:
     status: int
     seconds: float
     timed_out: bool
-    output: str  # the last lines
-    events: list[Event] = field(default_factory=list)  # all but progress
+    output: str  # the last lines of the output
+    events: list[Event] = field(default_factory=list)  # all events except progress
 
     def told(self, kind: str) -> list[Event]:
         return [event for event in self.events if event["kind"] == kind]
 
     @property
     def result(self) -> dict[str, Any]:
-        """The result that the command reports; empty if none."""
+        """The result that the command reported, or an empty dict if it reported none."""
         return {name: value for event in self.told("result") for name, value in event.items()}
 
     @property
     def end(self) -> Event | None:
-        """The command's exit event, or None if the command was killed or is not one of ours."""
+        """The command's exit event. None if the command was killed or is not one of ours."""
         return next((event for event in reversed(self.told("exit")) if "rank" not in event), None)
 
 
@@ -58,9 +58,9 @@ def run(
     timeout_seconds: float | None = None,
     on_progress: Callable[[Event], object] = lambda event: None,
 ) -> CommandResult:
-    """Run the command in our process group, so that ending this process also ends the command.
+    """Run the command in our process group, so that a signal that ends this process also ends the command.
 
-    The command gets an event log.
+    The command gets a log to write events to.
     """
     log = events.new_log(folder / environment.get("PSPNET_STATE", STATE))
     try:
@@ -139,16 +139,16 @@ def _end(process: psutil.Popen, mark: str, seconds: float) -> None:
         others = {*process.children(recursive=True), *marked(MARK, mark)} - {process}
         end_all([process, *others], seconds)
         process.wait()
-    # Processes left behind, and any they have started since. Look twice: a process that is just starting has no
-    # environment yet.
+    # End processes that were left behind, and any that these have started since. Look twice, because a process that is
+    # just starting has no environment yet.
     while left := marked(MARK, mark) or marked(MARK, mark):
         end_all(left, min(seconds, DRAIN_SECONDS))
 
 
 def _lines(process: psutil.Popen) -> Iterator[str]:
-    """Yield lines as they arrive, with an occasional empty line, until the process ends.
+    """Yield lines of output as they arrive, with an empty line now and then, until the process exits.
 
-    The process can outlive its end of the pipe, and processes that it leaves behind can keep writing to the pipe.
+    The process can close its end of the pipe before it exits, and processes it leaves behind can keep writing to it.
     """
     lines: queue.Queue[str | None] = queue.Queue()
 
@@ -178,7 +178,7 @@ def _lines(process: psutil.Popen) -> Iterator[str]:
 
 
 def marked(name: str, value: str) -> list[psutil.Process]:
-    """Every other live process on this machine with this variable in its environment."""
+    """All other live processes on this machine that have this variable in their environment."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml and the data they start from. There is no other DAG."""
+"""The stages in dvc.yaml and the data they start from. The flows have no other DAG."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Source:
-    """Data that no stage makes, tracked by `dvc add` or `dvc import`."""
+    """Data that is not the output of a stage, tracked by `dvc add` or `dvc import`."""
 
     name: str
     is_import: bool = False
@@ -37,15 +37,15 @@ class Stage:
     pool: str | None
     timeout_seconds: float | None
     retries: int
-    upstream: tuple[str, ...]  # stages and sources
+    upstream: tuple[str, ...]  # the stages and sources it depends on
     command: str = ""
-    parts: int = 1  # made first, by the pool's machines
+    parts: int = 1  # number of parts that the pool's machines create first
 
 
 @dataclass(frozen=True)
 class Dag:
     sources: tuple[Source, ...]
-    stages: tuple[Stage, ...]  # in topological order
+    stages: tuple[Stage, ...]  # sorted topologically
     has_remote: bool
 
     def named(self, name: str) -> Stage:
@@ -85,14 +85,14 @@ def dag_of(repo: Repo, project: Path) -> Dag:
 
 
 def changed_stages(project: Path) -> set[str]:
-    """The names of the stages that may be out of date, according to DVC."""
+    """The names of the stages that, according to DVC, may be out of date."""
     with open_repo(project) as repo:
         return set(repo.status())
 
 
 @contextmanager
 def open_repo(project: Path) -> Iterator[Repo]:
-    """DVC's repository object. A DVC error inside the block is raised as a UserError."""
+    """DVC's repository object. Turns DVC errors inside the block into UserErrors."""
     try:
         with Repo(str(project), _wait_for_lock=True) as repo:
             yield repo
@@ -108,7 +108,7 @@ def _name(node: Any, project: Path) -> str:
 
 
 def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]:
-    """The dependencies that git ignores and no stage makes. DVC must track them."""
+    """The dependencies that git ignores and that no stage creates. DVC must track them."""
     made, root = {Path(out.fs_path) for out in repo.index.outs}, project.resolve()
     paths = {node: [Path(str(one.fs_path)) for one in node.deps if one.protocol == "local"] for node in nodes}
     names = {
@@ -116,7 +116,7 @@ def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]
         for path in {path for found in paths.values() for path in found}
         if path.is_relative_to(root) and not made.intersection([path, *path.parents])
     }
-    # Also with a trailing slash: the path may not exist yet, and a pattern may match folders only.
+    # Each path is also checked with a trailing slash: it may not exist yet, and a pattern may match only folders.
     asked = "\n".join(line for name in names.values() for line in (name, f"{name}/"))
     command = ["git", "check-ignore", "--stdin"]
     done = subprocess.run(command, cwd=project, input=asked, capture_output=True, text=True, check=False)
@@ -125,7 +125,10 @@ def _raw(nodes: Iterable[Any], repo: Any, project: Path) -> dict[Any, list[str]]
 
 
 def _stage(name: str, node: Any, upstream: tuple[str, ...], project: Path) -> Stage:
-    """A stage with its `meta: {pool: gpu, timeout: 6h, retries: 2, parts: prepare.parts}`; every key is optional."""
+    """A stage with its settings from `meta: {pool: gpu, timeout: 6h, retries: 2, parts: prepare.parts}`.
+
+    Every key of `meta` is optional.
+    """
     meta, where = node.meta or {}, f"dvc.yaml: stages.{node.addressing}.meta"
     unknown = sorted(meta.keys() - {"pool", "timeout", "retries", "parts"})
     problems = [Problem(where, f"has an unknown key '{key}'", "pool, timeout, retries, parts") for key in unknown]
@@ -151,7 +154,7 @@ def _stage(name: str, node: Any, upstream: tuple[str, ...], project: Path) -> St
 
 
 def _param(project: Path, name: str) -> Any:
-    """The value in params.yaml, or None if there is no such parameter."""
+    """The value of a parameter in params.yaml, or None if there is no such parameter."""
     path = project / PARAMS
     found: Any = read_yaml(path) if path.exists() else None
     for key in name.split("."):

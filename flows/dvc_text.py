@@ -1,6 +1,6 @@
-"""DVC output that flows parse, because DVC does not provide these facts any other way.
+"""Parses facts from DVC's output that DVC does not provide in any other way.
 
-Its exit status is always 255.
+DVC's exit status, for example, is always 255.
 """
 
 import re
@@ -15,7 +15,7 @@ AWAY = re.compile(
 )
 _STAGE_STATUS = re.compile(r"failed to run: .*, exited with (-?\d+)")
 _NO_ERROR = re.compile(r"WARNING: |Having any troubles\?|If there are no processes with such PIDs|<https://error\.dvc")
-# Hints about what to type next. --quiet would also hide its errors.
+# DVC's hints about what to type next. They are removed here, because --quiet would hide errors as well.
 _ADVICE = re.compile(
     r"To track the changes with git|\tgit add |To enable auto staging|\tdvc config core|Use `dvc push`"
 )
@@ -29,7 +29,7 @@ def stage_status(output: str) -> int | None:
 
 
 def errors(output: str) -> str:
-    """DVC's output from its first error onward, or the last lines if the command is not DVC."""
+    """The output from DVC's first error onward, or the last lines if the command is not DVC."""
     lines = [line for line in output.splitlines() if not _NO_ERROR.match(line)]
     first = next((number for number, line in enumerate(lines) if line.startswith("ERROR: ")), 0)
     return "\n".join(line.removeprefix("ERROR: ") for line in lines[first:][-_SHOWN_LINES:])

@@ -1,4 +1,4 @@
-"""Why a command failed: the message for the user, and whether a retry can help."""
+"""Finds out why a command failed: the message for the user, and whether a retry can help."""
 
 import signal
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pspnet.errors import EXIT_CTRL_C, EXIT_TEMPORARY
 KILLED, BUSY, INTERRUPTED, NETWORK = "Killed", "Busy", "Interrupted", "Network"
 TEMPORARY = (KILLED, BUSY, INTERRUPTED, NETWORK)
 TIMED_OUT, FAILED = "TimedOut", "Failed"
-NOT_KNOWN = 3  # exit status of flows.restore: no machine has run this stage on these inputs
+NOT_KNOWN = 3  # exit status of flows.restore if no machine has run the stage on these inputs
 
 SIGKILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 SIGTERMED = (-signal.SIGTERM, 128 + signal.SIGTERM)
@@ -25,9 +25,9 @@ class Failure:
 
 
 def failure_of(ended: CommandResult, timeout_seconds: float | None) -> Failure | None:
-    """The failure, or None if the command succeeded.
+    """The reason why the command failed, or None if it succeeded.
 
-    The exit event decides, or the exit status if there is no event.
+    This depends on the exit event or, if there is no such event, on the exit status.
     """
     if ended.timed_out:
         took = f"It ran longer than {timeout_seconds:,.0f} s and was stopped with all its processes."
@@ -52,13 +52,13 @@ def _from_event(kind: str, status: int, message: str) -> Failure:
 
 
 def _from_output(ended: CommandResult) -> Failure:
-    """The failure of DVC, or of a command that was killed or is not ours."""
+    """The reason for a failure without an exit event: of DVC, of a killed command, or of a command that is not ours."""
     found = dvc_text.stage_status(ended.output)
     status = ended.status if found is None else found
-    errors = dvc_text.errors(ended.output) or f"It ended with exit status {status} and no output."
+    errors = dvc_text.errors(ended.output) or f"It exited with status {status} and no output."
     if status in SIGKILLED:
         return Failure(KILLED, "It was killed. The system does this when memory runs out.")
-    is_dvc = found is None  # no stage failed, so the errors are DVC's own
+    is_dvc = found is None  # no stage failed, so the errors come from DVC itself
     if status == EXIT_TEMPORARY or (is_dvc and dvc_text.LOCKED.search(errors)):
         return Failure(BUSY, errors)
     if is_dvc and dvc_text.AWAY.search(errors):

@@ -1,4 +1,4 @@
-"""One attempt at a flow run, in its workplace. A user's mistake fails the run with a message and no traceback."""
+"""One attempt at a flow run, in its workspace. A user's mistake makes the run fail with a message, not a traceback."""
 
 import json
 import logging
@@ -21,8 +21,8 @@ from flows.workplace import Workplace
 from pspnet.errors import Busy, PspnetError
 from pspnet.machine.process import die_with_parent
 
-NOT_LAID_OUT = "PSPNET_NOT_LAID_OUT"  # environment variable with the reason why the run has no worktree
-MAX_ATTEMPTS = 10  # a run that has crashed this many times will crash again
+NOT_LAID_OUT = "PSPNET_NOT_LAID_OUT"  # environment variable that says why the run's worktree could not be created
+MAX_ATTEMPTS = 10  # a run that has crashed this many times is expected to crash again
 ENGINE_MESSAGES = re.compile("exited with unexpected exception|^Finished in state Failed")
 
 Work = Callable[[Workplace, dict[str, str]], State[Any]]
@@ -37,7 +37,7 @@ class TaskFailed(Exception):
 
 
 def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any]:
-    """Call `work` with the workplace and the environment for its commands. Returns the run's final state."""
+    """Call `work` with the workspace and the environment for commands. Returns the final state of the run."""
     if os.environ.get(TETHERED):
         die_with_parent(signal.SIGKILL)
     log = get_run_logger()
@@ -62,25 +62,25 @@ def attempt(work: Work, overrides: Mapping[str, Any] | None = None) -> State[Any
 
 
 def _failed(name: str | None, message: str | None) -> State[Any]:
-    """A failed state. Keeps Prefect's engine from logging a traceback: the message is already in the log."""
+    """A failed state. Prefect's engine is kept from logging a traceback, because the message is already in the log."""
     for logger in ("prefect.engine", "prefect.flow_runs"):
         logging.getLogger(logger).addFilter(lambda record: not ENGINE_MESSAGES.search(record.getMessage()))
     return Failed(name=name, message=message)
 
 
 def result_of(state: State[Any]) -> Any:
-    """The value that the task returned. Raises TaskFailed if the task failed."""
+    """The value that a task returned. Raises TaskFailed if the task failed."""
     if not state.is_completed():
         raise TaskFailed(state)
     return state.result()
 
 
 def _identity(overrides: Mapping[str, Any]) -> dict[str, str]:
-    """The variables that link MLflow runs and versions back to this flow run."""
+    """The environment variables that link MLflow runs and model versions to this flow run."""
     facts = {"PSPNET_FLOW_RUN": str(flow_run.id)}
     if pages := PREFECT_UI_URL.value():
         facts["PSPNET_FLOW_RUN_PAGE"] = f"{pages}/runs/flow-run/{flow_run.id}"
     if overrides:
         facts["PSPNET_FLOW_OVERRIDES"] = json.dumps(dict(overrides), sort_keys=True)
     given = {name: value for name, value in os.environ.items() if name.startswith("PSPNET_FLOW_")}
-    return given or facts  # a run started by another run links to that run
+    return given or facts  # if this run was started by another run, the links point to the other run

@@ -1,4 +1,4 @@
-"""Escapes names and text for the Prefect UI, which renders Markdown."""
+"""Escapes names and texts for the Prefect UI, which renders Markdown."""
 
 import re
 

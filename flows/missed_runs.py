@@ -1,4 +1,4 @@
-"""Skips missed scheduled runs. After a night without power, one run is enough."""
+"""Skips scheduled runs that were missed. After a night without power, for example, one run is enough."""
 
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 
 
 def newer_due_run() -> str | None:
-    """Return why this run is skipped, if a newer run of the same schedule is due. Deletes the runs in between."""
+    """If a newer run of the same schedule is due, delete the runs in between and return why this run is skipped."""
     if flow_run.id is None:
         return None
     with get_client(sync_client=True) as client:

@@ -1,4 +1,4 @@
-"""Pictures in the Prefect UI, which shows only what an artifact itself contains."""
+"""Embeds pictures in artifacts, because the Prefect UI shows only what an artifact itself contains."""
 
 import io
 from base64 import b64encode
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def data_url(path: Path, longest_px: int) -> str:
-    """The picture as a data URL of a JPEG."""
+    """The picture as a JPEG in a data URL."""
     with Image.open(path) as picture:
         picture.thumbnail((longest_px, longest_px))
         file = io.BytesIO()

@@ -24,20 +24,23 @@ from flows.workplace import Workplace
 
 SKIPPED_SHOWN = 20
 PICTURES, PICTURE_PX = 4, 320
-LARGEST_PX = 25_000_000  # larger images are not shown
+LARGEST_PX = 25_000_000  # images with more pixels are not shown
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the command reports; all other facts are in the table."""
+    """What the command reported. All other facts are in the table of predictions."""
 
     model: str
-    skipped: tuple[str, ...] = ()  # a problem for each skipped image
+    skipped: tuple[str, ...] = ()  # for each skipped image, its problem
 
 
 @flow(name="predict", persist_result=False)
 def predict(images: str, out: str, model: str = "champion") -> State[Any]:
-    """`images`, `out`: folders, absolute or relative to the checkout. `model`: champion, challenger or a number."""
+    """Predict masks for a folder of images.
+
+    `images`, `out`: folders, absolute or relative to the checkout. `model`: champion, challenger or a version number.
+    """
 
     def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:
         folders = workplace.checkout / images, workplace.checkout / out
@@ -52,7 +55,7 @@ def predict(images: str, out: str, model: str = "champion") -> State[Any]:
 def _predict(
     workplace: Workplace, environment: Mapping[str, str], images: Path, out: Path, model: str
 ) -> Told | Failure:
-    """Run `pspnet predict`. It resumes in a folder that an earlier attempt started."""
+    """Run `pspnet predict`. If an earlier attempt has already filled part of the output folder, predicting resumes."""
     progress = Progress("predict")
     command = ["pspnet", "predict", str(images), "--out", str(out), "--model", model]
     ended = run(command, workplace.folder, environment, get_run_logger().info, on_progress=progress.show)
@@ -64,12 +67,12 @@ def _predict(
 
 
 class PredictionSummary:
-    """The predictions as an artifact in the Prefect UI."""
+    """Shows the predictions as an artifact in the Prefect UI."""
 
     def __init__(self, told: Told, out: Path) -> None:
         self._told, self._out = told, out
         self._path = out / "predictions.parquet"
-        # Old versions write a different table, which is not read here.
+        # Old model versions write a different table, which is not read here.
         self._table: pa.Table | None = pq.read_table(self._path) if self._path.exists() else None
 
     @property
@@ -97,7 +100,7 @@ class PredictionSummary:
             yield "\n".join(["Skipped:", "", *(f"    {line}" for line in lines)])
 
     def _pictures(self, table: pa.Table) -> Iterator[str]:
-        """The overlays with the lowest confidence, which are worth checking first."""
+        """The overlays of the images with the lowest confidence, which are worth checking first."""
         pixels = pc.multiply(table["height"].cast(pa.int64()), table["width"].cast(pa.int64()))
         names = table.filter(pc.less_equal(pixels, LARGEST_PX)).sort_by("confidence")["image"]
         overlays = [self._out / "overlays" / f"{name}.png" for name in names[:PICTURES].to_pylist()]

@@ -1,4 +1,4 @@
-"""A stage's progress as a Prefect artifact that is updated while the stage runs."""
+"""Shows the progress of a stage as a Prefect artifact, which is updated while the stage runs."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ BETWEEN_SECONDS = 5.0
 
 
 class Progress:
-    """The progress of one attempt. A cached stage reports none, so it gets no artifact."""
+    """The progress of one attempt at a stage. A cached stage reports no progress, so it gets no artifact."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -26,7 +26,7 @@ class Progress:
         self._text = ""
 
     def show(self, event: Event) -> None:
-        """Show a progress event from the stage, unless the last one was shown only moments ago."""
+        """Show a progress event from the stage, unless another was shown only moments ago."""
         if event["title"] != self._stage:
             return
         self._first = self._first or event
@@ -49,7 +49,7 @@ class Progress:
 
 
 def pace(first: Event, now: Event) -> str:
-    """The speed since the first event, and the time left. A resumed run starts partway through."""
+    """The speed since the first event, and the time left. After a resume, the first event is not at the start."""
     seconds, done = (now["time"] - first["time"]) / 1000, now["done"] - first["done"]
     if seconds <= 0 or done <= 0:
         return ""

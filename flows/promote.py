@@ -1,4 +1,4 @@
-"""The flow that runs `pspnet promote` from the Prefect UI, on a machine that has the data."""
+"""The flow that runs `pspnet promote`, so that a version can be promoted from the Prefect UI, where the data is."""
 
 from typing import Any
 
@@ -14,7 +14,11 @@ from flows.workplace import Workplace
 
 @flow(name="promote", persist_result=False)
 def promote(version: int | str | None = None, approve: bool = False, force: bool = False, why: str = "") -> State[Any]:
-    """`version`: a number; the challenger by default. `force` with a `why` promotes a version the gate holds back."""
+    """Promote a version.
+
+    `version`: a version number, by default that of the challenger. `force`, with a reason in `why`: promote the version
+    even if the gate holds it.
+    """
     given = [] if version is None else [str(version)]
     options = [*(["--approve"] if approve else []), *(["--force"] if force else []), *(["--why", why] if why else [])]
 

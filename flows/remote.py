@@ -1,4 +1,4 @@
-"""The DVC remote: shares the results made here, and restores results made on other machines."""
+"""Uses the DVC remote to share the results computed here, and to restore results computed on other machines."""
 
 import sys
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from pspnet.machine.worktree import dvc_command
 
 
 def push(workplace: Workplace, environment: Mapping[str, str]) -> Failure | None:
-    """Push the results and the run-cache, which lets other machines skip this work."""
+    """Push the results and the run-cache, so that other machines need not repeat the work."""
     command = dvc_command("--wait-for-lock", "push", "--run-cache")
     return failure_of(run(command, workplace.folder, environment, get_run_logger().info), None)
 
 
 def restore(workplace: Workplace, stage: str, environment: Mapping[str, str]) -> bool | Failure:
-    """Restore the stage's results if any machine has run it on these inputs. Returns whether one did."""
+    """Restore the stage's results if any machine has run the stage on these inputs. Returns whether one has."""
     command = [sys.executable, "-P", "-m", "flows.restore", stage]
     ended = run(command, workplace.folder, environment, get_run_logger().info)
     if ended.status in (0, NOT_KNOWN):

@@ -1,6 +1,6 @@
-"""`python -m flows.restore STAGE`: restores a stage's known results, and never runs the stage.
+"""`python -m flows.restore STAGE`: restores known results of a stage, and never runs the stage.
 
-`dvc repro` would run the stages it cannot restore, which is another pool's job.
+`dvc repro` would also run a stage that it cannot restore, but running the stage is another pool's job.
 """
 
 import signal
@@ -26,7 +26,7 @@ def main() -> int:
                 stage.repo.stage_cache.restore(stage, pull=bool(repo.config["core"].get("remote")))
         except RunCacheNotFoundError:
             return NOT_KNOWN
-        except FileNotFoundError as error:  # `dvc gc` may have removed it since; the next try fetches it again
+        except FileNotFoundError as error:  # `dvc gc` may have removed the file; the next attempt fetches it again
             print(f"ERROR: {error}", file=sys.stderr)  # noqa: T201
             return EXIT_TEMPORARY
         except DvcException as error:

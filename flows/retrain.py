@@ -1,4 +1,4 @@
-"""The flow that updates the data, runs every stage of dvc.yaml, registers the result and shares it."""
+"""The flow that updates the data, runs every stage of dvc.yaml, registers the model and pushes the results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,9 +25,10 @@ from pspnet.machine.worktree import mend
 
 @flow(name="retrain", persist_result=False)
 def retrain(overrides: dict[str, Any] | None = None, data: dict[str, str] | None = None) -> State[Any]:
-    """`overrides`: parameters for this run only, such as {"finetune.optimizer.learning_rate": 0.01}.
+    """Retrain the model.
 
-    `data`: the content of .dvc files, to train on data other than the checkout's.
+    `overrides`: parameters for this run only, such as {"finetune.optimizer.learning_rate": 0.01}.
+    `data`: names and contents of .dvc files, to train on data other than the checkout's.
     """
     return attempt(lambda workplace, environment: _retrain(workplace, environment, data), overrides)
 
@@ -54,7 +55,7 @@ def _retrain(workplace: Workplace, environment: dict[str, str], data: dict[str, 
 
 
 def _stages(workplace: Workplace, environment: dict[str, str], dag: Dag) -> RetrainSummary:
-    """Run the stages one at a time, as DVC does: two at once in the same folder would conflict."""
+    """Run the stages one at a time, as DVC does, because two stages at once in the same folder would conflict."""
     changed = changed_stages(workplace.folder)
     summary = RetrainSummary(workplace.folder)
     states: dict[str, State[Any]] = {}

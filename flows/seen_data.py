@@ -11,7 +11,7 @@ from pspnet.config.reading import read_yaml
 from pspnet.machine.outputs import whole_file
 from pspnet.machine.process import exclusive
 
-STARTS_SECONDS = 6 * 3600.0  # starting retraining includes pushing the data to the remote
+STARTS_SECONDS = 6 * 3600.0  # maximum time to start retraining, which includes pushing the data to the remote
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SeenData:
 
 @contextmanager
 def seen_data(state: Path) -> Iterator[dict[str, SeenData]]:
-    """The data already seen, by source name. Changes made inside the block are saved."""
+    """The data that was already seen, by name of the source. Changes made inside the block are saved."""
     path = state / "taken.json"
     with exclusive(state / "taken.lock", "the data", STARTS_SECONDS):
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""Brings the pipeline's source data up to date: `dvc add` for data in the checkout, `dvc update` for imports."""
+"""Brings the pipeline's source data up to date: with `dvc add` for data in the checkout, `dvc update` for imports."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def bring_up_to_date(
 ) -> Failure | None:
     """Bring a source up to date.
 
-    In a worktree, the order of precedence is data given to the run, the checkout's data, committed data.
+    In a worktree, data given to the run takes precedence, then data in the checkout, then committed data.
     """
     if workplace.is_worktree and given and source.file in given:
         workplace.write({source.file: given[source.file]})
@@ -48,7 +48,7 @@ def update(checkout: Path, source: Source, environment: Mapping[str, str]) -> Fa
 
 
 def push_data(checkout: Path, sources: Sequence[Source], environment: Mapping[str, str]) -> Failure | None:
-    """Push the data to the remote, for other machines."""
+    """Push the data to the remote, so that other machines can pull it."""
     return dvc(checkout, environment, "push", *(source.file for source in sources))
 
 

@@ -1,4 +1,4 @@
-"""A retraining run in the Prefect UI: a table of the stages, and the decision with its reasons and pictures."""
+"""Shows a retraining run in the Prefect UI: a table of the stages, and the decision with its reasons and pictures."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Prefect tasks, and `dvc repro` of one stage."""
+"""Turns functions into Prefect tasks, and runs one stage with `dvc repro`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ def is_temporary(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 def as_task(name: str, function: Callable[..., Any], retries: int = 0) -> Callable[..., State[Any]]:
-    """The function as a task. Prefect caches nothing: DVC is the cache.
+    """Turn a function into a Prefect task. Prefect does not cache anything, because DVC is the cache.
 
-    A Failure that the function returns fails the task with its message and without a traceback.
+    If the function returns a Failure, the task fails with the message of the Failure and without a traceback.
     """
 
     @task(
@@ -62,7 +62,7 @@ def as_task(name: str, function: Callable[..., Any], retries: int = 0) -> Callab
 
 
 def reproduce(workplace: Workplace, stage: Stage, environment: Mapping[str, str], pull: bool) -> StageResult | Failure:
-    """Run the stage with `dvc repro`, or restore its results if any machine has run it on the same inputs."""
+    """Run the stage with `dvc repro`, or restore its results if any machine has run the stage on the same inputs."""
     options = ["--single-item", *(["--pull"] if pull else [])]
     command = dvc_command("--wait-for-lock", "repro", *options, stage.name)
     progress, log = Progress(stage.name), without_advice(get_run_logger().info)

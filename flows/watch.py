@@ -27,7 +27,10 @@ SETTLED_SECONDS = 60
 
 @flow(name="watch", persist_result=False)
 def watch(settled_seconds: int = SETTLED_SECONDS, deployment: str = RETRAIN) -> State[Any]:
-    """`settled_seconds`: how long the files must be unchanged; someone may still be copying."""
+    """Start retraining if there is new data.
+
+    `settled_seconds`: how long the files must have been unchanged, because someone may still be copying them.
+    """
 
     def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:
         dag = read_dag(workplace.folder)
@@ -40,7 +43,7 @@ def watch(settled_seconds: int = SETTLED_SECONDS, deployment: str = RETRAIN) -> 
 def _check_checkout(
     workplace: Workplace, environment: Mapping[str, str], dag: Dag, settled_seconds: int, deployment: str
 ) -> str | Failure:
-    """Check the checkout, where new data arrives."""
+    """Check for new data in the checkout, because that is where new data arrives."""
     checkout = workplace.checkout
     return check_for_new_data(
         workplace,
@@ -60,9 +63,9 @@ def check_for_new_data(
     push: Callable[[list[Source]], Failure | None],
     start: Callable[[list[Source], list[str]], str],
 ) -> str | Failure:
-    """Start retraining if there is new data.
+    """Start retraining if there is new data, and return a message.
 
-    Returns a message. This function makes the decisions, and three others do the work.
+    This function makes all decisions. The three functions that it is given do the work.
     """
     checkout = workplace.checkout
     with seen_data(workplace.state) as seen:
@@ -77,7 +80,7 @@ def check_for_new_data(
         if failure := bring_in(source):
             return failure
         checked[source] = _listing(checkout / source.name)[0]
-    with seen_data(workplace.state) as seen:  # read again: a scheduled run may have started since
+    with seen_data(workplace.state) as seen:  # read again, because a scheduled run may have started in the meantime
         now = {source.name: SeenData(listing, content_digest(checkout, source)) for source, listing in checked.items()}
         new = [name for name, data in now.items() if data.content != seen.get(name, SeenData()).content]
         message = "No new data."
@@ -91,7 +94,7 @@ def check_for_new_data(
 
 
 def _start(checkout: Path, sources: list[Source], deployment: str, new: list[str]) -> str:
-    """Start retraining. The idempotency key ensures that repeated requests for the same data start a single run."""
+    """Start retraining. Thanks to the idempotency key, repeated requests for the same data start only one run."""
     files = {source.file: (checkout / source.file).read_text(encoding="utf-8") for source in sources}
     key = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     run: Any = run_deployment(
@@ -102,7 +105,10 @@ def _start(checkout: Path, sources: list[Source], deployment: str, new: list[str
 
 
 def _listing(folder: Path) -> tuple[str, float]:
-    """A digest of names, sizes and times, and the time of the last change (ctime: a copy may keep an old mtime)."""
+    """A digest of the files' names, sizes and times, and the time of the last change.
+
+    That time is a ctime, because a copied file may keep an old mtime.
+    """
     if not folder.exists():
         return "", 0.0
     if folder.is_file():
@@ -111,7 +117,7 @@ def _listing(folder: Path) -> tuple[str, float]:
     digest, newest = hashlib.sha256(), 0.0
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        newest = max(newest, os.stat(parent).st_ctime)  # noqa: PTH116  a million of them
+        newest = max(newest, os.stat(parent).st_ctime)  # noqa: PTH116  there may be a million of them
         for name in sorted(names):
             path = os.path.join(parent, name)  # noqa: PTH118
             facts = os.lstat(path)

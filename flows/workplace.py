@@ -1,7 +1,7 @@
-"""Where a run works: in the checkout it was started in, or in its own git worktree.
+"""The workspace of a run: either the checkout in which it was started, or a git worktree of its own.
 
-A worktree has the commit's files and shares the checkout's DVC cache, remotes and state (checkpoints, MLflow records).
-A run there produces the same results as one in the checkout, and leaves the checkout untouched.
+A worktree contains the commit's files, and shares the checkout's DVC cache, remotes and state (checkpoints, MLflow
+records). A run in a worktree produces the same results as a run in the checkout, and leaves the checkout unchanged.
 """
 
 import json
@@ -32,10 +32,10 @@ DATA = ".dvc"
 LAID_OUT = Path(".pspnet/laid-out")
 KEPT = 3  # worktrees of earlier runs, kept for inspection
 LAY_OUT_SECONDS = 600
-CLAIMS_SECONDS = 600  # between creating a worktree and claiming it; many runs may start at once
+CLAIMS_SECONDS = 600  # maximum time between creating a worktree and claiming it; many runs may start at once
 FETCH_AFTER_SECONDS = (0, 10, 60)
 POLL_SECONDS = 5
-MARK = "PSPNET_WORKPLACE"  # environment variable of every process that works there
+MARK = "PSPNET_WORKPLACE"  # environment variable of every process that works in the workspace
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Workplace:
 
     @contextmanager
     def claimed(self, log: Callable[[str], object]) -> Iterator[None]:
-        """Lock the workplace, so that only one attempt at a time works there on this machine.
+        """Lock the workspace, so that only one attempt at a time on this machine works in it.
 
-        Waits for a live attempt: it may belong to this same run, presumed dead while the server was down, and its
-        results can be reused. Ends attempts that are frozen and processes that have lost their parent.
+        Waits for an attempt that is alive: it may belong to this same run, which was presumed dead while the server was
+        down, and its results can be reused. Ends attempts that are frozen, and processes that have lost their parent.
         """
         lock, waiting = self._lock(), False
         holder = Path(lock.lock_file).with_suffix(".holder.json")
@@ -84,7 +84,7 @@ class Workplace:
                 if not waiting:
                     log(f"Another run is working in {self.folder}; waiting for it.")
                 waiting = True
-                if self.is_worktree:  # in a checkout, the user may have suspended it
+                if self.is_worktree:  # in a checkout, the user may have suspended the attempt on purpose
                     self._end_frozen(holder, log)
         try:
             own = psutil.Process()
@@ -98,7 +98,10 @@ class Workplace:
 
     @contextmanager
     def quiet(self) -> Iterator[bool]:
-        """Whether no run is working here and no earlier run left processes. No run can start inside the block."""
+        """Whether no run is working here and no earlier run left processes behind.
+
+        No run can start inside the block.
+        """
         try:
             with self._lock().acquire(blocking=False):
                 yield not marked(MARK, str(self.folder))
@@ -124,11 +127,11 @@ class Workplace:
         return self.folder.resolve().relative_to(self.state / "runs").parts[0]
 
     def set_params(self, overrides: Mapping[str, Any]) -> None:
-        """Set parameters with names like `finetune.optimizer.learning_rate`. Keeps params.yaml's comments and order."""
+        """Set parameters, given by names such as `finetune.optimizer.learning_rate`. Keeps comments and order."""
         if not overrides:
             return
         if not self.is_worktree:
-            fix = "Use `pspnet retrain --set`, which makes a worktree, or edit params.yaml."
+            fix = "Use `pspnet retrain --set`, which creates a worktree, or edit params.yaml."
             raise UserError(Problem("overrides", "would change the checkout's params.yaml", fix=fix))
         path = self.folder / PARAMS
         text = edited(path.read_text(encoding="utf-8"), overrides, PARAMS)
@@ -137,7 +140,7 @@ class Workplace:
         validate(Params, read_yaml(path), PARAMS)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Write the files that the run was given. They can choose data and parameters, but never code."""
+        """Write the files that the run was given. Such files can select data and parameters, but never change code."""
         for name, content in files.items():
             self._refuse_code(name, content)
         for name, content in files.items():
@@ -147,7 +150,7 @@ class Workplace:
                     partial.write_text(content, encoding="utf-8")
 
     def _refuse_code(self, name: str, content: str) -> None:
-        """Refuse files that could change code: DVC runs a .dvc file's `cmd` and overwrites the path that it names."""
+        """Reject files that could change code: DVC runs the `cmd` in a .dvc file and overwrites the path it lists."""
         path, data = Path(name), name.endswith(DATA)
         hidden = path.is_absolute() or any(part.startswith(".") for part in path.parts)
         if hidden or not (data or name in (PARAMS, DVC_LOCK)):
@@ -181,7 +184,10 @@ def state_of(checkout: Path) -> Path:
 
 
 def lay_out(checkout: Path, run: str, commit: str) -> Workplace:
-    """The run's worktree. A resumed run finds its worktree as it left it, even if a new commit is deployed now."""
+    """Return the run's worktree, and create it if needed.
+
+    A resumed run finds its worktree as the run left it, even if another commit has been deployed in the meantime.
+    """
     runs = state_of(checkout) / "runs"
     tree = runs / run
     with exclusive(runs / "lock", "the worktrees", LAY_OUT_SECONDS):
@@ -198,9 +204,9 @@ def lay_out(checkout: Path, run: str, commit: str) -> Workplace:
 
 
 def _fetch(checkout: Path, commit: str) -> None:
-    """Fetch the commit, with retries: the git server may be down for a moment.
+    """Fetch the commit. Tries again on errors, because the git server may be down for a moment.
 
-    A missing commit fails later, when it is used.
+    If the commit is still missing, the run fails later, when it uses the commit.
     """
     for seconds in FETCH_AFTER_SECONDS:
         if git(checkout, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:

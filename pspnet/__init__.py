@@ -1,5 +1,5 @@
-"""Keeps a PSPNet segmentation model trained, measured and promoted.
+"""Trains, evaluates and promotes a PSPNet segmentation model.
 
-Each folder is a room, and a room imports only from the rooms below it; `pyproject.toml` lists them from top to
+Each folder is a room, and a room imports only from the rooms below it; `pyproject.toml` lists the rooms from top to
 bottom under `[tool.importlinter]`. CONTRIBUTING.md follows the data and a parameter through the code.
 """

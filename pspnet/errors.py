@@ -1,7 +1,7 @@
-"""The errors, and the exit status of each.
+"""The exceptions, and the exit status of each.
 
 PspnetError
-├── UserError      params, data or a command line is wrong    exit 1    retrying cannot help
+├── UserError      the params, data or command are wrong      exit 1    retrying cannot help
 ├── Busy           another process holds a lock we need,      exit 75   a later try may succeed
 │                  or a server is down
 └── Interrupted    asked to stop; the work so far is kept
@@ -30,8 +30,8 @@ class Problem:
     found: str
     expected: str = ""
     fix: str = ""
-    kind: str = ""  # for raw data: the key of prepare.problems that decides what happens
-    count: int = 1  # more if this line covers several problems
+    kind: str = ""  # for raw data: the key in prepare.problems that decides what happens
+    count: int = 1  # how many problems this one stands for
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", printable(self.where))
@@ -50,7 +50,7 @@ class PspnetError(Exception):
 
 
 class UserError(PspnetError):
-    """One message with every problem found."""
+    """A mistake that the user can fix. One message lists every problem found."""
 
     def __init__(self, problems: Problem | Sequence[Problem], conclusion: str = "") -> None:
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
@@ -62,7 +62,7 @@ class UserError(PspnetError):
         self._conclusion = conclusion
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[list[Problem], str]]:
-        return UserError, (self.problems, self._conclusion)  # to pass the error between processes
+        return UserError, (self.problems, self._conclusion)  # lets the error be passed between processes
 
 
 class Busy(PspnetError):
@@ -78,7 +78,7 @@ class Interrupted(PspnetError):
 
 
 def is_network(error: BaseException) -> bool:
-    """Whether a connection error caused this error; libraries wrap connection errors in their own."""
+    """Whether this error was caused by a connection error. Libraries wrap connection errors in their own errors."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionError | TimeoutError | gaierror):

@@ -1,4 +1,4 @@
-"""All metrics come from one confusion matrix, with the masks' classes as rows and the predictions' as columns.
+"""All metrics are computed from one confusion matrix. Rows are classes in the masks, columns are predicted classes.
 
 A class that appears neither in the masks nor in the predictions has no IoU (NaN) and is left out of means.
 """
@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Confusion = NDArray[np.int64]  # (K, K)
-COUNTED_AT_ONCE = 2**24  # pixels; OpenCV's counts are float32, exact up to this number
+COUNTED_AT_ONCE = 2**24  # pixels; OpenCV counts in float32, which is exact up to this number
 NOTHING_IGNORED = 256  # not a possible mask value
 Counts = NDArray[np.int64] | NDArray[np.float64]  # (..., K)
 
 
 def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], classes: int, ignore: int) -> Confusion:
-    """Count pixels by (class in the mask, predicted class), except where the mask is `ignore`."""
+    """Count the pixels for each pair (class in the mask, predicted class), except where the mask is `ignore`."""
     total = np.zeros((classes, classes), np.int64)
     pairs = (mask.reshape(-1), prediction.reshape(-1))
     for start in range(0, mask.size, COUNTED_AT_ONCE):
@@ -28,7 +28,7 @@ def confusion_matrix(mask: NDArray[np.uint8], prediction: NDArray[np.uint8], cla
 
 
 def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Interleave pixels from distant places: runs of equal pixels would stall each count on the previous write."""
+    """Interleave pixels from distant places. In a run of equal pixels, each count would wait for the previous write."""
     whole = len(pixels) - len(pixels) % 4
     if not whole:
         return pixels
@@ -36,7 +36,7 @@ def _interleaved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def intersection_and_union(confusion: Confusion) -> tuple[Counts, Counts]:
-    """For each class, count the pixels in both mask and prediction, and in either.
+    """For each class, count the pixels that are in both the mask and the prediction, and in at least one of them.
 
     The counts can be summed over images.
     """
@@ -50,7 +50,7 @@ def iou(intersection: Counts, union: Counts) -> NDArray[np.float64]:
 
 
 def mean_over_classes(ious: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(..., K) -> (...)"""
+    """Average the IoUs over the classes that have one: (..., K) -> (...)."""
     known = ~np.isnan(ious)
     counts = known.sum(axis=-1)
     sums = np.where(known, ious, 0).sum(axis=-1)

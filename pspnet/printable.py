@@ -1,15 +1,15 @@
-"""Makes names and text safe to show, so that no terminal, page or spreadsheet acts on them."""
+"""Makes names and text safe to show, so that no terminal, web page or spreadsheet interprets them."""
 
 import re
 
-# Control characters, which start escape sequences and lines; characters that change the text direction, so that it
-# reads differently; and surrogates, which Python uses for bytes that are not UTF-8.
+# Control characters, which can start escape sequences or new lines; characters that change text direction, so that
+# text displays in a different order; and surrogates, which Python uses for bytes that are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FORMULA = ("=", "+", "-", "@")
 
 
 def printable(text: str) -> str:
-    """The text on one line, with every unprintable character spelled out."""
+    """The text as one line, with every unprintable character replaced by an escape sequence."""
     return UNPRINTABLE.sub(_spelled, text)
 
 
@@ -18,7 +18,7 @@ def printable_lines(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """The text for a table cell, which a spreadsheet must not run as a formula."""
+    """The text for a table cell, changed if necessary so that a spreadsheet does not run it as a formula."""
     text = printable(text)
     return f"'{text}" if text.startswith(FORMULA) else text
 

@@ -1,7 +1,7 @@
-"""Checks whether retraining would change nothing. If so, `pspnet retrain` starts no flow.
+"""Checks whether retraining would change nothing. If so, `pspnet retrain` does not start a flow.
 
-Each check here mirrors a task of flows.retrain. If a check cannot be made, the flow runs: it waits for locks, retries
-when a server is down, and reports what is wrong.
+Each check here mirrors a task of flows.retrain. If a check is not possible, the flow runs, because the flow waits for
+locks, retries when a server is down, and reports what is wrong.
 """
 
 import os
@@ -24,9 +24,9 @@ COMMAND = ["pspnet", "standing"]
 
 @contextmanager
 def ask_registry(workplace: Workplace) -> Iterator[Answer]:
-    """Ask the registry about this checkout's results.
+    """Ask the registry, in another process, about this checkout's results. Yields a function that returns the answer.
 
-    The answer is a headline, or None if registering would change something or the registry cannot be reached. The
+    The answer is a headline, or None if registering would change something or the registry cannot be reached. The other
     process loads MLflow while DVC checks the rest, and is killed if the answer is not needed.
     """
     log = events.new_log(workplace.state)
@@ -53,7 +53,7 @@ def ask_registry(workplace: Workplace) -> Iterator[Answer]:
 
 def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = ask_registry) -> str | None:
     """Return a headline if retraining would change nothing, otherwise None."""
-    if os.environ.get("PREFECT_API_URL"):  # this server is expected to show every run, so the flow always runs
+    if os.environ.get("PREFECT_API_URL"):  # users expect to see every run on this server, so the flow always runs
         return None
     with suppress(Exception):  # on any error from a lock, a remote or a server, the flow runs and handles it
         workplace = Workplace.here()
@@ -67,7 +67,7 @@ def nothing_to_do(ask: Callable[[Workplace], AbstractContextManager[Answer]] = a
 
 
 def _is_unchanged(workplace: Workplace) -> bool:
-    """Whether data, stages and remote are all up to date. DVC is opened only once."""
+    """Whether data, stages and remote are all up to date. All checks share one DVC repository object."""
     with open_repo(workplace.folder) as repo, lock_repo(repo):
         dag = dag_of(repo, workplace.folder)
         unchanged = (
@@ -85,7 +85,7 @@ def _is_unchanged(workplace: Workplace) -> bool:
 def _is_here(workplace: Workplace, source: Source) -> bool:
     """Whether the data and its .dvc file are both present.
 
-    False for imports: only `dvc update` sees changes at the origin.
+    False for imports, because only `dvc update` sees changes at the origin of the import.
     """
     paths = (workplace.folder / source.name, workplace.folder / source.file)
     return not source.is_import and all(path.exists() for path in paths)
@@ -100,7 +100,7 @@ def _is_shared(repo: Repo) -> bool:
 
 
 def _runs(store: Any) -> set[str]:
-    """The entries of a run-cache. Their names are digests, and each entry appears only once it is complete."""
+    """The names of the entries in a run-cache. They are digests, and an entry appears only once it is complete."""
     folder = store.fs.join(store.path, "runs")
     found = store.fs.find(folder) if store.fs.exists(folder) else []
     return {store.fs.as_posix(store.fs.relpath(path, folder)) for path in found}

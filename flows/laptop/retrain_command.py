@@ -1,4 +1,4 @@
-"""`pspnet retrain`: runs the flow in this process, with no services."""
+"""`pspnet retrain`: runs the flow in this process. No service needs to be running."""
 
 import os
 import time
@@ -21,13 +21,13 @@ def retrain(state: Path, changes: Sequence[str]) -> None:
     overrides, state = parse_overrides(changes), state.resolve()
     if overrides:
         checkout = Path.cwd()
-        refuse_dirty(checkout, "With overrides, the run uses a worktree of the last commit, without these changes.")
+        refuse_dirty(checkout, "With --set, the run uses a worktree of the last commit, without these changes.")
         run = f"set-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         workplace = lay_out(checkout, run, "HEAD")
         terminal.err.print(f"Worktree: {workplace.folder}", markup=False)
         os.chdir(workplace.folder)
         workplace.set_params(overrides)
-    load_params(Path(PARAMS))  # reports mistakes before anything starts
+    load_params(Path(PARAMS))  # reports mistakes in the params before anything starts
     if not overrides and (headline := nothing_to_do()):
         terminal.out.print("Nothing has changed.")
         terminal.out.print(headline, style="green", markup=False)
@@ -42,7 +42,7 @@ def retrain(state: Path, changes: Sequence[str]) -> None:
 
 
 def end_like(state: Any) -> None:
-    """End the command the way the flow ended: print its message, or raise the matching error."""
+    """End this command as the flow ended: print the flow's message, or raise the corresponding error."""
     message = str(state.message)
     if state.is_completed():
         terminal.out.print(message, style="green", markup=False)
@@ -53,7 +53,7 @@ def end_like(state: Any) -> None:
 
 
 def parse_overrides(changes: Sequence[str]) -> dict[str, Any]:
-    """Parse `finetune.optimizer.learning_rate=0.01`. The value is YAML, as in params.yaml."""
+    """Parse changes such as `finetune.optimizer.learning_rate=0.01`. Values are YAML, as in params.yaml."""
     overrides = {}
     for change in changes:
         name, equals, value = change.partition("=")

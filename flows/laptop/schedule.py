@@ -1,4 +1,4 @@
-"""`pspnet schedule`: one long-running process with a Prefect server, which starts the flows when they are due."""
+"""`pspnet schedule`: a long-running process with its own Prefect server, which starts the flows when they are due."""
 
 import asyncio
 import logging
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 STOPPED = "`pspnet schedule` had stopped."
 WAITS = "AwaitingConcurrencySlot"
 LEASES = "concurrency_leases"
-KEEP_LEASES = {  # a server that was killed and restarted still knows which run holds the retraining slot
+KEEP_LEASES = {  # lets a server that was killed and restarted know which run occupies the retraining slot
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"
 }
-GOES_FIRST_SECONDS = 45  # the runner polls every 10 s, and a busy machine needs a few seconds to start a run
+GOES_FIRST_SECONDS = 45  # head start of a run; the runner polls every 10 s, and starting a run takes a few seconds
 
 
 def schedule(state: Path, cron: str, watch_seconds: int, port: int) -> None:
@@ -76,17 +76,16 @@ def _serve(state: Path, cron: str, watch_seconds: int, own: bool) -> None:
     if own:
         where = state / server.PASSWORD
         terminal.out.print(f"The Prefect UI asks for the password in {where}.", markup=False)
-    terminal.out.print(f"See the runs at {address}. Ctrl-C stops; run it again to resume.", markup=False)
-    # Otherwise Prefect logs every few seconds that a run is still waiting for another.
+    terminal.out.print(f"See the runs at {address}. Ctrl-C stops this command; run it again to resume.", markup=False)
+    # Otherwise, Prefect would log every few seconds that a run is still waiting for another run.
     logging.getLogger("prefect.runner.state_proposer").setLevel(logging.WARNING)
     asyncio.run(runner.start())
 
 
 def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
-    """Resume the runs that were active when this command was stopped or killed, ahead of the runs that were waiting for
-    them.
+    """Resume the runs that were active when this command was stopped or killed.
 
-    No other process executes this server's runs.
+    They go before the runs that were waiting for them. No other process executes this server's runs.
     """
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
@@ -109,5 +108,5 @@ def _resume(client: "SyncPrefectClient", deployments: list[UUID]) -> None:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
         elif run.state_type != StateType.CRASHED:
             client.set_flow_run_state(run.id, Crashed(message=STOPPED))
-    for limit in client.read_global_concurrency_limits():  # the server keeps the count but not the holders
+    for limit in client.read_global_concurrency_limits():  # the server stores how many slots are taken, but not by whom
         client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))

@@ -1,8 +1,8 @@
-"""Runs the Prefect server as a child process that ends when we do, even if we are killed. Ctrl-C does not reach it.
+"""Runs the Prefect server as a child process that exits when we do, even if we are killed. Ctrl-C does not reach it.
 
-By default, Prefect starts its own server. That server survives a SIGKILL of the flow, and Ctrl-C ends it before the
+By default, Prefect starts a server by itself. That server survives a SIGKILL of the flow, and Ctrl-C ends it before the
 flow has reported its final state, so Prefect waits for minutes. It would also obey anyone who can reach its port, and
-anyone who can change a deployment can run commands. Ours asks for a password and rejects pages from other sites.
+whoever can change a deployment can run commands. Our server asks for a password and rejects pages from other sites.
 """
 
 import atexit
@@ -25,10 +25,10 @@ HOST = "127.0.0.1"
 STARTS_SECONDS = 120
 STOPS_SECONDS = 10
 LIVES_SECONDS = 60.0  # a server that exits sooner than this has failed to start
-DEATHS = 3  # after more failures in a row than this, the server is not restarted
+DEATHS = 3  # the server is not restarted after more failures in a row than this
 PASSWORD = "prefect-password"  # noqa: S105  the name of a file in the state folder
-TETHERED = "PSPNET_TETHERED"  # environment variable of a run that must end with its parent, as its server does
-# `prefect server start` also starts this, and leaves it behind when killed.
+TETHERED = "PSPNET_TETHERED"  # environment variable set for runs that must exit when their parent does, like the server
+# `prefect server start` starts this program too, and leaves it behind when killed.
 SERVER = ("uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning", "--fd", "0")
 ONE_RUN = {  # settings for a single run: no UI, no background services
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -37,7 +37,10 @@ ONE_RUN = {  # settings for a single run: no UI, no background services
 
 
 class Server:
-    """Restarts the server if only the server is killed. Until then, requests wait on the socket, which is kept open."""
+    """A Prefect server that is restarted if it is killed.
+
+    While the server is down, requests wait on the socket, which we keep open.
+    """
 
     def __init__(self, listener: socket.socket, environment: dict[str, str], log: Path) -> None:
         self._listener, self._environment, self._log = listener, environment, log
@@ -72,7 +75,7 @@ class Server:
                 tethered(*SERVER), env=self._environment,
                 stdin=self._listener.fileno(),  # SERVER's --fd
                 stdout=output, stderr=output,
-                start_new_session=True,  # on Ctrl-C, the flows end first and report their state to it
+                start_new_session=True,  # on Ctrl-C, the flows stop first and report their state to the server
             )  # fmt: skip
 
     def _keep_alive(self) -> None:
@@ -92,7 +95,7 @@ class Server:
 
 
 def start_for_this_run(state: Path) -> None:
-    """Start a server that lasts as long as this run, unless PREFECT_API_URL names another."""
+    """Start a server that lasts as long as this run, unless PREFECT_API_URL gives the address of another server."""
     if os.environ.get("PREFECT_API_URL"):
         configured_url()
         return
@@ -101,7 +104,7 @@ def start_for_this_run(state: Path) -> None:
 
 
 def configured_url() -> str:
-    """The value of PREFECT_API_URL, once its server has accepted our password."""
+    """The value of PREFECT_API_URL. Checks that the server there accepts our password."""
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
         fix = "Start one with `prefect server start`, then export PREFECT_API_URL=http://HOST:4200/api"
@@ -126,7 +129,7 @@ def configured_url() -> str:
 
 
 def start(state: Path, port: int, password: str, more: dict[str, str]) -> Server:
-    """Start a server. Call this before importing Prefect, which reads the address at import and uses it until exit."""
+    """Start a server. Call this before importing Prefect, which reads the address only when it is imported."""
     listener = _listener(port)
     address = f"http://{HOST}:{listener.getsockname()[1]}"
     environment = {
@@ -148,7 +151,10 @@ def new_password() -> str:
 
 
 def stored_password(state: Path) -> str:
-    """The password. It is stored so that browsers can remember it, and replaced if other users could read the file."""
+    """The password, from a file, so that it stays the same and browsers can remember it.
+
+    It is replaced if other users could have read the file.
+    """
     path = state / PASSWORD
     if path.exists() and not path.stat().st_mode & 0o077:
         return path.read_text(encoding="utf-8").strip()
@@ -161,7 +167,7 @@ def stored_password(state: Path) -> str:
 
 
 def _listener(port: int) -> socket.socket:
-    """Bind the port before the server has loaded, so that no other process can answer in its place, now or later."""
+    """Bind the port before the server has loaded, so that no other process can answer in the server's place."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it only on sockets it creates itself

@@ -1,1 +1,1 @@
-"""The flows on a server's machines, installed by `pspnet deploy`, with work shared between pools."""
+"""The flows for a team: `pspnet deploy` installs them on a Prefect server, and workers in several pools run them."""

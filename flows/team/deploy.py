@@ -1,4 +1,4 @@
-"""`pspnet deploy` and `pspnet worker`: the flows on a server's machines."""
+"""`pspnet deploy` and `pspnet worker`: run the flows with a Prefect server and workers on several machines."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def deploy() -> None:
     """Create or update pools, deployments and automations."""
     url = server.configured_url()
     checkout = Path.cwd()
-    refuse_dirty(checkout, "Workers run a commit.")
+    refuse_dirty(checkout, "Workers run a commit, without these changes.")
     commit = _known_to_others(checkout)
     content = yaml.safe_load(PREFECT.read_text(encoding="utf-8"))
     deployments = content["deployments"]
@@ -51,7 +51,7 @@ def deploy() -> None:
 
 
 def worker(pool: str, limit: int, name: str | None) -> NoReturn:
-    """Replace this process with Prefect's worker, with this clone's commands first in PATH."""
+    """Replace this process with Prefect's worker. This clone's commands come first in its PATH."""
     server.configured_url()
     words = ["worker", "start", "--pool", pool, "--type", "process", "--limit", str(limit)]
     words += ["--name", name] if name else []
@@ -64,7 +64,7 @@ def _flow(entrypoint: str) -> str:
 
 
 def _known_to_others(checkout: Path) -> str:
-    """The checked-out commit. Raises UserError if the workers' clones could not fetch it."""
+    """The commit that is checked out. Raises UserError if the workers' clones would not be able to fetch it."""
     commit = git(checkout, "rev-parse", "HEAD").stdout.strip()
     remotes = git(checkout, "remote").stdout.split()
     if remotes and not git(checkout, "branch", "--remotes", "--contains", commit).stdout.strip():

@@ -1,4 +1,4 @@
-"""Prefect automations: the server notices runs whose process died, and reschedules them."""
+"""Prefect automations, with which the server notices runs whose process has died and reschedules these runs."""
 
 import os
 from datetime import timedelta
@@ -15,7 +15,7 @@ from pspnet.errors import Problem, UserError
 HEARTBEAT_SECONDS = 30  # as often as Prefect allows
 LOST_SECONDS = 3 * HEARTBEAT_SECONDS
 RESUME_SECONDS = 20  # a worker that gets a run again while still handling its crash stops with a RuntimeError
-BEGINS_SECONDS = 600  # a run fetches a commit before it begins
+BEGINS_SECONDS = 600  # maximum time for a run to start; it fetches a commit first
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Cancelling", *ENDINGS)
 
@@ -23,8 +23,8 @@ NOT_PENDING = ("Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry
 def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> None:
     """Create or update the automations.
 
-    `afresh`: also replace automations that have not changed. The server then forgets the heartbeats it is waiting for,
-    which is right once all their senders are gone.
+    `afresh`: also replace automations that are unchanged. The server then forgets the heartbeats it is waiting for,
+    which is right if all processes that sent heartbeats are gone.
     """
     for wanted in automations(deployments):
         known = client.read_automations_by_name(wanted.name)
@@ -36,12 +36,12 @@ def install(client: SyncPrefectClient, deployments: list[str], afresh: bool) -> 
 
 
 def _content(automation: AutomationCore) -> dict[str, Any]:
-    """The content to compare. It is not JSON, because sets would become lists, ordered differently in each process."""
+    """The content to compare. Not as JSON, because sets would become lists whose order differs between processes."""
     return automation.model_dump(include={"name", "description", "enabled", "trigger", "actions"})
 
 
 def automations(deployments: list[str]) -> list[AutomationCore]:
-    """The automations for these deployments. Other runs on the server are left alone."""
+    """The automations for these deployments. They do not affect other runs on the server."""
     lost_seconds = _seconds("PSPNET_LOST_SECONDS", LOST_SECONDS, HEARTBEAT_SECONDS)
     resume_seconds = _seconds("PSPNET_RESUME_SECONDS", RESUME_SECONDS, 0)
     runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
@@ -72,15 +72,15 @@ def automations(deployments: list[str]) -> list[AutomationCore]:
     return [
         AutomationCore(
             name="pspnet: a run without a heartbeat has crashed",
-            description="Its machine or process is gone. Without this automation it would stay Running forever.",
+            description="The run's machine or process is gone. Without this automation, it would stay Running forever.",
             trigger=lost,
             actions=[_change(StateType.CRASHED, f"No heartbeat for {lost_seconds} s.")],
         ),
         AutomationCore(
             name="pspnet: a run that does not begin has crashed",
-            description="Its machine died before the first heartbeat.",
+            description="The run's machine died before the first heartbeat.",
             trigger=stuck,
-            actions=[_change(StateType.CRASHED, f"It did not begin within {BEGINS_SECONDS} s.")],
+            actions=[_change(StateType.CRASHED, f"It did not start within {BEGINS_SECONDS} s.")],
         ),
         AutomationCore(
             name="pspnet: a crashed run is scheduled again",

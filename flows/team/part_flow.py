@@ -1,4 +1,4 @@
-"""The flow that makes one part of a stage. The run waiting for it (flows.team.parts) pulls it from the DVC remote."""
+"""The flow that creates one part of a stage. The run that waits for the part (flows.team.parts) pulls it with DVC."""
 
 import shlex
 import shutil
@@ -23,7 +23,10 @@ from flows.workplace import Workplace
 
 @flow(name="part", persist_result=False)
 def part(name: str, number: int, of: int, files: dict[str, str]) -> State[Any]:
-    """`files`: params.yaml, dvc.lock and .dvc files of the waiting run. Returns the part's .dvc file as its message."""
+    """Create a part and push it. The message of the returned state is the part's .dvc file.
+
+    `files`: params.yaml, dvc.lock and .dvc files of the waiting run.
+    """
 
     def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:
         workplace.write(files)
@@ -36,7 +39,7 @@ def part(name: str, number: int, of: int, files: dict[str, str]) -> State[Any]:
         make = as_task(f"part {number}/{of}", make_part, stage.retries)
         result_of(make(workplace, stage, f"{number}/{of}", folder, environment))
         result_of(as_task("push", share, retries=3)(workplace, folder, environment))
-        for path in (folder, *(Path(source.name) for source in sources)):  # a machine can have many of these worktrees
+        for path in (folder, *(Path(source.name) for source in sources)):  # a machine may have many of these worktrees
             shutil.rmtree(workplace.folder / path, ignore_errors=True)
         return Completed(message=(workplace.folder / f"{folder}.dvc").read_text(encoding="utf-8"))
 
@@ -46,7 +49,7 @@ def part(name: str, number: int, of: int, files: dict[str, str]) -> State[Any]:
 def make_part(
     workplace: Workplace, stage: Stage, which: str, folder: Path, environment: Mapping[str, str]
 ) -> Failure | None:
-    """Run the stage's command for one part; the last --out wins. A killed attempt is resumed."""
+    """Run the stage's command for one part. The last --out wins. If an earlier attempt was killed, it is resumed."""
     command = [*shlex.split(stage.command), "--part", which, "--out", str(folder)]
     progress, log = Progress(stage.name), get_run_logger().info
     ended = run(command, workplace.folder, environment, log, stage.timeout_seconds, progress.show)

@@ -1,8 +1,8 @@
-"""Runs a stage after the pool's machines have made its parts. `meta.parts` in dvc.yaml names the parameter that sets
-their number.
+"""Runs a stage after the pool's machines have created its parts.
 
-A part is data like any other: DVC adds and pushes it where it was made, and pulls it here. The stage uses the parts it
-finds and makes the rest, so its command, hashes and output bytes are the same as without parts.
+`meta.parts` in dvc.yaml is the name of the parameter that sets the number of parts. A part is data like any other: DVC
+adds and pushes it on the machine where it was created, and pulls it here. The stage uses the parts that it finds and
+creates the rest itself, so its command, hashes and output bytes are the same as without parts.
 """
 
 import os
@@ -22,15 +22,15 @@ from flows.workplace import PARAMS, Workplace
 from pspnet.machine.worktree import DVC_LOCK
 
 DEPLOYMENT = "part/part"
-PARTS = Path("data/parts")  # while DVC works on them: it does not see folders that git ignores
-FETCHED = Path(".pspnet/parts")  # ignored by git; otherwise read_dag would treat them as sources
-IDLE_SECONDS = 60.0  # a free worker polls every 10 s
+PARTS = Path("data/parts")  # location while DVC adds or pulls parts: DVC does not see folders that git ignores
+FETCHED = Path(".pspnet/parts")  # location afterward; ignored by git, so that read_dag does not treat parts as sources
+IDLE_SECONDS = 60.0  # how long to wait for workers; an idle worker polls every 10 s
 
 
 def reproduce_here(
     workplace: Workplace, stage: Stage, dag: Dag, environment: Mapping[str, str]
 ) -> StageResult | Failure:  # fmt: skip
-    """Run the stage here. Uses parts if there is a pool to make them and no machine has already run the whole stage."""
+    """Run the stage here. Uses parts if a pool can create them and no machine has run the whole stage already."""
     if stage.parts > 1 and dag.has_remote and os.environ.get("PSPNET_POOL"):
         known = restore(workplace, stage.name, environment)
         if isinstance(known, Failure):
@@ -57,7 +57,7 @@ def _reproduce_from_parts(
 
 
 def clear_parts(workplace: Workplace) -> None:
-    """Remove the parts, including those left by a killed attempt."""
+    """Remove all parts, including those left behind by an attempt that was killed."""
     if workplace.is_worktree:
         for folder in (PARTS, FETCHED):
             shutil.rmtree(workplace.folder / folder, ignore_errors=True)
@@ -66,9 +66,9 @@ def clear_parts(workplace: Workplace) -> None:
 def _make(
     workplace: Workplace, stage: Stage, sources: Sequence[Source], environment: Mapping[str, str]
 ) -> dict[str, str] | Failure:
-    """Have workers make the parts.
+    """Let workers create the parts.
 
-    Returns .dvc files only for parts that a worker took: all workers may be waiting for us.
+    Returns the .dvc files of the parts that workers took on. All workers may be waiting for us, so there may be none.
     """
     if failure := push_data(workplace.folder, sources, environment):
         return failure

@@ -1,7 +1,7 @@
-"""Runs a stage in another pool, named by `meta.pool` in dvc.yaml.
+"""Runs a stage in another pool, which is given by `meta.pool` in dvc.yaml.
 
-A run started by a worker knows its own pool from PSPNET_POOL, which its deployment sets. Any other run has no pools and
-runs every stage itself.
+A run that was started by a worker knows its pool from PSPNET_POOL, which the deployment sets. Any other run uses no
+pools and runs every stage itself.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ from pspnet.machine.worktree import DVC_LOCK
 
 DEPLOYMENT = "stage"
 POLL_SECONDS = 2.0
-COMES_BACK_SECONDS = 90.0  # a crashed run that is not rescheduled within this time never will be
+COMES_BACK_SECONDS = 90.0  # a crashed run that is not rescheduled within this time will never be
 WITHDRAWN = "Withdrawn"
 
 
 def other_pool(stage: Stage) -> str | None:
-    """The stage's pool, if it differs from this run's."""
+    """The stage's pool if it is not the pool of this run, otherwise None."""
     own = os.environ.get("PSPNET_POOL")
     return stage.pool if own and stage.pool != own else None
 
@@ -74,9 +74,9 @@ def start_run(
     workplace: Workplace,
     environment: Mapping[str, str],
 ) -> FlowRun:
-    """Start a run in a pool. If this run resumes after a crash, returns the run that it had already started.
+    """Start another run in a pool. If this run resumes after a crash, returns the run that it had started before.
 
-    `place`: the name of the other run's worktree, whichever machine it runs on.
+    `place`: the name of the other run's worktree, on whichever machine it runs.
     """
     root = str(flow_run.id)
     work = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
@@ -94,14 +94,14 @@ def start_run(
         )
         if run.state is None or not run.state.is_final() or run.state.is_completed() or run.state.is_crashed():
             return run
-        number += 1  # this run belongs to an earlier attempt and failed
+        number += 1  # the run that was found belongs to an earlier attempt and has failed
 
 
 def wait_for(runs: Sequence[FlowRun], idle_seconds: float | None = None) -> list[FlowRun]:
     """Wait for the runs. Returns them in their final states.
 
-    `idle_seconds`: withdraw the remaining runs when none has been active for this long: their worker may be waiting for
-    this run.
+    `idle_seconds`: withdraw the remaining runs if none has been active for this long, because the workers may all be
+    waiting for this run.
     """
     log = get_run_logger()
     log.info("Waiting for %s", ", ".join(run.name for run in runs))
@@ -138,7 +138,7 @@ def wait_for(runs: Sequence[FlowRun], idle_seconds: float | None = None) -> list
 
 
 def _unfinished(runs: Mapping[UUID, FlowRun], crashed_since: Mapping[UUID, float]) -> list[FlowRun]:
-    """The runs that may still change state. A run that crashed recently may be rescheduled."""
+    """The runs that may still change state. They include recently crashed runs, which may be rescheduled."""
     long_ago = time.monotonic() - COMES_BACK_SECONDS
     return [
         run
@@ -152,4 +152,4 @@ def run_failure(run: FlowRun) -> Failure | None:
     if run.state and run.state.is_completed():
         return None
     name, message = (run.state.name, run.state.message) if run.state else (None, None)
-    return Failure(name or FAILED, message or f"{run.name} ended as {name}.")
+    return Failure(name or FAILED, message or f"{run.name} finished with state {name}.")

@@ -1,4 +1,4 @@
-"""Prefect's pull step: checks out the deployed commit in a separate git worktree for each run."""
+"""Prefect's pull step: for each run, checks out the deployed commit in a separate git worktree."""
 
 import os
 from pathlib import Path

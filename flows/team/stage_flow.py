@@ -1,4 +1,4 @@
-"""The flow that runs one stage for a run in another pool, which pulls the results from the DVC remote."""
+"""The flow that runs one stage for a run in another pool. The other run pulls the results from the DVC remote."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from flows.workplace import Workplace
 
 @flow(name="stage", persist_result=False)
 def stage(name: str, files: dict[str, str]) -> State[Any]:
-    """`files`: params.yaml, dvc.lock and .dvc files of the waiting run."""
+    """Run the stage and push its results. `files`: params.yaml, dvc.lock and .dvc files of the waiting run."""
 
     def work(workplace: Workplace, environment: dict[str, str]) -> State[Any]:
         workplace.write(files)
@@ -27,7 +27,7 @@ def stage(name: str, files: dict[str, str]) -> State[Any]:
         result: StageResult = result_of(reproduce(workplace, wanted, dag, environment))
         result_of(as_task("push", push, retries=3)(workplace, environment))
         send = as_task("send records", send_records, retries=3)
-        send(workplace, environment)  # its failure does not fail the stage
+        send(workplace, environment)  # if this fails, the stage does not fail
         return Completed(message=f"{result.how} in {result.seconds:.0f} s")
 
     return attempt(work)

@@ -1,4 +1,4 @@
-"""`pspnet accept`: keep a stage's results after a code change that a person declares harmless, and record it."""
+"""`pspnet accept`: keep a stage's results after a code change that a person declares harmless, and record that."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from pspnet.machine import terminal
 from pspnet.machine.process import user
 
 LOCK = Path("dvc.lock")
-RECORD = Path("accepted.jsonl")  # committed with dvc.lock; records which results were made by older code
+RECORD = Path("accepted.jsonl")  # committed with dvc.lock; lists results that were computed by older code
 
 
 def accept(stage: str, why: str) -> None:
@@ -43,7 +43,7 @@ def accept(stage: str, why: str) -> None:
 
 
 def _changed_code(stage: str) -> list[str]:
-    """The code that changed since the stage's results were made; any other change is refused."""
+    """The code that changed since the stage's results were computed. Any other change raises an error."""
     status: list[Any] = json.loads(_dvc("status", "--json", stage)).get(stage, [])
     changes = [
         (kind, path) for entry in status if isinstance(entry, dict) for kind, paths in entry.items() for path in paths

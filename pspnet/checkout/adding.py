@@ -1,6 +1,7 @@
-"""`pspnet data add`: add a whole batch to the raw data or none of it, and let DVC store the result.
+"""`pspnet data add`: add all of a batch to the raw data or nothing, and let DVC store the result.
 
-The batch is first copied next to the raw data. After a kill, the next call discards the copy or finishes adding it.
+The batch is first copied to a folder next to the raw data. If the command is killed, the next call either discards the
+copy or finishes adding it.
 """
 
 import os
@@ -57,7 +58,7 @@ def _check_raw(raw: Path) -> None:
         raise UserError(Problem(str(raw), "was imported: an update would remove files added here", fix=fix))
     if not raw.exists():
         fix = f"Run `dvc pull {kept}` first: otherwise the batch would replace that data."
-        raise UserError(Problem(str(raw), f"is missing, but {kept} names data", fix=fix))
+        raise UserError(Problem(str(raw), f"is missing, but {kept} lists data", fix=fix))
 
 
 def _bring(path: Path, to: Path, move: bool) -> None:
@@ -71,7 +72,7 @@ def _bring(path: Path, to: Path, move: bool) -> None:
 
 
 def _linked(path: Path, to: Path) -> bool:
-    """Hard-links the file, if possible; the original is removed only after the whole batch has been added."""
+    """Hard-link the file, if possible. The original is removed only once the whole batch has been added."""
     try:
         os.link(path, to)
     except OSError:  # a different disk, or one that does not support links
@@ -80,9 +81,9 @@ def _linked(path: Path, to: Path) -> bool:
 
 
 def _join(copied: Path, raw: Path, masks: Path) -> None:
-    """Moves the copy into the raw data with few renames.
+    """Move the copied batch into the raw data with as few renames as possible.
 
-    Masks go first: an image without its mask would count as unlabeled.
+    Masks are moved first, because an image without its mask would count as unlabeled.
     """
     raw.mkdir(parents=True, exist_ok=True)
     for entry in sorted(copied.iterdir(), key=lambda entry: (not masks.is_relative_to(entry), entry.name)):
@@ -108,7 +109,7 @@ def _remove(batch: Path, found: Batch) -> None:
 
 
 def dvc(*words: str) -> None:
-    """Runs DVC and shows its progress and errors on the terminal, but not its advice."""
+    """Run DVC and show its progress and errors on the terminal, but not its advice."""
     done = subprocess.run(dvc_command("--wait-for-lock", *words), stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise UserError(Problem(f"dvc {' '.join(words)}", "failed", fix="See DVC's message above."))

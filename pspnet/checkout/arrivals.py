@@ -1,4 +1,4 @@
-"""The samples that a batch adds, in whole or in part, and the raw data that may conflict with them."""
+"""The samples that a batch adds or completes, and the existing raw data that may conflict with them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,12 @@ from pspnet.raw.splitting import assign_splits
 class Arrivals:
     samples: list[RawSample] = field(default_factory=list)
     same_size: list[RawSample] = field(default_factory=list)  # raw images of the same size as one in the batch
-    official: dict[tuple[str, Split], RawSample] = field(default_factory=dict)  # the first of a group and split there
+    official: dict[tuple[str, Split], RawSample] = field(default_factory=dict)  # the first in each group and split
     verdicts: list[Verdict] = field(default_factory=list)
 
 
 def list_arrivals(together: Together, dataset: DatasetParams, prepare: PrepareParams, splits_from: Path) -> Arrivals:
-    """`splits_from`: the folder of splits.csv."""
+    """List the samples that the batch adds or completes. `splits_from`: the folder that contains splits.csv."""
     arrivals, batch = Arrivals(), together.batch
     sizes = {batch.size(file.path) for file in batch.below(AS_IT_IS) if not isinstance(file, Problem)}
     found = LAYOUTS[dataset.source.layout].find(dataset.source, together)
@@ -44,7 +44,7 @@ def list_arrivals(together: Together, dataset: DatasetParams, prepare: PreparePa
 
 
 def _torn(arrivals: Arrivals, prepare: PrepareParams) -> list[Verdict]:
-    """Verdicts on groups whose official splits conflict because of the batch."""
+    """Verdicts on groups that the batch would spread over several official splits."""
     before = list(arrivals.official.values())
     known = {one.problem.where for one in assign_splits(before, prepare)[1]}
     return [one for one in assign_splits([*before, *arrivals.samples], prepare)[1] if one.problem.where not in known]

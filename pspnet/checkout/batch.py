@@ -1,4 +1,4 @@
-"""A batch of raw data before it is added: where its files would go, and the problems `prepare` would find in them."""
+"""Checks a batch of raw data before it is added: where its files would go, and what problems `prepare` would find."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,16 +25,16 @@ BATCH = "a folder, .zip or .tar"
 
 @dataclass(frozen=True)
 class Batch:
-    files: dict[Path, PurePosixPath]  # path in the batch -> path below the raw data
+    files: dict[Path, PurePosixPath]  # path in the batch -> path under the raw data folder
     images: int
     masks: int
     groups: int
-    duplicates: int  # copies of other images, of which `prepare` keeps one
+    duplicates: int  # images that are copies of others; `prepare` keeps one of each
 
 
 @dataclass(frozen=True)
 class Addition:
-    """What to add, the raw data to add it to, and the params."""
+    """A batch to add, the raw data to add it to, and the params to check it against."""
 
     batch: Path
     raw: Path
@@ -46,9 +46,9 @@ class Addition:
 
 
 def check_batch(addition: Addition) -> Batch:
-    """Return the batch, or report all its problems at once.
+    """Return the batch, or raise one error with all its problems.
 
-    Problems with existing data or the whole set are left to `prepare`.
+    Problems with existing data, or with the dataset as a whole, are left to `prepare`.
     """
     batch, raw, dataset, name = addition.batch, addition.raw, addition.dataset, addition.name
     if not batch.exists():
@@ -81,7 +81,7 @@ def check_batch(addition: Addition) -> Batch:
 
 
 def _check_archive(addition: Addition) -> Batch:
-    """`check_batch` for an archive, which is treated as the files in it."""
+    """Do what `check_batch` does, for the files in an archive."""
     batch = addition.batch
     if batch.suffix.lower() not in ARCHIVES:
         raise UserError(Problem(str(batch), "is a file", BATCH))
@@ -132,13 +132,13 @@ def _refusal(stray: Sequence[Problem], refused: Sequence[Verdict], together: Tog
 
 
 def _as_it_lies(problem: Problem, together: Together) -> Problem:
-    """The problem, reported at the file's current path."""
+    """The problem, with the path where the file is now instead of where it would be added."""
     return problem if problem.kind in NO_FILES else replace(problem, where=together.shown(problem.where))
 
 
 def _checked_name(name: str, dataset: DatasetParams, given: bool) -> str:
     if not isinstance(dataset.source, FolderParams) and given and name != AS_IT_IS:
-        found = f"names a folder, but layout {dataset.source.layout} has its own folders"
+        found = f"gives a folder name, but layout {dataset.source.layout} has its own folders"
         raise UserError(Problem(f"--name {name}", found, fix="Leave it out."))
     path = PurePosixPath(name)
     hidden = any(map(is_hidden, path.parts)) and name != AS_IT_IS
@@ -163,9 +163,9 @@ def _in_the_way(path: Path, raw: Path, to: PurePosixPath) -> Iterator[Problem]:
 
 
 def _folders(dataset: DatasetParams) -> str:
-    return f"files in {dataset.source.images} and {mask_folder(dataset.source)}, as dataset.source names them"
+    return f"files in {dataset.source.images} and {mask_folder(dataset.source)}, as set in dataset.source"
 
 
 def mask_folder(source: SourceParams) -> str:
-    """The mask folder; layouts with annotation files have none."""
+    """The mask folder, or AS_IT_IS for layouts with annotation files, which have no mask folder."""
     return AS_IT_IS if isinstance(source, CocoParams | LabelmeParams | CvatParams) else source.masks

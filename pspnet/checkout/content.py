@@ -1,4 +1,4 @@
-"""The problems that `prepare` would find by reading the images and masks of a batch."""
+"""Finds the problems that `prepare` would find by reading the images and masks of a batch."""
 
 import hashlib
 import shutil
@@ -24,7 +24,7 @@ START_BYTES = 2**16  # enough to distinguish most images of the same size
 def check_content(
     arrivals: Arrivals, together: Together, rules: Rules, folder: Path, tick: Callable[[int, int, str], None]
 ) -> list[Verdict]:
-    """Verdicts on the content of the batch's files. Checked pieces go into `folder`, which is removed afterwards."""
+    """Verdicts on the content of the batch's files. Checked pieces are kept in `folder` and removed afterward."""
     samples = [*arrivals.samples, *_perhaps_copied(arrivals, together, rules.max_bytes)]
     pieces = cut(samples, together, rules)
     try:
@@ -35,12 +35,12 @@ def check_content(
 
 
 def _perhaps_copied(arrivals: Arrivals, together: Together, max_bytes: int) -> list[RawSample]:
-    """The images in the raw data whose first bytes match those of an image in the batch."""
+    """The images in the raw data that may be identical to an image in the batch, because their first bytes match."""
 
     def start(sample: RawSample) -> bytes:
         path = Path(together.shown(sample.image))
         try:
-            if not path.is_file():  # it is in an archive
+            if not path.is_file():  # the image is in an archive
                 return hashlib.sha256(together.read(sample.image, max_bytes)[:START_BYTES]).digest()
             with path.open("rb") as file:
                 return hashlib.sha256(file.read(START_BYTES)).digest()
@@ -56,7 +56,7 @@ def _perhaps_copied(arrivals: Arrivals, together: Together, max_bytes: int) -> l
 def _verdicts(
     samples: Sequence[RawSample], mine: int, pieces: Pieces, together: Together, rules: Rules
 ) -> Iterator[Verdict]:  # fmt: skip
-    """The first `mine` samples belong to the batch."""
+    """Verdicts on the batch, which is the first `mine` of the samples."""
     digests, both_digests = np.zeros((len(samples), 32), np.uint8), np.zeros((len(samples), 32), np.uint8)
     is_used, is_labeled = np.zeros(len(samples), bool), np.zeros(len(samples), bool)
     for first, batch in pieces.batches("image_digest", "digest", "classes", "verdicts"):

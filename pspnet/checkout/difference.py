@@ -15,7 +15,7 @@ from pspnet.dataset.store.shards import open_shard
 from pspnet.dataset.store.splits import SPLITS
 from pspnet.raw.problems import Outcome
 
-Counts = NDArray[np.int64]  # by class, over the classes of both sets
+Counts = NDArray[np.int64]  # pixels of each class that occurs in either set
 
 
 class Move(NamedTuple):
@@ -25,18 +25,18 @@ class Move(NamedTuple):
 
 
 class ClassPixels(NamedTuple):
-    """The pixels of a class in the masks."""
+    """The number of pixels of a class in the masks of each set."""
 
     name: str
     before: int
     now: int
-    gained: int  # in masks of both sets, like `lost`
+    gained: int  # counts only masks that are in both sets, as does `lost`
     lost: int
 
 
 @dataclass
 class Changes:
-    """Counts, and sorted ids."""
+    """The counts before and now, and sorted lists of the ids that were added, removed or changed."""
 
     before: int
     now: int
@@ -49,13 +49,13 @@ class Changes:
 class Difference:
     images: Changes
     masks: Changes
-    moved: list[Move]  # to another split
+    moved: list[Move]  # images that are now in another split
     recoded: list[str]  # masks with the same classes but different bytes, such as different class numbers
     classes_added: list[str]
     classes_removed: list[str]
     classes_renamed: list[tuple[str, str]]
-    labels: list[ClassPixels]  # one per class of either set, and a last one for ignored pixels
-    quarantined: Changes  # files, each with the kind of its problem
+    labels: list[ClassPixels]  # one for each class of either set, then one for ignored pixels
+    quarantined: Changes  # files, each with its kind of problem
     duplicates: Changes
 
 
@@ -128,7 +128,7 @@ class _Samples:
             yield rows.assign(has_mask=has_mask, shard=shard, row=range(len(rows)))
 
     def encoded(self, column: str, shard: int, row: int) -> Any:
-        """The bytes, as a pyarrow.Buffer."""
+        """The bytes of an image or mask, as a pyarrow.Buffer."""
         return self._batches[shard].column(column)[row].as_buffer()
 
     def mask(self, shard: int, row: int) -> NDArray[np.uint8]:
@@ -151,7 +151,7 @@ def _left_out(before: PreparedDataset, now: PreparedDataset, outcome: Outcome) -
 
 
 def _problems(dataset: PreparedDataset, outcome: Outcome) -> dict[str, str]:
-    """File -> kind of its problem with this outcome, sorted by file."""
+    """Files that had a problem with this outcome -> kind of problem, sorted by file."""
     with (dataset.folder / "problems.csv").open(encoding="utf-8", newline="") as file:
         return dict(sorted((row["file"], row["kind"]) for row in csv.DictReader(file) if row["outcome"] == outcome))
 
@@ -163,13 +163,13 @@ def _without(samples: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
 
 
 def _renamed(before: Sequence[str], now: Sequence[str], certain: bool) -> dict[str, str]:
-    """Classes with a new name and the same number, which is certain only if some masks are unchanged."""
+    """Old -> new names of classes that kept their number. This is certain only if some masks are unchanged."""
     pairs = zip(before, now, strict=False) if certain else []
     return {one: other for one, other in pairs if one not in now and other not in before}
 
 
 def _numbers(names: Sequence[str], every: Sequence[str]) -> NDArray[np.uint16]:
-    """(256,): number in a mask -> index in `every`; ignored pixels get the index after the last class."""
+    """A (256,) array: number in a mask -> index in `every`. Ignored pixels get the index after the last class."""
     numbers = np.full(256, len(every), np.uint16)
     numbers[: len(names)] = [every.index(name) for name in names]
     return numbers

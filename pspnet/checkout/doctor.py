@@ -1,4 +1,4 @@
-"""`pspnet doctor`: check what the pipeline needs, and say what to fix."""
+"""`pspnet doctor`: check what the pipeline needs, and explain what to fix."""
 
 import importlib.metadata
 import os
@@ -55,7 +55,7 @@ def examine(params: Path, raw: Path, quick: bool) -> None:
 
 
 def can_run(params: Path, raw: Path) -> bool:
-    """Whether `--quick` finds no problems."""
+    """Whether the pipeline can run: whether `pspnet doctor --quick` finds no problems."""
     findings = [*_params(params), *_raw(params, raw)]
     return all(finding.verdict != "problem" for finding in findings)
 
@@ -80,7 +80,7 @@ def _raw(path: Path, raw: Path) -> Iterator[Finding]:
         return
     if demo_params and not is_synthetic(raw):
         fix = "`pspnet data inspect data/raw --write`, `pspnet plan --minutes 30`, then `make retrain`."
-        yield Finding("raw data", "problem", f"{raw} holds your own data, but {path} is still the demo's.", fix)
+        yield Finding("raw data", "problem", f"{raw} contains your own data, but {path} is still the demo's.", fix)
     else:
         yield Finding("raw data", "good", f"{raw}, {'synthetic' if is_synthetic(raw) else 'your own'}")
 

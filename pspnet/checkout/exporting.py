@@ -1,4 +1,4 @@
-"""`pspnet data export`: write a prepared set as a folder of files; preparing it gives the same set."""
+"""`pspnet data export`: write a prepared set as a folder of files. Preparing that folder gives the same set again."""
 
 import csv
 from collections.abc import Collection, Iterator
@@ -22,7 +22,7 @@ class _Row(NamedTuple):
     id: str
     split: str
     group: str
-    image: Any  # a pyarrow.Buffer, as is the mask
+    image: Any  # a pyarrow.Buffer; the same goes for the mask
     mask: Any | None
 
 
@@ -62,7 +62,7 @@ def _command_problems(prepared: Path, out: Path, splits: Collection[str]) -> Ite
     if out.resolve().is_relative_to(prepared.resolve()):
         yield Problem(str(out), f"is inside {prepared}", "a folder elsewhere")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        yield Problem(str(out), "already exists", "an empty folder or none", "Choose another.")
+        yield Problem(str(out), "already exists", "an empty or missing folder", "Choose another folder.")
 
 
 def _id_problems(ids: Collection[str]) -> Iterator[Problem]:
@@ -86,7 +86,7 @@ def _write(path: Path, data: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
             file.write(data)
-    except FileExistsError:  # ids may differ only in case, or one may be a folder of the other
+    except FileExistsError:  # two ids may differ only in case, or one may be a folder in the path of the other
         raise UserError(
             Problem(str(path), "already exists for another id", "names that this disk can distinguish")
         ) from None

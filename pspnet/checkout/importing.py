@@ -1,4 +1,4 @@
-"""`pspnet data add --import`: raw data that DVC imports from elsewhere and can update from there."""
+"""`pspnet data add --import`: DVC imports raw data from elsewhere, and can update it from there."""
 
 import shutil
 from pathlib import Path
@@ -24,11 +24,11 @@ def _import(words: list[str], source: str, raw: Path, state: Path) -> None:
     dvc("root")
     kept, partial = Path(f"{raw}.dvc"), raw.with_name(f"{raw.name}.importing.partial")
     with exclusive(state / "data-add.lock", str(raw)):
-        _discard(partial)  # left by a killed import
+        _discard(partial)  # left behind by an import that was killed
         _check_free(raw, kept)
         raw.parent.mkdir(parents=True, exist_ok=True)
         try:
-            dvc(*words, str(partial))  # not into the raw folder yet, because DVC writes file by file
+            dvc(*words, str(partial))  # not directly into the raw folder, because DVC writes file by file
             if not partial.is_dir():
                 raise UserError(Problem(source, "is a file", "a folder", "Put a .zip or .tar into a folder there."))
             if raw.exists():
@@ -42,15 +42,15 @@ def _import(words: list[str], source: str, raw: Path, state: Path) -> None:
 
 
 def _refuse_credentials(words: list[str]) -> None:
-    """Refuses credentials: DVC writes the address into the .dvc file, which is committed and kept in every version."""
+    """Reject addresses with credentials: DVC writes the address to the .dvc file, which is committed and archived."""
     for word in words:
         if in_address(word):
             fix = "Keep it in a remote: `dvc remote add`, `dvc remote modify --local`; then import remote://NAME/PATH."
-            raise UserError(Problem(hidden(word), "holds a password or a token", "an address without one", fix))
+            raise UserError(Problem(hidden(word), "contains a password or a token", "an address without one", fix))
 
 
 def _check_free(raw: Path, kept: Path) -> None:
-    """Refuses existing raw data: DVC tracks the folder as a whole, and nothing else can be tracked inside it."""
+    """Raise an error if there is raw data already: DVC tracks the folder as a whole, so nothing can be added to it."""
     if not kept.exists() and not raw.is_file() and not (raw.is_dir() and any(raw.iterdir())):
         return
     fix = (

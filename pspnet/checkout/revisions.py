@@ -1,4 +1,4 @@
-"""`pspnet data diff`: compare the prepared set that dvc.lock names in a git revision with the current one."""
+"""`pspnet data diff`: compare the prepared set recorded in a git revision's dvc.lock with the current one."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from pspnet.machine.worktree import git
 
 HERE = Path()
 LOCK = "dvc.lock"
-SHORT = 7  # characters of a commit
+SHORT = 7  # characters of a commit hash to show
 
 
 def diff(rev: str, prepared: Path, limit: int, as_json: bool) -> None:
@@ -33,7 +33,7 @@ def diff(rev: str, prepared: Path, limit: int, as_json: bool) -> None:
         _lay_out(_recorded(rev, commit, prepared), Path(folder), f"{prepared} of {rev}")
         try:
             before = PreparedDataset.open(Path(folder))
-        except UserError as error:  # made by a different version of the package
+        except UserError as error:  # written by a different version of the package
             named = [replace(problem, where=f"{prepared} of {rev}", fix="") for problem in error.problems]
             raise UserError(named) from None
         with terminal.progress("diff") as tick:
@@ -54,20 +54,20 @@ def _commit(rev: str) -> str:
 
 
 def _recorded(rev: str, commit: str, prepared: Path) -> str:
-    """DVC's digest of the prepared set in that commit."""
+    """DVC's digest of the prepared set, as recorded in dvc.lock at that commit."""
     shown = git(HERE, "show", f"{commit}:./{LOCK}")
     lock = parse_value(shown.stdout, f"{LOCK} of {rev}") if shown.returncode == 0 else None
     stages = lock.get("stages", {}).values() if isinstance(lock, dict) else []
     for out in (out for stage in stages for out in stage.get("outs", [])):
         if out["path"] == prepared.as_posix():
             return str(out["md5"])
-    found = f"does not name {prepared}" if lock else "is missing"
+    found = f"does not contain {prepared}" if lock else "is missing"
     fix = f"`git log {LOCK}` shows the revisions that have one. Commit it after a run: git add {LOCK}"
     raise UserError(Problem(f"{LOCK} of {rev}", found, "the record of a run", fix))
 
 
 def _lay_out(digest: str, folder: Path, name: str) -> None:
-    """Links the files in DVC's cache under their names; missing files are fetched from the remote."""
+    """Link the set's files from DVC's cache into the folder, after fetching missing files from the remote."""
     logging.getLogger("dvc").setLevel(logging.ERROR)  # otherwise DVC lists every file that it cannot fetch
     try:
         with Repo(_wait_for_lock=True) as repo:
@@ -90,7 +90,7 @@ def _cached(repo: Any, digests: Sequence[str], name: str) -> list[Path]:
             repo.cloud.pull([HashInfo("md5", digest) for digest in missing])
         if absent := [digest for digest in missing if not paths[digest].exists()]:
             found = f"lacks {len(absent):,} of its files in this checkout's DVC cache and in its remote"
-            raise UserError(Problem(name, found, fix="Run `dvc push` where the set was made."))
+            raise UserError(Problem(name, found, fix="Run `dvc push` where the set was created."))
     return [paths[digest] for digest in digests]
 
 
@@ -124,7 +124,9 @@ def _show(difference: Difference, title: str, limit: int) -> None:
                 f"{row.gained:,}", f"{row.lost:,}",
             )  # fmt: skip
         terminal.out.print(table)
-        terminal.out.print("gained and lost count only changed masks; the difference includes added and removed ones")
+        terminal.out.print(
+            "gained and lost count only changed masks; the difference also includes added and removed masks"
+        )
 
 
 def _table(first: str, *others: str, title: str | None = None) -> Table:

@@ -1,4 +1,4 @@
-"""The raw data as it would be with a batch added: its files, and where they would be."""
+"""The raw data as it would look with a batch added: all files, and their paths after the addition."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,13 +11,13 @@ from pspnet.raw.sample import RawSample
 
 AS_IT_IS = "."
 
-# Path in the batch -> path below the raw data, or None if `prepare` would not find it there. Worker processes get a
-# copy, so it is a module-level function.
+# Maps a path in the batch to its path under the raw data folder, or to None if `prepare` would not find the file there.
+# Worker processes get a copy of this function, so it must be a module-level function.
 Place = Callable[[PurePosixPath], PurePosixPath | None]
 
 
 def place_of_folder(dataset: DatasetParams, name: str) -> Place:
-    """Where files go: in the layout `folder`, a batch becomes one folder of images and one of masks."""
+    """Where a batch's files go. With the layout `folder`, a batch becomes one folder of images and one of masks."""
     source = dataset.source
     if name == AS_IT_IS or not isinstance(source, FolderParams):
         return _as_it_is
@@ -43,7 +43,7 @@ def _in_archive(archive: str, to: PurePosixPath, path: PurePosixPath) -> PurePos
 
 
 class OneArchive(RawFiles):
-    """A batch that is an archive."""
+    """The files of a batch that is a single archive."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.parent)
@@ -54,11 +54,11 @@ class OneArchive(RawFiles):
 
 
 class Together(RawFiles):
-    """The files of the raw data and of the batch. `below` lists them; the other methods use its list."""
+    """The files of the raw data and of the batch. `below` lists the files; the other methods use that list."""
 
     def __init__(self, raw: Path, batch: RawFiles, place: Place) -> None:
         super().__init__(raw)
-        self.of_batch: dict[str, str] = {}  # path below the raw data -> path in the batch
+        self.of_batch: dict[str, str] = {}  # path under the raw data folder -> path in the batch
         self.batch = batch
         self._place = place
 
@@ -87,9 +87,9 @@ class Together(RawFiles):
         return self.batch.size(self.of_batch[path]) if path in self.of_batch else super().size(path)
 
     def brings_mask(self, sample: RawSample) -> bool:
-        files = (sample.mask.path, *sample.mask.paths) if sample.mask else ()  # paths: none for a drawn mask
+        files = (sample.mask.path, *sample.mask.paths) if sample.mask else ()  # a drawn mask has no paths
         return any(path in self.of_batch for path in files)
 
     def shown(self, path: str) -> str:
-        """Where the file is now."""
+        """The path where the file is now, for messages."""
         return str(self.batch.root / self.of_batch[path] if path in self.of_batch else self.root / path)

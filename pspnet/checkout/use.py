@@ -13,7 +13,7 @@ def use(recipe: Path, params: Path, backup: Path) -> None:
     load_params(recipe)
     try:
         before = read_yaml(params)
-    except UserError:  # missing, or invalid and to be replaced
+    except UserError:  # the params are missing or invalid, and will be replaced
         before = {}
     differing = differences(before, read_yaml(recipe))
     if not differing:

@@ -1,4 +1,4 @@
-"""`pspnet weights import`: convert weights that another project trained to our formats."""
+"""`pspnet weights import`: convert weights trained by another project to our formats."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ RGB = 3  # channels
 
 @dataclass(frozen=True)
 class Target:
-    """What to make from a file."""
+    """What to create from a file, and where."""
 
     out: Path | None  # for the backbone
     bundle: Path | None
@@ -36,7 +36,7 @@ class Target:
 
 
 def import_file(file: Path, project: str, target: Target, *, versioned: bool) -> None:
-    """Converts a file into a backbone, a bundle or both. `versioned`: DVC stores the backbone for the pipeline."""
+    """Convert a file to a backbone, a bundle or both. `versioned`: add the backbone to DVC, for use by the pipeline."""
     _check(target, versioned)
     if versioned:
         dvc("root")
@@ -82,20 +82,20 @@ def _check(target: Target, versioned: bool) -> None:
     if target.output_stride not in get_args(OutputStride):
         raise UserError(Problem("--output-stride", f"is {target.output_stride}", "8, 16 or 32"))
     if target.bundle is None and target.classes is not None:
-        raise UserError(Problem("--classes", "names the classes of a bundle", "--bundle as well"))
+        raise UserError(Problem("--classes", "gives the classes of a bundle", "--bundle as well"))
     if target.channels != RGB and target.bundle is not None:
         raise UserError(
             Problem("--channels", f"is {target.channels}, but a bundle predicts RGB images", "3 with --bundle")
         )
     if target.channels != RGB and versioned:
         found = f"is {target.channels}, but the pipeline's images are RGB"
-        raise UserError(Problem("--channels", found, "3", "For use elsewhere, name another folder with --out."))
+        raise UserError(Problem("--channels", found, "3", "For use elsewhere, give another folder with --out."))
     if target.out and target.bundle and _overlap(target.out.resolve(), target.bundle.resolve()):
         raise UserError(Problem("--bundle", f"is {target.bundle}, and --out is {target.out}", "separate folders"))
     for option, folder, facts in (("--out", target.out, BACKBONE_FACTS), ("--bundle", target.bundle, BUNDLE_FACTS)):
         if folder and folder.exists() and not (folder / facts).is_file() and not _is_empty(folder):
             found = f"exists without {facts} and would be replaced"
-            raise UserError(Problem(str(folder), found, "an empty folder or none", f"Name another with {option}."))
+            raise UserError(Problem(str(folder), found, "an empty folder or none", f"Choose another with {option}."))
 
 
 def _overlap(one: Path, other: Path) -> bool:
@@ -116,16 +116,16 @@ def _check_coverage(file: Path, weights: ForeignWeights, min_coverage: float) ->
     coverage = weights.coverage
     faults = list(coverage.faults())
     if coverage.share < min_coverage:
-        found = f"fits in {coverage.share:.1%} of the tensors ({'; '.join(faults)})"
+        found = f"matches {coverage.share:.1%} of the tensors ({'; '.join(faults)})"
         fix = "If the rest may be random or left out, lower --min-coverage."
         raise UserError(Problem(str(file), found, f"at least {min_coverage:.1%}", fix))
     for fault in faults:
-        terminal.err.print(f"{fault}. It is random, or left out.", style="yellow", markup=False)
+        terminal.err.print(f"{fault}. It is initialized at random or left out.", style="yellow", markup=False)
 
 
 def _bundle(file: Path, checkpoint: Checkpoint, weights: ForeignWeights, target: Target) -> Bundle:
     if not weights.is_whole:
-        raise UserError(Problem(str(file), "holds a backbone", "a whole network with --bundle", "Leave --bundle out."))
+        raise UserError(Problem(str(file), "contains a backbone", "a whole network with --bundle", "Omit --bundle."))
     names, colors = _classes(file, checkpoint, weights, target.classes)
     if len(names) != weights.classes:
         found = f"The file has {weights.classes} classes and {target.classes} has {len(names)}: the classifier is new "

@@ -1,7 +1,8 @@
-"""The `pspnet` command: one file per help panel, with each command's options and one call; no domain logic.
+"""The `pspnet` command. There is one file per help panel; each command is its options and a single call, with no logic.
 
-It may import every room, and `flows` where a command starts a flow, but only inside the command: `pspnet --help` loads
-neither torch nor MLflow. Start at `app.py`. Safe to change: a help text; an option's name, with its tests.
+May import every room, and also `flows` where a command starts a flow, but only inside the command, so that
+`pspnet --help` loads neither torch nor MLflow. Start at `app.py`. Safe to change: help texts, and the names of options
+(together with their tests).
 """
 
 # In the order of the panels in the help.

@@ -1,6 +1,6 @@
-"""The `pspnet` command, with the options and paths that its panels share.
+"""The `pspnet` command, with the options and paths that its help panels share.
 
-Each command imports its dependencies when it is called, so that `pspnet --help` is instant.
+Each command imports its dependencies only when it is called, so that `pspnet --help` is instant.
 """
 
 import os
@@ -44,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def state() -> Path:
-    """The folder for checkpoints and other state of this machine. None of it is an output."""
+    """The folder for checkpoints and other machine-specific state, none of which is an output of the pipeline."""
     return Path(os.environ.get("PSPNET_STATE", STATE))
 
 

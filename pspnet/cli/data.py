@@ -1,4 +1,4 @@
-"""`pspnet data`: the raw data and the prepared dataset."""
+"""The `pspnet data` commands, which work on the raw data and the prepared dataset."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,19 +14,21 @@ app.add_typer(data_app, name="data", help="Inspect, add, export and compare data
 
 @data_app.command("inspect")
 def data_inspect(
-    folder: Annotated[Path, typer.Argument(help="A folder of images and masks in any layout.", metavar="DIR")],
-    sheet: Annotated[Path, typer.Option(help="The PNG to write, with some images and their masks.")] = Path(
-        "inspect.png"
-    ),
-    masks: Annotated[int, typer.Option(min=1, help="The largest number of masks to read.")] = 200,
+    folder: Annotated[Path, typer.Argument(help="A folder with images and masks in any layout.", metavar="DIR")],
+    sheet: Annotated[
+        Path, typer.Option(help="The PNG file to write, which shows some images with their masks.")
+    ] = Path("inspect.png"),
+    masks: Annotated[int, typer.Option(min=1, help="The maximum number of masks to read.")] = 200,
     use: Annotated[
         int | None,
-        typer.Option(min=1, help="The reading to use, if the folder can be read in several ways.", metavar="N"),
+        typer.Option(
+            min=1, help="The number of the reading to use, if the folder can be read in several ways.", metavar="N"
+        ),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Write the params into params.yaml.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Detect the layout of a folder and the values in its masks, and print or write params that fit.
+    """Detect a folder's layout and the values in its masks, and print or write matching params.
 
     Example: pspnet data inspect data/raw --write
     """
@@ -45,18 +47,18 @@ def data_add(
         Path | None, typer.Argument(help="A folder with the layout of the raw data, or a .zip or .tar of one.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The batch's folder within images and masks. Defaults to the batch's own name.")
+        str | None, typer.Option(help="The batch's folder inside images and masks. Defaults to the name of the batch.")
     ] = None,
     move: Annotated[bool, typer.Option("--move", help="Move the batch instead of copying it.")] = False,
     repository: Annotated[
         tuple[str, str] | None,
-        typer.Option("--import", help="Import a folder of another DVC or git repository.", metavar="REPO PATH"),
+        typer.Option("--import", help="Import a folder from another DVC or git repository.", metavar="REPO PATH"),
     ] = None,
-    rev: Annotated[str | None, typer.Option(help="For --import: a branch to follow, a tag or a commit.")] = None,
+    rev: Annotated[str | None, typer.Option(help="With --import: a branch to follow, a tag or a commit.")] = None,
     url: Annotated[
         str | None, typer.Option("--import-url", help="Import a folder, such as s3://bucket/set.", metavar="URL")
     ] = None,
-    raw: Annotated[Path, typer.Option(help="The folder of raw data.")] = RAW,
+    raw: Annotated[Path, typer.Option(help="The folder that contains the raw data.")] = RAW,
 ) -> None:
     """Check a batch and add it to the raw data, or import the raw data. DVC then tracks the result.
 
@@ -81,13 +83,13 @@ def data_add(
 
 @data_app.command("export")
 def data_export(
-    prepared: Annotated[Path, typer.Argument(help="The prepared dataset, made by `prepare`.")],
+    prepared: Annotated[Path, typer.Argument(help="The prepared dataset, as written by `prepare`.")],
     out: Annotated[Path, typer.Argument(help="The folder to write images, masks, classes.yaml and splits.csv to.")],
     split: Annotated[
-        list[str] | None, typer.Option(help="Export only this split. Repeat for several.", metavar="SPLIT")
+        list[str] | None, typer.Option(help="Export only this split. Repeat for several splits.", metavar="SPLIT")
     ] = None,
 ) -> None:
-    """Export a prepared dataset as files. Preparing them with layout `folder` gives the same dataset.
+    """Export a prepared dataset as files. Preparing these files with the layout `folder` gives the same dataset.
 
     Example: pspnet data export data/prepared exported --split train --split val
     """
@@ -100,10 +102,12 @@ def data_export(
 @data_app.command("diff")
 def data_diff(
     rev: Annotated[
-        str, typer.Argument(help="A git commit, branch or tag whose dvc.lock names a prepared dataset.")
+        str, typer.Argument(help="A git commit, branch or tag whose dvc.lock records a prepared dataset.")
     ] = "HEAD",
     prepared: Annotated[Path, typer.Option(help="The current prepared dataset.")] = PREPARED,
-    limit: Annotated[int, typer.Option(min=0, help="The number of names to show of each kind; --json has all.")] = 10,
+    limit: Annotated[
+        int, typer.Option(min=0, help="The maximum number of names to show of each kind; --json shows all of them.")
+    ] = 10,
     as_json: Json = False,
 ) -> None:
     """Show what changed in the prepared dataset since a commit: images, masks, splits, quarantined files, classes,

@@ -1,4 +1,4 @@
-"""Panel "Pipeline": the flows, on this machine or on a server's machines."""
+"""The "Pipeline" panel: flows that run on this machine or on a Prefect server's workers."""
 
 from typing import Annotated
 
@@ -15,9 +15,9 @@ def retrain(
         typer.Option("--set", help="Set a parameter for this run only. Repeat for several.", metavar="KEY=VALUE"),
     ] = None,
 ) -> None:
-    """Run the changed stages, register the model, promote it if it passes the gate, and push the results.
+    """Run the stages that changed, register the model, promote it if it passes the gate, and push the results.
 
-    With --set, the run works in a git worktree and leaves this checkout unchanged.
+    With --set, everything happens in a git worktree, and this checkout stays unchanged.
 
     Example: pspnet retrain --set finetune.optimizer.learning_rate=0.01
     """
@@ -32,9 +32,9 @@ def plan(
     minutes: Annotated[float, typer.Option(min=0.5, help="How long one training run may take on this machine.")] = 30,
     explain: Annotated[bool, typer.Option("--explain", help="Print every choice with its reason.")] = False,
 ) -> None:
-    """Write params.yaml for the data in data/raw, this machine and the minutes you want to spend.
+    """Write a params.yaml that fits the data in data/raw, this machine and the time you want to spend.
 
-    Every number comes with its reason. Sections that describe the data, the registry and the gate are kept.
+    Every number comes with a reason. The sections that describe the data, the registry and the gate are kept.
 
     Example: pspnet plan --minutes 30
     """
@@ -51,7 +51,7 @@ def schedule(
     ] = 300,
     port: Annotated[int, typer.Option(help="The port of the Prefect UI on this machine.")] = 4200,
 ) -> None:
-    """Retrain on a schedule and when there is new data, as long as this command runs.
+    """Retrain on a schedule and whenever there is new data, for as long as this command runs.
 
     Example: pspnet schedule --cron "0 3 * * 0"
     """
@@ -65,7 +65,7 @@ def schedule(
 def deploy() -> None:
     """Deploy this commit to a Prefect server: pools, flows, schedules, and recovery when a machine dies.
 
-    PREFECT_API_URL names the server, such as http://prefect.example:4200/api.
+    PREFECT_API_URL is the address of the server, such as http://prefect.example:4200/api.
 
     Example: pspnet deploy
     """
@@ -76,15 +76,15 @@ def deploy() -> None:
 
 @app.command(rich_help_panel=PIPELINE)
 def worker(
-    pool: Annotated[str, typer.Argument(help="A pool in prefect.yaml: cpu or gpu.")],
+    pool: Annotated[str, typer.Argument(help="A pool from prefect.yaml: cpu or gpu.")],
     limit: Annotated[
         int, typer.Option(min=1, help="The number of concurrent runs, including a retraining that waits for a GPU.")
     ] = 4,
     name: Annotated[str | None, typer.Option(help="The worker's name in the Prefect UI.")] = None,
 ) -> None:
-    """Run flows from a Prefect server's pool on this machine, from this clone.
+    """Run flows from a Prefect server's pool on this machine, using this clone.
 
-    PREFECT_API_URL names the server, such as http://prefect.example:4200/api.
+    PREFECT_API_URL is the address of the server, such as http://prefect.example:4200/api.
 
     Example: pspnet worker gpu --limit 1
     """

@@ -1,4 +1,4 @@
-"""Panel "Predictions": predict a folder, serve images over HTTP, export the model for other runtimes."""
+"""The "Predictions" panel: predict a folder of images, serve a model over HTTP, export a model to other runtimes."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,27 +8,31 @@ import typer
 from pspnet.cli.app import BUNDLE, CHAMPION, PARAMS, PREDICTIONS, app, registry_here
 from pspnet.machine import events, terminal
 
-# Repeated here because the modules that define them load torch; tests keep both in sync.
+# Repeated here because the modules that define them load torch. Tests check that the copies stay in sync.
 Benchmark = Literal["cityscapes", "voc", "ade20k"]
 ExportFormat = Literal["onnx", "pt2"]
-LOGGED = 20  # the most skipped images that a flow logs
+LOGGED = 20  # maximum number of skipped images that a flow logs
 
 
 @app.command(rich_help_panel=PREDICTIONS)
 def predict(
-    images: Annotated[Path, typer.Argument(help="The folder of images; subfolders are included.")],
+    images: Annotated[Path, typer.Argument(help="The folder that contains the images; subfolders are included.")],
     out: Annotated[Path, typer.Option(help="The folder to write masks, overlays and predictions.parquet to.")],
     model: Annotated[str, typer.Option(help="The version to use: champion, challenger or a number.")] = CHAMPION,
     bundle: Annotated[
         list[Path] | None,
         typer.Option(help="Use this bundle instead of a version. Repeat to average the predictions of several."),
     ] = None,
-    params: Annotated[Path, typer.Option(help="The params file for --bundle; a version has its own.")] = PARAMS,
-    layout: Annotated[Benchmark | None, typer.Option(help="Also write the masks for a benchmark's server.")] = None,
+    params: Annotated[
+        Path, typer.Option(help="The params file to use with --bundle; a registered version includes its own.")
+    ] = PARAMS,
+    layout: Annotated[
+        Benchmark | None, typer.Option(help="Also write the masks in the format of a benchmark's server.")
+    ] = None,
 ) -> None:
-    """Predict masks for a folder of images, with the champion by default.
+    """Predict masks for a folder of images, by default with the champion.
 
-    A second run resumes where the first stopped, and updates images that are new, changed or removed.
+    Another run into the same folder resumes where the last one stopped, and handles new, changed and removed images.
 
     Example: pspnet predict photos --out predictions
     """
@@ -47,7 +51,7 @@ def predict(
         )
     for problem in refused:
         events.tell("skipped", problem=str(problem))
-    # A flow logs only these lines, but gets all of them as events.
+    # A flow logs only these lines, but receives every skipped image as an event.
     for problem in refused[:LOGGED] if events.log() else refused:
         terminal.err.print(f"skipped {problem}", style="yellow", markup=False)
     skipped = f", {len(refused)} images skipped" if refused else ""
@@ -57,10 +61,12 @@ def predict(
 @app.command(rich_help_panel=PREDICTIONS)
 def serve(
     model: Annotated[str, typer.Option(help="The version to serve: champion, challenger or a number.")] = CHAMPION,
-    host: Annotated[str, typer.Option(help="The address to listen on. 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. 0.0.0.0 accepts connections from other machines.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.")] = 5001,
 ) -> None:
-    """Serve masks over HTTP with a version's own code: POST /invocations, GET /ping.
+    """Serve a model version over HTTP, with the code the version was saved with: POST /invocations, GET /ping.
 
     Example: pspnet serve --port 5001
     """
@@ -73,16 +79,16 @@ def serve(
 
 @app.command(rich_help_panel=PREDICTIONS)
 def export(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")] = BUNDLE,
+    bundle: Annotated[Path, typer.Argument(help="The bundle, as written by `finetune`.")] = BUNDLE,
     form: Annotated[ExportFormat, typer.Option("--format", help="The format of the file.")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(help="The file to write. Defaults to the bundle's name with .onnx or .pt2.")
+        Path | None, typer.Option(help="The file to write. Defaults to the bundle's name plus .onnx or .pt2.")
     ] = None,
     tolerance: Annotated[
         float, typer.Option(help="The largest allowed difference of logits, relative to the largest logit.")
     ] = 1e-4,
 ) -> None:
-    """Export a bundle for other runtimes, after checking that its outputs match at five sizes.
+    """Export a bundle to other runtimes, after checking that the exported model gives the same outputs at five sizes.
 
     Example: pspnet export models/segmenter --format onnx --out segmenter.onnx
     """

@@ -1,4 +1,7 @@
-"""Panel "Stages": each command checks params.yaml and runs its stage with its sections and paths, as DVC expects."""
+"""The "Stages" panel: each command checks params.yaml, then runs its stage with the sections and paths the stage needs.
+
+DVC calls these commands.
+"""
 
 from contextlib import nullcontext
 from importlib import import_module
@@ -11,10 +14,10 @@ from pspnet.cli.app import STAGES, app, params_here, state
 from pspnet.machine import events, terminal
 from pspnet.machine.process import rank, ranks
 
-Prepared = Annotated[Path, typer.Option(help="The prepared dataset, made by `prepare`.")]
-History = Annotated[Path, typer.Option(help="The CSV to write, with a line per epoch or validation.")]
+Prepared = Annotated[Path, typer.Option(help="The prepared dataset, as written by `prepare`.")]
+History = Annotated[Path, typer.Option(help="The CSV file to write, with a line per epoch or validation.")]
 RunRecord = Annotated[
-    Path | None, typer.Option(help="The JSON to write, with the MLflow run, the duration and the machine.")
+    Path | None, typer.Option(help="The JSON file to write, with the MLflow run, the duration and the machine.")
 ]
 
 
@@ -23,7 +26,7 @@ def checkpoints() -> Path:
 
 
 def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> Any:
-    """Check all of params.yaml, then run the stage with its own sections."""
+    """Check all of params.yaml, then run the stage with the given sections of it."""
     with terminal.stage(name) as tick:
         params = params_here()
         from pspnet.tracking.attempt import stage_run
@@ -39,7 +42,7 @@ def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **path
 
 
 def _training(name: str, sections: tuple[str, ...], run_record: Path | None, **paths: Any) -> None:
-    """Run a training stage. PSPNET_DEVICES may spread it over several processes, each of which calls this again."""
+    """Run a training stage. PSPNET_DEVICES can spread it over several processes, each of which calls this again."""
     from pspnet.training.launch import devices, launch
 
     if ranks() == 1 and (count := devices()) > 1:
@@ -54,12 +57,12 @@ def _note(text: str) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def prepare(
-    raw: Annotated[Path, typer.Option(help="The folder of raw data.")],
+    raw: Annotated[Path, typer.Option(help="The folder that contains the raw data.")],
     out: Annotated[
         Path, typer.Option(help="The folder to write shards, dataset.json, data_report.html and problems.csv to.")
     ],
     run_record: RunRecord = None,
-    part: Annotated[str, typer.Option(help="Check only a part of the data, such as 2/4, for --merge.")] = "",
+    part: Annotated[str, typer.Option(help="Check only part of the data, such as 2/4, for a later --merge.")] = "",
     merge: Annotated[
         list[Path] | None, typer.Option(help="Merge the part in this folder instead of checking. Repeat for each part.")
     ] = None,
@@ -83,7 +86,7 @@ def prepare(
 @app.command(rich_help_panel=STAGES)
 def pretrain(
     prepared: Prepared,
-    weights: Annotated[Path, typer.Option(help="The folder of imported weights, for `backbone.weights: imported`.")],
+    weights: Annotated[Path, typer.Option(help="The folder with imported weights, for `backbone.weights: imported`.")],
     out: Annotated[Path, typer.Option(help="The folder to write the backbone to.")],
     history: History,
     run_record: RunRecord = None,
@@ -100,12 +103,12 @@ def pretrain(
 @app.command(rich_help_panel=STAGES)
 def finetune(
     prepared: Prepared,
-    backbone: Annotated[Path, typer.Option(help="The backbone, made by `pretrain`.")],
+    backbone: Annotated[Path, typer.Option(help="The backbone, as written by `pretrain`.")],
     out: Annotated[Path, typer.Option(help="The folder to write the bundle to.")],
     history: History,
     run_record: RunRecord = None,
 ) -> None:
-    """Train the whole network on images with masks. The epoch that scores best on val becomes the bundle.
+    """Train the whole network on images with masks. The epoch with the best validation score becomes the bundle.
 
     Example: pspnet finetune --prepared data/prepared --backbone models/backbone --out models/segmenter --history
     reports/finetune.csv --run-record reports/runs/finetune.json
@@ -117,13 +120,13 @@ def finetune(
 @app.command(rich_help_panel=STAGES)
 def evaluate(
     prepared: Prepared,
-    bundle: Annotated[Path, typer.Option(help="The bundle, made by `finetune`.")],
-    history: Annotated[list[Path], typer.Option(help="The CSV of a training, to plot. Repeat for several.")],
-    out: Annotated[Path, typer.Option(help="The folder to write report.html, report.json and tables to.")],
-    metrics: Annotated[Path, typer.Option(help="The JSON to write the headline numbers to.")],
+    bundle: Annotated[Path, typer.Option(help="The bundle, as written by `finetune`.")],
+    history: Annotated[list[Path], typer.Option(help="The CSV file of a training run, to plot. Repeat for several.")],
+    out: Annotated[Path, typer.Option(help="The folder to write report.html, report.json and the tables to.")],
+    metrics: Annotated[Path, typer.Option(help="The JSON file to write the headline numbers to.")],
     run_record: RunRecord = None,
 ) -> None:
-    """Measure a bundle on the test split and write the report.
+    """Evaluate a bundle on the test split and write the report.
 
     Example: pspnet evaluate --prepared data/prepared --bundle models/segmenter --history reports/pretrain.csv --history
     reports/finetune.csv --out reports/evaluation --metrics reports/metrics.json --run-record reports/runs/evaluate.json

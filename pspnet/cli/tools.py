@@ -1,4 +1,4 @@
-"""Panel "Data and tools": synthetic images, imported weights, recipes, runs, and the state of the checkout."""
+"""The "Data and tools" panel: synthetic images, imported weights, recipes, runs, and the state of the checkout."""
 
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -16,7 +16,7 @@ from pspnet.cli.app import (
 )
 from pspnet.machine import terminal
 
-# Repeated here because the module that defines it loads torch; a test keeps both in sync.
+# Repeated here because the module that defines it loads torch. A test checks that the copies stay in sync.
 Project = Literal["hszhao", "mmseg", "torchvision", "timm", "moco", "densecl", "swav", "dino"]
 
 weights_app = typer.Typer(no_args_is_help=True, context_settings=HELP_NAMES)
@@ -27,10 +27,10 @@ app.add_typer(weights_app, name="weights", help="Import weights trained by other
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="The folder to write.")],
     images: Annotated[int, typer.Option(help="The number of images.")] = 600,
-    labeled: Annotated[int, typer.Option(help="The number of images that get a mask.")] = 200,
+    labeled: Annotated[int, typer.Option(help="The number of images with a mask.")] = 200,
     seed: Annotated[int, typer.Option(help="The random seed.")] = 0,
 ) -> None:
-    """Draw street scenes to try the pipeline on. Never touches a folder that holds other data.
+    """Draw street scenes to try the pipeline on. Never touches a folder that contains other data.
 
     Example: pspnet synthesize data/raw --images 600 --labeled 200 --seed 0
     """
@@ -38,7 +38,7 @@ def synthesize(
     from pspnet.demo.streets import synthesize as draw
 
     if is_synthetic(folder):
-        terminal.err.print(f"{folder} already holds synthetic images. Remove the folder to draw new ones.")
+        terminal.err.print(f"{folder} already contains synthetic images. Remove the folder to draw new ones.")
         return
     with terminal.progress("synthesize") as tick:
         draw(folder, images, labeled, seed, tick)
@@ -46,10 +46,12 @@ def synthesize(
 
 @weights_app.command("import")
 def weights_import(
-    file: Annotated[Path, typer.Argument(help="The file that the project saved: .pth, .pt or .safetensors.")],
+    file: Annotated[Path, typer.Argument(help="The file saved by the other project: .pth, .pt or .safetensors.")],
     project: Annotated[
         Project,
-        typer.Option("--from", help=f"The project: {', '.join(get_args(Project))}.", metavar="PROJECT"),
+        typer.Option(
+            "--from", help=f"The project that saved the file: {', '.join(get_args(Project))}.", metavar="PROJECT"
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -60,20 +62,24 @@ def weights_import(
         typer.Option(help="The folder to write the whole network to, for `pspnet predict --bundle`."),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="The bundle's classes.yaml. Defaults to the classes named in the file.")
+        Path | None, typer.Option(help="The bundle's classes.yaml. Defaults to the class names stored in the file.")
     ] = None,
     channels: Annotated[int, typer.Option(min=1, help="The number of image channels: 1 for gray, 3 for RGB.")] = 3,
     min_coverage: Annotated[
         float,
-        typer.Option(min=0, max=1, help="The share of tensors that the file must hold; the rest are random."),
+        typer.Option(
+            min=0, max=1, help="The share of tensors that the file must contain; the rest are initialized at random."
+        ),
     ] = 1.0,
     output_stride: Annotated[int, typer.Option(help="The bundle's output stride: 8, 16 or 32 pixels per feature.")] = 8,
     align_corners: Annotated[
         bool | None,
-        typer.Option("--align-corners/--no-align-corners", help="How the bundle resizes. Defaults to the project's."),
+        typer.Option(
+            "--align-corners/--no-align-corners", help="How the bundle resizes. Defaults to how the project does."
+        ),
     ] = None,
 ) -> None:
-    """Import a backbone or a whole PSPNet from another project's file. Every name and shape must match.
+    """Import a backbone or a whole PSPNet from another project's file. All tensor names and shapes must match.
 
     Example: pspnet weights import moco_v2_800ep_pretrain.pth.tar --from moco
     """
@@ -88,7 +94,7 @@ def weights_import(
 
 @app.command(rich_help_panel=TOOLS)
 def use(recipe: Annotated[Path, typer.Argument(help="A complete params file, such as recipes/start.yaml.")]) -> None:
-    """Replace params.yaml with a recipe, and show what changes.
+    """Replace params.yaml with a recipe and show what changes.
 
     Example: pspnet use recipes/start.yaml
     """
@@ -99,8 +105,10 @@ def use(recipe: Annotated[Path, typer.Argument(help="A complete params file, suc
 
 @app.command(rich_help_panel=TOOLS)
 def accept(
-    stage: Annotated[str, typer.Argument(help="The stage in dvc.yaml.")],
-    why: Annotated[str, typer.Option(help="Why the change cannot affect the results; kept with the lineage.")],
+    stage: Annotated[str, typer.Argument(help="The name of a stage in dvc.yaml.")],
+    why: Annotated[
+        str, typer.Option(help="Why the change cannot affect the results. The reason is recorded in the lineage.")
+    ],
 ) -> None:
     """Keep a stage's results after a code change that cannot affect them, such as a comment. The stage does not rerun.
 
@@ -116,9 +124,11 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, help="The number of runs to show, newest first.")] = 20,
     classes: Annotated[bool, typer.Option("--classes", help="Show the test IoU of every class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all details.")] = False,
-    send: Annotated[bool, typer.Option("--send", help="Only send unsent records to MLflow.")] = False,
+    send: Annotated[
+        bool, typer.Option("--send", help="Only send records to MLflow that have not been sent yet.")
+    ] = False,
 ) -> None:
-    """Show pipeline runs: their scores, their versions and the parameters that differ.
+    """Show pipeline runs with their scores, their versions and the parameters that differ between them.
 
     Example: pspnet runs --limit 5 --classes
     """
@@ -134,10 +144,10 @@ def runs(
 def doctor(
     raw: Annotated[Path, typer.Option(help="The folder of raw data.")] = RAW,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Check only what a run needs. Prints nothing if all is well.")
+        bool, typer.Option("--quick", help="Check only what a run needs. Prints nothing if there is no problem.")
     ] = False,
 ) -> None:
-    """Check everything that the pipeline needs, and say how to fix what is missing.
+    """Check everything the pipeline needs, and explain how to fix whatever is missing.
 
     Example: pspnet doctor
     """

@@ -1,4 +1,4 @@
-"""Panel "Model versions": register, promote, trace and serve versions."""
+"""The "Model versions" panel: register, promote, roll back, seal, trace and reproduce versions."""
 
 import json
 from pathlib import Path
@@ -24,23 +24,25 @@ from pspnet.cli.app import (
 from pspnet.machine import events, terminal
 
 Version = Annotated[str, typer.Argument(help="The version: champion, challenger or a number.", metavar="VERSION")]
-Why = Annotated[str, typer.Option(help="The reason, kept in the audit.")]
-PreparedNow = Annotated[Path, typer.Option(help="The current prepared dataset; models are compared on its test split.")]
-ReportNow = Annotated[Path, typer.Option(help="The bundle's report, made by `evaluate`.")]
+Why = Annotated[str, typer.Option(help="The reason, which is recorded in the audit.")]
+PreparedNow = Annotated[
+    Path, typer.Option(help="The current prepared dataset, whose test split is used to compare models.")
+]
+ReportNow = Annotated[Path, typer.Option(help="The bundle's report, as written by `evaluate`.")]
 
 models_app = typer.Typer(invoke_without_command=True, context_settings=HELP_NAMES)
 
 
 @app.command(rich_help_panel=REGISTRY)
 def register(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, made by `finetune`.")] = BUNDLE,
+    bundle: Annotated[Path, typer.Argument(help="The bundle, as written by `finetune`.")] = BUNDLE,
     report: ReportNow = REPORT,
     prepared: PreparedNow = PREPARED,
-    records: Annotated[Path, typer.Option(help="The folder of the stages' run records.")] = RECORDS,
+    records: Annotated[Path, typer.Option(help="The folder that contains the stages' run records.")] = RECORDS,
     promote: Annotated[bool, typer.Option("--promote", help="Also promote the version if it passes the gate.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Register a bundle as a version of the model `registry.model`. Registering it again changes nothing.
+    """Register a bundle as a version of the model named in `registry.model`. Registering it again changes nothing.
 
     Example: pspnet register --promote
     """
@@ -51,7 +53,9 @@ def register(
 
 @app.command(hidden=True)
 def standing() -> None:
-    """For `pspnet retrain`: report the headline of `register --promote`, or nothing if it would change something.
+    """Used by `pspnet retrain`: report the headline that `register --promote` would print if it has nothing left to do.
+
+    Reports nothing if `register --promote` would change something.
 
     Example: pspnet standing
     """
@@ -78,7 +82,7 @@ def promote(
     prepared: PreparedNow = PREPARED,
     as_json: Json = False,
 ) -> None:
-    """Make a version champion if it passes the gate. Exits with status 1 if it is not champion afterward.
+    """Make a version the champion if it passes the gate. Exits with status 1 if it is not the champion afterward.
 
     Example: pspnet promote 3 --approve
     """
@@ -86,7 +90,7 @@ def promote(
     from pspnet.registry.evidence import LocalData
 
     if force and not why:
-        raise typer.BadParameter("--force requires a reason; it is kept in the audit", param_hint="--why")
+        raise typer.BadParameter("--force requires a reason, which is recorded in the audit", param_hint="--why")
     registry = registry_here()
     done = command.promote(
         registry,
@@ -113,7 +117,7 @@ def rollback(
     ] = None,
     why: Why = "",
 ) -> None:
-    """Make an earlier version champion again. The rolled-back version is not promoted again automatically.
+    """Make an earlier version the champion again. The rolled-back version is not promoted again automatically.
 
     Example: pspnet rollback --to 2 --why "misses scratches at night"
     """
@@ -152,7 +156,7 @@ def models_history(as_json: Json = False) -> None:
 
 @models_app.command("seal")
 def models_seal(version: Version) -> None:
-    """Seal the files of a version that was registered without a seal, or before PSPNET_AUDIT_KEY was set.
+    """Seal the files of a version that was registered without a seal or before PSPNET_AUDIT_KEY was set.
 
     Example: pspnet models seal 3
     """
@@ -163,7 +167,7 @@ def models_seal(version: Version) -> None:
 
 @app.command(rich_help_panel=REGISTRY)
 def lineage(version: Version = CHAMPION, as_json: Json = False) -> None:
-    """Show what a version was made from: data, runs, commit, params, packages, report and decisions.
+    """Show where a version comes from: data, runs, commit, params, packages, report and decisions.
 
     Example: pspnet lineage champion
     """
@@ -176,11 +180,11 @@ def lineage(version: Version = CHAMPION, as_json: Json = False) -> None:
 def reproduce(
     version: Version,
     run_again: Annotated[
-        bool, typer.Option("--run-again", help="Run every stage instead of using DVC's cache.")
+        bool, typer.Option("--run-again", help="Run every stage instead of taking results from DVC's cache.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the worktree afterwards.")] = False,
 ) -> None:
-    """Reproduce a version from its commit and data, and compare digests. Exits with status 1 if they differ.
+    """Rebuild a version from its commit and data, and compare the digests. Exits with status 1 if they differ.
 
     Example: pspnet reproduce 3
     """

@@ -1,6 +1,6 @@
-"""Measuring: a predictor and images with masks -> a confusion matrix and a row per image -> the report and its page.
+"""Evaluates a predictor on images with masks: a confusion matrix and a row per image, then the report and its page.
 
 May import `prediction` and everything below. Start at `evaluating.py`. Safe to change: the page (`report.html.j2`) and
-`panels.py`. An edit to `measuring.py` reruns fine-tuning, which measures val; any other edit reruns only
-evaluate.
+`panels.py`. An edit to `measuring.py` makes DVC rerun fine-tuning, which evaluates on the validation split; any other
+edit makes DVC rerun only the evaluate stage.
 """

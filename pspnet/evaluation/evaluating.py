@@ -1,4 +1,4 @@
-"""A bundle and a split of the prepared set -> the report, and pictures of the best and worst images."""
+"""Evaluates a bundle on a split of the prepared set: the report, and pictures of the best and worst images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from pspnet.prediction.image.predictor import Predictor
 
 def check_classes(model: Bundle, bundle: Path, dataset: PreparedDataset, prepared: Path) -> None:
     if model.classes != dataset.classes:
-        found, expected = f"knows the classes {', '.join(model.classes)}", ", ".join(dataset.classes)
+        found, expected = f"has the classes {', '.join(model.classes)}", ", ".join(dataset.classes)
         fix = "Run the finetune stage again."
         raise UserError(Problem(str(bundle), found, f"those of {prepared}: {expected}", fix))
 
@@ -31,7 +31,7 @@ def evaluate_bundle(
     predictor: Predictor,
     tick: Callable[[int, int, str], None],
 ) -> EvaluationReport:
-    """Measure `model`, which `predictor` runs, on every image of `split` that has a mask."""
+    """Evaluate `model` on every image of `split` that has a mask. `predictor` must run the same model."""
     samples = AnnotatedImages(dataset.reader(), dataset.annotated(split))
     confusion, images = measure(
         predictor, samples, model.classes, dataset.ignore, lambda done: tick(done, len(samples), "images")
@@ -54,7 +54,7 @@ def evaluate_bundle(
 def best_and_worst(
     report: EvaluationReport, dataset: PreparedDataset, split: Split, predictor: Predictor, count: int
 ) -> tuple[list[Picture], list[Picture]]:
-    """Up to `count` images with the highest mean IoU and `count` others with the lowest, each predicted again."""
+    """Up to `count` images with the highest mean IoU and up to `count` others with the lowest, all predicted again."""
     samples = AnnotatedImages(dataset.reader(), dataset.annotated(split))
     ranked = report.images["mean_iou"].dropna().sort_values(ascending=False, kind="stable").index
     best, worst = ranked[:count], ranked[count:][::-1][:count]
@@ -68,13 +68,13 @@ def best_and_worst(
 
 
 def best_val_mean_iou(histories: dict[str, pd.DataFrame]) -> float | None:
-    """The highest value in the training histories, or None if val was never measured."""
+    """The highest validation mIoU in the training histories, or None if the validation split was never used."""
     measured = [history["val_mean_iou"].max() for history in histories.values() if "val_mean_iou" in history]
     return max(measured, default=None)
 
 
 def _facts(model: Bundle) -> dict[str, str]:
-    """The network's properties, as shown in the report's table."""
+    """The properties of the network that are shown in the report's table."""
     architecture = model.network.architecture
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return {

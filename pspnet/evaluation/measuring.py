@@ -1,4 +1,4 @@
-"""A predictor and annotated images -> one confusion matrix and a row per image."""
+"""Evaluates a predictor on annotated images: computes one confusion matrix and a row per image."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
@@ -11,14 +11,14 @@ from pspnet.dataset.annotated import Annotated
 from pspnet.metrics import Confusion, confusion_matrix, intersection_and_union, iou, mean_iou, pixel_accuracy
 from pspnet.prediction.image.predictor import Prediction
 
-BATCH_PIXELS = 2**19  # predicted at a time: many small images, or a single large one
+BATCH_PIXELS = 2**19  # number of pixels to predict at a time: many small images, or a single large one
 
 
 class Predicts(Protocol):
     """A Predictor, or a client of a served version."""
 
     def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
-        """Images of the same size, (N, H, W, 3)."""
+        """Predict images of the same size, (N, H, W, 3)."""
 
 
 def measure(
@@ -28,9 +28,9 @@ def measure(
     ignore: int,
     tick: Callable[[int], None],
 ) -> tuple[Confusion, pd.DataFrame]:
-    """The confusion matrix and the table of images.
+    """Return the confusion matrix and a table with a row per image.
 
-    Only counts are kept in memory. `tick` is called with the number of images measured.
+    Only counts are kept in memory. `tick` is called with the number of images evaluated so far.
     """
     total = np.zeros((len(classes), len(classes)), np.int64)
     rows, counts = [], []
@@ -57,9 +57,9 @@ def measure(
 
 
 def predict_all(predictor: Predicts, samples: Iterable[Annotated]) -> Iterator[tuple[Annotated, Prediction]]:
-    """Each sample with its prediction, in order.
+    """Yield each sample with its prediction, in order.
 
-    Consecutive images of the same size share a pass through the network.
+    Consecutive images of the same size share one pass through the network.
     """
     batch: list[Annotated] = []
     for sample in samples:

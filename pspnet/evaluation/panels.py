@@ -1,4 +1,4 @@
-"""Pictures of an image with its mask, its prediction and the errors. Does not need torch."""
+"""Draws an image with its mask, its prediction and the errors. This module does not need torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 
 IGNORED = 255
 WRONG = (229, 57, 53, 255)
-WIDEST_PX = 2000  # of a panel
+WIDEST_PX = 2000  # maximum width of a panel
 
 Colors = tuple[tuple[int, int, int], ...]
 
@@ -45,14 +45,14 @@ def wrong_pixels(mask: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDAr
 
 
 def error_layer(mask: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGBA (H, W, 4): wrong pixels red, ignored ones hatched, the rest clear."""
+    """An RGBA layer (H, W, 4): wrong pixels are red, ignored pixels are hatched, all others are transparent."""
     layer = np.zeros((*mask.shape, 4), np.uint8)
     layer[wrong_pixels(mask, prediction)] = WRONG
     return _hatch(layer, mask == IGNORED)
 
 
 def class_layer(indices: NDArray[np.uint8], colors: Colors) -> NDArray[np.uint8]:
-    """RGBA (H, W, 4): each pixel in the color of its class, ignored ones hatched."""
+    """An RGBA layer (H, W, 4): each pixel has the color of its class, and ignored pixels are hatched."""
     palette = np.zeros((256, 4), np.uint8)
     palette[: len(colors)] = [(*color, 255) for color in colors]
     return _hatch(palette[indices], indices == IGNORED)

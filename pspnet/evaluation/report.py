@@ -1,6 +1,6 @@
 """The report of an evaluation: numbers for programs (JSON, Parquet, CSV) and one page for people (HTML).
 
-The same report always gives the same bytes: it has no times, no paths and no random order.
+The same report always gives the same bytes, because it contains no times, no paths and nothing in random order.
 """
 
 import json
@@ -25,26 +25,27 @@ from pspnet.printable import cell
 Histories = dict[str, pd.DataFrame]  # training stage -> one row per record; no rows if it was skipped
 FORMAT = 3
 PAGE = "report.html"
-PICTURE = "picture.png"  # of the worst test image; missing if the evaluation has no pictures
+PICTURE = "picture.png"  # shows the worst test image; missing if the evaluation has no pictures
 COUNTING = (
-    "One confusion matrix counts the labeled pixels of all images, and IoU and pixel accuracy are read from it. A "
+    "One confusion matrix counts the labeled pixels of all images. IoU and pixel accuracy are computed from it. A "
     "class that appears in neither the masks nor the predictions is absent: it has no IoU and is left out of the mean."
 )
-LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # sides of a picture on the page
+LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # lengths of a picture's sides on the page
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
     model: dict[str, Any]  # short facts, shown as a table
-    bundle: str  # digest of the bundle that was measured
+    bundle: str  # digest of the bundle that was evaluated
     protocol: str  # how the images were predicted
     split: str
-    fingerprint: str  # of that split
+    fingerprint: str  # fingerprint of that split
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     confusion: metrics.Confusion  # rows = mask, columns = prediction
-    # One row per image: id, group, pixels, pixel_accuracy, mean_iou, and for each class iou_<class> (NaN = absent) with
-    # the pixels it comes from, intersection_<class> and union_<class>, which add up to those of the confusion.
+    # One row per image: id, group, pixels, pixel_accuracy, mean_iou, and for each class iou_<class> (NaN = absent) and
+    # the pixel counts behind it, intersection_<class> and union_<class>. Over all images, these counts add up to those
+    # in the confusion matrix.
     images: pd.DataFrame
 
     @property
@@ -61,14 +62,14 @@ class EvaluationReport:
 
     @property
     def groups(self) -> pd.DataFrame:
-        """The groups, worst first: group, images, pixels, and the mean of its images' mean_iou."""
+        """A row for each group, worst first: group, images, pixels, and mean_iou averaged over the group's images."""
         table = self.images.groupby("group", as_index=False, dropna=False).agg(
             images=("id", "size"), pixels=("pixels", "sum"), mean_iou=("mean_iou", "mean")
         )
         return table.sort_values("mean_iou", kind="stable", ignore_index=True)
 
     def summary(self) -> dict[str, Any]:
-        """The headline numbers for JSON; missing numbers are None."""
+        """The headline numbers, to be written as JSON. Missing numbers are None."""
         return {
             "mean_iou": _or_none(self.mean_iou),
             "pixel_accuracy": _or_none(self.pixel_accuracy),
@@ -136,7 +137,7 @@ def _page(report: EvaluationReport, best: list[Picture], worst: list[Picture], h
 
 
 def _classes(report: EvaluationReport) -> list[dict[Any, Any]]:
-    """The classes, best first, absent ones last."""
+    """The classes, best first, with absent classes last."""
     share = report.confusion.sum(axis=1) / max(1, report.confusion.sum())
     table = pd.DataFrame({"name": report.classes, "color": report.colors, "iou": report.class_iou, "share": share})
     rows: list[dict[Any, Any]] = table.sort_values("iou", ascending=False, kind="stable").to_dict("records")
@@ -144,7 +145,7 @@ def _classes(report: EvaluationReport) -> list[dict[Any, Any]]:
 
 
 def _confusions(report: EvaluationReport) -> list[dict[str, Any]]:
-    """The ten confusions with the most pixels."""
+    """The ten pairs of confused classes with the most pixels."""
     wrong = report.confusion * ~np.eye(len(report.classes), dtype=bool)
     of_class = wrong / np.maximum(1, report.confusion.sum(axis=1, keepdims=True))
     of_errors = wrong / max(1, wrong.sum())
@@ -154,7 +155,7 @@ def _confusions(report: EvaluationReport) -> list[dict[str, Any]]:
 
 
 def _views(report: EvaluationReport, picture: Picture) -> dict[str, Any]:
-    """A picture's layers as data URLs at their size on the page, and its classes by area."""
+    """The layers of a picture as data URLs, at the size they have on the page, and its classes, largest area first."""
     longest = max(picture.mask.shape)
     scale = LONGEST_PX / longest if longest > LONGEST_PX else max(1, TINY_PX // longest)
     height, width = (max(THINNEST_PX, round(side * scale)) for side in picture.mask.shape)
@@ -187,7 +188,7 @@ def _data_url(pixels: NDArray[np.uint8]) -> str:
 
 
 def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
-    """Losses share one chart, scores share another, and every other column has its own.
+    """The charts for a training history. Losses share one chart, scores share another; other columns have their own.
 
     Epochs without a value have no point.
     """
@@ -211,7 +212,7 @@ def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _ticks(values: list[float]) -> list[float]:
-    """About five round numbers that span the values, from zero if that wastes less than half of the axis."""
+    """About five round numbers that cover the values. They start at zero if that wastes less than half of the axis."""
     low, high = min(values), max(values)
     low = 0.0 if 0 <= low < high / 2 else low
     rough = (high - low if high - low > 1e-4 * abs(high) else abs(high) or 1.0) / 5  # a constant also needs an axis

@@ -1,6 +1,6 @@
-"""`pspnet data inspect`: which layout a folder has, what its masks contain, and the params that fit.
+"""`pspnet data inspect`: finds out which layout a folder has, what its masks contain, and which params fit.
 
-The package turns a folder into an `Inspection`, which `console.py` prints and `writing.py` writes into params.yaml.
-`ranking.py` ranks the ways to read the folder; if it is not sure of the first, the user chooses. May import `raw` and
-everything below. Start at `inspecting.py`. Safe to change: guesses and remarks; nothing else depends on them.
+This package turns a folder into an `Inspection`, which `console.py` prints and `writing.py` writes to params.yaml.
+`ranking.py` ranks the ways to read the folder; if the best one is not certain, the user chooses. May import `raw` and
+everything below. Start at `inspecting.py`. Safe to change: guesses and remarks, because nothing else depends on them.
 """

@@ -1,4 +1,4 @@
-"""Recognize the layout `class_folders`: the folder of a mask, or of a mask and its image, names the class."""
+"""Recognizes the layout `class_folders`, in which masks, or masks and images, are in folders named after classes."""
 
 import re
 from collections import defaultdict
@@ -15,9 +15,9 @@ from pspnet.raw.images import Refused
 from pspnet.raw.layouts.pairs import SPLIT_FOLDERS
 from pspnet.raw.masks import levels_in
 
-MOST_NAMES = 20  # masks opened
+MOST_NAMES = 20  # maximum number of masks to open
 MOST_CLASSES = 50
-MOST_UNCERTAIN = 20  # with more folders, each is more likely a patient or a scene
+MOST_UNCERTAIN = 20  # if there are more folders, each is more likely a patient or a scene than a class
 MASK_ENDINGS = ("_mask", "-mask", "_gt", "_label", "_seg", "_segmentation")
 WITHOUT_DEFECTS = {"good", "ok", "normal"}
 UNCERTAIN = "The folders could just as well be scenes, patients or batches."
@@ -48,7 +48,7 @@ def _guesses(parent: str, folders: Folders, listing: Listing) -> Iterator[Layout
 def _masks_in_folders(
     parent: str, below: list[str], classes: list[str], folders: Folders, listing: Listing
 ) -> LayoutGuess | None:
-    """MASKS/CLASS/ID.png with IMAGES/ID.jpg or IMAGES/CLASS/ID.jpg."""
+    """Recognize masks MASKS/CLASS/ID.png with images IMAGES/ID.jpg or IMAGES/CLASS/ID.jpg."""
     stems = {stem for folder in below for stem in folders[folder]}
     suffix = next((end for end in MASK_ENDINGS if all(stem.endswith(end) for stem in stems)), "")
     ids = {stem.removesuffix(suffix) for stem in stems}
@@ -58,7 +58,7 @@ def _masks_in_folders(
     same = [folder for folder in others if PurePosixPath(folder).name in classes]
     masks = [path for folder in below for path in folders[folder].values()]
     source = {"masks": parent, "mask_suffix": suffix, "mask_threshold": _threshold(listing, masks)}
-    reason = f"{parent} holds a folder for each of {', '.join(classes)}"
+    reason = f"{parent} contains a folder for each of {', '.join(classes)}"
     if flat and len(classes) > 1:
         found = source | {"images": min(flat), "paired_by": "id", "background_folders": []}
         own = [[folders[folder][stem] for folder in below if stem in folders[folder]] for stem in sorted(stems)]
@@ -81,7 +81,7 @@ def _masks_in_folders(
 def _masks_beside_images(
     parent: str, below: list[str], classes: list[str], folders: Folders, listing: Listing
 ) -> LayoutGuess | None:
-    """CLASS/ID.png next to CLASS/ID_mask.png."""
+    """Recognize images CLASS/ID.png next to masks CLASS/ID_mask.png."""
     for suffix in MASK_ENDINGS:
         own = [_ending(folders[folder], suffix) for folder in below]
         masks = [path for masks in own for path in masks]
@@ -101,13 +101,13 @@ def _ending(paths: dict[str, str], suffix: str) -> list[str]:
 
 
 def _are_classes(names: list[str], masks: list[str], listing: Listing) -> bool:
-    """Whether folders can represent classes: their names differ by more than a number, and masks have two values."""
+    """Whether folders can stand for classes: their names differ by more than a number, and masks have two values."""
     plain = {re.sub(r"[\d_\- ]", "", name) for name in names} - {""}
     return 2 <= len(names) <= MOST_UNCERTAIN and len(plain) == len(names) and are_two_valued(masks, listing.raw)
 
 
 def _threshold(listing: Listing, masks: list[str]) -> int:
-    """The lowest value at which the masks count as bright."""
+    """The lowest value that counts as bright in these masks."""
     brightest = 0
     for path in masks[:MOST_NAMES]:
         try:

@@ -1,4 +1,4 @@
-"""Class names from files next to the data."""
+"""Finds class names in files next to the data."""
 
 import csv
 import re
@@ -9,7 +9,7 @@ from pspnet.inspection.listing import Listing
 from pspnet.raw.masks import COLOR
 
 LISTS = ("labels.txt", "label.txt", "classes.txt", "class_names.txt", "names.txt", "classes.names", "obj.names")
-NO_CLASS = "__ignore__"  # labelme puts it before the first class
+NO_CLASS = "__ignore__"  # labelme lists this before the first class
 MOST_TABLES = 20
 
 
@@ -37,7 +37,7 @@ def _names_in_lines(text: str) -> dict[int, str]:
 
 
 def _names_in_table(text: str) -> dict[int, str]:
-    """Color value -> name, from a table with columns name, r, g, b."""
+    """Color value -> name, read from a table with the columns name, r, g, b."""
     rows = csv.DictReader(text.splitlines(), skipinitialspace=True)
     columns = {(column or "").strip().lower(): column for column in rows.fieldnames or []}
     if not {"name", "r", "g", "b"} <= columns.keys():

@@ -1,4 +1,4 @@
-"""`pspnet data inspect`: print what a folder of raw data holds, and the params to paste."""
+"""`pspnet data inspect`: print what a folder of raw data contains, and the params to paste."""
 
 import json
 from collections import Counter
@@ -29,7 +29,7 @@ SEVERAL = "several readings are possible; choose one with --use"
 
 
 def asked_for(params: Path) -> PrepareParams:
-    """The section `prepare` of params.yaml, or the usual shares if params.yaml has none."""
+    """The section `prepare` of params.yaml, or the usual shares if params.yaml does not have that section."""
     try:
         return load_params(params).prepare
     except UserError:
@@ -45,7 +45,7 @@ def inspect(
     asked: PrepareParams,
     target: Target | None,
 ) -> None:
-    """`target`: where to write the section."""
+    """Inspect a folder and print the result. `target`: where to write the section, if it is to be written."""
     if sheet.resolve().is_relative_to(folder.resolve()):
         found = "is inside the inspected folder"
         raise UserError(Problem(str(sheet), found, "a path outside it", "Choose one: --sheet PATH"))

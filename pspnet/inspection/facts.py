@@ -1,4 +1,4 @@
-"""Facts from opening a sample of the files: sizes and formats of images, values in masks."""
+"""Opens a sample of the files to collect facts: sizes and formats of images, values in masks."""
 
 import io
 from collections import Counter
@@ -17,16 +17,16 @@ from pspnet.raw.files import RawFiles
 from pspnet.raw.images import FORMATS, TURNS, Refused, TooLarge, decoded, limited_pillow, to_rgb
 from pspnet.raw.masks import InColors, RawMask, Values, colors_in, levels_in, numbers_in
 
-MOST_OPENED = 2000  # images opened to read their size from the header
+MOST_OPENED = 2000  # maximum number of images to open for the size in their header
 MOST_DECODED = 200
-MAX_PIXELS = 30 * 10**6  # the most pixels in an image that is decoded here
+MAX_PIXELS = 30 * 10**6  # larger images are not decoded here
 MAX_BYTES = 512 * 2**20
-LARGEST_PIXELS = 500 * 10**6  # in the large image that is decoded to confirm its size; takes 2 GB
-MOST_LARGE = 3  # large images tried
-ENOUGH_PIXELS = 100 * 10**6  # decoded in total
+LARGEST_PIXELS = 500 * 10**6  # limit for the one large image that is decoded to confirm its size; takes 2 GB
+MOST_LARGE = 3  # maximum number of large images to try
+ENOUGH_PIXELS = 100 * 10**6  # stop once this many pixels have been decoded
 ANY_SIZE = 10**12
-MOST_VALUES = 4096  # kept per mask
-MOST_MASK_COLORS = 64  # a photograph has more
+MOST_VALUES = 4096  # maximum number of values to keep per mask
+MOST_MASK_COLORS = 64  # a picture with more colors is a photograph, not a mask
 KINDS_OF_SUFFIX = {
     "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"), "BMP": (".bmp",), "GIF": (".gif",),
@@ -35,17 +35,17 @@ KINDS_OF_SUFFIX = {
 
 @dataclass
 class ImageFacts:
-    """Facts about images; for most of them, only the header is read."""
+    """Facts about images. For most images, only the header is read."""
 
     looked_at: int = 0
     decoded: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)  # path -> upright (width, height), if decoded
-    stated: dict[str, tuple[int, int]] = field(default_factory=dict)  # from the header, which may be wrong
+    stated: dict[str, tuple[int, int]] = field(default_factory=dict)  # path -> size in the header, which may be wrong
     rotated: list[str] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)
-    unusable: dict[str, str] = field(default_factory=dict)  # path -> why
+    unusable: dict[str, str] = field(default_factory=dict)  # path -> reason
 
 
 def stable_sample(names: Iterable[str], most: int) -> list[str]:
@@ -84,7 +84,7 @@ def _decode(path: str, files: RawFiles, facts: ImageFacts, max_pixels: int) -> b
 
 
 def _decode_largest(files: RawFiles, facts: ImageFacts) -> None:
-    """Decodes the largest image, so that the largest size does not come from a wrong header."""
+    """Decode the largest image, to be sure that the largest size does not come from a wrong header."""
     pixels = {path: width * height for path, (width, height) in facts.stated.items()}
     large = [path for path in pixels if MAX_PIXELS < pixels[path] <= LARGEST_PIXELS]
     for path in sorted(large, key=lambda path: (-pixels[path], path))[:MOST_LARGE]:
@@ -135,8 +135,8 @@ class OpenedMask:
     kind: str  # numbers | colors | levels
     shape: tuple[int, int]
     values: NDArray[np.int64]
-    pixels: NDArray[np.int64]  # of each value
-    border: NDArray[np.int64]  # of each value, only those next to a different value
+    pixels: NDArray[np.int64]  # number of pixels of each value
+    border: NDArray[np.int64]  # how many of these pixels are next to a different value
     palette: bool
     is_jpeg: bool
 
@@ -145,14 +145,14 @@ class OpenedMask:
 class MaskFacts:
     looked_at: list[OpenedMask] = field(default_factory=list)
     unusable: dict[str, Refused] = field(default_factory=dict)
-    left_out: int = 0  # masks too large to open here
+    left_out: int = 0  # number of masks that are too large to open here
 
     @property
     def values(self) -> set[int]:
         return {value for mask in self.looked_at for value in mask.values.tolist()}
 
     def table(self, kind: str) -> pd.DataFrame:
-        """A row for each value: value, pixels, share, masks, at_border (share of its pixels), largest first."""
+        """A row for each value, most pixels first: value, pixels, share, masks, at_border (share of its pixels)."""
         masks = [mask for mask in self.looked_at if mask.kind == kind]
         parts = [pd.DataFrame({"value": k.values, "pixels": k.pixels, "border": k.border, "masks": 1}) for k in masks]
         if not parts:
@@ -164,7 +164,7 @@ class MaskFacts:
 
 
 def open_masks(masks: Iterable[RawMask], files: RawFiles, as_layout: bool, most: int) -> MaskFacts:
-    """Facts about a sample of masks. `as_layout`: read them as the layout does, not by each file's kind."""
+    """Facts about a sample of masks. `as_layout`: read masks as the layout does, instead of by each file's kind."""
     facts = MaskFacts()
     by_path = {mask.path: mask for mask in masks}
     pixels = 0

@@ -1,4 +1,4 @@
-"""The result of inspecting a folder."""
+"""The result of inspecting a folder of raw data."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,23 +18,23 @@ from pspnet.raw.layouts.pairs import FoundImage
 from pspnet.raw.masks import COLOR, spelled
 
 IGNORED = "(ignored)"
-MOST_TABLES = 20  # opened
+MOST_TABLES = 20  # maximum number of tables to open
 
 
 @dataclass
 class Inspection:
     listing: Listing
     layout: LayoutGuess | None = None  # the layout of the proposed section
-    number: int = 1  # of this reading among the readings
+    number: int = 1  # number of this reading in `readings`
     readings: list[LayoutGuess] = field(default_factory=list)  # every way to read the folder, most likely first
-    others: list[LayoutGuess] = field(default_factory=list)  # guesses that cannot be read
+    others: list[LayoutGuess] = field(default_factory=list)  # layouts with which the folder cannot be read
     choices: list["Inspection"] = field(default_factory=list)  # one for each reading, if the user must choose
     images: list[FoundImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     image_facts: ImageFacts = field(default_factory=ImageFacts)
     mask_facts: MaskFacts = field(default_factory=MaskFacts)
     values: pd.DataFrame | None = None
-    class_names: dict[int, str] = field(default_factory=dict)  # by value
+    class_names: dict[int, str] = field(default_factory=dict)  # value -> name
     neighbors: Neighbors | None = None
     groupings: list[Grouping] = field(default_factory=list)
     group_pattern: str = EVERY_IMAGE
@@ -42,7 +42,7 @@ class Inspection:
     remarks: list[Remark] = field(default_factory=list)
     dataset: dict[str, Any] | None = None
     prepare: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    unclear: bool = False  # which values are classes
+    unclear: bool = False  # True if it is unclear which values are classes
     only_masks: bool = False
     sheet: bytes | None = None
 
@@ -52,7 +52,7 @@ class Inspection:
 
     @property
     def missing(self) -> str:
-        """What the folder has and what it lacks, if no layout was found."""
+        """If no layout was found: what the folder contains and what is missing."""
         if not self.listing.images:
             return "no files with an image suffix, and no known annotations"
         if self.only_masks:
@@ -65,7 +65,7 @@ class Inspection:
         )
 
     def _table_of_runs(self) -> str:
-        """A CSV file such as Kaggle's, with a column EncodedPixels or rle."""
+        """The name of a CSV file such as Kaggle's, with a column EncodedPixels or rle, or '' if there is none."""
         for file in self.listing.ending(".csv")[:MOST_TABLES]:
             columns = self.listing.text(file).partition("\n")[0].lower()
             if re.search(r"encodedpixels|\brle\b", columns):
@@ -73,7 +73,7 @@ class Inspection:
         return ""
 
     def class_name(self, value: int) -> str:
-        """The value's name in the layout, in a list next to the data, or in the proposed section."""
+        """The class name of a value, from the layout, a list next to the data, or the proposed section."""
         if value in self.class_names:
             return self.class_names[value]
         if not self.dataset:

@@ -1,4 +1,4 @@
-"""Layouts with fixed class names, applied to data that may have other classes."""
+"""Checks for layouts with fixed class names whether the data really has these classes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ OWNERS = {"voc": "PASCAL VOC", "cityscapes": "Cityscapes"}
 
 
 def foreign_name(layout: str, images: Sequence[FoundImage]) -> str:
-    """The first image not named like those in the public set that defines the layout's class names, or ''."""
+    """The first image whose name does not look like those in the layout's public dataset, or '' if there is none."""
     if layout == "voc":
         return next((item.image for item in images if not VOCS_NAME.fullmatch(item.id)), "")
     if layout == "cityscapes":
@@ -27,5 +27,5 @@ def foreign_name(layout: str, images: Sequence[FoundImage]) -> str:
 
 
 def differ(names: Mapping[int, str], fixed: Mapping[int, str]) -> bool:
-    """Whether a list next to the data gives a value a different name than the layout does."""
+    """Whether a list of names next to the data gives any value a different name than the layout does."""
     return any(fixed.get(value, name).lower() != name.lower() for value, name in names.items())

@@ -1,4 +1,4 @@
-"""Inspect a folder of raw data: the likely layout, its images and masks, and the params that fit."""
+"""Inspects a folder of raw data: finds the likely layout, the images and masks, and the params that fit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,9 +58,9 @@ STEPS = ("names", "layout", "images", "masks", "groups", "contact sheet")
 def inspect_folder(
     folder: Path, tick: Tick, most_masks: int = MOST_MASKS, use: int | None = None, asked: PrepareParams = USUAL
 ) -> Inspection:
-    """Inspect the folder using its best reading, or reading number `use`.
+    """Inspect the folder as described by its best reading, or by reading number `use`.
 
-    If several readings are equally good, the result holds a short inspection of each instead.
+    If several readings are equally good, the result instead contains a short inspection of each.
     """
 
     def step(place: int) -> None:
@@ -98,7 +98,7 @@ def _without_layout(listing: Listing, readings: Readings, step: Step) -> Inspect
 
 
 def _choices(listing: Listing, readings: Readings, step: Step) -> Inspection:
-    """A short inspection of each reading: to choose, the user needs the picture, not the details."""
+    """A short inspection of each reading. To choose one, the user needs the pictures, not the details."""
     inspection = Inspection(listing, readings=[reading.guess for reading in readings.found])
     for number, reading in enumerate(readings.found, start=1):
         step(min(number + 1, len(STEPS) - 1))
@@ -133,7 +133,7 @@ def _inspected(listing: Listing, reading: Reading, step: Step, most_masks: int, 
 
 
 def _masks(inspection: Inspection, most: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The source section, and the keys about classes for the dataset section."""
+    """The section `source`, and the keys about classes in the section `dataset`."""
     layout = inspection.layout
     assert layout
     listing, labeled = inspection.listing, inspection.labeled
@@ -158,18 +158,18 @@ def _masks(inspection: Inspection, most: int) -> tuple[dict[str, Any], dict[str,
     inspection.remarks += found.remarks
     if names:
         inspection.remarks.append(
-            Remark(f"the values are named in {file}", "The classes below take their names from it.")
+            Remark(f"the values are named in {file}", "The classes below take their names from this file.")
         )
     source = source_section("folder", {**layout.source, "mask_kind": found.kind, "mask_threshold": found.threshold})
     about_masks(inspection)
     if (listing.raw.root / "classes.yaml").is_file():
-        inspection.remarks.append(Remark("classes.yaml names the classes", "The section below leaves them out."))
+        inspection.remarks.append(Remark("classes.yaml lists the classes", "The section below leaves them out."))
         return source, {}
     return source, {"classes": found.classes, "ignore_values": found.ignore_values}
 
 
 def _own_classes(inspection: Inspection) -> dict[str, Any] | None:
-    """The classes of data that is laid out like a public set but probably does not have that set's classes."""
+    """The classes of data that has the layout of a public dataset, but probably not the classes of that dataset."""
     layout, root = inspection.layout, inspection.listing.raw.root
     assert layout
     owner = OWNERS.get(layout.layout)
@@ -181,7 +181,7 @@ def _own_classes(inspection: Inspection) -> dict[str, Any] | None:
         return None
     found = interpret(inspection.mask_facts, False, names)
     said = f"the folders are those of {owner}, but "
-    said += f"{foreign} is not one of its images" if foreign else f"{file} names other classes"
+    said += f"{foreign} is not one of its images" if foreign else f"{file} lists other classes"
     named = f"The classes below take their names from {file}." if names else "Name the classes in the section below."
     advice = f"{named} If these are the classes of {owner}, set classes: {{}} and ignore_values: []."
     inspection.class_names = names
@@ -201,7 +201,7 @@ def _about_unknown(inspection: Inspection, source: dict[str, Any], classes: Clas
             f"unknown values {listed} ({unknown['share'].sum():.1%} of the pixels): layout {source['layout']} has "
             f"{counted(len(classes.names), 'class')} without them"
         )
-        advice = "`prepare` refuses masks with unknown values: name the classes and ignore_values yourself."
+        advice = "`prepare` rejects masks with unknown values: list the classes and ignore_values yourself."
         inspection.remarks.append(Remark(found, advice))
 
 
@@ -232,7 +232,7 @@ def _write_section(
         )
     dataset_params(section)
     inspection.dataset = section
-    if inspection.layout and inspection.layout.layout == "folder":  # read again, now with the right kind of masks
+    if inspection.layout and inspection.layout.layout == "folder":  # read again, now that the kind of masks is known
         again = read(inspection.layout._replace(source=source), inspection.listing)
         if isinstance(again, Reading):
             inspection.images, inspection.problems = again.images, again.problems

@@ -1,4 +1,4 @@
-"""A guess about the layout of a folder, and helpers that the recognizers share."""
+"""A guess about the layout of a folder, and helper functions that the recognizers share."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -9,10 +9,10 @@ class LayoutGuess(NamedTuple):
     layout: str
     reason: str
     source: dict[str, Any]  # known fields of dataset.source
-    obstacle: str = ""  # why it cannot be read yet
-    note: str = ""  # what the user should know
-    certain: bool = True  # if not, other readings are shown as well
-    unlikely: bool = False  # other readings come before it
+    obstacle: str = ""  # why the folder cannot be read with this layout yet
+    note: str = ""  # what the user should know about this guess
+    certain: bool = True  # if False, other readings are shown too
+    unlikely: bool = False  # if True, other readings are listed before this one
 
 
 def parent_of(path: str) -> str:

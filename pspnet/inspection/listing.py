@@ -10,13 +10,13 @@ from pspnet.raw.images import Refused
 from pspnet.raw.layouts.pairs import SUFFIXES
 
 LARGEST_TEXT = 64 * 2**20
-HEAD = 2**17  # bytes read from each end of a larger text
+HEAD = 2**17  # bytes to read from each end of a text that is larger
 
 
 @dataclass(frozen=True)
 class Listing:
     raw: RawFiles
-    images: tuple[RawFile, ...]  # by suffix, so they include masks; sorted by name
+    images: tuple[RawFile, ...]  # all files with an image suffix, including masks; sorted by name
     others: tuple[RawFile, ...]
     problems: tuple[Problem, ...]
 
@@ -26,7 +26,7 @@ class Listing:
         return Counter((str(path.parent), path.suffix.lower()) for path in paths)
 
     def archives(self) -> list[str]:
-        """The archives that contain files."""
+        """The archives in which some of the files are."""
         inside = (file.path for file in (*self.images, *self.others) if file.name != file.path)
         parents = (str(parent) for path in dict.fromkeys(inside) for parent in PurePosixPath(path).parents)
         return sorted({parent for parent in parents if parent.lower().endswith(ARCHIVES)})
@@ -35,11 +35,11 @@ class Listing:
         return [file for file in self.others if file.name.lower().endswith(suffixes)]
 
     def text(self, file: RawFile) -> str:
-        """The text, or as much of it as can be read."""
+        """The text of the file, or as much of the text as can be read."""
         return self._bytes(file).decode("utf-8-sig", errors="replace")
 
     def ends(self, file: RawFile) -> str:
-        """The beginning and the end of a text."""
+        """The beginning and end of a text file."""
         data = self._bytes(file)
         return (data[:HEAD] + data[HEAD:][-HEAD:]).decode("utf-8-sig", errors="replace")
 

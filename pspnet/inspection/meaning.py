@@ -1,4 +1,4 @@
-"""Guess the meaning of the values in masks; each guess comes with its evidence."""
+"""Guesses the meaning of the values in masks. Each guess comes with evidence."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,22 +14,22 @@ from pspnet.inspection.spelling import counted
 from pspnet.raw.classes import MOST_CLASSES
 from pspnet.raw.masks import COLOR, spelled
 
-MOST_COLORS = 64  # that a user would assign to classes
+MOST_COLORS = 64  # maximum number of colors that a user would assign to classes
 VOID_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unannotated", "not annotated"}
-TWINS = 3  # values this close together and far from all others may mean the same
-FAR = 60  # from the next value
-FEW = 0.002  # share of the pixels; values of blurred edges between classes are rarer
+TWINS = 3  # values that are this close together, and far from all others, may mean the same
+FAR = 60  # a value at least this far from the next one counts as far
+FEW = 0.002  # share of the pixels; the values of blurred edges between classes are rarer than this
 MIDDLE = 128
 
 
 class Remark(NamedTuple):
-    found: str  # with the evidence
+    found: str  # what was found, with the evidence
     advice: str
 
 
 @dataclass(frozen=True)
 class Meaning:
-    kind: str  # of dataset.source.mask_kind
+    kind: str  # a value of dataset.source.mask_kind
     threshold: int
     classes: dict[str, MaskValue | list[MaskValue]]
     ignore_values: list[MaskValue]
@@ -40,7 +40,7 @@ class Meaning:
 def interpret(facts: MaskFacts, several: bool, names: Mapping[int, str]) -> Meaning:
     """Guess the kind of masks and their classes.
 
-    `several`: an image has several masks. `names`: value -> name, from a list next to the data.
+    `several`: whether an image has several masks. `names`: value -> name, from a list next to the data.
     """
     kinds = Counter(mask.kind for mask in facts.looked_at)
     if not kinds:
@@ -86,14 +86,14 @@ def _colors(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, s
     covered = dominant["share"].sum()
     if len(table) <= MOST_COLORS and not _is_blurred(table, dominant):
         found = f"the masks are RGB pictures of {counted(len(table), 'color')} in all: each color is a class"
-        remarks.append(Remark(found, "mask_kind: colors reads them; name the class of each color."))
+        remarks.append(Remark(found, "mask_kind: colors reads them; give the class of each color a name."))
         return _classes("colors", sorted(map(int, table["value"])), [], names, table, remarks)
     per_mask = int(np.median([len(mask.values) for mask in opened]))
     if len(dominant) <= MOST_COLORS and covered >= 0.9:
         found = (
-            f"the masks are RGB pictures in which {len(dominant)} colors make up {covered:.1%} of the pixels; the rest "
-            f"is {len(table) - len(dominant):,} other colors, {_at_border(table.drop(dominant.index))} of it next to "
-            "another color: the edges were smoothed"
+            f"the masks are RGB pictures in which {len(dominant)} colors make up {covered:.1%} of the pixels and "
+            f"{len(table) - len(dominant):,} other colors the rest. Of these other pixels, "
+            f"{_at_border(table.drop(dominant.index))} border another color, so the edges were smoothed"
         )
         if len(dominant) == 2:
             dark, bright = sorted(brightness(int(value)) for value in dominant["value"])
@@ -104,7 +104,7 @@ def _colors(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, s
                     "without smoothing."
                 )
                 return _two_classes("levels", threshold, table, [*remarks, Remark(found, advice)])
-        remarks.append(Remark(found, "Export the masks again without smoothing: `prepare` refuses unknown colors."))
+        remarks.append(Remark(found, "Export the masks again without smoothing: `prepare` rejects unknown colors."))
         return _classes("colors", sorted(map(int, dominant["value"])), [], names, table, remarks)
     found = f"the masks are RGB pictures of {per_mask:,} colors each (median), {len(table):,} in total"
     advice = (
@@ -124,7 +124,7 @@ def _numbers(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, 
         return _two_classes("levels", blurred[0], table, [*remarks, blurred[1]])
     if len(values) > MOST_CLASSES or values[-1] > 1000:
         found = f"{len(values):,} different numbers, up to {values[-1]:,}"
-        advice = "They may number objects, or be classes times 1000: save masks that hold class numbers."
+        advice = "They may be numbers of objects, or classes times 1000: save masks that contain class numbers."
         remarks.append(Remark(found, advice))
         return Meaning("numbers", MIDDLE, {}, [], table, tuple(remarks))
     twins = [] if names else _twins(values)
@@ -137,7 +137,7 @@ def _numbers(table: pd.DataFrame, opened: list[OpenedMask], names: Mapping[int, 
 
 
 def _twins(values: list[int]) -> list[int]:
-    """The bright values at the end of a scale that are next to each other and far from all others."""
+    """The brightest values, if they are close to each other and far from all others."""
     last = [value for value in values if values[-1] - value <= TWINS]
     others = [value for value in values if value not in last]
     return last if len(last) > 1 and others and last[0] - others[-1] >= FAR else []
@@ -179,12 +179,12 @@ def _about_numbers(
     table: pd.DataFrame, kept: list[int], ignored: list[int], masks: int, named: bool
 ) -> Iterator[Remark]:
     if len(kept) == 1:
-        found = f"every mask that was opened holds only {kept[0]}"
+        found = f"every mask that was opened contains only {kept[0]}"
         yield Remark(found, "There is nothing to learn from them: are these the masks, and are the files complete?")
         return
     if kept and kept[0] > 0 and not ignored:
-        found = f"the numbers begin at {kept[0]}: no pixel of {counted(masks, 'mask')} is 0"
-        yield Remark(found, "Nothing to do: any number can be a class; they need not begin at 0.")
+        found = f"the numbers start at {kept[0]}: no pixel of {counted(masks, 'mask')} is 0"
+        yield Remark(found, "Nothing to do: any number can be a class, and the numbers need not start at 0.")
     zero = table[table["value"] == 0]
     if len(zero) and len(kept) > 2 and (share := zero.iloc[0]["share"]) < 0.1:
         found = (
@@ -200,7 +200,7 @@ def _about_numbers(
 
 
 def _blurred(table: pd.DataFrame) -> tuple[int, Remark] | None:
-    """The threshold between two values that make up nearly all pixels, if many rare border values are in between."""
+    """The threshold between two values that cover nearly all pixels, if many rare border values are in between."""
     if len(table) < 5:
         return None
     two = table.head(2)
@@ -215,7 +215,8 @@ def _blurred(table: pd.DataFrame) -> tuple[int, Remark] | None:
     threshold = (low + high + 1) // 2
     found = (
         f"the edges are gray: {low} and {high} cover {two['share'].sum():.1%} of the pixels, and {len(between)} values "
-        f"between them the rest, {_at_border(between)} of it next to another value: the masks were scaled or smoothed"
+        f"in between cover the rest. Of those pixels, {_at_border(between)} border a different value, so the masks "
+        "were scaled or smoothed"
     )
     advice = (
         f"mask_kind: levels separates the two at {threshold}. It is better to export the masks at their original size."
@@ -229,7 +230,7 @@ def _is_blurred(table: pd.DataFrame, dominant: pd.DataFrame) -> bool:
 
 
 def _two_peaks(table: pd.DataFrame) -> tuple[int, int, float] | None:
-    """(dark, bright, share of the pixels with a value near either), or None unless there are two peaks."""
+    """(dark, bright, share of the pixels with a value near either of them), or None if there are not two peaks."""
     shares = np.zeros(65536)
     shares[table["value"].astype(int)] = table["share"]
     first = int(table["value"].iloc[0])
@@ -254,8 +255,8 @@ def _classes(
     remarks: list[Remark],
     twins: Sequence[int] = (),
 ) -> Meaning:
-    """A class for each value, except that twins share a class and values that a list calls void have none."""
-    values = sorted({*values, *names} - {*ignored})  # a list also names rare classes
+    """A class for each value. But twins share a class, and values that a list of names calls void get no class."""
+    values = sorted({*values, *names} - {*ignored})  # a list of names includes rare classes
     void = [value for value in values if names.get(value, "").strip("_ ").lower() in VOID_NAMES]
     if void:
         listed = ", ".join(f"{spelled(value)} {names[value]}" for value in void)

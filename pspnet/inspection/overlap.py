@@ -1,4 +1,4 @@
-"""What the pixels of several masks reveal about their roles: a region of interest, annotators, classes."""
+"""Compares the pixels of masks to find out what the masks show: a region of interest, annotators, or classes."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -12,14 +12,14 @@ from pspnet.raw.images import Refused
 from pspnet.raw.masks import levels_in
 
 MOST_OPENED = 12
-SMALL_PX = 64  # masks are compared at this size
+SMALL_PX = 64  # the size at which masks are compared
 REGION = 0.9  # masks of different images with at least this intersection over union cover the same region
 ANNOTATORS = 0.3  # two masks of one image with at least this intersection over union show the same thing
-NEAR = 0.1  # of the brightest value; a level this close to black or to that value counts as equal
+NEAR = 0.1  # as a share of the brightest value; a level this close to black or to the brightest value counts as equal
 
 
 def is_region(masks: Iterable[str], files: RawFiles) -> bool:
-    """Whether the masks of different images are nearly the same, as a camera's field of view is."""
+    """Whether the masks of different images are nearly the same, as if they marked a camera's field of view."""
     opened = [small for path in stable_sample(masks, MOST_OPENED // 2) if (small := _bright(path, files)) is not None]
     overlaps = [_overlap(one, other) for one, other in combinations(opened, 2)]
     return len(opened) >= 3 and float(np.median(overlaps)) >= REGION
@@ -35,7 +35,7 @@ def are_annotators(masks: Sequence[Sequence[str]], files: RawFiles) -> bool:
 
 
 def are_two_valued(masks: Iterable[str], files: RawFiles) -> bool:
-    """Whether the masks hold only black and one bright value, except at blurred edges."""
+    """Whether the masks contain only black and one bright value, except at blurred edges."""
     levels = [opened for path in stable_sample(masks, MOST_OPENED) if (opened := _levels(path, files)) is not None]
     highest = max((int(one.max()) for one in levels), default=0)
     if not highest:

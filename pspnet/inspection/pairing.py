@@ -1,4 +1,4 @@
-"""Tells images from masks by words in their names, and finds the parts of the names that pair them."""
+"""Tells images from masks by words in their names, and finds out which parts of the names match images with masks."""
 
 import re
 import zlib
@@ -19,21 +19,23 @@ IMAGE_WORDS = {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "input", "inputs", "rgb", "frame",
     "frames", "original", "originals", "jpegimages", "sat", "scan", "scans", "raw", "tile", "tiles",
 }  # fmt: skip
-DERIVED_WORDS = {  # for pictures made from images or masks
+DERIVED_WORDS = {  # words for pictures derived from images or masks
     "vis", "viz", "visualization", "visualizations", "visualisation", "visualisations", "overlay", "overlays", "pred",
     "preds", "prediction", "predictions", "preview", "previews", "thumb", "thumbs", "thumbnail", "thumbnails",
     "color", "colors", "colour", "colours", "contour", "contours", "depth", "disparity", "object", "objects", "parts",
 }  # fmt: skip
-GLUED = sorted(word for word in MASK_WORDS | IMAGE_WORDS if len(word) >= 5)  # also found inside `trainannot`
+GLUED = sorted(
+    word for word in MASK_WORDS | IMAGE_WORDS if len(word) >= 5
+)  # also recognized inside words such as `trainannot`
 SPLIT_AND_WORD = re.compile(f"(?:{'|'.join(SPLIT_FOLDERS)})({'|'.join(GLUED)})")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-MOST_OPERATIONS = 30  # tried of each kind
+MOST_OPERATIONS = 30  # maximum number of operations of each kind to try
 MOST_KEYS = 4000
 MOST_CANDIDATES = 20
-FEWEST_BY_LOOKS = 0.25  # the share of files that must pair if no word identifies images or masks
-SMALL = 200  # up to this many names, even parts of a single name are tried
+FEWEST_BY_LOOKS = 0.25  # minimum share of files that must pair up if no word identifies images or masks
+SMALL = 200  # with up to this many names, even parts that occur in a single name are tried
 
-WEIGHTS = {  # shorter removals score higher
+WEIGHTS = {  # the shorter the part that is removed, the higher the score
     "": 1.0, "suffix": 0.98, "suffix, number or not": 0.98, "prefix": 0.97, "name": 0.96, "suffix and number": 0.9,
     "number": 0.85, "folder": 0.8, "rest": 0.7,
 }  # fmt: skip
@@ -46,7 +48,7 @@ Tail = tuple[
 
 
 class Side(NamedTuple):
-    """What to remove from the path of a file, apart from its suffix, to get the part it shares with its partner."""
+    """What to remove from a file's path, apart from the suffix, to get the part that images share with their masks."""
 
     folder: Folder  # a folder with this name, or the end or start of a folder's name
     tail: Tail  # a part of the file's own name
@@ -55,13 +57,13 @@ class Side(NamedTuple):
 class Partners(NamedTuple):
     image: Side
     mask: Side
-    suffixes: tuple[str, str] | None  # if nothing else distinguishes them
-    images: int  # with a mask, among the sampled names
-    several: bool  # an image has several masks
+    suffixes: tuple[str, str] | None  # file suffixes of images and masks, if nothing else distinguishes them
+    images: int  # number of images with a mask, among the sampled names
+    several: bool  # whether an image can have several masks
 
 
 def words(text: str) -> set[str]:
-    """The words in a name; `trainannot` also gives `annot`."""
+    """The words in a name. For `trainannot`, they include `annot`."""
     found = {word.lower() for word in WORD.findall(text)}
     glued = (re.fullmatch(SPLIT_AND_WORD, word) for word in found)
     return found | {match[1] for match in glued if match}
@@ -75,11 +77,14 @@ def is_derived(name: str) -> bool:
 class _Match:
     example: tuple[str, str]  # an image and its mask
     images: int = 0
-    several: int = 0  # images with more than one mask
+    several: int = 0  # number of images with more than one mask
 
 
 def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Partners]:
-    """The most promising pairings first. `is_mask` opens a file, so it is called only if words do not decide."""
+    """Yield possible pairings, the most promising first.
+
+    `is_mask` opens a file, so it is called only if the words in the names do not decide.
+    """
     step = len(names) * 4 // MOST_KEYS + 1
     matches = _matches(names, step)
     ranked = sorted(matches, key=lambda pair: (-matches[pair].images * _weight(pair), pair))
@@ -87,7 +92,7 @@ def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Par
     by_suffix = _by_suffix(names, is_mask)
     if by_suffix and by_suffix.images > best:
         yield by_suffix
-    doubtful = []  # a word names the masks, but the images also look like masks
+    doubtful = []  # pairings in which a word identifies the masks, but the images look like masks too
     for image, mask in ranked[:MOST_CANDIDATES]:
         match = matches[image, mask]
         one, other = match.example
@@ -103,7 +108,7 @@ def candidates(names: list[str], is_mask: Callable[[str], bool]) -> Iterator[Par
 
 
 def _with_further_masks(partners: Partners, names: list[str]) -> Partners:
-    """Adds `x_mask_1` to `x_mask`: the second mask of an image."""
+    """Extend a pairing with `x_mask` so that it also covers `x_mask_1`, the second mask of an image."""
     kind, suffix = partners.mask.tail
     numbered = re.compile(rf"(.+){re.escape(suffix)}[_\- .]?\d+")
     if kind != "suffix" or not any(numbered.fullmatch(PurePosixPath(name).stem) for name in names):
@@ -113,7 +118,7 @@ def _with_further_masks(partners: Partners, names: list[str]) -> Partners:
 
 
 def _matches(names: list[str], step: int) -> dict[tuple[Side, Side], _Match]:
-    """(image side, mask side) -> how often removing them leaves equal names, for every `step`-th name."""
+    """(image side, mask side) -> how often removing these parts leaves equal names. Looks at every `step`-th name."""
     keyed: dict[str, dict[Side, list[int]]] = defaultdict(dict)
     operations = _Operations(names)
     for place, name in enumerate(names):
@@ -138,7 +143,7 @@ def _are_splits(one: Side, other: Side) -> bool:
 
 
 class _Operations:
-    """The parts that may be removed from names: those found in many of the names, but not in all."""
+    """The parts of names that may be removed: parts that occur in many of the names, but not in all of them."""
 
     def __init__(self, names: list[str]) -> None:
         folders: Counter[str] = Counter()
@@ -199,7 +204,7 @@ class _Operations:
 
 
 def _suffixes(stem: str) -> list[str]:
-    """`_mask` of both `x_mask` and `x_mask_1`."""
+    """Suffixes to try for a name, such as `_mask` for both `x_mask` and `x_mask_1`."""
     match = re.fullmatch(r".+?([_\- .](?=[^_\- .]*[^\W\d_])[^_\- .]+?)(?:[_\- .]?\d+)?", stem)
     return [match[1]] if match else []
 
@@ -210,7 +215,7 @@ def _prefixes(stem: str) -> list[str]:
 
 
 def _affixes(part: str) -> Iterator[tuple[Literal["end", "start"], str, str]]:
-    """Words for images or masks only, such as `_images` in `train_images` or `labels` in `labelsTr`."""
+    """Words for images or masks at the end or start of `part`: `_images` in `train_images`, `labels` in `labelsTr`."""
     known = MASK_WORDS | IMAGE_WORDS
     if (match := re.fullmatch(r"(.+?)([_\- .]([A-Za-z]+))", part)) and match[3].lower() in known:
         yield "end", match[2], match[1]
@@ -231,7 +236,7 @@ def _frequent(counts: Counter[str], least: int, most: int) -> set[str]:
 
 
 def _weight(pair: tuple[Side, Side]) -> float:
-    """How well the words fit. Among equal fits, the shorter removal scores higher."""
+    """A score for how well the words fit. Among equally good fits, removing a shorter part scores higher."""
     image, mask = pair
     in_image, in_mask = side_words(image), side_words(mask)
     weight = 1.0 if in_mask & MASK_WORDS else 0.5
@@ -251,7 +256,7 @@ def side_words(side: Side) -> set[str]:
 
 
 def _by_suffix(names: list[str], is_mask: Callable[[str], bool]) -> Partners | None:
-    """Pairs such as a.jpg and a.png in the same folder."""
+    """The pairing of files that differ only in their suffix, such as a.jpg and a.png in the same folder."""
     by_stem: dict[str, list[str]] = defaultdict(list)
     for name in names:
         by_stem[str(PurePosixPath(name).with_suffix(""))].append(name)

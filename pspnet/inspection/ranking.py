@@ -1,4 +1,4 @@
-"""The ways a folder can be read, most likely first."""
+"""Finds the ways in which a folder can be read, and lists the most likely first."""
 
 import re
 from collections import Counter
@@ -29,13 +29,13 @@ from pspnet.raw.layouts import LAYOUTS
 from pspnet.raw.layouts.pairs import FoundImage
 
 MOST_READINGS = 6
-SAME = 0.5  # two readings with at least this share of files in common cover the same masks, or the same images
-FEWEST = 0.1  # the share of images that a second reading must give a mask
+SAME = 0.5  # two readings with at least this share of files in common are about the same masks, or the same images
+FEWEST = 0.1  # the minimum share of images that get a mask in a second reading
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A folder read in one way."""
+    """A folder as read in one way."""
 
     guess: LayoutGuess
     images: list[FoundImage]
@@ -56,7 +56,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Readings:
-    """`sure`: the first reading is clearly the best. `unreadable`: guesses with an obstacle."""
+    """All readings. `sure`: whether the first is clearly the best. `unreadable`: guesses with an obstacle."""
 
     found: list[Reading]
     sure: bool
@@ -64,7 +64,10 @@ class Readings:
 
 
 def find_readings(listing: Listing) -> Readings:
-    """Try the layouts with a signature first. Pairs of names are weaker evidence, because most layouts have them."""
+    """Find the readings of a folder.
+
+    Layouts that can be recognized are tried first. Pairs of names are weaker evidence, because most layouts have them.
+    """
     certain: list[Reading] = []
     uncertain: list[Reading] = []
     unreadable: list[LayoutGuess] = []
@@ -85,9 +88,9 @@ def find_readings(listing: Listing) -> Readings:
 
 
 def _pairs(listing: Listing) -> list[Reading]:
-    """Readings based on names, each with its own masks.
+    """The readings that are based on pairs of names; each has different masks.
 
-    A region of interest that is the same in every image is listed last.
+    Masks that mark the same region of interest in every image are listed last.
     """
     files = {file.name: file.path for file in listing.images}
     names = [name for name in files if not is_derived(name)]
@@ -119,7 +122,7 @@ def _as_region(reading: Reading) -> Reading:
 
 
 def _is_rival(reading: Reading, partners: Partners, best_partners: Partners, best: Reading, listing: Listing) -> bool:
-    """Whether only the user can choose, because a later candidate pairs the same images or masks differently."""
+    """Whether a later candidate pairs the same images or masks differently, so that only the user can choose."""
     if (side_words(partners.mask) | side_words(partners.image)) & DERIVED_WORDS:
         return False
     if reading.masks & best.labeled_paths or reading.labeled_paths & best.masks:
@@ -140,12 +143,12 @@ def _is_rival(reading: Reading, partners: Partners, best_partners: Partners, bes
 
 
 def _are_companions(side: Side, best: Side) -> bool:
-    """Whether this side's files are named after images next to them, as x_superpixels.png is named after x.jpg."""
+    """Whether the files of `side` are named after the images next to them, as x_superpixels.png is after x.jpg."""
     return side.folder == best.folder and not best.tail[0]
 
 
 def _without_masks_of_others(place: int, tried: list[tuple[Partners, Reading]], listing: Listing) -> Reading:
-    """The reading, with an image pattern that excludes the other readings' masks and the companions."""
+    """The reading, with an image pattern that excludes the masks of other readings, and the companions of images."""
     _, reading = tried[place]
     unlabeled = {item.image for item in reading.images if not item.mask}
     ahead = [without(partners.mask) for partners, other in tried if other.masks & unlabeled]
@@ -159,7 +162,7 @@ def _without_masks_of_others(place: int, tried: list[tuple[Partners, Reading]], 
 
 
 def _companions(reading: Reading) -> list[str]:
-    """Suffixes of pictures made from labeled images, such as `_superpixels` in x_superpixels.png next to x.jpg."""
+    """Name endings of pictures derived from labeled images: `_superpixels` for x_superpixels.png next to x.jpg."""
     labeled = {item.id for item in reading.labeled}
     suffixes: Counter[str] = Counter()
     for item in reading.images:
@@ -170,7 +173,7 @@ def _companions(reading: Reading) -> list[str]:
 
 
 def read(guess: LayoutGuess, listing: Listing) -> Reading | LayoutGuess:
-    """The folder as read with the guessed layout, or the guess with its obstacle."""
+    """The folder as read with the guessed layout. If it cannot be read that way, the guess with the obstacle."""
     images, problems = [], []
     try:
         source = dataset_params(section_of(source_section(guess.layout, guess.source))).source

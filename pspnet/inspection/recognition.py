@@ -1,4 +1,4 @@
-"""Recognize the layout of a folder. Each layout has one small function that looks at file names and contents."""
+"""Recognizes the layout of a folder. Each layout has a small function that looks at file names and contents."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from pspnet.raw.files import RawFile
 from pspnet.raw.images import Refused
 from pspnet.raw.masks import numbers_in
 
-MOST_TEXTS = 50  # opened
-MOST_NAMES = 20  # images looked up or opened
-LABELME_WIDTH_PX = 10  # of lines and points, as labelme draws them
+MOST_TEXTS = 50  # maximum number of text files to open
+MOST_NAMES = 20  # maximum number of images to look up or open
+LABELME_WIDTH_PX = 10  # width of lines and points, as drawn by labelme
 CVATS_XML = re.compile(r"<annotations>\s*<version>.*<image\s", re.DOTALL)
 
 
 def recognize_layouts(listing: Listing) -> Iterator[LayoutGuess]:
-    """Every layout with a signature that the folder matches, most certain first."""
+    """Yield every layout whose typical names or contents are found in the folder, most certain first."""
     for recognize in RECOGNIZERS.values():
         if found := recognize(listing):
             yield found
@@ -42,7 +42,7 @@ def cityscapes(listing: Listing) -> LayoutGuess | None:
             return LayoutGuess("cityscapes", reason, found)
     obstacle = (
         "there is no *_gtFine_labelIds.png and no *_gtFine_labelTrainIds.png. "
-        "Download gtFine, or make them from the polygons with createTrainIdLabelImgs.py from cityscapesscripts."
+        "Download gtFine, or create them from the polygons with createTrainIdLabelImgs.py from cityscapesscripts."
     )
     return LayoutGuess("cityscapes", "names that end in _leftImg8bit, in folders of cities", source, obstacle)
 
@@ -90,7 +90,7 @@ def ade20k(listing: Listing) -> LayoutGuess | None:
     images = _first_groups(listing, r"(?:(.+)/)?(?:(?:training|validation)/)?ADE_\w+\.jpg")
     for masks in _first_groups(listing, r"(?:(.+)/)?(?:(?:training|validation)/)?ADE_\w+\.png"):
         if images and not words(masks) & DERIVED_WORDS:
-            return LayoutGuess("ade20k", "names that begin with ADE_", {"images": images[0], "masks": masks})
+            return LayoutGuess("ade20k", "names that start with ADE_", {"images": images[0], "masks": masks})
     if all(_first_groups(listing, rf"(?:(.+)/)?[^/]+_{kind}\.png") for kind in (r"parts_\d+", "seg")):
         obstacle = "this is the full release, with parts and instances. Use the one for scene parsing, SceneParse150."
         return LayoutGuess("ade20k", "names that end in _seg.png and _parts_1.png", {}, obstacle)
@@ -98,7 +98,10 @@ def ade20k(listing: Listing) -> LayoutGuess | None:
 
 
 def camvid(listing: Listing) -> LayoutGuess | None:
-    """CamVid's drives have unique names. Color masks are left to pairing by name, because this layout reads numbers."""
+    """Recognize CamVid by the unique names of its drives.
+
+    This layout reads numbers, so data with color masks is left to pairing by name.
+    """
     drive = re.compile(r"(?:0001TP|0006R0|0016E5|Seq05VD)_f?\d+(?:_L)?")
     frames = [file for file in listing.images if drive.fullmatch(PurePosixPath(file.name).stem)]
     masks = [file for file in frames if words(_parent(file)) & MASK_WORDS]
@@ -154,7 +157,7 @@ def _any_of(files: Sequence[RawFile]) -> str:
 
 
 def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
-    """The folder of the images that the COCO files list."""
+    """The folder that contains the images listed in the COCO files."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for image in listing.images:
         by_name[PurePosixPath(image.name).name].append(image.name)
@@ -169,7 +172,12 @@ def _images_of(listing: Listing, files: Sequence[RawFile]) -> str:
 def _listed_images(listing: Listing, file: RawFile) -> list[str]:
     try:
         return [str(image["file_name"]) for image in json.loads(listing.text(file))["images"]]
-    except (ValueError, LookupError, TypeError, RecursionError):  # only the ends of a large file are read
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        RecursionError,
+    ):  # only the ends of large files are read
         return re.findall(r'"file_name"\s*:\s*"([^"]+)"', listing.ends(file))
 
 
@@ -202,7 +210,7 @@ RECOGNIZERS: dict[str, Callable[[Listing], LayoutGuess | None]] = {
 
 
 def _first_groups(listing: Listing, pattern: str) -> list[str]:
-    """The text captured by the first group in each match, most frequent first."""
+    """The texts captured by the first group of the pattern, most frequent first."""
     compiled = re.compile(pattern)
     found = (compiled.fullmatch(file.name) for file in listing.images)
     counts = Counter(match[1] or "." for match in found if match)
@@ -210,7 +218,7 @@ def _first_groups(listing: Listing, pattern: str) -> list[str]:
 
 
 def _texts(listing: Listing, suffix: str) -> list[RawFile]:
-    """The files nearest the top, at most MOST_TEXTS of them."""
+    """At most MOST_TEXTS files with the suffix, those nearest the top folder."""
     files = sorted(listing.ending(suffix), key=lambda file: (file.name.count("/"), file.name))
     return files[:MOST_TEXTS]
 

@@ -1,4 +1,4 @@
-"""Remarks on the findings: what the user should know, and what to do about it."""
+"""Makes remarks on the findings: what the user should know, and what to do about it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def about_images(inspection: Inspection) -> None:
     if facts.unusable:
         path, why = next(iter(sorted(facts.unusable.items())))
         found = f"{len(facts.unusable)} of {facts.looked_at} images cannot be used: {path} {why}"
-        remarks.append(Remark(found, "`prepare` names them and leaves them out, or stops if there are too many."))
+        remarks.append(Remark(found, "`prepare` lists them and leaves them out, or stops if there are too many."))
     pixels = {path: width * height / 10**6 for path, (width, height) in facts.stated.items()}
     if large := [path for path in pixels if pixels[path] > USUAL_MEGAPIXELS]:
         largest = max(large, key=lambda path: (pixels[path], path))
@@ -60,7 +60,7 @@ def about_masks(inspection: Inspection) -> None:
         size, image = shapes[first.path] or (0, 0), first.shape[::-1]
         found = (
             f"{len(differing)} of {counted(len(facts.looked_at), 'mask')} differ in size from their images: "
-            f"{first.path} has {image[0]} x {image[1]} pixels, its image {size[0]} x {size[1]}"
+            f"{first.path} has {image[0]} x {image[1]} pixels, and its image has {size[0]} x {size[1]}"
         )
         advice = "Export them at the size of the images; if you must scale them, use nearest neighbor."
         remarks.append(Remark(found, advice))
@@ -138,7 +138,7 @@ def _splits(one: SplitList) -> str:
 
 
 def about_shares(inspection: Inspection, splits: Counter[Split], asked: PrepareParams) -> None:
-    """Remark on how a random split would divide the masks, if not as requested."""
+    """Remark on how a random split would divide the masks, if it would not be as requested."""
     count = len(inspection.labeled)
     official, remarks = inspection.prepare.get("official_splits"), inspection.remarks
     if not all(splits[split] for split in ANNOTATED):
@@ -160,7 +160,7 @@ def about_shares(inspection: Inspection, splits: Counter[Split], asked: PrepareP
 
 
 def about_other_files(inspection: Inspection, asked: PrepareParams) -> None:
-    """Files that `prepare` would count as unusable, if there are too many to continue."""
+    """Remark on files that `prepare` would count as unusable, if they are so many that it would stop."""
     others = [problem for problem in inspection.problems if problem.kind == "not_an_image"]
     found = len(inspection.images) + len(inspection.problems)
     if others and asked.problems.not_an_image != "allow" and len(others) > asked.tolerated_share * found:

@@ -1,4 +1,4 @@
-"""The sections of params.yaml that fit the folder."""
+"""Creates the sections of params.yaml that fit the folder."""
 
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ SOURCES = {
 
 
 def source_section(layout: str, known: dict[str, Any]) -> dict[str, Any]:
-    """The section `dataset.source`, with the known fields that the layout has."""
+    """The section `dataset.source`. Of the known fields, it contains those that the layout has."""
     return {"layout": layout} | {name: known[name] for name in SOURCES[layout].model_fields if name in known}
 
 
@@ -26,16 +26,16 @@ LIST = "tag:yaml.org,2002:seq"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes lists on one line, as in the recipes."""
+    """Writes YAML with each list on one line, as in the recipes."""
 
 
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(LIST, data, flow_style=True))
 
 
 def as_yaml(dataset: dict[str, Any], prepare: dict[str, tuple[Any, str]]) -> str:
-    """The sections as text; `prepare` is key -> (value, reason), and the reason becomes a comment.
+    """The sections as YAML. `prepare`: key -> (value, reason); the reason becomes a comment.
 
-    The key `problems.KIND` goes into the section prepare.problems.
+    A key `problems.KIND` goes into the section `prepare.problems`.
     """
     lines = [_dumped({"dataset": dataset}).rstrip()]
     if prepare:

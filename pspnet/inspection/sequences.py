@@ -1,4 +1,4 @@
-"""Which images belong together: sequences of frames or slices, and official splits."""
+"""Finds out which images belong together: sequences of frames or slices, and official splits."""
 
 import re
 from collections import Counter
@@ -21,10 +21,10 @@ from pspnet.raw.splitting import assign_splits
 Official = Literal["kept", "val_is_test", "ignored"]
 
 EVERY_IMAGE = "(.*)"
-MOST_PAIRS = 24  # compared
-ALIKE = 0.5  # correlation of thumbnails of neighbors
+MOST_PAIRS = 24  # maximum number of pairs to compare
+ALIKE = 0.5  # neighbors look alike if the correlation of their thumbnails is at least this
 THUMBNAIL_PX = 32
-FEWEST_GROUPS = 8  # with fewer, a random split can leave one of the three splits empty
+FEWEST_GROUPS = 8  # with fewer groups, a random split can leave one of the three splits empty
 USUAL = PrepareParams.model_construct(  # as in the recipes
     val_share=0.15,
     test_share=0.2,
@@ -33,8 +33,8 @@ USUAL = PrepareParams.model_construct(  # as in the recipes
     tolerated_share=0.01,
     problems=ProblemsParams.model_construct(not_an_image="quarantine"),
 )
-NUMBER = r"(?:[_\-. ]\d+|(?<!\d)\d+)"  # whole: the group of 07 is not 0
-FAR_FROM_ASKED = 0.5  # of a split's share
+NUMBER = r"(?:[_\-. ]\d+|(?<!\d)\d+)"  # matches only a whole number, so that the group of 07 is not 0
+FAR_FROM_ASKED = 0.5  # a split that misses its share by more than this part of it is remarked on
 BLOCK = "consecutive numbers"
 
 
@@ -50,7 +50,7 @@ class Grouping(NamedTuple):
 
 
 class Neighbors(NamedTuple):
-    """The median correlation between thumbnails of neighboring images, and of images far apart."""
+    """The median correlation between thumbnails of neighboring images, and between thumbnails of images far apart."""
 
     following: float
     any_two: float
@@ -62,7 +62,7 @@ class Neighbors(NamedTuple):
 
 
 def groupings(ids: Sequence[str]) -> list[Grouping]:
-    """Patterns that put several ids into one group, simplest first."""
+    """The patterns that put several ids into one group, simplest first."""
     patterns = {
         r"(.*)/[^/]+": "the folder",
         rf"(?:.*/)?([^/]+?){NUMBER}": "the part before the last number",
@@ -80,7 +80,7 @@ def groupings(ids: Sequence[str]) -> list[Grouping]:
             continue
         if {group.lower() for group in groups} <= {*SPLIT_FOLDERS}:
             continue
-        # `re.match` may stop early; $ makes the pattern match the whole id.
+        # `re.match` may stop before the end. The $ makes the pattern match the whole id.
         found.append(Grouping(f"{pattern}$", len(groups), max(groups.values()), meaning))
     return found
 
@@ -92,7 +92,7 @@ def choose_grouping(
     official: Official,
     asked: PrepareParams = USUAL,
 ) -> Grouping | None:
-    """The first grouping with enough groups to split. Blocks of numbers are used only if neighbors look alike."""
+    """The first grouping with enough groups to split. Blocks of numbers are chosen only if neighbors look alike."""
     for candidate in candidates:
         if candidate.is_block and not (neighbors and neighbors.alike):
             continue
@@ -106,7 +106,7 @@ def choose_grouping(
 def deal_masks(
     found: Sequence[FoundImage], pattern: str, official: Official, asked: PrepareParams = USUAL
 ) -> Counter[Split]:
-    """Masks by split, as `prepare` would split them with the requested shares; empty if a group would be divided."""
+    """The number of masks in each split, as `prepare` would split them. Empty if a group would be divided."""
     prepare = PrepareParams.model_construct(
         val_share=asked.val_share, test_share=asked.test_share, official_splits=official, split_seed=asked.split_seed,
         problems=ProblemsParams.model_construct(contradicting_splits="error"),
@@ -122,7 +122,7 @@ def deal_masks(
 
 
 def far_from_asked(splits: Counter[Split], asked: PrepareParams) -> str:
-    """The splits and requested shares, if any split has less than half or more than 1.5 times its share."""
+    """A description of the splits, if any of them has less than half or more than 1.5 times its requested share."""
     masks = splits.total()
     shares: dict[Split, float] = {"val": asked.val_share, "test": asked.test_share}
     off = any(abs(splits[split] - share * masks) > FAR_FROM_ASKED * share * masks for split, share in shares.items())
@@ -133,7 +133,7 @@ def far_from_asked(splits: Counter[Split], asked: PrepareParams) -> str:
 
 
 def official_splits(found: Sequence[FoundImage]) -> tuple[Official, str] | None:
-    """The value for prepare.official_splits and the reason, if the layout has splits."""
+    """If the layout has splits: the value for prepare.official_splits, and the reason for it."""
     masks = Counter(item.split for item in found if item.mask and item.split)
     if not masks:
         return None
@@ -146,7 +146,7 @@ def official_splits(found: Sequence[FoundImage]) -> tuple[Official, str] | None:
 
 
 def compare_neighbors(found: Sequence[FoundImage], files: RawFiles) -> Neighbors | None:
-    """Compare each numbered image with the next one and with a distant one: video frames and slices look alike."""
+    """Compare numbered images with the next image and with a distant one: neighboring frames or slices look alike."""
     numbered = sorted((item for item in found if re.search(r"\d$", item.id)), key=lambda item: natural_key(item.id))
     if len(numbered) < 8:
         return None
@@ -189,6 +189,6 @@ def _correlation(one: NDArray[np.float64] | None, other: NDArray[np.float64] | N
 
 
 def split_folders(ids: Iterable[str]) -> dict[str, int]:
-    """Top folders of ids that are named after a split -> number of images."""
+    """The top folders of ids that are named after a split -> number of images in them."""
     firsts = Counter(name.partition("/")[0] for name in ids if "/" in name)
     return {folder: count for folder, count in sorted(firsts.items()) if folder.lower() in SPLIT_FOLDERS}

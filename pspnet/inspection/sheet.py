@@ -1,4 +1,4 @@
-"""A contact sheet for the user: a few images, each next to a copy with its mask laid over it."""
+"""Draws a contact sheet for the user: a few images, each next to a copy with its mask drawn over it."""
 
 import io
 from collections.abc import Sequence
@@ -18,27 +18,27 @@ from pspnet.raw.masks import Values
 from pspnet.raw.sample import RawSample
 
 MOST_SHOWN = 12
-PICTURE_PX = 240  # of the longer side
+PICTURE_PX = 240  # length of a picture's longer side
 GAP_PX = 12
 LINE_PX = 20
 COLUMNS = 3
-MOST_NAMED = 24  # classes in the legend
+MOST_NAMED = 24  # maximum number of classes in the legend
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (120, 120, 120)
 IGNORED_COLOR, UNKNOWN_COLOR = (255, 255, 255), (255, 0, 255)
 OPACITY, FAINT_OPACITY = 0.6, 0.2
-UNKNOWN = IGNORE - 1  # unused in practice: a sheet with 255 classes is unreadable anyway
+UNKNOWN = IGNORE - 1  # no class in practice: a sheet with 255 classes is unreadable anyway
 
 
 class _Shown(NamedTuple):
     name: str
     image: Image.Image
-    classes: NDArray[np.uint8] | None  # at the image's own size
+    classes: NDArray[np.uint8] | None  # class indices, at the full size of the image
 
 
 def contact_sheet(
     samples: Sequence[RawSample], files: RawFiles, classes: Classes | None, title: str, most: int = MOST_SHOWN
 ) -> bytes | None:
-    """The sheet as PNG, or None if no image can be shown."""
+    """The contact sheet as PNG bytes, or None if no image can be shown."""
     by_id = {sample.id: sample for sample in samples}
     shown: list[_Shown] = []
     for name in stable_sample(by_id, most * 4):
@@ -84,7 +84,7 @@ def _palette(classes: Classes) -> NDArray[np.uint8]:
 
 
 def _over(one: _Shown, classes: Classes, most: int) -> Image.Image:
-    """The image under its colored mask, with the most frequent class drawn faintly."""
+    """The image with its colored mask drawn over it. The most frequent class is drawn faintly."""
     assert one.classes is not None
     opacity = np.full(256, OPACITY * 255, np.uint8)
     opacity[most], opacity[IGNORE] = FAINT_OPACITY * 255, 255
@@ -96,7 +96,7 @@ def _over(one: _Shown, classes: Classes, most: int) -> Image.Image:
 
 
 def _fitted(pixels: NDArray[np.uint8]) -> Image.Image:
-    """The picture, scaled to the size of a tile. Small pictures are enlarged so that every pixel is visible."""
+    """The picture, scaled to the size of a tile. A small picture is enlarged so that every pixel is visible."""
     height, width = pixels.shape[:2]
     factor = PICTURE_PX / max(height, width)
     size = max(round(width * factor), 1), max(round(height * factor), 1)
@@ -162,7 +162,7 @@ def _legend(counts: NDArray[np.int64], classes: Classes | None) -> list[tuple[tu
 def _shortened(
     text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int
 ) -> str:
-    """The text, cut at the start to fit the width, because the end of a path says more."""
+    """The text, shortened to fit the width. It is cut at the start, because the end of a path says more."""
     text = printable(text)
     if draw.textlength(text, font) <= width:
         return text

@@ -1,4 +1,4 @@
-"""Folders and regular expressions for dataset.source that pair images and masks as found by `partners`."""
+"""Creates the folders and regular expressions for dataset.source that pair images and masks as `Partners` describes."""
 
 import re
 from collections import defaultdict
@@ -21,7 +21,7 @@ class Patterns(NamedTuple):
 
 
 def without(side: Side) -> str:
-    """The start of a regular expression that does not match the files of this side."""
+    """The start of a regular expression that excludes the files of this side."""
     literal = re.escape(side.folder[1])
     folder = {"": "", "whole": f"{literal}/", "end": rf"[^/]*{literal}/", "start": f"{literal}[^/]*/"}[side.folder[0]]
     kind, text = side.tail
@@ -37,13 +37,13 @@ def without(side: Side) -> str:
 
 
 def patterns_for(partners: Partners, names: list[str], is_mask: Callable[[str], bool]) -> Patterns:
-    """Folders and patterns that match the two sides; images in other folders become unlabeled."""
+    """Folders and patterns that match the two sides. Images in other folders become unlabeled images."""
     if partners.suffixes:
         image, mask = (rf"(.*){re.escape(suffix)}" for suffix in partners.suffixes)
         root = _common(str(PurePosixPath(name).parent) for name in names if name.endswith(partners.suffixes))
         return Patterns(root or ".", root or ".", image, mask)
     sides = (partners.image, partners.mask)
-    # Ids must be equal on both sides, so they are paths below a shared folder.
+    # An image and its mask must have the same id, so ids are paths relative to a common folder.
     root = _common(before for side in sides for before in _before(side, names))
     (images, image_names), (masks, mask_names) = (_pattern(side, names, root) for side in sides)
     if image_names == ANY_NAME and images != "." and (elsewhere := _elsewhere(names, images, masks, is_mask)):
@@ -53,7 +53,7 @@ def patterns_for(partners: Partners, names: list[str], is_mask: Callable[[str], 
 
 
 def _elsewhere(names: list[str], images: str, masks: str, is_mask: Callable[[str], bool]) -> list[str]:
-    """Folders of other images, unless their names or first files suggest that they hold masks or derived pictures."""
+    """Folders with other images, except those whose names or first files suggest masks or derived pictures."""
     by_parent: dict[PurePosixPath, list[str]] = defaultdict(list)
     for name in names:
         by_parent[PurePosixPath(name).parent].append(name)
@@ -66,7 +66,7 @@ def _elsewhere(names: list[str], images: str, masks: str, is_mask: Callable[[str
 
 
 def _before(side: Side, names: Iterable[str]) -> Iterator[str]:
-    """The folders above the part that this side removes."""
+    """The folders above the folder that this side removes."""
     for name in names:
         parents = PurePosixPath(name).parts[:-1]
         place = _place(side.folder, parents)

@@ -1,4 +1,4 @@
-"""Write the proposal into params.yaml: the section dataset, and the keys of prepare that the data needs."""
+"""Writes the proposal to params.yaml: the section `dataset`, and those keys of `prepare` that the data needs."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ from pspnet.machine.outputs import replace_text
 
 
 class Target(NamedTuple):
-    """Where the section is written, and the folder that it describes."""
+    """Where to write the section, and the folder that the section describes."""
 
     params: Path
     raw: Path
-    start: Path  # the recipe that replaces the demo's params
+    start: Path  # the recipe that replaces the params of the demo
     backup: Path
 
 
 def check_folder(folder: Path, target: Target) -> None:
-    """Raise an error unless the folder is the one that params.yaml describes."""
+    """Raise an error if the folder is not the one that params.yaml describes."""
     own, raw = folder.resolve(), target.raw.resolve()
     if own == raw or not folder.exists():
         return
@@ -69,7 +69,10 @@ def _is_for_the_demo(params: dict[str, Any], raw: Path) -> bool:
 
 
 def _with_own_choices(section: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    """The section with the choices that no folder reveals: the fraction and, for the same source, names and colors."""
+    """The section with the user's own choices, which cannot be detected from a folder.
+
+    These are the fraction and, if the source stays the same, names and colors.
+    """
     before = params.get("dataset")
     if not isinstance(before, dict):
         return section

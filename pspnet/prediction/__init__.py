@@ -1,6 +1,6 @@
-"""From images to masks: a single image, a folder of images, a benchmark submission, or an export for other runtimes.
+"""From images to masks: a single image, a folder of images, a benchmark submission, or an export to other runtimes.
 
-Images and networks go in, class probabilities and masks come out. May import `raw` and everything below. Start at
+Takes images and networks, and returns class probabilities and masks. May import `raw` and everything below. Start at
 `image/predictor.py`. Safe to change: `image_folder.py` (`pspnet predict`), `output_folder.py`, `submission.py`,
-`export.py`; an edit in `image/` changes every measurement.
+`export.py`. An edit in `image/` affects every score.
 """

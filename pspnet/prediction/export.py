@@ -1,7 +1,7 @@
-"""A bundle as one file for other runtimes, written only if its results match the bundle's.
+"""Exports a bundle as one file for other runtimes. The file is written only if its results match the bundle's.
 
-The graph maps pixels to logits and includes the normalization, so callers cannot get it wrong. Its metadata holds
-the bundle's classes, preprocessing, architecture and digest, under `pspnet`.
+The graph maps pixels to logits and includes the normalization, so callers cannot get the normalization wrong. The
+metadata contains the bundle's classes, preprocessing, architecture and digest, under `pspnet`.
 """
 
 import copy
@@ -24,7 +24,7 @@ from pspnet.model.bundle import Bundle
 from pspnet.model.network import PSPNet
 
 FORMAT_VERSION = 1
-# (N, H, W): the traced example, then odd and smaller sizes and other batch sizes.
+# (N, H, W): the size of the traced example, then odd and smaller sizes, and other batch sizes.
 SIZES = ((2, 128, 160), (1, 127, 161), (3, 97, 65), (1, 64, 48), (2, 33, 41))
 
 Run = Callable[[Tensor], Tensor]  # (N, 3, H, W) uint8 -> (N, K, H, W) float32
@@ -32,11 +32,11 @@ Run = Callable[[Tensor], Tensor]  # (N, 3, H, W) uint8 -> (N, K, H, W) float32
 
 @dataclass(frozen=True)
 class Parity:
-    """The differences between the file and the bundle at a single size."""
+    """The differences between the outputs of the exported file and of the bundle at one size."""
 
     size: tuple[int, int, int]
-    difference: float  # the largest over all logits, relative to the largest logit or to 1
-    other_class: float  # the share of pixels with a different class
+    difference: float  # the largest difference of a logit, relative to the largest logit or to 1
+    other_class: float  # the share of pixels for which the class differs
 
 
 class Segmenter(nn.Module):
@@ -52,7 +52,7 @@ class Segmenter(nn.Module):
 
 
 def export(bundle: Path, form: str, out: Path, tolerance: float) -> list[Parity]:
-    """Write the bundle in `form`, one of FORMATS, if the results agree within `tolerance` at every size."""
+    """Write the bundle to `out` in `form`, one of FORMATS, if the results agree within `tolerance` at every size."""
     kind = FORMATS[form]
     if missing := [name for name in kind.packages if importlib.util.find_spec(name) is None]:
         found = f"needs {', '.join(missing)}, which cannot be imported"
@@ -84,7 +84,7 @@ def compare(segmenter: Segmenter, run: Run) -> Iterator[Parity]:
 def _problem(parity: Parity, out: Path, tolerance: float) -> Problem:
     images, height, width = parity.size
     found = f"would differ from the bundle by {parity.difference:.1e} on {images} images of {height} x {width} px"
-    return Problem(str(out), found, f"at most {tolerance:.1e} (--tolerance)", "It is not written.")
+    return Problem(str(out), found, f"at most {tolerance:.1e} (--tolerance)", "The file was not written.")
 
 
 def _facts(model: Bundle, bundle_digest: str) -> dict[str, Any]:
@@ -135,7 +135,10 @@ def _read_onnx(path: Path) -> Run:
 
 
 def _write_pt2(segmenter: Segmenter, facts: str, path: Path) -> None:
-    """Write with torch's own pooling, which compilers recognize; only its backward pass is nondeterministic."""
+    """Write the pt2 file with torch's own pooling, which compilers recognize.
+
+    Only the backward pass of torch's pooling is nondeterministic.
+    """
     plain = copy.deepcopy(segmenter)
     for module in list(plain.modules()):
         for name, child in module.named_children():

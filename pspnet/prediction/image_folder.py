@@ -1,4 +1,4 @@
-"""A folder of images and one or more bundles -> masks, overlays and a table. A killed run resumes where it stopped."""
+"""Predicts a folder of images with one or more bundles. Writes masks, overlays and a table. Resumes after a kill."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ from pspnet.raw.files import read_file
 from pspnet.raw.images import Refused, read_image
 from pspnet.raw.validation import max_bytes
 
-SUBMISSION = "submission"  # folder inside the predictions folder
+SUBMISSION = "submission"  # name of a folder inside the predictions folder
 
 
 def predict_folder(
@@ -39,7 +39,7 @@ def predict_folder(
     layout: str | None,
     tick: Callable[[int, int, str], None],
 ) -> list[Problem]:
-    """Predict the images; returns a Problem for each unreadable image. `layout`: the benchmark of a submission."""
+    """Predict the images. Returns a Problem for each unreadable image. `layout`: also write this benchmark's files."""
     files, refused = list_images(images, out)
     models = _of_one_kind(bundles)
     classes = models[0].classes
@@ -60,17 +60,17 @@ def predict_folder(
 
 
 def _of_one_kind(bundles: Sequence[Path]) -> list[Bundle]:
-    """Load the bundles, which must have the same classes: probabilities are averaged class by class."""
+    """Load the bundles. They must have the same classes, because probabilities are averaged class by class."""
     models = [Bundle.load(bundle) for bundle in bundles]
     for bundle, model in zip(bundles, models, strict=True):
         if model.classes != models[0].classes:
-            found = f"knows the classes {', '.join(model.classes)}"
+            found = f"has the classes {', '.join(model.classes)}"
             raise UserError(Problem(str(bundle), found, f"those of {bundles[0]}: {', '.join(models[0].classes)}"))
     return models
 
 
 def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem]]:
-    """The files in the folder by name, with a Problem for each unusable name."""
+    """The files in the folder by name, and a Problem for each name that cannot be used."""
     if not images.is_dir():
         raise UserError(Problem(str(images), "is not a folder", fix="Give the folder of images."))
     if out.resolve().is_relative_to(images.resolve()):
@@ -91,9 +91,9 @@ def list_images(images: Path, out: Path) -> tuple[dict[str, Stamp], list[Problem
                 refused.append(Problem(path, found, "text", "Rename it."))
                 continue
             files[prefix + name] = stamp
-    # An empty folder may be an unmounted disk, so its predictions must not be removed.
+    # An empty folder may be an unmounted disk, so earlier predictions must not be removed.
     if not files and not refused:
-        raise UserError(Problem(str(images), "holds no file"))
+        raise UserError(Problem(str(images), "contains no files"))
     return files, sorted(refused, key=str)
 
 
@@ -101,7 +101,7 @@ def _stamp(path: str) -> Stamp | None:
     """The file's size and time, or None if it is not a file."""
     try:
         status = os.stat(path)  # noqa: PTH116 (for a million files, creating Paths would take longer than stat)
-    except FileNotFoundError:  # a broken link, or just removed
+    except FileNotFoundError:  # the file is a broken link, or was just removed
         return None
     except OSError as error:
         _unlisted(error)
@@ -109,7 +109,7 @@ def _stamp(path: str) -> Stamp | None:
 
 
 def _unlisted(error: OSError) -> NoReturn:
-    """Stop, because images in an unlisted folder would count as removed."""
+    """Raise an error, because images in a folder that cannot be listed would count as removed."""
     raise UserError(Problem(str(error.filename), f"cannot be listed ({error.strerror})", "a readable folder"))
 
 
@@ -121,7 +121,7 @@ def predict_images(
     max_pixels: int,
     tick: Callable[[int, int, str], None],
 ) -> list[Problem]:
-    """Predict the files that `folder` lacks; returns a Problem for each image that cannot be read."""
+    """Predict the files that are not in `folder` yet. Returns a Problem for each image that cannot be read."""
     refused = []
     unfinished = folder.unfinished(files)
     finished = len(files) - len(unfinished)
@@ -138,7 +138,7 @@ def predict_images(
                 image = decode_image(read_image(data, max_pixels).data)
                 [prediction] = predictor.predict(image[None])
                 folder.add(name, sha256, files[name], image, prediction)
-        except Refused as error:  # retried each time: it may only lack permission
+        except Refused as error:  # tried again in every run: perhaps only a permission is missing
             folder.refuse(name)
             refused.append(Problem(str(images / name), error.found, error.expected, error.fix))
         except MemoryError:

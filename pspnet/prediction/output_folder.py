@@ -1,9 +1,9 @@
-"""A folder of predictions that mirrors a folder of images; a killed run resumes in it.
+"""A folder of predictions that mirrors a folder of images. After a kill, the next run resumes in the same folder.
 
-settings.json         the images, model and params; a folder without it is not one of ours
+settings.json         the images, model and params; a folder without this file was not written by us
 masks/ overlays/      IMAGE.png for each image
 predictions.parquet   a row for each image, sorted by name; written last
-.digests.parquet      digest, size and time of each image file when it was read, so that it need not be read again
+.digests.parquet      digest, size and time of each image file when it was read; unchanged files are not read again
 .rows.jsonl           during a run: the rows that are not in the table yet
 """
 
@@ -31,23 +31,23 @@ TABLE, DIGESTS, ROWS = "predictions.parquet", ".digests.parquet", ".rows.jsonl"
 SETTINGS, LOCK = "settings.json", ".lock"
 MASKS = "masks"
 PICTURES = (MASKS, "overlays")
-STRIP_ROWS = 256  # rows of an overlay made at once
+STRIP_ROWS = 256  # number of rows of an overlay to compute at once
 
 Color = tuple[int, int, int]
 
 
 class Stamp(NamedTuple):
-    """The size and time of a file: if both are unchanged, the file need not be read."""
+    """The size and time of a file. If both are unchanged, the file need not be read again."""
 
     size_bytes: int
     mtime_ns: int
 
 
 class PredictionFolder:
-    """The folder's state is the table plus the rows that an interrupted run left; for each image, its last row counts.
+    """The predictions in a folder: the table, plus rows left by an interrupted run. The last row of each image counts.
 
-    A row without figures marks the image's pictures as possibly invalid, and is written before any change that makes
-    them so. Only pictures that a row has named are removed, because the user may have put other files next to them.
+    A row without figures marks the image's pictures as possibly invalid. It is written before any change to them. Only
+    pictures of images that have a row are ever removed, because the user may have put other files next to them.
     """
 
     def __init__(self, folder: Path, classes: tuple[str, ...], colors: tuple[Color, ...]) -> None:
@@ -77,16 +77,16 @@ class PredictionFolder:
         return sorted(self._finished)
 
     def unfinished(self, files: Mapping[str, Stamp]) -> list[str]:
-        """The images that are new or may have changed, sorted.
+        """The names of images that are new or may have changed, sorted.
 
-        Images not in `files` are treated as removed from now on.
+        From now on, images that are not in `files` count as removed.
         """
         self._finished = {name: sha256 for name, sha256 in self._finished.items() if name in files}
         as_it_was = {name for name, sha256 in self._finished.items() if self._seen.get(name) == (sha256, *files[name])}
         return sorted(files.keys() - as_it_was)
 
     def is_finished(self, name: str, sha256: str, stamp: Stamp) -> bool:
-        """Whether a file that was touched or copied has the same content as the predicted one."""
+        """Whether the file has the same content as the one that was predicted, even if it was touched or copied."""
         if self._finished.get(name) != sha256:
             return False
         self._seen[name] = (sha256, *stamp)
@@ -94,7 +94,7 @@ class PredictionFolder:
         return True
 
     def add(self, name: str, sha256: str, stamp: Stamp, image: NDArray[np.uint8], prediction: Prediction) -> None:
-        """Write the pictures, then the row with figures, which makes the image finished."""
+        """Write the pictures, then the row with figures, which marks the image as finished."""
         self._note({"image": name})
         masks, overlays = self._pictures(name)
         _save(palette_image(prediction.mask, self._palette), masks)
@@ -108,7 +108,7 @@ class PredictionFolder:
         self._finished.pop(name, None)
 
     def finish(self) -> None:
-        """Write the table, then remove the pictures it no longer names, so that readers find the mask for every row."""
+        """Write the table, then remove pictures that are no longer in it, so that readers find a mask for every row."""
         gone = sorted(self._known - self._finished.keys())
         if self._is_current and not gone:
             return
@@ -122,7 +122,7 @@ class PredictionFolder:
         (self._folder / ROWS).unlink(missing_ok=True)
 
     def _overlay(self, image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Image.Image:
-        """Blend strip by strip: intermediate arrays for a large image would take gigabytes."""
+        """The image with its mask blended over it. It is computed in strips: whole arrays could take gigabytes."""
         overlay = np.empty_like(image)
         for top in range(0, len(image), STRIP_ROWS):
             rows = slice(top, top + STRIP_ROWS)
@@ -136,7 +136,7 @@ class PredictionFolder:
         return {
             "height": height,
             "width": width,
-            # Rounded as in the table: its bytes are the same whether a row comes from here or from the file of rows.
+            # Rounded as in the table, whose bytes are then the same whether or not a row was read back from a file.
             "confidence": float(np.float32(prediction.confidence.mean())),
             **{name: float(np.float32(share)) for name, share in zip(self._shares, shares, strict=True)},
         }
@@ -155,7 +155,7 @@ class PredictionFolder:
         renewed = set(rows["image"].to_pylist())
         table = _where(self._table(), lambda name: name in self._finished and name not in renewed)
         rows = _where(rows, lambda name: name in self._finished).select(self._schema.names)
-        # In one chunk: Parquet would start a page at each chunk, and the bytes would depend on the history.
+        # Combined into one chunk: Parquet starts a page at each chunk, so the bytes would depend on the history.
         return pa.concat_tables([table, rows]).sort_by("image").combine_chunks()
 
     def _whole_digests(self) -> pa.Table:
@@ -167,7 +167,7 @@ class PredictionFolder:
         return self._read(TABLE, self._schema)
 
     def _rows(self) -> pa.Table:
-        """The last row of each image."""
+        """The rows of the table, with only the last row of each image."""
         path = self._folder / ROWS
         schema = pa.unify_schemas([self._schema, self._digest_schema])
         if not path.exists() or not path.stat().st_size:
@@ -189,8 +189,8 @@ class PredictionFolder:
 def opened(
     folder: Path, images: Path, settings: dict[str, Any], classes: tuple[str, ...], colors: tuple[Color, ...]
 ) -> Iterator[PredictionFolder]:
-    """Lock the folder. A second run fails at once: there is no point in waiting to do the same work."""
-    # Not resolved: a link that points to a new folder each day is one folder to its user.
+    """Lock the folder and open it. A second run fails at once, because it would wait only to do the same work again."""
+    # Symlinks are deliberately not resolved: to the user, a link that points to a new folder each day is one folder.
     settings = {"format_version": FORMAT_VERSION, "images": os.path.abspath(images), **settings}  # noqa: PTH100
     _check(folder, settings)
     with exclusive(folder / LOCK, str(folder), seconds=0):
@@ -202,12 +202,12 @@ def opened(
 
 
 def has_room(name: str) -> bool:
-    """Whether a picture named after the image has a valid file name."""
+    """Whether a picture can be named after the image without its file name becoming too long."""
     return len(os.fsencode(f"{Path(name).name}.png")) <= LONGEST_NAME
 
 
 def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
-    """A PNG that programs read as class indices and people see in color. `palette` is (K, 3)."""
+    """A mask as a picture that programs read as class indices and people see in color. `palette` is (K, 3)."""
     indexed = Image.fromarray(mask)
     # For up to 16 colors Pillow writes fewer than 8 bits per pixel, which some readers do not read as indices.
     indexed.putpalette([*palette.ravel().tolist(), *[0] * 3 * max(0, 17 - len(palette))])
@@ -215,19 +215,19 @@ def palette_image(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder with different settings: its masks would be mixed with ours, or removed."""
+    """Reject a folder with different settings, because its masks would be mixed with ours or removed."""
     path = folder / SETTINGS
     fix = "Give another folder with --out, or remove this one."
     if folder.exists() and not folder.is_dir():
         raise UserError(Problem(str(folder), "is not a folder", fix=fix))
     if path.exists() and (known := json.loads(path.read_text(encoding="utf-8"))) != settings:
-        found = "holds predictions of a different model, with different params or in a different format"
+        found = "contains predictions of a different model, with different params or in a different format"
         if known | {"images": settings["images"]} == settings:
-            found = f"holds predictions of the images in {known['images']}"
+            found = f"contains predictions of the images in {known['images']}"
         raise UserError(Problem(str(folder), found, fix=fix))
     first_of_all = {LOCK, f"{SETTINGS}.partial"}  # a run killed during startup can leave these
     if not path.exists() and folder.exists() and any(one.name not in first_of_all for one in folder.iterdir()):
-        raise UserError(Problem(str(folder), "is not empty and holds no predictions", fix=fix))
+        raise UserError(Problem(str(folder), "is not empty and contains no predictions", fix=fix))
 
 
 def _cut(path: Path) -> None:
@@ -241,7 +241,7 @@ def _digests(rows: pa.Table) -> dict[str, str]:
 
 
 def _seen(rows: pa.Table) -> dict[str, tuple[str, int, int]]:
-    """Image -> digest, size and time. The digest must agree with the table's, because the files can be out of step."""
+    """Image -> digest, size and time. The digest must agree with the table, because the files can be out of sync."""
     columns = [rows[name].to_pylist() for name in ("sha256", "size_bytes", "mtime_ns")]
     return dict(zip(rows["image"].to_pylist(), zip(*columns, strict=True), strict=True))
 
@@ -265,7 +265,7 @@ def _remove(path: Path) -> None:
     for parent in path.parents:
         try:
             parent.rmdir()
-        except OSError:  # it still holds other files
+        except OSError:  # it still contains other files
             return
 
 

@@ -1,4 +1,4 @@
-"""Predicted masks with the names and values that a public benchmark's server expects."""
+"""Writes predicted masks with the file names and values that a public benchmark's server expects."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,16 +19,16 @@ from pspnet.raw.layouts import ade20k, cityscapes, voc
 
 @dataclass(frozen=True)
 class Benchmark:
-    values: Mapping[str, int]  # class -> its value in the submitted mask
-    image_names: str  # pattern of an image's name; its group names the submitted mask
-    mask_name: str  # with {} for that group
-    palette: NDArray[np.uint8] | None  # (256, 3); without one, masks are gray
+    values: Mapping[str, int]  # class -> value in the submitted mask
+    image_names: str  # pattern that image names match; its group becomes part of the mask's name
+    mask_name: str  # name of the submitted mask, with {} in place of that group
+    palette: NDArray[np.uint8] | None  # (256, 3); if None, masks are gray
 
 
 BENCHMARKS = {
-    # The evaluation finds CITY_SEQUENCE_FRAME*.png in any folder.
+    # The benchmark's evaluation finds CITY_SEQUENCE_FRAME*.png in any folder.
     "cityscapes": Benchmark(cityscapes.LABEL_IDS, r"(.*)_leftImg8bit\.\w+", "{}_pred_labelIds.png", None),
-    # The competition for networks also trained on other data.
+    # The competition for networks that were also trained on other data.
     "voc": Benchmark(
         {name: value for value, name in enumerate(voc.NAMES)},
         r"(.*)\.\w+",
@@ -45,11 +45,11 @@ BENCHMARKS = {
 
 
 def mask_names(layout: str, images: Iterable[str], classes: tuple[str, ...], bundle: Path) -> dict[str, str]:
-    """Image -> its submitted mask. Anything that prevents a submission is reported before any image is predicted."""
+    """Image -> name of its submitted mask. Everything that prevents a submission is reported before predicting."""
     benchmark = BENCHMARKS[layout]
     problems = []
     if unknown := [name for name in classes if name not in benchmark.values]:
-        found = f"knows classes that {layout} lacks ({len(unknown):,}): {first_few(unknown)}"
+        found = f"has classes that {layout} lacks ({len(unknown):,}): {first_few(unknown)}"
         problems.append(Problem(str(bundle), found, f"names of {first_few(benchmark.values)}"))
     matches = {image: re.fullmatch(benchmark.image_names, image.rpartition("/")[2]) for image in images}
     if strange := [image for image, match in matches.items() if not match]:
@@ -67,7 +67,7 @@ def mask_names(layout: str, images: Iterable[str], classes: tuple[str, ...], bun
 
 
 def write(layout: str, masks: Path, names: Mapping[str, str], classes: tuple[str, ...], out: Path) -> None:
-    """Write the submission. `names`: image -> its submitted mask. `masks` holds class indices as IMAGE.png."""
+    """Write the submission. `names`: image -> name of its submitted mask. `masks`: folder with masks as IMAGE.png."""
     benchmark = BENCHMARKS[layout]
     values = np.array([benchmark.values[name] for name in classes], np.uint8)
     with whole_folder(out) as folder:

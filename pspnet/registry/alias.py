@@ -1,13 +1,13 @@
-"""The champion alias, and the tags that distinguish a late write of it from a change made outside pspnet."""
+"""The champion alias, and the tags that tell a late write of the alias from a change made outside pspnet."""
 
 from pspnet.registry.versions import CHAMPION, Versions
 from pspnet.tracking.connection import without_retries
 
-WRITING = "pspnet.writing."  # prefix of a model tag for a write of the alias that may still arrive
+WRITING = "pspnet.writing."  # prefix of the model tags that announce a write of the alias, which may arrive late
 
 
 class ChampionAlias:
-    """The alias as one process reads and writes it; version 0 means no alias."""
+    """The alias as read and written by one process. Version 0 means that there is no alias."""
 
     def __init__(self, versions: Versions, process: str) -> None:
         self._versions, self._process = versions, process
@@ -18,7 +18,7 @@ class ChampionAlias:
         return self._versions.alias(CHAMPION) or 0
 
     def write(self, version: int) -> None:
-        """Set the alias, or remove it for version 0."""
+        """Set the alias, or remove it if `version` is 0."""
         self._writes += 1
         tag = f"{WRITING}{self._process}.{self._writes}"
         self._versions.set_model_tag(tag, str(version))
@@ -37,15 +37,15 @@ class ChampionAlias:
         return bool(self._answered)
 
     def forget_writes(self) -> None:
-        """Remove the tags of our writes, because the alias agrees with the audit."""
+        """Remove the tags of our writes. Call this once the alias agrees with the audit."""
         for tag in self._answered:
             self._versions.remove_model_tag(tag)
         self._answered.clear()
 
     def may_be_late(self, version: int) -> bool:
-        """Return whether a pspnet process may have set the alias to this version late.
+        """Return whether the alias may have been set to this version by a late write of a pspnet process.
 
-        Call it after reading the alias: a write sets its tag first.
+        Call this after reading the alias, because a write sets its tag before the alias.
         """
         tags = self._versions.model_tags()
         return str(version) in [written for tag, written in tags.items() if tag.startswith(WRITING)]

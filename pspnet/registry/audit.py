@@ -1,29 +1,30 @@
-"""Moves the champion alias: each move is numbered and recorded first; if its process dies, the next one finishes it.
+"""Moves the champion alias. Each move is first numbered and recorded; if its process dies, another process finishes it.
 
-MLflow sets an alias without comparing it with its previous value, so two hosts could overwrite each other. But the
-names of experiments are unique in its database, even those of deleted experiments. So a move takes these steps:
+MLflow sets an alias without comparing it with its previous value, so a host could overwrite what another has just set.
+But the names of experiments are unique in MLflow's database, even those of deleted experiments. So a move takes these
+steps:
 
 1. Settle what earlier processes left unfinished, and read the number of the last move and the champion (`attempts`).
 2. The caller decides about that champion.
-3. Claim the next number: create the experiment `MODEL.promotion.N`, whose tags hold the whole move (`apply`). If N is
-   taken, another process has moved the alias since step 1: the caller starts over from step 1.
+3. Claim the next number: create the experiment `MODEL.promotion.N`, whose tags contain the whole move (`apply`). If N
+   is taken, another process has moved the alias since step 1, and the caller starts over from step 1.
 4. Write the record, with the state `pending`: a run in the experiment `MODEL.promotions`.
 5. Write the alias and read it back.
 6. Settle how the move ended: create the experiment `MODEL.promotion.N.closed` with the state `done`, or `abandoned` if
    the champion was neither the old nor the new version. The first process to create it decides.
 7. Copy the outcome to the record and delete the claim, whose name stays taken.
-8. If this process was not the first in step 6, read the alias again: see below.
+8. If this process was not the first in step 6, read the alias again, as explained below.
 
 A claim that still exists is an unfinished move, and any process can repeat steps 4 to 8.
 
-A write of the alias may arrive late: its process was suspended before sending it, or the network delayed it. So it is
-sent once, without the retries of MLflow's client, after the model has been given the tag `pspnet.writing.PROCESS.COUNT`
-with the version to be written. The tag is removed once the write has been answered and one of two things is true: its
-process was the first to close the move, so the write was in time; or no move is unfinished and the alias agrees with
-the last move that is done. Until then, its process puts the alias back to what the audit says. If that process dies,
-the tag is left behind. Any process that finds an alias that disagrees with the audit looks for such a tag: if there is
-one, the write was late, and the alias is put back. Otherwise, someone moved it outside pspnet, and the move is recorded
-and kept.
+A write of the alias may arrive late: its process was suspended before sending it, or the network delayed it. So each
+write is sent only once, without the retries of MLflow's client, after the model has been given the tag
+`pspnet.writing.PROCESS.COUNT` with the version to be written. The tag is removed once the write has been answered and
+one of two things is true: the writing process was the first to close the move, so the write was in time; or no move is
+unfinished and the alias agrees with the last move that is done. Until then, the writing process puts the alias back to
+what the audit says. If it dies, the tag is left behind. Any process that finds an alias that disagrees with the audit
+looks for such a tag. If there is one, the write was late, and the alias is put back. Otherwise, someone moved the alias
+outside pspnet, and the move is recorded and kept.
 """
 
 import socket
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 OUTSIDE_SECONDS = 1.0
 OTHER_HOST_SECONDS = 30.0  # a claim from another host that has been idle this long is abandoned
 ATTEMPTS = 50
-LONGEST_WHY = 2000  # characters; a tag can hold more
+LONGEST_WHY = 2000  # characters; MLflow allows longer tags
 OUTSIDE = "the alias was moved outside pspnet"
 
 
@@ -64,11 +65,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Position:
-    """The state of the audit. A move claims `number`, so it fails if another process has moved the alias since."""
+    """The state of the audit. A move claims `number`, and fails if another process has moved the alias since then."""
 
-    number: int  # of the next move
-    recorded: int  # champion according to the audit
-    champion: int  # champion according to the alias
+    number: int  # number of the next move
+    recorded: int  # the champion according to the audit
+    champion: int  # the champion according to the alias
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Audit:
         return self.ledger.moves()
 
     def check(self, version: Version) -> None:
-        """Refuse a version if its files differ from those that were promoted."""
+        """Raise an error if the version's files differ from those that were promoted."""
         moves = [move for move in self.moves() if move.state == DONE and move.to_version == version.number]
         promoted = [move for move in moves if move.content]  # a move made outside pspnet records no digest
         if promoted and promoted[-1].content != version.content:
@@ -104,7 +105,10 @@ class Audit:
             raise UserError(Problem(f"{self._model} version {version.number}", problem, expected, CHANGED))
 
     def attempts(self) -> Iterator[Position]:
-        """Yield the current position, settled, for each attempt to move the alias; stop after ATTEMPTS of them."""
+        """Yield the current position for each attempt to move the alias, at most ATTEMPTS times.
+
+        Before each attempt, unfinished moves are settled.
+        """
         for _ in range(ATTEMPTS):
             self.settle()
             position = self._position()
@@ -112,7 +116,7 @@ class Audit:
                 yield position
 
     def apply(self, proposed: ProposedMove, position: Position) -> Move | Overtaken:
-        """Make a move that was decided at `position`, unless the audit has moved on since."""
+        """Make the proposed move, unless another move has been made since `position` was read."""
         wanted = self._new_move(position.number, position.champion, proposed)
         claim = self.ledger.claim(wanted)
         if claim is None:
@@ -120,15 +124,15 @@ class Audit:
         done = self._finish(*claim)
         if done.state == DONE and done.process == wanted.process and done.to_version == wanted.to_version:
             return done
-        reason = done.note or "another process took its number"
-        return Overtaken(f"{done.kind} {done.number} was abandoned, since {reason}")
+        reason = done.note or "another process took this number"
+        return Overtaken(f"{done.kind} {done.number} was abandoned because {reason}")
 
     def busy(self) -> Busy:
         """Return the error for a move that was overtaken in every attempt."""
         return Busy(f"Other processes moved the champion of {self._model} {ATTEMPTS} times in a row. Try again later.")
 
     def settle(self) -> None:
-        """Finish the moves of processes that are gone and wait for the others, until alias and audit agree."""
+        """Finish the moves of processes that are gone and wait for all other moves, until alias and audit agree."""
         for _ in range(ATTEMPTS):
             self._finish_all()
             if self._agree():
@@ -150,8 +154,8 @@ class Audit:
     def _position(self) -> Position | None:
         """Return the number to claim and the champion it would replace, or None while a move is in progress.
 
-        The order of the reads matters: a move that is not in the records either appears as a claim or has the number we
-        want.
+        The order of the reads matters: a move that is not in the records appears as a claim or takes the number that we
+        return.
         """
         records = self.ledger.records()
         newest = max(records, default=0)
@@ -165,13 +169,13 @@ class Audit:
         )
 
     def _agree(self) -> bool:
-        """Return whether the alias is what the audit says; if not, put it back or record a move made outside pspnet."""
+        """Return whether the alias agrees with the audit. If not, put it back or record a move made outside pspnet."""
         before = self._position()
         if before is None or before.champion == before.recorded:
             return before is not None
         late = self._is_late(before.champion, before.recorded)
         if not late:
-            self._clock.sleep(OUTSIDE_SECONDS)  # a process running an earlier pspnet may be about to repair it
+            self._clock.sleep(OUTSIDE_SECONDS)  # a process with an earlier pspnet may be about to repair it
         if self._position() != before:  # another process has moved the alias while this one was reading
             return False
         if late:
@@ -184,13 +188,13 @@ class Audit:
         return False
 
     def _warn_of_outside(self, found: Position) -> None:
-        """Warn about an earlier version: someone may have set it on purpose, or a request may have been repeated."""
+        """Warn if the alias went back to an earlier champion: on purpose, or because a request was repeated."""
         earlier = [move.number for move in self.moves() if move.to_version == found.champion and move.kind != "outside"]
         if earlier and found.champion:
             self._warn(
                 f"{self._model}: the alias {CHAMPION} went from version {found.recorded} to version {found.champion} "
-                f"outside pspnet, and is left there. Move {earlier[-1]} had set it before: if nobody "
-                f"did so now, a late write did, and `pspnet rollback --to {found.recorded}` undoes it."
+                f"outside pspnet, and is left there. Move {earlier[-1]} had set it before: if nobody has set it "
+                f"again now, a late write did, and `pspnet rollback --to {found.recorded}` undoes it."
             )
 
     def _is_late(self, champion: int, recorded: int) -> bool:
@@ -205,7 +209,7 @@ class Audit:
         self._repair()
 
     def _repair(self) -> None:
-        """Put the alias back for as long as it holds this process's write and disagrees with the audit."""
+        """While the alias shows a write of this process and disagrees with the audit, put the alias back."""
         for _ in range(ATTEMPTS):
             if not self.alias.wrote(self.alias.read()):
                 return self.alias.forget_writes()
@@ -222,9 +226,9 @@ class Audit:
         return not version or self._versions.exists(version)
 
     def _finish(self, claim: "Experiment | None", move: Move) -> Move:
-        """Take steps 4 to 8. The result is the same if they are repeated or if two processes take them at once."""
+        """Do steps 4 to 8. The result is the same if they are repeated, or if two processes do them at once."""
         self.ledger.record(move)
-        closed = self.ledger.closed(move) or self._carry_out(move)  # closed: another process finished it while we slept
+        closed = self.ledger.closed(move) or self._carry_out(move)  # closed: another process did it while we slept
         if claim:
             self.ledger.remove(claim.experiment_id)
         if self.alias.has_answered_writes():
@@ -232,7 +236,7 @@ class Audit:
         return closed
 
     def _carry_out(self, move: Move) -> Move:
-        """Write the alias, unless it has been moved outside pspnet since, and close the record."""
+        """Write the alias, unless someone has moved it outside pspnet in the meantime, and close the record."""
         target = move.to_version
         for _ in range(ATTEMPTS):
             champion = self.alias.read()
@@ -249,16 +253,16 @@ class Audit:
         raise self.busy()
 
     def _close(self, move: Move, outside: int | None = None) -> Move:
-        """Close the move; the first process to do so decides how. `outside`: the alias as set outside pspnet."""
+        """Close the move. The first process to close it decides how. `outside`: the alias, as set outside pspnet."""
         move, first = self.ledger.close(replace(move, finished=self._now()).closed())
-        if first:  # our writes came earlier
+        if first:  # our writes arrived before this
             self.alias.forget_writes()
         if move.state == DONE and move.to_version:
             with without_retries():
                 if self._versions.alias(CHALLENGER) == move.to_version:
                     self._versions.remove_alias(CHALLENGER)
             self._versions.set_tags(move.to_version, {"promotion": str(move.number)})
-        if move.state == ABANDONED and outside is not None:  # before a late write of this move can hide it
+        if move.state == ABANDONED and outside is not None:  # do this before a late write of this move can hide it
             proposed = ProposedMove("outside", outside, OUTSIDE)
             self.ledger.claim(self._new_move(move.number + 1, move.from_version, proposed))
         self.ledger.file(move)

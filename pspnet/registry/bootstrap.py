@@ -1,4 +1,4 @@
-"""The paired bootstrap: how much the difference in mean IoU between two models depends on the test images."""
+"""The paired bootstrap: how much the difference in mean IoU between two models depends on the choice of test images."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from pspnet.metrics import iou, mean_over_classes
 
 Interval = tuple[float, float]
 CONFIDENCE = 0.95
-DRAWN_AT_ONCE = 2**21  # numbers; 16 MB, regardless of the number of groups
+DRAWN_AT_ONCE = 2**21  # random numbers; they take 16 MB, regardless of the number of groups
 
 
 def paired_bootstrap(
@@ -23,8 +23,8 @@ def paired_bootstrap(
     """Return the difference in mean IoU, candidate - champion, and its 95% percentile interval.
 
     Groups, not images, are drawn with replacement, because errors on images of the same scene are correlated. Both
-    models get the same groups, because a scene that is hard for one is hard for both. Each draw's IoUs come from its
-    summed pixels.
+    models get the same groups, because a scene that is hard for one is hard for both. The IoUs of a draw are computed
+    from the summed pixel counts of its groups.
     """
     sums = _sums_of_groups(candidate_images, champion_images, classes)  # (G, 4, K)
     groups = len(sums)
@@ -35,7 +35,7 @@ def paired_bootstrap(
         count = min(rows, resamples - start)
         picked = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
         times = np.bincount(picked.ravel(), minlength=count * groups).reshape(count, groups)
-        # Floats for speed, but whole numbers far below 2**53, so the order of addition does not change a bit.
+        # Floats are faster. They contain whole numbers far below 2**53, so the order of addition changes nothing.
         totals = times.astype(np.float64) @ sums.reshape(groups, -1)
         drawn.append(_difference(totals.reshape(count, *sums.shape[1:])))
     differences = np.concatenate(drawn)
@@ -48,14 +48,14 @@ def paired_bootstrap(
 def _sums_of_groups(
     candidate_images: pd.DataFrame, champion_images: pd.DataFrame, classes: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Return (G, 4, K): each group's pixels, intersection and union for the candidate, then for the champion."""
+    """Return a (G, 4, K) array: each group's intersection and union for the candidate, then for the champion."""
     candidate, champion = (images.set_index("id").sort_index() for images in (candidate_images, champion_images))
     if not candidate.index.is_unique or not candidate.index.equals(champion.index):
         raise ValueError("the two reports do not cover the same images")
     columns = [f"{count}_{name}" for count in ("intersection", "union") for name in classes]
     pixels = np.hstack([images[columns].to_numpy(np.float64) for images in (candidate, champion)])
-    # Use the candidate's groups for both, because images may have been grouped differently when the champion was
-    # measured.
+    # Use the candidate's groups for both models, because images may have been grouped differently when the champion was
+    # evaluated.
     _, group = np.unique(candidate["group"].to_numpy(str), return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -63,6 +63,6 @@ def _sums_of_groups(
 
 
 def _difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return candidate - champion in mean IoU: (..., 4, K) -> (...)."""
+    """Return the mean IoU of the candidate minus that of the champion: (..., 4, K) -> (...)."""
     candidate, champion = (mean_over_classes(iou(sums[..., at, :], sums[..., at + 1, :])) for at in (0, 2))
     return candidate - champion

@@ -1,4 +1,4 @@
-"""The process that claimed a move: how it is identified, and whether it is gone."""
+"""The process that claimed a move: how to identify it, and whether it is gone."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ def pid() -> str:
 
 
 def system() -> str:
-    """Return an id that two processes share if they can see each other: same boot of the same kernel, same container.
+    """Return an id that is the same for processes that can see each other: same boot, same kernel, same container.
 
     A host name would not work, because two containers can share one.
     """

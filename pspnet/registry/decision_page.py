@@ -1,4 +1,4 @@
-"""A decision of the gate as one HTML page."""
+"""Shows a decision of the gate as a single HTML page."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from pspnet.registry.gate import Decision, reaches, score
 
 
 def decision_page(decision: Decision) -> str:
-    """Return the page as HTML that loads no other files."""
+    """Return the page as HTML that does not load any other file."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"score": score, "signed": _signed}
     template = environment.from_string(Path(__file__).with_name("decision_page.html.j2").read_text(encoding="utf-8"))
@@ -52,13 +52,13 @@ def _class_rows(decision: Decision) -> list[dict[str, Any]]:
 
 
 def _axis(decision: Decision) -> dict[str, float] | None:
-    """Return the positions of the interval's ends, zero and the required gain, as fractions of the axis."""
+    """Return where the ends of the interval, zero and the required gain lie, as fractions of the axis."""
     if decision.difference is None or decision.interval is None:
         return None
     required = decision.rules["min_gain"]
     shown = [0.0, decision.difference, *decision.interval]
     span = max(shown) - min(shown) or 0.01
-    if min(shown) - span <= required <= max(shown) + span:  # a distant minimum would squeeze the rest
+    if min(shown) - span <= required <= max(shown) + span:  # showing a distant minimum would squeeze the rest
         shown.append(required)
     left, right = min(shown) - 0.1 * span, max(shown) + 0.1 * span
     low, high = decision.interval

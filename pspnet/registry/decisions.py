@@ -1,4 +1,4 @@
-"""The gate's decisions, each an MLflow run: the question, the decision, its reasons, and a page that shows it."""
+"""The gate's decisions. Each is stored as an MLflow run: the question, the decision, its reasons, and a page."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ LONGEST_TAG = 4000
 def question_key(
     candidate: str, champion: str, fingerprint: str, rules: dict[str, Any], withdrawn: bool, forced: bool
 ) -> str:
-    """Return the digest of a question to the gate. Each question is decided once."""
+    """Return the digest that identifies a question to the gate. Each question is decided only once."""
     facts = [candidate, champion, fingerprint, rules, withdrawn, forced]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -36,7 +36,7 @@ class Decisions:
         self._home = experiment(client, state, versions.model)
 
     def find(self, key: str, version: Version) -> Decision | None:
-        """Return the earlier decision on a question, or None, and show it on the version again."""
+        """Return the earlier decision on a question, if any, and show it on the version's page again."""
         from mlflow.artifacts import load_dict
 
         run = self._run(key)
@@ -50,14 +50,14 @@ class Decisions:
         return decision
 
     def count(self, fingerprint: str, besides: str) -> int:
-        """Count the decisions made on this test split, except the one being made."""
+        """Count the decisions based on this test split, except for the one in progress."""
         filter_string = (
             f"tags.`pspnet.kind` = 'decision' and tags.fingerprint = '{fingerprint}' and tags.question != '{besides}'"
         )
         return len(self._client.search_runs([self._home], filter_string, max_results=50_000))
 
     def record(self, key: str, decision: Decision, version: Version) -> str:
-        """Record a decision and return the id of its run. Repeating this after a kill completes the same run."""
+        """Record a decision and return the id of its run. If this is killed, repeating it completes the same run."""
         run = self._run(key)
         if run is None:
             tags = {
@@ -92,7 +92,7 @@ class Decisions:
             Path(folder, PAGE).write_text(decision_page(decision), encoding="utf-8")
             self._client.log_artifacts(run_id, folder)
         self._show(version, decision, run_id)
-        self._client.set_terminated(run_id)  # written last, so that only then does `find` return it
+        self._client.set_terminated(run_id)  # done last: `find` returns only finished runs
         return run_id
 
     def _show(self, version: Version, decision: Decision, run_id: str) -> None:
@@ -108,7 +108,7 @@ class Decisions:
                 "decision": decision.outcome,
                 "decision.summary": summary,
                 "decision.reasons": reasons[:LONGEST_TAG],
-                "decision.run": run_id,  # written last, because it marks the others as complete
+                "decision.run": run_id,  # written last, because it marks the other tags as complete
             },
         )
 

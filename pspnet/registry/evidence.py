@@ -23,7 +23,7 @@ SPLIT: Split = "test"
 
 @dataclass(frozen=True)
 class LocalData:
-    """Paths of the current prepared dataset and report in this checkout. Another host may have neither."""
+    """Paths of the current prepared dataset and report in this checkout. On another host, neither may exist."""
 
     prepared: Path
     report: Path
@@ -32,7 +32,7 @@ class LocalData:
 def decide_on(
     registry: ModelRegistry, version: Version, champion: Version | None, local: LocalData, forced: bool
 ) -> Decision:
-    """Return the gate's decision on a version, deciding again only if this question is new."""
+    """Return the gate's decision on a version. A question that was decided before gets the recorded decision."""
     withdrawn = withdrawal(registry.audit.moves(), version.number)
     fingerprint = _todays_fingerprint(registry, version, local)
     key = _key(registry, version, champion, fingerprint, withdrawn, forced)
@@ -56,7 +56,7 @@ def decide_on(
 def recorded_decision(
     registry: ModelRegistry, version: Version, champion: Version, local: LocalData
 ) -> Decision | None:
-    """Return the decision for the current champion, test split and rules, if there is one."""
+    """Return the recorded decision on this version for the current champion, test split and rules, if there is one."""
     withdrawn = withdrawal(registry.audit.moves(), version.number)
     key = _key(registry, version, champion, _todays_fingerprint(registry, version, local), withdrawn, forced=False)
     return registry.decisions.find(key, version)
@@ -77,20 +77,20 @@ def _key(
 
 
 def _todays_fingerprint(registry: ModelRegistry, version: Version, local: LocalData) -> str:
-    """Return the fingerprint of the test split prepared here, or else of the one the version was measured on."""
+    """Return the fingerprint of the test split prepared here, or else of the one the version was evaluated on."""
     if (local.prepared / "dataset.json").exists():
         return PreparedDataset.open(local.prepared).fingerprints[SPLIT]
     return load_report(part(registry.folder(version), "report")).fingerprint
 
 
 def _report(registry: ModelRegistry, version: Version, fingerprint: str, local: LocalData) -> EvaluationReport:
-    """Return a version's report on the current test split, or its own report if the split has other classes."""
+    """Return a version's report on the current test split, or its original report if the split has other classes."""
     measured = registry.state / "evaluations" / f"{version.bundle[:16]}-{fingerprint[:16]}"
     folder = registry.folder(version)
     registered = load_report(part(folder, "report"))
     if (local.report / "report.json").exists():
-        # Checked before the report is loaded: it may describe a different bundle, be in an older format, or have been
-        # measured with settings other than those the version serves with.
+        # Checked before the report is loaded: the report may describe a different bundle, be in an older format, or
+        # come from an evaluation with settings other than those the version serves with.
         facts = json.loads((local.report / "report.json").read_text(encoding="utf-8"))
         wanted = {"bundle": version.bundle, "fingerprint": fingerprint, "protocol": registered.protocol}
         if all(facts.get(name) == value for name, value in wanted.items()):
@@ -107,7 +107,7 @@ def _report(registry: ModelRegistry, version: Version, fingerprint: str, local: 
 
 
 def _measured(version: Version, folder: Path, protocol: str, dataset: PreparedDataset) -> EvaluationReport:
-    """Measure a version by running its own code, as serving does. The version's own report was made the same way."""
+    """Evaluate a version by running its own code, as serving does. Its original report was created in the same way."""
     from pspnet.evaluation.measuring import measure  # loads torch
     from pspnet.model.bundle import Bundle
 

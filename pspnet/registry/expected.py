@@ -1,4 +1,4 @@
-"""A version keeps its bundle's predictions, so that it can be checked to predict the same wherever it is loaded."""
+"""A version includes its bundle's predictions, to check that the version predicts the same wherever it is loaded."""
 
 import hashlib
 import json
@@ -21,14 +21,14 @@ from pspnet.registry.versions import part
 from pspnet.serving.client import LOAD_SECONDS, SECONDS_PER_IMAGE, Call, served
 
 IMAGES = 4
-TOLERATED_SHARE = 0.001  # of pixels: processors round differently, which can decide between equally likely classes
+TOLERATED_SHARE = 0.001  # of the pixels; processors round differently, which can decide between equally likely classes
 
 
-Examples = list[tuple[str, str]]  # an image, as a client would send it, and its mask; both as base64
+Examples = list[tuple[str, str]]  # pairs of an image, as a client would send it, and its mask; both as base64
 
 
 def examples(bundle: str, prepared: str, settings: Mapping[str, Any]) -> Examples:
-    """Return images with the bundle's masks, predicted with a version's settings. All values can be stored as JSON."""
+    """Return images with the masks that the bundle predicts with a version's settings. All values are valid in JSON."""
     from pspnet.serving.service import Service  # loads torch
 
     images = [b64encode(image).decode() for image in _images(Path(prepared), settings)]
@@ -41,7 +41,7 @@ def examples_later(
 ) -> Callable[[], Examples]:
     """Return a function that returns the examples.
 
-    If `call` is given, another process starts on them now; otherwise we make them later.
+    If `call` is given, another process starts to compute them now; otherwise the returned function computes them.
     """
     arguments: dict[str, Any] = {"bundle": str(bundle), "prepared": str(prepared), "settings": settings}
     if call is None:
@@ -50,7 +50,7 @@ def examples_later(
 
 
 def _images(prepared: Path, settings: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yield test images as a client would send them, or a random image if there are none."""
+    """Yield test images as a client would send them, or a random image if there are no test images."""
     sent = 0
     if (prepared / "dataset.json").exists():
         dataset = PreparedDataset.open(prepared)
@@ -72,9 +72,9 @@ def write_expected(found: Examples, folder: Path) -> None:
 
 
 def difference(folder: Path) -> str | None:
-    """Return how a version, in its own process, differs from what its bundle predicted; None if it does not.
+    """Run a version in a separate process. Return how its predictions differ from its bundle's, or None if they agree.
 
-    Each environment is tried only once, because neither the version nor the packages change on their own.
+    Each environment is checked only once, because neither the version nor the packages change on their own.
     """
     memory = folder.parent / "answered.json"
     if memory.exists():
@@ -95,7 +95,7 @@ def _ask(folder: Path) -> str | None:
     try:
         with served(folder) as ask:
             answers = ask(images)
-    except RuntimeError as error:  # says nothing about the version: this machine may lack memory or a package
+    except RuntimeError as error:  # not the version's fault: this machine may lack memory or a package
         first, *words = str(error).splitlines()
         raise UserError(Problem(str(folder), f"cannot be run ({first})"), "\n".join(words)) from None
     for number, (wanted, answer) in enumerate(zip(masks, answers, strict=True), start=1):

@@ -1,7 +1,7 @@
-"""The gate: two reports and the rules -> a decision with reasons. It is a pure function of its arguments.
+"""The gate: takes two reports and the rules, and returns a decision with reasons. It is a pure function.
 
 refused   a rule that cannot be overruled is broken
-held      all broken rules can be overruled by a person (`forced`)
+held      rules are broken, but a person can overrule all of them (`forced`)
 passed    the candidate may become the champion
 """
 
@@ -30,29 +30,29 @@ class Reason:
 
 @dataclass(frozen=True)
 class Side:
-    bundle: str  # digest
+    bundle: str  # digest of the bundle
     version: int | None
     mean_iou: float | None  # None if no class has an IoU
-    class_iou: dict[str, float | None]  # None: absent
+    class_iou: dict[str, float | None]  # None if the class is absent
     images: int
 
 
 @dataclass(frozen=True)
 class Decision:
     outcome: Outcome
-    reasons: tuple[Reason, ...]  # one for each rule checked, in a fixed order
+    reasons: tuple[Reason, ...]  # one for each rule that was checked, in a fixed order
     candidate: Side
     champion: Side | None
-    fingerprint: str  # of the test split
-    difference: float | None  # candidate - champion, in mean IoU; None if not comparable
-    interval: Interval | None  # of the difference, 95% confidence
+    fingerprint: str  # identifies the test split
+    difference: float | None  # candidate - champion, in mean IoU; None if the two cannot be compared
+    interval: Interval | None  # the 95% confidence interval of the difference
     rules: dict[str, Any]
-    earlier_decisions: int  # made on this test split
+    earlier_decisions: int  # number of earlier decisions based on this test split
     forced: bool
 
     @property
     def digest(self) -> str:
-        """Equal for decisions on the same grounds, regardless of the version numbers and of when they are made."""
+        """A digest that is equal for decisions with the same grounds, whatever the version numbers and the time."""
         grounds = {
             "candidate": self.candidate.bundle,
             "champion": self.champion and self.champion.bundle,
@@ -111,7 +111,7 @@ def decide(
     """Return the decision on a candidate.
 
     `predicts_the_same` is None, or describes how the registered version differs from its bundle. `withdrawn` is None,
-    or describes how it was rolled back. The caller measures the champion on the candidate's test split first.
+    or describes how the version was rolled back. The caller first evaluates the champion on the candidate's test split.
     """
     reasons = [_loads_and_predicts(predicts_the_same), _not_rolled_back(withdrawn), _floor(candidate, rules)]
     difference, interval = None, None
@@ -170,7 +170,7 @@ def _floor(candidate: EvaluationReport, rules: PromotionParams) -> Reason:
 
 
 def _comparable(candidate: EvaluationReport, champion: EvaluationReport) -> Iterator[Reason]:
-    """Yield reasons up to the first failure, classes first: different classes imply a different fingerprint."""
+    """Yield reasons up to the first failure. Classes come first, because different classes change the fingerprint."""
     for check in (_not_the_champion, _same_classes, _same_test_split):
         yield (reason := check(candidate, champion))
         if not reason.passed:
@@ -195,11 +195,11 @@ def _same_classes(candidate: EvaluationReport, champion: EvaluationReport) -> Re
 
 def _same_test_split(candidate: EvaluationReport, champion: EvaluationReport) -> Reason:
     ours, theirs = candidate.fingerprint, champion.fingerprint
-    text = f"both are measured on the test split {ours[:12]}"
+    text = f"both were evaluated on the test split {ours[:12]}"
     if ours != theirs:
         text = (
-            f"measured on the test split {ours[:12]}, the champion on {theirs[:12]}: not comparable until the champion "
-            "is also evaluated on this split"
+            f"evaluated on the test split {ours[:12]}, the champion on {theirs[:12]}: not comparable until the "
+            "champion is also evaluated on this split"
         )
     return Reason("same test split", ours == theirs, text)
 
@@ -256,7 +256,7 @@ def _forced(outcome: Outcome, broken: list[str]) -> Reason:
         return Reason("forced", False, "a person forced it, but only a held version can be forced")
     if broken:
         return Reason("forced", True, f"a person forced it past: {', '.join(broken)}")
-    return Reason("forced", True, "a person forced it, though nothing held it")
+    return Reason("forced", True, "a person forced it, although no rule was broken")
 
 
 def _side(report: EvaluationReport, version: int | None) -> Side:

@@ -1,7 +1,7 @@
-"""Claims and records of moves as MLflow stores them.
+"""Stores claims and records of moves in MLflow.
 
 A claim is the experiment `MODEL.promotion.N`, a record is a run in the experiment `MODEL.promotions`, and the
-experiment `MODEL.promotion.N.closed` says how move N ended. `audit.py` explains why there are three.
+experiment `MODEL.promotion.N.closed` says how move N ended. `audit.py` explains why all three are needed.
 """
 
 from collections.abc import Collection
@@ -36,7 +36,7 @@ class Ledger:
         return [found[number] for number in sorted(found)]
 
     def unfinished(self) -> "tuple[Experiment | None, Move] | None":
-        """Return the oldest claim. If there is none, return an open record, whose claim must have been deleted."""
+        """Return the oldest claimed move or, if there is no claim, an open record, whose claim was deleted."""
         records = self.records()
         if claims := self.claims():
             return claims[0]
@@ -49,7 +49,7 @@ class Ledger:
         return max(done, default=(0, 0))[1]
 
     def claim(self, move: Move) -> "tuple[Experiment, Move] | None":
-        """Claim the number of a move; return None if another process has it."""
+        """Claim the number of a move. Return None if another process has already claimed it."""
         from mlflow.exceptions import MlflowException
 
         name = f"{self._claim_prefix}{move.number}"
@@ -61,7 +61,7 @@ class Ledger:
         taken = self._client.get_experiment_by_name(name)
         if taken is None:
             return None
-        if Move.from_tags(taken.tags) == move:  # it is ours: only the answer to our request was lost
+        if Move.from_tags(taken.tags) == move:  # the claim is ours: only the response to our request was lost
             return taken, move
         if taken.lifecycle_stage == "deleted" and not self._runs(move.number):
             after = replace(move, number=move.number + 1)
@@ -72,7 +72,7 @@ class Ledger:
         """Return the claims of unfinished moves, oldest first."""
         prefix = self._claim_prefix
         found = self._client.search_experiments(filter_string=f"name LIKE '{prefix}%'", max_results=1000)
-        # MLflow reads the tags in a second query: an experiment that was deleted in between has none.
+        # MLflow reads the tags in a second query. An experiment that was deleted between the two queries has none.
         claims = [claim for claim in found if claim.name == f"{prefix}{claim.tags.get('number')}"]
         moves = [Move.from_tags(claim.tags) for claim in claims]
         for move in moves:
@@ -89,7 +89,7 @@ class Ledger:
         return f"{move.kind} {number} (to version {move.to_version}) was won by {move.who} on {move.host}"
 
     def remove(self, experiment_id: str) -> None:
-        """Delete a claim. Its name cannot be reused."""
+        """Delete a claim. Its name stays taken and cannot be reused."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -99,7 +99,7 @@ class Ledger:
                 raise
 
     def record(self, move: Move) -> None:
-        """Make sure that this move has a record."""
+        """Create a record for this move, unless it already has one."""
         if not self._runs(move.number):
             home = experiment(self._client, self._state, self._home)
             tags = replace(move, state=PENDING).tags()
@@ -107,7 +107,7 @@ class Ledger:
             self._client.create_run(home, tags=tags, run_name=name)
 
     def records(self, number: int | None = None) -> dict[int, Move]:
-        """Return the records by number. Of two with the same number, the closed one wins, otherwise the older one."""
+        """Return the records by number. Of two records with the same number, a closed one wins, otherwise the older."""
         found: dict[int, Move] = {}
         for move in (Move.from_tags(run.data.tags) for run in self._runs(number)):
             if move.number not in found or (found[move.number].state == PENDING and move.state != PENDING):
@@ -117,7 +117,7 @@ class Ledger:
         return found
 
     def closed(self, move: Move) -> Move | None:
-        """Return the move as another process closed it, or None while it is open."""
+        """Return the move in its closed form if some process has closed it, otherwise None."""
         found = self.records(move.number).get(move.number)
         return found if found and found.state != PENDING else None
 
@@ -142,7 +142,7 @@ class Ledger:
         return closed, False
 
     def file(self, move: Move) -> None:
-        """Copy a closed move to its record, and delete copies of the record that others made at the same time."""
+        """Copy a closed move to its record, and delete duplicate records that others created at the same time."""
         from mlflow.exceptions import MlflowException
 
         oldest, *others = self._runs(move.number)
@@ -159,18 +159,18 @@ class Ledger:
             self._client.delete_run(run.info.run_id)
 
     def _refuse_forged(self, records: Collection[Move]) -> None:
-        """With a key, refuse unsigned records unless they are older than all signed ones, and so predate the key."""
+        """With a key, reject unsigned records, except those older than all signed ones, which predate the key."""
         signed = {move.number for move in records if move.is_signed(self._model)}
         for move in records:
             if signed and move.number > min(signed) and move.number not in signed:
                 raise _forged(f"{self._home}, move {move.number}", "delete its run in MLflow")
 
     def _runs(self, number: int | None = None) -> "list[MlflowRun]":
-        """Return the runs of all records, or of one number, oldest first."""
+        """Return the MLflow runs of all records, or of the records with one number, oldest first."""
         home = self._client.get_experiment_by_name(self._home)
         if home is None:
             return []
-        if home.lifecycle_stage == "deleted":  # someone deleted it; restoring it restores its runs
+        if home.lifecycle_stage == "deleted":  # someone deleted the experiment; restoring it restores its runs
             self._client.restore_experiment(home.experiment_id)
         found: list[MlflowRun] = []
         token = None
@@ -182,12 +182,12 @@ class Ledger:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            found += [run for run in page if "number" in run.data.tags]  # a deleted run may have none, as with claims
+            found += [run for run in page if "number" in run.data.tags]  # as above, a deleted run may have no tags
             token = page.token
             if not token:
                 return found
 
 
 def _forged(where: str, remedy: str) -> UserError:
-    fix = f"Every process that promotes needs the key. If someone else wrote it, {remedy}."
+    fix = f"Every process that promotes needs the key. If someone else wrote this move, {remedy}."
     return UserError(Problem(where, f"is not signed with {KEY}", fix=fix))

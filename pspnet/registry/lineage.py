@@ -1,4 +1,4 @@
-"""`pspnet lineage`: what a version was made from, from raw data to champion."""
+"""`pspnet lineage`: shows where a version comes from, from the raw data to the moves of the champion."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -29,8 +29,8 @@ from pspnet.registry.provenance import (
 from pspnet.registry.versions import Version, part
 
 Facts = dict[str, Any]
-SHORT = 12  # characters of a digest
-SHOWN = 12  # lines in a branch; --json has all
+SHORT = 12  # characters of a digest to show
+SHOWN = 12  # maximum number of lines in a branch; --json shows all of them
 RUN, ELSEWHERE = "run.", ".elsewhere"
 
 
@@ -46,7 +46,7 @@ def lineage(registry: ModelRegistry, which: str, as_json: bool) -> None:
 
 
 def _facts(registry: ModelRegistry, version: Version, folder: Path) -> Facts:
-    """Return the whole lineage as JSON values."""
+    """Return the whole lineage as values that can be written as JSON."""
     kept = part(folder, "provenance")
     params = read_yaml(kept / PARAMS)
     stages: Facts = read_yaml(kept / LOCK)["stages"] if (kept / LOCK).exists() else {}
@@ -105,7 +105,7 @@ def _run(registry: ModelRegistry, run_id: str | None) -> Facts | None:
 
 
 def _runs(registry: ModelRegistry, version: Version, kept: Path, stages: list[str]) -> dict[str, Facts]:
-    """Return each stage's run, whether this server has that run, and what the run record says."""
+    """Return each stage's run, whether this tracking server has the run, and what the stage's run record says."""
     found: dict[str, Facts] = {stage: {"run_id": None, "page": None, "elsewhere": False} for stage in stages}
     for tag, run_id in version.tags.items():
         if tag.startswith(RUN):
@@ -167,7 +167,7 @@ def _tree(facts: Facts) -> Tree:
 
 
 def _branch(tree: Tree, title: str, lines: Iterable[str], empty: str = "none") -> None:
-    """Add lines as text, not markup, because user-written text can contain brackets."""
+    """Add a branch. Its lines are added as text, not as markup, because text from users can contain brackets."""
     branch = tree.add(Text(title, style="cyan"))
     shown = list(lines) or ([empty] if empty else [])
     for line in shown[:SHOWN]:
@@ -177,7 +177,7 @@ def _branch(tree: Tree, title: str, lines: Iterable[str], empty: str = "none") -
 
 
 def _method(params: Facts) -> str | None:
-    """Return the self-supervised method. Params of older versions give only its name, without its settings."""
+    """Return the name of the self-supervised method. Params of older versions contain only this name, no settings."""
     method: Facts | str | None = params.get("pretrain", {}).get("method")
     return method["kind"] if isinstance(method, dict) else method
 

@@ -1,4 +1,4 @@
-"""The opened registry of one model: its versions, audit and decisions."""
+"""The registry of one model, opened: versions, audit and decisions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class ModelRegistry:
     decisions: Decisions
 
     def folder(self, version: Version) -> Path:
-        """Return the checked folder of a version's files on this machine. Warn once if it has no seal to check."""
+        """Return the local folder of a version's files, after checking them. Warn once if the version has no seal."""
         folder = self.versions.folder(version)
         self.audit.check(version)
         warned = folder.with_name("told")
@@ -39,7 +39,7 @@ class ModelRegistry:
 
 
 def open_registry(state: Path, params: Params) -> ModelRegistry:
-    """Open the registry, after sending everything that stages could not send to MLflow."""
+    """Open the registry, after sending MLflow everything that stages could not send earlier."""
     for trouble in replay(state):
         terminal.err.print(trouble, style="yellow", markup=False)
     model = params.registry.model

@@ -1,4 +1,4 @@
-"""Makes a new version from a bundle: checks its report, packs its files and links its runs."""
+"""Creates a version from a bundle: checks the report, packs the files and links the runs."""
 
 import math
 import tempfile
@@ -33,14 +33,14 @@ def add(registry: ModelRegistry, results: Results, examples: Callable[[], Exampl
 
 
 def _report_of(results: Results, key: str, predict: PredictParams) -> EvaluationReport:
-    """Return the report, after checking that it measured what will be served."""
+    """Return the report, after checking that it is about the model and settings that will be served."""
     report = load_report(results.report)
     if report.bundle != key:
         found = f"is a report on the bundle {report.bundle[:12]}, but {results.bundle} is {key[:12]}"
         raise UserError(Problem(str(results.report), found, "the report on this bundle", "`dvc repro` evaluates it."))
     served = str(PredictionProtocol(**predict.model_dump()))
     if report.protocol != served:
-        found = f"was measured with settings other than those in params.yaml: {report.protocol}"
+        found = f"comes from an evaluation with settings other than those in params.yaml: {report.protocol}"
         raise UserError(Problem(str(results.report), found, served, "`dvc repro` evaluates it again."))
     return report
 
@@ -67,12 +67,12 @@ def _add(
     extra = {"provenance": provenance, "report": results.report, "expected": expected}
     save_version(results.bundle, params, extra, version)
     run_id = pipeline_run(client, registry.state, params, pipeline_key(params))
-    # A new folder for each attempt, because MLflow would mix it with the leftovers of a killed attempt.
+    # Each attempt gets a new folder. Otherwise MLflow would mix its files with the leftovers of a killed attempt.
     place = f"versions/{report.bundle[:16]}-{uuid4().hex[:8]}"
     client.log_artifacts(run_id, str(version), place)
     source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
     _tag_reuse(registry, run_id, tags)
-    logged = client.get_run(run_id).data.metrics  # by the evaluation, unless that was a cache hit
+    logged = client.get_run(run_id).data.metrics  # logged by the evaluation, unless that was a cache hit
     summary = report.summary()
     figures = {f"{report.split}_{name}": summary[name] for name in ("mean_iou", "pixel_accuracy")}
     figures[f"{report.split}_iou"] = summary["class_iou"]
@@ -81,7 +81,7 @@ def _add(
 
 
 def _tag_reuse(registry: ModelRegistry, pipeline: str, tags: dict[str, str]) -> None:
-    """Tag the pipeline's run with each stage that got its result from an earlier run or another machine."""
+    """Tag the pipeline's run with the stages whose results came from an earlier run or from another machine."""
     for tag, value in tags.items():
         kind, _, stage = tag.partition(".")
         if kind != "run":

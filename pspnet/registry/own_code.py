@@ -1,4 +1,4 @@
-"""`pspnet predict --model`: a registered version predicts with its own code, settings and bundle."""
+"""`pspnet predict --model`: lets a registered version predict with its own code, settings and bundle."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ COMMAND = "from pspnet.cli import main; main()"
 
 
 def predict_with_version(registry: ModelRegistry, which: str, images: Path, out: Path, layout: str | None) -> NoReturn:
-    """Replace this process with the version's own `pspnet predict`, so that signals and the exit status are its own."""
+    """Replace this process with the version's own `pspnet predict`, so that signals and exit status are passed on."""
     version = registry.versions.get(which)
     folder = registry.folder(version).resolve()
     model = f"{registry.versions.model} version {version.number}"
@@ -27,5 +27,5 @@ def predict_with_version(registry: ModelRegistry, which: str, images: Path, out:
         options += ["--layout", layout]
     environment = own_code_environment() | {"PYTHONPATH": str(folder / "code")}
     if log := events.log():
-        environment[events.VARIABLE] = str(log)  # it reports its progress and exit, if its code is new enough
+        environment[events.VARIABLE] = str(log)  # the version reports progress and exit if its code is new enough
     os.execve(sys.executable, [sys.executable, "-P", "-c", COMMAND, "predict", str(images), *options], environment)  # noqa: S606

@@ -1,4 +1,4 @@
-"""Packs a bundle as a version that MLflow can serve, with its code and settings and without pickles."""
+"""Packs a bundle as a version that MLflow can serve. The version includes code and settings, but no pickles."""
 
 import importlib.metadata
 import logging
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parents[1]
 BUNDLE = "bundle"
 CODE_SUFFIXES = (".py", ".j2")
-NOT_NEEDED_TO_SERVE = {"dvc", "prefect", "fastapi"}  # fastapi is pinned only for prefect
+NOT_NEEDED_TO_SERVE = {"dvc", "prefect", "fastapi"}  # fastapi is pinned only because of prefect
 
 
 def save_version(bundle: Path, params: Params, extra: Mapping[str, Path], folder: Path) -> None:
-    """Pack a version in `folder`, which must be empty or absent. `extra`: artifact name -> file or folder."""
+    """Pack a version in `folder`, which must be empty or missing. `extra`: artifact name -> file or folder."""
     import mlflow.pyfunc
     from mlflow.utils import requirements_utils
 
-    # MLflow would read every installed file to compare `requirements` with the packages they were made from.
+    # Otherwise MLflow would read every installed file to compare `requirements` with the installed packages.
     requirements_utils._MODULES_TO_PACKAGES = {}  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as temporary, _quiet():
-        # Copied first, because MLflow refuses links, which DVC makes if its cache is shared, and names an artifact
-        # after the last part of its path.
+        # Copied first, because MLflow rejects links, which DVC creates if its cache is shared, and because MLflow names
+        # an artifact after the last part of its path.
         artifacts = {name: Path(temporary, "artifacts", name) for name in (BUNDLE, *extra)}
         for name, path in {BUNDLE: bundle, **extra}.items():
             _copy(path, artifacts[name])
@@ -53,17 +53,17 @@ def save_version(bundle: Path, params: Params, extra: Mapping[str, Path], folder
 
 
 def settings(params: Params) -> dict[str, Any]:
-    """Return the version's model_config: the settings `serving.service` needs."""
+    """Return the version's model_config, which contains the settings that `serving.service` needs."""
     runtime = {"precision": params.runtime.precision, "threads": params.runtime.threads}
     return {**params.predict.model_dump(), **runtime, **params.serve.model_dump()}
 
 
 def requirements() -> Iterator[str]:
-    """Yield the packages needed to serve, pinned to the versions installed here."""
+    """Yield the packages needed for serving, pinned to the versions installed here."""
     for line in importlib.metadata.requires("pspnet") or []:
         name = re.split(r"[^\w.-]", line)[0]
         if "extra ==" not in line and name not in NOT_NEEDED_TO_SERVE:
-            # Without the local version label: 2.15.0+cpu is not on any public index.
+            # Without the local version label, because 2.15.0+cpu, for example, is not on any public index.
             yield f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
 
 

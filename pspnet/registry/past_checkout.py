@@ -1,4 +1,4 @@
-"""A worktree with the checkout's state from when a version was registered. DVC can run in it."""
+"""A worktree with the checkout as it was when a version was registered. DVC can run in it."""
 
 import shutil
 import signal
@@ -18,7 +18,7 @@ HERE = Path()
 
 
 def lay_out(tree: Path, commit: str, kept: Path) -> Path:
-    """Create the worktree and return the folder that has its dvc.yaml."""
+    """Create the worktree and return the folder in it that contains dvc.yaml."""
     project = add(HERE, tree, commit)
     if (kept / DIFF).exists():
         applied = git(tree, "apply", "--binary", "--whitespace=nowarn", str((kept / DIFF).resolve()))
@@ -34,7 +34,7 @@ def lay_out(tree: Path, commit: str, kept: Path) -> Path:
 
 
 def dvc(project: Path, *arguments: str, quiet: bool = False) -> int:
-    """Run DVC in the project and return its exit status. Its stages do not log runs or find old checkpoints."""
+    """Run DVC in the project and return its exit status. The stages neither log runs nor find old checkpoints."""
     own = environment(project) | {"PSPNET_TRACKING": "off", "PSPNET_STATE": str(project / ".pspnet")}
     own.pop("PSPNET_PIPELINE", None)
     silence = subprocess.DEVNULL if quiet else None

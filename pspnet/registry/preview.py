@@ -1,4 +1,4 @@
-"""The outcome of `pspnet register --promote` when it would change nothing, so that `pspnet retrain` starts no flow."""
+"""Finds out whether `pspnet register --promote` would change nothing; if so, `pspnet retrain` starts no flow."""
 
 from mlflow.exceptions import MlflowException
 
@@ -22,7 +22,7 @@ def headline(registry: ModelRegistry, results: Results) -> str | None:
 
 
 def _promotion(registry: ModelRegistry, version: Version, local: LocalData) -> Promotion | None:
-    """Return the outcome if the gate has already decided this question and the decision was carried out."""
+    """Return the outcome, if the gate has already decided this question and its decision was carried out."""
     champion = registry.versions.alias(CHAMPION)
     if champion == version.number:
         return Promotion("is champion", version.number)
@@ -38,7 +38,7 @@ def _promotion(registry: ModelRegistry, version: Version, local: LocalData) -> P
 
 
 def _run_names(registry: ModelRegistry, version: Version) -> bool:
-    """Return whether the pipeline's run names its version."""
+    """Return whether the pipeline's run has the version number in its tags."""
     try:
         return registry.client.get_run(version.run_id).data.tags.get("pspnet.version") == str(version.number)
     except MlflowException:  # someone may have deleted it

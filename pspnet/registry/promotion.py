@@ -1,4 +1,4 @@
-"""`pspnet promote`, `rollback` and `models seal`: each moves the champion, or prints why not."""
+"""`pspnet promote`, `rollback` and `models seal`. The first two move the champion, or print why they do not."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from pspnet.registry.model_registry import ModelRegistry
 from pspnet.registry.records import DONE, Move, ProposedMove, previous_champion
 from pspnet.registry.versions import CHALLENGER, CHAMPION, SHORT, Version
 
-LOCK = "registry.lock"  # in the checkout's state, so that its commands share downloads and measurements
+LOCK = "registry.lock"  # in the checkout's state, so that commands in the checkout share downloads and evaluations
 
 Outcome = Literal["promoted", "is champion", "waiting", "refused", "held"]
 
@@ -21,7 +21,7 @@ Outcome = Literal["promoted", "is champion", "waiting", "refused", "held"]
 class Promotion:
     outcome: Outcome
     version: int
-    decision: Decision | None = None  # None if none was needed
+    decision: Decision | None = None  # None if no decision was needed
     move: Move | None = None
 
     def headline(self, model: str) -> str:
@@ -52,7 +52,10 @@ def promote(
     forced: bool = False,
     approved: bool = False,
 ) -> Promotion:
-    """Ask the gate about the current champion, and again whenever another process moves the alias first."""
+    """Promote the version if the gate lets it replace the current champion.
+
+    If another process moves the alias first, ask the gate again about the new champion.
+    """
     with exclusive(registry.state / LOCK, "the registry from this checkout"):
         promotion = _promote(registry, version, local, why, forced, approved)
     if promotion.outcome == "waiting":
@@ -82,7 +85,7 @@ def _promote(
 
 
 def rollback(registry: ModelRegistry, to: str | None, why: str) -> Move:
-    """Move the champion back. The gate is not asked, because the person rolling back knows better."""
+    """Make an earlier version champion again. The gate is not asked, because the person rolling back knows better."""
     with exclusive(registry.state / LOCK, "the registry from this checkout"):
         for position in registry.audit.attempts():
             target = _earlier_champion(registry, to, position.champion)
@@ -95,7 +98,7 @@ def rollback(registry: ModelRegistry, to: str | None, why: str) -> Move:
 
 
 def _earlier_champion(registry: ModelRegistry, to: str | None, champion: int) -> Version:
-    """Return the version to roll back to: the named version, or else the previous champion."""
+    """Return the version to roll back to: the given version, or else the previous champion."""
     moves = registry.audit.moves()
     champions = {move.to_version for move in moves if move.state == DONE}
     existing = [version.number for version in registry.versions.all()]
@@ -110,7 +113,7 @@ def _earlier_champion(registry: ModelRegistry, to: str | None, champion: int) ->
 
 
 def seal(registry: ModelRegistry, which: str) -> None:
-    """Seal a version's files in their current state. For the champion, the audit also records the new digest."""
+    """Seal a version's files as they are now. If the version is champion, the audit also records the new digest."""
     version = registry.versions.seal(registry.versions.get(which))
     name = f"{registry.versions.model} version {version.number}"
     if registry.versions.alias(CHAMPION) == version.number:
@@ -121,7 +124,7 @@ def seal(registry: ModelRegistry, which: str) -> None:
 def _record_seal(registry: ModelRegistry, version: Version, name: str) -> None:
     for position in registry.audit.attempts():
         if position.champion != version.number:
-            raise UserError(Problem(name, f"is sealed, but no longer champion: {position.champion} is"))
+            raise UserError(Problem(name, f"is sealed, but version {position.champion} is now champion"))
         proposed = ProposedMove("seal", version.number, "its files were sealed", content=version.content)
         if isinstance(registry.audit.apply(proposed, position), Move):
             return
@@ -129,9 +132,9 @@ def _record_seal(registry: ModelRegistry, version: Version, name: str) -> None:
 
 
 def candidate(registry: ModelRegistry, which: str | None) -> Version:
-    """Return the named version, or the challenger if no version is named."""
+    """Return the given version, or the challenger if none is given."""
     if which is None and registry.versions.alias(CHALLENGER) is None:
-        fix = "`make retrain` registers what it trains; or name a version: `pspnet models` lists them."
+        fix = "`make retrain` registers what it trains. Or give the number of a version; `pspnet models` lists them."
         raise UserError(Problem(registry.versions.model, "has no challenger to promote", fix=fix))
     return registry.versions.get(which or CHALLENGER)
 

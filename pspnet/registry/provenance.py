@@ -1,4 +1,4 @@
-"""The files a version keeps so that it can be traced and reproduced."""
+"""The files that a version includes so that it can be traced and reproduced."""
 
 import importlib.metadata
 import json
@@ -41,12 +41,12 @@ MAIN_PACKAGES = (
     "mlflow",
     "dvc",
 )
-# DVC changes these while the pipeline runs; versions keep complete copies.
+# DVC changes these files while the pipeline runs; versions include complete copies of them.
 NO_CHANGES = (":(exclude)dvc.lock", ":(exclude)*.dvc", ":(exclude)accepted.jsonl", ":(exclude).dvc/config")
 
 
 def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]:
-    """Fill `folder` with provenance; return the tags that name the commit."""
+    """Write the provenance to `folder`. Return the tags that identify the commit."""
     folder.mkdir(parents=True)
     for path in (*map(Path, KEPT), *data):
         if path.exists() and not path.is_absolute() and ".." not in path.parts:
@@ -67,7 +67,7 @@ def collect(folder: Path, data: Sequence[Path], records: Path) -> dict[str, str]
 
 
 def _diff() -> bytes:
-    """Return the diff to the commit: changed files, and new files that stages use; others may hold secrets."""
+    """Return the diff to the commit. It includes new files only if stages use them; others may contain secrets."""
     with tempfile.TemporaryDirectory() as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}  # the user's own index is left unchanged
         _git("read-tree", "HEAD", **index)
@@ -98,7 +98,7 @@ def data_files(kept: Path) -> list[Path]:
 
 
 def accepted(kept: Path, stages: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the acceptances of the results in `stages`, from a dvc.lock, without those of older results."""
+    """Return the acceptances that apply to the results in `stages`, which come from a dvc.lock."""
     if not (kept / ACCEPTED).exists():
         return []
     outs = {stage: {out["path"]: out.get("md5") for out in facts.get("outs", [])} for stage, facts in stages.items()}
@@ -109,7 +109,7 @@ def accepted(kept: Path, stages: Mapping[str, Any]) -> list[dict[str, Any]]:
 @dataclass(frozen=True)
 class Change:
     path: str
-    added: int | None  # number of lines; None if it is not a text file
+    added: int | None  # number of lines; None if the file is not text
     removed: int | None
 
 
@@ -117,7 +117,7 @@ def changes(kept: Path) -> list[Change]:
     """Return how the working tree differed from its commit."""
     if not (kept / DIFF).exists():
         return []
-    # If run in a subfolder of a checkout, git would leave out everything above it.
+    # If run in a subfolder of a checkout, git would leave out everything above the subfolder.
     command = ["git", "apply", "--numstat", "-z", str((kept / DIFF).resolve())]
     parsed = subprocess.run(command, cwd=kept.resolve().anchor, capture_output=True, check=True, timeout=GIT_SECONDS)
     return list(_parsed(os.fsdecode(parsed.stdout)))
@@ -131,15 +131,15 @@ def _parsed(numstat: str) -> Iterator[Change]:
 
 @cache
 def installed() -> Mapping[str, str]:
-    """Return the packages this process can import. This takes a moment."""
+    """Return the packages that this process can import. This takes a moment."""
     found = {"python": platform.python_version()}
     for item in importlib.metadata.distributions():
-        found.setdefault(_plain(str(item.name)), item.version)  # the first of two copies is the one imported
+        found.setdefault(_plain(str(item.name)), item.version)  # of two copies, Python imports the first
     return found
 
 
 def packages(kept: Path) -> dict[str, str]:
-    """Return the packages a version was made with."""
+    """Return the packages that were installed when a version was registered."""
     if not (kept / PACKAGES).exists():
         return {}
     lines = (kept / PACKAGES).read_text(encoding="utf-8").split()
@@ -161,7 +161,7 @@ class OtherPackage:
 
 
 def other_packages(kept: Path) -> list[OtherPackage]:
-    """Return packages that differ here, main packages first; pspnet is left out, because it is part of the version."""
+    """Return packages that differ on this machine, main packages first. pspnet is left out: the version includes it."""
     here = installed()
     found = [
         OtherPackage(name, version, here.get(name))
@@ -172,7 +172,7 @@ def other_packages(kept: Path) -> list[OtherPackage]:
 
 
 def run_page(client: "MlflowClient", state: Path, run_id: str) -> str | None:
-    """Return the address of a run's page, or None if there is no server or no such run."""
+    """Return the address of a run's MLflow page, or None if there is no server or no such run."""
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(state)
@@ -189,7 +189,7 @@ def run_page(client: "MlflowClient", state: Path, run_id: str) -> str | None:
 
 
 def stage_runs(client: "MlflowClient", experiments: Sequence[str], records: Path) -> dict[str, str]:
-    """Return tags with each stage's run if this MLflow has it, or else the run in the stage's record."""
+    """Return tags with each stage's run, as found in this MLflow or else as listed in the stage's run record."""
     tags = {}
     for path in sorted(records.glob("*.json")):
         record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))

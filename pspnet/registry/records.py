@@ -1,4 +1,4 @@
-"""Moves of the champion alias as data: the fields of a move, its signature, and what a list of moves shows."""
+"""Moves of the champion alias as data: the fields of a move, its signature, and what a list of moves tells."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ Kind = Literal["promotion", "rollback", "outside", "seal"]
 
 @dataclass(frozen=True)
 class ProposedMove:
-    """Where the alias should move, as decided for the current champion."""
+    """A move of the alias that has no number yet: where to, why, and by which decision."""
 
     kind: Kind
     to_version: int
@@ -25,7 +25,7 @@ class ProposedMove:
 
 @dataclass(frozen=True)
 class Move:
-    """One line of the audit; version 0 means no version."""
+    """One line of the audit. Version 0 means no version."""
 
     number: int
     kind: Kind
@@ -36,11 +36,11 @@ class Move:
     why: str
     decision: str  # digest of the gate's decision
     host: str
-    process: str  # a random id
-    pid: str = ""  # with the process's start time
-    system: str = ""  # the system where this pid is unique
+    process: str  # a random id for the process
+    pid: str = ""  # the pid, with the start time of the process
+    system: str = ""  # identifies the system on which this pid is unique
     content: str = ""  # digest of the files of `to_version`
-    signature: str = ""  # of all fields above, with PSPNET_AUDIT_KEY
+    signature: str = ""  # signature of all fields above, with PSPNET_AUDIT_KEY
     state: str = PENDING
     finished: str = ""
     note: str = ""
@@ -59,7 +59,7 @@ class Move:
         return replace(self, signature=signature(self._facts(model)))
 
     def closed(self) -> Self:
-        """Return the move with its final state signed."""
+        """Return a copy of the move whose final state is signed."""
         return replace(self, closing=signature(self._outcome()))
 
     def is_signed(self, model: str) -> bool:
@@ -76,7 +76,7 @@ class Move:
 
 
 def previous_champion(moves: list[Move], existing: Collection[int]) -> int:
-    """Return the previous champion. Two rollbacks in a row go back two versions."""
+    """Return the version to roll back to by default. Two rollbacks in a row go back two versions."""
     stack: list[int] = []
     for move in moves:
         if move.state != DONE or move.kind == "seal":
@@ -87,12 +87,15 @@ def previous_champion(moves: list[Move], existing: Collection[int]) -> int:
             stack.append(move.to_version)
     earlier = [version for version in stack[:-1] if version in existing and version != stack[-1]]
     if not earlier:
-        raise UserError(Problem("rollback", "no earlier champion is on record", fix="Name a version with --to."))
+        raise UserError(Problem("rollback", "no earlier champion is on record", fix="Give a version with --to."))
     return earlier[-1]
 
 
 def withdrawal(moves: list[Move], version: int) -> str | None:
-    """Return how a version was rolled back, or None if it never was, or became champion again afterward."""
+    """Return a description of how a version was rolled back.
+
+    Return None if it never was, or if it became champion again afterward.
+    """
     reason = None
     for move in moves:
         if move.state != DONE:

@@ -1,6 +1,7 @@
-"""`pspnet register`: register the results of the stages and, if asked, promote them, then print what happened.
+"""`pspnet register`: register the results of the stages, promote the version if asked to, then print what happened.
 
-This module imports nothing heavy: the process that will try the new version loads torch while this one loads the rest.
+This module imports nothing heavy: while this process loads the rest, the process that will try out the new version
+loads torch.
 """
 
 import json

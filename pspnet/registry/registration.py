@@ -1,4 +1,4 @@
-"""`pspnet register`: a bundle becomes a version, with everything needed to trace, reproduce and trust it."""
+"""`pspnet register`: turns a bundle into a version, with everything needed to trace, reproduce and trust it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +22,7 @@ from pspnet.serving.client import Call
 
 @dataclass(frozen=True)
 class Results:
-    """Paths of the stages' outputs. A bundle from elsewhere may lack some."""
+    """Paths of the stages' outputs. Some may not exist for a bundle from elsewhere."""
 
     bundle: Path
     report: Path
@@ -31,14 +31,14 @@ class Results:
 
 
 def examples_of(results: Results, params: Params, call: Call | None = None) -> Callable[[], Examples]:
-    """Return a function that makes examples for a new version. With `call`, another process makes them in advance."""
+    """Return a function that computes examples for a new version. With `call`, another process computes them early."""
     return examples_later(call, results.bundle, results.prepared, settings(params))
 
 
 def register(
     registry: ModelRegistry, results: Results, examples: Callable[[], Examples] | None = None
 ) -> tuple[Version, bool]:
-    """Return the bundle's version, and whether it is new."""
+    """Register the bundle, if it is not registered yet. Return its version, and whether the version is new."""
     from mlflow.exceptions import MlflowException
 
     with exclusive(registry.state / LOCK, "the registry from this checkout"):
@@ -47,7 +47,7 @@ def register(
             from pspnet.registry.new_version import add
 
             version = add(registry, results, examples or examples_of(results, registry.params))
-        # Also for a known version, because the process that added it may have been killed before this point.
+        # Done for a known version too, because the process that added it may have been killed before this point.
         if version.number not in (registry.versions.alias(CHAMPION), registry.versions.alias(CHALLENGER)):
             registry.versions.set_alias(CHALLENGER, version.number)
         with suppress(MlflowException):  # someone may have deleted the run of a known version
@@ -78,7 +78,7 @@ def facts(
 
 
 def _pages(registry: ModelRegistry, version: Version) -> dict[str, str]:
-    """Return the MLflow pages of the pipeline's run and of each stage's run."""
+    """Return the addresses of the MLflow pages of the pipeline's run and of each stage's run."""
     runs = {name.removeprefix("run."): run for name, run in version.tags.items() if name.startswith("run.")}
     found = {
         name: run_page(registry.client, registry.state, run)

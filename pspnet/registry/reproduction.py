@@ -1,4 +1,4 @@
-"""`pspnet reproduce`: rebuilds a version in a worktree from the files it keeps, and compares the two."""
+"""`pspnet reproduce`: rebuilds a version in a worktree from the files it includes, and compares the results."""
 
 import json
 import shlex
@@ -24,17 +24,17 @@ from pspnet.registry.provenance import DVC, LOCK, RUNS, accepted, data_files, ot
 from pspnet.registry.versions import Version, part
 
 Facts = dict[str, Any]
-Stages = dict[str, Any]  # of a dvc.lock
-SHORT = 12  # characters of a digest
-SHOWN = 10  # packages
+Stages = dict[str, Any]  # the stages in a dvc.lock
+SHORT = 12  # characters of a digest to show
+SHOWN = 10  # maximum number of packages to show
 
 
 @dataclass(frozen=True)
 class Result:
     name: str
     stage: str
-    expected: str  # digest
-    found: str  # empty if absent
+    expected: str  # digest of the version's own result
+    found: str  # digest; empty if there is no such result
 
     @property
     def equal(self) -> bool:
@@ -71,7 +71,7 @@ def reproduce(registry: ModelRegistry, which: str, run_again: bool, keep: bool) 
         else:
             discard(HERE, tree)
     if changed := "; ".join(_changed_inputs(then, now)):
-        note = f"But its {LOCK} names other inputs ({changed}): a change before its registration made no difference."
+        note = f"But its {LOCK} lists other inputs ({changed}): a change before its registration made no difference."
         terminal.err.print(note, style="yellow", markup=False)
     how = f"{_and(list(ran))} ran here" if ran else "from DVC's cache: --run-again runs every stage"
     text = f"{name} was rebuilt ({how}), and all {len(results)} results are identical."
@@ -82,9 +82,9 @@ def _commit(name: str, version: Version, kept: Path, bundle: Path) -> str:
     """Return the version's commit, after checking everything that can be checked in advance."""
     problems = []
     if (found := digest(bundle)) != version.bundle:
-        problem = f"holds the bundle {found[:SHORT]}, but is registered with {version.bundle[:SHORT]}"
+        problem = f"contains the bundle {found[:SHORT]}, but is registered with {version.bundle[:SHORT]}"
         problems.append(Problem(name, problem, "the same bundle", f"Find out who changed {version.source}."))
-    expected = "a version whose bundle the pipeline made"
+    expected = "a version whose bundle was created by the pipeline"
     problems += [Problem(name, f"has no {file}", expected) for file in (DVC, LOCK) if not (kept / file).exists()]
     if not (commit := version.tags.get("git.commit", "")):
         expected = "a version registered in a git checkout"
@@ -92,7 +92,7 @@ def _commit(name: str, version: Version, kept: Path, bundle: Path) -> str:
     elif git(HERE, "rev-parse", "--git-dir").returncode:
         problems.append(Problem(str(Path.cwd()), "is not a git checkout", f"a clone with the commit {commit[:SHORT]}"))
     elif git(HERE, "cat-file", "-e", f"{commit}^{{commit}}").returncode:
-        problem = f"was made at the commit {commit[:SHORT]}, which this clone lacks"
+        problem = f"was created at the commit {commit[:SHORT]}, which this clone lacks"
         problems.append(Problem(name, problem, fix="`git fetch --all` gets it if it was pushed."))
     if problems:
         raise UserError(problems)
@@ -100,7 +100,7 @@ def _commit(name: str, version: Version, kept: Path, bundle: Path) -> str:
 
 
 def _make(project: Path, kept: Path, run_again: bool) -> None:
-    """Run the pipeline with --no-commit, because the cache would otherwise offer these untracked runs as results."""
+    """Run the pipeline with --no-commit. Otherwise DVC would later reuse the results of these untracked runs."""
     data = [str(path) for path in data_files(kept)]
     missing = list(_not_on_record(project, kept))
     if missing:
@@ -108,7 +108,7 @@ def _make(project: Path, kept: Path, run_again: bool) -> None:
     whole = dvc(project, "checkout", *(data if run_again else []), quiet=True) == 0
     if not whole and data and dvc(project, "checkout", *data, quiet=True) and dvc(project, "pull", *data):
         problem = "is neither in this checkout's DVC cache nor in its remote"
-        fix = "DVC lists the missing files above. Run `dvc push` where the version was made."
+        fix = "DVC lists the missing files above. Run `dvc push` where the version was created."
         raise UserError([Problem(path.removesuffix(".dvc"), problem, fix=fix) for path in data])
     options = ["--force"] if run_again else [] if whole else ["--pull"]
     if dvc(project, "repro", "--no-commit", *options):
@@ -122,10 +122,10 @@ def _not_on_record(project: Path, kept: Path) -> Iterator[Problem]:
     known = {Path(name) for facts in locked.values() for name in _digests(facts)}
     known |= {path.with_suffix("") for path in data_files(kept)}
     for name, facts in locked.items():
-        if "wdir" in stages.get(name, {}):  # its paths are relative to that folder
+        if "wdir" in stages.get(name, {}):  # the stage's paths are relative to that folder
             continue
         for path in map(Path, _digests(facts, "deps")):
-            inside = not path.is_absolute() and ":" not in path.parts[0]  # no s3://
+            inside = not path.is_absolute() and ":" not in path.parts[0]  # not s3://
             if inside and not known.intersection([path, *path.parents]) and not (project / path).exists():
                 problem = f"depends on {path}, which is neither in git nor under DVC"
                 yield Problem(
@@ -134,7 +134,7 @@ def _not_on_record(project: Path, kept: Path) -> Iterator[Problem]:
 
 
 def _bundle(project: Path, then: Stages, bundle: Path, expected: str) -> Iterator[Result]:
-    """Compare the bundle with the stage output that has the same files."""
+    """Compare the bundle with the stage output that contained the same files."""
     files = {path.name for path in bundle.iterdir()}
     for stage, facts in then.items():
         for name in _digests(facts):
@@ -193,7 +193,7 @@ def _why(
     results: Sequence[Result], then: Stages, now: Stages, kept: Path, project: Path, ran: Mapping[str, str]
 ) -> str:
     if changed := list(_changed_inputs(then, now)):
-        text = "it does not keep the inputs of its results. It was registered after a change that"
+        text = "the version does not include the inputs of its results. It was registered after a change that"
         return f"{text} `dvc repro` had not seen: {'; '.join(changed)}."
     different = {result.name for result in results if not result.equal}
     stages = [
@@ -202,11 +202,11 @@ def _why(
         if different.intersection(_digests(facts)) and not different.intersection(_digests(facts, "deps"))
     ]
     if not stages:
-        return "its results match dvc.lock, but the bundle is not among them. It came from elsewhere."
+        return "its results match dvc.lock, but the bundle is not among them. The bundle came from elsewhere."
     causes = [f"other packages ({others})"] if (others := _others(kept)) else []
     causes += list(_other_machines([stage for stage in stages if stage in ran], kept, project, ran))
     causes += [f"code that {one['who']} accepted for {one['stage']} ({one['why']})" for one in accepted(kept, then)]
-    because = f"What differs here: {_and(causes)}." if causes else "Packages and machine are the same as on record."
+    because = f"What differs here: {_and(causes)}." if causes else "The packages and the machine match those on record."
     return f"{_and(stages)} produced different results from the same code, params and data. {because}"
 
 
@@ -225,7 +225,7 @@ def _changed_inputs(then: Stages, now: Stages) -> Iterator[str]:
 
 
 def _params(facts: Facts) -> Facts:
-    """Return the stage's params, merged from all their files."""
+    """Return the stage's params, merged from all params files."""
     return {section: values for file in facts.get("params", {}).values() for section, values in file.items()}
 
 

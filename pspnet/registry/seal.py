@@ -1,7 +1,8 @@
 """Seals: the digest of all files of a version, signed if PSPNET_AUDIT_KEY is set.
 
-MLflow keeps the digest, and an artifact store keeps the files. Someone who can write only to the store cannot change a
-version unnoticed. Someone who can write to MLflow can change both, unless there is a key that MLflow does not have.
+MLflow stores the digest, and an artifact store contains the files. Someone who can write only to the store cannot
+change a version unnoticed. Someone who can write to MLflow can change both, unless there is a key that MLflow does not
+have.
 """
 
 import hashlib
@@ -14,12 +15,12 @@ from pathlib import Path
 from pspnet.errors import Problem, UserError
 
 KEY = "PSPNET_AUDIT_KEY"
-SHORTEST_KEY = 16  # characters
+SHORTEST_KEY = 16  # minimum number of characters
 CONTENT, SIGNATURE = "pspnet.content", "pspnet.signature"  # tags of a version
 
 
 def content_digest(folder: Path) -> str:
-    """Return the digest of the names and bytes of all files in the folder."""
+    """Return a digest of the names and contents of all files in the folder."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_dir():
@@ -35,7 +36,7 @@ def seal(model: str, bundle: str, content: str) -> dict[str, str]:
 
 
 def is_signed(model: str, bundle: str, tags: Mapping[str, str]) -> bool:
-    """Return whether the seal in these tags is signed with this process's key; without a key, any seal is accepted."""
+    """Return whether the seal in these tags is signed with this process's key. Without a key, any seal is accepted."""
     return is_signature(tags.get(SIGNATURE, ""), _facts(model, bundle, tags.get(CONTENT, "")))
 
 

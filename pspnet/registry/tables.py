@@ -1,4 +1,4 @@
-"""`pspnet models`: a table of versions; `pspnet models history`: a table of champion moves."""
+"""`pspnet models` prints a table of versions, and `pspnet models history` prints a table of champion moves."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Registered versions, their aliases, and the folders they are downloaded to."""
+"""Registered versions, their aliases, and the folders to which versions are downloaded."""
 
 import contextlib
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-FOLDERS, SHORT = "versions", 16  # in the state: MODEL-NUMBER-BUNDLE, with this many characters of the bundle's digest
-MEMORY = "content"  # file next to a downloaded version: the digest of its files
-BUNDLE = "pspnet.bundle"  # tag with the digest of a version's bundle
+FOLDERS, SHORT = "versions", 16  # folders in the state: MODEL-NUMBER-BUNDLE, with 16 characters of the bundle digest
+MEMORY = "content"  # name of the file next to a downloaded version that contains the digest of its files
+BUNDLE = "pspnet.bundle"  # tag that contains the digest of a version's bundle
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Version:
 
     @property
     def content(self) -> str:
-        """Return the digest of its files, or an empty string if it was registered before versions had seals."""
+        """Return the digest of the version's files, or an empty string if the version predates seals."""
         return self.tags.get(CONTENT, "")
 
     @property
@@ -47,7 +47,7 @@ class Version:
 
 
 def has_folder(state: Path, bundle: str) -> bool:
-    """Return whether a version of this bundle was downloaded here. Does not ask MLflow."""
+    """Return whether a version with this bundle was downloaded to this machine. Does not ask MLflow."""
     return any((state / FOLDERS).glob(f"*-{bundle[:SHORT]}"))
 
 
@@ -90,7 +90,7 @@ class Versions:
         return self._aliases().get(alias)
 
     def add(self, source: str, run_id: str, bundle: str, content: str, tags: Mapping[str, str]) -> Version:
-        """Add a version with its tags in one write. If two hosts add the same bundle at once, the first wins."""
+        """Add a version and its tags in a single write. If two hosts add the same bundle at once, the first wins."""
         from mlflow.exceptions import MlflowException
 
         with contextlib.suppress(MlflowException):  # it already exists; if not, the next call reports why
@@ -103,7 +103,7 @@ class Versions:
         return added
 
     def by_bundle(self, bundle: str) -> Version | None:
-        """Return the version of a bundle, and delete later ones that other hosts added at the same time."""
+        """Return a bundle's version, and delete later ones that other hosts added for it at the same time."""
         from mlflow.exceptions import MlflowException
 
         found = [version for version in self.all() if version.bundle == bundle]
@@ -134,7 +134,7 @@ class Versions:
         self.client.delete_registered_model_tag(self.model, key)
 
     def folder(self, version: Version) -> Path:
-        """Return the folder of a version on this machine, after downloading it if needed and checking its seal."""
+        """Return a version's folder on this machine, after downloading the version if needed and checking its seal."""
         folder = self._downloaded(version)
         self._check_seal(version, content_of(folder))
         return folder
@@ -176,7 +176,7 @@ class Versions:
             if version.content:
                 self._check_content(version, content_digest(partial / "model"))
             if found != version.bundle:
-                problem = f"holds the bundle {found[:SHORT]} (from {version.source})"
+                problem = f"contains the bundle {found[:SHORT]} (from {version.source})"
                 expected = f"{version.bundle[:SHORT]}, as registered"
                 raise UserError(Problem(self._name(version), problem, expected, CHANGED))
             _remember(partial)
@@ -222,7 +222,7 @@ def _no_champion(model: str, versions: list[Version]) -> Problem:
         command = f"{waiting[-1]} --approve"
     else:
         found, command = "", str(versions[-1].number)
-    fix = f"Run `pspnet promote {command}`, or name a version instead: {numbers}."
+    fix = f"Run `pspnet promote {command}`, or give the number of a version: {numbers}."
     return Problem(model, f"has no champion yet{found}", fix=fix)
 
 
@@ -231,7 +231,7 @@ HOW_TO_REGISTER = "`make retrain` registers what it trains."
 
 
 def content_of(folder: Path) -> str:
-    """Return the digest of a version's files in `folder`, as computed when it was downloaded."""
+    """Return the digest of the files of the version in `folder`, as computed when the version was downloaded."""
     return (folder.parent / MEMORY).read_text(encoding="utf-8").strip()
 
 
@@ -241,7 +241,7 @@ def _remember(folder: Path) -> None:
 
 
 def part(folder: Path, name: str) -> Path:
-    """Return the path of the bundle, report, expected predictions or provenance in a version's folder."""
+    """Return the path of one part of a version: its bundle, report, expected predictions or provenance."""
     try:
         model: dict[str, Any] = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
         found = folder / str(model["flavors"]["python_function"]["artifacts"][name]["path"])
@@ -249,7 +249,7 @@ def part(folder: Path, name: str) -> Path:
         found = None
     if found is None or not found.exists() or not found.resolve().is_relative_to(folder.resolve()):
         fix = f"Remove {folder.parent}; it will be downloaded again."
-        raise UserError(Problem(str(folder), f"holds no {name}", "the files of a version", fix))
+        raise UserError(Problem(str(folder), f"contains no {name}", "the files of a version", fix))
     return found
 
 

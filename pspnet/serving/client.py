@@ -1,6 +1,7 @@
 """Queries a version in a separate process, which runs the version's own code instead of the pspnet in use here.
 
-This module is quick to import, so that the process can start early and load torch and MLflow while this one continues.
+This module is quick to import, so that the other process can start early and load torch and MLflow while this one
+continues.
 """
 
 import json
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 WORKER = Path(__file__).with_name("worker.py")
 LOAD_SECONDS = 300
-SECONDS_PER_IMAGE = 600  # a large image, a large network, a small CPU
+SECONDS_PER_IMAGE = 600  # enough for a large image and a large network on a small CPU
 END_SECONDS = 10
-LAST_LINES = 15  # from the log of a worker that failed
+LAST_LINES = 15  # number of lines to show from the log of a failed worker
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ Ask = Callable[[list[bytes]], list[ServedPrediction]]
 
 @dataclass(frozen=True)
 class ServedPredictor:
-    """Makes a version look like a Predictor, so that `evaluation.measuring` can measure it."""
+    """Makes a version look like a Predictor, so that `evaluation.measuring` can evaluate it."""
 
     ask: Ask
 
@@ -64,9 +65,9 @@ class ServedPredictor:
 
 @contextmanager
 def served(model_folder: Path) -> Iterator[Ask]:
-    """Yield a function from encoded images, of any number and size, to the version's predictions."""
+    """Yield a function that takes encoded images, of any number and size, and returns the version's predictions."""
     if not (model_folder / "MLmodel").is_file():
-        raise UserError(Problem(str(model_folder), "holds no MLmodel", "the folder of a registered version"))
+        raise UserError(Problem(str(model_folder), "contains no MLmodel", "the folder of a registered version"))
     with _worker() as (worker, log):
         folder = json.dumps({"folder": str(model_folder.resolve())})
         ready = _answer(worker, LOAD_SECONDS, log, f"{model_folder}: the version cannot be loaded", folder)
@@ -95,14 +96,14 @@ _KEPT_KINDS = ("LC_", "CUDA_", "CUBLAS_", "CUDNN_", "GOMP_", "KMP_", "MKL_", "NC
 
 
 def own_code_environment() -> dict[str, str]:
-    """Return this environment without credentials or paths to any pspnet but the version's."""
+    """Return this process's environment without credentials, and without paths to any pspnet except the version's."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_KINDS)}
-    # Do not write bytecode into the version's folder, which is sealed.
+    # No bytecode may be written to the version's folder, because the folder is sealed.
     fixed = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**SWITCHES, **kept, **fixed}
 
 
-Worker = tuple["subprocess.Popen[str]", IO[bytes]]  # and its log
+Worker = tuple["subprocess.Popen[str]", IO[bytes]]  # the process and its log
 Result = Callable[[], Any]  # waits for the result
 Call = Callable[[str, float, dict[str, Any]], Result]  # (function as "module.name", seconds, arguments)
 
@@ -111,7 +112,7 @@ _warm: list[tuple[Worker, Result]] = []
 
 @contextmanager
 def warm_process() -> Iterator[Call]:
-    """Start the process for the next version before that version exists, so that it can load torch and MLflow.
+    """Start the process for the next version early, so that it can load torch and MLflow while the version is created.
 
     Yield a way to call a function of this checkout's pspnet in a child of that process. Arguments and the result are
     passed as JSON.
@@ -152,9 +153,9 @@ def _worker() -> Iterator[Worker]:
 
 
 def _free() -> Worker:
-    """Return the warm process, once its child has answered."""
+    """Return the warm process, after waiting for the answer of its child."""
     worker, result = _warm.pop()
-    with suppress(UserError):  # the error of a call whose result was never requested
+    with suppress(UserError):  # this is the error of a call whose result was never requested
         result()
     return worker
 
@@ -171,7 +172,7 @@ def _end(worker: "subprocess.Popen[str]", log: IO[bytes]) -> None:
 
 def _started() -> Worker:
     environment = own_code_environment()
-    environment.pop("MLFLOW_PYFUNC_INFERENCE_CONFIG", None)  # settings that are for a server, not for measuring
+    environment.pop("MLFLOW_PYFUNC_INFERENCE_CONFIG", None)  # these settings are for a server, not for evaluation
     log = tempfile.TemporaryFile()  # noqa: SIM115  closed with its worker
     command = [sys.executable, "-P", str(WORKER)]
     worker = subprocess.Popen(
@@ -183,7 +184,7 @@ def _started() -> Worker:
 def _answer(
     worker: subprocess.Popen[str], seconds: float, log: IO[bytes], failure: str, question: str | None = None
 ) -> Any:
-    """Send a line, if any, and read a line; kill the worker if either takes too long."""
+    """Send a question, if there is one, and read the answer. Kill the worker if either takes too long."""
     assert worker.stdin
     assert worker.stdout
     late = threading.Event()

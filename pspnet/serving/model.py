@@ -1,4 +1,4 @@
-"""A registered version as MLflow loads it; MLflow copies this file into the version and runs it from there."""
+"""A registered version, as MLflow loads it. MLflow copies this file into the version and runs the copy."""
 
 import json
 import logging
@@ -19,10 +19,10 @@ CODE = Path(__file__).parent / "code"  # next to this file once it is in a versi
 
 
 class Answer(MlflowException):
-    """The error that a client receives instead of rows."""
+    """An error that the client receives in place of rows."""
 
     def serialize_as_json(self) -> str:
-        # Not self.message, because MLflow's server adds the request to it, which can be megabytes of base64.
+        # Not self.message, because MLflow's server adds the request to the message: possibly megabytes of base64.
         return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 
@@ -37,8 +37,8 @@ class SegmentationModel(PythonModel):
                 f"{CODE.parent}: this process uses the pspnet of {in_use}; expected the version's own in {CODE}. "
                 "Load the version in a process that has not imported pspnet (pspnet.serving.client does)."
             )
-        # Not imported at the top: a different pspnet may lack this module, and the ImportError would hide the message
-        # above.
+        # Not imported at the top: a different pspnet may not have this module, and the ImportError would hide the
+        # message above.
         from pspnet.serving.service import Service
 
         self._service = Service(Path(context.artifacts["bundle"]), context.model_config)
@@ -50,7 +50,9 @@ class SegmentationModel(PythonModel):
             raise Answer(str(error), INVALID_PARAMETER_VALUE) from None
         except Exception as error:
             if self.given_up():
-                raise Answer("The request was given up: its client left or its time ran out.", CANCELLED) from None
+                raise Answer(
+                    "The request was abandoned: its client disconnected or its time ran out.", CANCELLED
+                ) from None
             logging.getLogger(__name__).exception("A request failed.")
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch raises the latter
                 found = "The request needs more memory than is free. Try again, or send fewer or smaller images."

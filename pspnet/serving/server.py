@@ -1,13 +1,13 @@
-"""Serves one version over HTTP: MLflow's own scoring server, with limits in front of it.
+"""Serves one version over HTTP, using MLflow's own scoring server with limits in front of it.
 
 python -P server.py --model FOLDER --port 5001
 
-Memory use is bounded, whatever arrives: the bytes of all bodies are counted as they arrive, only a few requests are
-processed at once, and the others are asked to try again later. When a resource is scarce, the client that is using the
-most of it gives way. A refused or failed request gets a short JSON response.
+Memory use is bounded, whatever clients send: the bytes of all bodies are counted as they arrive, only a few requests
+are processed at once, a limited number wait, and all others are asked to try again later. When a resource is scarce,
+the client that uses most of that resource has to give way. A rejected or failed request gets a short JSON response.
 
-This is one long file on purpose: it runs in the process that loads the version, where the only pspnet must be the
-version's own, so it cannot import helper modules.
+This is one long file on purpose. It runs in the process that loads the version, where the only pspnet must be the
+version's own, so this file cannot import helper modules.
 """
 
 import argparse
@@ -42,19 +42,19 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MB = 1_000_000
 MOST_BODY_MB = 64
-BODY_SECONDS = 60  # for a client to send its whole request
-PROGRESS_SECONDS, PROGRESS_BYTES = 10, 16_000  # at least this many bytes must arrive in each period
-HEADER_SECONDS = 10  # for a client to send a request's headers, or the rest of a refused body
-ANSWER_SECONDS = 60  # for a client to receive part of its answer
-CHECK_SECONDS = 1  # between two checks of a connection
+BODY_SECONDS = 60  # how long a client may take to send its whole request
+PROGRESS_SECONDS, PROGRESS_BYTES = 10, 16_000  # in each period, at least this many bytes must arrive
+HEADER_SECONDS = 10  # how long a client may take to send a request's headers, or the rest of a rejected body
+ANSWER_SECONDS = 60  # how long a client may take to receive the next part of its answer
+CHECK_SECONDS = 1  # how often a connection is checked
 MOST_CONNECTIONS = 200  # some systems allow a process 256 open files
 MOST_OF_A_CLIENT = 64
-DRAIN_SECONDS = 5  # how long a refused body is read, so that the client sees our answer, not a broken connection
-STOP_SECONDS = 10  # for requests in progress when the server stops
+DRAIN_SECONDS = 5  # how long to read a rejected body, so that the client sees our answer, not a broken connection
+STOP_SECONDS = 10  # how long active requests may take once the server is told to stop
 RETRY_SECONDS = 1
 WORK_SECONDS = 600  # MLflow's limit; its default of 60 is too short for many large images on a CPU
-MOST_VALUES = 10_000  # in a request's JSON; ten million empty lists fit into 64 MB but take gigabytes
-MOST_MESSAGE = 20_000  # characters of an error
+MOST_VALUES = 10_000  # in a request's JSON; ten million empty lists fit into 64 MB but take gigabytes once parsed
+MOST_MESSAGE = 20_000  # characters in an error message
 ADDRESS = b"/invocations"
 WITHOUT_TOKEN = (b"/ping", b"/health")
 TOKEN = "PSPNET_SERVE_TOKEN"  # noqa: S105  the name of a variable
@@ -87,16 +87,16 @@ class Body:
 
 
 class Memory:
-    """Counts the bytes of all bodies.
+    """Limits the bytes of all bodies together.
 
-    Above the limit, the client that holds the most bytes loses its most stalled body.
+    Above the limit, the client whose bodies take the most bytes loses the body that has stalled the longest.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self.bytes = 0
         self._by_client: Counter[str] = Counter()
-        self._arriving: dict[Body, None] = {}  # the most stalled first
+        self._arriving: dict[Body, None] = {}  # the longest stalled first
 
     def add(self, body: Body, size: int) -> None:
         self._arriving.pop(body, None)
@@ -112,7 +112,7 @@ class Memory:
                 victim.limit.reschedule(0)
 
     def arrived(self, body: Body) -> None:
-        """Keep this body from now on, whatever other clients send."""
+        """Keep this body from now on, regardless of what other clients send."""
         self._arriving.pop(body, None)
 
     def forget(self, body: Body) -> None:
@@ -128,7 +128,7 @@ class Memory:
 
 
 class Turns:
-    """Clients take turns; requests from one client keep their order."""
+    """Lets clients take turns. Requests from the same client keep their order."""
 
     def __init__(self, working: int, waiting: int) -> None:
         self._free = working
@@ -154,7 +154,7 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                with suppress(KeyError, ValueError):  # _next has skipped it
+                with suppress(KeyError, ValueError):  # _next has already removed it
                     self._waiting[client].remove(turn)
                     if not self._waiting[client]:
                         del self._waiting[client]
@@ -163,7 +163,7 @@ class Turns:
             raise
 
     def _make_room(self, client: str) -> None:
-        """Make a client with many waiting requests give up its last request for a client with few."""
+        """Make room for a request: a client with many waiting requests loses its last one to a client with few."""
         if sum(map(len, self._waiting.values())) < self._most_waiting:
             return
         most = max(self._waiting.values(), key=len, default=deque[asyncio.Future[None]]())
@@ -178,7 +178,7 @@ class Turns:
             turn = turns.popleft()
             del self._waiting[client]
             if turns:
-                self._waiting[client] = turns  # behind the other clients
+                self._waiting[client] = turns  # the client goes to the end of the line
             if not turn.done():
                 turn.set_result(None)
                 return
@@ -189,18 +189,18 @@ _given_up: ContextVar[threading.Event | None] = ContextVar("_given_up", default=
 
 
 def given_up() -> bool:
-    """Return whether no one is waiting for this thread's work anymore."""
+    """Return True once no one is waiting anymore for what this thread computes."""
     event = _given_up.get()
     return event is not None and event.is_set()
 
 
 class Bounded:
-    """The limits in front of MLflow's app."""
+    """An ASGI app that enforces the limits in front of MLflow's app."""
 
     def __init__(self, app: App, body_bytes: int, waiting: int, working: int, token: str = "") -> None:
         self._app = app
         self._body_bytes = body_bytes
-        self._most_bytes = 4 * body_bytes  # of all bodies together
+        self._most_bytes = 4 * body_bytes  # limit for all bodies together
         self._memory = Memory(self._most_bytes)
         self._turns = Turns(working, waiting)
         self._authorization = f"Bearer {token}".encode() if token else b""
@@ -234,7 +234,7 @@ class Bounded:
     def _let_in(self, scope: Scope) -> None:
         """Check token, address and method.
 
-        The address is compared exactly as sent, because routes accept other spellings of it.
+        The address is compared exactly as sent, because routes also accept other spellings of the same address.
         """
         method, address = scope["method"], scope["raw_path"]
         reads = method in ("GET", "HEAD")
@@ -267,7 +267,7 @@ class Bounded:
             self._memory.forget(body)
 
     async def _read(self, body: Body, receive: Receive) -> bytes:
-        """Read a body. Headers can declare any size, so the bytes that arrive are counted."""
+        """Read a body. The bytes are counted as they arrive, because headers can declare any size."""
         now = asyncio.get_running_loop().time
         chunks, more, progress, started = [], True, 0, now()
         due = started + PROGRESS_SECONDS
@@ -301,9 +301,9 @@ class Bounded:
     async def _work(
         self, scope: Scope, receive: Receive, body: bytes, client: str
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Return the answer from MLflow's app.
+        """Return the answer of MLflow's app.
 
-        If the client disconnects, its request loses its turn or is abandoned.
+        If the client disconnects, its request no longer gets a turn, or is abandoned if it is already being processed.
         """
         question = [{"type": "http.request", "body": body, "more_body": False}]
         answer: list[Message] = []
@@ -331,14 +331,14 @@ class Bounded:
                 nobody_waits.set()
                 if not begun.is_set():
                     work.cancel()
-                await asyncio.wait([work])  # a thread cannot be stopped, so it keeps its slot and memory until it ends
+                await asyncio.wait([work])  # a thread cannot be stopped, so it keeps its slot and memory until it exits
                 raise ClientGone
         finally:
             nobody_waits.set()
             leave.cancel()
             work.cancel()
             if work.done() and not work.cancelled():
-                work.exception()  # retrieved, because otherwise asyncio would log it
+                work.exception()  # retrieved because asyncio would log it otherwise
         try:
             work.result()
         except Refused:
@@ -355,7 +355,7 @@ class Bounded:
 
 
 def client_of(address: tuple[str, int] | None) -> str:
-    """Return the client's IPv4 address, or its IPv6 /64 network, which usually belongs to one customer."""
+    """Return what identifies the client: its IPv4 address, or its IPv6 /64 network, usually that of one customer."""
     try:
         ip = ipaddress.ip_address(address[0] if address else "")
     except ValueError:
@@ -370,9 +370,9 @@ def _declared(length: bytes | None) -> int | None:
 
 
 async def _drained(scope: Scope, receive: Receive) -> bool:
-    """Read the rest of a refused body; return whether the client is still connected."""
+    """Read and discard the rest of a rejected body. Return whether the client is still connected."""
     if (b"expect", b"100-continue") in scope["headers"]:
-        return True  # the client waits for an answer before it sends the body
+        return True  # the client waits for our answer before it sends its body
     until = time.monotonic() + DRAIN_SECONDS
     while (left := until - time.monotonic()) > 0:
         try:
@@ -387,9 +387,12 @@ async def _drained(scope: Scope, receive: Receive) -> bool:
 
 
 def _complaint(body: bytes, most_bytes: int) -> str:
-    """Return the error for a request that would take MLflow's parser far more memory than its size suggests."""
+    """Return an error message if MLflow's parser would reject the body, or would need far more memory than its size.
+
+    Return an empty string if the body is fine.
+    """
     if (values := 1 + body.count(b",") + body.count(b"[") + body.count(b"{")) > MOST_VALUES:
-        return f"The request holds about {values:,} values; expected at most {MOST_VALUES:,}."
+        return f"The request contains about {values:,} values; expected at most {MOST_VALUES:,}."
     try:
         content = json.loads(body)
         lengths = [len(text) for text in _texts(content)]
@@ -402,7 +405,7 @@ def _complaint(body: bytes, most_bytes: int) -> str:
     if len(used) != 1 or content.keys() - {*used, "params"}:
         found = ", ".join(repr(key[:50]) for key in list(content)[:5]) or "none"
         return f"The request has the keys {found}; expected exactly one of {', '.join(FORMATS)}, {example}."
-    # MLflow turns these two into a NumPy array, in which every string takes four bytes per character of the longest.
+    # MLflow turns these two into a NumPy array, where each string takes four bytes per character of the longest string.
     if used[0] in ("inputs", "instances") and 4 * len(lengths) * max(lengths, default=0) > most_bytes:
         return f"{used[0]} of very different lengths take too much memory; expected dataframe_split, {example}."
     return ""
@@ -417,7 +420,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _short(body: bytes) -> bytes:
-    """Return MLflow's error without its traceback and its copy of the request."""
+    """Return MLflow's error without the traceback and the copy of the request in it."""
     try:
         content = json.loads(body)
         code, message = str(content["error_code"]), str(content["message"])
@@ -435,7 +438,7 @@ def _error(code: str, message: str) -> bytes:
 class Connection(H11Protocol):
     """A connection that closes if its client keeps us waiting too long.
 
-    The oldest idle connection gives way to a new one.
+    If there are too many connections, the oldest idle one is closed in favor of a new one.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -469,9 +472,9 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _awaited(self) -> tuple[str, int] | None:
-        """Return what the client must do next: receive its answer or send a request's headers.
+        """Return what we are waiting for the client to do: to receive its answer or to send a request's headers.
 
-        None while we are working.
+        Return None while we are working.
         """
         if unsent := self.transport.get_write_buffer_size():
             return "answer", unsent
@@ -490,13 +493,13 @@ class Connection(H11Protocol):
 def settings(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app, http=Connection, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
-        proxy_headers=False,  # a client could choose its own identity
+        proxy_headers=False,  # otherwise a client could choose its identity
         timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
 
 
 def _token() -> str:
-    """Remove the token from the environment before the version's code can read it, and return it."""
+    """Return the token, and remove it from the environment before the version's code can read it."""
     token = os.environ.pop(TOKEN, None)
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         found = "is empty" if not token.strip() else "has spaces, line breaks or non-ASCII characters"
@@ -505,7 +508,7 @@ def _token() -> str:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Bind the port before the model is loaded, to report at once if it is taken. No one can connect yet."""
+    """Bind the port before the model is loaded, so that a port in use is reported at once. No one can connect yet."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -527,7 +530,10 @@ def _load(model: str, title: str) -> Any:
 
 
 def _body_bytes(model: Any, megabytes: float | None) -> int:
-    """Return the size of the images that the model allows, in base64 (4/3) with line breaks and JSON."""
+    """Return the maximum request size in bytes, by default as much as the images that the model allows can take.
+
+    In base64, images take 4/3 of their size, plus line breaks and JSON.
+    """
     if megabytes is not None:
         return round(megabytes * MB)
     limits = model.model_config or {}
@@ -548,7 +554,7 @@ def main() -> None:
     arguments = parser.parse_args()
     title = arguments.title or arguments.model
 
-    # Before uvicorn handles signals and after it has stopped, do not wait for a prediction in progress.
+    # Before uvicorn handles signals, and after it has stopped, a signal must not wait for a prediction in progress.
     def end(number: int, frame: FrameType | None) -> None:
         os._exit(0)
 
@@ -575,7 +581,7 @@ def main() -> None:
     )
 
     async def serve() -> None:
-        # MLflow works in the loop's threads. Keeping them few prevents timed-out requests from piling up.
+        # MLflow works in the event loop's threads. Their small number prevents timed-out requests from piling up.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(arguments.working))
         listener.listen(128)
         host, port = listener.getsockname()[:2]

@@ -1,4 +1,4 @@
-"""One request: base64 images -> rows, or all problems with the request. Independent of MLflow and HTTP."""
+"""Answers a request: turns base64 images into rows, or reports all problems. Independent of MLflow and HTTP."""
 
 import binascii
 import io
@@ -33,18 +33,18 @@ DATA_URL = re.compile(rb"data:[^,]{0,100},")
 EXPECTED = "base64 of an image file"
 
 
-GivenUp = Callable[[], bool]  # returns whether no one is waiting for the answer anymore
+GivenUp = Callable[[], bool]  # returns True once no one is waiting for the answer anymore
 
 
 class Abandoned(Exception):
-    """Work on a request stopped early because no one is waiting for the answer."""
+    """Work on the request was stopped early, because no one is waiting for the answer anymore."""
 
 
 class Service:
     def __init__(self, bundle: Path, settings: Mapping[str, Any]) -> None:
-        """`settings` are keys of the sections predict, runtime and serve, in one flat mapping."""
+        """`settings`: keys from the sections predict, runtime and serve, all in one flat mapping."""
         predict = validate(PredictParams, _section(PredictParams, settings), "model_config")
-        # Any seed works, because nothing is random, and only training compiles.
+        # Any seed works, because nothing here is random. `compile` is off, because only training compiles.
         fixed = {"seed": 0, "compile": False}
         runtime = validate(RuntimeParams, {**_section(RuntimeParams, settings), **fixed}, "model_config")
         self._limits = validate(ServeParams, _section(ServeParams, settings), "model_config")
@@ -86,9 +86,9 @@ class Service:
         most = self._limits.max_images
         if len(table) > most:
             expected, fix = f"at most {most:,} (serve.max_images)", "Send them in several requests."
-            raise UserError(Problem("request", f"holds {len(table):,} images", expected, fix))
+            raise UserError(Problem("request", f"contains {len(table):,} images", expected, fix))
         if table.empty:
-            raise UserError(Problem("request", "holds no image", f"from 1 to {most:,}"))
+            raise UserError(Problem("request", "contains no image", f"from 1 to {most:,}"))
         return list(table[COLUMN])
 
     def _checked(self, value: object) -> Callable[[], NDArray[np.uint8]]:
@@ -97,7 +97,7 @@ class Service:
         stored = _stored(data, self._limits.max_megapixels)
         if stored is data:
             return partial(decode_image, data)
-        # `stored` is an RGB PNG, which can be a hundred times larger than `data`, so it is recreated when needed.
+        # `stored` is an RGB PNG, which can be a hundred times larger than `data`. So it is not kept, but recreated.
         return lambda: decode_image(_stored(data, self._limits.max_megapixels))
 
     def _row(self, pixels: Callable[[], NDArray[np.uint8]], given_up: GivenUp) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _decoded(value: object, max_mb: float) -> bytes:
         text = value.encode("ascii")
     except UnicodeEncodeError:
         raise _not_base64(value) from None
-    # Not split() or a regex, which would create millions of strings from "a a a ...".
+    # Not done with split() or a regex, which would create millions of strings from "a a a ...".
     text = text.translate(None, WHITESPACE)
     if url := DATA_URL.match(text):
         text = text[url.end() :]

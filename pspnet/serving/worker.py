@@ -1,5 +1,5 @@
-"""Answers requests for one version over a pipe. Imports nothing from pspnet at first, because the version includes its
-own.
+"""Answers requests for one version over a pipe. At first, nothing is imported from pspnet, because the version includes
+its own pspnet.
 
 python -P worker.py
 
@@ -7,7 +7,7 @@ line in                                    line out
 {"folder": "..."}                          {"ready": true, "code": "..."}
 {"images": [base64, ...]}, repeatedly      {"rows": [...]} or {"error": "..."}
 
-A child of this process can first answer one line, using the calling process's pspnet:
+Before that, a child of this process can answer one line, using the calling process's pspnet:
 {"call": "module.function", "arguments": {...}, "path": [...]}     {"returned": ...} or {"error": "..."}
 """
 
@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Limits are for outside requests. These come from the version's owner, with images of any size.
+# The limits are meant for outside requests. The requests here come from the version's owner, with images of any size.
 WITHOUT_LIMITS = {"max_images": 1_000_000, "max_image_mb": 1e6, "max_megapixels": 1e6}
 
 
@@ -38,8 +38,8 @@ def main() -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
-    # These imports take seconds, and the version may not exist yet. No pspnet here, because the version includes it.
-    gc.disable()  # saves nearly half the time
+    # These imports take seconds, and the version may not exist yet. pspnet is not among them: the version includes it.
+    gc.disable()  # saves nearly half of the import time
     import cv2  # noqa: F401
     import pandas as pd
     import pydantic  # noqa: F401
@@ -53,7 +53,7 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     version = next(questions) if "call" in first else first
-    # Without warnings, because MLflow would read every file in the packages to compare them.
+    # Without warnings: to issue them, MLflow would read every file of the installed packages.
     model = mlflow.pyfunc.load_model(version["folder"], suppress_warnings=True, model_config=WITHOUT_LIMITS)
     code = getattr(sys.modules.get("pspnet"), "__file__", None)
     send({"ready": True, "code": code and str(Path(code).parent)})
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def _questions() -> Iterator[dict[str, Any]]:
-    """Yield questions that are read in a thread, so that this process ends as soon as the calling process does."""
+    """Yield the questions. A thread reads them, so that this process exits as soon as the calling process does."""
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
@@ -81,7 +81,7 @@ def _questions() -> Iterator[dict[str, Any]]:
 
 
 def _in_a_child(question: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-    """Answer in a child. Forking is safe, because this process has loaded torch but not computed anything yet."""
+    """Answer a question in a child process. Forking is safe: torch is loaded, but has not computed anything yet."""
     parent = os.getpid()
     if child := os.fork():
         threading.Thread(target=_end_with, args=(child,), daemon=True).start()
@@ -105,7 +105,7 @@ def _in_a_child(question: dict[str, Any], send: Callable[[dict[str, Any]], None]
 
 
 def _end_with(child: int) -> None:
-    """If the child fails, end this process the same way; the calling process then receives no answer."""
+    """If the child failed, exit the same way it did. The calling process then receives no answer."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status < 0:
         os.kill(os.getpid(), -status)

@@ -1,4 +1,4 @@
-"""The bundle and the test split -> the report: numbers, tables, and a page with pictures."""
+"""The evaluate stage: from the bundle and the test split to a report with numbers, tables, and a page with pictures."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def run(
     run: StageRun,
     tick: Callable[[int, int, str], None],
 ) -> dict[str, Any]:
-    """Evaluate the bundle and write the report; returns the report's summary."""
+    """Evaluate the bundle and write the report. Returns the summary of the report."""
     dataset, model = PreparedDataset.open(prepared), Bundle.load(bundle)
     check_classes(model, bundle, dataset, prepared)
     device = configure(runtime)
@@ -61,7 +61,7 @@ def run(
     figures = {f"test_{name}": summary[name] for name in ("mean_iou", "pixel_accuracy")}
     figures["test_iou"] = summary["class_iou"]
     run.figures(figures)
-    # Also log val, because the training stage that measured it may have been a cache hit, which has no run.
+    # The validation score is logged here too: the training stage may have been a cache hit, which has no MLflow run.
     run.headline({**figures, "val_mean_iou": best_val_mean_iou(curves)})
     run.artifacts(metrics, *sorted(out.iterdir()))
     for kind, pictures in (("best", best), ("worst", worst)):

@@ -1,4 +1,4 @@
-"""Prepared images with masks, and a backbone -> the bundle, and the history of its training."""
+"""The finetune stage: from prepared images with masks and a backbone to a bundle, with its training history."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Raw files -> the prepared dataset, checked here or in parts on other machines."""
+"""The prepare stage: from raw files to the prepared dataset. Files are checked here, or in parts on other machines."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ def run(
     run: StageRun,
     tick: Tick,
 ) -> str:
-    """Prepare the dataset; returns a one-line summary. `merge`: folders of parts checked elsewhere."""
+    """Prepare the dataset. Returns a one-line summary. `merge`: folders with parts that were checked elsewhere."""
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # other memory pools keep freed memory
     listing = checkpoints / LISTING
     listing.unlink(missing_ok=True)  # left by an earlier run
@@ -65,7 +65,7 @@ def run(
 
 @contextmanager
 def _recorded(listing: Path, run: StageRun) -> Iterator[None]:
-    """Adds the list of problems to the run that they stop, because few people can read files on a team's worker."""
+    """If problems stop the stage, attach their list to its run: few people can read files on a team's worker."""
     try:
         yield
     except UserError:
@@ -77,7 +77,7 @@ def _recorded(listing: Path, run: StageRun) -> Iterator[None]:
 def run_part(
     dataset: DatasetParams, prepare: PrepareParams, *, raw: Path, out: Path, checkpoints: Path, part: str, tick: Tick
 ) -> None:  # fmt: skip
-    """Check one part of the raw data, and write it as a folder for the `merge` argument of `run`."""
+    """Check one part of the raw data. Write the result to a folder that can be given to `run` as `merge`."""
     own, found = parse_part(part), take_inventory(dataset, prepare, raw)
     stop_before_reading(found, prepare, checkpoints / LISTING)
     write_part(found, own, out, tick)

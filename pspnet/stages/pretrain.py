@@ -1,4 +1,4 @@
-"""Prepared images and initial weights -> a backbone trained without masks, and the history of its training."""
+"""The pretrain stage: from prepared images and initial weights to a backbone trained without masks, and its history."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ from pspnet.training.shared.checkpoint import training_digest
 from pspnet.training.shared.steps import open_session
 
 SPLITS: tuple[Split, ...] = ("train", "unlabeled")  # never val or test
-IMPORTED = "imported"  # folder of the weights, which DVC tracks as one output
+IMPORTED = "imported"  # folder that contains the weights; DVC tracks it as one output
 
 
 def run(

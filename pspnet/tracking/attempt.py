@@ -25,7 +25,7 @@ from pspnet.tracking.pipeline import circumstances, pipeline_key, pipeline_param
 from pspnet.tracking.receipt import Receipt
 from pspnet.tracking.run import StageRun
 
-PATIENCE_SECONDS = 120.0  # a sender gives up on its own sooner than this, and much sooner if the server is down
+PATIENCE_SECONDS = 120.0  # longer than a sender takes to give up by itself, which is much sooner if the server is down
 IMPATIENCE_SECONDS = 5.0  # after Ctrl-C, or if the journal could not be written
 LONGEST_MESSAGE = 2000
 
@@ -44,14 +44,14 @@ class Sender(Protocol):
         """Send the journal in this folder."""
 
     def finish(self, seconds: float) -> int | None:
-        """Signal that nothing more will be written.
+        """Tell the sender that nothing more will be written.
 
-        Returns the exit status, or None if the process does not exit within `seconds`.
+        Returns the sender's exit status, or None if the sender does not exit within `seconds`.
         """
 
 
 class SenderProcess:
-    """A process that loads MLflow while the stage is loading."""
+    """A sender in a separate process, which loads MLflow while the stage is loading."""
 
     def __init__(self, state: Path) -> None:
         (state / "tracking").mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ class SenderProcess:
 
     def follow(self, folder: Path) -> None:
         assert self._process.stdin
-        with suppress(BrokenPipeError):  # the process died; `finish` returns its exit status
+        with suppress(BrokenPipeError):  # the sender died; `finish` returns its exit status
             self._process.stdin.write(f"{folder.resolve()}\n".encode())
 
     def finish(self, seconds: float) -> int | None:
@@ -83,7 +83,7 @@ class SenderProcess:
 
 @contextmanager
 def _stop_requests_interrupt() -> Iterator[None]:
-    """Inside the block, Ctrl-C and SIGTERM raise KeyboardInterrupt at once: the stage has no next step to wait for."""
+    """Make Ctrl-C and SIGTERM raise KeyboardInterrupt at once inside the block: there is no next step to wait for."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -105,7 +105,7 @@ def stage_run(
     warn: Callable[[str], object],
     start_sender: Callable[[Path], Sender] = SenderProcess,
 ) -> Iterator[StageRun]:
-    """Send what the stage records inside the block to MLflow, then write facts about the attempt to `out`.
+    """Send whatever the stage records inside the block to MLflow, then write the run record to `out`.
 
     Tracking errors are reported in one line through `warn`, and never make the stage fail.
     """
@@ -154,7 +154,7 @@ def _close(
             warn(f"{stage}: this run is only partly tracked ({reason(run.error)}).")
         if run.journal and (pending := Delivery(state, run.journal.folder).pending):
             late = status in (None, TOO_LATE)
-            why = "there was no time left" if late else f"the sender ended with exit status {status}"
+            why = "there was no time left" if late else f"the sender exited with status {status}"
             why = Receipt.of(run.journal.folder).trouble or why
             warn(f"{stage}: {undelivered(state, run.journal.folder, len(pending), why)}")
     except Exception as error:

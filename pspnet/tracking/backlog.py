@@ -1,4 +1,4 @@
-"""Handles earlier stages' journals: sends what MLflow does not have, and removes the oldest delivered journals."""
+"""Handles earlier stages' journals: sends what MLflow does not have yet, and removes the oldest delivered journals."""
 
 import shutil
 import time
@@ -15,14 +15,14 @@ from pspnet.tracking.delivery import Delivery, lock
 from pspnet.tracking.journal import JOURNAL
 from pspnet.tracking.receipt import Receipt
 
-KEPT = 50  # delivered journals kept per stage, so that repeated work continues the same run
-UNNAMED_SECONDS = 7 * 24 * 3600  # a log that no journal names after this time never will be: its reader was killed
+KEPT = 50  # delivered journals to keep per stage; if their work is repeated, it continues the same run
+UNNAMED_SECONDS = 7 * 24 * 3600  # a log that no journal mentions by then never will be: its reader was killed
 
 
 def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:
-    """Deliver the pending entries of all journals, until `stop` returns true. Returns a message for each failure.
+    """Deliver the pending entries of all journals, or stop early once `stop` returns true.
 
-    MLflow is not loaded if there is nothing to send.
+    Returns a message for each failure. MLflow is not loaded if there is nothing to send.
     """
     deliveries = [delivery for folder in journals(state) if (delivery := unsent(state, folder))]
     if not deliveries:
@@ -40,7 +40,7 @@ def replay(state: Path, stop: Callable[[], bool] = lambda: False) -> list[str]:
                 with lock(delivery.folder):
                     delivery.send(client)
             except filelock.Timeout:
-                continue  # its own sender is delivering it
+                continue  # the journal's own sender is delivering it
             except Exception as error:
                 delivery.record_failure(error)
                 failures.append(failure(state, delivery, error))
@@ -62,7 +62,7 @@ def journals(state: Path) -> list[Path]:
 
 
 def unsent(state: Path, folder: Path) -> Delivery | None:
-    """The delivery of the journal, or None if nothing is pending."""
+    """A delivery for the journal, or None if the journal has no pending entries."""
     receipt = Receipt.of(folder)
     # Each new attempt adds a line to this file.
     if receipt.ended and receipt.offsets.get(JOURNAL) == (folder / JOURNAL).stat().st_size:
@@ -73,7 +73,7 @@ def unsent(state: Path, folder: Path) -> Delivery | None:
 
 
 def prune(state: Path) -> None:
-    """Remove the oldest delivered journals of each stage, and old logs that are not named by any journal."""
+    """Remove the oldest delivered journals of each stage, and old event logs that no journal mentions."""
     kept: Counter[str] = Counter()
     newest_first = sorted(journals(state), key=lambda folder: (folder / JOURNAL).stat().st_mtime, reverse=True)
     for folder in newest_first:

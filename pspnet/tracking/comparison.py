@@ -1,4 +1,4 @@
-"""`pspnet runs`: lists the runs with their scores and the params that differ."""
+"""`pspnet runs`: lists pipeline runs with their scores and the params that differ between them."""
 
 import json
 import math
@@ -26,7 +26,7 @@ LONGEST = 60  # characters of a param's value to show
 STATES = {"FINISHED": "done", "RUNNING": "running", "FAILED": "failed", "KILLED": "stopped"}
 STYLES = {"done": "green", "running": "cyan", "failed": "red"}
 DIFFERS = "what differs"
-NARROWEST = 24  # columns for the name of a param
+NARROWEST = 24  # minimum number of columns for the name of a param
 
 
 def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) -> None:
@@ -49,13 +49,13 @@ def runs(params: Path, state: Path, limit: int, classes: bool, as_json: bool) ->
 
 
 def send(state: Path) -> None:
-    """Send the records that could not be sent because a server was down. Otherwise, the next run sends them."""
+    """Send the records that could not be sent because a server was down, instead of leaving them to the next run."""
     if failures := replay(state):
         raise Busy("\n".join(failures))
 
 
 def _search(state: Path, model: str, limit: int, with_stages: bool) -> "tuple[Sequence[Run], Sequence[Run]]":
-    """The newest pipeline runs and, if requested, their stages' runs."""
+    """The newest pipeline runs and, if `with_stages`, the runs of their stages."""
     uri = tracking_uri(state)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return [], []
@@ -95,7 +95,7 @@ def _facts(run: "Run", stages: "Sequence[Run]") -> dict[str, Any]:
 
 
 def _rows(pipelines: "Sequence[Run]", classes: bool) -> list[dict[str, str]]:
-    """The cells to show for each run, by column title."""
+    """A row of cells for each run, by column title."""
     every = {name for run in pipelines for name in run.data.metrics}
     scores = {"val mIoU": "val_mean_iou", "test mIoU": "test_mean_iou"}
     scores |= {name.removeprefix(CLASS): name for name in sorted(every) if classes and name.startswith(CLASS)}

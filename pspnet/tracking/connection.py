@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SQLITE = "sqlite:///"
-IDENTITY = "pspnet.identity"  # tag of an experiment that distinguishes tracking servers
+IDENTITY = "pspnet.identity"  # experiment tag that distinguishes tracking servers
 MIGRATION_SECONDS = 120
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 SHORT_TIMEOUTS = {RETRIES: "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -29,7 +29,7 @@ def tracking_uri(state: Path) -> str:
 
 
 def connect(state: Path) -> "MlflowClient":
-    """A client for an existing database.
+    """An MLflow client. If there is no database yet, it is created first.
 
     Only one process at a time may create the database, because two would break it.
     """
@@ -61,7 +61,7 @@ def _one_at_a_time(state: Path, uri: str) -> Iterator[None]:
 
 
 def _make_database(path: Path) -> None:
-    """Create the database under another name first: MLflow needs many steps and cannot resume if interrupted."""
+    """Create the database, at first under another name: MLflow needs many steps, and cannot resume if interrupted."""
     from mlflow.tracking import MlflowClient
 
     if path.exists() and path.stat().st_size:
@@ -74,7 +74,7 @@ def _make_database(path: Path) -> None:
 
 
 def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str, str] | None = None) -> str:
-    """The id of the experiment with this name, created if necessary."""
+    """The id of the experiment with this name. If necessary, the experiment is created."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -84,7 +84,7 @@ def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str
         try:
             return str(client.create_experiment(name, _artifacts(state), tags=marked))
         except MlflowException as error:
-            found = client.get_experiment_by_name(name)  # another process was faster
+            found = client.get_experiment_by_name(name)  # another process has created it in the meantime
             if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
     if found.lifecycle_stage == "deleted":
@@ -93,7 +93,7 @@ def experiment(client: "MlflowClient", state: Path, name: str, tags: Mapping[str
 
 
 def server_identity(client: "MlflowClient", experiment_id: str) -> str:
-    """A value that identifies the tracking server: a tag of the experiment, created if necessary."""
+    """A value that identifies the tracking server: a tag of the experiment. If necessary, the tag is created."""
     found = client.get_experiment(experiment_id).tags.get(IDENTITY)
     if found is None:  # we did not create the experiment
         found = uuid.uuid4().hex
@@ -102,7 +102,7 @@ def server_identity(client: "MlflowClient", experiment_id: str) -> str:
 
 
 def _artifacts(state: Path) -> str | None:
-    """Where artifacts are stored: next to a local database. None for a server, which decides on its own."""
+    """Where to store artifacts: next to a local database. None for a server, which decides for itself."""
     uri = tracking_uri(state)
     if uri.startswith("http"):
         return None
@@ -112,17 +112,17 @@ def _artifacts(state: Path) -> str | None:
 
 @contextmanager
 def short_timeouts() -> Iterator[None]:
-    """Inside the block, requests fail quickly. By default, MLflow waits for minutes if a server is down."""
+    """Make requests inside the block fail quickly. By default, MLflow waits for minutes if a server is down."""
     with _environment({name: os.environ.get(name, value) for name, value in SHORT_TIMEOUTS.items()}):
         yield
 
 
 @contextmanager
 def without_retries() -> Iterator[None]:
-    """Inside the block, MLflow's client sends each request once.
+    """Make MLflow's client send each request inside the block only once.
 
-    By default, it repeats a request that is not answered in time, and the first of the two could arrive last. Requests
-    to a local database are never repeated.
+    By default, it repeats a request that is not answered in time, and the first of the two requests could arrive last.
+    Requests to a local database are never repeated.
     """
     with _environment({RETRIES: "0"}):
         yield
@@ -144,7 +144,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def fail_fast(state: Path) -> Iterator[None]:
-    """In the block, a server that is down quickly raises Busy, and other MLflow errors raise a one-line UserError."""
+    """Turn errors inside the block into ours: Busy if a server is down, else a one-line UserError. Fails quickly."""
     with short_timeouts():
         try:
             yield
@@ -160,7 +160,7 @@ def fail_fast(state: Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The error in brief: the message of the system error that caused it, or the error's own first line."""
+    """The error in one line: the message of the system error that caused it, or else its own first line."""
     found, cause = error, error
     while (cause := cause.__cause__ or cause.__context__) is not None:  # type: ignore[assignment]
         if isinstance(cause, OSError):

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOLLOWED = "pspnet.followed"  # tag of a pipeline run with the time of the stage entry that set its status
-METRICS_AT_ONCE = 1000  # the most that one request can hold
+FOLLOWED = "pspnet.followed"  # tag of a pipeline run: the time of the stage entry that last set the run's status
+METRICS_AT_ONCE = 1000  # the maximum number in one request
 TOO_LATE = 3  # exit status of a sender that ran out of time
 
 
 class Delivery:
-    """Delivers one journal. Only a process that holds the journal's lock may deliver it."""
+    """Delivers one journal. Only the process that has locked the journal may deliver it."""
 
     def __init__(self, state: Path, folder: Path) -> None:
         self._state, self.folder = state, folder
@@ -48,7 +48,7 @@ class Delivery:
         """Read the entries written since the last call."""
         for record in self._reader.new():
             key = entry_key(record.entry)
-            if key not in self._seen:  # two processes doing the same work may both have written it
+            if key not in self._seen:  # two processes doing the same work may both have written the entry
                 self._seen.add(key)
                 self._records.append(record)
         if self._records and self._receipt.journal != self._header["id"]:
@@ -65,12 +65,12 @@ class Delivery:
 
     @property
     def ended(self) -> bool:
-        """Whether the journal says how the latest attempt ended."""
+        """Whether the journal contains the end of the latest attempt."""
         begin = self._begin()
         return begin is not None and ended((record.entry for record in self._records), begin.entry["attempt"])
 
     def end_if_dead(self) -> None:
-        """Write the end entry for a process that was killed."""
+        """If the stage's process was killed, write the end entry for it."""
         begin = self._begin()
         if begin is None or self.ended or _alive(begin.entry["process"]):
             return
@@ -81,7 +81,7 @@ class Delivery:
         """Deliver the pending entries."""
         if pending := self.pending:
             run = self._run = self._run or self._find_run(client)
-            pending = self.pending  # a new run needs all entries
+            pending = self.pending  # read again, because a new run needs all entries
             for group in _groups(pending):
                 self._send_group(client, run, [record.entry for record in group])
                 self._advance({record.file: record.end for record in group})
@@ -121,7 +121,7 @@ class Delivery:
         return begin is not None and begin.entry["attempt"] == entry["attempt"]
 
     def _find_run(self, client: "MlflowClient") -> "Run":
-        """The run named by the receipt. If the server does not have that run, a new run gets the whole journal."""
+        """The run in the receipt. If the server does not have that run, a new run is created for the whole journal."""
         header = self._header
         experiment_id = experiment(client, self._state, header["experiment"])
         server = server_identity(client, experiment_id)
@@ -135,9 +135,9 @@ class Delivery:
         return run
 
     def _send_group(self, client: "MlflowClient", run: "Run", group: list[Event], alone: bool = False) -> None:
-        """Send a group.
+        """Send a group of entries.
 
-        If the server rejects it, send its entries one by one, and drop those that are rejected again.
+        If the server rejects the group, send its entries one by one, and drop those that are rejected again.
         """
         from mlflow.exceptions import MlflowException
 
@@ -157,7 +157,7 @@ class Delivery:
                 self._send_group(client, run, [entry], alone=True)
 
     def _send_entries(self, client: "MlflowClient", run: "Run", group: list[Event]) -> None:
-        """Send the entries of a group. Metrics are sent in groups, and every other entry on its own."""
+        """Send the entries of a group. Metrics are sent together, and every other entry separately."""
         run_id = run.info.run_id
         first = group[0]
         match first["kind"]:
@@ -198,7 +198,7 @@ class Delivery:
             self._follow(client, _key(begin.entry), entry["status"], entry["time"])
 
     def _send_headline(self, client: "MlflowClient", entry: Event) -> None:
-        """Send headline metrics to the pipeline run, except those that it already has from another stage."""
+        """Send headline metrics to the pipeline run, except those that the run already has from another stage."""
         if pipeline := self._pipeline(client, entry["pipeline"]):
             known = pipeline.data.metrics
             new = [metric for metric in metrics(entry) if known.get(metric.key) != metric.value]
@@ -213,7 +213,7 @@ class Delivery:
             logger.info("Already sent, perhaps to another server: %s", entry["name"])
 
     def _follow(self, client: "MlflowClient", key: str | None, status: str, time_ms: int) -> None:
-        """Give the pipeline run the status of the most recently active stage."""
+        """Set the status of the pipeline run to the status of the most recently active stage."""
         if (pipeline := self._pipeline(client, key)) is None:
             return
         run_id = pipeline.info.run_id

@@ -1,4 +1,4 @@
-"""Journal entries as objects for MLflow's client."""
+"""Converts journal entries to objects for MLflow's client."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""The journal: what a stage records for MLflow, one JSON object per line, in order.
+"""The journal: everything a stage records for MLflow, one JSON object per line, in order.
 
-The file `journal.jsonl` identifies the work and names the event log of each attempt. The records are in the logs. Each
-line includes its time in milliseconds. MLflow stores a metric by (name, time, step, value), so sending one twice
-creates only one row.
+The file `journal.jsonl` identifies the work and lists the event log of each attempt; the records are in these logs.
+Each line includes its time in milliseconds. MLflow identifies a metric by (name, time, step, value), so sending one
+metric twice creates only one row.
 """
 
 import json
@@ -16,7 +16,7 @@ from pspnet.machine.events import Event, append, event, read
 
 JOURNAL = "journal.jsonl"
 KILLED = {"status": "KILLED", "message": "The process was killed."}  # written on behalf of the killed process
-RECORDS = ("journal", "begin", "epoch", "figures", "headline", "dataset", "artifact", "end")  # the kinds for MLflow
+RECORDS = ("journal", "begin", "epoch", "figures", "headline", "dataset", "artifact", "end")  # kinds sent to MLflow
 
 
 class Record(NamedTuple):
@@ -26,16 +26,16 @@ class Record(NamedTuple):
 
 
 class JournalReader:
-    """Reads a growing journal: its own file, then the logs that it names."""
+    """Reads a growing journal: first `journal.jsonl`, then the event logs listed in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.logs: list[str] = []
-        self.offsets: dict[str, int] = {}  # of each file, up to the last line that matters here
+        self.offsets: dict[str, int] = {}  # file -> end of the last relevant line
         self._read: dict[str, int] = {}
 
     def new(self) -> list[Record]:
-        """The records since the last call."""
+        """The records that were added since the last call."""
         found = self._new_in(JOURNAL)
         for name in self.logs:
             found += self._new_in(name)
@@ -56,7 +56,7 @@ class JournalReader:
 
 
 class Journal:
-    """The journal, opened for a new attempt at the same work. Entries from earlier attempts are not written again."""
+    """A journal that is opened for a new attempt at its work. Entries from earlier attempts are not written again."""
 
     def __init__(self, folder: Path, log: Path, **about: Any) -> None:
         """`log`: the event log of this attempt."""
@@ -91,7 +91,7 @@ def ended(entries: Iterable[Event], attempt: int) -> bool:
 
 
 def entry_key(entry: Event) -> str:
-    """Equal for two entries with the same content. An epoch is identified by its step; times are ignored."""
+    """A key that is equal for entries with equal content. An epoch is identified by its step; times are ignored."""
     if entry["kind"] == "epoch":
         return f"epoch {entry['step']}"
     return json.dumps({key: value for key, value in entry.items() if key != "time"}, sort_keys=True)

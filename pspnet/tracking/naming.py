@@ -1,4 +1,4 @@
-"""Names and values that MLflow accepts: letters, digits, `.`, `_`, `-` and space, with `/` between parts of a name."""
+"""Creates names and values that MLflow accepts: letters, digits, `.`, `_`, `-`, spaces, and `/` between name parts."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ LONGEST_PART, LONGEST_VALUE = 150, 5000  # MLflow's limits: 250 for a name, 6000
 
 
 def flat(section: BaseModel, prefix: str) -> dict[str, str]:
-    """The params by full name. A mapping with user-chosen names (classes, colors) is treated as one value."""
+    """The params of a section by full name. A mapping with user-chosen keys (classes, colors) counts as one value."""
     params: dict[str, str] = {}
     for name in type(section).model_fields:
         value: Any = getattr(section, name)
@@ -28,7 +28,7 @@ def flat(section: BaseModel, prefix: str) -> dict[str, str]:
 
 
 def metrics(values: Values) -> dict[str, float]:
-    """Turn `{"iou": {"sky": 0.9}}` into `{"iou/sky": 0.9}`. Metrics without a value are left out."""
+    """Flatten metrics: `{"iou": {"sky": 0.9}}` becomes `{"iou/sky": 0.9}`. Metrics without a value are left out."""
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -40,7 +40,7 @@ def metrics(values: Values) -> dict[str, float]:
 
 
 def distinct(names: Mapping[str, Any]) -> dict[str, str]:
-    """A valid name part for each name. The parts differ even if case is ignored."""
+    """A valid name part for each of the names. The parts are distinct, even if case is ignored."""
     valid = {name: _valid(name) for name in names}
     count = Counter(part.casefold() for part in valid.values())
     return {

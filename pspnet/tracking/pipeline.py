@@ -1,4 +1,4 @@
-"""The pipeline run, which is the parent of its stages' runs. The same params, data and code mean the same pipeline."""
+"""The pipeline run, the parent of its stages' runs. With the same params, data and code, the pipeline is the same."""
 
 import getpass
 import hashlib
@@ -35,7 +35,10 @@ FLOW_TAGS = {  # tag -> environment variable set by the flow that runs the stage
 
 
 def pipeline_key(params: Params) -> str:
-    """A digest of params, raw data, dvc.yaml and the stages' code. PSPNET_PIPELINE overrides it."""
+    """The key that identifies a pipeline: a digest of params, raw data, dvc.yaml and the stages' code.
+
+    PSPNET_PIPELINE overrides it.
+    """
     if given := os.environ.get("PSPNET_PIPELINE"):
         if not re.fullmatch(r"[A-Za-z0-9._:-]{1,200}", given):
             raise UserError(Problem("PSPNET_PIPELINE", f"is '{given}'", "letters, digits and . _ : -"))
@@ -54,7 +57,7 @@ def pipeline_params(params: Params) -> dict[str, str]:
 
 
 def pipeline_run(client: "MlflowClient", state: Path, params: Params, key: str) -> str:
-    """The id of the pipeline run, created if necessary."""
+    """The id of the pipeline run. If necessary, the run is created."""
     experiment_id = experiment(client, state, params.registry.model)
     now = time.time_ns() // 1_000_000
     run = ensure_pipeline(client, experiment_id, key, pipeline_params(params), circumstances(), now)
@@ -78,9 +81,9 @@ def ensure_pipeline(
 def ensure_run(
     client: "MlflowClient", experiment_id: str, mark: tuple[str, str], name: str, tags: Mapping[str, str], started: int
 ) -> "Run":
-    """The run with the tag `mark`, created if necessary.
+    """The run with the tag `mark`. If necessary, the run is created.
 
-    If two machines created one at the same time, returns the oldest.
+    If two machines have created such a run at the same time, returns the oldest.
     """
     order = ["attributes.start_time", "attributes.run_id"]
     found = client.search_runs([experiment_id], f"tags.`{mark[0]}` = '{mark[1]}'", max_results=1, order_by=order)
@@ -88,16 +91,16 @@ def ensure_run(
 
 
 def add_params(client: "MlflowClient", run: "Run", params: Mapping[str, str]) -> None:
-    """Log the params that the run does not have yet: MLflow refuses to change a param."""
+    """Log the params that the run does not have yet. MLflow does not allow changing a param."""
     from mlflow.entities import Param
 
     new = [Param(name, value) for name, value in params.items() if name not in run.data.params]
-    for start in range(0, len(new), 100):  # the most that one request can hold
+    for start in range(0, len(new), 100):  # the maximum number in one request
         client.log_batch(run.info.run_id, params=new[start : start + 100])
 
 
 def log_metrics(client: "MlflowClient", run_id: str, values: Mapping[str, float]) -> None:
-    """Log the metrics in one request, which is also a single disk write for the database."""
+    """Log the metrics in one request, so that the database writes to disk only once."""
     from mlflow.entities import Metric
 
     now = time.time_ns() // 1_000_000
@@ -105,10 +108,10 @@ def log_metrics(client: "MlflowClient", run_id: str, values: Mapping[str, float]
 
 
 def circumstances() -> dict[str, str]:
-    """Tags with the commit, host, user and flow run that a run was started from, where known."""
+    """Tags with the commit, host, user and flow run of this run, as far as they are known."""
     tags = {"mlflow.source.type": "LOCAL", "pspnet.host": platform.node()}
     if (commit := _git("rev-parse", "HEAD")) is not None:
-        # DVC writes dvc.lock and *.dvc while the pipeline runs; changes there do not make the commit dirty.
+        # DVC writes dvc.lock and *.dvc files while the pipeline runs, so changes to them do not make the commit dirty.
         changes = _git("status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)*.dvc")
         tags |= {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": str(changes != "").lower()}
     with suppress(KeyError, OSError):  # a container's user may have no name
@@ -132,7 +135,7 @@ def _stages() -> dict[str, Any]:
 
 
 def _sections(params: Params) -> list[str]:
-    """The sections that stages read. Changes to how models are compared and served do not make a different pipeline."""
+    """The sections of the params that stages read. How models are compared and served does not change the pipeline."""
     read = {name for stage in _stages().values() for name in stage.get("params", [])}
     return [name for name in type(params).model_fields if name in read or not read]
 

@@ -1,4 +1,4 @@
-"""How far a journal has been delivered. The receipt is kept next to the journal."""
+"""The receipt, a file next to a journal that says how far the journal has been delivered."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -16,8 +16,8 @@ class Receipt:
     journal: str = ""
     server: str = ""  # see connection.server_identity
     run_id: str = ""
-    offsets: dict[str, int] = field(default_factory=dict)  # for each file of the journal
-    ended: bool = False  # the whole journal is delivered and the latest attempt has ended
+    offsets: dict[str, int] = field(default_factory=dict)  # file of the journal -> bytes delivered
+    ended: bool = False  # whether the whole journal is delivered and the latest attempt has ended
     trouble: str = ""  # why delivery is stuck
 
     @classmethod

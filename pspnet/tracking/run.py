@@ -1,4 +1,4 @@
-"""What a stage records about itself while it runs."""
+"""Lets a stage record facts about itself while it runs."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ from pspnet.tracking.naming import Values, flat, metrics
 
 
 class StageRun:
-    """Records a stage in the event log of its attempt, starting with the call to `identify`.
+    """Records a stage in the event log of the current attempt, starting with the call to `identify`.
 
-    With a root, a journal below it names the log and keeps the artifacts. Without a root, the records are events for
-    the reader of the log, if any.
+    With a root, a journal in that folder points to the log and contains the artifacts. Without a root, the records are
+    just events for whoever reads the log.
 
-    No method makes the stage fail: the first error is kept in `error`.
+    No method makes the stage fail. The first error is kept in `error`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class StageRun:
         opened: Callable[[Path], None] = lambda folder: None,
         log: Path | None = None,
     ) -> None:
-        """`about` is recorded once for the work, `attempt` for each attempt at it."""
+        """`about`: facts to record once for the work. `attempt`: facts to record for each attempt at the work."""
         self.journal: Journal | None = None
         self.error: Exception | None = None
         self._root, self._stage, self._sections = root, stage, dict(sections or {})
@@ -47,14 +47,14 @@ class StageRun:
 
     @property
     def pipeline(self) -> str | None:
-        """The key of the pipeline that this attempt belongs to."""
+        """The key of the pipeline to which this attempt belongs."""
         return self._attempt["pipeline"]["key"] if self._attempt.get("pipeline") else None
 
     def identify(self, **facts: Any) -> None:
-        """Identify the work.
+        """Identify the work by these facts, in addition to the stage, its params and its code.
 
-        With the same stage, params, code and facts, an earlier run is continued. A folder given as a fact represents
-        the names, sizes and times of its files.
+        If all of them are the same as in an earlier run, that run is continued. A folder given as a fact stands for the
+        names, sizes and times of its files.
         """
         with self._never_failing():
             if self._root is None:
@@ -82,14 +82,14 @@ class StageRun:
 
     @contextmanager
     def _never_failing(self) -> Iterator[None]:
-        """Keep the first error inside the block, to be reported when the stage ends."""
+        """Suppress errors inside the block. The first one is kept and reported when the stage ends."""
         try:
             yield
         except Exception as error:
             self.error = self.error or error
 
     def epochs(self, records: Iterable[Mapping[str, float]]) -> Iterator[Mapping[str, float]]:
-        """Record and yield the records of a training run. A resumed run can yield earlier records again."""
+        """Record each epoch of a training run as it passes by. After a resume, `records` may repeat earlier epochs."""
         for record in records:
             self.epoch(record)
             yield record
@@ -100,12 +100,12 @@ class StageRun:
             self._record("epoch", step=int(record["step"]), values=values)
 
     def figures(self, values: Values) -> None:
-        """Record numbers for the whole stage."""
+        """Record numbers that describe the whole stage."""
         with self._never_failing():
             self._record("figures", values=metrics(values))
 
     def headline(self, values: Values) -> None:
-        """Record the numbers used to compare pipelines. They go to the pipeline run."""
+        """Record the numbers by which pipelines are compared. They are logged to the pipeline run."""
         with self._never_failing():
             self._record("headline", values=metrics(values), pipeline=self.pipeline)
 
@@ -118,7 +118,7 @@ class StageRun:
             self.artifact(path.name, partial(shutil.copyfile, path))
 
     def artifact(self, name: str, write: Callable[[Path], object]) -> None:
-        """Record a file. `write` is called with the path to write, where the file is kept until it is sent."""
+        """Record a file as an artifact. `write` gets the path to write it to, where it is kept until it is sent."""
         with self._never_failing():
             if self.journal is None:
                 return
@@ -132,7 +132,7 @@ class StageRun:
             kept = self.journal.folder / "artifacts" / content.hexdigest()[:16] / partial_file.name
             kept.parent.mkdir(exist_ok=True)
             sync(partial_file)
-            partial_file.replace(kept)  # written before the entry that names it
+            partial_file.replace(kept)  # must exist before the entry that refers to it
             self.journal.add("artifact", name=name, file=str(kept.relative_to(self.journal.folder)))
 
     def end(self, status: str, message: str = "", **facts: Any) -> None:
@@ -147,7 +147,7 @@ def _listing(folder: Path) -> str:
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            path = os.path.join(parent, name)  # noqa: PTH118  a million of them
+            path = os.path.join(parent, name)  # noqa: PTH118  there may be a million of them
             digest.update(f"{os.path.relpath(path, folder)}\0".encode())
             with suppress(OSError):  # a broken link
                 facts = os.stat(path)  # noqa: PTH116
@@ -156,7 +156,7 @@ def _listing(folder: Path) -> str:
 
 
 def _process() -> dict[str, Any]:
-    """The facts that let other processes on this machine check whether this process is alive."""
+    """Facts that let other processes on this machine check whether this process is alive."""
     import platform
 
     import psutil

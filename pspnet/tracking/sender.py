@@ -2,8 +2,8 @@
 
 python -m pspnet.tracking.sender STATE PID
 
-PID is the stage's process id. The stage writes the journal's folder to our standard input. A second line or the end of
-the input means that the stage has ended.
+PID is the process id of the stage. The stage writes the journal's folder to the sender's standard input. A second line,
+or the end of the input, means that the stage has ended.
 """
 
 import gc
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 WATCH_SECONDS = 0.1
-WORK_SECONDS = 0.02  # of CPU time; less does not count as progress
-UNUSED = ("pandas", "scipy")  # optional for MLflow's client, but a quarter of its import time
+WORK_SECONDS = 0.02  # CPU time; using less does not count as progress
+UNUSED = ("pandas", "scipy")  # optional for MLflow's client, but they take a quarter of its import time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """All values are in seconds."""
+    """How long to wait for what, in seconds."""
 
     poll: float = 0.5
     longest_pause: float = 2.0  # between attempts to reach a server that is down
-    last: float = 110.0  # after the stage has ended; a busy machine may need 30 s to import MLflow
-    still: float = 20.0  # without progress, after the stage has ended: something does not answer
+    last: float = 110.0  # in all, after the stage has ended; a busy machine may need 30 s to import MLflow
+    still: float = 20.0  # without progress, after the stage has ended; then something does not respond
     away: float = 3.0  # for a server that is down, after the stage has ended
-    others: float = 5.0  # for other journals, after our own is delivered
+    others: float = 5.0  # for sending other journals, after our own is delivered
 
 
 class Watch:
-    """Tracks the stage and the progress of sending, and decides when to give up."""
+    """Keeps track of the stage and of how sending progresses, and decides when to give up."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -70,7 +70,8 @@ class Watch:
     def verdict(self, now: float, worked: float) -> int | None:
         """The exit status once time is up, otherwise None. `worked` is the CPU time spent on sending.
 
-        CPU time shows progress: importing MLflow and talking to a server use some, and waiting for an answer uses none.
+        CPU time indicates progress: importing MLflow and talking to a server use some, and waiting for a response uses
+        none.
         """
         if worked - self._worked >= WORK_SECONDS:
             self._worked, self._worked_at = worked, now
@@ -84,7 +85,7 @@ class Watch:
 
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # sent to the whole process group, but the stage decides when we end
+        signal.signal(number, signal.SIG_IGN)  # these reach the whole process group, but the stage decides when we stop
     state, stage = Path(sys.argv[1]), int(sys.argv[2])
     watch = Watch(Limits())
     threading.Thread(target=_listen, args=(watch,), daemon=True).start()
@@ -107,7 +108,7 @@ def main() -> None:
 
 
 def _listen(watch: Watch) -> None:
-    """Read what the stage writes to our standard input."""
+    """Read what the stage writes to this process's standard input."""
     if line := sys.stdin.buffer.readline().decode().rstrip("\n"):
         watch.name(Path(line))
         sys.stdin.buffer.readline()
@@ -115,7 +116,7 @@ def _listen(watch: Watch) -> None:
 
 
 def _guard(watch: Watch, stage: int) -> None:
-    """End this process when its time is up, even if something hangs."""
+    """Exit when this process's time is up, even if something hangs."""
     while not watch.over.wait(watch.limits.poll):
         if os.getppid() != stage:  # the stage was killed, and one of its children may hold our input open
             _end(watch)
@@ -131,10 +132,10 @@ def _end(watch: Watch) -> None:
 
 
 def _load(state: Path) -> None:
-    """Import what sending needs while the stage is loading."""
+    """Import everything needed for sending, while the stage itself is still loading."""
     for name in UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
-    gc.disable()  # unused, but a third of the import time
+    gc.disable()  # collects nothing here, but takes a third of the import time
     import mlflow.tracking
 
     if not tracking_uri(state).startswith("http"):
@@ -143,14 +144,14 @@ def _load(state: Path) -> None:
 
 
 def _locked(folder: Path) -> filelock.BaseFileLock:
-    """The journal's lock. Taking it waits until the sender of an earlier attempt has ended."""
+    """The journal's lock. Acquiring it waits until the sender of an earlier attempt has exited."""
     held = lock(folder)
     held.timeout = -1
     return held
 
 
 class Sending:
-    """Sends our own journal, then pending entries from other journals."""
+    """Sends the stage's own journal, then the pending entries of other journals."""
 
     def __init__(self, state: Path, own: Delivery, watch: Watch) -> None:
         self._state, self._own, self._watch = state, own, watch
@@ -159,9 +160,9 @@ class Sending:
         self._others_are_due, self._pause = True, watch.limits.poll
 
     def step(self) -> bool:
-        """Send everything pending. Returns whether the stage has ended and nothing is left to send."""
+        """Send everything that is pending. Returns whether the stage has ended and nothing is left to send."""
         watch, own = self._watch, self._own
-        over = watch.over.is_set()  # checked before reading, because no entry is written after this
+        over = watch.over.is_set()  # checked before reading: once it is set, no more entries are written
         own.read_journal()
         if over:
             own.end_if_dead()
@@ -189,7 +190,7 @@ class Sending:
         for failure in backlog.replay(self._state, stop):
             logger.info(failure)
         backlog.prune(self._state)
-        self._others_are_due = stop()  # the end of our own journal is sent first
+        self._others_are_due = stop()  # the end of our own journal takes precedence
 
     def pause(self) -> None:
         limits = self._watch.limits

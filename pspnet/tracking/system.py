@@ -1,4 +1,4 @@
-"""System metrics while a stage runs, measured by MLflow's own monitors."""
+"""Records system metrics while a stage runs, using MLflow's own monitors."""
 
 import os
 import time
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 PREFIX = "system/"
 SECONDS = 10.0
-WAITING = 1000  # samples kept while the server is down; older samples are lost
+WAITING = 1000  # number of samples to keep while the server is down; older samples are lost
 
 
 class SystemMetrics:
@@ -21,11 +21,11 @@ class SystemMetrics:
         self._monitors = list(_monitors())
         self._waiting: deque[tuple[int, dict[str, float]]] = deque(maxlen=WAITING)
         self._run_id, self._step = "", 0
-        self._measure()  # CPU usage is measured from the previous call
+        self._measure()  # needed because CPU usage is measured since the previous call
         self._last, self._any = time.monotonic(), False
 
     def sample(self, at_least_one: bool) -> None:
-        """Measure if a sample is due, or if there is no sample yet and `at_least_one` is set."""
+        """Take a sample if one is due, or if there is none yet and `at_least_one` is set."""
         now = time.monotonic()
         if now - self._last < self._seconds and (self._any or not at_least_one):
             return
@@ -40,7 +40,7 @@ class SystemMetrics:
             return
         if run_id != self._run_id:
             self._step, self._run_id = _next_step(client, run_id), run_id
-        while self._waiting:  # a sample is dropped only after it is sent; sending it twice still makes one row
+        while self._waiting:  # samples are dropped only after sending; one sent twice is still one row
             time_ms, values = self._waiting[0]
             metrics = [Metric(f"{PREFIX}{name}", value, time_ms, self._step) for name, value in values.items()]
             client.log_batch(run_id, metrics=metrics[:METRICS_AT_ONCE])
@@ -83,6 +83,6 @@ def _monitors() -> list[Any]:
 
 
 def _next_step(client: "MlflowClient", run_id: str) -> int:
-    """The step after the run's last step: an earlier attempt may have logged some."""
+    """The step to continue from: one more than the last step logged by an earlier attempt, or 0."""
     history = [metric.step for metric in client.get_run(run_id).data._metric_objs if metric.key.startswith(PREFIX)]
     return max(history, default=-1) + 1

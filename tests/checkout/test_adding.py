@@ -143,7 +143,7 @@ class TestCheckBatch:
         found = self.check(tmp_path / "b", tmp_path / "raw", source=source)
         assert [str(to) for to in found.files.values()] == ["annotations/training/1.png", "images/training/1.jpg"]
         [problem] = self.problems(tmp_path / "b", tmp_path / "raw", "may", source=source)
-        assert problem == "--name may: names a folder, but layout ade20k has its own folders. Leave it out."
+        assert problem == "--name may: gives a folder name, but layout ade20k has its own folders. Leave it out."
 
     def test_annotations_in_the_batch_are_read(self, tmp_path: Path) -> None:
         source = {"layout": "labelme", "images": ".", "annotations": r".*\.json", "line_width_px": 2}
@@ -355,7 +355,7 @@ class TestCheckBatch:
         pipe, loop = batch / "images/pipe.png", batch / "images/loop.png"
         os.mkfifo(pipe)
         loop.symlink_to(loop)
-        expected = "files in images and masks, as dataset.source names them"
+        expected = "files in images and masks, as set in dataset.source"
         assert self.problems(tmp_path / "empty", raw) == [
             f"{tmp_path}/empty: adds neither an image nor a mask; expected {expected}"
         ]
@@ -491,7 +491,7 @@ def test_a_batch_is_refused_while_the_tracked_data_is_missing(project: Path, may
     write(project / "data/raw.dvc", "outs:\n- md5: 4f45a724a8b178a4df0c785c80b3d1b6.dir\n  path: raw\n")
     done = pspnet("data", "add", may, cwd=project)
     assert done.stderr == (
-        "data/raw: is missing, but data/raw.dvc names data. Run `dvc pull data/raw.dvc` first: "
+        "data/raw: is missing, but data/raw.dvc lists data. Run `dvc pull data/raw.dvc` first: "
         "otherwise the batch would replace that data.\n"
     )
     assert not (project / "data/raw").exists()

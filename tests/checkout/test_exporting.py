@@ -106,7 +106,7 @@ def test_all_problems_with_the_command_are_reported_at_once(project: Path) -> No
     assert done.stderr == (
         "2 problems:\n"
         "  --split trian: is not a split; expected one of train, val, test, unlabeled\n"
-        "  full: already exists; expected an empty folder or none. Choose another.\n"
+        "  full: already exists; expected an empty or missing folder. Choose another folder.\n"
     )
     assert files(project / "full") == {"mine.txt"}
 

@@ -104,7 +104,7 @@ def test_diff_prints_the_changes_since_the_last_commit(project: Path) -> None:
         "class pixels before now difference gained lost",
         "back 12 14 +2 1 3",
         "front 12 18 +6 3 1",
-        "gained and lost count only changed masks; the difference includes added and removed ones",
+        "gained and lost count only changed masks; the difference also includes added and removed masks",
     ]
 
 
@@ -142,7 +142,7 @@ def test_files_missing_everywhere_are_reported(project: Path, remote: bool) -> N
     done = pspnet("data", "diff", cwd=project)
     assert done.stderr.splitlines()[-1] == (
         "data/prepared of HEAD: lacks 1 of its files in this checkout's DVC cache and in its remote. "
-        "Run `dvc push` where the set was made."
+        "Run `dvc push` where the set was created."
     )
     assert (done.stdout, done.returncode) == ("", 1)
 

@@ -92,13 +92,16 @@ def test_missing_tensors_are_named_and_nothing_is_written(folder: Path) -> None:
     done = pspnet(*words, cwd=folder)
     assert done.returncode == 1
     assert done.stderr == (
-        "part.pth: fits in 99.4% of the tensors (2 missing: backbone.layer2.3.conv2.weight, head.1.bias); expected at "
+        "part.pth: matches 99.4% of the tensors (2 missing: backbone.layer2.3.conv2.weight, head.1.bias); expected at "
         "least 100.0%. If the rest may be random or left out, lower --min-coverage.\n"
     )
     assert not (folder / "backbone").exists()
     done = pspnet(*words, "--min-coverage", "0.99", cwd=folder)
     assert done.returncode == 0
-    assert "2 missing: backbone.layer2.3.conv2.weight, head.1.bias. It is random, or left out." in done.stderr
+    assert (
+        "2 missing: backbone.layer2.3.conv2.weight, head.1.bias. It is initialized at random or left out."
+        in done.stderr
+    )
     assert (folder / "backbone/backbone.safetensors").exists()
 
 
@@ -118,7 +121,7 @@ def test_fewer_classes_lead_to_a_new_classifier_and_a_warning(folder: Path) -> N
         (("--from", "hszhao", "--output-stride", "4"), "--output-stride: is 4; expected 8, 16 or 32\n"),
         (
             ("--from", "hszhao", "--classes", "classes.yaml"),
-            "--classes: names the classes of a bundle; expected --bundle as well\n",
+            "--classes: gives the classes of a bundle; expected --bundle as well\n",
         ),
         (
             ("--from", "hszhao", "--bundle", "b", "--channels", "1"),
@@ -132,7 +135,7 @@ def test_fewer_classes_lead_to_a_new_classifier_and_a_warning(folder: Path) -> N
             ("--from", "hszhao", "--bundle", "backbone/b"),
             "--bundle: is backbone/b, and --out is backbone; expected separate folders",
         ),
-        (("--from", "dino", "--bundle", "b"), "train.pth: has no names of dino (layer0.0.weight, "),
+        (("--from", "dino", "--bundle", "b"), "train.pth: has no tensor names in dino format (found layer0.0.weight, "),
     ],
 )
 def test_contradictory_options_are_refused(folder: Path, words: tuple[str, ...], message: str) -> None:
@@ -150,7 +153,7 @@ def test_a_folder_with_other_files_is_left_alone(folder: Path, option: str, fact
     assert done.returncode == 1
     assert done.stderr == (
         f"mine: exists without {facts} and would be replaced; expected an empty folder or none. "
-        f"Name another with {option}.\n"
+        f"Choose another with {option}.\n"
     )
     assert [path.name for path in (folder / "mine").iterdir()] == ["notes.txt"]
 

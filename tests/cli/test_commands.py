@@ -79,7 +79,7 @@ def test_synthesize_does_not_overwrite_synthetic_images(tmp_path: Path) -> None:
     drawn = contents(tmp_path)
     assert len([name for name in drawn if name.endswith(".png")]) == 5
     again = pspnet("synthesize", "raw", "--images", "9", "--labeled", "9", "--seed", "1", cwd=tmp_path)
-    assert again.stderr == "raw already holds synthetic images. Remove the folder to draw new ones.\n"
+    assert again.stderr == "raw already contains synthetic images. Remove the folder to draw new ones.\n"
     assert again.returncode == 0
     assert contents(tmp_path) == drawn
 
@@ -118,7 +118,7 @@ def test_quick_doctor_refuses_the_demo_params_for_your_own_data(project: Path) -
     write(project / "data/raw/images/mine.png", encoded(noise(2, 2)))
     done = pspnet("doctor", "--quick", cwd=project)
     assert done.stderr == (
-        "data/raw holds your own data, but params.yaml is still the demo's.\n"
+        "data/raw contains your own data, but params.yaml is still the demo's.\n"
         "`pspnet data inspect data/raw --write`, `pspnet plan --minutes 30`, then `make retrain`.\n"
     )
     assert (done.stdout, done.returncode) == ("", 1)

@@ -262,7 +262,7 @@ def test_a_version_with_a_broken_record_is_refused_immediately(project: Path) ->
     done = pspnet(project, "reproduce", "1")
     assert done.returncode == 1
     assert "2 problems:" in done.stderr
-    assert "holds the bundle" in done.stderr
+    assert "contains the bundle" in done.stderr
     assert "has no git commit" in done.stderr
     assert not worktree(project).exists()
 

@@ -143,7 +143,7 @@ class TestMistakes:
         with (retrained / "pspnet/losses/terms.py").open("a") as file:
             file.write("# new\n")
         said = self.told(retrained, "--set", "finetune.optimizer.learning_rate=0.01")
-        assert said.startswith("git: has uncommitted changes: pspnet/losses/terms.py. With overrides, the run uses a")
+        assert said.startswith("git: has uncommitted changes: pspnet/losses/terms.py. With --set, the run uses a")
 
     @pytest.mark.parametrize(
         ("change", "message"),

@@ -136,4 +136,4 @@ def test_dvc_errors_are_shown_without_its_advice() -> None:
 def test_the_message_is_the_last_lines_or_the_exit_status() -> None:
     found = failure_of(ended(1, "\n".join(str(number) for number in range(100))), None)
     assert found == Failure(FAILED, "\n".join(str(number) for number in range(90, 100)))
-    assert failure_of(ended(3), None) == Failure(FAILED, "It ended with exit status 3 and no output.")
+    assert failure_of(ended(3), None) == Failure(FAILED, "It exited with status 3 and no output.")

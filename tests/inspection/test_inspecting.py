@@ -215,7 +215,7 @@ def test_255_beside_0_alone_is_a_class(tmp_path: Path) -> None:
 def test_numbers_that_begin_at_1_are_reported(tmp_path: Path) -> None:
     inspection = values(tmp_path, block(20, 20, 2, around=1))
     assert pasted(inspection).classes == {"class_1": 1, "class_2": 2}
-    assert "the numbers begin at 1: no pixel of 12 masks is 0" in remarks_of(inspection)
+    assert "the numbers start at 1: no pixel of 12 masks is 0" in remarks_of(inspection)
 
 
 def test_a_rare_0_may_mean_not_annotated(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_classes_yaml_replaces_the_proposed_classes(tmp_path: Path) -> None:
     write(tmp_path / "classes.yaml", "classes: {a: 0, b: [1, 2]}\n")
     inspection = values(tmp_path, STRIPES)
     assert pasted(inspection).classes == {}
-    assert "classes.yaml names the classes" in remarks_of(inspection)
+    assert "classes.yaml lists the classes" in remarks_of(inspection)
 
 
 def blurred(bright: int = 255) -> Pixels:
@@ -309,8 +309,8 @@ def test_masks_of_a_different_size_or_with_a_single_value_are_reported(tmp_path:
         write(tmp_path / f"images/{number}.jpg", photo(number))
     inspection = inspected(tmp_path)
     assert "12 of 12 masks differ in size from their images" in remarks_of(inspection)
-    assert "has 4 x 4 pixels, its image 12 x 8" in remarks_of(inspection)
-    assert "every mask that was opened holds only 0" in remarks_of(inspection)
+    assert "has 4 x 4 pixels, and its image has 12 x 8" in remarks_of(inspection)
+    assert "every mask that was opened contains only 0" in remarks_of(inspection)
 
 
 def test_object_numbers_are_not_classes(tmp_path: Path) -> None:

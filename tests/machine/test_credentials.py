@@ -111,7 +111,7 @@ def test_an_import_with_a_password_in_its_address_is_refused(words: tuple[str, .
     (checkout / "data/raw.dvc").unlink()
     done = pspnet("data", "add", *words, cwd=checkout)
     assert done.returncode == 1
-    assert "holds a password or a token; expected an address without one." in done.stderr
+    assert "contains a password or a token; expected an address without one." in done.stderr
     assert SECRET not in done.stderr
     assert not (checkout / "data/raw.dvc").exists()
 

@@ -148,7 +148,9 @@ def test_a_file_that_computes_something_else_is_not_written(
         export(bundle, "pt2", out, 1e-4)
     assert "5 problems:" in str(error.value)
     assert f"{out}: would differ from the bundle by" in str(error.value)
-    assert "on 3 images of 97 x 65 px; expected at most 1.0e-04 (--tolerance). It is not written." in str(error.value)
+    assert "on 3 images of 97 x 65 px; expected at most 1.0e-04 (--tolerance). The file was not written." in str(
+        error.value
+    )
     assert out.read_text() == "of yesterday"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt2"]
 

@@ -384,12 +384,12 @@ def test_masks_of_one_image_folder_are_not_replaced_by_those_of_another(
 ) -> None:
     run(params, images, bundle, tmp_path / "out")
     before = contents(tmp_path / "out")
-    with pytest.raises(UserError, match=f"out: holds predictions of the images in {images}. Give another folder"):
+    with pytest.raises(UserError, match=f"out: contains predictions of the images in {images}. Give another folder"):
         run(params, few, bundle, tmp_path / "out")
     for path in images.rglob("*"):
         if path.is_file():
             path.unlink()
-    with pytest.raises(UserError, match="holds no file"):  # the images may be on an unmounted disk
+    with pytest.raises(UserError, match="contains no files"):  # the images may be on an unmounted disk
         run(params, images, bundle, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -470,7 +470,7 @@ def test_predictions_of_two_bundles_are_not_mixed(
         with pytest.raises(UserError) as error:
             run(settings, images, model, out)
         assert str(error.value) == (
-            f"{out}: holds predictions of a different model, with different params or in a different format. "
+            f"{out}: contains predictions of a different model, with different params or in a different format. "
             "Give another folder with --out, or remove this one."
         )
     assert contents(out) == before
@@ -480,7 +480,7 @@ def test_a_folder_with_other_content_is_not_written_to(
     params: Params, images: Path, bundle: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "out/precious.txt", "mine")
-    with pytest.raises(UserError, match=r"is not empty and holds no predictions. Give another folder with --out"):
+    with pytest.raises(UserError, match=r"is not empty and contains no predictions. Give another folder with --out"):
         run(params, images, bundle, tmp_path / "out")
     assert contents(tmp_path / "out") == {"precious.txt": b"mine"}
     with pytest.raises(UserError, match="is not a folder"):
@@ -500,7 +500,7 @@ def test_a_missing_or_empty_folder_of_images_is_reported(params: Params, bundle:
     with pytest.raises(UserError, match=r"is not a folder. Give the folder of images"):
         run(params, tmp_path / "nowhere", bundle, tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no file"):
+    with pytest.raises(UserError, match="contains no files"):
         run(params, tmp_path / "empty", bundle, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -539,7 +539,7 @@ def test_several_bundles_predict_the_likeliest_class_of_their_mean(
     [(_, first)], [(_, second)] = (predictor(Bundle.load(one)).bands(image[None]) for one in (bundle, other))
     assert np.array_equal(mask, (first + second)[0].argmax(dim=0).numpy())
     assert not np.array_equal(mask, predicted(bundle, image)) and not np.array_equal(mask, predicted(other, image))
-    with pytest.raises(UserError, match="holds predictions of a different model"):
+    with pytest.raises(UserError, match="contains predictions of a different model"):
         run(params, tmp_path / "images", bundle, tmp_path / "out")
 
 
@@ -549,7 +549,7 @@ def test_bundles_with_different_classes_are_not_averaged(
     with pytest.raises(UserError) as error:
         run_all(params, images, [bundle, foreign_bundle], tmp_path / "out")
     assert str(error.value) == (
-        f"{foreign_bundle}: knows the classes class0, class1, class2, class3, class4, class5; "
+        f"{foreign_bundle}: has the classes class0, class1, class2, class3, class4, class5; "
         f"expected those of {bundle}: sky, road, building, tree, car, person"
     )
     assert not (tmp_path / "out").exists()
@@ -638,7 +638,7 @@ def test_obstacles_to_a_submission_are_reported_before_anything_is_predicted(
     first, classes, names, twice = str(error.value).splitlines()
     assert first == "3 problems:"
     assert classes.strip() == (
-        f"{bundle}: knows classes that cityscapes lacks (1): tree; expected names of {first_few(LABEL_IDS)}"
+        f"{bundle}: has classes that cityscapes lacks (1): tree; expected names of {first_few(LABEL_IDS)}"
     )
     assert names.strip() == (
         "berlin.png: is not named like an image of cityscapes (files: 1); "

@@ -235,7 +235,7 @@ def test_a_move_is_abandoned_if_the_champion_changes_meanwhile(registry: Audited
     registry.versions.set_alias("champion", 5)
     overtaken = registry.audit.apply(ProposedMove("promotion", 2, ""), position)
     assert isinstance(overtaken, Overtaken)
-    assert "was abandoned, since the champion was already 5" in overtaken.why
+    assert "was abandoned because the champion was already 5" in overtaken.why
     again = next(attempts)
     assert (position.champion, again.champion) == (0, 5)
     done = registry.audit.apply(ProposedMove("promotion", 2, ""), again)

@@ -152,7 +152,7 @@ def text(decision: Decision, rule: str) -> str:
             GOOD, report(found(99), bundle="b", classes=SHUFFLED), {}, "held", ["same classes"],
             "the same names in a different order", id="other order of classes",
         ),
-        pytest.param(GOOD, OLD, {"forced": True}, "passed", [], "though nothing held it", id="forced without need"),
+        pytest.param(GOOD, OLD, {"forced": True}, "passed", [], "no rule was broken", id="forced without need"),
     ],
 )  # fmt: skip
 def test_the_gate_decides_as_expected(

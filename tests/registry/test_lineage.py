@@ -223,7 +223,7 @@ def test_the_tree_fits_the_terminal_and_shows_brackets_literally(
 
 def test_a_version_without_provenance_is_refused(registry: ModelRegistry) -> None:
     add_packed(registry.versions, Path("elsewhere"), "third")
-    with pytest.raises(UserError, match="holds no provenance"):
+    with pytest.raises(UserError, match="contains no provenance"):
         lineage(registry, "3", as_json=False)
     registry.versions.add(Path("nowhere").resolve().as_uri(), "", "e" * 64, "", {})
     with pytest.raises(UserError, match=r"version 4: cannot be downloaded from .*nowhere"):

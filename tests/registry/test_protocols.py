@@ -40,7 +40,7 @@ def mirrored() -> Params:
 def test_a_model_measured_with_different_settings_is_not_registered(results: Results, state: Path) -> None:
     with pytest.raises(UserError) as refusal:
         register(open_registry(state, mirrored()), results)
-    assert "was measured with settings other than those in params.yaml" in str(refusal.value)
+    assert "comes from an evaluation with settings other than those in params.yaml" in str(refusal.value)
     assert "`dvc repro` evaluates it again" in str(refusal.value)
 
 

@@ -54,7 +54,7 @@ def test_an_artifact_outside_the_version_is_not_read(registry: ModelRegistry, tm
     shutil.copytree(tmp_path / "made/artifacts/bundle", tmp_path / "elsewhere")
     model.write_text(model.read_text().replace("artifacts/bundle", "../../../../elsewhere"))
     registry.versions.set_tags(1, {CONTENT: content_digest(tmp_path / "made")})
-    with pytest.raises(UserError, match="holds no bundle"):
+    with pytest.raises(UserError, match="contains no bundle"):
         registry.folder(registry.versions.get("1"))
     assert version.content
 
@@ -63,7 +63,7 @@ def test_other_weights_are_refused_even_without_a_seal(registry: ModelRegistry, 
     add_packed(registry.versions, tmp_path / "made")
     registry.versions.set_tags(1, {CONTENT: ""})
     (tmp_path / "made/artifacts/bundle/model.safetensors").write_text("others")
-    with pytest.raises(UserError, match="version 1: holds the bundle"):
+    with pytest.raises(UserError, match="version 1: contains the bundle"):
         registry.folder(registry.versions.get("1"))
     assert no_download_is_left(registry)
 

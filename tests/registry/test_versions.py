@@ -43,9 +43,9 @@ def test_without_a_champion_the_message_says_which_command_makes_one(state: Path
     assert message() == "streets: has no versions yet. `make retrain` registers what it trains."
     for number in (1, 2):
         versions.add(f"file:///nowhere/{number}", "", f"digest {number}", "", {})
-    assert message() == "streets: has no champion yet. Run `pspnet promote 2`, or name a version instead: 1, 2."
+    assert message() == "streets: has no champion yet. Run `pspnet promote 2`, or give the number of a version: 1, 2."
     versions.set_tags(1, {"approval": "waiting"})
     assert message() == (
         "streets: has no champion yet; version 1 passed the gate and is waiting for approval. "
-        "Run `pspnet promote 1 --approve`, or name a version instead: 1, 2."
+        "Run `pspnet promote 1 --approve`, or give the number of a version: 1, 2."
     )

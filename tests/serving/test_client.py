@@ -181,7 +181,7 @@ def test_settings_for_a_server_do_not_change_a_measurement(version: Path, monkey
 def test_a_folder_that_is_not_a_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error, served(tmp_path):
         pass
-    assert str(error.value) == f"{tmp_path}: holds no MLmodel; expected the folder of a registered version"
+    assert str(error.value) == f"{tmp_path}: contains no MLmodel; expected the folder of a registered version"
 
 
 def test_a_version_that_takes_too_long_is_abandoned(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:

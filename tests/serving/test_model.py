@@ -100,10 +100,10 @@ def test_a_bad_request_gets_400_with_a_short_message_and_without_a_traceback(por
 @pytest.mark.e2e
 def test_a_request_without_images_or_with_too_many_gets_400(port: int) -> None:
     none, many = post(port, split()), post(port, split(*[encoded(noise(8, 8))] * 17))
-    assert (none.status, none.message) == (400, "request: holds no image; expected from 1 to 16")
+    assert (none.status, none.message) == (400, "request: contains no image; expected from 1 to 16")
     assert (many.status, many.message) == (
         400,
-        "request: holds 17 images; expected at most 16 (serve.max_images). Send them in several requests.",
+        "request: contains 17 images; expected at most 16 (serve.max_images). Send them in several requests.",
     )
     wrong = post(port, {"dataframe_split": {"columns": ["picture"], "data": [["a"]]}})
     assert wrong.status == 400
@@ -156,7 +156,7 @@ def test_limits_can_be_changed_at_load_and_failures_hide_their_traceback(
 
         return fail
 
-    message = "request: holds 2 images; expected at most 1 (serve.max_images). Send them in several requests."
+    message = "request: contains 2 images; expected at most 1 (serve.max_images). Send them in several requests."
     assert answer() == (400, message)
     monkeypatch.setattr(service, "answer", failing(MemoryError()))
     message = "The request needs more memory than is free. Try again, or send fewer or smaller images."

@@ -87,4 +87,4 @@ def test_the_command_exits_with_its_servers_status(version: Path, warm_python: s
 def test_a_folder_that_is_not_a_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         serve(tmp_path, "models:/x/3", "127.0.0.1", 5001)
-    assert str(error.value) == f"{tmp_path}: holds no MLmodel; expected the folder of a registered version"
+    assert str(error.value) == f"{tmp_path}: contains no MLmodel; expected the folder of a registered version"

@@ -596,7 +596,7 @@ ONE_OF = "expected exactly one of dataframe_split, dataframe_records, inputs, in
         (b'{"image": "a"}', f"The request has the keys 'image'; {ONE_OF}{EXPECTED}"),
         (b"{}", f"The request has the keys none; {ONE_OF}{EXPECTED}"),
         (b'{"inputs": 1, "instances": 2}', f"The request has the keys 'inputs', 'instances'; {ONE_OF}{EXPECTED}"),
-        (b"[" * 20_000, "The request holds about 20,001 values; expected at most 10,000."),
+        (b"[" * 20_000, "The request contains about 20,001 values; expected at most 10,000."),
         (
             json.dumps({"inputs": ["A" * 20_000, *["A"] * 10]}).encode(),
             f"inputs of very different lengths take too much memory; expected dataframe_split, {EXPECTED}",

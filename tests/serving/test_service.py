@@ -170,9 +170,9 @@ def test_every_bad_image_of_a_request_is_named_and_none_is_predicted(
     [
         (
             table(*[encoded(noise(8, 8))] * 4),
-            "holds 4 images; expected at most 3 (serve.max_images). Send them in several requests.",
+            "contains 4 images; expected at most 3 (serve.max_images). Send them in several requests.",
         ),
-        (table(), "holds no image; expected from 1 to 3"),
+        (table(), "contains no image; expected from 1 to 3"),
         (
             pd.DataFrame({"picture": ["a"]}),
             "has the columns 'picture'; expected one column, 'image': base64 of an image file in each row",

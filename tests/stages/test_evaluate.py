@@ -155,7 +155,7 @@ def test_a_bundle_with_different_classes_is_refused(
     with pytest.raises(UserError) as error:
         run(params, prepared, foreign_bundle, tmp_path)
     assert str(error.value) == (
-        f"{foreign_bundle}: knows the classes class0, class1, class2, class3, class4, class5; "
+        f"{foreign_bundle}: has the classes class0, class1, class2, class3, class4, class5; "
         f"expected those of {prepared}: sky, road, building, tree, car, person. Run the finetune stage again."
     )
     assert not (tmp_path / "evaluation").exists()

@@ -166,7 +166,7 @@ def test_a_sender_that_dies_does_not_disturb_the_stage(client: MlflowClient, sta
         sender.kill()
         record_epochs(run, 3, 4)
     (line,) = warnings
-    assert "the sender ended with exit status -9" in line
+    assert "the sender exited with status -9" in line
     with stage(state, "dies", warnings) as run:
         record_epochs(run, 1, 5)
     assert len(warnings) == 1

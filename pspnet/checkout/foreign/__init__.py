@@ -1,1 +1,1 @@
-"""Weights trained by other projects, which have other names for the same tensors."""
+"""Weights trained by other projects, which use different names for the same tensors."""

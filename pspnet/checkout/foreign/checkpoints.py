@@ -1,4 +1,4 @@
-"""Read tensors from other projects' files without running any code in them."""
+"""Reads tensors from other projects' files without running any code that the files may contain."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from pspnet.checkout.foreign.formats import CONTAINERS
 from pspnet.errors import Problem, UserError
 from pspnet.model.backbone.weights import read_safetensors
 
-SETTINGS = Namespace  # checkpoints hold settings as well as tensors; this type runs no code
+SETTINGS = Namespace  # checkpoints contain settings as well as tensors; loading this type runs no code
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     tensors: Mapping[str, Tensor]
-    classes: tuple[str, ...]  # as the project names them, or ()
+    classes: tuple[str, ...]  # class names from the file, or () if it has none
     colors: tuple[tuple[int, int, int], ...]
 
 
@@ -48,7 +48,7 @@ def _load(path: Path) -> Any:
     except UnpicklingError as error:
         reason = str(error).partition("\n")[0]
         fix = "A pickle can run code, so only plain tensors are read: save only the state_dict, with the original code."
-        raise UserError(Problem(str(path), f"holds more than tensors ({reason})", "a state_dict", fix)) from None
+        raise UserError(Problem(str(path), f"contains more than tensors ({reason})", "a state_dict", fix)) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(

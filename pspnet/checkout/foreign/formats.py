@@ -1,7 +1,7 @@
-"""Other projects' names for the tensors of ResNet and PSPNet, as data with one line per rule.
+"""Tables that map other projects' names for the tensors of ResNet and PSPNet to ours, one rule per line.
 
-Patterns are regular expressions that match a whole name without its wrappers. Our names are those of a bundle's
-tensors, plus `auxiliary_head` for the head that a bundle leaves out.
+Patterns are regular expressions that match a whole name without its wrappers. Our names are the names of the tensors in
+a bundle, plus `auxiliary_head` for the head that bundles leave out.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ CONTAINERS = ("state_dict", "teacher", "student", "model", "model_state_dict")  
 
 @dataclass(frozen=True)
 class WholeNetwork:
-    """How a project's network computes; the shapes of its weights do not show this."""
+    """How a project's network computes, as far as the shapes of its weights do not show it."""
 
     dilation: Dilation
     align_corners: bool
-    dilates_basic_blocks: bool  # both convolutions, like ours; mmsegmentation dilates only the first
+    dilates_basic_blocks: bool  # dilates both convolutions, as ours does; mmsegmentation dilates only the first
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Format:
-    recognized_by: str  # a name that only files of this format have
+    recognized_by: str  # a tensor name that occurs only in files of this format
     ours: Mapping[str, str]  # pattern -> our name for matching tensors
     unused: tuple[str, ...] = ()  # known names that are not needed
     whole: WholeNetwork | None = None
-    refused: Refusal | None = None  # a network with these names that computes something else
+    refused: Refusal | None = None  # a network with the same names that computes something else
 
 
 def _resnet(prefix: str = "") -> dict[str, str]:
-    """Torchvision's names, which are also ours."""
+    """Rules for torchvision's names for a ResNet, which are also our names."""
     return {
         rf"{prefix}((?:conv|bn)1\..+)": r"backbone.\1",
         rf"{prefix}(layer[1-4]\.\d+\.(?:conv[1-3]|bn[1-3]|downsample\.[01])\..+)": r"backbone.\1",
@@ -46,7 +46,7 @@ def _resnet(prefix: str = "") -> dict[str, str]:
 
 
 def _stem(prefix: str) -> dict[str, str]:
-    """Three convolutions, each followed by BatchNorm and ReLU, numbered consecutively."""
+    """Rules for a stem of three convolutions, each followed by BatchNorm and ReLU, all numbered consecutively."""
     places = {0: "conv1", 1: "bn1", 3: "conv2", 4: "bn2", 6: "conv3", 7: "bn3"}
     return {rf"{prefix}{place}\.(.+)": rf"backbone.{name}.\1" for place, name in places.items()}
 
@@ -67,7 +67,7 @@ FORMATS: dict[str, tuple[Format, ...]] = {
             },
             whole=WholeNetwork(dilation="full", align_corners=True, dilates_basic_blocks=True),
         ),
-        Format(  # the weights that its training starts from
+        Format(  # the weights that the project's training starts from
             recognized_by=r"bn3\.weight",
             ours={r"((?:conv|bn)[23]\..+)": r"backbone.\1", **_resnet()},
             unused=_CLASSIFIER,

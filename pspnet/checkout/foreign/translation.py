@@ -1,4 +1,4 @@
-"""Tensors under another project's names -> our backbone, or a whole network that computes the same output as theirs."""
+"""Turns tensors with another project's names into our backbone, or into a whole network with the same output."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 MOST_SHOWN = 5
 FIRST = "backbone.conv1.weight"
 CLASSIFIERS = ("head.4.", "auxiliary_head.4.")
-COUNT = "num_batches_tracked"  # a BatchNorm tensor that is not used here and is missing from older files
+COUNT = "num_batches_tracked"  # a BatchNorm tensor that we do not use and that older files do not contain
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of our network a file fills, and which of its tensors have no counterpart in ours."""
+    """How much of our network a file covers, and which of the file's tensors have no counterpart in our network."""
 
     parts: tuple[Part, ...]
     missing: tuple[str, ...]
@@ -38,7 +38,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Unknown tensors count as missing: the other network may use them."""
+        """The share of tensors that match. Unknown tensors count as missing, because the other network may use them."""
         wanted = sum(part.wanted for part in self.parts) + len(self.unknown)
         return sum(part.found for part in self.parts) / wanted
 
@@ -61,8 +61,8 @@ class ForeignWeights:
     depth: Depth
     width: float
     stem: Stem
-    classes: int  # in a whole network; 0 for a backbone
-    tensors: Mapping[str, Tensor]  # under our names
+    classes: int  # number of classes of a whole network; 0 for a backbone
+    tensors: Mapping[str, Tensor]  # by our names
     coverage: Coverage
 
     @property
@@ -76,9 +76,9 @@ class ForeignWeights:
         return backbone
 
     def network(self, classes: int, channels: int, output_stride: OutputStride, align_corners: bool | None) -> PSPNet:
-        """The whole network, which computes as it does in its project unless `align_corners` is given.
+        """The whole network. It computes what it does in the other project, unless `align_corners` is given.
 
-        If the number of classes differs from the file's, the classifier is new.
+        If `classes` differs from the number of classes in the file, the classifier is new.
         """
         whole = self.format.whole
         assert whole is not None
@@ -112,10 +112,10 @@ class ForeignWeights:
 
 
 def import_weights(checkpoint: Checkpoint, project: str, where: str) -> ForeignWeights:
-    """The tensors under our names. Their shapes identify the network; `coverage` says how much of it is present."""
+    """The tensors by our names. Their shapes determine the network; `coverage` tells how much of it is present."""
     plain = {re.sub(f"^{WRAPPERS}", "", name): tensor for name, tensor in checkpoint.tensors.items()}
     if len(plain) < len(checkpoint.tensors):
-        found = "holds two networks whose names differ only in wrappers (module. and the like)"
+        found = "contains two networks whose tensor names differ only in wrappers (module. and the like)"
         raise UserError(Problem(where, found, "one network"))
     own = _format(plain, project, where)
     if own.refused and any(re.fullmatch(own.refused.recognized_by, name) for name in plain):
@@ -130,10 +130,11 @@ def import_weights(checkpoint: Checkpoint, project: str, where: str) -> ForeignW
 
 
 def adapt_first_convolution(weight: Tensor, channels: int) -> Tensor:
-    """(K, M, h, w) -> (K, channels, h, w), so that an image with equal channels gives the same output as before.
+    """(K, M, h, w) -> (K, channels, h, w), such that an image whose channels are all equal gives the same output.
 
-    Fewer than M channels share the sum of the filters, so gray reaches all of them. More than M channels reuse the M
-    filters in turn; channels with the same filter share it equally.
+    With fewer than M channels, each channel gets an equal part of the sum of the filters, so that a gray image reaches
+    all of them. With more than M channels, the M filters are reused in turn, and channels with the same filter share it
+    equally.
     """
     own = weight.shape[1]
     if channels < own:
@@ -144,7 +145,7 @@ def adapt_first_convolution(weight: Tensor, channels: int) -> Tensor:
 
 
 def adapt_preprocessing(channels: int) -> Preprocessing:
-    """ImageNet's preprocessing for this number of channels, assigned as in `adapt_first_convolution`."""
+    """ImageNet's preprocessing for this number of channels, distributed as `adapt_first_convolution` does filters."""
     mean, std = (
         (sum(values) / len(values),) if channels < len(values) else values for values in (IMAGENET.mean, IMAGENET.std)
     )
@@ -163,7 +164,8 @@ def _format(names: Mapping[str, Tensor], project: str, where: str) -> Format:
         if any(re.fullmatch(one.recognized_by, found) for one in formats for found in names)
     ]
     fix = f"These names fit --from {', '.join(others)}." if others else ""
-    raise UserError(Problem(where, f"has no names of {project} ({shown}, ...)", f"a name such as {expected}", fix))
+    found = f"has no tensor names in {project} format (found {shown}, ...)"
+    raise UserError(Problem(where, found, f"a name such as {expected}", fix))
 
 
 def _translate(names: Mapping[str, Tensor], own: Format) -> tuple[dict[str, Tensor], list[str]]:
@@ -179,7 +181,7 @@ def _translate(names: Mapping[str, Tensor], own: Format) -> tuple[dict[str, Tens
 
 
 def _shape(tensors: Mapping[str, Tensor], where: str) -> tuple[Depth, float, Stem]:
-    """Depth, width and stem of the ResNet, read from the shapes so that the user cannot get them wrong."""
+    """Depth, width and stem of the ResNet. They are read from the shapes so that the user cannot get them wrong."""
     first = "backbone.layer1.0.conv1.weight"
     if missing := [name for name in (FIRST, first) if name not in tensors]:
         raise UserError(Problem(where, f"lacks {missing[0]}", "a ResNet's tensors"))
@@ -191,7 +193,7 @@ def _shape(tensors: Mapping[str, Tensor], where: str) -> tuple[Depth, float, Ste
     depth = next((d for d, own in BLOCKS.items() if own == blocks and (d >= 50) == is_bottleneck), None)
     if depth is None:
         found = f"has {', '.join(map(str, blocks))} {'bottlenecks' if is_bottleneck else 'basic blocks'} in its stages"
-        raise UserError(Problem(where, found, "those of a ResNet-18, 34, 50, 101 or 152"))
+        raise UserError(Problem(where, found, "the blocks of a ResNet-18, 34, 50, 101 or 152"))
     width = base / 64
     if tensors[FIRST].shape[-1] == 7:
         return depth, width, "seven"  # type: ignore[return-value]
@@ -204,7 +206,7 @@ def _shape(tensors: Mapping[str, Tensor], where: str) -> tuple[Depth, float, Ste
     }
     if outputs not in stems:
         known = " or ".join("-".join(map(str, own)) for own in stems)
-        found = f"begins with {tuple(tensors[FIRST].shape[-2:])} convolutions of {'-'.join(map(str, outputs))} channels"
+        found = f"starts with {tuple(tensors[FIRST].shape[-2:])} convolutions of {'-'.join(map(str, outputs))} channels"
         raise UserError(Problem(where, found, f"one of 7x7, or three of 3x3 with {known}"))
     return depth, width, stems[outputs]  # type: ignore[return-value]
 

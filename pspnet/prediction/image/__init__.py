@@ -1,1 +1,1 @@
-"""One image -> class probabilities of the same size. Every result is computed here."""
+"""Turns an image into class probabilities of the same size. Every prediction in the project is computed here."""

@@ -1,4 +1,4 @@
-"""An image of any size -> class probabilities of the same size. Every result is computed here."""
+"""Turns images of any size into class probabilities of the same size. Every prediction is computed here."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from pspnet.prediction.image.windows import shares, windows
 @dataclass(frozen=True)
 class Prediction:
     mask: NDArray[np.uint8]  # (H, W) class indices
-    confidence: NDArray[np.float32]  # (H, W) probability of that class
+    confidence: NDArray[np.float32]  # (H, W) probability of the predicted class
 
     def class_shares(self, classes: int) -> NDArray[np.float64]:
         """The share of pixels in each class."""
@@ -31,7 +31,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Member:
-    """A network, and the preprocessing it was trained with."""
+    """A network with the preprocessing that it was trained with."""
 
     network: PSPNet
     preprocessing: Preprocessing
@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Averages the probabilities of its members, which must have the same classes."""
+    """Predicts with one or more networks, the members, which must have the same classes. Probabilities are averaged."""
 
     members: Sequence[Member]
     protocol: PredictionProtocol
@@ -47,20 +47,20 @@ class Predictor:
     precision: str
 
     def predict(self, images: NDArray[np.uint8]) -> list[Prediction]:
-        """Images of the same size, (N, H, W, 3)."""
+        """Predict images of the same size, (N, H, W, 3)."""
         masks = np.empty(images.shape[:3], np.uint8)
         confidences = np.empty(images.shape[:3], np.float32)
         for rows, probabilities in self.bands(images):
             confidence, mask = probabilities.max(dim=1)
             masks[:, rows] = mask.to(torch.uint8).cpu().numpy()
             confidences[:, rows] = confidence.cpu().numpy()
-            del probabilities  # free these before the next ones take as much memory
+            del probabilities  # free this memory before the next probabilities need as much
         return [Prediction(mask, confidence) for mask, confidence in zip(masks, confidences, strict=True)]
 
     def bands(self, images: NDArray[np.uint8]) -> Iterator[tuple[slice, Tensor]]:
-        """Images of the same size, (N, H, W, 3) -> their rows from top to bottom, with probabilities (N, K, rows, W).
+        """Take images of the same size, (N, H, W, 3), and yield bands of rows with their probabilities (N, K, rows, W).
 
-        Only the rows under the current windows are in memory, whatever the height.
+        The bands go from top to bottom. Whatever the height, only the rows under the current windows are in memory.
         """
         for member in self.members:
             member.network.eval()
@@ -70,7 +70,7 @@ class Predictor:
             key=lambda look: look.rows.start,
         )
         edges = sorted({edge for look in looks for edge in (look.rows.start, look.rows.stop)})
-        strips = deque(slice(*ends) for ends in pairwise(edges))  # each entirely inside or outside a window
+        strips = deque(slice(*ends) for ends in pairwise(edges))  # each strip is entirely inside or outside a window
         totals: dict[int, Tensor] = {}  # first row of an unfinished strip -> (N, K, rows, W)
         next_tops = [*(look.rows.start for look in looks[1:]), height]
         for look, next_top in zip(looks, next_tops, strict=True):
@@ -83,7 +83,7 @@ class Predictor:
     def _add(
         self, images: NDArray[np.uint8], look: "_Look", strips: Iterable[slice], totals: dict[int, Tensor]
     ) -> None:
-        """Add the results of all windows of these rows to the strips in them."""
+        """Add the results of all windows in these rows to the strips that the rows contain."""
         width = images.shape[2]
         own = [strip for strip in strips if look.rows.start <= strip.start and strip.stop <= look.rows.stop]
         for columns, column_shares in self._parts(width, look.scale):
@@ -132,7 +132,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Look:
-    """The rows of the image under the windows of one scale."""
+    """Rows of the image that are covered by a row of windows at one scale."""
 
     scale: float
     rows: slice

@@ -1,4 +1,4 @@
-"""How an image is predicted: windows, scales and flipping. Does not need torch."""
+"""How an image is predicted: windows, scales and flipping. This module does not need torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PredictionProtocol:
-    """The params of `predict`. The probabilities of all scales and mirror images are averaged.
+    """The params of the section `predict`. The probabilities of all scales and mirror images are averaged.
 
-    A window is about window_px wide after scaling, so at other scales it covers more or less of the image.
+    A window is about window_px wide after scaling, so how much of the image it covers depends on the scale.
     """
 
     window_px: int

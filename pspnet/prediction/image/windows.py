@@ -1,4 +1,4 @@
-"""Windows over an image that is too large for one pass, and their weights where they overlap."""
+"""Windows that cover an image too large for one pass, and the weights of the windows where they overlap."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def windows(length: int, window: int, overlap: int) -> list[slice]:
-    """Windows of the same size that cover `length`; the last is moved back to end where `length` ends."""
+    """Windows of the same size that cover `length`. The last window is moved back to end where `length` ends."""
     if length <= window:
         return [slice(0, length)]
     last = length - window
@@ -15,11 +15,10 @@ def windows(length: int, window: int, overlap: int) -> list[slice]:
 
 
 def shares(length: int, parts: Sequence[slice], overlap: int) -> list[Tensor]:
-    """The weight of each window at each of its positions; the weights add up to 1 at every position in `length`.
+    """The weight of each window at each of its positions. At every position in `length`, the weights add up to 1.
 
-    A weight rises across the overlap, from the window's border inward.
-
-    It is lowest at the border, where the window does not show what is beyond, so that no seam is visible.
+    Across the overlap, a window's weight rises from its border inward. The weight is lowest at the border, where the
+    network sees the least context, so that no seam is visible.
     """
     side = parts[0].stop - parts[0].start
     places = torch.arange(side)

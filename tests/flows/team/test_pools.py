@@ -94,7 +94,7 @@ def test_a_failed_run_keeps_its_message() -> None:
     said: State[Any] = Failed(name="Busy", message="prepare: a lock is held")
     assert pools.run_failure(run.model_copy(update={"state": said})) == Failure("Busy", "prepare: a lock is held")
     assert pools.run_failure(run.model_copy(update={"state": Crashed()})) == Failure(
-        "Crashed", "run-0 ended as Crashed."
+        "Crashed", "run-0 finished with state Crashed."
     )
 
 
