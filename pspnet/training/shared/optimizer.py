@@ -22,13 +22,13 @@ def build_optimizer(params: OptimizerParams, groups: Groups) -> Optimizer:
         for chosen, decay in ((kernels, params.weight_decay), (vectors, 0.0)):
             if chosen:
                 settings.append({"params": chosen, "learning_rate_factor": factor, "weight_decay": decay})
-    match params.kind:
+    match params.kind:  # fused: one pass over the weights, which matters for small networks and batches
         case "sgd":
-            return SGD(settings, lr=params.learning_rate, momentum=params.momentum)
+            return SGD(settings, lr=params.learning_rate, momentum=params.momentum, fused=True)
         case "rmsprop":
             return RMSprop(settings, lr=params.learning_rate, momentum=params.momentum)
         case "adamw":
-            return AdamW(settings, lr=params.learning_rate)
+            return AdamW(settings, lr=params.learning_rate, fused=True)
 
 
 def learning_rate_at(step: int, steps: int, params: OptimizerParams) -> float:
