@@ -33,10 +33,10 @@ def pspnet(*arguments: str | Path, cwd: Path, **environment: str) -> Done:
     return call(main, cwd, ("pspnet", *map(str, arguments)), SETTINGS | environment)
 
 
-def pspnet_process(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def pspnet_process(*arguments: str | Path, cwd: Path, program: str = PSPNET, **environment: str) -> Done:
     """Run the command as a separate process, to test signals, exit statuses and all of its output."""
-    return subprocess.run(
-        [PSPNET, *map(str, arguments)],
+    done = subprocess.run(
+        [program, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | SETTINGS | environment,
         capture_output=True,
@@ -44,6 +44,7 @@ def pspnet_process(*arguments: str | Path, cwd: Path, **environment: str) -> sub
         check=False,
         timeout=200,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def call(

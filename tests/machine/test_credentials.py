@@ -20,7 +20,7 @@ from tests.repository import commit, new_repository
 
 SECRET = "S3CRET"
 PREFECTS = ("deploy", "retrain", "schedule", "worker")  # Prefect reads addresses only once, when it is loaded
-PROCESSES = (*PREFECTS, "accept", "data add", "doctor", "predict", "reproduce", "serve", "synthesize", "weights import")
+PROCESSES = ("accept", "data add", "doctor", "predict", "reproduce", "serve", "synthesize", "weights import")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,16 @@ def example(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.e2e] if name in PROCESSES else []) for name in COMMANDS]
+    "name", [pytest.param(name, marks=[pytest.mark.e2e] if name in PREFECTS + PROCESSES else []) for name in COMMANDS]
 )
-def test_no_command_shows_a_password(name: str, checkout: Path) -> None:
-    start = pspnet_process if name in PROCESSES else pspnet
-    done = start(*example(name), cwd=checkout, **addresses())
+def test_no_command_shows_a_password(name: str, checkout: Path, request: pytest.FixtureRequest) -> None:
+    if name in PREFECTS:
+        done = pspnet_process(*example(name), cwd=checkout, **addresses())
+    elif name in PROCESSES:
+        program = f"{request.getfixturevalue('stand_ins')}/pspnet"
+        done = pspnet_process(*example(name), cwd=checkout, program=program, **addresses())
+    else:
+        done = pspnet(*example(name), cwd=checkout, **addresses())
     assert SECRET not in done.stdout + done.stderr
     assert holding_it(checkout, ".dvc/config", "data/raw.dvc") == []
 
