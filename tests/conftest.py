@@ -2,6 +2,7 @@ import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,12 @@ def warm_python(shared: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def prefects_tables(shared: Path, warm_python: str) -> Path:
-    """A Prefect home folder whose database has all tables, to be copied."""
-    from tests.flows.server import make_tables  # this import loads Prefect
+def prefects_tables(request: pytest.FixtureRequest, warm_python: str) -> Path:
+    """A Prefect home folder whose database has all tables, to be copied. Later runs of pytest use it too."""
+    from tests.flows.server import make_tables  # loads Prefect
 
-    return made_once(shared / "flows/prefect", lambda home: make_tables(home, warm_python))
+    folder = request.config.cache.mkdir(f"prefect-{version('prefect')}") / "home"
+    return made_once(folder, lambda home: make_tables(home, warm_python))
 
 
 @pytest.fixture(scope="session")
