@@ -85,7 +85,9 @@ class TestCheckBatch:
     def test_the_very_first_batch_needs_images_and_masks(self, tmp_path: Path) -> None:
         write(tmp_path / "b/images/1.png", image())
         [problem] = self.problems(tmp_path / "b", tmp_path / "raw")
-        assert problem.startswith(f"{tmp_path}/raw/masks: is missing; expected the folder given in dataset.source.masks")
+        assert problem.startswith(
+            f"{tmp_path}/raw/masks: is missing; expected the folder given in dataset.source.masks"
+        )
 
     def test_the_classes_must_be_named_first(self, batch: Path, raw: Path) -> None:
         [problem] = self.problems(batch, raw, classes={}, ignore_values=[])
