@@ -191,8 +191,8 @@ def _data_url(pixels: NDArray[np.uint8]) -> str:
 
 
 def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
-    """The charts for a training history. Losses share one chart, scores share another, and classes share charts of five;
-    other columns have their own.
+    """The charts for a training history. Losses share one chart, scores share another, and up to five classes share
+    one; other columns have their own.
 
     Epochs without a value have no point.
     """

@@ -70,8 +70,8 @@ def finetune(
     predictor = Predictor([Member(kept.network, preprocessing)], protocol, peers.device, runtime.precision)
 
     def share(part: Batch, whole: Mapping[str, Tensor], pseudo_weight: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the part's share of the loss. `whole` is the weight of all pixels of the step, on all devices, that are
-        annotated or predicted by the teacher.
+        """Return the part's share of the loss. `whole` is the weight of all pixels of the step on all devices: those
+        with a mask, and those that the teacher predicted.
         """
         with autocast(peers.device, runtime):
             *logits, streams = logits_of(part)

@@ -79,7 +79,8 @@ OWN = {
 
 
 # Recipes do not have to use these choices. The data layout and the policy for bad files depend on the data. A new
-# self-supervised or semi-supervised method changes no recipe. The rest depends on the experiment (`--set`) or the machine.
+# self-supervised or semi-supervised method changes no recipe. The rest depends on the experiment (`--set`) or the
+# machine.
 LEFT_OUT = (
     "dataset.", "pretrain.method", "finetune.unlabeled", "prepare.problems.", "prepare.split_seed", "runtime.seed",
     "runtime.threads",
