@@ -50,7 +50,7 @@ from pspnet.prediction.image.protocol import PredictionProtocol  # noqa: E402
 from pspnet.stages import evaluate, finetune, prepare  # noqa: E402
 from pspnet.tracking.run import StageRun  # noqa: E402
 from pspnet.training.shared.distributed import Peers  # noqa: E402
-from pspnet.training.shared.loading import load_batches  # noqa: E402
+from pspnet.training.shared.loading import Stream, load_batches  # noqa: E402
 from pspnet.training.shared.runtime import autocast, loader_workers  # noqa: E402
 
 ALL_SECONDS = 480.0
@@ -247,7 +247,7 @@ def loader(arguments: argparse.Namespace) -> Measured:
     batch = min(16, len(crops))
     warm_up, counted = 2 * max(1, loader_workers()), 4 if arguments.toy else 200
     peers = Peers(0, 1, torch.device("cpu"))
-    batches = load_batches(crops, len(crops), batch, 0, 0, warm_up + counted, peers)
+    batches = load_batches([Stream(crops, len(crops), batch)], 0, 0, warm_up + counted, peers)
     for _ in range(warm_up):
         next(batches)
     started = time.perf_counter()

@@ -56,7 +56,7 @@ from pspnet.stages import finetune, prepare, pretrain  # noqa: E402
 from pspnet.tracking.run import StageRun  # noqa: E402
 from pspnet.training.finetune import AnnotatedSplits  # noqa: E402
 from pspnet.training.shared.distributed import Peers  # noqa: E402
-from pspnet.training.shared.loading import load_batches  # noqa: E402
+from pspnet.training.shared.loading import Stream, load_batches  # noqa: E402
 
 PEERS = [
     f"{decoder} {encoder}" for decoder in ("Unet", "FPN") for encoder in ("resnet18", "mobilenet_v2", "efficientnet-b0")
@@ -136,7 +136,7 @@ class PeerTraining:
         self._rate = rate
         self._optimizer = torch.optim.AdamW(self.network.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
         crops = AnnotatedSplits.open(dataset, own, self._preprocessing.mean_color, seed).train
-        self.batches = load_batches(crops, len(crops), own.batch_size, seed, 0, 10**6, Peers(0, 1, device))
+        self.batches = load_batches([Stream(crops, len(crops), own.batch_size)], seed, 0, 10**6, Peers(0, 1, device))
 
     def step(self, number: int, bf16: bool, done: float) -> None:
         """Train on one batch. `done` is the fraction of the training that is finished."""

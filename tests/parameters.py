@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import BaseModel
+
+from pspnet.config.finetune import UnlabeledParams
 from pspnet.config.params import Params
 from pspnet.config.pretrain import MethodParams
 from pspnet.config.reading import read_yaml, validate
@@ -10,6 +13,9 @@ from pspnet.config.reading import read_yaml, validate
 ROOT = Path(__file__).parents[1]
 METHOD_PARAMS: dict[str, type[MethodParams]] = {
     get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(MethodParams)
+}
+UNLABELED_PARAMS: dict[str, type[UnlabeledParams]] = {
+    get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(UnlabeledParams)
 }
 
 
@@ -20,9 +26,16 @@ def demo_params(**changes: Any) -> Params:
 
 def method_params(kind: str, **changes: Any) -> MethodParams:
     """Return the method's settings, each with the example value from its description."""
-    fields = METHOD_PARAMS[kind].model_fields
-    examples = {name: field.examples[0] for name, field in fields.items() if field.examples}
-    return METHOD_PARAMS[kind].model_validate({"kind": kind, **examples, **changes})
+    return METHOD_PARAMS[kind].model_validate({"kind": kind, **_examples(METHOD_PARAMS[kind]), **changes})
+
+
+def unlabeled_params(kind: str, **changes: Any) -> UnlabeledParams:
+    """Return the same for a semi-supervised method."""
+    return UNLABELED_PARAMS[kind].model_validate({"kind": kind, **_examples(UNLABELED_PARAMS[kind]), **changes})
+
+
+def _examples(section: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.examples[0] for name, field in section.model_fields.items() if field.examples}
 
 
 def changed(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def finetune(
     history: History,
     run_record: RunRecord = None,
 ) -> None:
-    """Train the whole network on images with masks. The epoch with the best validation score becomes the bundle.
+    """Train the whole network. The epoch with the best validation score becomes the bundle.
 
     Example: pspnet finetune --prepared data/prepared --backbone models/backbone --out models/segmenter --history
     reports/finetune.csv --run-record reports/runs/finetune.json

@@ -1,4 +1,4 @@
-"""`finetune`: supervised training of the whole network."""
+"""`finetune`: training of the whole network on images with masks, and with `unlabeled` also on images without."""
 
 from typing import Annotated, Literal, Self
 
@@ -39,6 +39,72 @@ class LossParams(Section):
     """Upper limit on weights computed from pixels; a class of median frequency has weight 1."""
     given_weights: dict[str, NotNegative]
     """Class name -> weight, for every class; read if class_weights is given."""
+
+
+class _UnlabeledParams(Section):
+    def check_parts(self, accumulation_steps: int) -> None:
+        """Raise a ValueError if a step's images without masks do not split into these parts."""
+
+
+class NoUnlabeledParams(_UnlabeledParams):
+    """Train on images with masks alone."""
+
+    kind: Literal["none"]
+
+
+class PseudoLabelParams(_UnlabeledParams):
+    """A teacher predicts a weak view of an image without a mask; the network learns the prediction on strong views."""
+
+    images_per_step: Annotated[int, Field(ge=2, examples=[8])]
+    """Images without masks per step, over all devices, beside `batch_size` images with masks."""
+    decay: Annotated[float, Field(ge=0, lt=1, examples=[0.99])]
+    """The teacher is a moving average of the network; each step keeps this share of it. 0: the network is its own
+    teacher, as published for UniMatch. The teacher only makes pseudo labels: `ema_decay` alone determines which weights
+    are measured and kept. With the same value there, they are the teacher's."""
+    confidence: Annotated[Share, Field(examples=[0.9])]
+    """A predicted pixel becomes a pseudo label if its class is at least this probable. 0.95 as published; 0 accepts
+    every pixel."""
+    class_balance: Annotated[Share, Field(examples=[0.5])]
+    """How far the threshold falls for classes that the teacher rarely predicts with confidence, so that they are not
+    forgotten. 0 as published: one threshold for all. 1: to 0 for a class that is never predicted with confidence."""
+    warmup_share: Annotated[float, Field(ge=0, lt=1, examples=[0.3])]
+    """Share of the steps, at the beginning, that use images with masks alone: early predictions teach mistakes."""
+    ramp_share: Annotated[Share, Field(examples=[0.2])]
+    """Share of the steps, after the warm-up, over which the weight of the pseudo labels rises from 0."""
+    weight: Annotated[Positive, Field(examples=[1.0])]
+    """Loss = loss of the masks + weight * loss of the pseudo labels. 1 as published."""
+    cutmix_probability: Annotated[Share, Field(examples=[0.5])]
+    """Probability that a strong view gets a box from another image, with its pseudo labels. 0.5 as published."""
+    color_jitter: Annotated[Share, Field(examples=[0.5])]
+    """Strength of random brightness, contrast and saturation in strong views. 0.5 as published."""
+    grayscale_probability: Annotated[Share, Field(examples=[0.2])]
+    """Share of the strong views in gray. 0.2 as published."""
+    blur_probability: Annotated[Share, Field(examples=[0.5])]
+    """Share of the strong views that are blurred. 0.5 as published."""
+
+    def check_parts(self, accumulation_steps: int) -> None:
+        if self.images_per_step % (2 * accumulation_steps):  # CutMix exchanges boxes within pairs
+            raise ValueError(
+                f"unlabeled.images_per_step of a multiple of {2 * accumulation_steps}: an even number for each of the "
+                "parts (optimizer.accumulation_steps)"
+            )
+
+
+class MeanTeacherParams(PseudoLabelParams):
+    """One strong view (Tarvainen and Valpola, 2017; with CutMix: French et al., 2020)."""
+
+    kind: Literal["mean_teacher"]
+
+
+class UniMatchParams(PseudoLabelParams):
+    """Two strong views, and the weak view with some of its features dropped (Yang et al., 2023)."""
+
+    kind: Literal["unimatch"]
+    feature_dropout: Annotated[float, Field(ge=0, lt=1, examples=[0.5])]
+    """Share of the backbone's channels that are dropped in the weak view. 0.5 as published."""
+
+
+UnlabeledParams = NoUnlabeledParams | MeanTeacherParams | UniMatchParams
 
 
 class FinetuneParams(Section):
@@ -94,6 +160,9 @@ class FinetuneParams(Section):
     """Share of the weights' moving average that each step keeps. The average is evaluated and saved. 0: no average."""
     patience_validations: Count
     """Training ends after this many validations without improvement; 0: no early stopping."""
+    unlabeled: Annotated[UnlabeledParams, Field(discriminator="kind")]
+    """How images without masks are used, and the settings of that method: images of train whose mask is missing or not
+    used, and those of the split `unlabeled`."""
 
     @model_validator(mode="after")
     def _scales_are_in_order(self) -> Self:
@@ -104,4 +173,5 @@ class FinetuneParams(Section):
     @model_validator(mode="after")
     def _parts_of_a_step_are_whole(self) -> Self:
         check_parts(self.batch_size, self.optimizer.accumulation_steps)
+        self.unlabeled.check_parts(self.optimizer.accumulation_steps)
         return self

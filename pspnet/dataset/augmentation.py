@@ -201,17 +201,24 @@ class Augmentation:
         both = self._crop(image=image, mask=mask)
         return self._blur_and_color(both["image"]), both["mask"]
 
+    def crop(self, image: Pixels, seed: int) -> tuple[Pixels, Pixels]:
+        """The crop with its own colors, and which of its pixels show the image: (H, W, 3), (H, W) bool."""
+        ignore = self._crop.ignore
+        self._crop.set_random_seed(seed)
+        both = self._crop(image=image, mask=np.full(image.shape[:2], ignore ^ 1, np.uint8))
+        return both["image"], both["mask"] != ignore
+
     def _blur_and_color(self, image: Pixels) -> Pixels:
         """Blur and recolor the crop. These steps do not move pixels, and the crop is smaller than the image."""
         blurred, *drawn = self._crop.random_generator.random(4)
         if blurred < self._blur_probability:
             image = cv2.GaussianBlur(image, (BLUR_PX, BLUR_PX), 0)
         if self._color_jitter:
-            image = cv2.transform(image, _color_matrix(image, *(1 + self._color_jitter * (2 * d - 1) for d in drawn)))
+            image = cv2.transform(image, color_matrix(image, *(1 + self._color_jitter * (2 * d - 1) for d in drawn)))
         return image
 
 
-def _color_matrix(image: Pixels, brightness: float, contrast: float, saturation: float) -> Matrix:
+def color_matrix(image: Pixels, brightness: float, contrast: float, saturation: float) -> Matrix:
     """Return a matrix for brightness, contrast and saturation together, so nothing is rounded in between. They scale a
     color, its distance to the image's mean gray, and its distance to its own gray, so their order does not matter.
     """

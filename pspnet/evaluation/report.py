@@ -6,6 +6,8 @@ The same report always gives the same bytes, because it contains no times, no pa
 import json
 import math
 from base64 import b64encode
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,6 +32,7 @@ COUNTING = (
     "One confusion matrix counts the labeled pixels of all images. IoU and pixel accuracy are computed from it. A "
     "class that appears in neither the masks nor the predictions is absent: it has no IoU and is left out of the mean."
 )
+CHARTED_CLASSES = 5  # in one chart, which has as many colors
 LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # lengths of a picture's sides on the page
 
 
@@ -188,17 +191,21 @@ def _data_url(pixels: NDArray[np.uint8]) -> str:
 
 
 def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
-    """The charts for a training history. Losses share one chart, scores share another; other columns have their own.
+    """The charts for a training history. Losses share one chart, scores share another, and up to five classes share
+    one; other columns have their own.
 
     Epochs without a value have no point.
     """
     panels: dict[str, list[dict[str, Any]]] = {"loss": [], "score": []}
-    for name in history.select_dtypes("number").columns.drop(["step", "epoch"], errors="ignore"):
+    columns = history.select_dtypes("number").columns.drop(["step", "epoch"], errors="ignore")
+    of_classes = _class_charts(columns)
+    for name in columns:
         measured = history[np.isfinite(history[name])]
         points = list(zip(measured["epoch"].tolist(), measured[name].tolist(), strict=True))
         panel = "loss" if name.endswith("loss") else "score" if name.endswith(("iou", "accuracy")) else name
+        panel, label = of_classes.get(name, (panel, name))
         if points:
-            panels.setdefault(panel, []).append({"name": name, "points": points})
+            panels.setdefault(panel, []).append({"name": label, "points": points})
     return [
         {
             "title": title,
@@ -209,6 +216,19 @@ def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
         for title, series in panels.items()
         if series
     ]
+
+
+def _class_charts(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A column such as accepted/road -> the chart that it is in, and the class."""
+    places: dict[str, tuple[str, str]] = {}
+    count = Counter[str]()
+    for column in columns:
+        kind, _, name = column.partition("/")
+        if name:
+            first = 1 + count[kind] // CHARTED_CLASSES * CHARTED_CLASSES
+            places[column] = f"{kind}, from class {first}" if first > 1 else kind, name
+            count[kind] += 1
+    return places
 
 
 def _ticks(values: list[float]) -> list[float]:

@@ -35,6 +35,18 @@ def class_sums(logits: Tensor, masks: Tensor, annotated: Tensor, align_corners: 
     return sums
 
 
+@torch.no_grad()
+def most_likely(logits: Tensor, size: tuple[int, int], align_corners: bool) -> tuple[Tensor, Tensor]:
+    """(N, K, h, w) -> 2 x (N, H, W): the class with the highest probability (uint8), and that probability."""
+    classes = torch.empty(len(logits), *size, dtype=torch.uint8, device=logits.device)
+    enlarged = _Enlarged(logits, classes, align_corners)
+    probabilities = torch.empty(classes.shape, dtype=enlarged.dtype, device=logits.device)
+    for strip, values in enlarged:
+        probabilities[:, strip.rows], found = _softmax(values).max(dim=1)
+        classes[:, strip.rows] = found.to(torch.uint8)
+    return classes, probabilities
+
+
 class _NegativeLogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, masks: Tensor, align_corners: bool) -> Tensor:

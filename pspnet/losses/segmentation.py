@@ -43,6 +43,11 @@ class SegmentationLoss:
         with torch.autocast(logits.device.type, enabled=False):  # autocast would round the enlarged logits
             return self._mean(logits, masks)
 
+    def total(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """The sum of the cross-entropy of all pixels, each times its weight, whatever the kind of the loss."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return (self._pixel_weights(masks) * self._nll(logits, masks)).sum()
+
     def weight(self, masks: Tensor) -> Tensor:
         """Return the weight of these masks' loss relative to others: the sum of their pixel weights."""
         return self._pixel_weights(masks).sum()

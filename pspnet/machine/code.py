@@ -18,7 +18,7 @@ CODE: dict[str, tuple[str, ...]] = {
     ),
     "finetune": (
         "config/finetune.py", "dataset", "evaluation/measuring.py", "losses", "metrics.py", "model", "prediction/image",
-        "stages/finetune.py", "training",
+        "semisup", "stages/finetune.py", "training",
     ),
     "evaluate": (
         "config/evaluate.py", "config/predict.py", "dataset", "evaluation", "metrics.py", "model", "prediction/image",

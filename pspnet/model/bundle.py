@@ -18,7 +18,8 @@ class Bundle:
     classes: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
     pretraining: str
-    fingerprints: dict[str, str]  # fingerprints of train, which the model learned from, and val, which chose the epoch
+    # Fingerprints of train and perhaps unlabeled, which the model learned from, and val, which chose the epoch.
+    fingerprints: dict[str, str]
     backbone_digest: str
 
     def save(self, folder: Path) -> None:

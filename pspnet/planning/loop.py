@@ -2,20 +2,19 @@
 
 import statistics
 import time
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 from pspnet.config.params import Params
-from pspnet.dataset.annotated import AnnotatedImages
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.losses.segmentation import build_loss
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.device import configure
 from pspnet.planning.rules import Measured
-from pspnet.training.finetune import AnnotatedSplits, build_network, finetune
+from pspnet.training.data import FinetuneData, Rows
+from pspnet.training.finetune import build_network, finetune
 from pspnet.training.shared.steps import open_session
 
 STEPS = 8
@@ -30,9 +29,9 @@ def time_loop(dataset: PreparedDataset, params: Params, state: Path) -> Measured
     own = params.finetune.model_copy(update={"epochs": STEPS / per_epoch, "validations": 1})
     supervised = build_network(params.backbone, own, len(dataset.classes), params.runtime.seed)
     preprocessing = Preprocessing(dataset.mean, dataset.std)
-    splits = AnnotatedSplits.open(dataset, own, preprocessing.mean_color, params.runtime.seed)
-    val = AnnotatedImages(dataset.reader(), dataset.annotated("val").head(VAL_IMAGES))
-    splits = replace(splits, val=val)
+    rows = Rows.of(dataset)
+    rows = rows._replace(val=rows.val.head(VAL_IMAGES))
+    data = FinetuneData.open(dataset, rows, own, preprocessing.mean_color, params.runtime.seed)
     loss_of = build_loss(
         own.loss, dataset.classes, dataset.class_pixels["train"], dataset.ignore, own.align_corners, device
     )
@@ -44,12 +43,12 @@ def time_loop(dataset: PreparedDataset, params: Params, state: Path) -> Measured
         ticks.append((time.perf_counter(), done))
 
     with open_session("plan", "plan", state, params.runtime, device, tick) as session:
-        for _ in finetune(supervised, preprocessing, splits, loss_of, own, session):
+        for _ in finetune(supervised, preprocessing, data, loss_of, own, session):
             pass
     ended = {done: at for at, done in reversed(ticks)}  # when each step finished; later ticks come from validation
     steps = sorted(ended.values())
     last = steps[-1]
     return Measured(
         statistics.median(after - before for before, after in pairwise(steps[UNTIMED - 1 :])),
-        max(at - last for at, _ in ticks) / max(1, len(val)),
+        max(at - last for at, _ in ticks) / max(1, len(data.val)),
     )

@@ -188,6 +188,10 @@ def pretraining(plan: Plan) -> Iterator[Choice]:
     yield Choice("pretrain.method", {"kind": "none"}, reason)
 
 
+def images_without_masks(plan: Plan) -> Iterator[Choice]:
+    yield Choice("finetune.unlabeled", {"kind": "none"}, "the other methods are not measured yet: docs/unlabeled.md")
+
+
 def windows(plan: Plan) -> Iterator[Choice]:
     side = 2 * max(plan["finetune.crop_height_px"], plan["finetune.crop_width_px"])
     yield Choice("predict.window_px", side, "twice the crop: the largest context the network has learned to use")
@@ -198,7 +202,8 @@ def windows(plan: Plan) -> Iterator[Choice]:
 
 Rule = Callable[[Plan], Iterator[Choice]]
 RULES: tuple[Rule, ...] = (
-    crop, scales, batch, directions, colors, network, loss, optimizer, machine, pretraining, windows,
+    crop, scales, batch, directions, colors, network, loss, optimizer, machine, pretraining,
+    images_without_masks, windows,
 )  # fmt: skip
 
 

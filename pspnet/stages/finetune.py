@@ -1,4 +1,4 @@
-"""The finetune stage: from prepared images with masks and a backbone to a bundle, with its training history."""
+"""The finetune stage: from prepared images and a backbone to a bundle, with its training history."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +19,13 @@ from pspnet.model.backbone.pretrained import PretrainedBackbone
 from pspnet.model.bundle import Bundle
 from pspnet.model.device import configure
 from pspnet.tracking.run import StageRun
-from pspnet.training.finetune import AnnotatedSplits, build_network
+from pspnet.training.data import FinetuneData, Rows
+from pspnet.training.finetune import build_network
 from pspnet.training.finetune import finetune as train
 from pspnet.training.shared.checkpoint import training_digest
 from pspnet.training.shared.steps import open_session
 
-SPLITS: tuple[Split, ...] = ("train", "val")
+SPLITS: tuple[Split, ...] = ("train", "val")  # never test
 
 
 def run(
@@ -45,21 +46,22 @@ def run(
     device = configure(runtime)
     supervised = build_network(backbone, finetune, len(dataset.classes), runtime.seed)
     start.load_into(supervised.network.backbone, pretrained)
-    splits = AnnotatedSplits.open(dataset, finetune, start.preprocessing.mean_color, runtime.seed)
+    data = FinetuneData.open(dataset, Rows.of(dataset), finetune, start.preprocessing.mean_color, runtime.seed)
     loss = build_loss(
         finetune.loss, dataset.classes, dataset.class_pixels["train"], dataset.ignore, finetune.align_corners, device
     )
     sections = {"backbone": backbone, "finetune": finetune, "runtime": runtime}
-    fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in SPLITS}
+    used = SPLITS if data.unlabeled is None else (*SPLITS, "unlabeled")
+    fingerprints: dict[str, str] = {split: dataset.fingerprints[split] for split in used}
     backbone_digest = digest(pretrained)
     key = training_digest("finetune", sections, {**fingerprints, "backbone": backbone_digest}, device)
     run.identify(training=key)
-    for split in SPLITS:
+    for split in used:
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])
     if finetune.loss.class_weights != "none":
         run.figures({"class_weight": loss.class_weights})
     with open_session("finetune", key, checkpoints, runtime, device, tick) as session:
-        training = train(supervised, start.preprocessing, splits, loss, finetune, session)
+        training = train(supervised, start.preprocessing, data, loss, finetune, session)
         records = pd.DataFrame(run.epochs(training))
     if rank() != 0:
         return

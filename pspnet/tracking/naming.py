@@ -39,6 +39,18 @@ def metrics(values: Values) -> dict[str, float]:
     return found
 
 
+def of_parts(values: Mapping[str, float]) -> Values:
+    """Turn `{"iou/sky": 0.9}` into `{"iou": {"sky": 0.9}}`: what follows a slash may be any text."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        kind, slash, part = name.partition("/")
+        if slash:
+            found.setdefault(kind, {})[part] = value
+        else:
+            found[name] = value
+    return found
+
+
 def distinct(names: Mapping[str, Any]) -> dict[str, str]:
     """A valid name part for each of the names. The parts are distinct, even if case is ignored."""
     valid = {name: _valid(name) for name in names}

@@ -16,7 +16,7 @@ from pspnet.machine.code import CODE, code_digest
 from pspnet.machine.events import append, event, new_log
 from pspnet.machine.outputs import sync
 from pspnet.tracking.journal import Journal
-from pspnet.tracking.naming import Values, flat, metrics
+from pspnet.tracking.naming import Values, flat, metrics, of_parts
 
 
 class StageRun:
@@ -96,8 +96,8 @@ class StageRun:
 
     def epoch(self, record: Mapping[str, float]) -> None:
         with self._never_failing():
-            values = metrics({name: value for name, value in record.items() if name not in ("step", "epoch")})
-            self._record("epoch", step=int(record["step"]), values=values)
+            values = {name: value for name, value in record.items() if name not in ("step", "epoch")}
+            self._record("epoch", step=int(record["step"]), values=metrics(of_parts(values)))
 
     def figures(self, values: Values) -> None:
         """Record numbers that describe the whole stage."""

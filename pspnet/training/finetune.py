@@ -1,8 +1,7 @@
-"""Supervised training: one loss on the main and auxiliary logits. The best weights on val are kept."""
+"""Training on images with masks, and with a method of `semisup` also on others. The best weights on val are kept."""
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,44 +9,22 @@ from torch import Tensor, nn
 
 from pspnet.config.backbone import BackboneParams
 from pspnet.config.finetune import FinetuneParams
-from pspnet.dataset.annotated import AnnotatedImages
-from pspnet.dataset.augmentation import Augmentation
-from pspnet.dataset.store.prepared import PreparedDataset
-from pspnet.dataset.training_samples import TrainingCrops
 from pspnet.errors import Problem, UserError
 from pspnet.evaluation.measuring import measure
 from pspnet.losses.segmentation import SegmentationLoss, supervised_loss
 from pspnet.metrics import mean_iou, pixel_accuracy
+from pspnet.model.averaging import move_average, start_average
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.backbone.resnet import ResNet
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
 from pspnet.prediction.image.predictor import Member, Predictor
 from pspnet.prediction.image.protocol import PredictionProtocol
-from pspnet.training.averaging import move_average, start_average
+from pspnet.semisup import METHODS
+from pspnet.training.data import FinetuneData
 from pspnet.training.shared.checkpoint import Record
 from pspnet.training.shared.loading import Batch
 from pspnet.training.shared.runtime import autocast, compiled
 from pspnet.training.shared.steps import Session, Steps
-
-
-@dataclass(frozen=True)
-class AnnotatedSplits:
-    """The train split, which the network learns from, and val, which selects the weights to keep."""
-
-    train: TrainingCrops
-    val: AnnotatedImages
-    classes: tuple[str, ...]
-    ignore: int
-
-    @classmethod
-    def open(
-        cls, dataset: PreparedDataset, params: FinetuneParams, fill: tuple[int, int, int], seed: int
-    ) -> "AnnotatedSplits":
-        size = params.crop_height_px, params.crop_width_px
-        augmentation = Augmentation.from_params(params, *size, fill=fill, ignore=dataset.ignore)
-        crops = TrainingCrops(dataset.reader(), dataset.annotated("train"), augmentation, seed)
-        val = AnnotatedImages(dataset.reader(), dataset.annotated("val"))
-        return cls(crops, val, dataset.classes, dataset.ignore)
 
 
 def build_network(backbone: BackboneParams, finetune: FinetuneParams, classes: int, seed: int) -> SupervisedPSPNet:
@@ -61,7 +38,7 @@ def build_network(backbone: BackboneParams, finetune: FinetuneParams, classes: i
 def finetune(
     supervised: SupervisedPSPNet,
     preprocessing: Preprocessing,
-    splits: AnnotatedSplits,
+    data: FinetuneData,
     loss_of: SegmentationLoss,
     params: FinetuneParams,
     session: Session,
@@ -70,7 +47,7 @@ def finetune(
 
     After a resume, the records of all earlier validations come first.
     """
-    peers, runtime, val = session.peers, session.runtime, splits.val
+    peers, runtime, val = session.peers, session.runtime, data.val
     supervised.to(peers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     peers.share_statistics(supervised)
     frozen = freeze(supervised.network.backbone, params.frozen_layers)
@@ -79,7 +56,10 @@ def finetune(
         (head_parameters(supervised), params.head_learning_rate_factor),
     ]
     average = start_average(supervised) if params.ema_decay else None
-    steps = Steps("finetune", session, supervised, groups, splits.train, params, average)
+    method = METHODS[params.unlabeled.kind](supervised, preprocessing, params.unlabeled, data.ignore)
+    steps = Steps("finetune", session, method, groups, data.train, params, average)
+    if data.unlabeled is not None:
+        steps.add(data.unlabeled, method.images_per_step, method.first_step(steps.count))
     ends = validation_steps(params, steps.count)
     state, logits_of = steps.state, compiled(steps.shared, runtime)
     kept = supervised if average is None else average  # this is what is evaluated and saved in the bundle
@@ -89,17 +69,22 @@ def finetune(
     protocol = PredictionProtocol(window, window // 4, scales=[1.0], flip=False)
     predictor = Predictor([Member(kept.network, preprocessing)], protocol, peers.device, runtime.precision)
 
-    def share(part: Batch, whole: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the part's share of the loss. `whole` is the weight of all annotated pixels of the step, on all
-        devices.
+    def share(part: Batch, whole: Mapping[str, Tensor], pseudo_weight: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the part's share of the loss. `whole` is the weight of all pixels of the step on all devices: those
+        with a mask, and those that the teacher predicted.
         """
         with autocast(peers.device, runtime):
-            logits = logits_of(preprocessing(part["image"]))
-        weight = loss_of.weight(part["mask"]) / whole
+            *logits, streams = logits_of(part)
+        weight = loss_of.weight(part["mask"]) / whole["mask"]
         main, auxiliary = (loss_of(one, part["mask"]) for one in logits)
         total = weight * supervised_loss(main, auxiliary, params.auxiliary_weight)
+        figures = {"main_loss": weight * main, "auxiliary_loss": weight * auxiliary}
+        if method.streams:
+            losses = (method.streams[name] * loss_of.total(one, part[f"{name}_mask"]) for name, one in streams.items())
+            figures["unlabeled_loss"] = sum(losses, main.new_zeros(())) / whole.get("predicted", 1)
+            total = total + pseudo_weight * figures["unlabeled_loss"]
         # The loss is multiplied by the number of devices because `shared` averages gradients over them.
-        return total * peers.count, {"main_loss": weight * main, "auxiliary_loss": weight * auxiliary}
+        return total * peers.count, figures
 
     def note(doing: str) -> str:
         last = f", val mIoU {state.records[-1]['val_mean_iou']:.3f}" if state.records else ""
@@ -115,21 +100,28 @@ def finetune(
             train_mode(supervised, frozen)
             while state.step < ends[len(state.records)]:
                 batch = steps.begin(batches)
-                whole = peers.sum(loss_of.weight(batch["mask"])).clamp(
-                    min=torch.finfo().tiny
-                )  # it is 0 if nothing is annotated
-                figures = steps.backward(batch, partial(share, whole=whole))
+                with autocast(peers.device, runtime):
+                    batch = method.label(batch, peers.sum)
+                whole: dict[str, Tensor] = {  # it is 0 if nothing is annotated
+                    name: peers.sum(loss_of.weight(batch[name])).clamp(min=torch.finfo().tiny)
+                    for name in ("mask", "predicted")
+                    if name in batch
+                }
+                pseudo_weight = method.weight_at(state.step, steps.count)
+                figures = steps.backward(batch, partial(share, whole=whole, pseudo_weight=pseudo_weight))
                 loss = supervised_loss(figures["main_loss"], figures["auxiliary_loss"], params.auxiliary_weight)
+                loss += pseudo_weight * figures.get("unlabeled_loss", 0.0)
                 figures = {"loss": loss, **figures}
                 if not all(map(math.isfinite, figures.values())):
-                    raise steps.not_finite(batch, figures, masks_fit=math.isfinite(whole.item()))
+                    raise steps.not_finite(batch, figures, masks_fit=math.isfinite(whole["mask"].item()))
                 steps.update()
+                method.after_step(state.step, peers.spread)
                 if average is not None:
                     move_average(average, supervised, params.ema_decay, state.step)
                 steps.end(figures, note(f"loss {loss:.3f}, data wait {batches.waited_share:.0%}"))
             peers.spread(kept.buffers())
             share_of_val = (val[position] for position in range(peers.rank, len(val), peers.count))
-            confusion = peers.sum_counts(measure(predictor, share_of_val, splits.classes, splits.ignore, tick_val)[0])
+            confusion = peers.sum_counts(measure(predictor, share_of_val, data.classes, data.ignore, tick_val)[0])
             if not confusion.any():
                 raise UserError(Problem("val", "has no annotated pixels", "at least one pixel with a class"))
             record = {
@@ -137,6 +129,7 @@ def finetune(
                 "epoch": round(state.step / steps.per_epoch, 2),
                 "learning_rate": steps.learning_rate_at(state.step - 1),
                 **steps.means(),
+                **method.figures(data.classes),
                 "val_mean_iou": mean_iou(confusion),
                 "val_pixel_accuracy": pixel_accuracy(confusion),
             }
@@ -144,6 +137,7 @@ def finetune(
                 state.best = {name: tensor.clone() for name, tensor in kept.state_dict().items()}
             state.records.append(record)
             yield record
+            method.check(state.records, data.classes)
     session.checkpoint.save(state)
     supervised.load_state_dict(state.best)
 

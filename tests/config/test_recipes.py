@@ -79,8 +79,12 @@ OWN = {
 
 
 # Recipes do not have to use these choices. The data layout and the policy for bad files depend on the data. A new
-# self-supervised method changes no recipe. The rest depends on the experiment (`--set`) or the machine.
-LEFT_OUT = ("dataset.", "pretrain.method", "prepare.problems.", "prepare.split_seed", "runtime.seed", "runtime.threads")
+# self-supervised or semi-supervised method changes no recipe. The rest depends on the experiment (`--set`) or the
+# machine.
+LEFT_OUT = (
+    "dataset.", "pretrain.method", "finetune.unlabeled", "prepare.problems.", "prepare.split_seed", "runtime.seed",
+    "runtime.threads",
+)  # fmt: skip
 # A number counts as a switch if some recipe sets it to its neutral value (0 if allowed, otherwise 1).
 NEUTRAL = {"finetune.backbone_learning_rate_factor": 1, "predict.scales": [1.0]}
 

@@ -161,6 +161,17 @@ def test_pixel_counts_per_image_are_in_the_table_but_not_on_the_page(report: Eva
     assert set(counts.dtypes) == {np.dtype(np.int64)}
 
 
+def test_columns_of_classes_share_charts_of_five(report: EvaluationReport, tmp_path: Path) -> None:
+    names = ["sky", "road", "car_loss", "<b>", "tree", "pole"]
+    shares = {f"accepted/{name}": [np.nan, 0.1, 0.2] for name in names}
+    history = pd.DataFrame({"epoch": [1, 2, 3], "loss": [1.5, 0.9, 0.7], **shares})
+    write_report(report, [], [picture("bad/1")], {"finetune": history}, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    training = page[page.index("<h2>Training</h2>") :]
+    assert re.findall(r"<h4>(.*?)</h4>", training) == ["loss", "accepted", "accepted, from class 6"]
+    assert re.findall(r"</i>(.*?)</th>", training) == ["loss", "sky", "road", "car loss", "&lt;b&gt;", "tree", "pole"]
+
+
 def test_the_same_report_gives_the_same_bytes(report: EvaluationReport, tmp_path: Path) -> None:
     for name in ("once", "twice"):
         write(report, tmp_path / name, best=[picture("good/1")])

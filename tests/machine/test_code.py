@@ -53,6 +53,7 @@ RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "raw/masks.py": ("prepare",),
     "registry/gate.py": (),
     "selfsup/jigsaw.py": ("pretrain",),
+    "semisup/pseudo_labels.py": ("finetune",),
     "serving/service.py": (),
     "stages/finetune.py": ("finetune",),
     "tracking/journal.py": (),

@@ -1,6 +1,6 @@
 from mlflow.utils.validation import _validate_metric, _validate_param
 
-from pspnet.tracking.naming import distinct, flat, metrics
+from pspnet.tracking.naming import distinct, flat, metrics, of_parts
 from tests.parameters import demo_params
 
 CLASSES = [
@@ -15,6 +15,11 @@ def test_every_class_name_becomes_valid_for_mlflow() -> None:
     assert len({name.casefold() for name in names}) == len(CLASSES)
     for name in names:
         _validate_metric(name, 0.5, 0, 0)  # type: ignore[no-untyped-call]
+
+
+def test_names_of_a_history_become_valid_too() -> None:
+    record = {"loss": 0.1, **{f"accepted/{name}": 0.5 for name in CLASSES}}
+    assert metrics(of_parts(record)) == metrics({"loss": 0.1, "accepted": dict.fromkeys(CLASSES, 0.5)})
 
 
 def test_valid_names_are_not_changed() -> None:

@@ -13,25 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pspnet.config.finetune import FinetuneParams
+from pspnet.config.finetune import FinetuneParams, UnlabeledParams
 from pspnet.dataset.annotated import Annotated, AnnotatedImages
 from pspnet.dataset.training_samples import TrainingCrops
+from pspnet.dataset.unlabeled_crops import UnlabeledCrops, drawn_box
 from pspnet.errors import UserError
 from pspnet.losses.segmentation import build_loss
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.device import configure
 from pspnet.model.network import Architecture, PSPNet, SupervisedPSPNet
-from pspnet.training.finetune import AnnotatedSplits, finetune
+from pspnet.semisup import METHODS as OF_KIND
+from pspnet.training.data import FinetuneData
+from pspnet.training.finetune import finetune
 from pspnet.training.shared.checkpoint import Checkpoint, Record
 from pspnet.training.shared.distributed import Peers, joined
 from pspnet.training.shared.loading import keys_of
 from pspnet.training.shared.steps import Session
-from tests.parameters import demo_params
+from tests.parameters import demo_params, unlabeled_params
 from tests.training.trainings import quiet
 
 IMAGES, BATCH, CLASSES, IGNORE = 16, 8, ("dark", "gray", "bright"), 255
 RUNTIME = demo_params(runtime__threads=1).runtime
-CASES = ("all annotated", "unequal", "one without any", "none at all", "in parts")
+METHODS = ("mean_teacher", "unimatch", "unimatch in parts")
+CASES = ("all annotated", "unequal", "one without any", "none at all", "in parts", *METHODS)
 
 
 class Fixed(SupervisedPSPNet):
@@ -68,6 +72,25 @@ class Drawn(TrainingCrops):
         return {"image": image, "mask": mask}
 
 
+class DrawnWithoutMasks(UnlabeledCrops):
+    """Half of the strong views get a box; a strip of the images is outside the picture."""
+
+    def __init__(self, strong_views: int) -> None:
+        self._strong_views = strong_views
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        rng = np.random.default_rng([*key, 1])
+        sample = {"weak": rng.integers(0, 256, (32, 40, 3), np.uint8), "inside": np.ones((32, 40), bool)}
+        sample["inside"][:, : rng.integers(8)] = False
+        for number in range(self._strong_views):
+            sample[f"strong_{number}"] = sample["weak"] // 2
+            sample[f"box_{number}"] = drawn_box((32, 40), rng) & (rng.random() < 0.5)
+        return {name: torch.from_numpy(array) for name, array in sample.items()}
+
+
 class DrawnVal(AnnotatedImages):
     """Five validation images, which two processes cannot share evenly."""
 
@@ -92,13 +115,25 @@ def parameters(**changes: Any) -> FinetuneParams:
     ).finetune  # fmt: skip
 
 
+def unlabeled_of(case: str) -> UnlabeledParams:
+    """Without dropped features: each device drops others."""
+    if case not in METHODS:
+        return unlabeled_params("none")
+    kind = case.removesuffix(" in parts")
+    settings = {"confidence": 0.35, "warmup_share": 0.25, "ramp_share": 0.5, "decay": 0.5}
+    dropout = {"feature_dropout": 0.0} if kind == "unimatch" else {}
+    return unlabeled_params(kind, **settings, **dropout)
+
+
 def train(case: str, folder: Path, peers: Peers, params: FinetuneParams) -> list[Record]:
     torch.manual_seed(0)
     supervised = Fixed(PSPNet(Architecture(18, 0.125, 8, len(CLASSES), dropout=0.0)))
     loss_of = build_loss(params.loss, CLASSES, [1, 1, 1], IGNORE, align_corners=False, device=peers.device)
+    kind = params.unlabeled.kind
+    without = None if kind == "none" else DrawnWithoutMasks(OF_KIND[kind].strong_views)
     training = finetune(
         supervised, Preprocessing((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-        AnnotatedSplits(Drawn(case, RUNTIME.seed), DrawnVal(), CLASSES, IGNORE), loss_of, params,
+        FinetuneData(Drawn(case, RUNTIME.seed), DrawnVal(), CLASSES, IGNORE, without), loss_of, params,
         Session(RUNTIME, peers, Checkpoint(folder, writes=peers.rank == 0), quiet),
     )  # fmt: skip
     return list(training)
@@ -110,9 +145,11 @@ def main(out: Path) -> None:
         for case in CASES:
             folder = out / case
             folder.mkdir(parents=True, exist_ok=True)
-            records = train(
-                case, folder, peers, parameters(finetune__optimizer__accumulation_steps=2 if case == "in parts" else 1)
+            parts = 2 if case.endswith("in parts") else 1
+            params = parameters(
+                finetune__optimizer__accumulation_steps=parts, finetune__unlabeled=unlabeled_of(case).model_dump()
             )
+            records = train(case, folder, peers, params)
             (folder / f"records-{peers.rank}.json").write_text(json.dumps(records))
         try:
             peers.check_step(7 * peers.rank, Path("checkpoint"))

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from pspnet.errors import UserError
-from pspnet.training.shared.distributed import Peers, check_shares
+from pspnet.training.shared.distributed import Peers, check_pairs, check_shares
 from tests.files import made_once
 from tests.training.commands import started_together, statuses
-from tests.training.peers import CASES, main
+from tests.training.peers import CASES, METHODS, main
 
 CPU = torch.device("cpu")
 
@@ -52,15 +52,21 @@ def test_two_processes_train_as_one_with_the_whole_batch(case: str, alone: Path,
         assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_a_batch_in_parts_equals_the_whole_batch(alone: Path) -> None:
+@pytest.mark.parametrize(("whole", "in_parts"), [("unequal", "in parts"), ("unimatch", "unimatch in parts")])
+def test_a_batch_in_parts_equals_the_whole_batch(whole: str, in_parts: str, alone: Path) -> None:
     """The parts have unequal numbers of annotated pixels."""
-    assert max(differences(alone / "unequal", alone / "in parts")) < 1e-4
+    assert max(differences(alone / whole, alone / in_parts)) < 1e-4
 
 
 def test_the_training_cases_differ(alone: Path) -> None:
     """Otherwise the tests above would prove little."""
     for case in CASES[1:4]:
         assert max(differences(alone / CASES[0], alone / case)) > 1e-3
+    for case in METHODS:
+        weights = load_file(alone / case / "state.safetensors")
+        assert {name.partition(".")[0] for name in weights} >= {"module/supervised", "module/teacher"}
+        history = json.loads((alone / case / "records-0.json").read_text())
+        assert history[-1]["unlabeled_loss"] > 0.1
 
 
 @pytest.mark.e2e
@@ -83,3 +89,13 @@ def test_a_batch_that_does_not_split_is_reported_with_sizes_that_do() -> None:
         check_shares("finetune", 2, 1, Peers(0, 4, CPU))
     # On GPUs, BatchNorm sees the images of all processes.
     check_shares("finetune", 4, 1, Peers(0, 4, torch.device("cuda", 0)))
+
+
+def test_pairs_of_images_are_not_divided() -> None:
+    check_pairs("finetune.unlabeled.images_per_step", 8, 2, Peers(0, 2, CPU))
+    with pytest.raises(UserError) as error:
+        check_pairs("finetune.unlabeled.images_per_step", 6, 1, Peers(0, 2, CPU))
+    assert str(error.value) == (
+        "finetune.unlabeled.images_per_step: is 6, for 2 devices and optimizer.accumulation_steps 1; expected a "
+        "multiple of 4"
+    )

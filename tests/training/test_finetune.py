@@ -78,8 +78,10 @@ def test_the_averaged_weights_are_measured_and_kept(
     tensors = load_file(state)
     kept = Bundle.load(tmp_path / "bundle").network.state_dict()
     assert all(torch.equal(kept[name], tensors[f"average/network.{name}"]) for name in kept)
-    assert not torch.equal(kept["backbone.conv1.weight"], tensors["module/network.backbone.conv1.weight"])
-    assert not torch.equal(kept["backbone.bn1.running_mean"], tensors["module/network.backbone.bn1.running_mean"])
+    assert not torch.equal(kept["backbone.conv1.weight"], tensors["module/supervised.network.backbone.conv1.weight"])
+    assert not torch.equal(
+        kept["backbone.bn1.running_mean"], tensors["module/supervised.network.backbone.bn1.running_mean"]
+    )
 
 
 def test_frozen_statistics_are_those_of_the_pretrained_backbone(
@@ -107,7 +109,7 @@ class Poisoned(TrainingCrops):
 def test_a_loss_that_is_not_finite_names_the_files_and_keeps_the_batch(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pspnet.training.finetune.TrainingCrops", Poisoned)
+    monkeypatch.setattr("pspnet.training.data.TrainingCrops", Poisoned)
     with pytest.raises(UserError) as error:
         run_finetune(params, prepared, backbone, tmp_path)
     message = str(error.value)
@@ -136,7 +138,7 @@ class Misnamed(TrainingCrops):
 def test_a_mask_value_that_is_not_a_class_is_reported(
     params: Params, prepared: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pspnet.training.finetune.TrainingCrops", Misnamed)
+    monkeypatch.setattr("pspnet.training.data.TrainingCrops", Misnamed)
     with pytest.raises(UserError, match="A mask contains a value that is neither a class nor ignored, so prepare"):
         run_finetune(params, prepared, backbone, tmp_path)
 
@@ -201,7 +203,7 @@ def test_the_best_weights_on_val_are_kept(params: Params, prepared: Path, backbo
     tensors = load_file(state)
     kept = Bundle.load(tmp_path / "bundle").network.state_dict()
     assert all(torch.equal(kept[name], tensors[f"best/network.{name}"]) for name in kept)
-    assert any(not torch.equal(kept[name], tensors[f"module/network.{name}"]) for name in kept)
+    assert any(not torch.equal(kept[name], tensors[f"module/supervised.network.{name}"]) for name in kept)
 
 
 def test_training_can_end_mid_epoch_and_validate_between_epochs(
@@ -276,7 +278,8 @@ def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: 
     from pspnet.dataset.augmentation import Augmentation
     from pspnet.losses.segmentation import build_loss
     from pspnet.model.device import configure
-    from pspnet.training.finetune import AnnotatedSplits, finetune
+    from pspnet.training.data import FinetuneData
+    from pspnet.training.finetune import finetune
     from pspnet.training.shared.checkpoint import Checkpoint
     from pspnet.training.shared.distributed import Peers
     from pspnet.training.shared.steps import Session
@@ -296,7 +299,7 @@ def test_four_images_can_be_memorized(prepared: Path, backbone: Path, tmp_path: 
     architecture = Architecture(18, 0.25, 8, len(dataset.classes), dropout=0.0)
     training = finetune(
         SupervisedPSPNet(PSPNet(architecture)), Preprocessing(dataset.mean, dataset.std),
-        AnnotatedSplits(TrainingCrops(dataset.reader(), often, plain, seed=0), AnnotatedImages(dataset.reader(), four),
+        FinetuneData(TrainingCrops(dataset.reader(), often, plain, seed=0), AnnotatedImages(dataset.reader(), four),
                         dataset.classes, dataset.ignore),
         loss_of, params.finetune, Session(params.runtime, Peers(0, 1, device), Checkpoint(tmp_path), quiet),
     )  # fmt: skip

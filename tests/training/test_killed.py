@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from pspnet.config.params import Params
+from pspnet.semisup import METHODS
 from tests.kills import kill_seed
+from tests.parameters import unlabeled_params
 from tests.training.killed import digest_after_kills
 from tests.training.trainings import Finished, changed
 
 Finetuned = Callable[[Params], Finished]
+SEMI_SUPERVISED = [kind for kind in METHODS if kind != "none"]
 
 
 def check(
@@ -35,9 +38,12 @@ def test_a_training_that_is_killed_ends_with_the_same_weights(
 @pytest.mark.kills
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"ema_decay": 0.9}, {"optimizer": {"accumulation_steps": 2}}],
-    ids=["as it is", "average", "in parts"],
-)
+    [
+        {}, {"ema_decay": 0.9}, {"optimizer": {"accumulation_steps": 2}},
+        *({"unlabeled": unlabeled_params(kind, images_per_step=4, confidence=0.2)} for kind in SEMI_SUPERVISED),
+    ],
+    ids=["as it is", "average", "in parts", *SEMI_SUPERVISED],
+)  # fmt: skip
 def test_training_that_is_killed_ten_times_ends_with_the_same_weights(
     changes: dict[str, Any], params: Params, prepared: Path, backbone: Path, finetuned: Finetuned, tmp_path: Path
 ) -> None:

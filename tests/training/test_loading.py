@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pspnet.dataset.augmentation import Augmentation
 from pspnet.training.shared.distributed import Peers
-from pspnet.training.shared.loading import Batches, load_batches
+from pspnet.training.shared.loading import Batches, Stream, load_batches
 from tests.waiting import Clock
 
 Sample = dict[str, Tensor]
@@ -30,7 +30,7 @@ class Pictures(Dataset[Sample]):
 
 def batches(workers: str, monkeypatch: pytest.MonkeyPatch) -> Batches:
     monkeypatch.setenv("PSPNET_LOADER_WORKERS", workers)
-    return load_batches(Pictures(), 12, 4, seed=0, first_step=0, steps=6, peers=Peers(0, 1, CPU))
+    return load_batches([Stream(Pictures(), 12, 4)], seed=0, first_step=0, steps=6, peers=Peers(0, 1, CPU))
 
 
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.e2e)])

@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from pspnet.config.optimizer import OptimizerParams
 from pspnet.errors import Busy, UserError
 from pspnet.machine.code import code_digest
 from pspnet.machine.process import exclusive
+from pspnet.model.averaging import move_average, start_average
 from pspnet.model.device import configure
-from pspnet.training.averaging import move_average, start_average
 from pspnet.training.finetune import is_over, validation_steps
 from pspnet.training.shared import runtime
 from pspnet.training.shared.checkpoint import KEPT, Checkpoint, TrainingState, open_checkpoint, training_digest
 from pspnet.training.shared.distributed import Peers
-from pspnet.training.shared.loading import _Steps
+from pspnet.training.shared.loading import Key, Stream, _Steps
 from pspnet.training.shared.optimizer import (
     build_optimizer,
     clip_gradient,
@@ -148,8 +149,14 @@ def test_training_ends_early_when_val_stops_improving(ious: list[float], patienc
     assert is_over([{"val_mean_iou": iou} for iou in ious], params) == over
 
 
+def keys(images: int, per_step: int, seed: int, steps: range, peers: Peers = ALONE) -> list[list[Key]]:
+    """The keys of each step."""
+    streams = [Stream(Dataset(), images, per_step)]
+    return [[key for _, key in step] for step in _Steps(streams, seed, steps.start, steps.stop, peers)]
+
+
 def test_every_epoch_shows_each_image_once_in_a_different_order() -> None:
-    steps = list(_Steps(images=12, batch_size=4, seed=0, first_step=0, steps=6, peers=ALONE))
+    steps = keys(12, 4, seed=0, steps=range(6))
     epochs = [[position for step in steps[e * 3 : e * 3 + 3] for _, position in step] for e in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
     assert epochs[0] != epochs[1]
@@ -157,15 +164,28 @@ def test_every_epoch_shows_each_image_once_in_a_different_order() -> None:
 
 
 def test_the_order_does_not_depend_on_where_it_starts() -> None:
-    whole = list(_Steps(images=13, batch_size=4, seed=0, first_step=0, steps=9, peers=ALONE))
+    whole = keys(13, 4, seed=0, steps=range(9))
     assert all(len(step) == 4 for step in whole)
-    assert list(_Steps(images=13, batch_size=4, seed=0, first_step=5, steps=9, peers=ALONE)) == whole[5:]
+    assert keys(13, 4, seed=0, steps=range(5, 9)) == whole[5:]
 
 
 def test_devices_share_the_images_of_each_step() -> None:
-    whole = list(_Steps(13, 4, 0, 0, 9, ALONE))
-    shares = [list(_Steps(13, 4, 0, 0, 9, Peers(rank, 2, torch.device("cpu")))) for rank in range(2)]
+    whole = keys(13, 4, seed=0, steps=range(9))
+    shares = [keys(13, 4, 0, range(9), Peers(rank, 2, torch.device("cpu"))) for rank in range(2)]
     assert [first + second for first, second in zip(*shares, strict=True)] == whole
+
+
+def test_streams_begin_at_their_own_step_and_have_their_own_order() -> None:
+    """Devices share the images of each stream, and pairs of images stay together."""
+    streams = [Stream(Dataset(), 8, 2), Stream(Dataset(), 8, 4, first_step=3)]
+    whole = list(_Steps(streams, 0, 0, 7, ALONE))
+    assert [[number for number, _ in step] for step in whole] == [[0, 0]] * 3 + [[0, 0, 1, 1, 1, 1]] * 4
+    first, second = ([key for step in whole for of, key in step if of == number] for number in range(2))
+    assert first[:8] != second[:8]
+    assert sorted(second) == [(epoch, position) for epoch in range(2) for position in range(8)]
+    shares = [list(_Steps(streams, 0, 0, 7, Peers(rank, 2, CPU))) for rank in range(2)]
+    for own, other, step in zip(*shares, whole, strict=True):
+        assert [own[:1] + other[:1], own[1:] + other[1:]] == [step[:2], step[2:]]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
@@ -324,5 +344,5 @@ def test_an_invalid_machine_setting_is_reported(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_batches_of_an_epoch_differ_between_seeds() -> None:
-    orders = [np.array([p for step in _Steps(20, 4, seed, 0, 5, ALONE) for _, p in step]) for seed in (0, 1)]
+    orders = [np.array([p for step in keys(20, 4, seed, range(5)) for _, p in step]) for seed in (0, 1)]
     assert (orders[0] != orders[1]).any()

@@ -131,3 +131,11 @@ def check_shares(stage: str, batch_size: int, accumulation_steps: int, peers: Pe
                 f"Use {' or '.join(map(str, fitting))}, or change PSPNET_DEVICES.",
             )
         )
+
+
+def check_pairs(key: str, images: int, accumulation_steps: int, peers: Peers) -> None:
+    """Check that a step's images split into equal parts, each of whole pairs."""
+    pairs = 2 * peers.count * accumulation_steps
+    if images % pairs:
+        found = f"is {images}, for {peers.count} devices and optimizer.accumulation_steps {accumulation_steps}"
+        raise UserError(Problem(key, found, f"a multiple of {pairs}"))

@@ -3,8 +3,9 @@
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,30 +23,64 @@ Batch = dict[str, Tensor]
 Key = tuple[int, int]  # (epoch, position): with the seed, they determine all randomness in a sample
 
 
-def keys_of(step: int, images: int, batch_size: int, seed: int) -> list[Key]:
-    """Return the keys of a step's images on all devices. An incomplete last batch of an epoch is dropped."""
+class Stream(NamedTuple):
+    """The images that a step takes from a dataset."""
+
+    dataset: Dataset[Batch]
+    images: int  # in the dataset
+    per_step: int  # on all devices
+    first_step: int = 0  # earlier steps take none
+
+
+def keys_of(step: int, images: int, batch_size: int, seed: int, number: int = 0) -> list[Key]:
+    """Return the keys of a step's images on all devices. An incomplete last batch of an epoch is dropped.
+
+    `number` is the number of the stream. Streams of equally many images must not show them in the same order.
+    """
     epoch, turn = divmod(step, images // batch_size)
-    chosen = _order(images, seed, epoch)[turn * batch_size : (turn + 1) * batch_size]
+    chosen = _order(images, seed, epoch, number)[turn * batch_size : (turn + 1) * batch_size]
     return [(epoch, int(position)) for position in chosen]
 
 
-@lru_cache(maxsize=1)
-def _order(images: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(images)
+@lru_cache(maxsize=2)
+def _order(images: int, seed: int, epoch: int, number: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch, number]).permutation(images)
 
 
-class _Steps(Sampler[list[Key]]):
-    """Yield the keys of every step from `first_step` on. Each process takes its share."""
+def stream_keys(streams: Sequence[Stream], step: int, seed: int) -> list[list[Key]]:
+    """Return the keys of a step's images from each stream, on all devices."""
+    return [
+        keys_of(step - one.first_step, one.images, one.per_step, seed, number) if step >= one.first_step else []
+        for number, one in enumerate(streams)
+    ]
 
-    def __init__(self, images: int, batch_size: int, seed: int, first_step: int, steps: int, peers: Peers) -> None:
-        self._images, self._batch_size, self._seed, self._peers = images, batch_size, seed, peers
+
+class _Steps(Sampler[list[tuple[int, Key]]]):
+    """The keys of every step from `first_step` on, each with its stream; each process takes its share of each."""
+
+    def __init__(self, streams: Sequence[Stream], seed: int, first_step: int, steps: int, peers: Peers) -> None:
+        self._streams, self._seed, self._peers = streams, seed, peers
         self._steps = range(first_step, steps)
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        share = self._batch_size // self._peers.count
-        first = self._peers.rank * share
+    def __iter__(self) -> Iterator[list[tuple[int, Key]]]:
         for step in self._steps:
-            yield keys_of(step, self._images, self._batch_size, self._seed)[first : first + share]
+            chosen: list[tuple[int, Key]] = []
+            for number, keys in enumerate(stream_keys(self._streams, step, self._seed)):
+                share = len(keys) // self._peers.count
+                first = self._peers.rank * share
+                chosen += [(number, key) for key in keys[first : first + share]]
+            yield chosen
+
+
+class _Joined(Dataset[Batch]):
+    """The images of all streams."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._datasets = [stream.dataset for stream in streams]
+
+    def __getitem__(self, place: tuple[int, Key]) -> Batch:
+        number, key = place
+        return self._datasets[number][key]
 
 
 class Batches(Iterator[Batch]):
@@ -79,22 +114,14 @@ class Batches(Iterator[Batch]):
         return sum(waited for waited, _ in self._steps) / sum(whole for _, whole in self._steps)
 
 
-def load_batches(
-    dataset: Dataset[Batch],
-    images: int,
-    batch_size: int,
-    seed: int,
-    first_step: int,
-    steps: int,
-    peers: Peers,
-) -> Batches:
+def load_batches(streams: Sequence[Stream], seed: int, first_step: int, steps: int, peers: Peers) -> Batches:
     """Build batches with images as (N, 3, H, W) in `channels_last`, the layout that decoders write and convolutions run
-    fastest on.
+    fastest on. A batch holds the tensors of all streams, whose names must differ.
     """
     workers = loader_workers()
     loader: DataLoader[Batch] = DataLoader(
-        dataset,
-        batch_sampler=_Steps(images, batch_size, seed, first_step, steps, peers),
+        _Joined(streams),
+        batch_sampler=_Steps(streams, seed, first_step, steps, peers),
         collate_fn=_collate,
         num_workers=workers,
         worker_init_fn=_start_worker if workers else None,
@@ -104,7 +131,10 @@ def load_batches(
 
 
 def _collate(samples: list[Batch]) -> Batch:
-    batch: Batch = default_collate(samples)
+    kinds: dict[tuple[str, ...], list[Batch]] = {}
+    for sample in samples:
+        kinds.setdefault(tuple(sample), []).append(sample)
+    batch = {name: tensor for own in kinds.values() for name, tensor in default_collate(own).items()}
     return {name: tensor.permute(0, 3, 1, 2) if _is_image(tensor) else tensor for name, tensor in batch.items()}
 
 

@@ -14,8 +14,8 @@ from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.samples import Samples
 from pspnet.errors import Problem, UserError
 from pspnet.training.shared.checkpoint import Checkpoint, TrainingState, open_checkpoint
-from pspnet.training.shared.distributed import Peers, Tick, check_shares, joined
-from pspnet.training.shared.loading import Batch, Batches, keys_of, load_batches, parts_of
+from pspnet.training.shared.distributed import Peers, Tick, check_pairs, check_shares, joined
+from pspnet.training.shared.loading import Batch, Batches, Stream, load_batches, parts_of, stream_keys
 from pspnet.training.shared.nonfinite import not_finite
 from pspnet.training.shared.optimizer import (
     Groups,
@@ -84,7 +84,8 @@ class Steps:
         if self.per_epoch == 0:
             expected = f"at most {len(images)}, the number of training images"
             raise UserError(Problem(f"{stage}.batch_size", f"is {params.batch_size}", expected))
-        self._stage, self._session, self._images, self._batch_size = stage, session, images, params.batch_size
+        self._stage, self._session, self._batch_size = stage, session, params.batch_size
+        self._sources, self._streams = [images], [Stream(images, len(images), params.batch_size)]
         self._module, self._params, self.count = module, params.optimizer, max(1, round(params.epochs * self.per_epoch))
         self._tick = peers.together(session.tick)
         self.state = TrainingState(module, build_optimizer(params.optimizer, groups), average=average)
@@ -92,13 +93,18 @@ class Steps:
         peers.check_step(self.state.step, session.checkpoint.folder)
         self.shared = peers.shared(module)
 
+    def add(self, images: Samples, per_step: int, first_step: int) -> None:
+        """From `first_step` on, each batch also has some of these images, in pairs. They are no part of an epoch."""
+        key = f"{self._stage}.unlabeled.images_per_step"
+        check_pairs(key, per_step, self._params.accumulation_steps, self._session.peers)
+        self._sources.append(images)
+        self._streams.append(Stream(images, len(images), per_step, first_step))
+
     @contextmanager
     def batches(self) -> Iterator[Batches]:
         """Yield the remaining batches. If the block is interrupted, the checkpoint is saved."""
         peers, seed = self._session.peers, self._session.runtime.seed
-        batches = load_batches(
-            self._images, len(self._images), self._batch_size, seed, self.state.step, self.count, peers
-        )
+        batches = load_batches(self._streams, seed, self.state.step, self.count, peers)
         with closing(batches), self._session.checkpoint.kept_when_interrupted(self.state):
             yield batches
 
@@ -131,8 +137,10 @@ class Steps:
         return dict(zip([*sums, "gradient_norm"], values, strict=True))
 
     def not_finite(self, batch: Batch, figures: Figures, *, masks_fit: bool = True) -> UserError:
-        keys = keys_of(self.state.step, len(self._images), self._batch_size, self._session.runtime.seed)
-        sources = [self._images.source(position) for _, position in keys]
+        keys = stream_keys(self._streams, self.state.step, self._session.runtime.seed)
+        sources = [
+            images.source(position) for images, own in zip(self._sources, keys, strict=True) for _, position in own
+        ]
         folder, rank = self._session.checkpoint.folder, self._session.peers.rank
         return not_finite(self._stage, figures, self.state.step + 1, batch, sources, folder, rank, masks_fit=masks_fit)
 
