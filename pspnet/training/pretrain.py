@@ -11,6 +11,7 @@ from pspnet.config.pretrain import PretrainParams
 from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.views import UnlabeledViews
+from pspnet.errors import UserError
 from pspnet.selfsup.pretext import Pretext
 from pspnet.training.shared.checkpoint import Record
 from pspnet.training.shared.loading import Batch
@@ -54,7 +55,7 @@ def pretrain(
 
     yield from state.records
     with steps.batches() as batches:
-        while len(state.records) < params.epochs:
+        while not is_over(state.records, params, pretext):
             epoch = len(state.records) + 1
             pretext.train()
             while state.step < epoch * steps.per_epoch:
@@ -70,3 +71,12 @@ def pretrain(
             state.records.append({"step": state.step, "epoch": epoch, "learning_rate": learning_rate, **steps.means()})
             yield state.records[-1]
     session.checkpoint.save(state)
+
+
+def is_over(records: Sequence[Record], params: PretrainParams, pretext: Pretext[Any]) -> bool:
+    """Return whether training ends now, or raise a UserError if it has collapsed. This depends only on the records, so
+    a resumed run ends at the same step.
+    """
+    if records and (problem := pretext.collapse(records)):
+        raise UserError(problem)
+    return len(records) == params.epochs

@@ -29,7 +29,8 @@ def build(name: str) -> Pretext[Any]:
 def batch(name: str, image: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
     views = [views_of(name, image, seed) for seed in range(4)]
     tensors = {name: torch.from_numpy(np.stack([view[name] for view in views])) for name in views[0]}
-    return tensors | {"image": tensors["image"].permute(0, 3, 1, 2)}
+    return {name: tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 and tensor.dtype == torch.uint8 else tensor
+            for name, tensor in tensors.items()}  # fmt: skip
 
 
 def views_of(name: str, image: NDArray[np.uint8], seed: int, **changes: Any) -> Views:

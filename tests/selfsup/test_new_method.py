@@ -54,7 +54,7 @@ class BrightnessParams(Section):
     darkest: Annotated[float, Field(gt=0, lt=1, examples=[0.5])]
     """The smallest factor on a view's pixels."""
 
-    def check_views(self, crop_px: int) -> None:
+    def check_views(self, crop_px: int, output_stride: int) -> None:
         pass
 
 
