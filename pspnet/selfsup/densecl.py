@@ -5,8 +5,11 @@ place, where each place of one view is compared with the place of the other whos
 network, a moving average of the first, computes what the first is compared with, so the queue stays consistent. An
 image is never told apart from earlier views of itself, of which there are many in the queue if there are few images.
 
-The second network normalizes by the averaged BatchNorm statistics, not by those of the batch (Cai et al., 2021).
-Otherwise, images of a small batch would give each other away, which the original prevents by shuffling over many GPUs.
+Two things differ from the original, so that small batches and short runs work:
+- The second network normalizes by averaged BatchNorm statistics, not by those of the batch (Cai et al., 2021).
+  Otherwise the images of a small batch would give each other away, which the original prevents by shuffling over GPUs.
+- Embeddings end with a BatchNorm without scale and shift. Otherwise they all drift in the same direction at first, and
+  the network tells an image from earlier ones by their age.
 """
 
 import copy
@@ -14,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
@@ -27,7 +31,6 @@ from pspnet.selfsup.pretext import Crop, Pretext, Views
 DIMENSIONS = 128
 TEMPERATURE = 0.2
 DENSE_WEIGHT = 0.5
-RECENT = 256  # images whose embeddings show the spread
 LEAST_SPREAD, SETTLED_STEPS = 0.3, 200
 
 
@@ -38,10 +41,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.average = AverageBins(grid)
         self.whole = nn.Sequential(
-            nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, DIMENSIONS)
+            nn.Linear(channels, channels),
+            nn.ReLU(inplace=True),
+            nn.Linear(channels, DIMENSIONS),
+            nn.BatchNorm1d(DIMENSIONS, affine=False),
         )
         self.places = nn.Sequential(
-            nn.Conv2d(channels, channels, 1), nn.ReLU(inplace=True), nn.Conv2d(channels, DIMENSIONS, 1)
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, DIMENSIONS, 1),
+            nn.BatchNorm2d(DIMENSIONS, affine=False),
         )
 
     def forward(self, c5: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,6 +66,7 @@ class DenseCL(Pretext[DenseCLParams]):
     places_queue: Tensor
     positions_queue: Tensor
     steps: Tensor
+    spread: Tensor
 
     def __init__(self, backbone: ResNet, preprocessing: Preprocessing, params: DenseCLParams) -> None:
         super().__init__(backbone, preprocessing, params)
@@ -69,6 +79,7 @@ class DenseCL(Pretext[DenseCLParams]):
             self.register_buffer(name, F.normalize(torch.randn(params.queue_size, DIMENSIONS), dim=1))
         self.register_buffer("positions_queue", torch.full((params.queue_size,), -1))  # of the images in the dataset
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("spread", torch.ones(()))
         self._new: list[tuple[Tensor, Tensor, Tensor]] = []  # what the parts of the step add to the queues
 
     @staticmethod
@@ -79,6 +90,7 @@ class DenseCL(Pretext[DenseCLParams]):
     def train(self, mode: bool = True) -> "DenseCL":
         super().train(mode)
         self.second_backbone.eval()
+        self.second_encoder.eval()
         return self
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -92,12 +104,14 @@ class DenseCL(Pretext[DenseCLParams]):
         with torch.autocast(whole.device.type, enabled=False):
             alike = (features.detach() @ other_features.mT).argmax(dim=2)  # (N, places)
             matches = other_places.gather(1, alike[:, :, None].expand_as(other_places))
-            itself = views["position"][:, None] == self.positions_queue  # (N, Q)
-            whole_loss = _contrast(whole, other_whole, self.queue, itself)
-            of_places = itself.repeat_interleave(places.shape[1], dim=0)
+            # The queue starts with random directions. Telling images from those would only teach that all images are
+            # alike.
+            spared = (views["position"][:, None] == self.positions_queue) | (self.positions_queue < 0)  # (N, Q)
+            whole_loss = _contrast(whole, other_whole, self.queue, spared)
+            of_places = spared.repeat_interleave(places.shape[1], dim=0)
             dense_loss = _contrast(places.flatten(0, 1), matches.flatten(0, 1), self.places_queue, of_places)
         loss = (1 - DENSE_WEIGHT) * whole_loss + DENSE_WEIGHT * dense_loss
-        return loss, {"whole_loss": whole_loss, "dense_loss": dense_loss, "spread": self._spread()}
+        return loss, {"whole_loss": whole_loss, "dense_loss": dense_loss, "spread": self.spread}
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -109,10 +123,12 @@ class DenseCL(Pretext[DenseCLParams]):
                 held.lerp_(now, 1 - kept)
             else:
                 held.copy_(now)
-        queues = (self.queue, self.places_queue, self.positions_queue)
-        for queue, parts in zip(queues, zip(*self._new, strict=True), strict=True):
-            queue.copy_(torch.cat([queue, _of_all_devices(torch.cat(parts))])[-len(queue) :])
+        new = [_of_all_devices(torch.cat(parts)) for parts in zip(*self._new, strict=True)]
         self._new = []
+        for queue, rows in zip((self.queue, self.places_queue, self.positions_queue), new, strict=True):
+            queue.copy_(torch.cat([queue, rows])[-len(queue) :])
+        # The standard deviation of the step's embeddings, relative to that of random directions.
+        self.spread.copy_(new[0].var(dim=0).mean().sqrt() * DIMENSIONS**0.5)
 
     def collapse(self, records: Sequence[Mapping[str, float]]) -> Problem | None:
         last = records[-1]
@@ -132,18 +148,13 @@ class DenseCL(Pretext[DenseCLParams]):
         for second, first in ((self.second_backbone, self.backbone), (self.second_encoder, self.encoder)):
             yield from zip(second.state_dict().values(), first.state_dict().values(), strict=True)
 
-    def _spread(self) -> Tensor:
-        """Return the standard deviation of the newest embeddings, relative to that of random directions, which is 1.
 
-        The newest embeddings are in the queue, so all devices and all parts of a step see the same.
-        """
-        return self.queue[-RECENT:].var(dim=0).mean().sqrt() * DIMENSIONS**0.5
-
-
-def _contrast(embeddings: Tensor, matches: Tensor, others: Tensor, itself: Tensor) -> Tensor:
-    """Return the cross-entropy of choosing the match among the others: (M, D), (M, D), (Q, D), (M, Q)."""
+def _contrast(embeddings: Tensor, matches: Tensor, others: Tensor, spared: Tensor) -> Tensor:
+    """Return the cross-entropy of choosing the match among the others, (M, D), (M, D) and (Q, D). `spared` is (M, Q),
+    True where another does not count.
+    """
     right = (embeddings * matches).sum(dim=1, keepdim=True)
-    wrong = (embeddings @ others.T).masked_fill(itself, -torch.inf)
+    wrong = (embeddings @ others.T).masked_fill(spared, -torch.inf)
     logits = torch.cat([right, wrong], dim=1) / TEMPERATURE
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
@@ -157,5 +168,6 @@ def _of_all_devices(own: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _gray(image: np.ndarray) -> np.ndarray:
-    return image.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
+def _gray(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    gray: NDArray[np.uint8] = image.mean(axis=2, keepdims=True).astype(np.uint8)
+    return gray.repeat(3, axis=2)

@@ -113,8 +113,7 @@ class Masked(Pretext[MaskedParams]):
         return _enlarge(mean[:, None], images), _enlarge((variance + FLAT_VARIANCE).sqrt()[:, None], images)
 
     def _by_patch(self, images: Tensor) -> Tensor:  # (N, C, S, S) -> (N, g, g)
-        cells = images.unflatten(3, (-1, self._patch_px)).unflatten(2, (-1, self._patch_px))
-        return cells.mean(dim=(1, 3, 5))
+        return F.avg_pool2d(images, self._patch_px).mean(dim=1)
 
 
 class Mask:
@@ -156,7 +155,7 @@ class OnlyVisible(Covered):
         features = x.permute(0, 2, 3, 1)  # (N, h, w, C)
         rows = self._mask.rows(x)
         visible = features.flatten(0, 2)[rows].t()[None, :, :, None]  # one image, a feature high
-        normal = self.inner(visible)[0, :, :, 0].t()
+        normal: Tensor = self.inner(visible)[0, :, :, 0].t()
         every = normal.new_zeros(features.shape).flatten(0, 2).index_copy(0, rows, normal)
         return every.view(features.shape).permute(0, 3, 1, 2)
 
@@ -186,19 +185,25 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.paint(x), C2_STRIDE)
 
 
-class Difficulty(nn.Sequential):
-    """Guess the loss of each patch from its pixels. Trained with the losses of hidden patches, so its weights hold
-    what was hard lately.
+class Difficulty(nn.Module):
+    """Guess the loss of each patch from its pixels. The losses of hidden patches train it, so its weights remember what
+    was hard lately.
     """
 
     def __init__(self, patch_px: int) -> None:
-        super().__init__(
-            nn.Conv2d(3, 16, 3, 2, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, 16, 3, 2, padding=1),
-            nn.ReLU(inplace=True), nn.AvgPool2d(patch_px // 4), nn.Conv2d(16, 1, 1), nn.Flatten(1, 2),
-        )  # fmt: skip
+        super().__init__()
+        self.guess = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(16, 16, 3, 2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.AvgPool2d(patch_px // 4),
+            nn.Conv2d(16, 1, 1),
+        )
 
     def forward(self, images: Tensor) -> Tensor:  # (N, 3, S, S) -> (N, g, g)
-        return super().forward(images).float()  # type: ignore[no-any-return]
+        guesses: Tensor = self.guess(images)[:, 0]
+        return guesses.float()
 
 
 def _replace(root: nn.Module, kind: type[nn.Module], change: Callable[[Any], nn.Module]) -> None:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pspnet.config.pretrain import PretrainParams
@@ -14,7 +16,7 @@ from pspnet.dataset.views import UnlabeledViews
 from pspnet.errors import UserError
 from pspnet.selfsup.pretext import Pretext
 from pspnet.training.shared.checkpoint import Record
-from pspnet.training.shared.loading import Batch
+from pspnet.training.shared.loading import Batch, collate
 from pspnet.training.shared.runtime import autocast, compiled
 from pspnet.training.shared.steps import Session, Steps
 
@@ -80,3 +82,23 @@ def is_over(records: Sequence[Record], params: PretrainParams, pretext: Pretext[
     if records and (problem := pretext.collapse(records)):
         raise UserError(problem)
     return len(records) == params.epochs
+
+
+@torch.no_grad()
+def reconstructions(
+    pretext: Pretext[Any], views: UnlabeledViews, count: int
+) -> list[tuple[str, dict[str, NDArray[np.uint8]]]]:
+    """Return what the method makes of a few images, by their path in the raw data. Most methods reconstruct nothing."""
+    pretext.eval()
+    positions = [round(place) for place in np.linspace(0, len(views) - 1, count)]
+    batch = collate([views[0, position] for position in positions])
+    device = next(pretext.parameters()).device
+    pictures = {
+        name: pretext.preprocessing.pixels(images).permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
+        for name, images in pretext.pictures({name: tensor.to(device) for name, tensor in batch.items()}).items()
+    }
+    return [
+        (views.source(position), {name: images[number] for name, images in pictures.items()})
+        for number, position in enumerate(positions)
+        if pictures
+    ]

@@ -95,7 +95,7 @@ def load_batches(
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_sampler=_Steps(images, batch_size, seed, first_step, steps, peers),
-        collate_fn=_collate,
+        collate_fn=collate,
         num_workers=workers,
         worker_init_fn=_start_worker if workers else None,
         pin_memory=peers.device.type == "cuda",
@@ -103,7 +103,7 @@ def load_batches(
     return Batches(iter(loader))
 
 
-def _collate(samples: list[Batch]) -> Batch:
+def collate(samples: list[Batch]) -> Batch:
     batch: Batch = default_collate(samples)
     return {name: tensor.permute(0, 3, 1, 2) if _is_image(tensor) else tensor for name, tensor in batch.items()}
 
