@@ -107,9 +107,9 @@ class DenseCL(Pretext[DenseCLParams]):
             # The queue starts with random directions. Telling images from those would only teach that all images are
             # alike.
             spared = (views["position"][:, None] == self.positions_queue) | (self.positions_queue < 0)  # (N, Q)
-            whole_loss = _contrast(whole, other_whole, self.queue, spared)
+            whole_loss = contrast(whole, other_whole, self.queue, spared)
             of_places = spared.repeat_interleave(places.shape[1], dim=0)
-            dense_loss = _contrast(places.flatten(0, 1), matches.flatten(0, 1), self.places_queue, of_places)
+            dense_loss = contrast(places.flatten(0, 1), matches.flatten(0, 1), self.places_queue, of_places)
         loss = (1 - DENSE_WEIGHT) * whole_loss + DENSE_WEIGHT * dense_loss
         return loss, {"whole_loss": whole_loss, "dense_loss": dense_loss, "spread": self.spread}
 
@@ -149,7 +149,7 @@ class DenseCL(Pretext[DenseCLParams]):
             yield from zip(second.state_dict().values(), first.state_dict().values(), strict=True)
 
 
-def _contrast(embeddings: Tensor, matches: Tensor, others: Tensor, spared: Tensor) -> Tensor:
+def contrast(embeddings: Tensor, matches: Tensor, others: Tensor, spared: Tensor) -> Tensor:
     """Return the cross-entropy of choosing the match among the others, (M, D), (M, D) and (Q, D). `spared` is (M, Q),
     True where another does not count.
     """

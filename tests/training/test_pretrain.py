@@ -18,7 +18,7 @@ STOP = (32, 0)  # a point in the second epoch
 
 
 def with_method(params: Params, method: str) -> Params:
-    return changed(params, pretrain={"method": method_params(method), "crop_px": 72})
+    return changed(params, pretrain={"method": method_params(method), "crop_px": 64})
 
 
 @pytest.mark.parametrize("method", METHODS)
