@@ -154,8 +154,9 @@ class OnlyVisible(Covered):
     def forward(self, x: Tensor) -> Tensor:
         features = x.permute(0, 2, 3, 1)  # (N, h, w, C)
         rows = self._mask.rows(x)
-        visible = features.flatten(0, 2)[rows].t()[None, :, :, None]  # one image, a feature high
-        normal: Tensor = self.inner(visible)[0, :, :, 0].t()
+        # One feature per image. As a single image, the features and their gradient could have different layouts, which
+        # torch's backward pass mistakes for each other.
+        normal: Tensor = self.inner(features.flatten(0, 2)[rows][:, :, None, None])[:, :, 0, 0]
         every = normal.new_zeros(features.shape).flatten(0, 2).index_copy(0, rows, normal)
         return every.view(features.shape).permute(0, 3, 1, 2)
 
@@ -166,7 +167,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: Sequence[int], hidden: int) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(inputs, hidden, 1) for inputs in channels)
-        self.missing = nn.Parameter(torch.zeros(len(channels), hidden, 1, 1))
+        self.missing = nn.Parameter(torch.zeros(len(channels), hidden))
         self.joins = nn.ModuleList(
             nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), BatchNorm(hidden), nn.ReLU(inplace=True))
             for _ in channels
@@ -178,7 +179,7 @@ class Decoder(nn.Module):
         for own, lateral, missing, join in reversed(
             list(zip(features, self.laterals, self.missing, self.joins, strict=True))
         ):
-            dense = torch.where(mask.at(own).bool(), lateral(own), missing)
+            dense = torch.where(mask.at(own).bool(), lateral(own), missing[:, None, None])
             if x is not None:
                 dense = dense + F.interpolate(x, own.shape[-2:], mode="bilinear", align_corners=False)
             x = join(dense)

@@ -63,16 +63,27 @@ def test_features_are_0_in_hidden_patches_after_every_stage(image: NDArray[np.ui
         assert (features[~own] != 0).any()
 
 
-def test_batchnorm_normalizes_the_visible_features_alone() -> None:
-    mask, norm = Mask(), nn.BatchNorm2d(2)
-    visible = torch.tensor([[[True, False], [False, True]], [[False, True], [True, False]]])
-    mask.show(visible, count=2)
-    x = torch.randn(2, 2, 4, 4)
-    seen = x.permute(0, 2, 3, 1)[visible.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)]  # (V, C)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("training", [True, False])
+def test_batchnorm_and_its_gradient_know_only_visible_features(training: bool, layout: torch.memory_format) -> None:
+    visible = torch.rand(4, 9).argsort(dim=1).view(4, 3, 3) < 4
+    mask, norm = Mask(), nn.BatchNorm2d(5).double().train(training)
+    mask.show(visible, count=4)
+    nn.init.uniform_(norm.weight)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.uniform_()
+    x = torch.randn(4, 5, 6, 6, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
+    cells = visible.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    seen = x.permute(0, 2, 3, 1)[cells]  # (V, C)
+    mean, variance = (seen.mean(0), seen.var(0, correction=0)) if training else (norm.running_mean, norm.running_var)
+    expected = torch.zeros(4, 6, 6, 5, dtype=torch.double)
+    expected[cells] = (seen - mean) / (variance + norm.eps).sqrt() * norm.weight + norm.bias
+    expected, weights = expected.permute(0, 3, 1, 2), torch.randn(4, 5, 6, 6)
+    by_hand = torch.autograd.grad((expected * weights).sum(), (x, norm.weight, norm.bias))
     normal = OnlyVisible(norm, mask)(x)
-    assert torch.allclose(norm.running_mean, 0.1 * seen.mean(dim=0), atol=1e-6)  # type: ignore[arg-type]
-    own = normal.permute(0, 2, 3, 1)[visible.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)]
-    assert torch.allclose(own, (seen - seen.mean(dim=0)) / (seen.var(dim=0, correction=0) + norm.eps).sqrt(), atol=1e-5)
+    gradients = torch.autograd.grad((normal * weights).sum(), (x, norm.weight, norm.bias))
+    for one, other in zip((normal, *gradients), (expected, *by_hand), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_trained_backbone_is_a_plain_resnet_again(image: NDArray[np.uint8]) -> None:
