@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pspnet.selfsup import METHODS
 from pspnet.selfsup.densecl import DIMENSIONS, TEMPERATURE, DenseCL, contrast
+from tests.parameters import method_params
 from tests.selfsup.test_methods import batch, build, enlarge
 
 
@@ -33,14 +35,10 @@ def first_step(pretext: DenseCL, views: dict[str, Tensor], rate: float = 0.1) ->
 
 def test_two_views_come_from_two_crops_of_one_image() -> None:
     crops = iter(np.full((2, 8, 8, 3), [[[[10]]], [[[20]]]], np.uint8))
-    views = DenseCL.views(lambda: next(crops), densecl_params(gray_probability=0.0), np.random.default_rng(0))
+    views = METHODS["densecl"].views(
+        lambda: next(crops), method_params("densecl", gray_probability=0.0), np.random.default_rng(0)
+    )
     assert (views["image"] == 10).all() and (views["other"] == 20).all()
-
-
-def densecl_params(**changes: Any) -> Any:
-    from tests.parameters import method_params
-
-    return method_params("densecl", **changes)
 
 
 def test_the_queue_holds_the_newest_embeddings_in_order(image: NDArray[np.uint8]) -> None:
@@ -85,12 +83,14 @@ def test_the_first_loss_is_0_because_the_queue_is_empty(image: NDArray[np.uint8]
 def test_the_second_network_follows_the_first_without_gradients(image: NDArray[np.uint8]) -> None:
     pretext, views = densecl(momentum=0.99), batch("densecl", image)
     first_step(pretext, views)
-    held = pretext.second_backbone.conv1.weight.clone()
+    held = pretext.second_backbone.get_parameter("conv1.weight").clone()
     first_step(pretext, views, rate=10.0)
     kept = 3 / 12  # (1 + 2) / (10 + 2) after the second step, which is less than 0.99
-    moved = kept * held + (1 - kept) * pretext.backbone.conv1.weight
-    assert torch.allclose(pretext.second_backbone.conv1.weight, moved, atol=1e-6)
-    assert not torch.equal(pretext.second_backbone.conv1.weight, pretext.backbone.conv1.weight)
+    moved = kept * held + (1 - kept) * pretext.backbone.get_parameter("conv1.weight")
+    assert torch.allclose(pretext.second_backbone.get_parameter("conv1.weight"), moved, atol=1e-6)
+    assert not torch.equal(
+        pretext.second_backbone.get_parameter("conv1.weight"), pretext.backbone.get_parameter("conv1.weight")
+    )
     assert all(parameter.grad is None for parameter in pretext.second_backbone.parameters())
 
 
@@ -120,7 +120,7 @@ def test_the_spread_of_equal_embeddings_is_0_and_that_of_random_ones_1(image: ND
 def test_a_dead_projector_is_seen_as_a_collapse(image: NDArray[np.uint8]) -> None:
     pretext, views = densecl(), batch("densecl", image)
     for module in (pretext.encoder, pretext.second_encoder):
-        layer = module.whole[0]
+        layer = module.get_submodule("whole.0")
         assert isinstance(layer, nn.Linear)
         nn.init.constant_(layer.bias, -1e6)  # no unit of the next layer is ever active
     for _ in range(3):
