@@ -19,8 +19,8 @@ ENVIRONMENT = {"PSPNET_CHECKPOINT_SECONDS": "0", "PSPNET_LOADER_WORKERS": "0"}
 
 
 def digest_after_kills(whole: Finished, run: Run, folder: Path, kills: int, seed: int) -> str:
-    """Return the digest of what `run` makes, after kills at random points of the `whole` training run and a final run to the
-    end.
+    """Return the digest of what `run` makes, after kills at random points of the `whole` training run and a final run
+    to the end.
     """
     rng = random.Random(seed)
     places = [BEGINNING, *whole.places]
