@@ -185,7 +185,7 @@ def train_ours(params: Params, prepared: Path, work: Path) -> tuple[nn.Module, i
     common = {"prepared": prepared, "checkpoints": work / "checkpoints", "run": StageRun(), "tick": lambda *_: None}
     pretrain.run(
         params.backbone, params.pretrain, params.runtime, weights=work / "weights", out=work / "backbone",
-        history=work / "pretrain.csv", **common,
+        history=work / "pretrain.csv", page=work / "pretrain.html", **common,
     )  # fmt: skip
     finetune.run(
         params.backbone, params.finetune, params.runtime, pretrained=work / "backbone", out=work / "bundle",

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pspnet.registry.model_registry import ModelRegistry
 
 PARAMS, PIPELINE_FILE, START = Path("params.yaml"), Path("dvc.yaml"), Path("recipes/start.yaml")
-RAW, WEIGHTS, PREPARED, BUNDLE = (
-    Path(name) for name in ("data/raw", "data/weights", "data/prepared", "models/segmenter")
+RAW, WEIGHTS, PREPARED, BACKBONE, BUNDLE = (
+    Path(name) for name in ("data/raw", "data/weights", "data/prepared", "models/backbone", "models/segmenter")
 )
 REPORT, RECORDS = Path("reports/evaluation"), Path("reports/runs")
 CHAMPION = "champion"

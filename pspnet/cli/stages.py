@@ -89,15 +89,16 @@ def pretrain(
     weights: Annotated[Path, typer.Option(help="The folder with imported weights, for `backbone.weights: imported`.")],
     out: Annotated[Path, typer.Option(help="The folder to write the backbone to.")],
     history: History,
+    page: Annotated[Path, typer.Option(help="The page to write, which shows what the backbone has learned.")],
     run_record: RunRecord = None,
 ) -> None:
     """Pretrain the backbone without masks, with `pretrain.method` and `backbone.weights` from params.yaml.
 
     Example: pspnet pretrain --prepared data/prepared --weights data/weights --out models/backbone --history
-    reports/pretrain.csv --run-record reports/runs/pretrain.json
+    reports/pretrain.csv --page reports/pretrain.html --run-record reports/runs/pretrain.json
     """
-    _training("pretrain", ("backbone", "pretrain", "runtime"), run_record,
-              prepared=prepared, weights=weights, out=out, history=history, checkpoints=checkpoints())  # fmt: skip
+    _training("pretrain", ("backbone", "pretrain", "runtime"), run_record, prepared=prepared, weights=weights, out=out,
+              history=history, page=page, checkpoints=checkpoints())  # fmt: skip
 
 
 @app.command(rich_help_panel=STAGES)

@@ -6,12 +6,15 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from pspnet.cli.app import (
+    BACKBONE,
     HELP_NAMES,
     PARAMS,
+    PREPARED,
     RAW,
     TOOLS,
     WEIGHTS,
     app,
+    params_here,
     state,
 )
 from pspnet.machine import terminal
@@ -90,6 +93,21 @@ def weights_import(
         out = imported
     target = command.Target(out, bundle, classes, channels, min_coverage, output_stride, align_corners)
     command.import_file(file, project, target, versioned=out == imported)
+
+
+@app.command(rich_help_panel=TOOLS)
+def probe(
+    prepared: Annotated[Path, typer.Option(help="The prepared dataset.")] = PREPARED,
+    backbone: Annotated[Path, typer.Option(help="The backbone, made by `pretrain`.")] = BACKBONE,
+) -> None:
+    """Measure how well a linear classifier tells the classes apart from the backbone's features, and from those of
+    random weights.
+
+    Example: pspnet probe --backbone models/backbone
+    """
+    from pspnet.checkout import probing as command
+
+    command.probe(params_here(), prepared, backbone)
 
 
 @app.command(rich_help_panel=TOOLS)

@@ -18,8 +18,8 @@ from pspnet.config.section import (
 
 
 class _Method(Section):
-    def check_views(self, crop_px: int) -> None:
-        """Raise a ValueError if views of this side do not suit the settings."""
+    def check_views(self, crop_px: int, output_stride: int) -> None:
+        """Raise a ValueError if views of this side, or features of this stride, do not suit the settings."""
 
 
 class NoMethodParams(_Method):
@@ -45,7 +45,7 @@ class JigsawParams(_Method):
     gray_probability: Annotated[Share, Field(examples=[0.3])]
     """Share of views that are gray, so that color fringes cannot be matched."""
 
-    def check_views(self, crop_px: int) -> None:
+    def check_views(self, crop_px: int, output_stride: int) -> None:
         if crop_px // self.grid <= 2 * self.gap_px:
             raise ValueError("method.gap_px of less than half a patch (crop_px / method.grid)")
 
@@ -59,12 +59,44 @@ class InpaintingParams(_Method):
     hidden_share: Annotated[float, Field(gt=0, lt=1, examples=[0.4])]
     """Share of the blocks that are hidden."""
 
-    def check_views(self, crop_px: int) -> None:
+    def check_views(self, crop_px: int, output_stride: int) -> None:
         if self.block_px > crop_px // 2:
             raise ValueError("method.block_px of at most half of crop_px")
 
 
-MethodParams = NoMethodParams | RotationParams | JigsawParams | InpaintingParams
+class MaskedParams(_Method):
+    """What do the hidden patches show, from features in which they are missing at every stage?"""
+
+    kind: Literal["masked"]
+    patch_px: Annotated[int, Field(ge=8, examples=[32])]
+    """Side of a patch. Small patches are easy to guess from their neighbors; 16 to 32 suit most images."""
+    hidden_share: Annotated[float, Field(gt=0, lt=1, examples=[0.6])]
+    """Share of the patches that are hidden."""
+    select: Annotated[Literal["random", "hard"], Field(examples=["random"])]
+    """Whether all hidden patches are drawn, or half of them are those whose like had the highest loss lately."""
+
+    def check_views(self, crop_px: int, output_stride: int) -> None:
+        if self.patch_px % output_stride:
+            raise ValueError("method.patch_px of a multiple of output_stride, so that a feature belongs to one patch")
+        if crop_px % self.patch_px or crop_px == self.patch_px:
+            raise ValueError("crop_px of a multiple of method.patch_px, at least twice as large")
+
+
+class DenseCLParams(_Method):
+    """Which image, and which place in it, does a view show?"""
+
+    kind: Literal["densecl"]
+    momentum: Annotated[float, Field(gt=0, lt=1, examples=[0.99])]
+    """Share of itself that the second network keeps in each step, less in the first ones. Long runs use 0.999."""
+    queue_size: Annotated[int, Field(ge=16, examples=[4096])]
+    """The number of earlier images that a view is told apart from. More than the images that there are is of no use."""
+    grid: Annotated[int, Field(ge=2, le=16, examples=[7])]
+    """Places are the cells of a grid x grid mean of the features."""
+    gray_probability: Annotated[Share, Field(examples=[0.2])]
+    """Share of views that are gray, so that colors alone do not tell images apart."""
+
+
+MethodParams = NoMethodParams | RotationParams | JigsawParams | InpaintingParams | MaskedParams | DenseCLParams
 
 
 class PretrainParams(Section):
@@ -98,7 +130,7 @@ class PretrainParams(Section):
     def _views_show_something(self) -> Self:
         if self.scale_min > self.scale_max:
             raise ValueError("scale_min of at most scale_max")
-        self.method.check_views(self.crop_px)
+        self.method.check_views(self.crop_px, self.output_stride)
         return self
 
     @model_validator(mode="after")

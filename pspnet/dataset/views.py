@@ -35,4 +35,5 @@ class UnlabeledViews(Samples):
         rng = np.random.default_rng([self._seed, epoch, position])
         image = self._reader.image(shard, row)
         views = self._views(lambda: self._augmentation.image(image, int(rng.integers(2**31))), self._params, rng)
-        return {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in views.items()}
+        tensors = {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in views.items()}
+        return {**tensors, "position": torch.tensor(position)}

@@ -5,22 +5,19 @@ The same report always gives the same bytes, because it contains no times, no pa
 
 import json
 import math
-from base64 import b64encode
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
 from pspnet import metrics
 from pspnet.errors import Problem, UserError
+from pspnet.evaluation.pages.charts import charts
+from pspnet.evaluation.pages.templates import data_url, page_template
 from pspnet.evaluation.panels import IGNORED, Picture, class_layer, error_layer, save_panel, wrong_pixels
 from pspnet.printable import cell
 
@@ -32,7 +29,6 @@ COUNTING = (
     "One confusion matrix counts the labeled pixels of all images. IoU and pixel accuracy are computed from it. A "
     "class that appears in neither the masks nor the predictions is absent: it has no IoU and is left out of the mean."
 )
-CHARTED_CLASSES = 5  # in one chart, which has as many colors
 LONGEST_PX, TINY_PX, THINNEST_PX = 480, 240, 16  # lengths of a picture's sides on the page
 
 
@@ -124,16 +120,14 @@ def load_report(folder: Path) -> EvaluationReport:
 
 
 def _page(report: EvaluationReport, best: list[Picture], worst: list[Picture], histories: Histories) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": _score, "share": _share}
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    template = page_template(Path(__file__).with_name("report.html.j2"), score=_score, share=_share)
     return template.render(
         report=report,
         counting=COUNTING,
         histogram=np.histogram(report.images["mean_iou"].dropna(), bins=20, range=(0, 1))[0].tolist(),
         classes=_classes(report),
         confusions=_confusions(report),
-        curves={name: _charts(history) for name, history in histories.items()},
+        curves={name: charts(history) for name, history in histories.items()},
         pictures={"worst": [_views(report, one) for one in worst], "best": [_views(report, one) for one in best]},
         groups=report.groups.to_dict("records"),
     )
@@ -176,69 +170,12 @@ def _views(report: EvaluationReport, picture: Picture) -> dict[str, Any]:
         "mean_iou": picture.mean_iou,
         "wrong": float(wrong_pixels(picture.mask, picture.prediction).sum() / max(1, confusion.sum())),
         "size": (width, height),
-        "image": _data_url(image),
-        "mask": _data_url(class_layer(mask, report.colors)),
-        "prediction": _data_url(class_layer(prediction, report.colors)),
-        "errors": _data_url(error_layer(mask, prediction)),
+        "image": data_url(image),
+        "mask": data_url(class_layer(mask, report.colors)),
+        "prediction": data_url(class_layer(prediction, report.colors)),
+        "errors": data_url(error_layer(mask, prediction)),
         "legend": [(report.classes[k], report.colors[k], iou[k]) for k in present],
     }
-
-
-def _data_url(pixels: NDArray[np.uint8]) -> str:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=9)
-    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
-
-
-def _charts(history: pd.DataFrame) -> list[dict[str, Any]]:
-    """The charts for a training history. Losses share one chart, scores share another, and up to five classes share
-    one; other columns have their own.
-
-    Epochs without a value have no point.
-    """
-    panels: dict[str, list[dict[str, Any]]] = {"loss": [], "score": []}
-    columns = history.select_dtypes("number").columns.drop(["step", "epoch"], errors="ignore")
-    of_classes = _class_charts(columns)
-    for name in columns:
-        measured = history[np.isfinite(history[name])]
-        points = list(zip(measured["epoch"].tolist(), measured[name].tolist(), strict=True))
-        panel = "loss" if name.endswith("loss") else "score" if name.endswith(("iou", "accuracy")) else name
-        panel, label = of_classes.get(name, (panel, name))
-        if points:
-            panels.setdefault(panel, []).append({"name": label, "points": points})
-    return [
-        {
-            "title": title,
-            "series": series,
-            "epochs": _ticks([epoch for one in series for epoch, _ in one["points"]]),
-            "values": _ticks([value for one in series for _, value in one["points"]]),
-        }
-        for title, series in panels.items()
-        if series
-    ]
-
-
-def _class_charts(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A column such as accepted/road -> the chart that it is in, and the class."""
-    places: dict[str, tuple[str, str]] = {}
-    count = Counter[str]()
-    for column in columns:
-        kind, _, name = column.partition("/")
-        if name:
-            first = 1 + count[kind] // CHARTED_CLASSES * CHARTED_CLASSES
-            places[column] = f"{kind}, from class {first}" if first > 1 else kind, name
-            count[kind] += 1
-    return places
-
-
-def _ticks(values: list[float]) -> list[float]:
-    """About five round numbers that cover the values. They start at zero if that wastes less than half of the axis."""
-    low, high = min(values), max(values)
-    low = 0.0 if 0 <= low < high / 2 else low
-    rough = (high - low if high - low > 1e-4 * abs(high) else abs(high) or 1.0) / 5  # a constant also needs an axis
-    step = next(s for s in (m * 10.0 ** math.floor(math.log10(rough)) for m in (1, 2, 5, 10)) if s > rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{tick * step:.9g}") for tick in range(first, max(first + 1, last) + 1)]
 
 
 def _or_none(value: float) -> float | None:

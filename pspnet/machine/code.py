@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parents[1]
 CODE: dict[str, tuple[str, ...]] = {
     "prepare": ("config/dataset.py", "config/prepare.py", "dataset/store", "raw", "stages/prepare.py"),
     "pretrain": (
-        "config/pretrain.py", "dataset", "model/backbone", "model/device.py", "selfsup", "stages/pretrain.py",
-        "training/pretrain.py", "training/shared",
+        "config/pretrain.py", "dataset", "evaluation/pages", "evaluation/pretraining", "metrics.py", "model/backbone",
+        "model/device.py", "selfsup", "stages/pretrain.py", "training/pretrain.py", "training/shared",
     ),
     "finetune": (
         "config/finetune.py", "dataset", "evaluation/measuring.py", "losses", "metrics.py", "model", "prediction/image",
@@ -25,6 +25,12 @@ CODE: dict[str, tuple[str, ...]] = {
         "stages/evaluate.py",
     ),
 }  # fmt: skip
+# An edit to the page of `pretrain` writes it again, but its checkpoint, which may hold days of training, is kept.
+PAGE = ("evaluation/pages", "evaluation/pretraining", "metrics.py")
+WEIGHTS = {
+    "pretrain": tuple(part for part in CODE["pretrain"] if part not in PAGE),
+    "finetune": CODE["finetune"],
+}
 
 
 def source_files(paths: Iterable[str]) -> list[Path]:

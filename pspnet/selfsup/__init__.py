@@ -7,9 +7,17 @@ and a test.
 
 from typing import Any
 
+from pspnet.selfsup.densecl import DenseCL
 from pspnet.selfsup.inpainting import Inpainting
 from pspnet.selfsup.jigsaw import Jigsaw
+from pspnet.selfsup.masked import Masked
 from pspnet.selfsup.pretext import Pretext
 from pspnet.selfsup.rotation import Rotation
 
-METHODS: dict[str, type[Pretext[Any]]] = {"rotation": Rotation, "jigsaw": Jigsaw, "inpainting": Inpainting}
+METHODS: dict[str, type[Pretext[Any]]] = {
+    "rotation": Rotation,
+    "jigsaw": Jigsaw,
+    "inpainting": Inpainting,
+    "masked": Masked,
+    "densecl": DenseCL,
+}

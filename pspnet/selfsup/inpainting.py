@@ -1,13 +1,14 @@
 """Inpainting (Pathak et al., 2016): reconstruct hidden blocks from their surroundings."""
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pspnet.config.pretrain import InpaintingParams
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.backbone.resnet import ResNet
-from pspnet.selfsup.pretext import Crop, Pretext, Views
+from pspnet.selfsup.pretext import Crop, Pictures, Pretext, Views
 
 
 class Inpainting(Pretext[InpaintingParams]):
@@ -35,13 +36,24 @@ class Inpainting(Pretext[InpaintingParams]):
 
     def forward(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images, hidden = self.preprocessing(views["image"]), views["hidden"]  # (N, 3, S, S), (N, 1, S, S)
-        *_, c5 = self.backbone(images.masked_fill(hidden, 0))  # after normalization, 0 is the mean color
-        features = self.reduce(c5)
-        # The image is painted at a quarter of its size, because mean colors and edges matter and grain does not.
-        quarter = (images.shape[-2] // 4, images.shape[-1] // 4)
-        painted = self.paint(F.interpolate(features, quarter, mode="bilinear", align_corners=False)).float()
+        painted = self._paint(images, hidden)
+        quarter = painted.shape[-2:]
         target = F.interpolate(images, quarter, mode="area")
         holes = F.interpolate(hidden.float(), quarter, mode="area")
         error = ((painted - target).abs() * holes).sum() / (3 * holes.sum())
         visible_error = ((painted - target).abs() * (1 - holes)).sum() / (3 * (1 - holes).sum())
         return error, {"visible_error": visible_error}
+
+    def pictures(self, views: dict[str, Tensor]) -> Pictures:
+        images, hidden = self.preprocessing(views["image"]), views["hidden"]
+        painted = F.interpolate(self._paint(images, hidden), images.shape[-2:], mode="bilinear", align_corners=False)
+        reconstructed = torch.where(hidden, painted, images)
+        return {"shown": images.masked_fill(hidden, 0), "reconstructed": reconstructed, "original": images}
+
+    def _paint(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Return the image at a quarter of its size, because mean colors and edges matter and grain does not."""
+        *_, c5 = self.backbone(images.masked_fill(hidden, 0))  # after normalization, 0 is the mean color
+        features = self.reduce(c5)
+        quarter = (images.shape[-2] // 4, images.shape[-1] // 4)
+        painted = self.paint(F.interpolate(features, quarter, mode="bilinear", align_corners=False))
+        return painted.float()  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """The base class of self-supervised methods: views created in the loader, a head on the backbone, and a loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pspnet.config.section import Section
+from pspnet.errors import Problem
 from pspnet.model.backbone.preprocessing import Preprocessing
 from pspnet.model.backbone.resnet import ResNet
 
 Params = TypeVar("Params", bound=Section)  # the settings of one method, as in pspnet/config/pretrain.py
 Views = dict[str, NDArray[np.generic]]
+Pictures = dict[str, Tensor]  # (N, 3, H, W) normalized images by what they show
 Crop = Callable[[], NDArray[np.uint8]]  # each call crops a different (side, side, 3) view from the image
 
 
@@ -36,3 +38,14 @@ class Pretext(nn.Module, ABC, Generic[Params]):
 
     def after_step(self) -> None:
         """Run after each optimizer step. Methods with a second network update it here."""
+
+    def collapse(self, records: Sequence[Mapping[str, float]]) -> Problem | None:
+        """Return what is wrong if the history shows that the backbone learns nothing. Training then stops."""
+
+    def pictures(self, views: dict[str, Tensor]) -> Pictures:
+        """Return what the method makes of these views, for the page. Most methods make no pictures."""
+        return {}
+
+    def trained_backbone(self) -> ResNet:
+        """Return the backbone as fine-tuning expects it."""
+        return self.backbone

@@ -1,4 +1,6 @@
-"""The pretrain stage: from prepared images and initial weights to a backbone trained without masks, and its history."""
+"""The pretrain stage: from prepared images and initial weights to a backbone trained without masks, its history, and a
+page that shows what it has learned.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,8 @@ from pspnet.config.pretrain import PretrainParams
 from pspnet.config.runtime import RuntimeParams
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.store.splits import Split
+from pspnet.evaluation.pretraining.page import write_page
+from pspnet.evaluation.pretraining.probing import compare_with_random
 from pspnet.machine.outputs import whole_file, whole_folder
 from pspnet.machine.process import rank
 from pspnet.model.backbone.digest import digest as digest_of
@@ -20,12 +24,13 @@ from pspnet.model.backbone.starting import starting_backbone
 from pspnet.model.device import configure
 from pspnet.selfsup import METHODS
 from pspnet.tracking.run import StageRun
-from pspnet.training.pretrain import open_views
+from pspnet.training.pretrain import open_views, reconstructions
 from pspnet.training.pretrain import pretrain as train
 from pspnet.training.shared.checkpoint import training_digest
 from pspnet.training.shared.steps import open_session
 
 SPLITS: tuple[Split, ...] = ("train", "unlabeled")  # never val or test
+PICTURES = 4
 IMPORTED = "imported"  # folder that contains the weights; DVC tracks it as one output
 
 
@@ -38,6 +43,7 @@ def run(
     weights: Path,
     out: Path,
     history: Path,
+    page: Path,
     checkpoints: Path,
     run: StageRun,
     tick: Callable[[int, int, str], None],
@@ -64,17 +70,31 @@ def run(
     run.identify(training=digest)
     for split in SPLITS:
         run.dataset(split, fingerprints[split], prepared, dataset.images[split])
-    records = pd.DataFrame(columns=["step", "epoch", "loss"])
+    records, probes, pictures = pd.DataFrame(columns=["step", "epoch", "loss"]), [], []
     if pretrain.method.kind != "none":
         method = METHODS[pretrain.method.kind]
         views = open_views(dataset, SPLITS, method, pretrain, preprocessing.mean_color, runtime.seed)
+        pretext = method(network, preprocessing, pretrain.method)
         with open_session("pretrain", digest, checkpoints, runtime, device, tick) as session:
-            training = train(method(network, preprocessing, pretrain.method), views, pretrain, session)
-            records = pd.DataFrame(run.epochs(training))
-    if rank() != 0:
-        return
+            records = pd.DataFrame(run.epochs(train(pretext, views, pretrain, session)))
+        if rank() != 0:
+            return
+        network, pictures = pretext.trained_backbone(), reconstructions(pretext, views, PICTURES)
+        probes = compare_with_random(
+            network,
+            preprocessing,
+            pretrain.method.kind,
+            dataset,
+            backbone,
+            pretrain.output_stride,
+            runtime.seed,
+            device,
+        )
+        run.figures({"probe_mean_iou": {one.weights: one.mean_iou for one in probes}})
     with whole_file(history) as path:
         records.astype({"step": np.int64, "epoch": np.int64}).to_csv(path, index=False)
     with whole_folder(out) as folder:
         facts.save(network, folder)
-    run.artifacts(history)
+    with whole_file(page) as path:
+        write_page(pretrain.method.kind, records, probes, pictures, path)
+    run.artifacts(history, page)

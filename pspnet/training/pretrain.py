@@ -4,16 +4,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pspnet.config.pretrain import PretrainParams
 from pspnet.dataset.augmentation import Augmentation
 from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.dataset.views import UnlabeledViews
+from pspnet.errors import UserError
 from pspnet.selfsup.pretext import Pretext
 from pspnet.training.shared.checkpoint import Record
-from pspnet.training.shared.loading import Batch
+from pspnet.training.shared.loading import Batch, collate
 from pspnet.training.shared.runtime import autocast, compiled
 from pspnet.training.shared.steps import Session, Steps
 
@@ -54,7 +57,7 @@ def pretrain(
 
     yield from state.records
     with steps.batches() as batches:
-        while len(state.records) < params.epochs:
+        while not is_over(state.records, params, pretext):
             epoch = len(state.records) + 1
             pretext.train()
             while state.step < epoch * steps.per_epoch:
@@ -70,3 +73,32 @@ def pretrain(
             state.records.append({"step": state.step, "epoch": epoch, "learning_rate": learning_rate, **steps.means()})
             yield state.records[-1]
     session.checkpoint.save(state)
+
+
+def is_over(records: Sequence[Record], params: PretrainParams, pretext: Pretext[Any]) -> bool:
+    """Return whether training ends now, or raise a UserError if it has collapsed. This depends only on the records, so
+    a resumed run ends at the same step.
+    """
+    if records and (problem := pretext.collapse(records)):
+        raise UserError(problem)
+    return len(records) == params.epochs
+
+
+@torch.no_grad()
+def reconstructions(
+    pretext: Pretext[Any], views: UnlabeledViews, count: int
+) -> list[tuple[str, dict[str, NDArray[np.uint8]]]]:
+    """Return what the method makes of a few images, by their path in the raw data. Most methods reconstruct nothing."""
+    pretext.eval()
+    positions = [round(place) for place in np.linspace(0, len(views) - 1, count)]
+    batch = collate([views[0, position] for position in positions])
+    device = next(pretext.parameters()).device
+    pictures = {
+        name: pretext.preprocessing.pixels(images).permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
+        for name, images in pretext.pictures({name: tensor.to(device) for name, tensor in batch.items()}).items()
+    }
+    return [
+        (views.source(position), {name: images[number] for name, images in pictures.items()})
+        for number, position in enumerate(positions)
+        if pictures
+    ]

@@ -53,7 +53,7 @@ def test_keys_from_before_the_method_section_are_reported_with_their_new_locatio
         *(
             (
                 f"params.yaml: unknown key 'pretrain.{kind}.{key}'; "
-                f"did you mean 'pretrain.method.{key}', with kind: {kind}?"
+                f"did you mean 'pretrain.method.{key}', with {with_kinds(kind, key)}?"
             )
             for kind, keys in {"jigsaw": jigsaw, "inpainting": inpainting}.items()
             for key in keys
@@ -64,12 +64,18 @@ def test_keys_from_before_the_method_section_are_reported_with_their_new_locatio
     ]
 
 
+def with_kinds(kind: str, key: str) -> str:
+    """The kinds that have this key: its own, and those that share it."""
+    others = {"grid": "densecl", "gray_probability": "densecl", "hidden_share": "masked"}
+    return f"kind: {kind} or kind: {others[key]}" if key in others else f"kind: {kind}"
+
+
 def test_a_changed_kind_is_reported_with_the_keys_it_needs_and_those_of_the_old_kind() -> None:
     assert problems(pretrain__method__kind="inpainting") == [
         "params.yaml: 'pretrain.method.block_px' is missing. Side of the hidden square blocks. For example: 32",
         "params.yaml: 'pretrain.method.hidden_share' is missing. Share of the blocks that are hidden. For example: 0.4",
         *(
-            f"params.yaml: unknown key 'pretrain.method.{key}'; it belongs to kind: jigsaw"
+            f"params.yaml: unknown key 'pretrain.method.{key}'; it belongs to {with_kinds('jigsaw', key)}"
             for key in ("grid", "gap_px", "gray_probability")
         ),
     ]
@@ -141,6 +147,26 @@ MASK_VALUE = "a whole number from 0 to 65535, a color such as '#dc143c', a label
         (
             {"pretrain__method": {"kind": "inpainting", "block_px": 50, "hidden_share": 0.4}},
             "pretrain does not fit together; expected method.block_px of at most half of crop_px",
+        ),
+        (
+            {"pretrain__method": {"kind": "masked", "patch_px": 24, "hidden_share": 0.6, "select": "random"}},
+            (
+                "pretrain does not fit together; "
+                "expected method.patch_px of a multiple of output_stride, so that a feature belongs to one patch"
+            ),
+        ),
+        *(
+            (
+                {
+                    "pretrain__method": {"kind": "masked", "patch_px": 32, "hidden_share": 0.6, "select": "random"},
+                    "pretrain__crop_px": crop_px,
+                },
+                (
+                    "pretrain does not fit together; "
+                    "expected crop_px of a multiple of method.patch_px, at least twice as large"
+                ),
+            )
+            for crop_px in (32, 80)
         ),
         ({"prepare__max_megapixels": float("inf")}, "prepare.max_megapixels is inf; expected a finite number"),
         (

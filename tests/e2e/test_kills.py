@@ -47,7 +47,12 @@ TRAININGS = ("pretrain", "finetune")
 OUTPUTS = {
     "synthesize": ["data/raw"],
     "prepare": ["data/prepared", "reports/runs/prepare.json"],
-    "pretrain": ["models/backbone", "reports/pretrain.csv", "reports/runs/pretrain.json"],
+    "pretrain": [
+        "models/backbone",
+        "reports/pretrain.csv",
+        "reports/pretrain.html",
+        "reports/runs/pretrain.json",
+    ],
     "finetune": ["models/segmenter", "reports/finetune.csv", "reports/runs/finetune.json"],
     "evaluate": ["reports/evaluation", "reports/metrics.json", "reports/runs/evaluate.json"],
     "register": [],
@@ -251,7 +256,7 @@ def test_kills_leave_no_trace_in_the_results(
     assert digests(disturbed) == digests(undisturbed)
     weights = [(folder / "models/segmenter/model.safetensors").read_bytes() for folder in (undisturbed, disturbed)]
     assert weights[0] == weights[1]
-    for name in ("pretrain.csv", "finetune.csv"):
+    for name in ("pretrain.csv", "pretrain.html", "finetune.csv"):
         assert (disturbed / "reports" / name).read_text() == (undisturbed / "reports" / name).read_text()
     assert_each_stage_is_one_run_with_every_epoch_once(disturbed)
     assert_one_version_and_one_decision(disturbed)

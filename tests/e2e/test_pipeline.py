@@ -83,6 +83,7 @@ class TestWhatAChangeRuns:
         write_params(finished, pretrain__method={"kind": "none"})
         assert reproduce(finished) == ["pretrain", "finetune", "evaluate"]
         assert (finished / "reports/pretrain.csv").read_text() == "step,epoch,loss\n"
+        assert "Skipped" in (finished / "reports/pretrain.html").read_text()
         assert "skipped" in (finished / "reports/evaluation/report.html").read_text()
 
     def test_new_unlabeled_images_rewrite_only_their_shards(self, finished: Path) -> None:

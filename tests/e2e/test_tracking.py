@@ -87,7 +87,7 @@ def test_each_stage_names_its_data_and_keeps_its_files(client: MlflowClient, ret
         found = {item.tags[0].value: item.dataset.digest for item in inputs(stages[name])}
         assert found == {split: fingerprints[split][:36] for split in expected}
     assert artifacts(client, stages["prepare"]) == {"dataset.json", "data_report.html", "problems.csv"}
-    assert artifacts(client, stages["pretrain"]) == {"pretrain.csv"}
+    assert artifacts(client, stages["pretrain"]) == {"pretrain.csv", "pretrain.html"}
     assert artifacts(client, stages["finetune"]) == {"finetune.csv"}
     files = artifacts(client, stages["evaluate"])
     assert {"report.html", "report.json", "metrics.json", "confusion.csv", "images.parquet"} <= files

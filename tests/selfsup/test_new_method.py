@@ -54,7 +54,7 @@ class BrightnessParams(Section):
     darkest: Annotated[float, Field(gt=0, lt=1, examples=[0.5])]
     """The smallest factor on a view's pixels."""
 
-    def check_views(self, crop_px: int) -> None:
+    def check_views(self, crop_px: int, output_stride: int) -> None:
         pass
 
 
@@ -105,7 +105,10 @@ def test_params_files_do_not_change(path: Path) -> None:
     validate(AllParams, read_yaml(path), path.name)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("jigsaw", "gray_probability"), ("inpainting", "hidden_share")])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("jigsaw", "gap_px"), ("inpainting", "block_px"), ("masked", "patch_px")],
+)
 def test_only_three_package_files_name_a_method_or_its_settings(name: str, settings: str) -> None:
     naming = {
         path.relative_to(ROOT).as_posix()

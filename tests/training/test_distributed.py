@@ -13,6 +13,8 @@ from pspnet.training.shared.distributed import Peers, check_pairs, check_shares
 from tests.files import made_once
 from tests.training.commands import started_together, statuses
 from tests.training.peers import CASES, METHODS, main
+from tests.training.pretrain_peers import CASES as PRETRAINING
+from tests.training.pretrain_peers import main as pretrain
 
 CPU = torch.device("cpu")
 
@@ -50,6 +52,21 @@ def test_two_processes_train_as_one_with_the_whole_batch(case: str, alone: Path,
     assert first == second
     for one, other in zip(first, single, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.e2e
+def test_two_processes_pretrain_as_one_with_the_whole_batch(tmp_path: Path) -> None:
+    """The queues of densecl are part of the checkpoint, so they are equal too."""
+    pretrain(tmp_path / "alone")
+    assert statuses(started_together(2, pretrain, tmp_path / "together")) == [0, 0]
+    for case in PRETRAINING:
+        alone, together = tmp_path / "alone" / case, tmp_path / "together" / case
+        assert max(differences(alone, together)) < 1e-4, case
+        records = [json.loads(path.read_text()) for path in sorted(together.glob("records-*.json"))]
+        single = json.loads((alone / "records-0.json").read_text())
+        assert records[0] == records[1]
+        for one, other in zip(records[0], single, strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
 
 
 @pytest.mark.parametrize(("whole", "in_parts"), [("unequal", "in parts"), ("unimatch", "unimatch in parts")])

@@ -152,7 +152,7 @@ def test_pretraining_runs_on_two_devices(project: Path) -> None:
     params["pretrain"]["optimizer"]["accumulation_steps"] = 2
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     inputs, outputs = ("--prepared", "prepared", "--weights", "weights"), ("--out", "pretrained")
-    trained_by(2, project, "pretrain", *inputs, *outputs, "--history", "pretrain.csv")
+    trained_by(2, project, "pretrain", *inputs, *outputs, "--history", "pretrain.csv", "--page", "pretrain.html")
     assert (project / "pretrained/backbone.safetensors").exists()
     assert "gradient_norm" in (project / "pretrain.csv").read_text()
 

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,20 +18,21 @@ Pretrained = Callable[[Params], Finished]
 STOP = (32, 0)  # a point in the second epoch
 
 
-def with_method(params: Params, method: str) -> Params:
-    return changed(params, pretrain={"method": method_params(method), "crop_px": 72})
+def with_method(params: Params, method: str, **settings: Any) -> Params:
+    return changed(params, pretrain={"method": method_params(method, **settings), "crop_px": 64})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "settings"), [*((name, {}) for name in METHODS), ("masked", {"select": "hard"})])
 def test_a_run_that_is_stopped_and_started_again_ends_the_same(
-    method: str, params: Params, prepared: Path, pretrained: Pretrained, tmp_path: Path
+    method: str, settings: dict[str, Any], params: Params, prepared: Path, pretrained: Pretrained, tmp_path: Path
 ) -> None:
-    params = with_method(params, method)
+    params = with_method(params, method, **settings)
     whole = pretrained(params)
     with pytest.raises(Interrupted):
         run_pretrain(params, prepared, tmp_path, stopping_at(STOP))
     assert run_pretrain(params, prepared, tmp_path) == whole.digest
-    assert (tmp_path / "history.csv").read_text() == whole.history
+    for name in ("history.csv", "page.html"):
+        assert (tmp_path / name).read_text() == (whole.folder / name).read_text()
     assert pd.read_csv(tmp_path / "history.csv")["loss"].notna().all()
 
 
@@ -53,6 +55,26 @@ def test_a_loss_that_is_not_finite_names_the_files(params: Params, prepared: Pat
     with pytest.raises(UserError, match=r"pretrain: the .* became .* in step \d+; .*: images/street\d+_\d+\.\w+, "):
         run_pretrain(params, prepared, tmp_path)
     assert len(list((tmp_path / "checkpoints").glob("pretrain-*/not-finite-0.safetensors"))) == 1
+
+
+def test_a_run_that_collapses_is_stopped_with_or_without_a_resume(
+    params: Params, prepared: Path, tmp_path: Path
+) -> None:
+    """A learning rate and a weight decay that are far too high make all images look the same to the network."""
+    optimizer = {"learning_rate": 1.0, "weight_decay": 0.9, "warmup_steps": 0}
+    params = changed(params, pretrain={"method": method_params("densecl", queue_size=16), "epochs": 80,
+                                       "crop_px": 32, "optimizer": optimizer})  # fmt: skip
+    with pytest.raises(Interrupted):
+        run_pretrain(params, prepared, tmp_path / "resumed", stopping_at((1000, 0)))
+    messages = []
+    for folder in (tmp_path / "whole", tmp_path / "resumed"):
+        with pytest.raises(
+            UserError, match=r"densecl: the spread of the embeddings is 0\.0\d+ after 2\d\d steps"
+        ) as error:
+            run_pretrain(params, prepared, folder)
+        messages.append(str(error.value))
+        assert not (folder / "backbone").exists()
+    assert messages[0] == messages[1]
 
 
 def test_without_a_method_there_are_no_weights_and_the_history_is_empty(

@@ -76,8 +76,8 @@ def run_pretrain(params: Params, prepared: Path, folder: Path, tick: Tick = quie
     """Run `pretrain`; returns the backbone's digest."""
     pretrain.run(
         params.backbone, params.pretrain, params.runtime, prepared=prepared, weights=weights,
-        out=folder / "backbone", history=folder / "history.csv", checkpoints=folder / "checkpoints",
-        run=StageRun(), tick=tick,
+        out=folder / "backbone", history=folder / "history.csv", page=folder / "page.html",
+        checkpoints=folder / "checkpoints", run=StageRun(), tick=tick,
     )  # fmt: skip
     return digest(folder / "backbone")
 

@@ -26,5 +26,11 @@ class Preprocessing:
         normal = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))  # a single operation
         return normal.contiguous(memory_format=torch.channels_last)
 
+    def pixels(self, normal: Tensor) -> Tensor:
+        """Convert what `__call__` returns back to uint8. Values outside of the range are clipped."""
+        mean = torch.tensor(self.mean, device=normal.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=normal.device).view(1, -1, 1, 1)
+        return (255 * (normal * std + mean)).round().clamp(0, 255).to(torch.uint8)
+
 
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

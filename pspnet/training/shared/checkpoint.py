@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pspnet.errors import Interrupted, Problem, UserError
-from pspnet.machine.code import CODE, code_digest
+from pspnet.machine.code import WEIGHTS, code_digest
 from pspnet.machine.outputs import whole_file
 from pspnet.machine.process import exclusive, rank, ranks
 
@@ -54,7 +54,7 @@ def training_digest(
         "params": {name: section.model_dump() for name, section in sections.items()},
         "dependencies": {**dependencies, "device": device.type, "devices": str(ranks())},
         "packages": {name: version(name) for name in PACKAGES},
-        "code": code_digest(CODE[stage]),
+        "code": code_digest(WEIGHTS[stage]),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

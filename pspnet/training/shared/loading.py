@@ -122,7 +122,7 @@ def load_batches(streams: Sequence[Stream], seed: int, first_step: int, steps: i
     loader: DataLoader[Batch] = DataLoader(
         _Joined(streams),
         batch_sampler=_Steps(streams, seed, first_step, steps, peers),
-        collate_fn=_collate,
+        collate_fn=collate,
         num_workers=workers,
         worker_init_fn=_start_worker if workers else None,
         pin_memory=peers.device.type == "cuda",
@@ -130,7 +130,7 @@ def load_batches(streams: Sequence[Stream], seed: int, first_step: int, steps: i
     return Batches(iter(loader))
 
 
-def _collate(samples: list[Batch]) -> Batch:
+def collate(samples: list[Batch]) -> Batch:
     kinds: dict[tuple[str, ...], list[Batch]] = {}
     for sample in samples:
         kinds.setdefault(tuple(sample), []).append(sample)
