@@ -1,0 +1,64 @@
+"""The result in one sentence, from the same comparisons as the table."""
+
+from collections.abc import Sequence
+
+from pspnet.study.comparing import Chapter, Comparison
+
+FAMILIES = ("semi-supervised training", "pretraining", "both together")
+
+
+def headline(chapters: Sequence[Chapter]) -> str:
+    """The sentence about the fewest masks for which there is an interval, at the largest number of steps."""
+    told = [chapter for chapter in chapters if any(one.gain.interval for one in chapter.comparisons)]
+    if not told:
+        return "There is no answer yet: it takes two finished seeds of scratch and of another arm."
+    steps = max(chapter.steps for chapter in told)
+    return sentence(min((c for c in told if c.steps == steps), key=lambda chapter: chapter.masks))
+
+
+def sentence(chapter: Chapter) -> str:
+    best = chapter.best
+    others = [name for name in FAMILIES if best is None or name != best.family]
+    known = [one for one in chapter.comparisons if one.gain.interval]
+    nothing = [name for name in others if (own := _of(known, name)) and not any(c.gain.is_above_zero for c in own)]
+    clauses = []
+    if best:
+        clauses.append(
+            f"with {chapter.masks:,} masks, {best.arm} gives {score(best.mean_iou.value)} against "
+            f"{score(best.scratch.value)} ({signed(best.gain.value)}, {interval(best)}), at {best.cost:.1f} times the "
+            "cost"
+        )
+        for name in others:
+            if gaining := [one for one in _of(known, name) if one.gain.is_above_zero]:
+                one = max(gaining, key=lambda one: one.val_gain)
+                clauses.append(f"{one.arm} gives {signed(one.gain.value)} ({interval(one)})")
+    else:
+        clauses.append(f"with {chapter.masks:,} masks, scratch gives {score(chapter.scratch.value)}")
+    clauses += [f"{name} {'give' if name == 'both together' else 'gives'} no measurable gain" for name in nothing]
+    text = "; ".join(clauses)
+    if chapter.still_gains:
+        more = chapter.longer[-1]
+        text = (
+            f"train longer first, because twice the steps still bring {signed(more.gain_per_doubling)} without any of "
+            f"this; {text}"
+        )
+    return text[0].upper() + text[1:] + "."
+
+
+def _of(comparisons: Sequence[Comparison], family: str) -> list[Comparison]:
+    return [one for one in comparisons if one.family == family]
+
+
+def score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    return "0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
+
+
+def interval(comparison: Comparison) -> str:
+    """The interval of the gain in words."""
+    assert comparison.gain.interval
+    low, high = comparison.gain.interval
+    return f"interval {signed(low).removeprefix('+')} to {signed(high).removeprefix('+')}"

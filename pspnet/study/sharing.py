@@ -1,0 +1,49 @@
+"""Which run to make next, when several processes or machines work on one study in a shared folder."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pspnet.errors import Busy
+from pspnet.machine.process import exclusive
+from pspnet.study.grid import Run
+from pspnet.study.results import Results
+
+
+@contextmanager
+def claimed(results: Results, key: str) -> Iterator[bool]:
+    """Yield whether this process may make it: nobody else does, and the system frees the claim of a killed process."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(results.lock(key), key, seconds=0))
+        except Busy:
+            yield False
+            return
+        yield True
+
+
+def by_preference(results: Results, runs: Sequence[Run]) -> list[Run]:
+    """The runs in order, except that those to compare with each other should be made on one machine."""
+    host = platform.node()
+    ranks = {None: 1, host: 0}
+    return sorted(runs, key=lambda run: ranks.get(_machine_of(_block(results, run)), 2))
+
+
+def take_block(results: Results, run: Run) -> None:
+    """Note that this machine makes the runs to compare with this one, unless another has begun."""
+    path = _block(results, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+        file.write(platform.node())
+
+
+def _block(results: Results, run: Run) -> Path:
+    return results.work / "blocks" / f"{run.masks}-masks-seed-{run.seed}"
+
+
+def _machine_of(block: Path) -> str | None:
+    try:
+        return block.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
