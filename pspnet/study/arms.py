@@ -1,6 +1,6 @@
 """The ways to train that a study compares. Their kinds come from params.yaml's own unions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -61,13 +61,22 @@ def usual_arms(params: Params) -> list[str]:
     return [SCRATCH, *UNLABELED, *PRETRAINING, f"{first}+{then}", f"{first}_shuffled"]
 
 
-def chosen_arms(names: Sequence[str], params: Params) -> list[Arm]:
-    """The named arms, or the usual ones. Scratch is always among them: the others are compared with it."""
+def chosen_arms(names: Sequence[str], params: Params, warn: Callable[[str], object]) -> list[Arm]:
+    """The named arms, or the usual ones that fit the params. Scratch is always among them, for comparison."""
     known = all_arms()
     if unknown := [name for name in names if name not in known]:
         raise UserError([Problem("--arm", f"'{name}' is not an arm", ", ".join(known)) for name in unknown])
-    wanted = dict.fromkeys([SCRATCH, *(names or usual_arms(params))])
-    return [known[name] for name in wanted]
+    if names:
+        return [known[name] for name in dict.fromkeys([SCRATCH, *names])]
+    fitting = []
+    for arm in (known[name] for name in usual_arms(params)):
+        try:
+            with_arm(params, arm)
+        except UserError as error:
+            warn(f"{arm.name} is left out. {error}")
+        else:
+            fitting.append(arm)
+    return fitting
 
 
 def with_arm(params: Params, arm: Arm) -> Params:

@@ -13,6 +13,7 @@ from pspnet.config.params import Params
 from pspnet.errors import Interrupted
 from pspnet.machine.outputs import whole_file
 from pspnet.study.arms import NONE
+from pspnet.study.identity import Identity
 from pspnet.study.training import Material, train_backbone, train_network, with_steps
 from pspnet.tracking.run import StageRun
 from pspnet.training.shared.distributed import Tick
@@ -23,23 +24,26 @@ COUNTED_STEPS = {"finetune": 10, "pretrain": 1}
 
 @dataclass(frozen=True)
 class Compute:
-    """FLOPs per step, on average over a run. Multiplications and additions of convolutions and matrices count."""
+    """FLOPs per step, on average over a run: multiplications and additions in convolutions and matrix products."""
 
     finetune: float
     pretrain: float  # 0 without pretraining
 
 
-def compute_of(material: Material, params: Params, folder: Path, key: str) -> Compute:
-    """The compute of these params. It is counted once and kept in `folder`, because every process needs it."""
-    known = folder / f"{key}.json"
+def compute_of(material: Material, params: Params, identity: Identity, folder: Path) -> Compute:
+    """The compute of these params. Counts are kept in `folder`, because every process of the study needs them."""
     params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"compile": False})})
-    if not known.exists():
-        counted = {"finetune": _finetune_step(material, params), "pretrain": 0.0}
-        if params.pretrain.method.kind != NONE:
-            counted["pretrain"] = _pretrain_step(material, params)
-        with whole_file(known) as path:
-            path.write_text(json.dumps(counted), encoding="utf-8")
-    return Compute(**json.loads(known.read_text(encoding="utf-8")))
+
+    def kept(stage: str, count: Callable[[Material, Params], float]) -> float:
+        path = folder / f"{stage}-{identity.key(stage, params, ('backbone', stage, 'runtime'))}.json"
+        if not path.exists():
+            flops = count(material, params)
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps({"flops_per_step": flops}), encoding="utf-8")
+        return float(json.loads(path.read_text(encoding="utf-8"))["flops_per_step"])
+
+    without = params.pretrain.method.kind == NONE
+    return Compute(kept("finetune", _finetune_step), 0.0 if without else kept("pretrain", _pretrain_step))
 
 
 def _finetune_step(material: Material, params: Params) -> float:

@@ -4,19 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import torch
-
 from pspnet.config.params import Params
 from pspnet.errors import Problem, UserError
-from pspnet.machine.code import CODE, code_digest
-from pspnet.model.backbone.digest import digest
 from pspnet.study.arms import NONE, SCRATCH, Arm, with_arm
 from pspnet.study.compute import Compute
+from pspnet.study.identity import Identity
 from pspnet.study.training import PRETRAINED_ON, Material, with_steps
-from pspnet.training.shared.checkpoint import training_digest
 
 SAME = 0.02  # runs of scratch whose steps differ by less count as one
-OWN_CODE = (*CODE["pretrain"], "study/subsets.py", "study/training.py")
 
 
 @dataclass(frozen=True)
@@ -57,25 +52,6 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.arm.name}, {self.masks} masks, {self.steps} steps, seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What the keys of runs have in common: data, code and device."""
-
-    dependencies: dict[str, str]
-    device: torch.device
-
-    @classmethod
-    def of(cls, material: Material, params: Params, device: torch.device) -> "Identity":
-        imported = {"weights": digest(material.imported)} if params.backbone.weights == "imported" else {}
-        fingerprints: dict[str, str] = dict(material.dataset.fingerprints)
-        return cls({**fingerprints, **imported, "study": code_digest(OWN_CODE)}, device)
-
-    def key(self, stage: str, params: Params, sections: Sequence[str], **facts: object) -> str:
-        own = {name: getattr(params, name) for name in sections}
-        told = {name: str(fact) for name, fact in facts.items()}
-        return training_digest(stage, own, {**self.dependencies, **told}, self.device)
 
 
 def masks_of(fractions: Sequence[str], masks: Sequence[int], available: int) -> list[int]:

@@ -5,16 +5,17 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pspnet import metrics
+from pspnet.config.params import Params
 from pspnet.machine.outputs import whole_folder
 from pspnet.model.backbone.resnet import ResNet
 from pspnet.model.backbone.weights import load_weights, save_weights
 from pspnet.study.grid import Pretraining, Run
-from pspnet.study.results import Results
+from pspnet.study.results import CSV, PAGE, Results
 from pspnet.study.training import Material, measure_on_test, shuffled, train_backbone, train_network
 from pspnet.tracking.attempt import Place, stage_run
 from pspnet.training.shared.distributed import Tick
@@ -97,6 +98,14 @@ class Maker:
             self.results.add(run.key, facts | {f"iou/{name}": iou for name, iou in of_classes.items()})
             tracked.figures({**figures, "test_iou": of_classes})
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def record_result(self, params: Params, finished: int, gains: Mapping[str, float]) -> None:
+        """Record the page and the CSV, and the gains with the study itself."""
+        place = Place("study", self.parent, "result", {})
+        with stage_run(self.state, "study", params, SECTIONS, None, self.warn, place=place) as tracked:
+            tracked.identify(result=self.parent, finished=finished)
+            tracked.artifacts(self.results.folder / PAGE, self.results.folder / CSV)
+            tracked.headline({"gain": gains})
 
     def _start(self, run: Run) -> tuple[ResNet | None, float | None]:
         """The pretrained backbone and the seconds that its training took."""

@@ -15,6 +15,7 @@ from pspnet.study.comparing import STILL_GAINS, Chapter, Mean
 from pspnet.study.sentence import score, signed
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 280, 44, 30, 12  # of a chart, px
+LABEL_PX = 40  # room for a label below a chart
 TICKS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 MOST_TICKS = 6
 
@@ -85,13 +86,22 @@ def _chart(title: str, lines: dict[str, list[tuple[float, Mean]]]) -> dict[str, 
 
     return {
         "title": title,
-        "across": [(x(at), f"{at:,.0f}") for at in across],
+        "across": _apart([(x(at), f"{at:,.0f}") for at in across]),
         "up": [(y(tick), f"{tick:g}") for tick in ticks],
         "lines": [
             (name, [(x(at), y(m.value), [y(end) for end in m.interval or ()]) for at, m in line])
             for name, line in lines.items()
         ],
     }
+
+
+def _apart(labels: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The labels that leave each other room, from the right: the largest number is always named."""
+    kept: list[tuple[float, str]] = []
+    for place, text in reversed(labels):
+        if not kept or kept[-1][0] - place >= LABEL_PX:
+            kept.append((place, text))
+    return kept
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -34,14 +34,15 @@ def sentence(chapter: Chapter) -> str:
                 clauses.append(f"{one.arm} gives {signed(one.gain.value)} ({interval(one)})")
     else:
         clauses.append(f"with {chapter.masks:,} masks, scratch gives {score(chapter.scratch.value)}")
-    clauses += [f"{name} {'give' if name == 'both together' else 'gives'} no measurable gain" for name in nothing]
+    if nothing:
+        *first, last = nothing
+        names = f"{', '.join(first)} and {last}" if first else last
+        plural = first or last == "both together"
+        clauses.append(f"{names} {'give' if plural else 'gives'} no measurable gain")
     text = "; ".join(clauses)
     if chapter.still_gains:
         more = chapter.longer[-1]
-        text = (
-            f"train longer first, because twice the steps still bring {signed(more.gain_per_doubling)} without any of "
-            f"this; {text}"
-        )
+        text = f"train longer first: twice the steps still bring {signed(more.gain_per_doubling)} to scratch; {text}"
     return text[0].upper() + text[1:] + "."
 
 

@@ -16,7 +16,8 @@ from pspnet.study.arms import chosen_arms, with_arm
 from pspnet.study.budget import Budget, expected_seconds
 from pspnet.study.comparing import chapters
 from pspnet.study.compute import compute_of
-from pspnet.study.grid import Design, Identity, Run, grid, masks_of
+from pspnet.study.grid import Design, Run, grid, masks_of
+from pspnet.study.identity import Identity
 from pspnet.study.making import Maker
 from pspnet.study.page import Study, page
 from pspnet.study.results import Results
@@ -48,6 +49,7 @@ class Outcome:
     finished: int
     runs: int
     seconds_left: float | None  # that the missing runs would take here; None before the first has finished
+    gains: dict[str, float]  # by arm and number of masks
 
     @property
     def progress(self) -> str:
@@ -60,32 +62,35 @@ class Outcome:
 def study(
     params: Params, material: Material, asked: Asked, out: Path, state: Path, warn: Callable[[str], object], tick: Tick
 ) -> Outcome:
-    design = _design(asked, params, material.dataset)
+    design = _design(asked, params, material.dataset, warn)
     results = Results(out)
     results.prepare()
     identity = Identity.of(material, params, configure(params.runtime))
     computes = {}
     for number, arm in enumerate(design.arms):
         tick(number, len(design.arms), f"counting the operations of {arm.name}")
-        own = with_arm(params, arm)
-        key = identity.key("finetune", own, SECTIONS)
-        computes[arm.name] = compute_of(material, own, results.work / "compute", key)
+        computes[arm.name] = compute_of(material, with_arm(params, arm), identity, results.work / "compute")
     runs = grid(material, identity, params, design, computes)
     maker = Maker(material, results, state, identity.key("finetune", params, SECTIONS), warn)
     write = _Writer(results, design, runs, material.dataset)
-    write()
-    _make_all(maker, results, runs, Budget.of(asked.hours), write, tick)
-    return write()
+    before = write()
+    try:
+        _make_all(maker, results, runs, Budget.of(asked.hours), write, tick)
+    finally:
+        after = write()
+    if after.finished > before.finished:
+        maker.record_result(params, after.finished, after.gains)
+    return after
 
 
-def _design(asked: Asked, params: Params, dataset: PreparedDataset) -> Design:
+def _design(asked: Asked, params: Params, dataset: PreparedDataset, warn: Callable[[str], object]) -> Design:
     available = len(dataset.annotated("train"))
     if not available:
         raise UserError(Problem(str(dataset.folder), "has no masks in train", "images with masks"))
     fractions = asked.fractions or (() if asked.masks else FRACTIONS)
     own_steps = round(params.finetune.epochs * max(1, available // params.finetune.batch_size))
     return Design(
-        arms=chosen_arms(asked.arms, params),
+        arms=chosen_arms(asked.arms, params, warn),
         masks=masks_of(fractions, asked.masks, available),
         seeds=asked.seeds,
         steps=sorted(set(asked.steps or [max(1, own_steps)])),
@@ -152,8 +157,8 @@ class _Writer:
         found = chapters(rows, arms, self._design.steps)
         missing = [run for run in self._runs if not self._results.has(run.key)]
         left = [expected_seconds(run, rows, needs_backbone=False) for run in missing]
-        outcome = Outcome(
-            headline(found), len(rows), len(self._keys), None if None in left else sum(one or 0.0 for one in left)
-        )
+        gains = {f"{one.arm} {c.masks} masks {c.steps} steps": one.gain.value for c in found for one in c.comparisons}
+        seconds = None if None in left else sum(one or 0.0 for one in left)
+        outcome = Outcome(headline(found), len(rows), len(self._keys), seconds, gains)
         self._results.write(page(Study(outcome.sentence, found, rows, len(self._keys), self._dataset)))
         return outcome
