@@ -12,6 +12,7 @@ FORKED.set_forkserver_preload(
         "pytest", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "tests.registry.mover",
         "tests.tracking.killer",
         "torch", "torch._dynamo", "torch.distributed", "pspnet.cli", "pspnet.stages.finetune", "pspnet.stages.pretrain",
-        "tests.training.killed", "tests.training.peers", "tests.training.commands", "tests.frozen", "tests.study.workers",
+        "tests.training.killed", "tests.training.peers", "tests.training.commands", "tests.study.workers",
+        "tests.frozen",
     ]
 )  # fmt: skip

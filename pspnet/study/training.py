@@ -11,11 +11,12 @@ from torch import nn
 from pspnet.config.params import Params
 from pspnet.dataset.annotated import AnnotatedImages
 from pspnet.dataset.store.prepared import PreparedDataset
+from pspnet.dataset.store.splits import Split
 from pspnet.evaluation.measuring import measure
 from pspnet.losses.segmentation import build_loss
 from pspnet.metrics import Confusion
 from pspnet.model.backbone.preprocessing import Preprocessing
-from pspnet.model.backbone.resnet import ResNet
+from pspnet.model.backbone.resnet import OutputStride, ResNet
 from pspnet.model.backbone.starting import starting_backbone
 from pspnet.model.device import configure
 from pspnet.prediction.image.predictor import Member, Predictor
@@ -30,7 +31,7 @@ from pspnet.training.shared.checkpoint import Record
 from pspnet.training.shared.distributed import Tick
 from pspnet.training.shared.steps import open_session
 
-PRETRAINED_ON = ("train", "unlabeled")  # never val or test
+PRETRAINED_ON: tuple[Split, ...] = ("train", "unlabeled")  # never val or test
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Material:
     dataset: PreparedDataset
     imported: Path  # the weights of backbone.weights: imported
 
-    def start(self, params: Params, output_stride: int | None = None) -> tuple[ResNet, Preprocessing]:
+    def start(self, params: Params, output_stride: OutputStride | None = None) -> tuple[ResNet, Preprocessing]:
         """The backbone with the weights that `backbone.weights` names."""
         stride = output_stride or params.finetune.output_stride
         of_dataset = Preprocessing(self.dataset.mean, self.dataset.std)

@@ -130,7 +130,7 @@ class Delivery:
             return run
         stage = header["stage"]
         tags = {"pspnet.kind": "stage", "pspnet.stage": stage, "mlflow.source.name": f"pspnet {stage}"}
-        mark, name = ("pspnet.journal", header["id"]), header.get("name", stage)
+        mark, name = ("pspnet.journal", header["id"]), str(header.get("name", stage))
         run = ensure_run(client, experiment_id, mark, name, tags, header["started"])
         self._receipt = Receipt(header["id"], server, run.info.run_id)
         return run
