@@ -92,9 +92,9 @@ class Chapter:
     comparisons: tuple[Comparison, ...]  # in the order of the arms
 
     @property
-    def still_gains(self) -> bool:
-        """Whether scratch still gains at the largest number of steps that was tried."""
-        return bool(self.longer) and self.longer[-1].still_gains
+    def doubling(self) -> Longer | None:
+        """Scratch with about twice the steps, or what comes closest."""
+        return min(self.longer, key=lambda one: abs(math.log2(one.times) - 1), default=None)
 
     @property
     def best(self) -> Comparison | None:
@@ -122,7 +122,7 @@ def _chapter(rows: pd.DataFrame, arms: Sequence[tuple[str, Family]], steps: int,
         return None
     others = rows[(rows["arm"] != SCRATCH) & (rows["steps"] == steps)]
     longer = []
-    for count in sorted(set(others["equal_steps"]) - {steps}):
+    for count in sorted(count for count in plain["steps"].unique() if count > steps):
         own, before = _pairs(plain[plain["steps"] == count], base)
         if len(own):
             gain = Mean.of((own["test_mean_iou"] - before["test_mean_iou"]).tolist())

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pspnet.errors import Interrupted
 from pspnet.machine.outputs import whole_file
 from pspnet.study.arms import NONE
 from pspnet.study.identity import Identity
+from pspnet.study.results import WAIT_SECONDS, Results
 from pspnet.study.training import Material, train_backbone, train_network, with_steps
 from pspnet.tracking.run import StageRun
 from pspnet.training.shared.distributed import Tick
@@ -30,16 +32,22 @@ class Compute:
     pretrain: float  # 0 without pretraining
 
 
-def compute_of(material: Material, params: Params, identity: Identity, folder: Path) -> Compute:
-    """The compute of these params. Counts are kept in `folder`, because every process of the study needs them."""
+def compute_of(material: Material, params: Params, identity: Identity, results: Results, tick: Tick) -> Compute:
+    """The compute of these params. Counts are kept, because every process of the study needs them."""
     params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"compile": False})})
 
     def kept(stage: str, count: Callable[[Material, Params], float]) -> float:
-        path = folder / f"{stage}-{identity.key(stage, params, ('backbone', stage, 'runtime'))}.json"
-        if not path.exists():
-            flops = count(material, params)
-            with whole_file(path) as partial:
-                partial.write_text(json.dumps({"flops_per_step": flops}), encoding="utf-8")
+        name = f"{stage}-{identity.key(stage, params, ('backbone', stage, 'runtime'))}"
+        path = results.work / "compute" / f"{name}.json"
+        while not path.exists():
+            with results.claimed(name) as ours:
+                if ours and not path.exists():
+                    flops = count(material, params)
+                    with whole_file(path) as partial:
+                        partial.write_text(json.dumps({"flops_per_step": flops}), encoding="utf-8")
+            if not ours:
+                tick(0, 1, "waiting for the counts of another process")
+                time.sleep(WAIT_SECONDS)
         return float(json.loads(path.read_text(encoding="utf-8"))["flops_per_step"])
 
     without = params.pretrain.method.kind == NONE

@@ -24,7 +24,7 @@ class Identity:
     @classmethod
     def of(cls, material: Material, params: Params, device: torch.device) -> "Identity":
         imported = {"weights": digest(material.imported)} if params.backbone.weights == "imported" else {}
-        fingerprints: dict[str, str] = {split: value for split, value in material.dataset.fingerprints.items()}
+        fingerprints: dict[str, str] = dict(material.dataset.fingerprints.items())
         return cls({**fingerprints, **imported, "study": code_digest(CODE_OF_RUNS)}, device)
 
     def key(self, stage: str, params: Params, sections: Sequence[str], **facts: object) -> str:

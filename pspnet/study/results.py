@@ -1,17 +1,20 @@
 """The results: one file per finished run, so that processes and machines can share a folder, and one CSV of all."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pspnet.errors import Busy
 from pspnet.machine.outputs import whole_file
 from pspnet.machine.process import exclusive
 
 CSV, PAGE = "study.csv", "study.html"
+WAIT_SECONDS = 1.0  # between looks at what other processes have made
 Row = Mapping[str, Any]
 
 
@@ -30,6 +33,17 @@ class Results:
 
     def lock(self, key: str) -> Path:
         return self.work / "locks" / key
+
+    @contextmanager
+    def claimed(self, key: str) -> Iterator[bool]:
+        """Yield whether this process may make it: no other does. The system frees the claim of a killed process."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(exclusive(self.lock(key), key, seconds=0))
+            except Busy:
+                yield False
+                return
+            yield True
 
     def has(self, key: str) -> bool:
         return self._path(key).exists()

@@ -11,9 +11,21 @@ def headline(chapters: Sequence[Chapter]) -> str:
     """The sentence about the fewest masks for which there is an interval, at the largest number of steps."""
     told = [chapter for chapter in chapters if any(one.gain.interval for one in chapter.comparisons)]
     if not told:
-        return "There is no answer yet: it takes two finished seeds of scratch and of another arm."
+        return _first_impression(chapters)
     steps = max(chapter.steps for chapter in told)
     return sentence(min((c for c in told if c.steps == steps), key=lambda chapter: chapter.masks))
+
+
+def _first_impression(chapters: Sequence[Chapter]) -> str:
+    wanted = "An interval takes two seeds"
+    begun = [(one, chapter.masks) for chapter in chapters for one in chapter.comparisons if one.family != "control"]
+    if not begun:
+        return f"There is no answer yet. {wanted} of scratch and of another arm."
+    one, masks = max(begun, key=lambda pair: pair[0].val_gain)
+    return (
+        f"There is no answer yet: with {masks:,} masks and a single seed, {one.arm} gives {score(one.mean_iou.value)} "
+        f"against {score(one.scratch.value)}, which may be chance. {wanted}."
+    )
 
 
 def sentence(chapter: Chapter) -> str:
@@ -40,8 +52,7 @@ def sentence(chapter: Chapter) -> str:
         plural = first or last == "both together"
         clauses.append(f"{names} {'give' if plural else 'gives'} no measurable gain")
     text = "; ".join(clauses)
-    if chapter.still_gains:
-        more = chapter.longer[-1]
+    if (more := chapter.doubling) and more.still_gains:
         text = f"train longer first: twice the steps still bring {signed(more.gain_per_doubling)} to scratch; {text}"
     return text[0].upper() + text[1:] + "."
 

@@ -1,26 +1,12 @@
 """Which run to make next, when several processes or machines work on one study in a shared folder."""
 
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from pspnet.errors import Busy
-from pspnet.machine.process import exclusive
 from pspnet.study.grid import Run
 from pspnet.study.results import Results
-
-
-@contextmanager
-def claimed(results: Results, key: str) -> Iterator[bool]:
-    """Yield whether this process may make it: nobody else does, and the system frees the claim of a killed process."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(results.lock(key), key, seconds=0))
-        except Busy:
-            yield False
-            return
-        yield True
 
 
 def by_preference(results: Results, runs: Sequence[Run]) -> list[Run]:

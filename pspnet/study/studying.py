@@ -12,7 +12,7 @@ from pspnet.dataset.store.prepared import PreparedDataset
 from pspnet.errors import Problem, UserError
 from pspnet.machine.terminal import Tick
 from pspnet.model.device import configure
-from pspnet.study.arms import chosen_arms, with_arm
+from pspnet.study.arms import SCRATCH, chosen_arms, with_arm
 from pspnet.study.budget import Budget, expected_seconds
 from pspnet.study.comparing import chapters
 from pspnet.study.compute import compute_of
@@ -20,12 +20,11 @@ from pspnet.study.grid import Design, Run, grid, masks_of
 from pspnet.study.identity import Identity
 from pspnet.study.making import Maker
 from pspnet.study.page import Study, page
-from pspnet.study.results import Results
+from pspnet.study.results import WAIT_SECONDS, Results
 from pspnet.study.sentence import headline
-from pspnet.study.sharing import by_preference, claimed, take_block
+from pspnet.study.sharing import by_preference, take_block
 from pspnet.study.training import Material
 
-WAIT_SECONDS = 1.0
 FRACTIONS = ("1/16", "1/4")
 SECTIONS = ("backbone", "pretrain", "finetune", "predict", "runtime")
 
@@ -69,7 +68,7 @@ def study(
     computes = {}
     for number, arm in enumerate(design.arms):
         tick(number, len(design.arms), f"counting the operations of {arm.name}")
-        computes[arm.name] = compute_of(material, with_arm(params, arm), identity, results.work / "compute")
+        computes[arm.name] = compute_of(material, with_arm(params, arm), identity, results, tick)
     runs = grid(material, identity, params, design, computes)
     maker = Maker(material, results, state, identity.key("finetune", params, SECTIONS), warn)
     write = _Writer(results, design, runs, material.dataset)
@@ -102,13 +101,21 @@ def _make_all(
     maker: Maker, results: Results, runs: Sequence[Run], budget: Budget, write: "_Writer", tick: Tick
 ) -> None:
     """Make the missing runs until none is left or the next does not fit. Waits for those that others make."""
-    while missing := [run for run in runs if not results.has(run.key)]:
+    failed = set[str]()
+    while missing := [run for run in runs if not results.has(run.key) and run.key not in failed]:
         made = False
         for run in by_preference(results, missing):
             needs_backbone = run.pretraining is not None and not maker.has_backbone(run.pretraining)
             if not budget.fits(expected_seconds(run, write.rows(), needs_backbone)):
                 return
-            made = _make(maker, results, run, _numbered(tick, run, len(runs) - len(missing) + 1, len(runs)))
+            try:
+                made = _make(maker, results, run, _numbered(tick, run, len(runs) - len(missing) + 1, len(runs)))
+            except UserError as error:
+                if run.arm.name == SCRATCH:  # then the params or the data are at fault
+                    raise
+                maker.warn(f"{run.name}: {error}")  # such as a method that has collapsed, which is a result too
+                failed.add(run.key)
+                made = True
             if made:
                 write()
                 break
@@ -120,13 +127,13 @@ def _make_all(
 def _make(maker: Maker, results: Results, run: Run, tick: Tick) -> bool:
     """Make the run, and the backbone before it, unless another process makes one of them now."""
     if (pretraining := run.pretraining) and not maker.has_backbone(pretraining):
-        with claimed(results, pretraining.key) as ours:
+        with results.claimed(pretraining.key) as ours:
             if not ours:
                 return False
             if not maker.has_backbone(pretraining):
                 take_block(results, run)
                 maker.make_backbone(pretraining, tick)
-    with claimed(results, run.key) as ours:
+    with results.claimed(run.key) as ours:
         if not ours:
             return False
         if not results.has(run.key):

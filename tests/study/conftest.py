@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ def asked(**changes: Any) -> Asked:
     return Asked(**{**usual, "pretraining_share": 1.0, **changes})
 
 
-def run_study(prepared: Path, out: Path, tick: Tick = quiet, **changes: Any) -> Outcome:
+def run_study(
+    prepared: Path, out: Path, tick: Tick = quiet, warn: Callable[[str], object] = str, **changes: Any
+) -> Outcome:
     material = Material(PreparedDataset.open(prepared), prepared / "no weights")
-    return study(tiny_params(), material, asked(**changes), out, out / "state", lambda text: None, tick)
+    return study(tiny_params(), material, asked(**changes), out, out / "state", warn, tick)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,11 @@ from scipy.stats import t as student
 from pspnet.study.arms import Family
 from pspnet.study.comparing import NORMAL, Chapter, Longer, Mean, T, chapters
 
-ARMS: tuple[tuple[str, Family], ...] = (("scratch", "scratch"), ("masked", "pretraining"), ("mean_teacher", "semi-supervised training"))
+ARMS: tuple[tuple[str, Family], ...] = (
+    ("scratch", "scratch"),
+    ("masked", "pretraining"),
+    ("mean_teacher", "semi-supervised training"),
+)
 SCRATCH = {100: [0.60, 0.62, 0.64], 200: [0.61, 0.63, 0.65]}
 
 
@@ -97,8 +101,17 @@ def test_scratch_has_stopped_gaining_if_twice_the_steps_bring_little() -> None:
     own = chapter(rows(masked=[0.66, 0.68, 0.70]))
     (longer,) = own.longer
     assert [longer.times, longer.gain.value] == pytest.approx([2.0, 0.01])
-    assert own.still_gains
+    assert longer.still_gains
+    assert own.doubling is longer
     flat = Longer(4.0, Mean.of([0.64, 0.64]), Mean.of([0.009, 0.009]))
     assert flat.gain_per_doubling == pytest.approx(0.0045)
     assert not flat.still_gains
-    assert not chapter(rows()).still_gains, "it is not known"
+
+
+def test_twice_the_steps_are_judged_by_the_run_that_comes_closest() -> None:
+    table = pd.concat([rows(), pd.DataFrame([row("scratch", steps, 0, 0.9, steps) for steps in (110, 190, 800)])])
+    own = chapter(table)
+    assert [one.times for one in own.longer] == [1.1, 1.9, 2.0, 8.0]
+    assert own.doubling is own.longer[2]
+    one_only = Chapter(100, 57, Mean.of([0.6]), (), ())
+    assert one_only.doubling is None

@@ -12,9 +12,11 @@ from pspnet.study.arms import PRETRAINING, SCRATCH, UNLABELED, all_arms, chosen_
 from pspnet.study.compute import Compute, compute_of
 from pspnet.study.grid import Design, Run, grid, masks_of
 from pspnet.study.identity import Identity
+from pspnet.study.results import Results
 from pspnet.study.training import Material, shuffled
 from pspnet.training.finetune import build_network
 from tests.parameters import demo_params
+from tests.training.trainings import quiet
 
 CPU = torch.device("cpu")
 COMPUTES = {  # of methods in FLOPs per step; scratch takes 100
@@ -141,7 +143,7 @@ def test_numbers_of_masks_come_from_fractions_and_counts() -> None:
 def test_flops_are_those_of_a_step_of_the_real_loop(params: Params, material: Material, tmp_path: Path) -> None:
     identity = Identity.of(material, params, CPU)
     plain, teacher = (
-        compute_of(material, with_arm(params, all_arms()[name]), identity, tmp_path)
+        compute_of(material, with_arm(params, all_arms()[name]), identity, Results(tmp_path), quiet)
         for name in (SCRATCH, "mean_teacher")
     )
     network = build_network(params.backbone, params.finetune, len(material.dataset.classes), 0)
@@ -154,7 +156,7 @@ def test_flops_are_those_of_a_step_of_the_real_loop(params: Params, material: Ma
     assert plain.finetune == counter.get_total_flops()
     assert plain.pretrain == 0
     assert teacher.finetune > 1.5 * plain.finetune
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list((tmp_path / "work/compute").iterdir())) == 2
 
 
 def test_shuffled_weights_have_the_same_values_in_another_order(params: Params, material: Material) -> None:

@@ -36,8 +36,11 @@ def test_a_second_family_with_a_gain_is_told_too() -> None:
 
 
 def test_one_seed_is_no_answer() -> None:
-    assert headline([]) == headline([chapter(rows(masked=[0.9]))])
-    assert headline([]).startswith("There is no answer yet")
+    assert headline([]) == "There is no answer yet. An interval takes two seeds of scratch and of another arm."
+    assert headline([chapter(rows(masked=[0.9]))]) == (
+        "There is no answer yet: with 57 masks and a single seed, masked gives 0.900 against 0.610, which may be "
+        "chance. An interval takes two seeds."
+    )
 
 
 def test_the_headline_is_about_the_fewest_masks() -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pspnet.errors import Interrupted, UserError
+from pspnet.errors import Interrupted, Problem, UserError
 from pspnet.study.comparing import STILL_GAINS
 from pspnet.study.making import Stopwatch
 from pspnet.study.results import Results
-from pspnet.study.sharing import claimed
 from tests.study.conftest import ARMS, run_study
 from tests.training.trainings import Tick, quiet
 
@@ -115,9 +114,9 @@ def test_a_run_that_another_process_makes_is_left_to_it(whole_study: Path, prepa
         if note.startswith("waiting"):
             raise Enough
 
-    with claimed(Results(out), theirs) as free:
+    with Results(out).claimed(theirs) as free:
         assert free
-        with claimed(Results(out), theirs) as again:
+        with Results(out).claimed(theirs) as again:
             assert not again
         with pytest.raises(Enough):
             run_study(prepared, out, tick)
@@ -133,6 +132,20 @@ def test_the_csv_holds_every_run_of_the_folder_and_the_page_those_asked_for(
     assert outcome.finished == outcome.runs == 6
     assert len(measured(out)) == len(measured(whole_study))
     assert "mean_teacher" not in (out / "study.html").read_text()
+
+
+def test_an_arm_that_fails_does_not_stop_the_others(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collapse(*arguments: object) -> None:
+        raise UserError(Problem("jigsaw", "has collapsed"))
+
+    monkeypatch.setattr("pspnet.study.making.train_backbone", collapse)
+    notes: list[str] = []
+    outcome = run_study(prepared, tmp_path, seeds=1, arms=("jigsaw", "mean_teacher"), warn=notes.append)
+    assert notes == ["jigsaw, 3 masks, 4 steps, seed 0: jigsaw: has collapsed"]
+    assert (outcome.finished, outcome.runs) == (4, 5)
+    assert set(measured(tmp_path)["arm"]) == {"scratch", "mean_teacher"}
 
 
 def test_wrong_options_are_reported_together(prepared: Path, tmp_path: Path) -> None:
