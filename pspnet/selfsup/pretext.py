@@ -36,3 +36,7 @@ class Pretext(nn.Module, ABC, Generic[Params]):
 
     def after_step(self) -> None:
         """Run after each optimizer step. Methods with a second network update it here."""
+
+    def trained_backbone(self) -> ResNet:
+        """Return the backbone as fine-tuning expects it."""
+        return self.backbone

@@ -35,7 +35,7 @@ class Arm:
 
 
 def _kinds(union: Any) -> dict[str, type[Section]]:
-    """The sections of a union of sections, by kind."""
+    """Return the sections of a union of sections, by kind."""
     return {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(union)}
 
 
@@ -46,7 +46,7 @@ PRETRAINING, UNLABELED = (
 
 
 def all_arms() -> dict[str, Arm]:
-    """Every arm by name; scratch comes first."""
+    """Return every arm by name. Scratch comes first."""
     arms = [Arm(SCRATCH), *(Arm(kind, pretraining=kind) for kind in PRETRAINING)]
     arms += [Arm(f"{kind}_shuffled", pretraining=kind, shuffled=True) for kind in PRETRAINING]
     arms += [Arm(kind, unlabeled=kind) for kind in UNLABELED]
@@ -55,14 +55,14 @@ def all_arms() -> dict[str, Arm]:
 
 
 def usual_arms(params: Params) -> list[str]:
-    """Scratch, each method, and the params' own pretraining (by default the last) shuffled and with a method on top."""
+    """Return scratch, each method, and the params' own pretraining (or the last) shuffled and with a method on top."""
     own = params.pretrain.method.kind
     first, then = own if own != NONE else [*PRETRAINING][-1], next(iter(UNLABELED))
     return [SCRATCH, *UNLABELED, *PRETRAINING, f"{first}+{then}", f"{first}_shuffled"]
 
 
 def chosen_arms(names: Sequence[str], params: Params, warn: Callable[[str], object]) -> list[Arm]:
-    """The named arms, or the usual ones that fit the params. Scratch is always among them, for comparison."""
+    """Return the named arms, or the usual ones that fit the params. Scratch is always among them, for comparison."""
     known = all_arms()
     if unknown := [name for name in names if name not in known]:
         raise UserError([Problem("--arm", f"'{name}' is not an arm", ", ".join(known)) for name in unknown])
@@ -80,7 +80,7 @@ def chosen_arms(names: Sequence[str], params: Params, warn: Callable[[str], obje
 
 
 def with_arm(params: Params, arm: Arm) -> Params:
-    """The params of the arm. A kind that params.yaml does not use has the example values of its fields."""
+    """Return the params of the arm. A kind that params.yaml does not use gets the example values of its fields."""
     pretrain = params.pretrain.model_dump() | {
         "method": _settings(PRETRAINING, arm.pretraining, params.pretrain.method)
     }

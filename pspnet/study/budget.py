@@ -20,12 +20,12 @@ class Budget:
         return cls(time.monotonic() + 3600 * hours)
 
     def fits(self, seconds: float | None) -> bool:
-        """A run of unknown length fits as long as there is time: it is the first."""
+        """Whether it ends in time. A run of unknown length fits as long as there is time: it is the first."""
         return time.monotonic() + (seconds or 0.0) < self.ends
 
 
 def expected_seconds(run: Run, rows: pd.DataFrame, needs_backbone: bool) -> float | None:
-    """From the runs of the same arm, or else from all by their compute; None before the first has finished."""
+    """Estimate from runs of the same arm, or from all by their compute. Return None before the first has finished."""
     known = rows.dropna(subset=["seconds"]) if len(rows) else rows
     if known.empty:
         return None

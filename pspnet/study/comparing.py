@@ -104,7 +104,7 @@ class Chapter:
 
 
 def chapters(rows: pd.DataFrame, arms: Sequence[tuple[str, Family]], steps: Sequence[int]) -> list[Chapter]:
-    """By steps, the largest first, and masks."""
+    """Return a chapter for each number of steps, the largest first, and of masks."""
     if rows.empty:
         return []
     found = [
@@ -138,7 +138,7 @@ def _chapter(rows: pd.DataFrame, arms: Sequence[tuple[str, Family]], steps: int,
 
 
 def _pairs(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of the seeds that both have."""
+    """Return the rows of the seeds that both have."""
     seeds = one.index.intersection(other.index).sort_values()
     return one.loc[seeds], other.loc[seeds]
 

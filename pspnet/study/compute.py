@@ -33,7 +33,7 @@ class Compute:
 
 
 def compute_of(material: Material, params: Params, identity: Identity, results: Results, tick: Tick) -> Compute:
-    """The compute of these params. Counts are kept, because every process of the study needs them."""
+    """Count the compute of these params. Counts are kept, because every process of the study needs them."""
     params = params.model_copy(update={"runtime": params.runtime.model_copy(update={"compile": False})})
 
     def kept(stage: str, count: Callable[[Material, Params], float]) -> float:
@@ -76,7 +76,7 @@ def _pretrain_step(material: Material, params: Params) -> float:
 
 
 def _count(train: Callable[[Path, Tick], None], images: int) -> float:
-    """FLOPs per image over the first `images` of a training."""
+    """Return the FLOPs per image over the first `images` of a training."""
     with tempfile.TemporaryDirectory() as folder, FlopCounterMode(display=False) as counter:
         flops = 0
 

@@ -55,7 +55,7 @@ class Run:
 
 
 def masks_of(fractions: Sequence[str], masks: Sequence[int], available: int) -> list[int]:
-    """The numbers of masks for these fractions and counts."""
+    """Return the numbers of masks for these fractions and counts."""
     problems, found = [], set(masks)
     for text in fractions:
         try:
@@ -76,7 +76,7 @@ def masks_of(fractions: Sequence[str], masks: Sequence[int], available: int) -> 
 def grid(
     material: Material, identity: Identity, params: Params, design: Design, computes: dict[str, Compute]
 ) -> list[Run]:
-    """All runs, the most useful first: a comparison is complete before the next begins.
+    """List all runs. A comparison is complete before the next begins.
 
     `computes`: of each arm, by name.
     """
@@ -151,7 +151,7 @@ def _seeded(params: Params, seed: int) -> Params:
 
 
 def _merged(steps: dict[str, int]) -> dict[str, int]:
-    """The same steps for arms that compute nearly as much, so that they share a run of scratch."""
+    """Give the same steps to arms that compute nearly as much, so that they share a run of scratch."""
     merged: dict[str, int] = {}
     first = 0
     for name, count in sorted(steps.items(), key=lambda item: item[1]):

@@ -108,7 +108,7 @@ class Maker:
             tracked.headline({"gain": gains})
 
     def _start(self, run: Run) -> tuple[ResNet | None, float | None]:
-        """The pretrained backbone and the seconds that its training took."""
+        """Return the pretrained backbone and the seconds that its training took."""
         if run.pretraining is None:
             return None, 0.0
         folder = self._backbone(run.pretraining)
@@ -121,5 +121,5 @@ class Maker:
         return self.results.work / "backbones" / pretraining.key
 
     def _checkpoints(self, key: str) -> Path:
-        """A folder for each key: in a common one, old checkpoints are removed, and another process may need them."""
+        """Return a folder for this key alone: in a common one, training removes old checkpoints of other processes."""
         return self.results.work / "checkpoints" / key

@@ -30,7 +30,7 @@ class Study:
 
 
 def page(study: Study) -> str:
-    """The page as HTML that loads no other files."""
+    """Return the page as HTML that loads no other files."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"score": score, "signed": signed}
     template = environment.from_string(Path(__file__).with_name("study.html.j2").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def page(study: Study) -> str:
 
 
 def _by_masks(chapters: Sequence[Chapter]) -> dict[str, Any] | None:
-    """mIoU over the number of masks, a line for each arm, for the largest number of steps."""
+    """Draw mIoU over the number of masks, a line for each arm, for the largest number of steps."""
     lines: dict[str, list[tuple[float, Mean]]] = {}
     for chapter in chapters:
         if chapter.steps == chapters[0].steps:
@@ -55,7 +55,7 @@ def _by_masks(chapters: Sequence[Chapter]) -> dict[str, Any] | None:
 
 
 def _by_steps(rows: pd.DataFrame) -> dict[str, Any] | None:
-    """mIoU of scratch over the number of steps, a line for each number of masks."""
+    """Draw mIoU of scratch over the number of steps, a line for each number of masks."""
     if rows.empty:
         return None
     scratch = rows[rows["arm"] == SCRATCH]
@@ -69,7 +69,7 @@ def _by_steps(rows: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _chart(title: str, lines: dict[str, list[tuple[float, Mean]]]) -> dict[str, Any]:
-    """Places of the points, on a logarithmic axis from left to right."""
+    """Place the points, on a logarithmic axis from left to right."""
     points = [point for line in lines.values() for point in line]
     across = sorted({at for at, _ in points})
     values = [value for _, mean in points for value in (mean.value, *(mean.interval or ()))]
@@ -96,7 +96,7 @@ def _chart(title: str, lines: dict[str, list[tuple[float, Mean]]]) -> dict[str, 
 
 
 def _apart(labels: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """The labels that leave each other room, from the right: the largest number is always named."""
+    """Keep the labels that leave each other room. The largest number always has one."""
     kept: list[tuple[float, str]] = []
     for place, text in reversed(labels):
         if not kept or kept[-1][0] - place >= LABEL_PX:
@@ -111,7 +111,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _axis(chapter: Chapter) -> float:
-    """The largest gain or loss to draw, in mIoU. Wider intervals are cut off."""
+    """Return the largest gain or loss to draw, in mIoU. Wider intervals are cut off."""
     gains = [abs(one.gain.value) for one in chapter.comparisons]
     ends = [abs(end) for one in chapter.comparisons for end in one.gain.interval or ()]
     return min(max([*gains, *ends, 0.01]), max([*(2 * gain for gain in gains), 0.1]))

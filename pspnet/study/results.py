@@ -53,7 +53,7 @@ class Results:
             path.write_text(json.dumps({"key": key, **row}, indent=1) + "\n", encoding="utf-8")
 
     def rows(self, keys: Sequence[str]) -> pd.DataFrame:
-        """The finished runs among these, in this order."""
+        """Return the finished runs among these."""
         return _frame([self._path(key) for key in keys if self.has(key)])
 
     def write(self, page: str) -> None:

@@ -8,7 +8,7 @@ FAMILIES = ("semi-supervised training", "pretraining", "both together")
 
 
 def headline(chapters: Sequence[Chapter]) -> str:
-    """The sentence about the fewest masks for which there is an interval, at the largest number of steps."""
+    """Return the sentence about the fewest masks that have an interval, at the largest number of steps."""
     told = [chapter for chapter in chapters if any(one.gain.interval for one in chapter.comparisons)]
     if not told:
         return _first_impression(chapters)
@@ -70,7 +70,7 @@ def signed(value: float) -> str:
 
 
 def interval(comparison: Comparison) -> str:
-    """The interval of the gain in words."""
+    """Return the interval of the gain in words."""
     assert comparison.gain.interval
     low, high = comparison.gain.interval
     return f"interval {signed(low).removeprefix('+')} to {signed(high).removeprefix('+')}"

@@ -10,7 +10,7 @@ from pspnet.study.results import Results
 
 
 def by_preference(results: Results, runs: Sequence[Run]) -> list[Run]:
-    """The runs in order, except that those to compare with each other should be made on one machine."""
+    """Sort the runs: on one machine, first those whose comparison it has begun, last those that others have begun."""
     host = platform.node()
     ranks = {None: 1, host: 0}
     return sorted(runs, key=lambda run: ranks.get(_machine_of(_block(results, run)), 2))

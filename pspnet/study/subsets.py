@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 
 def labeling_order(annotated: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The rows in the order in which their images get masks: one from each group in turn, spread over the group."""
+    """Sort the rows as their images would be labeled: one from each group in turn, spread over the group."""
     rows = annotated.sort_values("id", ignore_index=True)
     rng = np.random.default_rng([seed, len(rows)])
     turns = np.zeros(len(rows), np.int64)
@@ -19,7 +19,7 @@ def labeling_order(annotated: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _spread(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The turn of each of `count` neighbors: those with the first turns lie far apart (a rotated van der Corput order).
+    """Return the turn of each of `count` neighbors. First turns lie far apart, as in a rotated van der Corput sequence.
 
     Neighboring frames of a video show nearly the same.
     """
@@ -30,5 +30,5 @@ def _spread(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def filling(rows: pd.DataFrame, batch_size: int) -> pd.DataFrame:
-    """The rows, repeated if they would not fill a batch."""
+    """Repeat the rows if they would not fill a batch."""
     return pd.concat([rows] * -(-batch_size // len(rows)))

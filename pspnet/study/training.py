@@ -42,7 +42,7 @@ class Material:
     imported: Path  # the weights of backbone.weights: imported
 
     def start(self, params: Params, output_stride: OutputStride | None = None) -> tuple[ResNet, Preprocessing]:
-        """The backbone with the weights that `backbone.weights` names."""
+        """Return the backbone with the weights that `backbone.weights` specifies."""
         stride = output_stride or params.finetune.output_stride
         of_dataset = Preprocessing(self.dataset.mean, self.dataset.std)
         seed = params.runtime.seed
@@ -50,7 +50,7 @@ class Material:
         return network, preprocessing
 
     def rows(self, masks: int, seed: int, batch_size: int) -> Rows:
-        """The first `masks` of the seed's order; the other images of train count as images without a mask."""
+        """Use the first `masks` of the seed's order. The other images of train count as images without a mask."""
         own = Rows.of(self.dataset)
         order = labeling_order(own.train, seed)
         labeled, others = order.head(masks), pd.concat([order.iloc[masks:], own.unlabeled])
@@ -59,7 +59,7 @@ class Material:
 
 
 def with_steps(params: Params, steps: int, images: int) -> Params:
-    """The params for exactly `steps` steps on so many images. Val is measured once, at the end: it chooses nothing.
+    """Return params for exactly `steps` steps on this many images. Val is measured once, at the end, and chooses nothing.
 
     The weights that count are the last ones, averaged over the last steps in every arm, even if params.yaml keeps no
     average: otherwise a method with a teacher would differ in that too.
@@ -78,10 +78,11 @@ def train_backbone(material: Material, params: Params, checkpoints: Path, key: s
     method = METHODS[own.method.kind]
     fill, seed = preprocessing.mean_color, params.runtime.seed
     views = open_views(material.dataset, PRETRAINED_ON, method, own, fill, seed)
+    pretext = method(network, preprocessing, own.method)
     with open_session("pretrain", key, checkpoints, params.runtime, device, tick) as session:
-        for _ in pretrain(method(network, preprocessing, own.method), views, own, session):
+        for _ in pretrain(pretext, views, own, session):
             pass
-    return network.cpu()
+    return pretext.trained_backbone().cpu()
 
 
 def train_network(
@@ -116,7 +117,7 @@ def measure_on_test(material: Material, predictor: Predictor, tick: Tick) -> Con
 
 
 def class_pixels(dataset: PreparedDataset, rows: pd.DataFrame) -> list[int]:
-    """The pixels of each class in the masks of these rows: a run must not know the masks that it may not use."""
+    """Count the pixels of each class in the masks of these rows. A run must not know the masks that it may not use."""
     reader, counts = dataset.reader(), np.zeros(256, np.int64)
     for shard, row in rows[["shard", "row"]].itertuples(index=False):
         counts += np.bincount(reader.mask(shard, row).ravel(), minlength=256)
@@ -125,7 +126,7 @@ def class_pixels(dataset: PreparedDataset, rows: pd.DataFrame) -> list[int]:
 
 
 def shuffled(backbone: ResNet, seed: int) -> ResNet:
-    """The values of each tensor in random order: the scale of trained weights without what they have learned."""
+    """Shuffle the values within each tensor: this keeps the scale of trained weights without what they have learned."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in backbone.state_dict().values():

@@ -148,7 +148,9 @@ def test_class_weights_come_from_the_masks_of_the_run(
         assert sum(pixels) == 5 * 96 * 128
         raise Enough
 
-    run_study(prepared, tmp_path, hours=0.0, arms=("jigsaw",), masks=(5,))  # counts the operations, with masks of its own
+    run_study(
+        prepared, tmp_path, hours=0.0, arms=("jigsaw",), masks=(5,)
+    )  # counts the operations, with masks of its own
     monkeypatch.setattr("pspnet.study.training.build_loss", build)
     with pytest.raises(Enough):
         run_study(prepared, tmp_path, arms=("jigsaw",), masks=(5,))
