@@ -59,7 +59,7 @@ class Material:
 
 
 def with_steps(params: Params, steps: int, images: int) -> Params:
-    """Return params for exactly `steps` steps on this many images. Val is measured once, at the end, and chooses nothing.
+    """Return params for exactly `steps` steps on this many images. Val is measured once, at the end.
 
     The weights that count are the last ones, averaged over the last steps in every arm, even if params.yaml keeps no
     average: otherwise a method with a teacher would differ in that too.

@@ -26,4 +26,4 @@ def test_without_a_prepared_set_the_command_says_how_to_make_it(tmp_path: Path) 
     shutil.copy(ROOT / "params.yaml", tmp_path)
     done = pspnet("study", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.endswith("expected a prepared dataset. Make it with: dvc repro prepare\n")
+    assert done.stderr.endswith("expected a prepared dataset. Create it with: dvc repro prepare\n")
