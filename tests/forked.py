@@ -13,6 +13,7 @@ FORKED.set_forkserver_preload(
         "tests.tracking.killer",
         "torch", "torch._dynamo", "torch.distributed", "pspnet.cli", "pspnet.stages.finetune", "pspnet.stages.pretrain",
         "tests.training.killed", "tests.training.peers", "tests.training.pretrain_peers", "tests.training.commands",
+        "tests.study.workers",
         "tests.frozen",
     ]
 )  # fmt: skip

@@ -19,7 +19,7 @@ PARAMS, PIPELINE_FILE, START = Path("params.yaml"), Path("dvc.yaml"), Path("reci
 RAW, WEIGHTS, PREPARED, BACKBONE, BUNDLE = (
     Path(name) for name in ("data/raw", "data/weights", "data/prepared", "models/backbone", "models/segmenter")
 )
-REPORT, RECORDS = Path("reports/evaluation"), Path("reports/runs")
+REPORT, RECORDS, STUDY = Path("reports/evaluation"), Path("reports/runs"), Path("reports/study")
 CHAMPION = "champion"
 
 PIPELINE = "Pipeline"

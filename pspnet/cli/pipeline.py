@@ -1,10 +1,13 @@
 """The "Pipeline" panel: flows that run on this machine or on a Prefect server's workers."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from pspnet.cli.app import PARAMS, PIPELINE, PREPARED, app, state
+from pspnet.cli.app import PARAMS, PIPELINE, PREPARED, STUDY, WEIGHTS, app, params_here, state
+from pspnet.machine import terminal
 from pspnet.machine.offline import configure_prefect
 
 
@@ -41,6 +44,52 @@ def plan(
     from pspnet.planning import planning
 
     planning.plan(minutes, PARAMS, PREPARED, state() / "params.before.yaml", state(), explain)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def study(
+    hours: Annotated[float, typer.Option(min=0, help="How long to work; 0 only writes the page again.")] = 1,
+    fraction: Annotated[
+        list[str] | None,
+        typer.Option(help="A share of the masks, such as 1/16. Repeat for several. Defaults to 1/16 and 1/4."),
+    ] = None,
+    masks: Annotated[
+        list[int] | None, typer.Option(min=1, help="The same as a number of masks. Repeat for several.", metavar="N")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each comparison is repeated.")] = 3,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="A way to train, such as masked or mean_teacher. Repeat for several.", metavar="ARM"),
+    ] = None,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Steps of fine-tuning. Repeat for several. Defaults to those of params.yaml."),
+    ] = None,
+    pretraining: Annotated[
+        float, typer.Option(min=0, help="The compute of pretraining, as a multiple of fine-tuning from scratch.")
+    ] = 1.0,
+    out: Annotated[
+        Path, typer.Option(help="The folder of results. Several processes and machines may share it.")
+    ] = STUDY,
+) -> None:
+    """Measure whether images without masks pay on the prepared data: write study.html and study.csv.
+
+    Trains on parts of the masks, with and without each method, and compares with plain training of the same compute.
+    The same command continues a study that was stopped, and joins one that is running.
+
+    Example: pspnet study --hours 8 --fraction 1/64 --fraction 1/16 --seeds 5
+    """
+    with terminal.stage("study") as tick:
+        from pspnet.dataset.store.prepared import PreparedDataset
+        from pspnet.study import studying as command
+        from pspnet.study.training import Material
+
+        asked = command.Asked(hours, fraction or [], masks or [], seeds, arm or [], steps or [], pretraining)
+        material = Material(PreparedDataset.open(PREPARED), WEIGHTS / "imported")
+        outcome = command.study(params_here(), material, asked, out, state(), terminal.note, tick)
+    terminal.out.print(f"[bold]{escape(outcome.sentence)}[/]")
+    terminal.out.print(outcome.progress, markup=False)
+    terminal.out.print(str(out / "study.html"), markup=False)
 
 
 @app.command(rich_help_panel=PIPELINE)

@@ -33,7 +33,9 @@ def _stage(name: str, sections: tuple[str, ...], run_record: Path | None, **path
         from pspnet.tracking.run import StageRun
 
         tracked = (
-            stage_run(state(), name, params, sections, run_record, _note) if rank() == 0 else nullcontext(StageRun())
+            stage_run(state(), name, params, sections, run_record, terminal.note)
+            if rank() == 0
+            else nullcontext(StageRun())
         )
         with tracked as run:
             stage = import_module(f"pspnet.stages.{name}")  # takes seconds, and the parent may die in the meantime
@@ -49,10 +51,6 @@ def _training(name: str, sections: tuple[str, ...], run_record: Path | None, **p
         with events.some_log(state()) as log:
             raise typer.Exit(launch(name, count, log))
     _stage(name, sections, run_record, **paths)
-
-
-def _note(text: str) -> None:
-    terminal.err.print(text, style="yellow", markup=False)
 
 
 @app.command(rich_help_panel=STAGES)

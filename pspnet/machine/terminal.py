@@ -42,6 +42,11 @@ out = _Console(highlight=False, soft_wrap=True)
 err = _Console(highlight=False, soft_wrap=True, stderr=True)
 
 
+def note(text: str) -> None:
+    """Print what a person should know although the command goes on."""
+    err.print(text, style="yellow", markup=False)
+
+
 def print_differences(title: str, differing: Mapping[str, tuple[Any, Any]]) -> None:
     """Print a table of parameters with both values. A missing value (None) is left blank."""
     table = Table("parameter", "before", "now", title=title, title_justify="left")

@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -35,6 +36,16 @@ def tracking_is_on() -> bool:
     if setting not in ("on", "off"):
         raise UserError(Problem("PSPNET_TRACKING", f"is '{setting}'", "on or off"))
     return setting == "on"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run belongs in MLflow if it is not a stage of the pipeline."""
+
+    kind: str  # of its parent, whose tag pspnet.kind says so
+    key: str  # of its parent: runs with the same key are siblings
+    name: str
+    tags: Mapping[str, str]
 
 
 class Sender(Protocol):
@@ -104,8 +115,11 @@ def stage_run(
     out: Path | None,
     warn: Callable[[str], object],
     start_sender: Callable[[Path], Sender] = SenderProcess,
+    place: Place | None = None,
 ) -> Iterator[StageRun]:
     """Send whatever the stage records inside the block to MLflow, then write the run record to `out`.
+
+    `place`: if it is not a stage of the pipeline.
 
     Tracking errors are reported in one line through `warn`, and never make the stage fail.
     """
@@ -115,7 +129,7 @@ def stage_run(
     if tracking_is_on():
         try:
             sender = start_sender(state)
-            run = _open(state, stage, params, sections, sender)
+            run = _open(state, stage, params, sections, sender, place)
         except Exception as error:
             warn(f"{stage}: this run is not tracked ({reason(error)}).")
     try:
@@ -131,15 +145,21 @@ def stage_run(
         _write_record(out, run, params, time.monotonic() - started)
 
 
-def _open(state: Path, stage: str, params: Params, sections: Sequence[str], sender: Sender) -> StageRun:
-    pipeline = {"key": pipeline_key(params), "params": pipeline_params(params)}
+def _open(
+    state: Path, stage: str, params: Params, sections: Sequence[str], sender: Sender, place: Place | None
+) -> StageRun:
+    pipeline = {"key": place.key if place else pipeline_key(params), "params": pipeline_params(params)}
+    about, own_tags = {}, {}
+    if place:
+        pipeline["kind"] = place.kind
+        about, own_tags = {"name": place.name}, dict(place.tags)
     started = time.time_ns() // 1_000_000
     return StageRun(
         state / "tracking",
         stage,
         {name: getattr(params, name) for name in sections},
-        about={"experiment": params.registry.model, "started": started},
-        attempt={"pipeline": pipeline, "tags": circumstances(), "started": started},
+        about={"experiment": params.registry.model, "started": started, **about},
+        attempt={"pipeline": pipeline, "tags": circumstances(), "own_tags": own_tags, "started": started},
         opened=sender.follow,
         log=events.log(),
     )

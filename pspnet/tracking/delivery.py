@@ -130,7 +130,8 @@ class Delivery:
             return run
         stage = header["stage"]
         tags = {"pspnet.kind": "stage", "pspnet.stage": stage, "mlflow.source.name": f"pspnet {stage}"}
-        run = ensure_run(client, experiment_id, ("pspnet.journal", header["id"]), stage, tags, header["started"])
+        mark, name = ("pspnet.journal", header["id"]), str(header.get("name", stage))
+        run = ensure_run(client, experiment_id, mark, name, tags, header["started"])
         self._receipt = Receipt(header["id"], server, run.info.run_id)
         return run
 
@@ -181,7 +182,7 @@ class Delivery:
 
         if not self._is_latest(entry):
             return
-        tags = {**entry["tags"], "pspnet.attempts": str(entry["attempt"])}
+        tags = {**entry["tags"], **entry.get("own_tags", {}), "pspnet.attempts": str(entry["attempt"])}
         if pipeline := self._pipeline(client, _key(entry)):
             tags["mlflow.parentRunId"] = pipeline.info.run_id
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -232,8 +233,11 @@ class Delivery:
             experiment_id = experiment(client, self._state, self._header["experiment"])
             entries = (record.entry for record in self._records)
             begin = next(entry for entry in entries if entry["kind"] == "begin" and _key(entry) == key)
-            params, tags = begin["pipeline"]["params"], begin["tags"]
-            self._pipelines[key] = ensure_pipeline(client, experiment_id, key, params, tags, begin["started"])
+            parent, tags = begin["pipeline"], begin["tags"]
+            kind = parent.get("kind", "pipeline")
+            self._pipelines[key] = ensure_pipeline(
+                client, experiment_id, key, parent["params"], tags, begin["started"], kind
+            )
         return self._pipelines[key]
 
 

@@ -71,9 +71,11 @@ def ensure_pipeline(
     params: Mapping[str, str],
     tags: Mapping[str, str],
     started: int,
+    kind: str = "pipeline",
 ) -> "Run":
-    tags = {**tags, "pspnet.kind": "pipeline", "mlflow.source.name": "pspnet"}
-    run = ensure_run(client, experiment_id, ("pspnet.pipeline", key), f"pipeline-{key[:8]}", tags, started)
+    """The parent run with this key. `kind`: pipeline, or study."""
+    tags = {**tags, "pspnet.kind": kind, "mlflow.source.name": "pspnet"}
+    run = ensure_run(client, experiment_id, ("pspnet.pipeline", key), f"{kind}-{key[:8]}", tags, started)
     add_params(client, run, params)
     return run
 

@@ -63,7 +63,7 @@ class StageRun:
                 "stage": self._stage,
                 "params": {name: section.model_dump(mode="json") for name, section in self._sections.items()},
                 "facts": {name: _listing(fact) if isinstance(fact, Path) else fact for name, fact in facts.items()},
-                "code": code_digest(CODE[self._stage]),
+                "code": code_digest(CODE.get(self._stage, ())),  # a study gives its own digest among the facts
             }
             key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
             params = dict(pair for name, section in self._sections.items() for pair in flat(section, name).items())

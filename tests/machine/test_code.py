@@ -59,6 +59,7 @@ RUN_AGAIN: dict[str, tuple[str, ...]] = {
     "semisup/pseudo_labels.py": ("finetune",),
     "serving/service.py": (),
     "stages/finetune.py": ("finetune",),
+    "study/training.py": (),
     "tracking/journal.py": (),
     "training/finetune.py": ("finetune",),
     "training/launch.py": ("finetune",),
