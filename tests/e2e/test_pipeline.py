@@ -35,7 +35,7 @@ def test_a_clone_in_a_different_folder_gets_the_same_bytes(finished: Path, tmp_p
     run(other, *SYNTHESIZE)
     assert reproduce(other) == list(STEPS)
     assert digests(other) == digests(finished)
-    assert len(digests(other)) == 7
+    assert len(digests(other)) == 8
 
 
 def test_results_travel_through_the_run_cache(finished: Path, tmp_path: Path) -> None:
@@ -68,15 +68,15 @@ class TestWhatAChangeRuns:
         assert reproduce(finished) == ["finetune"]  # the bundle is the same, so evaluate has nothing to do
 
     def test_a_comment_can_be_accepted(self, finished: Path) -> None:
-        with (finished / "pspnet/metrics.py").open("a") as file:
+        with (finished / "pspnet/model/network.py").open("a") as file:
             file.write("# another comment\n")
         for stage in ("finetune", "evaluate"):
             run(finished, "pspnet", "accept", stage, "--why", "a comment")
         assert reproduce(finished) == []
         entries = [json.loads(line) for line in (finished / "accepted.jsonl").read_text().splitlines()]
         assert [(entry["stage"], entry["changed"]) for entry in entries] == [
-            ("finetune", ["pspnet/metrics.py"]),
-            ("evaluate", ["pspnet/metrics.py"]),
+            ("finetune", ["pspnet/model/network.py"]),
+            ("evaluate", ["pspnet/model/network.py"]),
         ]
 
     def test_pretraining_can_be_skipped(self, finished: Path) -> None:
