@@ -75,8 +75,8 @@ class TestWhatAChangeRuns:
         assert reproduce(finished) == []
         entries = [json.loads(line) for line in (finished / "accepted.jsonl").read_text().splitlines()]
         assert [(entry["stage"], entry["changed"]) for entry in entries] == [
-            ("finetune", ["pspnet/model/network.py"]),
-            ("evaluate", ["pspnet/model/network.py"]),
+            ("finetune", ["pspnet/model"]),
+            ("evaluate", ["pspnet/model"]),
         ]
 
     def test_pretraining_can_be_skipped(self, finished: Path) -> None:
