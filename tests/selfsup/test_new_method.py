@@ -107,7 +107,7 @@ def test_params_files_do_not_change(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("jigsaw", "gap_px"), ("inpainting", "block_px"), ("masked", "patch_px")],
+    [("jigsaw", "gap_px"), ("inpainting", "block_px")],
 )
 def test_only_three_package_files_name_a_method_or_its_settings(name: str, settings: str) -> None:
     naming = {
