@@ -34,7 +34,7 @@ coverage: $(INSTALLED)  ## run test and test-e2e and show which lines they cover
 	$(TESTS) -m "not kills and not team" --cov --cov-report=term
 
 test-kills: $(INSTALLED)  ## kill processes at random moments; the results must be the same
-	$(TESTS) tests/e2e tests/flows tests/prediction tests/registry tests/training -m kills --timeout 1500
+	$(TESTS) tests/e2e tests/flows tests/prediction tests/registry tests/study tests/training -m kills --timeout 1500
 
 test-team: $(INSTALLED)  ## kill and freeze servers and workers on this machine
 	python -m pytest tests/team -n 2 --dist worksteal -m team --durations 0
