@@ -158,7 +158,7 @@ def test_a_version_from_a_dirty_tree_is_reproduced_ten_commits_later(project: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     assert EQUAL in done.stdout
     assert "from DVC's cache" in done.stdout
-    assert done.stdout.count("│ equal") == 9
+    assert done.stdout.count("│ equal") == 10
     assert worktrees(project) == [project]
 
 

@@ -53,7 +53,7 @@ def test_retrain_runs_every_stage_and_leaves_no_process(retrained: Path) -> None
 
 def test_retrain_gives_the_same_results_as_dvc(retrained: Path, finished: Path) -> None:
     assert digests(retrained) == digests(finished)
-    assert len(digests(retrained)) == 7
+    assert len(digests(retrained)) == 8
 
 
 def test_the_results_are_in_the_remote(retrained: Path) -> None:
