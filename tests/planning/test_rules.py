@@ -80,7 +80,7 @@ def test_left_and_right_are_not_swapped_where_they_differ() -> None:
 
 def test_several_rare_classes_get_weights() -> None:
     params, _ = planned(ROADS, LAPTOP, minutes=30)
-    assert (params.finetune.loss.kind, params.finetune.loss.class_weights) == ("cross_entropy_dice", "inverse_sqrt")
+    assert (params.finetune.loss.kind, params.finetune.loss.class_weights) == ("cross_entropy", "inverse_sqrt")
     params, _ = planned(STEEL, LAPTOP, minutes=30)
     assert (params.finetune.loss.kind, params.finetune.loss.class_weights) == ("cross_entropy", "none")
 
