@@ -31,7 +31,7 @@ STARTS_SECONDS = 20
 ON_TIME_SECONDS = 50
 STOPS_SECONDS = 60
 GONE_SECONDS = 30
-STARTED = "shows the runs"
+STARTED = "See the runs at"
 END = "Finished in state Completed('pspnet-demo: version 1 is now champion')"
 
 
