@@ -239,7 +239,7 @@ def _become(trial: Trial, tree: Path, copy: Path, folder: Path) -> NoReturn:
         os.chdir(copy)
         _check_imports(copy)
         recorder = _Recorder(trial.tests)
-        words = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", str(folder / "tmp/pytest")]
+        words = ["-q", "-p", "no:xdist", "--basetemp", str(folder / "tmp/pytest")]
         words += ["--timeout", str(TEST_SECONDS)]
         # The warning is about plugins that are already loaded here.
         words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
