@@ -189,8 +189,8 @@ def pairs(numbers: range, below: str) -> Iterator[tuple[str, bytes]]:
 
 
 def measured(command: list[str], folder: Path) -> tuple[float, int, int]:
-    """Run a command. Returns the seconds it took and two peaks of memory in bytes: of the largest of the command's
-    Python processes, and of all of them together.
+    """Run a command. Returns the elapsed seconds and two figures of peak memory in bytes: for the largest of the
+    command's Python processes, and for all of them together.
     """
     started = time.monotonic()
     process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=sys.stderr)

@@ -264,7 +264,7 @@ def ask(port: int, question: Question) -> tuple[int, str, float]:
 def load(
     server: subprocess.Popen[str], port: int, questions: list[Question], clients: int, seconds: float
 ) -> tuple[Tally, float, float]:
-    """Send requests for this long. Returns all answers, the seconds it took, and the server's peak memory."""
+    """Send requests for `seconds`. Returns all answers, the seconds it took, and the server's peak memory."""
     tally = Tally()
     until = time.monotonic() + seconds
 

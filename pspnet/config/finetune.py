@@ -150,7 +150,7 @@ class FinetuneParams(Section):
     """How gradients change the weights."""
     backbone_learning_rate_factor: NotNegative
     """Factor on the backbone's learning rate. Use 1 unless the backbone was trained for a long time, because a smaller
-    factor hurts weak weights."""
+    factor hurts if the backbone is poorly trained."""
     head_learning_rate_factor: Positive
     """Factor on the learning rate of the pyramid and the heads, which start from random weights. 10 as published, with
     SGD."""

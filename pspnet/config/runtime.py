@@ -1,4 +1,4 @@
-"""`runtime`: settings of all stages that compute. Each setting can change the exact bits of a result."""
+"""`runtime`: settings shared by all stages that compute. Each setting can change the exact bits of a result."""
 
 from typing import Literal
 

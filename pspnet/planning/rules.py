@@ -231,7 +231,7 @@ def duration(plan: Plan, measured: Measured) -> Iterator[Choice]:
     yield Choice("finetune.epochs", epochs, said)
     share = validations * one_validation / plan.seconds
     yield Choice("finetune.validations", validations, f"{one_validation:.1f} s each, {share:.0%} of the time")
-    yield Choice("finetune.patience_validations", 0, "the schedule covers the whole time")
+    yield Choice("finetune.patience_validations", 0, "the schedule already fills the planned time")
     warmup = round(0.05 * steps)
     yield Choice("finetune.optimizer.warmup_steps", warmup, "5% of the steps")
     decay = round(min(0.999, max(0.9, 1 - 10 / steps)), 4)

@@ -530,7 +530,7 @@ def _load(model: str, title: str) -> Any:
 
 
 def _body_bytes(model: Any, megabytes: float | None) -> int:
-    """Return the maximum request size in bytes, by default as much as the images that the model allows can take.
+    """Return the maximum request size in bytes. By default, it fits the largest images that the model accepts.
 
     In base64, images take 4/3 of their size, plus line breaks and JSON.
     """

@@ -17,10 +17,10 @@ def headline(chapters: Sequence[Chapter]) -> str:
 
 
 def _first_impression(chapters: Sequence[Chapter]) -> str:
-    wanted = "An interval takes two seeds"
+    wanted = "An interval requires two seeds"
     begun = [(one, chapter.masks) for chapter in chapters for one in chapter.comparisons if one.family != "control"]
     if not begun:
-        return f"There is no answer yet. {wanted} of scratch and of another arm."
+        return f"There is no answer yet. {wanted}, both of scratch and of another arm."
     one, masks = max(begun, key=lambda pair: pair[0].val_gain)
     return (
         f"There is no answer yet: with {masks:,} masks and a single seed, {one.arm} gives {score(one.mean_iou.value)} "

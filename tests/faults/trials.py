@@ -186,7 +186,7 @@ def _end_those_in(folder: Path) -> None:
 
 
 class _Recorder:
-    """Records the first test that failed, and its tier. Runs the tests marked kills or team only if named."""
+    """Records the first test that failed, and its tier. Runs tests marked `kills` or `team` only if they are named."""
 
     def __init__(self, named: Sequence[str]) -> None:
         self.test, self.tier = "", ""

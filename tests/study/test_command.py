@@ -15,7 +15,7 @@ def test_the_command_writes_the_page_and_says_what_is_left(prepared: Path, tmp_p
     done = pspnet(*options, "--arm", "jigsaw", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
-        "There is no answer yet. An interval takes two seeds of scratch and of another arm.",
+        "There is no answer yet. An interval requires two seeds, both of scratch and of another arm.",
         "0 of 6 runs are finished.",
         "reports/study/study.html",
     ]

@@ -36,10 +36,10 @@ def test_a_second_family_with_a_gain_is_told_too() -> None:
 
 
 def test_one_seed_is_no_answer() -> None:
-    assert headline([]) == "There is no answer yet. An interval takes two seeds of scratch and of another arm."
+    assert headline([]) == "There is no answer yet. An interval requires two seeds, both of scratch and of another arm."
     assert headline([chapter(rows(masked=[0.9]))]) == (
         "There is no answer yet: with 57 masks and a single seed, masked gives 0.900 against 0.610, which may be "
-        "chance. An interval takes two seeds."
+        "chance. An interval requires two seeds."
     )
 
 
